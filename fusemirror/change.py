@@ -1,0 +1,77 @@
+"""Change: one numbered modification, of data or of the namespace; what travels the whole way.
+
+A change is *decided*: the primary has checked it, given it a number and a time, and worked out its
+effects. Applying it needs no judgement and cannot fail but for the disk, so both hosts apply the
+same change and hold the same result, and applying it a second time changes nothing.
+
+- A `NamespaceChange` carries catalog rows: keys with their new values, or None for a row that goes.
+  The same bytes stand in the journal and on the mirror path.
+- A `WriteChange` or `TruncateChange` concerns an image file. It is not kept in the journal, except
+  at the primary for a request of the backup, so that the request takes effect once (G4).
+
+Source: seed [0053]-[0057]; design.md, "The volume".
+"""
+
+from enum import IntEnum
+
+import msgspec
+
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+
+
+class Table(IntEnum):
+    """The tables of the catalog (`volume/catalog.py` is the reference for their rows)."""
+
+    META = 0
+    INODES = 1
+    ENTRIES = 2
+    XATTRS = 3
+
+
+Row = tuple[int, bytes, bytes | None]
+"""(table, key, value); the value None removes the row."""
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What all changes have: their place in the order, and the backup's request they answer."""
+
+    number: ChangeNumber
+    request: RequestId
+    time_ns: int
+
+
+class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
+    """New rows of the catalog. `inode` is the inode that a requester wants to hear of, or 0."""
+
+    inode: InodeNumber
+    rows: tuple[Row, ...]
+
+
+class WriteChange(Change, tag=2, frozen=True, array_like=True, gc=False):
+    """`length` bytes at `offset` of an image file; the bytes travel beside it, once."""
+
+    inode: InodeNumber
+    offset: int
+    length: int
+
+
+class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
+    """The image file becomes `size` bytes long, cut or extended by a hole."""
+
+    inode: InodeNumber
+    size: int
+
+
+DataChange = WriteChange | TruncateChange
+AnyChange = NamespaceChange | WriteChange | TruncateChange
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyChange)
+
+encode_change = _encoder.encode
+"""The change as bytes, for the journal and the wire alike."""
+
+
+def decode_change(encoded: bytes | memoryview) -> AnyChange:
+    """The change that `encode_change` made these bytes of; `msgspec.DecodeError` if none did."""
+    return _decoder.decode(encoded)

@@ -1,0 +1,1 @@
+"""The communication volume: holds the backup's requests on their way to the primary."""

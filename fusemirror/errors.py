@@ -1,0 +1,177 @@
+"""The one tree of errors: the docstring is the message, the class carries exit code and errno.
+
+A message says what happened, why, and what to do. Names say who is at fault: the peer, the disk,
+the user, or ourselves. `{0}`, `{1}` are the arguments that the error is raised with.
+"""
+
+import errno as _errno
+import os
+
+
+class FusemirrorError(Exception):
+    """internal error: {0}; please report it with the log"""
+
+    exit_code: int = 1
+    errno: int = _errno.EIO
+
+    def __str__(self) -> str:
+        template = type(self).__doc__ or type(self).__name__
+        return template.format(*self.args)
+
+
+class OperationFailed(FusemirrorError):
+    """{1}"""
+
+    # An operation met the ordinary error of a filesystem: no fault of anyone.
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno, os.strerror(errno))
+        self.errno = errno
+
+
+# --- check reports: the mirror state forbids the request (seed steps 703 and 710) ------------------
+
+
+class CheckReport(FusemirrorError):
+    """check report: {0}"""
+
+    errno = _errno.EIO
+
+
+class PrimaryUnreachable(CheckReport):
+    """check report: the primary did not answer within {0:g} s; the copy here may be old. \
+Bring the primary back, or see `fusemirror status`"""
+
+    exit_code = 5
+
+
+class PeerUnreachable(FusemirrorError):
+    """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
+
+    exit_code = 5
+
+
+# --- the user ---------------------------------------------------------------------------------------
+
+
+class UsageError(FusemirrorError):
+    """{0}"""
+
+    exit_code = 2
+
+
+class NotMounted(FusemirrorError):
+    """not mounted on this host; mount it with `fusemirror mount {0} MOUNTPOINT`"""
+
+    exit_code = 3
+
+
+class PermissionRefused(FusemirrorError):
+    """{0}"""
+
+    exit_code = 4
+    errno = _errno.EPERM
+
+
+class RefusedForSafety(FusemirrorError):
+    """refused: {0}"""
+
+    exit_code = 6
+
+
+class TimedOut(FusemirrorError):
+    """timed out after {0:g} s: {1}"""
+
+    exit_code = 8
+    errno = _errno.ETIMEDOUT
+
+
+class DifferencesFound(FusemirrorError):
+    """verify found {0} differences; they are listed above"""
+
+    exit_code = 9
+
+
+class BadConfig(FusemirrorError):
+    """{0}, line {1}: {2}"""
+
+    exit_code = 10
+
+
+class BadJoinFile(FusemirrorError):
+    """the join file {0} cannot be used: {1}; make a new one with `fusemirror create` on the other host"""
+
+    exit_code = 10
+
+
+class MountFailed(FusemirrorError):
+    """cannot mount: {0}"""
+
+
+# --- the volume and its disk ---------------------------------------------------------------------
+
+
+class VolumeError(FusemirrorError):
+    """volume {0}: {1}"""
+
+
+class VolumeInUse(VolumeError):
+    """volume {0} is in use by process {1}; unmount it first"""
+
+
+class VolumeMissing(VolumeError):
+    """{0} is not a fusemirror volume: {1}; check the path, or make one with `fusemirror create` or `join`"""
+
+
+class VolumeFormat(VolumeError):
+    """volume {0} has format {1}, and this program knows format {2}; use the version that made it"""
+
+
+class VolumeDamaged(VolumeError):
+    """volume {0} is damaged: {1}; run `fusemirror fsck {0}`"""
+
+
+class DiskFailed(VolumeError):
+    """volume {0}: the disk failed: {1}; this host stops serving, check the disk"""
+
+
+# --- the peer ---------------------------------------------------------------------------------------
+
+
+class ChannelError(FusemirrorError):
+    """the channel failed: {0}"""
+
+    exit_code = 5
+
+
+class ConnectionLost(ChannelError):
+    """the connection to {0} was lost: {1}"""
+
+
+class RemoteProtocolError(ChannelError):
+    """refused what {0} sent: {1}"""
+
+
+class LocalProtocolError(ChannelError):
+    """cannot send: {0}"""
+
+
+class HandshakeRefused(ChannelError):
+    """the peer at {0} refused the connection: {1}"""
+
+
+class PeerRefused(ChannelError):
+    """refused the peer at {0}: {1}"""
+
+
+class IllegalTransition(FusemirrorError):
+    """in state {0} nothing is decided for {1}"""
+
+
+class SequenceGap(ChannelError):
+    """this volume holds change {0}, but change {1} arrived"""
+
+
+class HistoriesDiverged(FusemirrorError):
+    """split brain: both volumes were changed apart ({0}); nothing was merged, see fusemirror(7)"""
+
+    exit_code = 7

@@ -1,0 +1,1 @@
+"""The face to the kernel: requests of pyfuse3 become operations of the control unit and back."""

@@ -1,0 +1,74 @@
+"""Every bound of the program, with its reason, and assertions that relate them.
+
+A bound that an administrator may want to move is a setting (`settings.py`); the ones here are
+part of a format or of an argument, and moving one means reading its reason again.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- names and values: those of Linux, so that nothing a local filesystem takes is refused -------
+NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 4095  # PATH_MAX less its terminating zero
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX
+LINKS_MAX = 65_000  # ext4's; programs that probe for EMLINK expect one
+FILE_BYTES_MAX = (1 << 63) - 1  # off_t
+
+# --- image files ----------------------------------------------------------------------------------
+WRITE_BYTES_MAX = MIB  # the most that the kernel hands over in one FUSE write (256 pages)
+REGION_BYTES = 64 * KIB  # what one mark of the changed-region map stands for
+REGIONS_PER_IMAGE_MAX = 65_536  # marks of one image (4 GiB); beyond, the whole image is marked
+OPEN_IMAGES_MAX = 512  # descriptors held by the image cache, within the usual soft limit of 1,024
+IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size every host likes
+
+# --- catalog and journal --------------------------------------------------------------------------
+CATALOG_MAP_BYTES = 256 * GIB  # address space, not disk; LMDB needs a ceiling
+CATALOG_CHANGES_PER_COMMIT_MAX = 4_096  # bounds the dirty pages held in memory (about 3 a change)
+INODES_CACHED_MAX = 16_384  # decoded inodes; another costs about 3 us from LMDB
+JOURNAL_SEGMENT_BYTES = 4 * MIB  # a segment is removed whole; small enough to come often
+JOURNAL_BYTES_MAX = 64 * MIB  # a peer that missed more gets the catalogs compared; bounds start-up
+JOURNAL_RECORD_BYTES_MAX = 512 * KIB
+COMMIT_INTERVAL_S = 5.0  # ext4 commits its journal as often
+CHECKPOINT_INTERVAL_S = 10.0  # how long a mark may outlive the moment both copies are durable
+PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
+PURGE_BATCH_MAX = 1_024
+
+# --- protocol -------------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1
+PROTOCOL_VERSION_MIN = 1
+MESSAGE_BYTES_MAX = MIB  # the encoded part of a frame, without its data
+DATA_BYTES_MAX = 4 * MIB  # the raw data beside it
+HANDSHAKE_BYTES_MAX = 64 * KIB  # what a stranger may make us hold
+HANDSHAKE_TIMEOUT_S = 10.0
+STRANGERS_MAX = 16  # connections in the handshake at once; more are refused at accept
+
+# --- channel --------------------------------------------------------------------------------------
+RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
+BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
+RECONNECT_FIRST_S = 0.1
+RECONNECT_MAX_S = 5.0  # a peer that comes back is met within this
+HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
+
+# --- control --------------------------------------------------------------------------------------
+REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
+DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
+DESTAGE_BATCH_BYTES_MAX = 8 * MIB
+COMMUNICATION_BYTES_DEFAULT = 1 * GIB
+
+# --- resync and verify ----------------------------------------------------------------------------
+DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
+ROWS_PER_MESSAGE = 512
+RESYNC_WINDOW_BYTES = 8 * MIB  # copied data under way; live changes queue behind it
+VERIFY_WINDOW_MESSAGES = 8
+DIFFERENCES_LISTED_MAX = 1_000
+
+assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
+assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
+assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
+assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one message"
+assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
+assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
+assert RESYNC_WINDOW_BYTES <= BACKLOG_BYTES_MAX
+assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

@@ -1,0 +1,251 @@
+"""Every message of the two paths, as plain values.
+
+The **mirror path** runs from the primary to the backup: changes in their order, and what keeps the
+subvolume a prefix of main. The **forward path** runs from the backup to the primary: its requests.
+Replies travel back on the path of their request. A frame (`framing.py`) holds one message and,
+beside it, raw data where the message says so.
+
+New fields have defaults and stand last; a type is never changed, only replaced under a new tag.
+Tags 1-3 are those of `change.py`, whose values are messages of the mirror path as they are.
+"""
+
+import msgspec
+
+from fusemirror.change import NamespaceChange, Row, TruncateChange, WriteChange
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.operations import AnyOperation
+
+
+class Generation(msgspec.Struct, frozen=True, array_like=True):
+    """A line of changes: its identity, and the number of its first change."""
+
+    identity: bytes
+    first_change: ChangeNumber
+
+
+class History(msgspec.Struct, frozen=True, array_like=True):
+    """Where a volume stands in the order of changes; what two hosts compare when they meet."""
+
+    generations: tuple[Generation, ...]  # newest first
+    journal_number: ChangeNumber  # last namespace change that the volume holds
+    journal_first: ChangeNumber  # first namespace change that its journal still holds
+    complete: bool  # False while a first copy, or a catalog copy, has not ended
+    compare_all: bool  # after a power cut or a repair every image and row is suspect
+    suspects: int  # marked images, for the log
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """First message of both sides of a connection."""
+
+    protocol: int
+    protocol_min: int
+    path: str  # "mirror" or "forward": which way requests travel on this connection
+    filesystem: bytes
+    host: bytes
+    peer: bytes  # the host that the sender means to talk to
+    instance: bytes  # of the process: a restarted peer has another one
+    role: str
+    history: History
+    version: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """In place of a Hello: why there will be none. The connection ends."""
+
+    reason: str
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
+    serial: int
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, tag=19, gc=False):
+    serial: int
+
+
+class Bye(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """The sender stops in good order; it serves no reads from now on."""
+
+    reason: str
+
+
+# --- mirror path, primary to backup ------------------------------------------------------------------
+
+
+class Begin(msgspec.Struct, frozen=True, array_like=True, tag=32):
+    """The stream begins. `copy_catalog`: rows follow that replace the whole catalog; else missed records.
+
+    `generations` are the primary's; the backup takes them over when it has caught up.
+    """
+
+    copy_catalog: bool
+    generations: tuple[Generation, ...]
+    number: ChangeNumber
+
+
+class CatalogRows(msgspec.Struct, frozen=True, array_like=True, tag=33):
+    """Rows of the primary's catalog as they are at this place of the stream."""
+
+    rows: tuple[Row, ...]
+
+
+class OutOfSync(msgspec.Struct, frozen=True, array_like=True, tag=34):
+    """Images that the backup must not read from until `ImageCopied`; may come several times."""
+
+    inodes: tuple[InodeNumber, ...]
+
+
+class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
+    """The namespace is complete up to `number`; every change after it follows live."""
+
+    number: ChangeNumber
+
+
+class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
+    """Checksums of regions of an image as it is at this place of the stream; the answer names those that differ.
+
+    `size` is the image's length in bytes. With `mend` the backup first makes its image that long.
+    """
+
+    token: int
+    inode: InodeNumber
+    size: int
+    first_region: int
+    digests: tuple[int, ...]
+    mend: bool
+
+
+class RegionData(msgspec.Struct, frozen=True, array_like=True, tag=37, gc=False):
+    """Content of an image at this place of the stream; the bytes travel beside."""
+
+    inode: InodeNumber
+    offset: int
+
+
+class ImageCopied(msgspec.Struct, frozen=True, array_like=True, tag=38, gc=False):
+    """The backup's image is again the same as the primary's."""
+
+    inode: InodeNumber
+
+
+class Normal(msgspec.Struct, frozen=True, array_like=True, tag=39):
+    """Resync has ended: both volumes are the same up to this place of the stream."""
+
+    number: ChangeNumber
+
+
+class FlushImage(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
+    """Make an image and the journal durable as they are at this place of the stream."""
+
+    token: int
+    inode: InodeNumber
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
+    """Make everything up to this place of the stream durable. `durable` is what the primary has so."""
+
+    token: int
+    durable: ChangeNumber
+
+
+class ForgetMarks(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
+    """Both volumes hold durably what stood before the checkpoint `token`: its marks may go."""
+
+    token: int
+
+
+class PurgeOffer(msgspec.Struct, frozen=True, array_like=True, tag=43):
+    """May these unlinked inodes go? The answer lists those still open at the backup."""
+
+    token: int
+    inodes: tuple[InodeNumber, ...]
+
+
+class RowsDigest(msgspec.Struct, frozen=True, array_like=True, tag=44):
+    """Checksum of the catalog rows with first <= key <= last, at this place of the stream."""
+
+    token: int
+    table: int
+    first: bytes
+    last: bytes
+    count: int
+    digest: int
+
+
+# --- mirror path, backup to primary --------------------------------------------------------------------
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True, tag=64, gc=False):
+    """The subvolume holds every change up to `number`."""
+
+    number: ChangeNumber
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag=65, gc=False):
+    """Answer to the message with this token. `value` is as the message says."""
+
+    token: int
+    errno: int = 0
+    number: ChangeNumber = ChangeNumber(0)
+    values: tuple[int, ...] = ()
+
+
+class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
+    """What the backup's own marks hold when a stream begins; region -1 stands for a whole image."""
+
+    marks: tuple[tuple[InodeNumber, tuple[int, ...]], ...]
+    last: bool
+
+
+# --- forward path ---------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, tag=80):
+    """An operation of the backup, named for ever by `identity`; a write's bytes travel beside."""
+
+    identity: RequestId
+    operation: AnyOperation
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
+    """The end of a request that made no change, or that was found done already.
+
+    It counts only once the backup has applied change `after`. `inode` is that of a change found done.
+    A read's bytes travel beside.
+    """
+
+    identity: RequestId
+    errno: int = 0
+    after: ChangeNumber = ChangeNumber(0)
+    inode: InodeNumber = InodeNumber(0)
+    value: bytes = b""
+
+
+AnyMessage = (
+    NamespaceChange
+    | WriteChange
+    | TruncateChange
+    | Hello
+    | Refused
+    | Ping
+    | Pong
+    | Bye
+    | Begin
+    | CatalogRows
+    | OutOfSync
+    | CaughtUp
+    | Digests
+    | RegionData
+    | ImageCopied
+    | Normal
+    | FlushImage
+    | Checkpoint
+    | ForgetMarks
+    | PurgeOffer
+    | RowsDigest
+    | Applied
+    | Reply
+    | Suspects
+    | Request
+    | Answer
+)

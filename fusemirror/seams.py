@@ -1,0 +1,38 @@
+"""Seams: the world as the product sees it, so that a simulation can stand in its place.
+
+Time, randomness, threads, disk syncs and the network are reached only through trio or through one
+`Seams` value, handed down from `daemon.py`. Durations come from `trio.current_time()`.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import trio
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RunBlocking(Protocol):
+    """Runs a function that blocks on a disk; on return it has ended, even when cancelled."""
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]: ...
+
+
+async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run `function` in a worker thread. Cancellation waits for it: its effect is then whole."""
+    return await trio.to_thread.run_sync(function, *args)
+
+
+@dataclass(frozen=True)
+class Seams:
+    """What the product needs of the world around it, besides trio's clock."""
+
+    now_ns: Callable[[], int] = time.time_ns
+    random_bytes: Callable[[int], bytes] = os.urandom
+    run_blocking: RunBlocking = run_in_thread
+    fdatasync: Callable[[int], None] = os.fdatasync
+    fsync: Callable[[int], None] = os.fsync
