@@ -103,8 +103,41 @@ class BadJoinFile(FusemirrorError):
     exit_code = 10
 
 
+class ConfigMissing(FusemirrorError):
+    """there is no {1}; make it with `fusemirror create {0}`, or `fusemirror join` on the second host"""
+
+    exit_code = 10
+
+
+class ListenFailed(FusemirrorError):
+    """cannot listen on {0}: {1}; check the address, and that nothing else uses it"""
+
+
 class MountFailed(FusemirrorError):
     """cannot mount: {0}"""
+
+
+class NotAMount(FusemirrorError):
+    """{0} is not the mountpoint of a mirrored filesystem; see `fusemirror status`"""
+
+    exit_code = 3
+
+
+class UnmountFailed(FusemirrorError):
+    """cannot unmount: {0}"""
+
+
+class MountBusy(FusemirrorError):
+    """{0} is in use by {1}; end what uses it, or detach it with --lazy or --force"""
+
+
+class CommandFailed(FusemirrorError):
+    """{0}"""
+
+    # The mount process answered a command with an error of its own, text and exit code.
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 # --- the volume and its disk ---------------------------------------------------------------------

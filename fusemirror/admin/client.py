@@ -1,0 +1,91 @@
+"""The commands' end of the admin socket: one JSON object per line, a request and its answers.
+
+Blocking, and without trio: a command starts quickly and asks one thing. Every wait has a limit.
+"""
+
+import json
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fusemirror.errors import CommandFailed, NotMounted, PermissionRefused, TimedOut
+
+ANSWER_TIMEOUT_S = 15.0
+"""A mount process that serves answers at once; one that does not answer this long is stuck."""
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def socket_path(runtime_dir: Path, name: str) -> Path:
+    """Where the mount process of `name` listens."""
+    return runtime_dir / f"{name}.sock"
+
+
+def mounted_names(runtime_dir: Path) -> list[str]:
+    """Names with a socket in `runtime_dir`; one of a killed process may be among them."""
+    return sorted(path.stem for path in runtime_dir.glob("*.sock"))
+
+
+@contextmanager
+def _connected(runtime_dir: Path, name: str, timeout_s: float) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(socket_path(runtime_dir, name)))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotMounted(name) from None
+        except PermissionError:
+            raise PermissionRefused("only root may ask the mount process; run the command as root") from None
+        except (TimeoutError, BlockingIOError):
+            raise TimedOut(timeout_s, "the mount process takes no commands") from None
+        yield connection
+
+
+def process_id(runtime_dir: Path, name: str) -> int:
+    """The mount process of `name`, told by the kernel: it need not answer. NotMounted if there is none."""
+    with _connected(runtime_dir, name, ANSWER_TIMEOUT_S) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", credentials)[0]
+        return pid
+
+
+def ask(
+    runtime_dir: Path,
+    name: str,
+    command: str,
+    arguments: dict[str, Any] | None = None,
+    *,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+    progress: Progress | None = None,
+) -> Any:
+    """The result of a command, as the mount process of `name` gives it.
+
+    `progress` is called with each progress record that comes before the result; `timeout_s` is the
+    longest silence. NotMounted, PermissionRefused, TimedOut, or CommandFailed with the answer's exit code.
+    """
+    with _connected(runtime_dir, name, timeout_s) as connection, connection.makefile("rwb") as stream:
+        try:
+            stream.write(json.dumps({"command": command, **(arguments or {})}).encode() + b"\n")
+            stream.flush()
+            for line in stream:
+                answer = json.loads(line)
+                if "progress" not in answer:
+                    return _result(answer)
+                if progress is not None:
+                    progress(answer["progress"])
+        except TimeoutError:
+            raise TimedOut(timeout_s, f"no answer from the mount process to `{command}`") from None
+        except ConnectionError:
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandFailed(f"the mount process answered nonsense ({error}); see its log", 1) from None
+    raise CommandFailed("the mount process ended before it answered; see its log", 1)
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    if answer["ok"]:
+        return answer["result"]
+    raise CommandFailed(str(answer["error"]), int(answer.get("exit_code", 1)))

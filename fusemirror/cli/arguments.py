@@ -1,0 +1,106 @@
+"""What the commands share: places, names, and the one point where an error becomes a line and a code."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from fusemirror import settings
+from fusemirror.errors import FusemirrorError, PermissionRefused
+from fusemirror.settings import Settings
+
+
+class Places:
+    """Where configurations and sockets are, and whether a bug hunter wants tracebacks."""
+
+    def __init__(self, config_dir: Path, runtime_dir: Path, *, debug: bool) -> None:
+        self.config_dir = config_dir
+        self.runtime_dir = runtime_dir
+        self.debug = debug
+
+    def load(self, name: str) -> Settings:
+        """The settings of `name`; ConfigMissing, BadConfig."""
+        return settings.load(settings.config_path(self.config_dir, name))
+
+
+pass_places = click.make_pass_decorator(Places)
+
+
+def _remember_subject(context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Errors from here on begin with the name that the command is about."""
+    if value is not None:
+        settings.config_path(Path(), value)
+        set_subject(context, value)
+    return value
+
+
+def set_subject(context: click.Context, name: str) -> None:
+    """What the command is about, for its messages."""
+    context.find_root().meta["subject"] = name
+
+
+name_argument = click.argument("name", callback=_remember_subject)
+optional_name_argument = click.argument("name", required=False, callback=_remember_subject)
+
+
+class Program(click.Group):
+    """The command line as a whole: every way to fail ends here, in one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
+                raise
+            debug = isinstance(ctx.obj, Places) and ctx.obj.debug
+            ctx.exit(report(error, ctx.meta.get("subject"), debug=debug))
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        """Runs the command and exits with its code."""
+        try:
+            code = super().main(args, *rest, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            hint = f"; see `{context.command_path} --help`" if context else ""
+            say(error.format_message().rstrip(".") + hint)
+            code = error.exit_code
+        except click.Abort:
+            say("interrupted")
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def say(message: str, subject: str | None = None) -> None:
+    """One line on stderr."""
+    line = " ".join(message.split())
+    print(f"fusemirror: {subject}: {line}" if subject else f"fusemirror: {line}", file=sys.stderr)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The message and the exit code of an error, expected or not."""
+    match error:
+        case FusemirrorError():
+            return str(error), error.exit_code
+        case PermissionError():
+            refused = PermissionRefused(f"{_text(error)}; run it as root, or as the owner of the files")
+            return str(refused), refused.exit_code
+        case OSError():
+            return _text(error), 1
+        case _:
+            return f"internal error: {error!r}; please report it with the lines above", 1
+
+
+def _text(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def report(error: Exception, subject: str | None, *, debug: bool) -> int:
+    """Say what went wrong, with a traceback for bugs or on `debug`; the exit code."""
+    if debug or not isinstance(error, FusemirrorError | OSError):
+        traceback.print_exception(error)
+    message, code = explain(error)
+    say(message, subject)
+    return code

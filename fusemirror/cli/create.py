@@ -1,0 +1,88 @@
+"""`fusemirror create`: the first host's volume and configuration, and the join file for the second."""
+
+import os
+import socket
+from enum import StrEnum
+from pathlib import Path
+
+import click
+
+from fusemirror import settings
+from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.defining import Decorator, address_option, chosen_settings, define, volume_argument
+from fusemirror.cli.join_file import JoinFile, Side, write_join_file
+from fusemirror.errors import RefusedForSafety, UsageError
+from fusemirror.settings import Access, Acknowledge, Communication
+
+ID_BYTES = 16
+
+
+def mode_option(flag: str, default: StrEnum) -> Decorator:
+    """An option for one of the modes; a mode that this version lacks is refused later, by name."""
+    modes = click.Choice([mode.value for mode in type(default)])
+    return click.option(flag, type=modes, default=default.value, show_default=True)
+
+
+@click.command("create")
+@name_argument
+@volume_argument
+@address_option("--listen", "Where this host waits for the other.", required=True)
+@address_option("--peer", "Where the other host waits for this one.", required=True)
+@mode_option("--access", Access.ROUTED)
+@mode_option("--acknowledge", Acknowledge.SYNC)
+@mode_option("--communication", Communication.LMDB)
+@click.option("--host-name", default=socket.gethostname, help="Name of this host.  [default: its own]")
+@click.option("--peer-name", help="Name of the other host.  [default: the host of --peer]")
+@click.option(
+    "--join-file", type=click.Path(path_type=Path), help="Join file to write.  [default: ./NAME.join]"
+)
+@pass_places
+def command(
+    places: Places,
+    name: str,
+    volume_dir: Path,
+    listen: str,
+    peer: str,
+    access: str,
+    acknowledge: str,
+    communication: str,
+    host_name: str,
+    peer_name: str | None,
+    join_file: Path | None,
+) -> None:
+    """Make the main volume of NAME in VOLUME_DIR, its configuration, and a join file for the other host.
+
+    Copy the join file to the other host and run `fusemirror join` there.
+    """
+    path = join_file or Path(f"{name}.join")
+    if path.exists():
+        raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
+    join = JoinFile(
+        name=name,
+        filesystem=os.urandom(ID_BYTES).hex(),
+        primary=Side(os.urandom(ID_BYTES).hex(), host_name, listen),
+        backup=Side(os.urandom(ID_BYTES).hex(), peer_name or _other_name(peer, host_name), peer),
+        access=Access(access),
+        acknowledge=Acknowledge(acknowledge),
+        communication=Communication(communication),
+    )
+    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer)
+    define(
+        places,
+        chosen,
+        join,
+        own=join.primary,
+        other=join.backup,
+        primary=True,
+        also=lambda: write_join_file(path, join),
+    )
+    click.echo(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)
+
+
+def _other_name(peer: str, host_name: str) -> str:
+    """The host of the peer's address, or all of the address where both hosts are one machine."""
+    try:
+        host = settings.parse_address(peer).host
+    except ValueError as error:
+        raise UsageError(f"peer: {error}") from None
+    return peer if host == host_name else host

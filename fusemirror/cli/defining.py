@@ -1,0 +1,112 @@
+"""Defining a mirrored filesystem on this host, wholly or not at all: what `create` and `join` share."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusemirror import settings
+from fusemirror.cli.arguments import Places
+from fusemirror.cli.join_file import JoinFile, Side
+from fusemirror.errors import RefusedForSafety
+from fusemirror.settings import Settings
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+volume_argument = click.argument("volume_dir", type=click.Path(path_type=Path))
+
+
+def chosen_settings(join: JoinFile, volume_dir: Path, *, listen: str, peer: str) -> Settings:
+    """The settings of one side; UsageError where they cannot be used."""
+    return settings.make(
+        name=join.name,
+        volume=str(volume_dir.absolute()),
+        listen=listen,
+        peer=peer,
+        access=join.access.value,
+        acknowledge=join.acknowledge.value,
+        communication=join.communication.value,
+    )
+
+
+def define(
+    places: Places,
+    chosen: Settings,
+    join: JoinFile,
+    *,
+    own: Side,
+    other: Side,
+    primary: bool,
+    also: Callable[[], None] = lambda: None,
+) -> None:
+    """Make the volume, the directory for keys and the config file; then do `also`.
+
+    All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists.
+    """
+    config = settings.config_path(places.config_dir, chosen.name)
+    keys = places.config_dir / chosen.name
+    volume = Path(chosen.volume)
+    for path in (config, keys):
+        if path.exists():
+            raise RefusedForSafety(f"{path} exists; choose another name, or remove it")
+    if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
+        raise RefusedForSafety(f"{volume} is not an empty directory; choose another")
+
+    from fusemirror.volume.identity import FORMAT_VERSION, Identity
+    from fusemirror.volume.volume import Volume
+
+    identity = Identity(
+        format=FORMAT_VERSION,
+        filesystem=join.filesystem,
+        name=join.name,
+        host=own.host,
+        host_name=own.host_name,
+        peer=other.host,
+        peer_name=other.host_name,
+        role="primary" if primary else "backup",
+        complete=primary,
+        compare_all=False,
+    )
+    places.config_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as undoing:
+        undoing.callback(_empty if volume.exists() else _remove, volume)
+        Volume.create(volume, identity)
+        keys.mkdir(mode=0o700)
+        undoing.callback(_remove, keys)
+        undoing.callback(config.unlink, missing_ok=True)
+        _write_durably(config, settings.render(chosen))
+        also()
+        undoing.pop_all()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir():
+            _remove(path)
+        else:
+            path.unlink()
+
+
+def address_option(flag: str, help_text: str, *, required: bool = False) -> Decorator:
+    """An option that takes HOST:PORT."""
+    return click.option(flag, metavar="HOST:PORT", required=required, help=help_text)

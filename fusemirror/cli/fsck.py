@@ -1,0 +1,31 @@
+"""`fusemirror fsck`: check an unmounted volume, with the exit codes of fsck(8)."""
+
+from pathlib import Path
+
+import click
+
+from fusemirror.cli.arguments import Places, pass_places, report
+from fusemirror.errors import FusemirrorError
+
+CLEAN, MENDED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
+
+
+@click.command("fsck")
+@click.argument("volume_dir", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Mend what is found.")
+@pass_places
+def command(places: Places, volume_dir: Path, repair: bool) -> int:
+    """Check the unmounted volume VOLUME_DIR.
+
+    Exit status 0: clean; 1: problems were mended; 4: problems are left; 8: it could not be checked.
+    """
+    from fusemirror.volume.check import check
+
+    try:
+        result = check(volume_dir, repair, click.echo)
+    except (FusemirrorError, OSError) as error:
+        report(error, None, debug=places.debug)
+        return OPERATIONAL_ERROR
+    if result.left:
+        return LEFT
+    return MENDED if result.mended else CLEAN

@@ -1,0 +1,44 @@
+"""`fusemirror join`: the second host's volume and configuration, from the first host's join file."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from fusemirror import settings
+from fusemirror.cli.arguments import Places, pass_places, set_subject
+from fusemirror.cli.defining import address_option, chosen_settings, define, volume_argument
+from fusemirror.cli.join_file import read_join_file
+from fusemirror.errors import UsageError
+
+EVERY_ADDRESS = ("0.0.0.0", "::", "*")
+
+
+@click.command("join")
+@click.argument("join_file", type=click.Path(path_type=Path))
+@volume_argument
+@address_option("--listen", "Where this host waits for the other.  [default: as `create` was told]")
+@address_option("--peer", "Where the other host waits for this one.  [default: as `create` was told]")
+@click.option("--host-name", help="Name of this host.  [default: as `create` was told]")
+@click.pass_context
+@pass_places
+def command(
+    places: Places,
+    context: click.Context,
+    join_file: Path,
+    volume_dir: Path,
+    listen: str | None,
+    peer: str | None,
+    host_name: str | None,
+) -> None:
+    """Make the subvolume in VOLUME_DIR, and its configuration, from the other host's JOIN_FILE."""
+    join = read_join_file(join_file)
+    set_subject(context, join.name)
+    own = msgspec.structs.replace(join.backup, host_name=host_name or join.backup.host_name)
+    chosen = chosen_settings(
+        join, volume_dir, listen=listen or own.address, peer=peer or join.primary.address
+    )
+    if settings.parse_address(chosen.peer).host in EVERY_ADDRESS:
+        raise UsageError(f"the other host listens on {chosen.peer}, every address; name one with --peer")
+    define(places, chosen, join, own=own, other=join.primary, primary=False)
+    click.echo(f"Joined {join.name}. On both hosts: fusemirror mount {join.name} MOUNTPOINT", err=True)

@@ -1,0 +1,155 @@
+"""`fusemirror mount`: check, fork, serve. The parent returns when the mount answers, with its exit status."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from logging.handlers import SysLogHandler
+from pathlib import Path
+
+import click
+
+from fusemirror.cli.arguments import Places, name_argument, pass_places, say
+from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, register
+from fusemirror.errors import MountFailed, PermissionRefused
+from fusemirror.settings import MountOptions, Settings, parse_mount_options
+
+SYSLOG = Path("/dev/log")
+FUSE_DEVICE = Path("/dev/fuse")
+READY = b"ready"
+
+
+@click.command("mount")
+@name_argument
+@click.argument("mountpoint")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
+@click.option("-d", "--debug", is_flag=True, help="Debug messages, and tracebacks of errors.")
+@click.option("-o", "--options", default="", metavar="OPTIONS", help="Mount options, comma-separated.")
+@pass_places
+def command(places: Places, name: str, mountpoint: str, foreground: bool, debug: bool, options: str) -> int:
+    """Mount NAME on the directory MOUNTPOINT."""
+    chosen = places.load(name)
+    places.debug = places.debug or debug
+    parsed = parse_mount_options(options, as_root=os.geteuid() == 0)
+    return mount(places, chosen, mountpoint, parsed, foreground=foreground)
+
+
+def mount(
+    places: Places, chosen: Settings, mountpoint: str, options: MountOptions, *, foreground: bool = False
+) -> int:
+    """Mount, and serve until unmounted; the exit status.
+
+    Without `foreground` this returns in a process of its own, and the caller's process exits here,
+    once the mount answers or has failed. MountFailed, PermissionRefused and the errors of the volume.
+    """
+    target = Mount(os.path.realpath(mountpoint), FSTYPE, chosen.name)
+    _check_fuse()
+    _clear(target)
+    fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")
+    options = MountOptions(fuse=fuse, debug=places.debug)
+    serve = partial(_serve, places, chosen, target.directory, options)
+    log = partial(_log_to, name=chosen.name, level="debug" if places.debug else chosen.log_level)
+    return (_in_foreground if foreground else _in_background)(serve, target, places.runtime_dir, log)
+
+
+def _check_fuse() -> None:
+    if not FUSE_DEVICE.exists():
+        raise MountFailed(f"there is no {FUSE_DEVICE}; run `modprobe fuse`, or give it to the container")
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise PermissionRefused(f"{FUSE_DEVICE} may not be opened by this user; run the command as root")
+
+
+def _clear(target: Mount) -> None:
+    """The mountpoint is ready on return: a mount that a killed process left there is gone."""
+    there = mount_at(target.directory)
+    if there is not None and there.fstype == FSTYPE:
+        if not is_stale(there):
+            raise MountFailed(f"{there.source} is mounted on {there.directory} already")
+        detach(there.directory, lazy=True)
+    if not os.path.isdir(target.directory):
+        raise MountFailed(f"{target.directory} is not a directory; make it first")
+
+
+Ready = Callable[[], None]
+Log = Callable[[logging.Handler], None]
+
+
+def _serve(places: Places, chosen: Settings, directory: str, options: MountOptions, ready: Ready) -> int:
+    places.runtime_dir.mkdir(parents=True, exist_ok=True)
+    # Only now, and in the process that serves: neither threads nor LMDB outlive a fork.
+    from fusemirror import daemon
+
+    return daemon.run(chosen, directory, options, places.runtime_dir, ready)
+
+
+def _in_foreground(serve: Callable[[Ready], int], target: Mount, runtime_dir: Path, log: Log) -> int:
+    log(logging.StreamHandler())
+    with ExitStack() as ending:
+
+        def ready() -> None:
+            ending.callback(register(target, runtime_dir).wait)
+
+        return serve(ready)
+
+
+def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Path, log: Log) -> int:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child != 0:
+        os.close(writing)
+        sys.exit(_outcome(child, reading, target, runtime_dir))
+    os.close(reading)
+    os.setsid()
+    os.chdir("/")
+    log(_background_handler(target.source, runtime_dir))
+    try:
+        return serve(lambda: _let_go(writing))
+    except BaseException:
+        logging.getLogger(__name__).exception("the mount ended")
+        raise
+
+
+def _outcome(child: int, reading: int, target: Mount, runtime_dir: Path) -> int:
+    """Wait until the child serves or has failed; it has then said why itself. The exit status."""
+    try:
+        with open(reading, "rb") as pipe:
+            serves = pipe.read() == READY
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        raise
+    if serves:
+        register(target, runtime_dir).wait()
+        return 0
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        say(f"the mount process was ended by {signal.Signals(-code).name} before it served", target.source)
+    return code if code > 0 else 1
+
+
+def _let_go(writing: int) -> None:
+    """The mount answers: tell the parent, and let go of its terminal."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    os.write(writing, READY)
+    os.close(writing)
+
+
+def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
+    """The system's log, or a file where there is none."""
+    if SYSLOG.exists():
+        handler = SysLogHandler(str(SYSLOG), facility=SysLogHandler.LOG_DAEMON)
+        handler.ident = f"fusemirror[{os.getpid()}]: "
+        return handler
+    runtime_dir.mkdir(parents=True, exist_ok=True)
+    return logging.FileHandler(runtime_dir / f"{name}.log")
+
+
+def _log_to(handler: logging.Handler, name: str, level: str) -> None:
+    time = "" if isinstance(handler, SysLogHandler) else "%(asctime)s "
+    handler.setFormatter(logging.Formatter(f"{time}%(levelname)s fusemirror: {name}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())

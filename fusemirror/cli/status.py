@@ -1,0 +1,135 @@
+"""`fusemirror status`: how the mounts of this host are, for people or as JSON."""
+
+import json
+import sys
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import click
+
+from fusemirror.admin.client import ask, mounted_names
+from fusemirror.cli.arguments import Places, optional_name_argument, pass_places
+from fusemirror.errors import NotMounted
+from fusemirror.settings import format_bytes
+
+WATCH_INTERVAL_S = 1.0
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+@click.command("status")
+@optional_name_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, or an array without NAME.")
+@click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
+@pass_places
+def command(places: Places, name: str | None, as_json: bool, watch: bool) -> None:
+    """Show the state of the mount NAME, or of every mount of this host.
+
+    Exit status 3 where NAME is not mounted.
+    """
+    show(places.runtime_dir, name, as_json=as_json)
+    pause = Event()
+    while watch:
+        try:
+            pause.wait(WATCH_INTERVAL_S)
+            if sys.stdout.isatty():
+                click.echo(CLEAR_SCREEN, nl=False)
+            show(places.runtime_dir, name, as_json=as_json)
+        except KeyboardInterrupt:
+            return
+
+
+def show(runtime_dir: Path, name: str | None, *, as_json: bool) -> None:
+    """Print the status of one mount, or of all."""
+    if name is not None:
+        found = ask(runtime_dir, name, "status")
+        click.echo(json.dumps(found, indent=2) if as_json else describe(found))
+        return
+    all_found = []
+    for each in mounted_names(runtime_dir):
+        try:
+            all_found.append(ask(runtime_dir, each, "status"))
+        except NotMounted:
+            continue  # a killed process left its socket
+    if as_json:
+        click.echo(json.dumps(all_found, indent=2))
+    else:
+        click.echo("\n\n".join(map(describe, all_found)) or "nothing is mounted")
+
+
+def describe(status: dict[str, Any]) -> str:
+    """The status for people: a line for each thing that they would ask."""
+    rows = [
+        ("role", status["role"]),
+        ("mirror state", _state(status)),
+        ("peer", _peer(status["peer"])),
+        ("change", f"{status['change']}, of which the peer has {status['peer_change']} safely on disk"),
+        ("pending", _pending(status["communication"])),
+        ("out of sync", _out_of_sync(status["out_of_sync"])),
+        *_resync(status["resync"]),
+        *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
+        ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
+        ("modes", _modes(status)),
+        ("mounted on", status["mountpoint"]),
+        ("volume", status["volume"]),
+        ("process", f"{status['pid']}, version {status['version']}"),
+    ]
+    heading = click.style(f"{status['name']} on {status['host']}", bold=True)
+    return "\n".join([heading, *(f"  {label:<13} {text}" for label, text in rows)])
+
+
+COLOURS = {"normal": "green", "resyncing": "yellow", "degraded": "red", "diverged": "red"}
+
+
+def _state(status: dict[str, Any]) -> str:
+    state = click.style(status["mirror_state"], fg=COLOURS.get(status["mirror_state"]))
+    return f"{state}: {status['reason']}" if status["reason"] else state
+
+
+def _peer(peer: dict[str, Any]) -> str:
+    if not peer["connected"]:
+        return f"{peer['address']}, not connected"
+    round_trip = peer["round_trip_seconds"]
+    return f"{peer['address']}, connected" + (f", {round_trip * 1000:.3g} ms away" if round_trip else "")
+
+
+def _pending(communication: dict[str, Any]) -> str:
+    used = (
+        f"{format_bytes(communication['pending_bytes'])} of {format_bytes(communication['capacity_bytes'])}"
+    )
+    oldest = communication["oldest_seconds"]
+    age = f", the oldest {oldest:.3g} s" if oldest else ""
+    return f"{communication['pending_requests']} requests, {used}{age}"
+
+
+def _out_of_sync(counters: dict[str, Any]) -> str:
+    if not counters["images"] and not counters["bytes"]:
+        return "nothing"
+    return f"{counters['images']} images, {format_bytes(counters['bytes'])}"
+
+
+def _resync(resync: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if resync is None:
+        return []
+    done, total = resync["done_bytes"], resync["total_bytes"]
+    text = f"{format_bytes(done)} of {format_bytes(total)} ({done / total if total else 0:.0%})"
+    if resync["bytes_per_second"]:
+        text += f", {format_bytes(resync['bytes_per_second'])}/s"
+    if resync["seconds_left"] is not None:
+        text += f", {resync['seconds_left']:.0f} s left"
+    return [("resync", text)]
+
+
+def _traffic(counters: dict[str, Any]) -> str:
+    sent, data = format_bytes(counters["sent_bytes"]), format_bytes(counters["sent_data_bytes"])
+    return f"sent {sent} ({data} of data), received {format_bytes(counters['received_bytes'])}"
+
+
+def _modes(status: dict[str, Any]) -> str:
+    """What is in effect, and beside it what was asked for where that differs."""
+    return ", ".join(
+        f"{key} {value}"
+        if value == status["settings"][key]
+        else f"{key} {value} (set: {status['settings'][key]})"
+        for key, value in status["effective"].items()
+    )

@@ -1,0 +1,92 @@
+"""`fusemirror umount`: take the mount out of the tree, and wait until its process has made the data safe."""
+
+import os
+from pathlib import Path
+
+import click
+
+from fusemirror.admin.client import ask, process_id
+from fusemirror.cli.arguments import Places, pass_places, say
+from fusemirror.cli.mounts import (
+    FSTYPE,
+    Mount,
+    Process,
+    detach,
+    mount_at,
+    our_mounts,
+    registered_runtime_dir,
+)
+from fusemirror.errors import CommandFailed, NotAMount, NotMounted, TimedOut
+
+TIMEOUT_S = 60.0
+SILENCE_S = 1.0
+"""After so long a person at a terminal is told what is waited for."""
+
+
+@click.command("umount")
+@click.argument("target", metavar="NAME|MOUNTPOINT")
+@click.option("--force", is_flag=True, help="Detach although in use; requests that wait for an answer fail.")
+@click.option("--lazy", is_flag=True, help="Detach now, end when the last user has gone; do not wait.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait."
+)
+@pass_places
+def command(places: Places, target: str, force: bool, lazy: bool, timeout: float) -> None:
+    """Unmount NAME or MOUNTPOINT, and return when its data is safe."""
+    unmount(target, places.runtime_dir, force=force, lazy=lazy, timeout_s=timeout)
+
+
+def unmount(
+    target: str, runtime_dir: Path, *, force: bool = False, lazy: bool = False, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Unmount by name or directory. On return the mount process has ended, unless `lazy`.
+
+    NotMounted, NotAMount, MountBusy with the holders, UnmountFailed, TimedOut.
+    """
+    if "/" in target or os.path.isdir(target):
+        mount: Mount | None = _mount_on(os.path.realpath(target))
+    else:
+        mount = _mount_named(target, runtime_dir)
+    process = _process_of(mount, target, runtime_dir)
+    if mount is None and process is None:
+        raise NotMounted(target)
+    if mount is not None:
+        detach(mount.directory, force=force, lazy=lazy)
+    if process is not None and not lazy:
+        if not process.wait(min(SILENCE_S, timeout_s)) and os.isatty(2):
+            say(f"waiting up to {timeout_s:g} s for process {process.pid} to bring its data to safety")
+        process.wait_until_safe(timeout_s)
+
+
+def _mount_on(directory: str) -> Mount:
+    mount = mount_at(directory)
+    if mount is None or mount.fstype != FSTYPE:
+        raise NotAMount(directory)
+    return mount
+
+
+def _mount_named(name: str, runtime_dir: Path) -> Mount | None:
+    """The mount of `name` whose process answers in `runtime_dir`; the only one, if there is one only."""
+    found = our_mounts(name)
+    if len(found) > 1:
+        directory = ask(runtime_dir, name, "status")["mountpoint"]
+        found = [mount for mount in found if mount.directory == directory]
+    return found[0] if found else None
+
+
+def _process_of(mount: Mount | None, target: str, runtime_dir: Path) -> Process | None:
+    """The process that serves the mount, or that still drains after it went; None if it is gone."""
+    if mount is None:
+        name = target
+    else:
+        name = mount.source
+        runtime_dir = registered_runtime_dir(mount.directory) or runtime_dir
+    try:
+        process = Process(process_id(runtime_dir, name))
+        if mount is not None and ask(runtime_dir, name, "status")["mountpoint"] != mount.directory:
+            return None  # a mount of the same name on the other of two hosts on one machine
+    except NotMounted:
+        return None
+    except (TimedOut, CommandFailed):
+        pass  # it is stuck or about to end; waiting for it is all that is left
+    return process

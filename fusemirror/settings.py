@@ -1,0 +1,327 @@
+"""Settings of one mirrored filesystem on one host: its config file, parsed once, validated, frozen.
+
+`Settings` is the reference for the keys of `NAME.toml`: type, range, default and meaning of each
+stand here once, and the file written by `create`, the errors and fusemirror.toml(5) follow them.
+"""
+
+import re
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from fusemirror.errors import BadConfig, ConfigMissing, UsageError
+from fusemirror.limits import COMMUNICATION_BYTES_DEFAULT, GIB, KIB, MIB
+
+CONFIG_DIR = Path("/etc/fusemirror")
+RUNTIME_DIR = Path("/run/fusemirror")
+
+
+class Access(StrEnum):
+    """Which way the backup's requests go."""
+
+    ROUTED = "routed"
+    EXCLUSIVE = "exclusive"
+
+
+class Acknowledge(StrEnum):
+    """When success is reported."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class Communication(StrEnum):
+    """Where the backup keeps its requests until the primary has them."""
+
+    LMDB = "lmdb"
+    SUBVOLUME = "subvolume"
+    MEMORY = "memory"
+
+
+class Fence(StrEnum):
+    """What the primary does with changes that it cannot mirror."""
+
+    NEVER = "never"
+    DATA = "data"
+
+
+class LogLevel(StrEnum):
+    """The least severe messages that are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+AVAILABLE = {Access.ROUTED, Acknowledge.SYNC, Communication.LMDB, Fence.NEVER}
+"""The modes that this version carries out; the others are refused, not silently replaced."""
+
+
+class Address(NamedTuple):
+    """A host name or IP address, and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`HOST:PORT`, an IPv6 address in brackets; ValueError says what is wrong with it."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:\[\]/]+)):(\d{1,5})", text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise ValueError(f"`{text}` is not HOST:PORT (an IPv6 address in brackets, a port of 1 to 65535)")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": KIB * GIB}
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as `512 MiB`, in bytes; ValueError where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].lower() not in UNITS:
+        raise ValueError(f"`{text}` is not a size such as 1048576, 512 MiB or 1 GiB")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def format_bytes(count: float) -> str:
+    """The size for people: three digits and an IEC unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < KIB:
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= KIB
+    return f"{count:.1f} TiB"
+
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Seconds = float
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person decides about a mirrored filesystem on this host."""
+
+    name: Annotated[str, Meta(pattern=NAME_PATTERN, description="Name of the mirrored filesystem.")]
+    volume: Annotated[str, Meta(pattern="^/", description="Directory of this host's copy, an absolute path.")]
+    listen: Annotated[str, Meta(description="HOST:PORT where this host waits for the other.")]
+    peer: Annotated[str, Meta(description="HOST:PORT where the other host waits for this one.")]
+    access: Annotated[Access, Meta(description="routed: the backup's requests go through the primary.")] = (
+        Access.ROUTED
+    )
+    acknowledge: Annotated[
+        Acknowledge, Meta(description="sync: success is reported when both volumes have the change.")
+    ] = Acknowledge.SYNC
+    communication: Annotated[
+        Communication, Meta(description="lmdb: the backup's requests are kept in a volume of their own.")
+    ] = Communication.LMDB
+    fence: Annotated[
+        Fence, Meta(description="never: without the backup the primary goes on alone and tracks changes.")
+    ] = Fence.NEVER
+    io_timeout: Annotated[
+        Seconds,
+        Meta(ge=0.2, le=3600, description="Seconds that the backup waits for the primary before EIO."),
+    ] = 30.0
+    peer_timeout: Annotated[
+        Seconds, Meta(ge=0.2, le=300, description="Seconds of silence after which the peer counts as away.")
+    ] = 5.0
+    stale_reads: Annotated[
+        bool, Meta(description="The backup may read its own, possibly old, copy while the primary is away.")
+    ] = False
+    communication_capacity: Annotated[
+        int,
+        Meta(ge=16 * MIB, le=1024 * GIB, description="The most that the communication volume may hold."),
+    ] = COMMUNICATION_BYTES_DEFAULT
+    resync_rate: Annotated[
+        int, Meta(ge=0, le=1024 * GIB, description="Bytes per second that a resync may copy; 0 is no limit.")
+    ] = 0
+    log_level: Annotated[
+        LogLevel, Meta(description="The least severe messages to log: debug, info, warning or error.")
+    ] = LogLevel.INFO
+
+    def __post_init__(self) -> None:
+        for key in ("listen", "peer"):
+            _attributed(key, parse_address, getattr(self, key))
+        for key in ("access", "acknowledge", "communication", "fence"):
+            if getattr(self, key) not in AVAILABLE:
+                raise _Refused(key, f"`{getattr(self, key)}` is not available in this version")
+        if self.io_timeout < self.peer_timeout:
+            raise _Refused("io_timeout", f"must be at least peer_timeout ({self.peer_timeout:g} s)")
+
+    @property
+    def listen_address(self) -> Address:
+        return parse_address(self.listen)
+
+    @property
+    def peer_address(self) -> Address:
+        return parse_address(self.peer)
+
+
+BYTE_KEYS = ("communication_capacity", "resync_rate")
+"""Keys that may be written with a unit."""
+
+
+def descriptions() -> dict[str, str]:
+    """What each key means, in the order of the file."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return {key: hints[key].__metadata__[0].description for key in Settings.__struct_fields__}
+
+
+class _Refused(ValueError):
+    """The value of one key cannot be used."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(what)
+        self.key = key
+
+
+def _attributed(key: str, parse: Any, value: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise _Refused(key, str(error)) from error
+
+
+def _convert(values: dict[str, Any]) -> Settings:
+    """Settings from the values of a file; `_Refused` names the key at fault."""
+    for key in BYTE_KEYS:
+        if isinstance(values.get(key), str):
+            values[key] = _attributed(key, parse_bytes, values[key])
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, _Refused):
+            raise error.__cause__ from None
+        # msgspec says "Expected `bool`, got `int` - at `$.stale_reads`", or names an unknown field.
+        what, _, path = str(error).partition(" - at `$.")
+        field = re.search(r"field `(.*)`", what)
+        key = path.rstrip("`") or (field[1] if field else "")
+        if what.startswith("Object contains unknown"):
+            what = "unknown key"
+        raise _Refused(key, what[0].lower() + what[1:]) from None
+
+
+def make(**values: Any) -> Settings:
+    """Settings from values as a file would hold them; UsageError where one cannot be used."""
+    try:
+        return _convert(values)
+    except _Refused as error:
+        raise UsageError(f"{error.key}: {error}") from None
+
+
+def config_path(config_dir: Path, name: str) -> Path:
+    """The config file of a mirrored filesystem; UsageError for what cannot be a name."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"`{name}` is not a name: use letters, digits, `.`, `_` and `-`, 64 at most")
+    return config_dir / f"{name}.toml"
+
+
+def load(path: Path) -> Settings:
+    """The settings in a file; ConfigMissing, or BadConfig with the line at fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigMissing(path.stem, path) from None
+    except UnicodeDecodeError as error:
+        raise BadConfig(path, 1, f"not UTF-8 text: {error.reason}") from None
+    try:
+        settings = _convert(tomllib.loads(text))
+        if settings.name != path.stem:
+            raise _Refused("name", f"`{settings.name}` does not agree with the name of the file")
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        number = int(line[1]) if line else text.count("\n") + 1
+        raise BadConfig(path, number, re.sub(r" \(at .*\)", "", str(error))) from None
+    except _Refused as error:
+        raise BadConfig(path, _line_of(error.key, text), f"{error.key}: {error}") from None
+    return settings
+
+
+def _line_of(key: str, text: str) -> int:
+    """The line where a key stands; that of a key left out is the first."""
+    pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if pattern.match(line):
+            return number
+    return 1
+
+
+def render(settings: Settings) -> str:
+    """The config file as text: every key, each under a comment that says what it means."""
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"fusemirror: the mirrored filesystem {settings.name} on this host."))
+    document.add(tomlkit.comment("See fusemirror.toml(5). A change takes effect at the next mount."))
+    for key, description in descriptions().items():
+        document.add(tomlkit.nl())
+        document.add(tomlkit.comment(description))
+        value = getattr(settings, key)
+        if isinstance(value, StrEnum):
+            value = str(value)
+        document.add(key, _exact_size(value) if key in BYTE_KEYS else value)
+    return tomlkit.dumps(document)
+
+
+def _exact_size(count: int) -> int | str:
+    """A size with a unit where that loses nothing."""
+    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
+        if count and count % factor == 0:
+            return f"{count // factor} {unit}"
+    return count
+
+
+class MountOptions(msgspec.Struct, frozen=True):
+    """How one mount was asked for. `fuse` are options for libfuse, in their order."""
+
+    fuse: tuple[str, ...] = ()
+    debug: bool = False
+
+
+FUSE_OPTIONS = {
+    "allow_other": "allow_other",
+    "allow_root": "allow_other",
+    "default_permissions": "default_permissions",
+    "dev": "dev",
+    "nodev": "dev",
+    "suid": "suid",
+    "nosuid": "suid",
+    "exec": "exec",
+    "noexec": "exec",
+}
+"""Options that libfuse takes, each with what it decides; the last of two that contradict counts."""
+
+ROOT_OPTIONS = {option: option for option in ("allow_other", "default_permissions", "dev", "suid")}
+"""What root mounts is for everyone, with the kernel checking permissions, as other filesystems are."""
+
+IGNORED_OPTIONS = {"defaults", "rw", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
+IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
+"""Options that hold anyway, or that concern mount(8) alone."""
+
+REFUSED_OPTIONS = {
+    "ro": "the filesystem cannot be mounted read-only in this version",
+    "remount": "a mounted filesystem cannot be remounted; unmount and mount it",
+    "bind": "bind mounts are mount(8)'s own: `mount --bind`",
+}
+
+
+def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> MountOptions:
+    """The options of mount(8) and fstab(5), comma-separated; UsageError for one that cannot be honoured.
+
+    `sloppy` passes over unknown ones, as mount(8) asks with -s.
+    """
+    fuse = dict(ROOT_OPTIONS) if as_root else {}
+    for option in filter(None, text.split(",")):
+        key = option.partition("=")[0]
+        if key in REFUSED_OPTIONS:
+            raise UsageError(f"mount option {key}: {REFUSED_OPTIONS[key]}")
+        if option in FUSE_OPTIONS:
+            fuse[FUSE_OPTIONS[option]] = option
+        elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:
+            raise UsageError(f"unknown mount option {option}; see mount.fusemirror(8)")
+    return MountOptions(fuse=tuple(fuse.values()))
