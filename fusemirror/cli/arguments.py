@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,6 +77,15 @@ def say(message: str, subject: str | None = None) -> None:
     """One line on stderr."""
     line = " ".join(message.split())
     print(f"fusemirror: {subject}: {line}" if subject else f"fusemirror: {line}", file=sys.stderr)
+
+
+def attempt(action: Callable[[], int], code_of: Callable[[Exception], int], *, debug: bool = False) -> int:
+    """What `action` returns; where it fails, its error is reported and `code_of` decides the exit code."""
+    try:
+        return action()
+    except Exception as error:
+        report(error, None, debug=debug)
+        return code_of(error)
 
 
 def explain(error: Exception) -> tuple[str, int]:

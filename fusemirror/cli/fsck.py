@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from fusemirror.cli.arguments import Places, pass_places, report
-from fusemirror.errors import FusemirrorError
+from fusemirror.cli.arguments import Places, attempt, pass_places
 
 CLEAN, MENDED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
 
@@ -21,11 +20,8 @@ def command(places: Places, volume_dir: Path, repair: bool) -> int:
     """
     from fusemirror.volume.check import check
 
-    try:
+    def checked() -> int:
         result = check(volume_dir, repair, click.echo)
-    except (FusemirrorError, OSError) as error:
-        report(error, None, debug=places.debug)
-        return OPERATIONAL_ERROR
-    if result.left:
-        return LEFT
-    return MENDED if result.mended else CLEAN
+        return LEFT if result.left else MENDED if result.mended else CLEAN
+
+    return attempt(checked, lambda _error: OPERATIONAL_ERROR, debug=places.debug)

@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
+from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, register
 from fusemirror.errors import MountFailed, PermissionRefused
-from fusemirror.settings import MountOptions, Settings, parse_mount_options
+from fusemirror.settings import MountOptions, Settings
 
 SYSLOG = Path("/dev/log")
 FUSE_DEVICE = Path("/dev/fuse")

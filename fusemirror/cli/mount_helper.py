@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fusemirror.cli.arguments import Places, report, say
+from fusemirror.cli.arguments import Places, attempt, say
 from fusemirror.cli.mount import mount
+from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.errors import BadConfig, ConfigMissing, FusemirrorError, PermissionRefused, UsageError
-from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR, parse_mount_options
+from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR
 
 USAGE_ERROR, SYSTEM_ERROR, BUG, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
 USAGE = "mount.fusemirror NAME DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]"
@@ -25,10 +26,23 @@ def places_of_environment(*, debug: bool = False) -> Places:
     )
 
 
+def parse_helper(
+    arguments: Sequence[str], flags: str, operands: int, usage: str
+) -> tuple[dict[str, str], list[str]]:
+    """Flags with their values, and operands, of a helper; UsageError."""
+    try:
+        found, words = getopt.gnu_getopt(list(arguments), flags)
+    except getopt.GetoptError as error:
+        raise UsageError(f"{error}; usage: {usage}") from None
+    if len(words) != operands:
+        raise UsageError(f"usage: {usage}")
+    return dict(found), words
+
+
 def run_helper(action: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a helper on this process's arguments, and exit with a code of mount(8)."""
     try:
-        code = action(sys.argv[1:])
+        code = attempt(lambda: action(sys.argv[1:]), exit_code)
     except KeyboardInterrupt:
         say("interrupted")
         code = INTERRUPTED
@@ -40,34 +54,23 @@ def exit_code(error: Exception) -> int:
     match error:
         case UsageError() | BadConfig() | ConfigMissing() | PermissionRefused() | PermissionError():
             return USAGE_ERROR
+        case FusemirrorError():
+            return FAILED
         case OSError():
             return SYSTEM_ERROR
         case _:
-            return FAILED
+            return BUG
 
 
 def mount_fusemirror(arguments: Sequence[str]) -> int:
-    """Mount as mount(8) asks; its exit code."""
-    name = None
-    try:
-        flags, operands = getopt.gnu_getopt(list(arguments), "sfnvN:o:t:")
-        given = dict(flags)
-        if len(operands) != 2:
-            raise UsageError(f"usage: {USAGE}")
-        name, directory = operands
-        options = ",".join(value for flag, value in flags if flag == "-o")
-        parsed = parse_mount_options(options, as_root=os.geteuid() == 0, sloppy="-s" in given)
-        places = places_of_environment()
-        chosen = places.load(name)
-        if "-f" in given:
-            return 0  # a fake mount: everything but the mount itself
-        return mount(places, chosen, directory, parsed)
-    except getopt.GetoptError as error:
-        say(f"{error}; usage: {USAGE}")
-        return USAGE_ERROR
-    except (FusemirrorError, OSError) as error:
-        report(error, name, debug=False)
-        return exit_code(error)
+    """Mount as mount(8) asks; 0, or an error."""
+    flags, (name, directory) = parse_helper(arguments, "sfnvN:o:t:", 2, USAGE)
+    options = parse_mount_options(flags.get("-o", ""), as_root=os.geteuid() == 0, sloppy="-s" in flags)
+    places = places_of_environment()
+    chosen = places.load(name)
+    if "-f" in flags:
+        return 0  # a fake mount: everything but the mount itself
+    return mount(places, chosen, directory, options)
 
 
 def main() -> NoReturn:

@@ -94,12 +94,10 @@ def _peer(peer: dict[str, Any]) -> str:
 
 
 def _pending(communication: dict[str, Any]) -> str:
-    used = (
-        f"{format_bytes(communication['pending_bytes'])} of {format_bytes(communication['capacity_bytes'])}"
-    )
+    used, capacity = (format_bytes(communication[key]) for key in ("pending_bytes", "capacity_bytes"))
     oldest = communication["oldest_seconds"]
     age = f", the oldest {oldest:.3g} s" if oldest else ""
-    return f"{communication['pending_requests']} requests, {used}{age}"
+    return f"{communication['pending_requests']} requests, {used} of {capacity}{age}"
 
 
 def _out_of_sync(counters: dict[str, Any]) -> str:
@@ -127,9 +125,8 @@ def _traffic(counters: dict[str, Any]) -> str:
 
 def _modes(status: dict[str, Any]) -> str:
     """What is in effect, and beside it what was asked for where that differs."""
+    wanted = status["settings"]
     return ", ".join(
-        f"{key} {value}"
-        if value == status["settings"][key]
-        else f"{key} {value} (set: {status['settings'][key]})"
+        f"{key} {value}" + ("" if value == wanted[key] else f" (set: {wanted[key]})")
         for key, value in status["effective"].items()
     )

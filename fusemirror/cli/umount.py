@@ -43,10 +43,7 @@ def unmount(
 
     NotMounted, NotAMount, MountBusy with the holders, UnmountFailed, TimedOut.
     """
-    if "/" in target or os.path.isdir(target):
-        mount: Mount | None = _mount_on(os.path.realpath(target))
-    else:
-        mount = _mount_named(target, runtime_dir)
+    mount = _find(target, runtime_dir)
     process = _process_of(mount, target, runtime_dir)
     if mount is None and process is None:
         raise NotMounted(target)
@@ -58,18 +55,16 @@ def unmount(
         process.wait_until_safe(timeout_s)
 
 
-def _mount_on(directory: str) -> Mount:
-    mount = mount_at(directory)
-    if mount is None or mount.fstype != FSTYPE:
-        raise NotAMount(directory)
-    return mount
-
-
-def _mount_named(name: str, runtime_dir: Path) -> Mount | None:
-    """The mount of `name` whose process answers in `runtime_dir`; the only one, if there is one only."""
-    found = our_mounts(name)
+def _find(target: str, runtime_dir: Path) -> Mount | None:
+    """The mount on a directory, or that of a name; of several, the one whose process answers here."""
+    mount = mount_at(os.path.realpath(target))
+    if mount is not None and mount.fstype == FSTYPE:
+        return mount
+    if "/" in target:
+        raise NotAMount(target)
+    found = our_mounts(target)
     if len(found) > 1:
-        directory = ask(runtime_dir, name, "status")["mountpoint"]
+        directory = ask(runtime_dir, target, "status")["mountpoint"]
         found = [mount for mount in found if mount.directory == directory]
     return found[0] if found else None
 

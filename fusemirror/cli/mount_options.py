@@ -1,0 +1,47 @@
+"""The options of mount(8) and fstab(5): what libfuse takes, what goes without saying, what is refused."""
+
+from fusemirror.errors import UsageError
+from fusemirror.settings import MountOptions
+
+FUSE_OPTIONS = {
+    "allow_other": "allow_other",
+    "allow_root": "allow_other",
+    "default_permissions": "default_permissions",
+    "dev": "dev",
+    "nodev": "dev",
+    "suid": "suid",
+    "nosuid": "suid",
+    "exec": "exec",
+    "noexec": "exec",
+}
+"""Options that libfuse takes, each with what it decides; the last of two that contradict counts."""
+
+ROOT_OPTIONS = {option: option for option in ("allow_other", "default_permissions", "dev", "suid")}
+"""What root mounts is for everyone, with the kernel checking permissions, as other filesystems are."""
+
+IGNORED_OPTIONS = {"defaults", "rw", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
+IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
+"""Options that hold anyway, or that concern mount(8) alone."""
+
+REFUSED_OPTIONS = {
+    "ro": "the filesystem cannot be mounted read-only in this version",
+    "remount": "a mounted filesystem cannot be remounted; unmount and mount it",
+    "bind": "bind mounts are mount(8)'s own: `mount --bind`",
+}
+
+
+def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> MountOptions:
+    """The options of mount(8) and fstab(5), comma-separated; UsageError for one that cannot be honoured.
+
+    `sloppy` passes over unknown ones, as mount(8) asks with -s.
+    """
+    fuse = dict(ROOT_OPTIONS) if as_root else {}
+    for option in filter(None, text.split(",")):
+        key = option.partition("=")[0]
+        if key in REFUSED_OPTIONS:
+            raise UsageError(f"mount option {key}: {REFUSED_OPTIONS[key]}")
+        if option in FUSE_OPTIONS:
+            fuse[FUSE_OPTIONS[option]] = option
+        elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:
+            raise UsageError(f"unknown mount option {option}; see mount.fusemirror(8)")
+    return MountOptions(fuse=tuple(fuse.values()))
