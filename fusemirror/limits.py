@@ -46,9 +46,12 @@ STRANGERS_MAX = 16  # connections in the handshake at once; more are refused at 
 
 # --- channel --------------------------------------------------------------------------------------
 RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
+RECEIVE_BYTES_MIN = 64 * KIB  # one recv while no large frame is expected
 BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 5.0  # a peer that comes back is met within this
+ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
+SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
 HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
 
 # --- control --------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""Links: both paths to one process of the peer, and the Linker that keeps making them.
+
+Each host dials the path on which it makes requests, and accepts the other: the primary dials the
+mirror path, the backup the forward path. Two sessions with the same process of the peer are a link;
+when either ends, the link is over, and the Linker starts again. The newest connection wins: a peer
+that dials again has given up what it had before.
+"""
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from fusemirror import limits
+from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.transport import Listener, Network, Transport, format_address, parse_address
+from fusemirror.errors import (
+    ChannelError,
+    ConnectionLost,
+    PeerRefused,
+    PeerUnreachable,
+)
+from fusemirror.protocol.connection import DIALED_BY
+from fusemirror.protocol.messages import Hello
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """Both paths to one process of the peer. It lives as long as both sessions do."""
+
+    def __init__(self, *, dialed: Session, accepted: Session) -> None:
+        assert {dialed.path, accepted.path} == set(DIALED_BY), "one session of each path"
+        self.mirror, self.forward = (
+            (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
+        )
+        self.peer: Hello = max(dialed, accepted, key=lambda session: session.connected_since).peer
+
+    @property
+    def close_reason(self) -> str | None:
+        return self.mirror.close_reason or self.forward.close_reason
+
+    @property
+    def closed(self) -> bool:
+        return self.close_reason is not None
+
+    def close(self, reason: str) -> None:
+        """End both sessions at once."""
+        self.mirror.close(reason)
+        self.forward.close(reason)
+
+    async def run(self, links: "trio.MemorySendChannel[Link]") -> None:
+        """Send the link up, serve both sessions until one ends, and end the other.
+
+        A link that ends before it was taken is not sent. Cancellation closes the link.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve, self.mirror, nursery.cancel_scope)
+                nursery.start_soon(self._serve, self.forward, nursery.cancel_scope)
+                await links.send(self)
+        finally:
+            self.close(self.close_reason or "closed on this host")
+
+    @staticmethod
+    async def _serve(session: Session, link_scope: trio.CancelScope) -> None:
+        await session.run()
+        link_scope.cancel()
+
+
+class Linker:
+    """Meets the peer, again and again, and hands up each link to it.
+
+    `make_hello(path)` is asked for each connection, because the history changes. Strangers are refused
+    with one line in the log, and disturb no link. `last_error` says why there is no link now.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        listen_address: str,
+        peer_address: str,
+        make_hello: Callable[[str], Hello],
+        peer_timeout: float,
+    ) -> None:
+        self.last_error: str | None = None
+        self.peer_timeout = peer_timeout
+        self._network = network
+        self._listen_address = parse_address(listen_address)
+        self._peer_address = parse_address(peer_address)
+        self._make_hello = make_hello
+        self._link: Link | None = None
+        self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
+        self._arrival = trio.Event()  # set when there is a newer one
+        self._strangers = 0
+
+    async def run(
+        self,
+        links: "trio.MemorySendChannel[Link]",
+        *,
+        task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen, and make links for ever. Started when it listens; `ListenFailed` if it cannot.
+
+        Cancellation closes the link and everything that waits to become one.
+        """
+        listener = await self._network.listen(*self._listen_address)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, listener, nursery)
+                task_status.started(listener)
+                while True:
+                    await self._serve(await self._meet(), links)
+        finally:
+            listener.close()
+            self._discard_accepted("closed on this host")
+
+    async def _serve(self, link: Link, links: "trio.MemorySendChannel[Link]") -> None:
+        self._link, self.last_error = link, None
+        log.info("connected to the peer at %s", self._peer_name)
+        try:
+            await link.run(links)
+        finally:
+            self._link = None
+        self.last_error = str(ConnectionLost(self._peer_name, link.close_reason))
+        log.info("%s", self.last_error)
+
+    # --- dialing ----------------------------------------------------------------------------------
+
+    async def _meet(self) -> Link:
+        """Dial until both paths lead to the same process of the peer."""
+        pause_s = limits.RECONNECT_FIRST_S
+        while True:
+            self._arrival = trio.Event()
+            dialed = await self._dial()
+            if dialed is not None:
+                pause_s = limits.RECONNECT_FIRST_S
+                link = await self._pair(dialed)
+                if link is not None:
+                    return link
+            # A peer that dials us is there: no reason to wait longer.
+            with trio.move_on_after(pause_s):
+                await self._arrival.wait()
+            pause_s = min(2 * pause_s, limits.RECONNECT_MAX_S)
+
+    async def _dial(self) -> Session | None:
+        """A new session of our path, or None, and `last_error` says why not."""
+        try:
+            with trio.fail_after(limits.HANDSHAKE_TIMEOUT_S):
+                transport = await self._network.connect(*self._peer_address)
+                return await self._open(transport, dialer=True)
+        except trio.TooSlowError:
+            self._report(PeerUnreachable(self._peer_name, f"no answer for {limits.HANDSHAKE_TIMEOUT_S:g} s"))
+        except (PeerUnreachable, ChannelError) as error:
+            self._report(error)
+        return None
+
+    async def _pair(self, dialed: Session) -> Link | None:
+        """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
+        if self._accepted is not None and not _match(dialed, self._accepted):
+            self._discard_accepted("it was of an older process of the peer")
+        link = None
+        try:
+            with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S):
+                while self._accepted is None:
+                    self._arrival = trio.Event()
+                    await self._arrival.wait()
+            if self._accepted is None:
+                self._report(PeerUnreachable(self._peer_name, "it answers, but does not connect here"))
+            elif _match(dialed, self._accepted):
+                link = Link(dialed=dialed, accepted=self._accepted)
+                self._accepted = None
+        finally:
+            if link is None:
+                dialed.close("no session of the peer came to match it")
+        return link
+
+    def _report(self, error: PeerUnreachable | ChannelError) -> None:
+        """Log why there is no link, unless it is the same as before. A peer that is away is no warning."""
+        text = str(error)
+        if text != self.last_error:
+            away = isinstance(error, PeerUnreachable | ConnectionLost)
+            log.log(logging.INFO if away else logging.WARNING, "%s", text)
+        self.last_error = text
+
+    # --- listening --------------------------------------------------------------------------------
+
+    async def _listen(self, listener: Listener, nursery: trio.Nursery) -> None:
+        while True:
+            transport = await listener.accept()
+            if self._strangers == limits.STRANGERS_MAX:
+                reason = f"{self._strangers} others have not said Hello yet"
+                log.warning("%s", PeerRefused(transport.peer_name, reason))
+                transport.close()
+            else:
+                self._strangers += 1
+                nursery.start_soon(self._greet, transport)
+
+    async def _greet(self, transport: Transport) -> None:
+        """Shake hands with whoever dialed; every refusal is one line in the log."""
+        try:
+            with trio.fail_after(limits.HANDSHAKE_TIMEOUT_S):
+                self._welcome(await self._open(transport, dialer=False))
+        except trio.TooSlowError:
+            reason = f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
+            log.warning("%s", PeerRefused(transport.peer_name, reason))
+        except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
+            log.info("%s", error)
+        except ChannelError as error:
+            log.warning("%s", error)
+        finally:
+            self._strangers -= 1
+
+    def _welcome(self, session: Session) -> None:
+        """The newest connection of the peer ends what there was before."""
+        if self._link is not None:
+            restarted = session.peer.instance != self._link.peer.instance
+            self._link.close("the peer restarted" if restarted else "the peer connected again")
+        self._discard_accepted("the peer connected again")
+        self._accepted = session
+        self._arrival.set()
+
+    def _discard_accepted(self, reason: str) -> None:
+        if self._accepted is not None:
+            self._accepted.close(reason)
+            self._accepted = None
+
+    # --- both -------------------------------------------------------------------------------------
+
+    async def _open(self, transport: Transport, *, dialer: bool) -> Session:
+        # Which path we dial follows from the role that we have now.
+        ours = self._make_hello("mirror")
+        if (ours.role == DIALED_BY["mirror"]) != dialer:
+            ours = self._make_hello("forward")
+        return await open_session(transport, ours, dialer=dialer, peer_timeout=self.peer_timeout)
+
+    @property
+    def _peer_name(self) -> str:
+        return format_address(*self._peer_address)
+
+
+def _match(dialed: Session, accepted: Session) -> bool:
+    """Whether the two make a link: one process of the peer, and one session of each path."""
+    return dialed.peer.instance == accepted.peer.instance and dialed.path != accepted.path

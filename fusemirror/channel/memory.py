@@ -1,0 +1,271 @@
+"""A network in one process, for simulation: it delays, cuts and stalls, the same for the same seed.
+
+Between two hosts there is one line. Bytes take its latency, with jitter, and keep their order within a
+connection. A *cut* line breaks its connections at once and refuses new ones. A *stalled* line delivers
+nothing and breaks nothing: bytes wait in it, and so do new connections. A *healed* line does neither.
+Time is trio's, so that a MockClock may run it; no tasks of its own.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random
+
+import trio
+
+from fusemirror import limits
+from fusemirror.channel.transport import Listener, Network, Transport, format_address
+from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from fusemirror.protocol.framing import Buffer
+
+Trace = Callable[[str], None]
+
+_EPHEMERAL_PORT_FIRST = 49_152
+_REFUSED = "Connection refused"
+_RESET = "Connection reset by peer"
+_CLOSED_HERE = "closed on this host"
+
+
+class Line:
+    """What lies between two hosts: its faults, and the connections that it carries."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self.stalled = False
+        self.pipes: list[Pipe] = []
+        self.changed = trio.lowlevel.ParkingLot()
+
+
+class MemoryNetwork:
+    """All hosts, and the lines between them. `host(name)` is the `Network` of one of them."""
+
+    def __init__(
+        self,
+        random: Random,
+        *,
+        latency_s: float = 0.0002,
+        jitter_s: float = 0.0002,
+        buffer_bytes: int = 256 * limits.KIB,
+        trace: Trace | None = None,
+    ) -> None:
+        self.random = random
+        self.latency_s = latency_s
+        self.jitter_s = jitter_s
+        self.buffer_bytes = buffer_bytes
+        self.listeners: dict[tuple[str, int], MemoryListener] = {}
+        self._trace = trace
+        self._lines: dict[frozenset[str], Line] = {}
+        self._ports = iter(range(_EPHEMERAL_PORT_FIRST, 1 << 30))
+
+    def host(self, name: str) -> "MemoryHost":
+        return MemoryHost(self, name)
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def cut(self, one: str, other: str) -> None:
+        """Break all connections between the two hosts, and refuse new ones."""
+        self._fault(one, other, "cut", cut=True, stalled=False)
+
+    def stall(self, one: str, other: str) -> None:
+        """Deliver nothing between the two hosts, and break nothing."""
+        self._fault(one, other, "stall", cut=False, stalled=True)
+
+    def heal(self, one: str, other: str) -> None:
+        """Deliver again, and what waited first."""
+        self._fault(one, other, "heal", cut=False, stalled=False)
+
+    def _fault(self, one: str, other: str, name: str, *, cut: bool, stalled: bool) -> None:
+        self.trace(f"{name} {one} {other}")
+        line = self.line(one, other)
+        line.cut, line.stalled = cut, stalled
+        if cut:
+            for pipe in line.pipes:
+                pipe.broken = True
+        for pipe in line.pipes:
+            pipe.changed.unpark_all()
+        line.pipes = [pipe for pipe in line.pipes if not pipe.broken]
+        line.changed.unpark_all()
+
+    # --- for the classes below --------------------------------------------------------------------
+
+    def line(self, one: str, other: str) -> Line:
+        return self._lines.setdefault(frozenset((one, other)), Line())
+
+    def delay(self) -> float:
+        return self.latency_s + self.jitter_s * self.random.random()
+
+    def next_port(self) -> int:
+        return next(self._ports)
+
+    def trace(self, event: str) -> None:
+        if self._trace is not None:
+            self._trace(f"{trio.current_time():.6f} {event}")
+
+
+class MemoryHost(Network):
+    """The network as one host sees it."""
+
+    def __init__(self, network: MemoryNetwork, name: str) -> None:
+        self.name = name
+        self._network = network
+
+    async def connect(self, host: str, port: int) -> Transport:
+        network, address = self._network, format_address(host, port)
+        line = network.line(self.name, host)
+        await trio.sleep(2 * network.delay())
+        while line.stalled:
+            await line.changed.park()
+        listener = network.listeners.get((host, port))
+        if line.cut or listener is None:
+            network.trace(f"refuse {self.name} > {address}")
+            raise PeerUnreachable(address, _REFUSED)
+        ours = format_address(self.name, network.next_port())
+        network.trace(f"connect {ours} > {address}")
+        there, back = (Pipe(network, line, name) for name in (f"{ours} > {address}", f"{address} > {ours}"))
+        line.pipes = [pipe for pipe in line.pipes if not (pipe.ended and pipe.abandoned)] + [there, back]
+        listener.offer(MemoryTransport(there, back, peer_name=ours))
+        return MemoryTransport(back, there, peer_name=address)
+
+    async def listen(self, host: str, port: int) -> "MemoryListener":
+        await trio.lowlevel.checkpoint()
+        name = host or self.name
+        port = port or self._network.next_port()
+        if name != self.name or (name, port) in self._network.listeners:
+            raise ListenFailed(format_address(name, port), "Address already in use")
+        return MemoryListener(self._network, name, port)
+
+
+class MemoryListener(Listener):
+    def __init__(self, network: MemoryNetwork, host: str, port: int) -> None:
+        self.port = port
+        self._network = network
+        self._address = (host, port)
+        self._offered: deque[MemoryTransport] = deque()
+        self._changed = trio.lowlevel.ParkingLot()
+        network.listeners[self._address] = self
+
+    @property
+    def _closed(self) -> bool:
+        return self._network.listeners.get(self._address) is not self
+
+    def offer(self, transport: "MemoryTransport") -> None:
+        self._offered.append(transport)
+        self._changed.unpark_all()
+
+    async def accept(self) -> Transport:
+        await trio.lowlevel.checkpoint()
+        while not self._offered:
+            if self._closed:
+                raise ConnectionLost("the listener", _CLOSED_HERE)
+            await self._changed.park()
+        return self._offered.popleft()
+
+    def close(self) -> None:
+        if not self._closed:
+            del self._network.listeners[self._address]
+            while self._offered:
+                self._offered.popleft().close()
+            self._changed.unpark_all()
+
+
+class Pipe:
+    """One direction of a connection: what was sent and has not been received."""
+
+    def __init__(self, network: MemoryNetwork, line: Line, name: str) -> None:
+        self.name = name
+        self.line = line
+        self.broken = False
+        self.abandoned = False  # nobody will receive from it
+        self.ended = False  # nobody will send into it
+        self.changed = trio.lowlevel.ParkingLot()
+        self._network = network
+        self._under_way: deque[tuple[float, bytes]] = deque()  # (when it arrives, what); b"" is the end
+        self._held_bytes = 0
+        self._last_arrival = 0.0
+
+    @property
+    def room_bytes(self) -> int:
+        return self._network.buffer_bytes - self._held_bytes
+
+    def put(self, data: bytes) -> None:
+        self._network.trace(f"send {self.name} {len(data)}")
+        self._last_arrival = max(self._last_arrival, trio.current_time() + self._network.delay())
+        self._under_way.append((self._last_arrival, data))
+        self._held_bytes += len(data)
+        self.changed.unpark_all()
+
+    def take(self, bytes_max: int) -> bytes:
+        """All that has arrived, up to `bytes_max`; there is some."""
+        now, taken, size = trio.current_time(), [], 0
+        while self._under_way and self._under_way[0][0] <= now and size < bytes_max:
+            arrival, data = self._under_way[0]
+            if not data:
+                break  # the end stays, to be seen again
+            self._under_way.popleft()
+            if size + len(data) > bytes_max:
+                self._under_way.appendleft((arrival, data[bytes_max - size :]))
+                data = data[: bytes_max - size]
+            taken.append(data)
+            size += len(data)
+        self._held_bytes -= size
+        self._network.trace(f"receive {self.name} {size}")
+        self.changed.unpark_all()
+        return b"".join(taken)
+
+    def wait_seconds(self) -> float:
+        """How long until something arrives, as far as is known now; 0 if something has."""
+        if self.line.stalled or not self._under_way:
+            return float("inf")
+        return max(0.0, self._under_way[0][0] - trio.current_time())
+
+
+class MemoryTransport(Transport):
+    def __init__(self, incoming: Pipe, outgoing: Pipe, *, peer_name: str) -> None:
+        self.peer_name = peer_name
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._closed = False
+
+    def try_send(self, buffers: Sequence[Buffer]) -> int:
+        self._check()
+        if self._reset_is_known:
+            raise ConnectionLost(self.peer_name, _RESET)
+        data = b"".join(buffers)[: self._outgoing.room_bytes]
+        if data:
+            self._outgoing.put(data)
+        return len(data)
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check()
+            if self._outgoing.room_bytes or self._reset_is_known:
+                return
+            await self._outgoing.changed.park()
+
+    async def receive(self, bytes_max: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check()
+            wait_s = self._incoming.wait_seconds()
+            if not wait_s:
+                return self._incoming.take(bytes_max)
+            with trio.move_on_after(wait_s):
+                await self._incoming.changed.park()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._outgoing.put(b"")
+            self._outgoing.ended = self._incoming.abandoned = True
+            self._incoming.changed.unpark_all()
+            self._outgoing.changed.unpark_all()
+
+    @property
+    def _reset_is_known(self) -> bool:
+        return self._outgoing.abandoned and not self._outgoing.line.stalled
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ConnectionLost(self.peer_name, _CLOSED_HERE)
+        if self._incoming.broken:
+            raise ConnectionLost(self.peer_name, _RESET)

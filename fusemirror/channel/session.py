@@ -1,0 +1,270 @@
+"""Session: one connection after its handshake, and the tasks that live exactly as long.
+
+Sending is a plain function: what the stream takes at once is gone when it returns, the rest is queued
+for the writer task. Receiving is one wake-up, and brings all messages that have arrived. Heartbeats show
+that both processes are alive, measure the round trip, and carry the lease: a peer that answered a Ping
+was there when the Ping was sent, and will be held to be there for `peer_timeout` from then on.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import islice
+
+import trio
+
+from fusemirror import limits
+from fusemirror.channel.transport import Transport
+from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError
+from fusemirror.protocol.codec import encode
+from fusemirror.protocol.connection import Connection, Received
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import AnyMessage, Hello, Ping, Pong
+from fusemirror.protocol.states import ConnectionState
+
+
+async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_timeout: float) -> "Session":
+    """Shake hands over a new stream.
+
+    `PeerRefused` if we do not talk to that peer, `HandshakeRefused` if it does not talk to us,
+    `RemoteProtocolError` for a stranger's bytes, `ConnectionLost` if the stream ends.
+    The stream is closed on any error and on cancellation.
+    """
+    connection = Connection(ours, dialer=dialer, peer_name=transport.peer_name)
+    try:
+        while True:
+            await transport.send_all(connection.shake_hands())
+            if connection.refusal is not None:
+                raise connection.refusal
+            if connection.state is ConnectionState.OPEN:
+                return Session(transport, connection, peer_timeout=peer_timeout)
+            data = await transport.receive(limits.HANDSHAKE_BYTES_MAX)
+            if not data:
+                if connection.within_frame:
+                    raise RemoteProtocolError(transport.peer_name, "it ended in the middle of its Hello")
+                raise ConnectionLost(transport.peer_name, "it ended without a Hello")
+            connection.receive_data(data)
+    except BaseException:
+        transport.close()
+        raise
+
+
+class Session:
+    """One path to the peer. One task receives; any may send; `run` serves it from start to end.
+
+    Once closed, by either side or by silence, everything raises `ConnectionLost` with the reason.
+    """
+
+    def __init__(self, transport: Transport, connection: Connection, *, peer_timeout: float) -> None:
+        assert connection.peer is not None, "the handshake comes first"
+        self.peer: Hello = connection.peer
+        self.path = connection.ours.path
+        self.peer_name = transport.peer_name
+        self.peer_timeout = peer_timeout
+        self.connected_since = trio.current_time()
+        self.round_trip_seconds: float | None = None
+        self.lease_until = 0.0
+        """Until then (trio time) the peer holds itself bound to us: the newest answered Ping was sent
+        `peer_timeout` before."""
+        self.answered_until = 0.0
+        """Until then (trio time) the peer may hold a lease from us: we answered its Ping."""
+        self.backlog_bytes = 0
+        self.sent_bytes = self.received_bytes = 0
+        self.sent_data_bytes = self.received_data_bytes = 0
+        self.close_reason: str | None = None
+
+        self._transport = transport
+        self._connection = connection
+        self._scope = trio.CancelScope()
+        self._unsent: deque[Buffer] = deque()
+        self._writer = trio.lowlevel.ParkingLot()  # the writer task, while there is nothing unsent
+        self._senders = trio.lowlevel.ParkingLot()  # tasks that wait for room
+        self._silent_since: float | None = None  # while someone listens and nothing comes
+        self._pings: deque[tuple[int, float]] = deque(maxlen=2 * limits.HEARTBEATS_PER_TIMEOUT)
+        self._pings_sent = 0
+
+    @property
+    def closed(self) -> bool:
+        return self.close_reason is not None
+
+    def close(self, reason: str) -> None:
+        """End the session at once: what is unsent is dropped, whoever waits gets `ConnectionLost`."""
+        if self.close_reason is None:
+            self.close_reason = reason
+            self._connection.end()
+            self._transport.close()
+            self._unsent.clear()
+            self.backlog_bytes = 0
+            self._senders.unpark_all()
+            self._scope.cancel()
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def send(self, message: AnyMessage, data: Buffer = b"") -> None:
+        """Send a message, after all before it. `ConnectionLost` if closed.
+
+        `data` must not change any more: it may be written later.
+        """
+        self.send_encoded(encode(message), data)
+
+    def send_encoded(self, body: bytes, data: Buffer = b"") -> None:
+        """The same for a message that is encoded already."""
+        self._check_open()
+        buffers = self._connection.send_encoded(body, data)
+        size = sum(map(len, buffers))
+        self.sent_bytes += size
+        self.sent_data_bytes += len(data)
+        self._unsent.extend(buffers)
+        self.backlog_bytes += size
+        if self.backlog_bytes == size:  # else the writer is at work
+            self._try_send()
+            if self._unsent:
+                self._writer.unpark()
+
+    async def wait_room(self) -> None:
+        """Return when the backlog is within `limits.BACKLOG_BYTES_MAX`; without a checkpoint if it is.
+
+        Who sends much waits here before each message. `ConnectionLost` if closed. Cancellation: atomic.
+        """
+        await self._wait_backlog(limits.BACKLOG_BYTES_MAX)
+
+    async def wait_sent(self) -> None:
+        """Return when the system has taken everything, as before an orderly `close`. Else as `wait_room`."""
+        await self._wait_backlog(0)
+
+    async def _wait_backlog(self, bytes_max: int) -> None:
+        self._check_open()
+        while self.backlog_bytes > bytes_max:
+            await self._senders.park()
+            self._check_open()
+
+    def _try_send(self) -> None:
+        try:
+            taken = self._transport.try_send(list(islice(self._unsent, limits.SEND_BUFFERS_MAX)))
+        except ConnectionLost as error:
+            self.close(error.args[1])
+            raise
+        self.backlog_bytes -= taken
+        unsent = self._unsent
+        while unsent and taken >= len(unsent[0]):
+            taken -= len(unsent.popleft())
+        if taken:
+            unsent[0] = memoryview(unsent[0])[taken:]
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    async def receive(self) -> list[Received]:
+        """All messages that have arrived, in their order; at least one. Heartbeats are dealt with inside.
+
+        Must be called again soon: a Ping is answered only here. `ConnectionLost` at the end of the stream,
+        after a reset, a close or `peer_timeout` of silence; `RemoteProtocolError` for a bad frame: the
+        session is then closed. Cancellation: atomic, no message is lost.
+        """
+        while True:
+            self._check_open()
+            if received := self._events():
+                return received
+            data = await self._receive_data()
+            self.received_bytes += len(data)
+            self._connection.receive_data(data)
+
+    async def _receive_data(self) -> bytes:
+        bytes_max = max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))
+        self._silent_since = trio.current_time()
+        try:
+            data = await self._transport.receive(bytes_max)
+        except ConnectionLost as error:
+            self.close(error.args[1])
+            self._check_open()
+            raise
+        finally:
+            self._silent_since = None
+        if not data:
+            cut = " in the middle of a message" if self._connection.within_frame else ""
+            self.close(f"the peer ended it{cut}")
+            self._check_open()
+        return data
+
+    def _events(self) -> list[Received]:
+        try:
+            received = self._connection.events()
+        except RemoteProtocolError as error:
+            self.close(error.args[1])
+            raise
+        except HandshakeRefused as error:
+            self.close(f"the peer refused it: {error.args[1]}")
+            self._check_open()
+        messages = []
+        for message, data in received:
+            kind = type(message)
+            if kind is Ping or kind is Pong:
+                self._heartbeat(message)
+            else:
+                self.received_data_bytes += len(data)
+                messages.append((message, data))
+        return messages
+
+    def _heartbeat(self, message: AnyMessage) -> None:
+        now = trio.current_time()
+        if isinstance(message, Ping):
+            self.answered_until = now + self.peer_timeout
+            with suppress(ConnectionLost):  # what came with it is delivered first
+                self.send(Pong(message.serial))
+        elif isinstance(message, Pong):
+            if not 0 < message.serial <= self._pings_sent:
+                self.close("it answered a Ping that was never sent")
+            while self._pings and self._pings[0][0] <= message.serial:
+                serial, sent_at = self._pings.popleft()
+                if serial == message.serial:
+                    self.round_trip_seconds = now - sent_at
+                    self.lease_until = sent_at + self.peer_timeout
+
+    def _check_open(self) -> None:
+        if self.close_reason is not None:
+            raise ConnectionLost(self.peer_name, self.close_reason)
+
+    # --- its tasks --------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the session until it is closed; then return. Cancellation closes it."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_lost, self._write)
+                    nursery.start_soon(self._until_lost, self._beat)
+                    task_status.started()
+        finally:
+            self.close("closed on this host")
+
+    async def _until_lost(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except ConnectionLost as error:
+            self.close(error.args[1])
+
+    async def _write(self) -> None:
+        # The only place that writes, besides the try in send_encoded(), which yields to it.
+        while True:
+            while not self._unsent:
+                await self._writer.park()
+            with trio.move_on_after(self.peer_timeout) as patience:
+                await self._transport.wait_writable()
+            if patience.cancelled_caught:
+                self.close(f"the peer took nothing for {self.peer_timeout:g} s")
+                return
+            self._try_send()
+            if self.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+                self._senders.unpark_all()
+
+    async def _beat(self) -> None:
+        """Ping, and notice silence: while someone listens, and not while our own side is slow."""
+        while True:
+            since = self._silent_since
+            now = trio.current_time()
+            if since is not None and now - since >= self.peer_timeout:
+                self.close(f"the peer said nothing for {self.peer_timeout:g} s")
+                return
+            self._pings_sent += 1
+            self._pings.append((self._pings_sent, now))
+            self.send(Ping(self._pings_sent))
+            await trio.sleep(self.peer_timeout / limits.HEARTBEATS_PER_TIMEOUT)

@@ -1,0 +1,255 @@
+"""Transports: streams of bytes between two hosts, and the networks that make them.
+
+All streams are behind these three interfaces: TCP here, TLS and memory (`memory.py`) beside it.
+A transport does not queue: `try_send` takes what the system takes now. One wake-up per receive, and
+none for a send that fits, is what makes a small mirrored write fast.
+"""
+
+import errno
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import trio
+
+from fusemirror import limits
+from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable, UsageError
+from fusemirror.protocol.framing import Buffer
+
+
+class Transport(ABC):
+    """One stream of bytes, in both directions. One task receives; one writes at a time."""
+
+    peer_name: str
+    """The address of the other end, for people."""
+
+    @abstractmethod
+    def try_send(self, buffers: Sequence[Buffer]) -> int:
+        """Write what can be written without waiting; return how many bytes that was, perhaps 0.
+
+        At most `limits.SEND_BUFFERS_MAX` buffers. `ConnectionLost` if the stream is broken or closed.
+        """
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Return when `try_send` may take something. Cancellation: atomic.
+
+        `ConnectionLost` if the stream is broken, or closed here meanwhile.
+        """
+
+    @abstractmethod
+    async def receive(self, bytes_max: int) -> bytes:
+        """At least one byte, or b"" when the other end has ended its sending.
+
+        `ConnectionLost` if the stream is broken, or closed here meanwhile. Cancellation: atomic.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the stream at once, also for tasks that wait in it. Closing again does nothing."""
+
+    async def send_all(self, buffers: Sequence[Buffer]) -> None:
+        """Write all bytes. A cancelled call may have written any part of them: the stream is then of no use."""
+        while buffers := drop_sent(buffers, self.try_send(buffers)):
+            await self.wait_writable()
+
+
+def drop_sent(buffers: Sequence[Buffer], sent_bytes: int) -> list[Buffer]:
+    """What is left of the buffers when so many of their bytes have gone."""
+    for index, buffer in enumerate(buffers):
+        if sent_bytes < len(buffer):
+            return [memoryview(buffer)[sent_bytes:], *buffers[index + 1 :]]
+        sent_bytes -= len(buffer)
+    return []
+
+
+class Listener(ABC):
+    @abstractmethod
+    async def accept(self) -> Transport:
+        """The next stream that someone opened. Cancellation: atomic. `ConnectionLost` once closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Listen no more. Closing again does nothing."""
+
+
+class Network(ABC):
+    """Where transports come from; one per host."""
+
+    @abstractmethod
+    async def connect(self, host: str, port: int) -> Transport:
+        """A new stream. `PeerUnreachable` if there is none; after cancellation nothing is left."""
+
+    @abstractmethod
+    async def listen(self, host: str, port: int) -> Listener:
+        """Listen there; an empty host means all addresses. `ListenFailed` if that cannot be."""
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """(host, port) of "HOST:PORT", "[IPV6]:PORT" or ":PORT". `UsageError` if it is none of them."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
+        raise UsageError(f"{address!r} is no address; write HOST:PORT or [IPV6]:PORT")
+    if not (port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise UsageError(f"{address!r} has no port between 0 and 65535; write HOST:PORT")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """What `parse_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# --- TCP ------------------------------------------------------------------------------------------
+
+
+class SocketTransport(Transport):
+    """A connected stream socket, which it owns."""
+
+    def __init__(self, connected: socket.socket, peer_name: str) -> None:
+        connected.setblocking(False)
+        self.peer_name = peer_name
+        self._socket = connected
+        self._closed = False
+
+    def try_send(self, buffers: Sequence[Buffer]) -> int:
+        try:
+            return self._socket.sendmsg(buffers)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._lost(error) from error
+
+    async def wait_writable(self) -> None:
+        try:
+            await trio.lowlevel.wait_writable(self._socket)
+        except (trio.ClosedResourceError, OSError, ValueError) as error:
+            raise self._lost(error) from error
+
+    async def receive(self, bytes_max: int) -> bytes:
+        # Waiting first costs no more than a checkpoint would, and in a calm system there is nothing yet.
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                return self._socket.recv(bytes_max)
+            except BlockingIOError:
+                continue
+            except (trio.ClosedResourceError, OSError, ValueError) as error:
+                raise self._lost(error) from error
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    def _lost(self, error: Exception) -> ConnectionLost:
+        # A socket closed here is reported as a bad descriptor (-1) or as trio's ClosedResourceError.
+        if self._closed or not isinstance(error, OSError):
+            return ConnectionLost(self.peer_name, "closed on this host")
+        return ConnectionLost(self.peer_name, _reason(error))
+
+
+class SocketListener(Listener):
+    """A listening socket, which it owns."""
+
+    def __init__(self, listening: socket.socket, unacknowledged_s: float) -> None:
+        listening.setblocking(False)
+        self._socket = listening
+        self._unacknowledged_s = unacknowledged_s
+
+    @property
+    def port(self) -> int:
+        """The port it listens on: the one the system chose, if it was asked for port 0."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def accept(self) -> Transport:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                accepted, address = self._socket.accept()
+            except (trio.ClosedResourceError, ValueError) as error:
+                raise ConnectionLost("the listener", "closed on this host") from error
+            except OSError as error:
+                await self._after(error)
+                continue
+            _tune(accepted, self._unacknowledged_s)
+            return SocketTransport(accepted, format_address(*address[:2]))
+
+    async def _after(self, error: OSError) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionLost("the listener", "closed on this host") from error
+        # accept(2): errors of the network belong to the connection that is gone. Without descriptors
+        # or memory the next try would fail too, and at once.
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            await trio.sleep(limits.ACCEPT_RETRY_S)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+class TcpNetwork(Network):
+    """TCP over IPv4 and IPv6.
+
+    `unacknowledged_s`: the system breaks a connection whose bytes stay unacknowledged so long.
+    """
+
+    def __init__(self, *, unacknowledged_s: float) -> None:
+        self._unacknowledged_s = unacknowledged_s
+
+    async def connect(self, host: str, port: int) -> SocketTransport:
+        address = format_address(host, port)
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise PeerUnreachable(address, _reason(error)) from error
+        # trio knows how to try all addresses of a name; its stream is not needed any more.
+        connected = socket.socket(fileno=stream.socket.detach())
+        _tune(connected, self._unacknowledged_s)
+        return SocketTransport(connected, address)
+
+    async def listen(self, host: str, port: int) -> SocketListener:
+        """Listen on the first address that the name has; an empty host means all, IPv4 and IPv6."""
+        try:
+            listening = _listen_anywhere(port) if host in ("", "*") else await _listen_on(host, port)
+        except OSError as error:
+            raise ListenFailed(format_address(host, port), _reason(error)) from error
+        return SocketListener(listening, self._unacknowledged_s)
+
+
+def _listen_anywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+async def _listen_on(host: str, port: int) -> socket.socket:
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return socket.create_server(address[:2], family=family)
+
+
+def _tune(connected: socket.socket, unacknowledged_s: float) -> None:
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged_s * 1000))
+
+
+def _reason(error: OSError) -> str:
+    """What to tell a person; trio wraps the errors of the single addresses in a group."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError):
+        error = cause
+    if error.errno is not None and error.errno > 0 and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

@@ -1,0 +1,192 @@
+"""Connection: one end of one path, from the first byte; bytes in, messages out.
+
+It shakes hands, frames what is sent, and checks what is received. It has no stream: whoever drives it
+(`channel/session.py`, a test) carries the bytes. Hellos say who the hosts are and which path this is;
+`check_hello` is the one place that decides who may talk to whom.
+"""
+
+from fusemirror.errors import (
+    HandshakeRefused,
+    IllegalTransition,
+    LocalProtocolError,
+    PeerRefused,
+    RemoteProtocolError,
+)
+from fusemirror.protocol.codec import decode, encode
+from fusemirror.protocol.framing import Buffer, FrameReader, encode_frame
+from fusemirror.protocol.messages import AnyMessage, Hello, Refused
+from fusemirror.protocol.states import ConnectionEvent, ConnectionState, next_state
+
+Received = tuple[AnyMessage, Buffer]
+"""(message, the data beside it)"""
+
+DIALED_BY = {"mirror": "primary", "forward": "backup"}
+"""Each path, and the role of the host that dials it: requests travel from there."""
+
+_SHOWN_CHARACTERS_MAX = 200
+
+
+def shown(text: str) -> str:
+    """A stranger's text, fit for one line of a log: short, and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS_MAX])
+
+
+def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
+    """Why we do not talk to the sender of `theirs`, or None if we do. `dialer`: it was us who dialed."""
+    if theirs.protocol < ours.protocol_min or theirs.protocol_min > ours.protocol:
+        return (
+            f"protocol versions {theirs.protocol_min} to {theirs.protocol} there, "
+            f"{ours.protocol_min} to {ours.protocol} here; use the same version on both hosts"
+        )
+    if theirs.filesystem != ours.filesystem:
+        return "another filesystem; check the peer addresses in both configs"
+    if theirs.host == ours.host:
+        return "this is myself; check the peer address in the config"
+    if theirs.host != ours.peer or theirs.peer != ours.host:
+        return "another host of this filesystem than the peer; join it again with a new join file"
+    if theirs.path not in DIALED_BY:
+        return f"path {shown(theirs.path)!r} is unknown here"
+    if {ours.role, theirs.role} != set(DIALED_BY.values()):
+        return f"role {shown(theirs.role)!r} there, {ours.role!r} here; one must be primary, one backup"
+    if theirs.path != ours.path or (ours.role == DIALED_BY[ours.path]) != dialer:
+        return f"the {shown(theirs.path)} path from the wrong side"
+    return None
+
+
+class Connection:
+    """One end of one path. After the handshake `peer` is the peer's Hello."""
+
+    def __init__(self, ours: Hello, *, dialer: bool, peer_name: str = "the peer") -> None:
+        self.ours = ours
+        self.peer: Hello | None = None
+        self.refusal: PeerRefused | None = None  # why we refused the peer
+        self.state = ConnectionState.CALLING if dialer else ConnectionState.LISTENING
+        self._dialer = dialer
+        self._peer_name = peer_name
+        self._reader = FrameReader(peer_name)
+        self._fault: RemoteProtocolError | HandshakeRefused | None = None
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes the frame that has begun still lacks."""
+        return self._reader.missing_bytes
+
+    @property
+    def within_frame(self) -> bool:
+        """Whether the stream would be cut in the middle of a frame if it ended here."""
+        return self._reader.within_frame
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the stream brought. Then ask `shake_hands` or `events` what it was."""
+        self._reader.feed(data)
+
+    # --- the handshake ----------------------------------------------------------------------------
+
+    def shake_hands(self) -> list[Buffer]:
+        """Go on with the handshake as far as the bytes received allow; return what to send.
+
+        The state is then OPEN, or more bytes are needed, or it is CLOSED and `refusal` says why we
+        refused. `HandshakeRefused` if the peer refused us, `RemoteProtocolError` for all else.
+        """
+        if self.state is ConnectionState.CALLING:
+            self._move(ConnectionEvent.SEND_HELLO)
+            return self._frame(self.ours)
+        received = self._next()
+        if received is None:
+            return []
+        hello, data = received
+        if not isinstance(hello, Hello) or data:
+            raise self._failed("the handshake holds more than a Hello")
+        return self._answer(hello)
+
+    def _answer(self, hello: Hello) -> list[Buffer]:
+        reason = check_hello(self.ours, hello, dialer=self._dialer)
+        if reason is not None:
+            self._move(ConnectionEvent.SEND_REFUSED)
+            self.refusal = PeerRefused(self._peer_name, reason)
+            return self._frame(Refused(reason))
+        self.peer = hello
+        self._reader.handshake = False
+        if self._dialer:
+            return []
+        self._move(ConnectionEvent.SEND_HELLO)
+        return self._frame(self.ours)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def send(self, message: AnyMessage, data: Buffer = b"") -> list[Buffer]:
+        """The buffers to be written, in this order. `LocalProtocolError` if the connection is not open."""
+        return self.send_encoded(encode(message), data)
+
+    def send_encoded(self, body: bytes, data: Buffer = b"") -> list[Buffer]:
+        """The same for a message that is encoded already. `data` must not change before it is written."""
+        if self.state is not ConnectionState.OPEN:
+            raise LocalProtocolError(f"the connection is {self.state.name}")
+        header = encode_frame(body, data)
+        return [header, body, data] if data else [header, body]
+
+    def events(self) -> list[Received]:
+        """All whole messages received, in their order; none if more bytes are needed.
+
+        `RemoteProtocolError` for what is none, `HandshakeRefused` if the peer refused late; what came
+        before it is returned first, and every later call raises it again.
+        """
+        if self._fault is not None:
+            raise self._fault
+        received: list[Received] = []
+        try:
+            while (one := self._next()) is not None:
+                received.append(one)
+        except (RemoteProtocolError, HandshakeRefused) as fault:
+            self._fault = fault
+            if not received:
+                raise
+        return received
+
+    def end(self) -> None:
+        """The stream has ended, or will be of no more use."""
+        self._move(ConnectionEvent.END)
+
+    # --- below both -------------------------------------------------------------------------------
+
+    def _next(self) -> Received | None:
+        try:
+            frame = self._reader.next_frame()
+            if frame is None:
+                return None
+            body, data = frame
+            message = decode(body, self._peer_name)
+        except RemoteProtocolError:
+            self.end()
+            raise
+        kind = type(message)
+        # An open connection stays open with each message: the table is asked for all other cases.
+        if self.state is not ConnectionState.OPEN or kind is Hello or kind is Refused:
+            self._received(message)
+        return message, data
+
+    def _received(self, message: AnyMessage) -> None:
+        if isinstance(message, Hello):
+            event = ConnectionEvent.RECEIVE_HELLO
+        elif isinstance(message, Refused):
+            event = ConnectionEvent.RECEIVE_REFUSED
+        else:
+            event = ConnectionEvent.RECEIVE_MESSAGE
+        try:
+            self._move(event)
+        except IllegalTransition:
+            kind = type(message).__name__
+            raise self._failed(f"{kind} came when the connection was {self.state.name}") from None
+        if isinstance(message, Refused):
+            raise HandshakeRefused(self._peer_name, shown(message.reason))
+
+    def _frame(self, message: Hello | Refused) -> list[Buffer]:
+        body = encode(message)
+        return [encode_frame(body), body]
+
+    def _move(self, event: ConnectionEvent) -> None:
+        self.state = next_state(self.state, event)
+
+    def _failed(self, reason: str) -> RemoteProtocolError:
+        self.end()
+        return RemoteProtocolError(self._peer_name, reason)
