@@ -15,12 +15,14 @@ import click
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, register
-from fusemirror.errors import MountFailed, PermissionRefused
+from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused
 from fusemirror.settings import MountOptions, Settings
 
 SYSLOG = Path("/dev/log")
 FUSE_DEVICE = Path("/dev/fuse")
 READY = b"ready"
+
+logger = logging.getLogger(__name__)
 
 
 @click.command("mount")
@@ -108,8 +110,11 @@ def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
     log(_background_handler(target.source, runtime_dir))
     try:
         return serve(lambda: _let_go(writing))
+    except FusemirrorError as error:
+        logger.error("the mount ended: %s", error)
+        raise
     except BaseException:
-        logging.getLogger(__name__).exception("the mount ended")
+        logger.exception("the mount ended")
         raise
 
 

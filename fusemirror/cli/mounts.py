@@ -60,7 +60,7 @@ def is_stale(mount: Mount) -> bool:
     try:
         os.stat(mount.directory)
     except OSError as error:
-        return error.errno == errno.ENOTCONN
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
 
 
