@@ -1,0 +1,108 @@
+"""bin/bench: fusemirror, a bare passthrough and GlusterFS, measured in turn on this machine.
+
+Every job is run on one system after the other before the next job begins, so that whatever else the
+machine does meets them alike. Only the ratios within one run mean anything.
+"""
+
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from tests.bench import jobs, scaling, systems
+from tests.bench.jobs import Job, Scale
+from tests.bench.memory import watched
+from tests.bench.report import Report
+from tests.bench.systems import System
+from tests.hosts import what_is_missing
+
+ALL_SYSTEMS = ("primary", "backup", "passthrough", "glusterfs")
+
+
+def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
+    return click.Choice(list(allowed))
+
+
+@click.command()
+@click.option("--peers", is_flag=True, help="Measure GlusterFS with two replicas too.")
+@click.option("--quick", is_flag=True, help="About 2 s a job, to see that all works.")
+@click.option("--rounds", default=1, show_default=True, help="Rounds of each job; the median counts.")
+@click.option("--jobs", "chosen", multiple=True, type=names_of(jobs.JOBS), help="Only this job; repeatable.")
+@click.option(
+    "--system", "wanted", multiple=True, type=names_of(ALL_SYSTEMS), help="Only this system; repeatable."
+)
+@click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
+@click.option("--million", is_flag=True, help="Instead: start-up and lookups with 1,000,000 files.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all here.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Keep all volumes below this directory, whose disk is then measured (default: /tmp's).",
+)
+def main(
+    peers: bool,
+    quick: bool,
+    rounds: int,
+    chosen: tuple[str, ...],
+    wanted: tuple[str, ...],
+    memory: bool,
+    million: bool,
+    json_file: Path | None,
+    directory: Path | None,
+) -> None:
+    """Measure fusemirror in sync mode from the primary and from the backup, and what it competes with."""
+    if missing := what_is_missing():
+        print(f"bench: {missing}", file=sys.stderr)
+        sys.exit(4)
+    names = wanted or (ALL_SYSTEMS if peers else ALL_SYSTEMS[:-1])
+    scale = jobs.QUICK if quick else jobs.FULL
+    with tempfile.TemporaryDirectory(prefix="fusemirror-", dir=directory) as base:
+        if memory or million:
+            print(scaling.hundred_thousand(Path(base)) if memory else scaling.million(Path(base)))
+            return
+        selected = [jobs.JOBS[name] for name in chosen or jobs.JOBS]
+        report = measure(Path(base), names, selected, scale, rounds)
+    print(report.table())
+    if json_file is not None:
+        report.write_json(json_file)
+
+
+def measure(base: Path, names: Iterable[str], selected: list[Job], scale: Scale, rounds: int) -> Report:
+    """Run every job on every system that is named, the systems in turn within each job."""
+    with ExitStack() as stack:
+        measured = list(mounted(stack, base, set(names)))
+        report = Report([system.name for system in measured], scale=asdict(scale))
+        turns = [(job, system) for job in selected for _ in range(rounds) for system in measured]
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for system in measured:
+            jobs.lay_out(system, scale)
+        for job, system in tqdm(turns, disable=None, unit="job", leave=False):
+            with watched(system, job.figures[0].key, report.memory):
+                values = job.run(system, scale)
+            for key, value in values.items():
+                found[key, system.name].append(value)
+        report.figures = [figure for job in selected for figure in job.figures]
+        report.values = {key: statistics.median(values) for key, values in found.items()}
+    return report
+
+
+def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
+    """Mount the systems that are named; the stack undoes it."""
+    if names & {"primary", "backup"}:
+        pair = stack.enter_context(systems.fusemirror(base))
+        yield from (system for system in pair if system.name in names)
+    if "passthrough" in names:
+        yield stack.enter_context(systems.passthrough(base))
+    if "glusterfs" in names:
+        yield stack.enter_context(systems.glusterfs(base))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The jobs: what is asked of every system, and what one answer is.
+
+The fio jobs use plain synchronous calls, no O_DIRECT and the same files on every system. Each pass
+of a read starts with the page cache dropped for the file, so that what is measured is the system and
+not the kernel's memory of what it served before.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.bench.systems import System
+
+FILES_MAX = 4
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long and how large: `FULL` for figures to quote, `QUICK` to see that all works."""
+
+    seconds: float
+    file_bytes: int
+    small_files: int
+
+
+FULL = Scale(seconds=6, file_bytes=128 * MIB, small_files=2_000)
+QUICK = Scale(seconds=2, file_bytes=32 * MIB, small_files=400)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table. `floors`: the least ratio to GlusterFS that each host must reach."""
+
+    key: str
+    title: str
+    unit: str
+    floors: dict[str, float]
+
+
+class Job(Protocol):
+    """What is run at one go, and the figures that come of it."""
+
+    @property
+    def figures(self) -> tuple[Figure, ...]: ...
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]: ...
+
+
+class FioJob:
+    """A run of fio on `files` files at once, each with a process of its own."""
+
+    def __init__(self, figure: Figure, *options: str, files: int = 1) -> None:
+        self.figures = (figure,)
+        self._options = (*options, f"--numjobs={files}")
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]:
+        figure = self.figures[0]
+        found = fio(system, scale, f"--runtime={scale.seconds:g}", *self._options)
+        side = found["write"] if found["write"]["total_ios"] else found["read"]
+        return {figure.key: side["bw_bytes"] / MIB if figure.unit == "MiB/s" else side["iops"]}
+
+
+def fio(system: System, scale: Scale, *options: str) -> dict[str, Any]:
+    """Run fio in the system's directory; the numbers of all its processes together."""
+    common = ("--name=bench", "--filename_format=data.$jobnum", "--group_reporting", "--output-format=json")
+    engine = ("--ioengine=psync", "--fallocate=none", f"--size={scale.file_bytes}")
+    result = system.run("fio", f"--directory={system.directory}", *common, *engine, *options)
+    job: dict[str, Any] = json.loads(result.stdout)["jobs"][0]
+    assert not job["error"], f"{system.name}: fio failed with {job['error']}"
+    return job
+
+
+def lay_out(system: System, scale: Scale) -> None:
+    """Write every file once, so that no job is the first to touch a block."""
+    fio(system, scale, "--rw=write", "--bs=1M", f"--numjobs={FILES_MAX}")
+
+
+class SmallFiles:
+    """Many small files made, looked at and deleted by `files.py`."""
+
+    figures = (
+        Figure("create", "small files: create", "/s", {"primary": 3.0, "backup": 3.0}),
+        Figure("stat", "small files: stat", "/s", {}),
+        Figure("delete", "small files: delete", "/s", {}),
+    )
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]:
+        return small_files(system, scale.small_files, *(figure.key for figure in self.figures))
+
+
+def small_files(system: System, count: int, *phases: str) -> dict[str, float]:
+    """Files per second of each phase of `files.py`."""
+    program = Path(__file__).with_name("files.py")
+    result = system.run(sys.executable, program, system.directory / "small", str(count), *phases)
+    rates: dict[str, float] = json.loads(result.stdout)
+    return rates
+
+
+WRITE = ("--rw=randwrite", "--bs=4k", "--time_based")
+READ = ("--rw=randread", "--bs=4k", "--loops=100000")
+FLOORS_OF_WRITES = {"primary": 1.5, "backup": 1.0}
+
+JOBS: dict[str, Job] = {
+    "randwrite": FioJob(Figure("randwrite", "4 KiB random write, 1 file", "/s", FLOORS_OF_WRITES), *WRITE),
+    "randwrite4": FioJob(
+        Figure("randwrite4", "4 KiB random write, 4 files", "/s", FLOORS_OF_WRITES), *WRITE, files=4
+    ),
+    "randread": FioJob(Figure("randread", "4 KiB random read, 1 file", "/s", {}), *READ),
+    "randread4": FioJob(Figure("randread4", "4 KiB random read, 4 files", "/s", {}), *READ, files=4),
+    "fsync": FioJob(Figure("fsync", "4 KiB write + fsync", "/s", {}), *WRITE, "--fsync=1"),
+    "write": FioJob(
+        Figure("write", "1 MiB sequential write", "MiB/s", {"primary": 2.0, "backup": 2.0}),
+        *("--rw=write", "--bs=1M", "--time_based"),
+    ),
+    "read": FioJob(
+        Figure("read", "1 MiB sequential read", "MiB/s", {}), "--rw=read", "--bs=1M", "--loops=100000"
+    ),
+    "files": SmallFiles(),
+}

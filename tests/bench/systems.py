@@ -1,0 +1,127 @@
+"""The systems that are measured against each other, each mounted and ready while its context lasts."""
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+
+from tests.hosts import CHECKOUT, Host, Namespace, Result, TwoHosts, mountpoints_below, run, wait_until
+
+GLUSTER_ADDRESS = "10.77.90.1"
+START_TIMEOUT_S = 30.0
+
+
+Enter = Callable[[Sequence[str | Path]], list[str | Path]]
+"""Makes of a command the one that runs it where a system is visible."""
+
+
+@dataclass(frozen=True)
+class System:
+    """Something mounted. Jobs work in `directory`; `enter` leads to where that is."""
+
+    name: str
+    directory: Path
+    pids: Callable[[], list[int]]
+    enter: Enter = list
+
+    def run(self, *command: str | Path) -> Result:
+        """Run a program that works on the system."""
+        return run(*self.enter(command), timeout_s=600.0)
+
+
+@contextmanager
+def fusemirror(directory: Path) -> Iterator[tuple[System, System]]:
+    """Two mounted hosts in `sync` mode: the system seen from the primary, and from the backup."""
+    with TwoHosts(directory) as hosts:
+        hosts.create_and_join()
+        hosts.mount()
+        yield _seen_from(hosts.primary, "primary"), _seen_from(hosts.backup, "backup")
+        hosts.umount()
+        for warning in hosts.unexpected_warnings():
+            print(f"bench: {warning}", file=sys.stderr)
+
+
+def _seen_from(host: Host, name: str) -> System:
+    work = host.mountpoint / name
+    work.mkdir()
+    return System(name, work, lambda: [host.pid])
+
+
+@contextmanager
+def passthrough(directory: Path) -> Iterator[System]:
+    """`passthrough.py` over a directory of the same disk."""
+    source, mountpoint = directory / "passthrough-source", directory / "passthrough"
+    source.mkdir()
+    mountpoint.mkdir()
+    program = (sys.executable, "-m", "tests.bench.passthrough")
+    process = Popen([*program, source, mountpoint], cwd=CHECKOUT)
+    try:
+        wait_until(lambda: bool(mountpoints_below(mountpoint)), START_TIMEOUT_S, "passthrough: mount")
+        yield System("passthrough", mountpoint, lambda: [process.pid])
+    finally:
+        run("umount", "--lazy", mountpoint, expect=None)
+        process.send_signal(signal.SIGTERM)
+        process.wait(START_TIMEOUT_S)
+        shutil.rmtree(source)
+
+
+@contextmanager
+def glusterfs(directory: Path) -> Iterator[System]:
+    """GlusterFS with two replicas on one host, all of it in namespaces of its own.
+
+    Its daemons listen on an address that only they have, and the directories that are built into
+    them are covered by temporary ones, so an installed GlusterFS is left as it was. Mounts end with
+    the mount namespace, processes with the network namespace.
+    """
+    base = directory / "glusterfs"
+    for name in ("run/gluster", "log", "work", "brick1", "brick2", "mnt"):
+        (base / name).mkdir(parents=True)
+    namespace = Namespace(f"fm-{directory.name.removeprefix('fusemirror-')}-gluster", GLUSTER_ADDRESS)
+    try:
+        namespace.run("ip", "address", "add", f"{GLUSTER_ADDRESS}/32", "dev", "lo")
+        enter = _private_mounts(namespace, base)
+        _start_volume(enter, base)
+        yield System("glusterfs", base / "mnt", namespace.pids, enter)
+        _gluster(enter, "volume", "stop", "bench", "force")
+        _gluster(enter, "volume", "delete", "bench")
+    finally:
+        namespace.remove()
+        shutil.rmtree(base)
+
+
+def _private_mounts(namespace: Namespace, base: Path) -> Enter:
+    """Start the process that keeps a mount namespace alive; returns the way into it."""
+    covered = {"run": "/run", "log": "/var/log/glusterfs", "work": "/var/lib/glusterd"}
+    binds = " && ".join(f"mount --bind {base / name} {place}" for name, place in covered.items())
+    script = f"mkdir -p {' '.join(covered.values())} && {binds} && touch {base}/ready && exec sleep infinity"
+    holder = Popen(namespace.enter(["unshare", "--mount", "--propagation", "private", "sh", "-c", script]))
+    wait_until((base / "ready").exists, START_TIMEOUT_S, "glusterfs: namespaces")
+    mounts = f"--mount=/proc/{holder.pid}/ns/mnt"
+    return lambda command: ["nsenter", f"--net=/run/netns/{namespace.name}", mounts, *command]
+
+
+def _start_volume(enter: Enter, base: Path) -> None:
+    run(*enter(["glusterd", f"--pid-file={base}/glusterd.pid"]))
+
+    def answers() -> bool:
+        return _gluster(enter, "volume", "list", expect=None).returncode == 0
+
+    wait_until(answers, START_TIMEOUT_S, "glusterfs: glusterd")
+    bricks = [f"{GLUSTER_ADDRESS}:{base / name}" for name in ("brick1", "brick2")]
+    _gluster(enter, "volume", "create", "bench", "replica", "2", *bricks, "force")
+    _gluster(enter, "volume", "start", "bench")
+    run(*enter(["glusterfs", f"--volfile-server={GLUSTER_ADDRESS}", "--volfile-id=bench", base / "mnt"]))
+    # The client answers as soon as one brick does; measured are writes to both.
+    probe = base / "mnt" / "probe"
+    run(*enter(["touch", probe]))
+    wait_until((base / "brick1" / "probe").exists, START_TIMEOUT_S, "glusterfs: first brick")
+    wait_until((base / "brick2" / "probe").exists, START_TIMEOUT_S, "glusterfs: second brick")
+    run(*enter(["rm", probe]))
+
+
+def _gluster(enter: Enter, *arguments: str, expect: int | None = 0) -> Result:
+    return run(*enter(["gluster", "--mode=script", *arguments]), expect=expect)
