@@ -31,9 +31,7 @@ class Link:
 
     def __init__(self, *, dialed: Session, accepted: Session) -> None:
         assert {dialed.path, accepted.path} == set(DIALED_BY), "one session of each path"
-        self.mirror, self.forward = (
-            (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
-        )
+        self.mirror, self.forward = (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
         self.peer: Hello = max(dialed, accepted, key=lambda session: session.connected_since).peer
 
     @property
@@ -157,8 +155,6 @@ class Linker:
 
     async def _pair(self, dialed: Session) -> Link | None:
         """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
-        if self._accepted is not None and not _match(dialed, self._accepted):
-            self._discard_accepted("it was of an older process of the peer")
         link = None
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S):
@@ -170,6 +166,8 @@ class Linker:
             elif _match(dialed, self._accepted):
                 link = Link(dialed=dialed, accepted=self._accepted)
                 self._accepted = None
+            else:  # one is of a process, or of a role, that is no more; dialing again tells which
+                self._discard_accepted("the other session was of another process of the peer")
         finally:
             if link is None:
                 dialed.close("no session of the peer came to match it")

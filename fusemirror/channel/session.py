@@ -7,14 +7,14 @@ was there when the Ping was sent, and will be held to be there for `peer_timeout
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
 import trio
 
 from fusemirror import limits
-from fusemirror.channel.transport import Transport
+from fusemirror.channel.transport import Transport, drop_sent
 from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Connection, Received
@@ -111,15 +111,14 @@ class Session:
         """The same for a message that is encoded already."""
         self._check_open()
         buffers = self._connection.send_encoded(body, data)
-        size = sum(map(len, buffers))
-        self.sent_bytes += size
+        self.sent_bytes += sum(map(len, buffers))
         self.sent_data_bytes += len(data)
-        self._unsent.extend(buffers)
-        self.backlog_bytes += size
-        if self.backlog_bytes == size:  # else the writer is at work
-            self._try_send()
-            if self._unsent:
-                self._writer.unpark()
+        if not self._unsent:
+            buffers = drop_sent(buffers, self._try_send(buffers))
+        if buffers:
+            self._unsent.extend(buffers)
+            self.backlog_bytes += sum(map(len, buffers))
+            self._writer.unpark()
 
     async def wait_room(self) -> None:
         """Return when the backlog is within `limits.BACKLOG_BYTES_MAX`; without a checkpoint if it is.
@@ -138,18 +137,22 @@ class Session:
             await self._senders.park()
             self._check_open()
 
-    def _try_send(self) -> None:
+    def _try_send(self, buffers: Sequence[Buffer]) -> int:
         try:
-            taken = self._transport.try_send(list(islice(self._unsent, limits.SEND_BUFFERS_MAX)))
+            return self._transport.try_send(buffers)
         except ConnectionLost as error:
             self.close(error.args[1])
             raise
-        self.backlog_bytes -= taken
-        unsent = self._unsent
-        while unsent and taken >= len(unsent[0]):
-            taken -= len(unsent.popleft())
-        if taken:
-            unsent[0] = memoryview(unsent[0])[taken:]
+
+    def _send_backlog(self) -> None:
+        batch = list(islice(self._unsent, limits.SEND_BUFFERS_MAX))
+        sent_bytes = self._try_send(batch)
+        self.backlog_bytes -= sent_bytes
+        rest = drop_sent(batch, sent_bytes)
+        for _ in range(len(batch) - len(rest)):
+            self._unsent.popleft()
+        if rest:
+            self._unsent[0] = rest[0]
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -252,7 +255,7 @@ class Session:
             if patience.cancelled_caught:
                 self.close(f"the peer took nothing for {self.peer_timeout:g} s")
                 return
-            self._try_send()
+            self._send_backlog()
             if self.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
                 self._senders.unpark_all()
 

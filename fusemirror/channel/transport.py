@@ -50,7 +50,7 @@ class Transport(ABC):
         """End the stream at once, also for tasks that wait in it. Closing again does nothing."""
 
     async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        """Write all bytes. A cancelled call may have written any part of them: the stream is then of no use."""
+        """Write all bytes. After cancellation any part may be written: the stream is then of no use."""
         while buffers := drop_sent(buffers, self.try_send(buffers)):
             await self.wait_writable()
 
@@ -234,7 +234,7 @@ def _listen_anywhere(port: int) -> socket.socket:
 async def _listen_on(host: str, port: int) -> socket.socket:
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
-    return socket.create_server(address[:2], family=family)
+    return socket.create_server(address, family=family)
 
 
 def _tune(connected: socket.socket, unacknowledged_s: float) -> None:
