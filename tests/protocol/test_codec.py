@@ -1,0 +1,114 @@
+"""Every message survives the wire; what is none is refused."""
+
+import contextlib
+import typing
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusemirror.change import NamespaceChange, TruncateChange, WriteChange, encode_change
+from fusemirror.errors import RemoteProtocolError
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.operations import Rename, Write
+from fusemirror.protocol import messages as m
+from fusemirror.protocol.codec import decode, encode
+
+FIVE = ChangeNumber(5)
+INODE = InodeNumber(7)
+GENERATION = m.Generation(b"g", FIVE)
+HISTORY = m.History((GENERATION,), FIVE, ChangeNumber(1), True, False, 3)
+
+EXAMPLES: list[m.AnyMessage] = [
+    NamespaceChange(
+        FIVE, RequestId(b"1234567812345678"), -1, INODE, ((1, b"key", b"value"), (2, b"gone", None))
+    ),
+    WriteChange(FIVE, NO_REQUEST, 1_700_000_000_000_000_000, INODE, 4096, 4096),
+    TruncateChange(FIVE, NO_REQUEST, 1, INODE, 1 << 62),
+    m.Hello(1, 1, "mirror", b"fs", b"a", b"b", b"i", "primary", HISTORY, "0.1"),
+    m.Refused("because"),
+    m.Ping(1),
+    m.Pong(1),
+    m.Bye("unmounted"),
+    m.Begin(True, (GENERATION,), FIVE),
+    m.CatalogRows(((1, b"key", b"value"),)),
+    m.OutOfSync((INODE,)),
+    m.CaughtUp(FIVE),
+    m.Digests(1, INODE, 100, 0, (1, (1 << 64) - 1), True),
+    m.RegionData(INODE, 65536),
+    m.ImageCopied(INODE),
+    m.Normal(FIVE),
+    m.FlushImage(1, INODE),
+    m.Checkpoint(1, FIVE),
+    m.ForgetMarks(1),
+    m.PurgeOffer(1, (INODE,)),
+    m.RowsDigest(1, 1, b"", b"\xff", 10, 1 << 63),
+    m.Applied(FIVE),
+    m.Reply(1, 2, FIVE, (1, 2)),
+    m.Suspects(((INODE, (-1,)),), True),
+    m.Request(RequestId(b"1234567812345678"), Rename(INODE, b"\xff\xfe", INODE, b"new", 1)),
+    m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
+]
+
+
+def test_there_is_an_example_of_every_message() -> None:
+    assert [type(example) for example in EXAMPLES] == list(typing.get_args(m.AnyMessage))
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_message_survives(message: m.AnyMessage) -> None:
+    assert decode(encode(message)) == message
+
+
+def test_a_change_has_the_same_bytes_on_the_wire_and_in_the_journal() -> None:
+    for change in EXAMPLES[:3]:
+        assert isinstance(change, NamespaceChange | WriteChange | TruncateChange)
+        assert encode(change) == encode_change(change)
+
+
+def test_a_request_carries_any_operation() -> None:
+    request = m.Request(RequestId(b"1" * 16), Write(INODE, 0, append=True))
+    assert decode(encode(request)) == request
+
+
+def test_fields_that_a_newer_peer_adds_are_skipped() -> None:
+    assert decode(msgspec.msgpack.encode([64, 5, "new field", {"a": [1]}])) == m.Applied(FIVE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc0",
+        b"\x90",
+        encode(m.Applied(FIVE))[:-1],
+        encode(m.Applied(FIVE)) + b"\x00",
+        msgspec.msgpack.encode([999, 1]),  # a tag that is nobody's
+        msgspec.msgpack.encode([64]),  # a field is missing
+        msgspec.msgpack.encode([64, "five"]),
+        b"\x92\x11\xa2\xff\xfe",  # a Refused whose text is no UTF-8
+        b"\x93\x40\x05" + b"\x91" * 200_000,  # an unknown field that nests without end
+    ],
+    ids=lambda body: f"{body[:12]!r}",
+)
+def test_what_is_no_message_is_refused(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="refused what alpha sent: not a message"):
+        decode(body, "alpha")
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_message_or_refused(body: bytes) -> None:
+    try:
+        message = decode(body)
+    except RemoteProtocolError:
+        return
+    assert type(message) in typing.get_args(m.AnyMessage)
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_changed_message_is_a_message_or_refused(message: m.AnyMessage, data: st.DataObject) -> None:
+    body = bytearray(encode(message))
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(RemoteProtocolError):
+        assert type(decode(bytes(body))) in typing.get_args(m.AnyMessage)
