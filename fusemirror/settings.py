@@ -100,7 +100,7 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
 Seconds = float
 
 
@@ -108,7 +108,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a person decides about a mirrored filesystem on this host."""
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN, description="Name of the mirrored filesystem.")]
-    volume: Annotated[str, Meta(pattern="^/", description="Directory of this host's copy, an absolute path.")]
+    volume: Annotated[
+        str, Meta(pattern=r"^/[^\0]*\Z", description="Directory of this host's copy, an absolute path.")
+    ]
     listen: Annotated[str, Meta(description="HOST:PORT where this host waits for the other.")]
     peer: Annotated[str, Meta(description="HOST:PORT where the other host waits for this one.")]
     access: Annotated[Access, Meta(description="routed: the backup's requests go through the primary.")] = (

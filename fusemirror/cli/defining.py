@@ -1,6 +1,5 @@
 """Defining a mirrored filesystem on this host, wholly or not at all: what `create` and `join` share."""
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -56,6 +55,7 @@ def define(
     if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
         raise RefusedForSafety(f"{volume} is not an empty directory; choose another")
 
+    from fusemirror.volume.durable import replace_file
     from fusemirror.volume.identity import FORMAT_VERSION, Identity
     from fusemirror.volume.volume import Volume
 
@@ -78,21 +78,9 @@ def define(
         keys.mkdir(mode=0o700)
         undoing.callback(_remove, keys)
         undoing.callback(config.unlink, missing_ok=True)
-        _write_durably(config, settings.render(chosen))
+        replace_file(config, settings.render(chosen).encode())
         also()
         undoing.pop_all()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _remove(directory: Path) -> None:
