@@ -1,0 +1,461 @@
+"""The catalog: names and attributes of a volume, in LMDB. This page is the reference for its rows.
+
+    table    key                              value
+    META     a name                           bytes
+    INODES   inode, 8 bytes big-endian        `Inode.pack()`
+    ENTRIES  parent inode, name               inode (8), type (1: mode >> 12), cookie (8), little-endian
+    XATTRS   inode, name                      value
+
+A cookie names an entry in a listing for ever: it grows with time, is given by the primary, and is
+below 2**62. The names `number`, `journal_number`, `next_inode` and `time_ns` of META say where this
+volume stands; they are the catalog's own, written at each commit and shown to nobody.
+
+Two tables are derived from the others and are not rows of any change:
+
+    LISTING  parent inode, cookie (8, big-endian)   the name
+    ORPHANS  inode                                  empty: an inode without names, nlink 0
+
+One write transaction is always open and all reads go through it, so what was put is seen at once;
+`commit` makes it durable. What a killed process had not committed is put again from the journal.
+Attributes that change with every write (size, times) change in the cached `Inode` and reach their
+row at the next commit; until then the image file holds them.
+"""
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+import xxhash
+
+from fusemirror.change import Row, Table
+from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.limits import CATALOG_MAP_BYTES, INODES_CACHED_MAX, NAME_BYTES_MAX
+from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.inode import DIRECTORY_SIZE, ROW_BYTES_MIN, Inode
+
+_NUMBER = struct.Struct(">Q")
+_ENTRY = struct.Struct("<QBQ")
+_COOKIE_KEY = struct.Struct(">QQ")
+_LENGTHS = struct.Struct("<II")
+_TYPES = frozenset((1, 2, 4, 6, 8, 10, 12))  # fifo, character, directory, block, regular, symlink, socket
+_COOKIES = 1 << 62
+_BEFORE_FIRST = ChangeNumber(0)
+
+_OWN_META = ("number", "journal_number", "next_inode", "time_ns")
+_OWN_META_KEYS = frozenset(name.encode() for name in _OWN_META)
+
+inode_key = _NUMBER.pack
+
+
+class Entry(NamedTuple):
+    """What a name in a directory stands for; `type` is the file type, mode >> 12."""
+
+    inode: InodeNumber
+    type: int
+    cookie: int
+
+
+def entry_key(parent: InodeNumber, name: bytes) -> bytes:
+    return _NUMBER.pack(parent) + name
+
+
+xattr_key = entry_key
+
+
+def pack_entry(entry: Entry) -> bytes:
+    return _ENTRY.pack(*entry)
+
+
+def key_inode(key: bytes) -> InodeNumber:
+    """The inode that a key of INODES, ENTRIES or XATTRS begins with."""
+    return InodeNumber(int.from_bytes(key[:8], "big"))
+
+
+def check_rows(rows: Iterable[Row]) -> None:
+    """Refuse rows that no catalog can hold, before any of them is applied. FusemirrorError."""
+    for table, key, value in rows:
+        size = None if value is None else len(value)
+        if table == Table.INODES:
+            good = len(key) == 8 and (size is None or size >= ROW_BYTES_MIN)
+        elif table in (Table.ENTRIES, Table.XATTRS):
+            good = 8 < len(key) <= 8 + NAME_BYTES_MAX
+            if table == Table.ENTRIES and value is not None:
+                good = good and _is_entry(value)
+        else:
+            good = table == Table.META and 0 < len(key) <= NAME_BYTES_MAX and key not in _OWN_META_KEYS
+        if not good:
+            raise FusemirrorError(f"a row that no catalog can hold: table {table}, key {key.hex()}")
+
+
+class Catalog:
+    """One LMDB environment. Every method belongs to one thread. DiskFailed where LMDB cannot go on."""
+
+    def __init__(self, directory: Path, *, create: bool = False) -> None:
+        """Open the catalog in `directory`, or make one there that has no rows, not even a root.
+
+        VolumeDamaged for one that cannot be opened.
+        """
+        self._directory = directory
+        self._environment = _open_environment(directory, create=create)
+        try:
+            self._begin()
+            self._tables = [self._open_table(table.name, create=create) for table in Table]
+            self._meta, self._inodes, self._entries, self._xattrs = self._tables
+            self._listing = self._open_table("LISTING", create=create)
+            self._orphans_table = self._open_table("ORPHANS", create=create)
+            self._cached: dict[InodeNumber, Inode] = {}
+            self._touched: dict[InodeNumber, Inode] = {}  # newer than their rows
+            self._flushed: dict[InodeNumber, Inode] = {}  # as their rows, which are not committed
+            self._load()
+        except lmdb.Error as error:
+            self._environment.close()
+            raise VolumeDamaged(directory.parent, f"{directory.name}: {error}") from error
+        except VolumeDamaged:
+            self._environment.close()
+            raise
+
+    @classmethod
+    def create(cls, directory: Path) -> None:
+        """On return there durably is a catalog with nothing but a root directory. DiskFailed, OSError."""
+        catalog = cls(directory, create=True)
+        root = Inode(
+            number=ROOT_INODE,
+            mode=0o040755,
+            nlink=2,
+            uid=0,
+            gid=0,
+            rdev=0,
+            size=DIRECTORY_SIZE,
+            atime_ns=0,
+            mtime_ns=0,
+            ctime_ns=0,
+        )
+        catalog.apply_rows([(Table.INODES, inode_key(ROOT_INODE), root.pack())])
+        catalog.commit(ChangeNumber(0), ChangeNumber(0), 0)
+        catalog.close()
+        sync_directory(directory)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    @property
+    def next_inode(self) -> InodeNumber:
+        """One more than the highest inode number ever put."""
+        return InodeNumber(self._next_inode)
+
+    def inode(self, number: InodeNumber) -> Inode | None:
+        """The inode, or None. Do not keep it over an await: the cache may make another object of it."""
+        inode = self._cached.get(number)
+        if inode is not None:
+            return inode
+        row = self._txn.get(_NUMBER.pack(number), db=self._inodes)
+        if row is None:
+            return None
+        if len(row) < ROW_BYTES_MIN:
+            raise self._damaged(Table.INODES, _NUMBER.pack(number))
+        return self._keep(Inode.unpack(number, row))
+
+    def entry(self, parent: InodeNumber, name: bytes) -> Entry | None:
+        """What `name` in directory `parent` stands for, or None. VolumeDamaged."""
+        key = _NUMBER.pack(parent) + name
+        if len(name) > NAME_BYTES_MAX or not name:
+            return None
+        value = self._txn.get(key, db=self._entries)
+        return None if value is None else self._unpack_entry(key, value)
+
+    def listing(self, parent: InodeNumber, after_cookie: int, limit: int) -> list[tuple[int, bytes, Entry]]:
+        """At most `limit` entries of a directory with cookies above `after_cookie`, in their order."""
+        found: list[tuple[int, bytes, Entry]] = []
+        for key, name in self._walk(self._listing, _COOKIE_KEY.pack(parent, after_cookie + 1)):
+            listed_parent, cookie = _COOKIE_KEY.unpack(key)
+            if listed_parent != parent or len(found) >= limit:
+                break
+            entry = self.entry(parent, name)
+            if entry is None or entry.cookie != cookie:
+                raise VolumeDamaged(self._directory.parent, f"listing of directory {parent}: {name!r}")
+            found.append((cookie, name, entry))
+        return found
+
+    def is_empty(self, parent: InodeNumber) -> bool:
+        return not self._has_prefix(self._entries, _NUMBER.pack(parent))
+
+    def xattr(self, inode: InodeNumber, name: bytes) -> bytes | None:
+        if len(name) > NAME_BYTES_MAX:
+            return None
+        value: bytes | None = self._txn.get(xattr_key(inode, name), db=self._xattrs)
+        return value
+
+    def xattrs(self, inode: InodeNumber) -> list[bytes]:
+        """The names of the extended attributes, in byte order."""
+        prefix = _NUMBER.pack(inode)
+        names = []
+        for key, _ in self._walk(self._xattrs, prefix):
+            if not key.startswith(prefix):
+                break
+            names.append(key[8:])
+        return names
+
+    def has_xattrs(self, inode: InodeNumber) -> bool:
+        return self._has_prefix(self._xattrs, _NUMBER.pack(inode))
+
+    def orphans(self) -> list[InodeNumber]:
+        """The inodes that have no name any more and wait to be purged, in order."""
+        return sorted(self._orphans)
+
+    def inode_count(self) -> int:
+        return int(self._txn.stat(self._inodes)["entries"])
+
+    def rows(self, table: int, after_key: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """At most `limit` rows of a table with keys above `after_key`, in the order of keys."""
+        self.flush_touched()
+        first = b"\x00" if after_key is None else after_key + b"\x00"
+        found: list[tuple[bytes, bytes]] = []
+        for key, value in self._walk(self._tables[table], first):
+            if table == Table.META and key in _OWN_META_KEYS:
+                continue
+            if len(found) >= limit:
+                break
+            found.append((key, value))
+        return found
+
+    def digest(self, table: int, first: bytes, last: bytes) -> tuple[int, int]:
+        """How many rows have first <= key <= last, and a checksum of all their keys and values."""
+        self.flush_touched()
+        count, digest = 0, xxhash.xxh3_64()
+        for key, value in self._walk(self._tables[table], first or b"\x00"):
+            if key > last:
+                break
+            if table == Table.META and key in _OWN_META_KEYS:
+                continue
+            count += 1
+            digest.update(_LENGTHS.pack(len(key), len(value)) + key + value)
+        return count, digest.intdigest()
+
+    # --- changing ------------------------------------------------------------------------------------
+
+    def touch(self, inode: Inode) -> None:
+        """The attributes of a cached inode differ from its row now; the row follows by the next commit."""
+        if inode.number not in self._touched:
+            self._touched[inode.number] = inode
+            self.changes_since_commit += 1
+
+    def apply_rows(self, rows: Iterable[Row], number: ChangeNumber = _BEFORE_FIRST) -> list[InodeNumber]:
+        """Put and remove rows that `check_rows` found good; the inodes that were removed.
+
+        A cached inode changes in place and remembers `number` as its last change. DiskFailed: some
+        rows may be applied, and the catalog must be rolled back.
+        """
+        removed: list[InodeNumber] = []
+        self.changes_since_commit += 1
+        try:
+            for table, key, value in rows:
+                if table == Table.INODES:
+                    if value is None:
+                        removed.append(self._remove_inode(key))
+                    else:
+                        self._put_inode(key, value, number)
+                elif table == Table.ENTRIES:
+                    self._put_entry(key, value)
+                elif value is None:
+                    self._txn.delete(key, db=self._tables[table])
+                else:
+                    self._txn.put(key, value, db=self._tables[table])
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        return removed
+
+    def flush_touched(self) -> None:
+        """Put the rows of all touched inodes. DiskFailed."""
+        try:
+            for number, inode in self._touched.items():
+                self._txn.put(_NUMBER.pack(number), inode.pack(), db=self._inodes)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        self._flushed.update(self._touched)
+        self._touched.clear()
+
+    def commit(self, number: ChangeNumber, journal_number: ChangeNumber, time_ns: int) -> None:
+        """On return all rows are durable, as of change `number` and record `journal_number`.
+
+        DiskFailed: nothing since the last commit is in the catalog; see `rollback`.
+        """
+        self.flush_touched()
+        place = (number, journal_number, self._next_inode, time_ns)
+        try:
+            for name, value in zip(_OWN_META, place, strict=True):
+                self._txn.put(name.encode(), _NUMBER.pack(value), db=self._meta)
+            self._txn.commit()
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        self._begin()
+        self._flushed.clear()
+        self.number, self.journal_number, _, self.time_ns = place
+        self.changes_since_commit = 0
+
+    def commit_unfinished(self) -> None:
+        """Commit a copy under way: its place is not written, so it does not count as a catalog yet."""
+        self.flush_touched()
+        try:
+            self._txn.commit()
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        self._begin()
+        self._flushed.clear()
+        self.changes_since_commit = 0
+
+    def rollback(self) -> list[Inode]:
+        """Go back to the last commit; the inodes whose newest attributes were in memory only.
+
+        The caller applies the journal again, and then `adopt`s those inodes.
+        """
+        self._txn.abort()
+        self._begin()
+        unsaved = [*self._flushed.values(), *self._touched.values()]
+        self._cached.clear()
+        self._touched.clear()
+        self._flushed.clear()
+        self._load()
+        return unsaved
+
+    def adopt(self, inode: Inode) -> None:
+        """Take an inode back into the cache, with its attributes, unless it has gone."""
+        if self.inode(inode.number) is not None:
+            self._cached[inode.number] = inode
+            self.touch(inode)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the catalog was ever committed with its place: False for a copy that was not ended."""
+        return self._own_meta("number") is not None
+
+    def close(self) -> None:
+        """Release everything; what was not committed is gone."""
+        self._txn.abort()
+        self._environment.close()
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._txn: Any = self._environment.begin(write=True)
+
+    def _open_table(self, name: str, *, create: bool) -> Any:
+        return self._environment.open_db(name.encode(), txn=self._txn, create=create)
+
+    def _load(self) -> None:
+        """What is kept in memory of the committed state."""
+        self.changes_since_commit = 0
+        self.number = ChangeNumber(self._own_meta("number") or 0)
+        self.journal_number = ChangeNumber(self._own_meta("journal_number") or 0)
+        self.time_ns = self._own_meta("time_ns") or 0
+        self._next_inode: int = self._own_meta("next_inode") or 2
+        self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
+
+    def _own_meta(self, name: str) -> int | None:
+        value = self._txn.get(name.encode(), db=self._meta)
+        if value is None:
+            return None
+        if len(value) != 8:
+            raise self._damaged(Table.META, name.encode())
+        return int.from_bytes(value, "big")
+
+    def _walk(self, table: Any, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from `first` on. Nothing may be put while it is walked."""
+        with self._txn.cursor(db=table) as cursor:
+            if cursor.set_range(first):
+                yield from cursor
+
+    def _has_prefix(self, table: Any, prefix: bytes) -> bool:
+        with self._txn.cursor(db=table) as cursor:
+            return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
+
+    def _put_inode(self, key: bytes, row: bytes, number: ChangeNumber) -> None:
+        inode_number = key_inode(key)
+        self._txn.put(key, row, db=self._inodes)
+        inode = self._cached.get(inode_number)
+        if inode is None:
+            inode = self._keep(Inode.unpack(inode_number, row))
+        else:
+            inode.load(row)
+            self._touched.pop(inode_number, None)
+        inode.changed = number
+        self._next_inode = max(self._next_inode, inode_number + 1)
+        if inode.nlink == 0:
+            self._orphans.add(inode_number)
+            self._txn.put(key, b"", db=self._orphans_table)
+        elif inode_number in self._orphans:
+            self._drop_orphan(inode_number, key)
+
+    def _remove_inode(self, key: bytes) -> InodeNumber:
+        number = key_inode(key)
+        self._txn.delete(key, db=self._inodes)
+        self._cached.pop(number, None)
+        self._touched.pop(number, None)
+        self._flushed.pop(number, None)
+        if number in self._orphans:
+            self._drop_orphan(number, key)
+        return number
+
+    def _drop_orphan(self, number: InodeNumber, key: bytes) -> None:
+        self._orphans.discard(number)
+        self._txn.delete(key, db=self._orphans_table)
+
+    def _put_entry(self, key: bytes, value: bytes | None) -> None:
+        parent = key[:8]
+        old = self._txn.get(key, db=self._entries)
+        if old is not None:
+            cookie = self._unpack_entry(key, old).cookie
+            self._txn.delete(parent + _NUMBER.pack(cookie), db=self._listing)
+        if value is None:
+            self._txn.delete(key, db=self._entries)
+        else:
+            cookie = self._unpack_entry(key, value).cookie
+            self._txn.put(key, value, db=self._entries)
+            self._txn.put(parent + _NUMBER.pack(cookie), key[8:], db=self._listing)
+
+    def _unpack_entry(self, key: bytes, value: bytes) -> Entry:
+        if not _is_entry(value):
+            raise self._damaged(Table.ENTRIES, key)
+        return Entry._make(_ENTRY.unpack(value))
+
+    def _keep(self, inode: Inode) -> Inode:
+        if len(self._cached) >= INODES_CACHED_MAX:
+            self._shrink_cache()
+        self._cached[inode.number] = inode
+        return inode
+
+    def _shrink_cache(self) -> None:
+        """Let a quarter of the cache go: inodes whose rows are committed, the oldest first."""
+        clean = [
+            number for number in self._cached if number not in self._touched and number not in self._flushed
+        ]
+        for number in clean[: INODES_CACHED_MAX // 4]:
+            del self._cached[number]
+
+    def _damaged(self, table: Table, key: bytes) -> VolumeDamaged:
+        return VolumeDamaged(self._directory.parent, f"catalog: {table.name} {key.hex()}")
+
+    def _failure(self, error: lmdb.Error) -> DiskFailed:
+        return DiskFailed(self._directory.parent, f"catalog: {error}")
+
+
+def _is_entry(value: bytes) -> bool:
+    return len(value) == _ENTRY.size and value[8] in _TYPES and int.from_bytes(value[9:], "little") < _COOKIES
+
+
+def _open_environment(directory: Path, *, create: bool) -> Any:
+    try:
+        if create:
+            os.mkdir(directory, 0o700)
+        return lmdb.open(
+            os.fspath(directory),
+            map_size=CATALOG_MAP_BYTES,
+            max_dbs=len(Table) + 2,
+            create=create,
+            readahead=False,
+            max_spare_txns=1,
+        )
+    except lmdb.Error as error:
+        raise VolumeDamaged(directory.parent, f"{directory.name}: {error}") from error

@@ -1,0 +1,31 @@
+"""Small files and directory entries that must survive a power cut."""
+
+import errno
+import os
+from pathlib import Path
+
+
+def sync_directory(directory: Path | str) -> None:
+    """On return the names in `directory` are durable. OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """On return `path` durably holds `content`; a crash before leaves the old content whole. OSError."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Write all of `data` at the end in one call, or raise OSError: then the caller cuts what was begun."""
+    if os.write(descriptor, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

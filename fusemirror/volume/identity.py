@@ -1,0 +1,102 @@
+"""Identity: whose volume a directory is, how it was last closed, and the lock of the one process in it."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fusemirror.errors import VolumeDamaged, VolumeFormat, VolumeInUse, VolumeMissing
+from fusemirror.volume.durable import replace_file
+
+FORMAT_VERSION = 1
+
+_IDENTITY = "identity.json"
+_STATE = "state.json"
+_LOCK = "lock"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a volume says of itself; `filesystem`, `host` and `peer` are identities in hexadecimal."""
+
+    format: int
+    filesystem: str
+    name: str
+    host: str
+    host_name: str
+    peer: str
+    peer_name: str
+    role: Literal["primary", "backup"]
+    complete: bool  # False while a first copy, or a catalog copy, has not ended
+    compare_all: bool  # every image and row is suspect: after a power cut or a repair
+
+    @staticmethod
+    def load(directory: Path) -> "Identity":
+        """The identity of the volume in `directory`; VolumeMissing, VolumeFormat or VolumeDamaged."""
+        try:
+            content = (directory / _IDENTITY).read_bytes()
+        except OSError as error:
+            raise VolumeMissing(directory, f"{_IDENTITY}: {os.strerror(error.errno or 0)}") from error
+        try:
+            # The format first: a later one may have other fields.
+            found = msgspec.json.decode(content, type=_Format).format
+            if found != FORMAT_VERSION:
+                raise VolumeFormat(directory, found, FORMAT_VERSION)
+            return msgspec.json.decode(content, type=Identity)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise VolumeDamaged(directory, f"{_IDENTITY}: {error}") from error
+
+    def store(self, directory: Path) -> None:
+        """On return the identity is durable; a crash before leaves the old one. OSError."""
+        replace_file(directory / _IDENTITY, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+class State(msgspec.Struct, frozen=True):
+    """How the volume was left: `clean` only where it was closed in good order."""
+
+    clean: bool
+    boot_id: str
+
+    @staticmethod
+    def load(directory: Path) -> "State":
+        """The stored state. One that cannot be read counts as the worst: a power cut."""
+        try:
+            return msgspec.json.decode((directory / _STATE).read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return State(clean=False, boot_id="")
+
+    def store(self, directory: Path) -> None:
+        """On return the state is durable. OSError."""
+        replace_file(directory / _STATE, msgspec.json.encode(self) + b"\n")
+
+
+def boot_id() -> str:
+    """Names the time since the host was last started."""
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+class VolumeLock:
+    """Held from construction to `release`, or to the end of the process. VolumeInUse if another holds it."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            self._descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise VolumeMissing(directory, "no such directory") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise VolumeInUse(directory, holder) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        os.close(self._descriptor)

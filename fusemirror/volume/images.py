@@ -1,0 +1,258 @@
+"""Image files: the data of each regular file, as one sparse file named by inode number.
+
+An image's own time stamps are slots: its mtime holds the file's mtime and its atime holds the file's
+ctime, so that both survive a killed process with the data and cost no record. A missing image
+is an empty one. Descriptors are cached; what another thread does opens a descriptor of its own, so
+that the cache belongs to the event loop's thread alone.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTES
+from fusemirror.seams import Seams
+from fusemirror.volume.durable import sync_directory
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_HEXADECIMAL = re.compile(r"[0-9a-f]+")
+_ZEROS_DIGEST = xxhash.xxh3_64_intdigest(bytes(REGION_BYTES))
+
+
+class ImageFacts(NamedTuple):
+    """What an image says of its file."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Images:
+    """All image files of a volume. Methods are for the event loop's thread unless they say thread-safe."""
+
+    def __init__(self, directory: Path, seams: Seams) -> None:
+        self._directory = str(directory)
+        self._seams = seams
+        self._open: OrderedDict[InodeNumber, int] = OrderedDict()  # the least recently used first
+        self._flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME
+        self._unsynced_names: set[InodeNumber] = set()
+        self.dirty: dict[InodeNumber, int] = {}
+        """Images changed since they were last durable, with the serial of their last change."""
+        self._serial = 0
+
+    def write(self, inode: InodeNumber, offset: int, data: bytes | memoryview, time_ns: int) -> None:
+        """On return the image holds all of `data` at `offset` and both its times are `time_ns`.
+
+        OSError: a part may have been written, and the times are the old ones.
+        """
+        descriptor = self._open.get(inode)
+        if descriptor is None:
+            descriptor = self._open_image(inode, create=True)
+        else:
+            self._open.move_to_end(inode)
+        self._serial += 1
+        self.dirty[inode] = self._serial
+        written = os.pwrite(descriptor, data, offset)
+        while written < len(data):
+            written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+        os.utime(descriptor, ns=(time_ns, time_ns))
+
+    def truncate(self, inode: InodeNumber, size: int, time_ns: int) -> None:
+        """On return the image is `size` bytes long and both its times are `time_ns`. OSError."""
+        descriptor = self._descriptor(inode, create=size > 0)
+        if descriptor is not None:
+            self._serial += 1
+            self.dirty[inode] = self._serial
+            os.ftruncate(descriptor, size)
+            os.utime(descriptor, ns=(time_ns, time_ns))
+
+    def cut(self, inode: InodeNumber, size: int) -> None:
+        """Take away what a write that failed left behind `size`; times stay as they are. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is not None and os.fstat(descriptor).st_size > size:
+            os.ftruncate(descriptor, size)
+
+    def set_times(self, inode: InodeNumber, mtime_ns: int, ctime_ns: int) -> None:
+        """Put the times into the slots of the image, where there is one. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is not None:
+            os.utime(descriptor, ns=(ctime_ns, mtime_ns))
+
+    def read(self, inode: InodeNumber, offset: int, size: int) -> bytes:
+        """The bytes at `offset`, fewer at the end of the image, none of a missing one. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        return b"" if descriptor is None else os.pread(descriptor, size, offset)
+
+    def facts(self, inode: InodeNumber) -> ImageFacts | None:
+        """Size and times of the image, None for a missing one. Thread-safe. OSError."""
+        try:
+            status = os.stat(self._path(inode))
+        except FileNotFoundError:
+            return None
+        return ImageFacts(status.st_size, status.st_mtime_ns, status.st_atime_ns)
+
+    def exists(self, inode: InodeNumber) -> bool:
+        return os.path.exists(self._path(inode))
+
+    def path(self, inode: InodeNumber) -> Path:
+        """Where the image is, or would be."""
+        return Path(self._path(inode))
+
+    def release(self, inode: InodeNumber) -> None:
+        """Let go of an image that is about to be removed."""
+        descriptor = self._open.pop(inode, None)
+        if descriptor is not None:
+            os.close(descriptor)
+        self.dirty.pop(inode, None)
+
+    def unlink(self, inode: InodeNumber) -> None:
+        """Remove a released image, where there is one. Thread-safe. OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(inode))
+
+    def remove(self, inode: InodeNumber) -> None:
+        """On return there is no such image. OSError."""
+        self.release(inode)
+        self.unlink(inode)
+
+    def numbers(self) -> Iterator[InodeNumber]:
+        """The inode numbers of all images on the disk, in no order. OSError."""
+        for directory in os.scandir(self._directory):
+            if _HEXADECIMAL.fullmatch(directory.name) and directory.is_dir(follow_symlinks=False):
+                for image in os.scandir(directory.path):
+                    if _HEXADECIMAL.fullmatch(image.name):
+                        yield InodeNumber(int(image.name, 16))
+
+    def settle(self, synced: dict[InodeNumber, int]) -> None:
+        """Take from `dirty` what is durable now: a copy of it made before a sync, less what changed since."""
+        for inode, serial in synced.items():
+            if self.dirty.get(inode) == serial:
+                del self.dirty[inode]
+
+    def sync(self, inode: InodeNumber) -> None:
+        """On return what was written to the image before the call is durable. Thread-safe. OSError."""
+        path = self._path(inode)
+        try:
+            # Errors of earlier writeback that nobody has seen are reported to a new descriptor too.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            self._seams.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        if inode in self._unsynced_names:
+            sync_directory(os.path.dirname(path))
+            self._unsynced_names.discard(inode)
+
+    def sync_filesystem(self) -> None:
+        """On return everything written before the call is durable. Thread-safe. OSError."""
+        named = set(self._unsynced_names)
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _libc.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(descriptor)
+        self._unsynced_names -= named
+
+    def region_digests(self, inode: InodeNumber, first_region: int, count: int) -> tuple[int, ...]:
+        """Checksums of regions, the last one short at the end of the image, none beyond. Thread-safe.
+
+        OSError.
+        """
+        try:
+            descriptor = os.open(self._path(inode), self._flags & ~os.O_RDWR)
+        except FileNotFoundError:
+            return ()
+        try:
+            size = os.fstat(descriptor).st_size
+            stop = min(size, (first_region + count) * REGION_BYTES)
+            return tuple(_digests(descriptor, first_region * REGION_BYTES, stop))
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def _path(self, inode: InodeNumber) -> str:
+        return f"{self._directory}/{inode // IMAGES_PER_DIRECTORY:x}/{inode:x}"
+
+    def _descriptor(self, inode: InodeNumber, *, create: bool) -> int | None:
+        descriptor = self._open.get(inode)
+        if descriptor is not None:
+            self._open.move_to_end(inode)
+            return descriptor
+        try:
+            return self._open_image(inode, create=create)
+        except FileNotFoundError:
+            return None
+
+    def _open_image(self, inode: InodeNumber, *, create: bool) -> int:
+        if len(self._open) >= OPEN_IMAGES_MAX:
+            os.close(self._open.popitem(last=False)[1])
+        path = self._path(inode)
+        try:
+            descriptor = self._open_path(path)
+        except FileNotFoundError:
+            if not create:
+                raise
+            self._make_directory(os.path.dirname(path))
+            descriptor = self._open_path(path, os.O_CREAT)
+            self._unsynced_names.add(inode)
+        self._open[inode] = descriptor
+        return descriptor
+
+    def _open_path(self, path: str, more_flags: int = 0) -> int:
+        try:
+            return os.open(path, self._flags | more_flags, 0o600)
+        except OSError as error:
+            # O_NOATIME is for the owner of a file; others still get what a mount without atime gives.
+            if error.errno != errno.EPERM or not self._flags & os.O_NOATIME:
+                raise
+            self._flags &= ~os.O_NOATIME
+            return os.open(path, self._flags | more_flags, 0o600)
+
+    def _make_directory(self, path: str) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return
+        sync_directory(self._directory)  # once for IMAGES_PER_DIRECTORY images
+
+
+def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:
+    """The checksum of each region from `offset` to before `stop`; holes are found, not read."""
+    next_data = -1
+    while offset < stop:
+        length = min(REGION_BYTES, stop - offset)
+        if next_data < offset:
+            next_data = _next_data(descriptor, offset, stop)
+        if next_data < offset + length:
+            yield xxhash.xxh3_64_intdigest(os.pread(descriptor, length, offset))
+        elif length == REGION_BYTES:
+            yield _ZEROS_DIGEST
+        else:
+            yield xxhash.xxh3_64_intdigest(bytes(length))
+        offset += length
+
+
+def _next_data(descriptor: int, offset: int, stop: int) -> int:
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return stop  # nothing but a hole up to the end

@@ -1,0 +1,131 @@
+"""Inode: the attributes of one file of any type, in memory and as a row of the catalog."""
+
+import stat
+import struct
+
+from fusemirror.identifiers import ChangeNumber, InodeNumber
+
+DIRECTORY_SIZE = 4096  # what ext4 shows for a small one
+
+# mode, nlink, uid, gid; rdev, size; atime, mtime, ctime; parent
+_ROW = struct.Struct("<IIIIQQqqqQ")
+ROW_BYTES_MIN = _ROW.size
+
+_NO_PARENT = InodeNumber(0)
+
+
+class Inode:
+    """Mutable: the catalog gives out the same object to all, and changes it in place.
+
+    `parent` is a directory's own parent, else 0; `target` is a symlink's. `changed` is in memory
+    only: the last change that touched the inode, 0 where none did since it was loaded.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "changed",
+        "ctime_ns",
+        "gid",
+        "mode",
+        "mtime_ns",
+        "nlink",
+        "number",
+        "parent",
+        "rdev",
+        "size",
+        "target",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        number: InodeNumber,
+        mode: int,
+        nlink: int,
+        uid: int,
+        gid: int,
+        rdev: int,
+        size: int,
+        atime_ns: int,
+        mtime_ns: int,
+        ctime_ns: int,
+        parent: InodeNumber = _NO_PARENT,
+        target: bytes = b"",
+    ) -> None:
+        self.number = number
+        self.mode = mode
+        self.nlink = nlink
+        self.uid = uid
+        self.gid = gid
+        self.rdev = rdev
+        self.size = size
+        self.atime_ns = atime_ns
+        self.mtime_ns = mtime_ns
+        self.ctime_ns = ctime_ns
+        self.parent = parent
+        self.target = target
+        self.changed = ChangeNumber(0)
+
+    def pack(self) -> bytes:
+        """The inode as a catalog row."""
+        return (
+            _ROW.pack(
+                self.mode,
+                self.nlink,
+                self.uid,
+                self.gid,
+                self.rdev,
+                self.size,
+                self.atime_ns,
+                self.mtime_ns,
+                self.ctime_ns,
+                self.parent,
+            )
+            + self.target
+        )
+
+    @staticmethod
+    def unpack(number: InodeNumber, row: bytes) -> "Inode":
+        """The inode of a row; `struct.error` where it is too short to be one."""
+        inode = Inode.__new__(Inode)
+        inode.number = number
+        inode.changed = ChangeNumber(0)
+        inode.load(row)
+        return inode
+
+    def load(self, row: bytes) -> None:
+        """Take over what the row says, in place; `struct.error` where it is too short to be one."""
+        (
+            self.mode,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.rdev,
+            self.size,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            self.parent,
+        ) = _ROW.unpack_from(row)
+        self.target = row[ROW_BYTES_MIN:]
+
+    def copy(self) -> "Inode":
+        """Another inode with the same attributes."""
+        twin = Inode.unpack(self.number, self.pack())
+        twin.changed = self.changed
+        return twin
+
+    def __repr__(self) -> str:
+        return f"<Inode {self.number} mode={self.mode:o} nlink={self.nlink} size={self.size}>"
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)

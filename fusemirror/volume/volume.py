@@ -1,0 +1,665 @@
+"""Volume: one host's replica as a whole, and the one place where changes take effect.
+
+The order of steps makes each change whole when the process is killed between any two of them:
+
+- A namespace change is in the journal first, and then in the catalog's open transaction. What the
+  transaction loses, opening puts again from the journal.
+- A data change marks its regions first, then changes the image, then the image's time stamps. What
+  the catalog had not committed of size and times, opening takes from the marked images. So the
+  catalog is committed before marks are dropped.
+- A data change that answers a request of the peer is in the journal before all that. Opening tells
+  from the image whether the last such record took effect (`_took_effect`).
+
+And for a power cut: the journal is durable before the catalog that holds its records; an image is
+removed only when the record that says so is durable; everything else is compared with the peer.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fusemirror.change import (
+    AnyChange,
+    DataChange,
+    NamespaceChange,
+    Row,
+    Table,
+    TruncateChange,
+    WriteChange,
+    decode_change,
+    encode_change,
+)
+from fusemirror.errors import (
+    DiskFailed,
+    FusemirrorError,
+    OperationFailed,
+    SequenceGap,
+    VolumeDamaged,
+    VolumeError,
+)
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import CATALOG_CHANGES_PER_COMMIT_MAX, JOURNAL_BYTES_MAX
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import Catalog, check_rows, key_inode
+from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
+from fusemirror.volume.images import ImageFacts, Images
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.journal import Journal, Record
+from fusemirror.volume.regions import Regions
+
+_log = logging.getLogger(__name__)
+
+_IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
+_REAL = Seams()
+_NO_IMAGE = ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What opening found and did. `change_in_doubt` did not take effect, whole or at all."""
+
+    clean: bool
+    same_boot: bool
+    replayed: int
+    cut_bytes: int
+    change_in_doubt: DataChange | None
+
+    @property
+    def last_request_in_doubt(self) -> RequestId:
+        return NO_REQUEST if self.change_in_doubt is None else self.change_in_doubt.request
+
+
+class Volume:
+    """An open volume. Methods belong to the event loop's thread; only what is awaited leaves it."""
+
+    catalog: Catalog
+    recovery: Recovery
+
+    # --- making, opening, closing --------------------------------------------------------------------
+
+    @staticmethod
+    def create(directory: Path, identity: Identity, seams: Seams = _REAL) -> None:
+        """On return there durably is an empty volume. VolumeError unless the directory is empty; OSError."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise VolumeError(directory, "the directory is not empty; choose another")
+        for name in ("journal", "images", "regions"):
+            (directory / name).mkdir(mode=0o700)
+        Catalog.create(directory / "catalog")
+        Journal(directory / "journal", seams).close()
+        sync_directory(directory / "journal")
+        State(clean=True, boot_id=boot_id()).store(directory)
+        identity.store(directory)  # last: a directory without it is no volume
+        sync_directory(directory.parent)
+
+    @staticmethod
+    def open(directory: Path, seams: Seams = _REAL) -> "Volume":
+        """The volume, recovered from whatever ended its last use; nobody else can open it now.
+
+        VolumeMissing, VolumeInUse, VolumeFormat, VolumeDamaged, OSError: then nothing stays open.
+        """
+        Identity.load(directory)  # before the lock, which would make a file in any directory
+        with contextlib.ExitStack() as undoing:
+            lock = VolumeLock(directory)
+            undoing.callback(lock.release)
+            state = State.load(directory)
+            for name in ("journal", "images", "regions"):
+                if not (directory / name).is_dir():
+                    raise VolumeDamaged(directory, f"{name} is missing")
+            images = Images(directory / "images", seams)
+            undoing.callback(images.close)
+            journal = Journal(directory / "journal", seams)
+            undoing.callback(journal.close)
+            _settle_catalog_copy(directory, journal, images)
+            regions = Regions(directory / "regions")
+            undoing.callback(regions.close)
+            volume = Volume(directory, seams, lock, journal, images, regions)
+            undoing.callback(volume.catalog.close)
+            volume._recover(state)
+            undoing.pop_all()
+            return volume
+
+    def __init__(
+        self,
+        directory: Path,
+        seams: Seams,
+        lock: VolumeLock,
+        journal: Journal,
+        images: Images,
+        regions: Regions,
+    ) -> None:
+        """Use `open`."""
+        self.directory = directory
+        self.journal = journal
+        self.images = images
+        self.regions = regions
+        self.catalog = Catalog(directory / "catalog")
+        self.copying = False
+        self.requests_done: dict[RequestId, tuple[ChangeNumber, InodeNumber]] = {}
+        """The peer's requests that took effect: the change, and the inode its requester asks for."""
+        self._seams = seams
+        self._lock = lock
+        self._identity = Identity.load(directory)
+        self._time_ns = self.catalog.time_ns
+        # Images to remove, once the record that says so is durable.
+        self._purged: deque[tuple[ChangeNumber, InodeNumber]] = deque()
+        self._commit_at = CATALOG_CHANGES_PER_COMMIT_MAX
+        self.number = max(self.catalog.number, journal.last_number)
+        """The last change applied."""
+
+    def close(self) -> None:
+        """Make everything durable and record that the volume was closed in good order.
+
+        On return, and after an error too, nothing stays open. DiskFailed, OSError: then the next
+        opening recovers.
+        """
+        try:
+            self._sync(dict(self.images.dirty))
+            self._purge(self._release_purged(self.journal.durable_number))
+            self.commit()
+            self.regions.sync()
+            State(clean=not self.copying, boot_id=boot_id()).store(self.directory)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Release everything as the end of the process would; nothing is written."""
+        self.catalog.close()
+        self.regions.close()
+        self.journal.close()
+        self.images.close()
+        self._lock.release()
+
+    # --- what it is ----------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    def update_identity(self, **changes: Any) -> None:
+        """On return the identity is durably changed. OSError."""
+        identity = msgspec.structs.replace(self._identity, **changes)
+        if identity != self._identity:
+            identity.store(self.directory)
+            self._identity = identity
+
+    @property
+    def journal_number(self) -> ChangeNumber:
+        """The last change with a record: of the namespace, or a data change that answers a request."""
+        return self.journal.last_number
+
+    def time_ns(self) -> int:
+        """The time for a new change: later than that of every change before, over restarts too."""
+        self._time_ns = max(self._seams.now_ns(), self._time_ns + 1)
+        return self._time_ns
+
+    def advance(self, number: ChangeNumber) -> None:
+        """Leave out numbers: the next change is above `number`. For a primary whose last numbers died
+        with its process, while the peer holds data changes that had them."""
+        self.number = max(self.number, number)
+
+    def statvfs(self) -> os.statvfs_result:
+        return os.statvfs(self.directory)
+
+    # --- changes -------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        change: AnyChange,
+        data: bytes | memoryview = b"",
+        *,
+        encoded: bytes | memoryview | None = None,
+        journal_request: bool = False,
+    ) -> None:
+        """On return the change has taken effect, and the end of the process cannot undo it.
+
+        `encoded` is a namespace change as bytes, where the caller has them; `journal_request` puts a
+        data change into the journal, for the request that it answers. SequenceGap unless its number is
+        above all before; OperationFailed (ESTALE) for data of an inode that is not there. OSError of a
+        full or failing disk: the change did not take effect, though bytes of marked regions may differ.
+        """
+        if change.number <= self.number:
+            raise SequenceGap(self.number, change.number)
+        if type(change) is WriteChange:
+            self._apply_write(change, data, journal_request)
+        elif type(change) is TruncateChange:
+            self._apply_truncate(change, journal_request)
+        elif type(change) is NamespaceChange:
+            self._apply_namespace(change, encode_change(change) if encoded is None else encoded)
+        self.number = change.number
+        if change.time_ns > self._time_ns:
+            self._time_ns = change.time_ns
+        if change.request:
+            self.requests_done[change.request] = (change.number, change.inode)
+        if self.catalog.changes_since_commit >= self._commit_at:
+            self._commit_or_later()
+
+    def forget_request(self, request: RequestId) -> None:
+        """The peer has the answer and will not ask again."""
+        self.requests_done.pop(request, None)
+
+    def _apply_namespace(self, change: NamespaceChange, encoded: bytes | memoryview) -> None:
+        check_rows(change.rows)
+        if not self.copying:
+            self.journal.append(change.number, encoded)
+        try:
+            removed = self.catalog.apply_rows(change.rows, change.number)
+        except DiskFailed:
+            if self.copying:
+                raise
+            self._rebuild_catalog()
+            removed = _removed_inodes(change)
+        for inode in removed:
+            self._purged.append((change.number, inode))
+
+    def _apply_write(self, change: WriteChange, data: bytes | memoryview, journal_request: bool) -> None:
+        number, offset, time_ns = change.inode, change.offset, change.time_ns
+        end = offset + change.length
+        if change.length != len(data):
+            raise FusemirrorError(f"change {change.number} came with {len(data)} of {change.length} bytes")
+        inode = self._inode_of_data(number)
+        if journal_request:
+            self._journal_data(change, inode)
+        try:
+            self.regions.mark(number, offset, end)
+            self.images.write(number, offset, data, time_ns)
+        except OSError:
+            self._take_back(change, inode, journal_request)
+            raise
+        if inode is None:
+            return
+        if end > inode.size:
+            inode.size = end
+        inode.mtime_ns = inode.ctime_ns = time_ns
+        inode.changed = change.number
+        self.catalog.touch(inode)
+
+    def _apply_truncate(self, change: TruncateChange, journal_request: bool) -> None:
+        inode = self._inode_of_data(change.inode)
+        old_size = change.size if inode is None else inode.size
+        if journal_request:
+            self._journal_data(change, inode)
+        try:
+            # At least the region that holds the new end: it may be the only one that is still there.
+            first, last = sorted((old_size, change.size))
+            self.regions.mark(change.inode, first, max(last, first + 1))
+            self.images.truncate(change.inode, change.size, change.time_ns)
+        except OSError:
+            self._take_back(change, inode, journal_request)
+            raise
+        if inode is None:
+            return
+        inode.size = change.size
+        inode.mtime_ns = inode.ctime_ns = change.time_ns
+        inode.changed = change.number
+        self.catalog.touch(inode)
+
+    def _inode_of_data(self, number: InodeNumber) -> Inode | None:
+        """The inode that a data change concerns; None where a catalog copy has yet to bring it."""
+        inode = self.catalog.inode(number)
+        if inode is None and not self.copying:
+            raise OperationFailed(errno.ESTALE)
+        return inode
+
+    def _journal_data(self, change: DataChange, inode: Inode | None) -> None:
+        size = 0 if inode is None else inode.size
+        self.journal.append(change.number, encode_change(change), note=size)
+
+    def _take_back(self, change: DataChange, inode: Inode | None, journal_request: bool) -> None:
+        """A data change met an error of the disk: leave its image as long as it was, and no record."""
+        if inode is not None:
+            with contextlib.suppress(OSError):
+                self.images.cut(change.inode, inode.size)
+        if journal_request:
+            self.journal.retract(change.number)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        """The bytes at `offset`, fewer at the end of the file. OperationFailed (ESTALE), OSError."""
+        found = self.catalog.inode(inode)
+        if found is None:
+            raise OperationFailed(errno.ESTALE)
+        length = min(length, found.size - offset)
+        if length <= 0:
+            return b""
+        data = self.images.read(inode, offset, length)
+        return data if len(data) == length else data + bytes(length - len(data))
+
+    # --- durability ----------------------------------------------------------------------------------
+
+    async def flush(self, inode: InodeNumber) -> None:
+        """On return what was written to the inode, and all of the namespace, is durable; inode 0 is none.
+
+        Without a checkpoint where there is nothing to do. Cancelled, it may have done all or a part.
+        DiskFailed, OSError.
+        """
+        serial = self.images.dirty.get(inode)
+        dirty = {} if serial is None else {inode: serial}
+        if dirty or not self.journal.is_durable:
+            await self._seams.run_blocking(self._sync, dirty)
+            self.images.settle(dirty)
+
+    async def make_durable(self) -> ChangeNumber:
+        """The number up to which every change is durable on return, the data too. It is read at the call.
+
+        Images whose removal is durable are then removed. Cancelled, it may have done all or a part.
+        DiskFailed, OSError.
+        """
+        number = self.number
+        dirty = dict(self.images.dirty)
+        if dirty or not self.journal.is_durable:
+            await self._seams.run_blocking(self._sync, dirty)
+            self.images.settle(dirty)
+        durable = self.journal.durable_number
+        if purged := self._release_purged(durable):
+            await self._seams.run_blocking(self._purge, purged)
+            while self._purged and self._purged[0][0] <= durable:
+                self._purged.popleft()
+        return number
+
+    def _sync(self, dirty: Iterable[InodeNumber]) -> None:
+        """Runs in any thread."""
+        inodes = list(dirty)
+        if len(inodes) > _IMAGES_SYNCED_SINGLY_MAX:
+            self.images.sync_filesystem()
+        else:
+            for inode in inodes:
+                self.images.sync(inode)
+        self.journal.sync()
+
+    def _release_purged(self, durable: ChangeNumber) -> list[InodeNumber]:
+        """The images that durable records removed, let go of. They stay in the queue, for `trim`."""
+        inodes = [inode for number, inode in self._purged if number <= durable]
+        for inode in inodes:
+            self.images.release(inode)
+            self.regions.forget(inode)
+        return inodes
+
+    def _purge(self, inodes: list[InodeNumber]) -> None:
+        """Runs in any thread."""
+        for inode in inodes:
+            self.images.unlink(inode)
+
+    def commit(self) -> None:
+        """On return the catalog is durable. DiskFailed: nothing is lost, and it may be tried again."""
+        if self.copying:
+            self.catalog.commit_unfinished()
+            return
+        if self.catalog.changes_since_commit == 0:
+            return
+        # Or a power cut could leave a catalog that holds changes which no journal tells of.
+        self.journal.sync()
+        try:
+            self.catalog.commit(self.number, self.journal.last_number, self._time_ns)
+        except DiskFailed:
+            self._rebuild_catalog()
+            raise
+        self._commit_at = CATALOG_CHANGES_PER_COMMIT_MAX
+
+    def _commit_or_later(self) -> None:
+        try:
+            self.commit()
+        except DiskFailed as error:
+            # The change itself is safe in the journal; the timer's commit reports to who can act.
+            _log.warning("%s", error)
+            self._commit_at = self.catalog.changes_since_commit + CATALOG_CHANGES_PER_COMMIT_MAX
+
+    def _rebuild_catalog(self) -> None:
+        """LMDB lost its transaction: put again what the journal holds, and what only memory held."""
+        unsaved = self.catalog.rollback()
+        for number, payload in self.journal.records(self.catalog.number):
+            change = decode_change(payload)
+            if isinstance(change, NamespaceChange):
+                self.catalog.apply_rows(change.rows, number)
+        for inode in unsaved:
+            self.catalog.adopt(inode)
+
+    def trim(self, peer_durable: ChangeNumber) -> None:
+        """Let go of records that nobody needs: the peer has them durably, and the catalog holds them.
+
+        Beyond JOURNAL_BYTES_MAX the peer is not waited for. OSError.
+        """
+        held = self.catalog.number
+        if self._purged:
+            # A record that removed an inode is needed until the image is removed too.
+            held = min(held, ChangeNumber(self._purged[0][0] - 1))
+        self.journal.trim(min(peer_durable, held))
+        self.journal.trim(held, keep_bytes=JOURNAL_BYTES_MAX)
+
+    def drop_marks(self, epoch: int) -> None:
+        """Forget the marks of `regions.rotate()` and before: both volumes hold durably what they stood for.
+
+        The catalog is committed first, since marks tell recovery where to look. DiskFailed, OSError.
+        """
+        self.commit()
+        self.regions.drop(epoch)
+
+    # --- what resync brings: content as it is at the peer, no change of its own ---------------------------
+
+    def copy_rows(self, rows: Iterable[Row]) -> None:
+        """Put rows of the peer's catalog. No journal holds them: a crash may lose them. DiskFailed."""
+        rows = list(rows)
+        check_rows(rows)
+        try:
+            self.catalog.apply_rows(rows, self.number)
+        except DiskFailed:
+            if not self.copying:
+                self._rebuild_catalog()
+            raise
+        if self.catalog.changes_since_commit >= self._commit_at:
+            self._commit_or_later()
+
+    def copy_data(self, inode: InodeNumber, offset: int, data: bytes | memoryview) -> None:
+        """Put content into an image; size and times of the inode are left as they are. OSError."""
+        found = self.catalog.inode(inode)
+        mtime_ns, ctime_ns = (0, 0) if found is None else (found.mtime_ns, found.ctime_ns)
+        self.regions.mark(inode, offset, offset + len(data))
+        self.images.write(inode, offset, data, ctime_ns)
+        self.images.set_times(inode, mtime_ns, ctime_ns)
+
+    def copy_size(self, inode: InodeNumber, size: int) -> None:
+        """Make an image and its inode `size` bytes long; the times are left as they are. OSError."""
+        found = self.catalog.inode(inode)
+        facts = self.images.facts(inode) or _NO_IMAGE
+        mtime_ns, ctime_ns = (0, 0) if found is None else (found.mtime_ns, found.ctime_ns)
+        if facts.size != size:
+            first, last = sorted((facts.size, size))
+            self.regions.mark(inode, first, last)
+            self.images.truncate(inode, size, ctime_ns)
+            self.images.set_times(inode, mtime_ns, ctime_ns)
+        if found is not None and found.size != size:
+            found.size = size
+            self.catalog.touch(found)
+
+    # --- a new catalog ---------------------------------------------------------------------------------
+
+    def begin_catalog_copy(self) -> None:
+        """From now on rows and changes go into a new, empty catalog; a copy under way is thrown away.
+
+        Until `finish_catalog_copy` a crash leaves the old catalog and its journal, known to be
+        incomplete. Nothing can be looked up meanwhile but what has been copied. DiskFailed, OSError.
+        """
+        self.update_identity(complete=False)
+        if not self.copying:
+            self.commit()
+        self.catalog.close()
+        self.copying = True
+        self._purged.clear()  # whatever is in no catalog goes at the end
+        self.requests_done.clear()
+        self.number = ChangeNumber(0)
+        fresh = self.directory / "catalog.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        self.catalog = Catalog(fresh, create=True)
+
+    def finish_catalog_copy(self, number: ChangeNumber) -> None:
+        """On return the new catalog durably stands in the place of the old, complete up to `number`.
+
+        Images of no inode are removed; the journal is empty. DiskFailed, OSError: the next opening
+        finishes it or goes back.
+        """
+        self.number = max(self.number, number)
+        self.catalog.commit(self.number, self.number, self._time_ns)  # from here on it will be finished
+        self.catalog.close()
+        _settle_catalog_copy(self.directory, self.journal, self.images)
+        self.catalog = Catalog(self.directory / "catalog")
+        self.copying = False
+
+    # --- recovery ------------------------------------------------------------------------------------
+
+    def _recover(self, state: State) -> None:
+        """Bring catalog and images to where the last process left them; see the page's docstring."""
+        same_boot = state.boot_id == boot_id()
+        power_cut = not state.clean and not same_boot
+        if self.journal.last_number < self.catalog.journal_number:
+            _log.warning("volume %s: the journal lost records; everything is compared", self.directory)
+            self.journal.restart(self.catalog.journal_number)
+            self.number = max(self.number, self.journal.last_number)
+            self.update_identity(compare_all=True)
+        if power_cut or self.regions.marks_lost:
+            self.update_identity(compare_all=True)
+        replayed, removed, last = self._replay()
+        in_doubt = None
+        if not state.clean:
+            in_doubt = self._settle_last_record(last)
+            for inode in removed:
+                self.images.remove(inode)
+            self._recover_attributes(everything=power_cut or self.regions.marks_lost)
+            self.commit()
+        self.recovery = Recovery(state.clean, same_boot, replayed, self.journal.cut_bytes, in_doubt)
+        # Last: until here another crash must find what this one left.
+        State(clean=False, boot_id=boot_id()).store(self.directory)
+
+    def _replay(self) -> tuple[int, list[InodeNumber], tuple[DataChange, Record] | None]:
+        """Put records that the catalog lacks; how many, which inodes any record removed, and the last
+        record where it is one of a data change."""
+        replayed = 0
+        removed: list[InodeNumber] = []
+        last: tuple[DataChange, Record] | None = None
+        for record in self.journal.notes(0):
+            change = self._decode(record)
+            self._time_ns = max(self._time_ns, change.time_ns)
+            if change.request:
+                self.requests_done[change.request] = (change.number, change.inode)
+            if isinstance(change, NamespaceChange):
+                last = None
+                removed.extend(_removed_inodes(change))
+                if record.number > self.catalog.number:
+                    self.catalog.apply_rows(change.rows)
+                    replayed += 1
+            else:
+                last = change, record
+        return replayed, removed, last
+
+    def _decode(self, record: Record) -> AnyChange:
+        try:
+            return decode_change(record.payload)
+        except msgspec.DecodeError as error:
+            raise VolumeDamaged(self.directory, f"journal: record {record.number}: {error}") from error
+
+    def _settle_last_record(self, last: tuple[DataChange, Record] | None) -> DataChange | None:
+        """The last data change of the journal if it did not take effect; what it began is then undone."""
+        if last is None:
+            return None
+        change, record = last
+        facts = self.images.facts(change.inode) or _NO_IMAGE
+        if _took_effect(change, facts, size_before=record.note):
+            if facts.ctime_ns < change.time_ns:
+                self.images.set_times(change.inode, change.time_ns, change.time_ns)
+            return None
+        if isinstance(change, WriteChange):
+            self.images.cut(change.inode, record.note)
+        self.requests_done.pop(change.request, None)
+        self.journal.retract(change.number)  # or the next opening would take it for done
+        return change
+
+    def _recover_attributes(self, *, everything: bool) -> None:
+        """Size and times that only memory held, from the images that were written to."""
+        for number in self._regular_inodes() if everything else list(self.regions.marks()):
+            inode = self.catalog.inode(number)
+            if inode is None or not inode.is_regular:
+                continue
+            facts = self.images.facts(number) or _NO_IMAGE
+            self._time_ns = max(self._time_ns, facts.ctime_ns)
+            if facts.ctime_ns > inode.ctime_ns:
+                inode.mtime_ns, inode.ctime_ns = facts.mtime_ns, facts.ctime_ns
+            elif facts.size == inode.size:
+                continue
+            inode.size = facts.size
+            self.catalog.touch(inode)
+            if self.catalog.changes_since_commit >= CATALOG_CHANGES_PER_COMMIT_MAX:
+                self.commit()
+
+    def _regular_inodes(self) -> Iterable[InodeNumber]:
+        after: bytes | None = None
+        while rows := self.catalog.rows(Table.INODES, after, 4096):
+            for key, row in rows:
+                number = key_inode(key)
+                if Inode.unpack(number, row).is_regular:
+                    yield number
+            after = rows[-1][0]
+
+
+def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> bool:
+    """Whether the last data change of the journal was done when the process was killed.
+
+    | image's ctime is the change's or later | all was done: times are set last                      |
+    | a write, and the image has grown to    | all bytes are there, since a file grows behind its     |
+    | the end of the write                   | bytes; only the times are missing                      |
+    | anything else                          | not done: doing it again is right, once a write that   |
+    |                                        | grew the file halfway is cut off, or it would append   |
+    |                                        | behind its own beginning                               |
+    """
+    if facts.ctime_ns >= change.time_ns:
+        return True
+    if isinstance(change, TruncateChange):
+        return False
+    return facts.size > size_before and facts.size >= change.offset + change.length
+
+
+def _removed_inodes(change: NamespaceChange) -> list[InodeNumber]:
+    return [key_inode(key) for table, key, value in change.rows if table == Table.INODES and value is None]
+
+
+def _settle_catalog_copy(directory: Path, journal: Journal, images: Images) -> None:
+    """Finish a catalog copy whose new catalog is complete, throw away one that is not; each step may
+    be done again after a crash."""
+    fresh, old = directory / "catalog.new", directory / "catalog"
+    if not fresh.is_dir():
+        return
+    number = _settle_images(fresh, images) if (fresh / "data.mdb").exists() else None
+    if number is None:
+        shutil.rmtree(fresh)
+        return
+    journal.restart(number)
+    shutil.rmtree(old, ignore_errors=True)
+    fresh.rename(old)
+    sync_directory(directory)
+
+
+def _settle_images(fresh: Path, images: Images) -> ChangeNumber | None:
+    """Where the copied catalog stands, with images of no inode in it removed; None if it is unfinished."""
+    try:
+        catalog = Catalog(fresh)
+    except VolumeDamaged:
+        return None  # killed before its first commit
+    try:
+        if not catalog.finished:
+            return None
+        for number in images.numbers():
+            inode = catalog.inode(number)
+            if inode is None or not inode.is_regular:
+                images.remove(number)
+        return catalog.journal_number
+    finally:
+        catalog.close()
