@@ -23,7 +23,8 @@ from tests.bench.report import Report
 from tests.bench.systems import System
 from tests.hosts import what_is_missing
 
-ALL_SYSTEMS = ("primary", "backup", "passthrough", "glusterfs")
+OWN_SYSTEMS = ("primary", "backup", "passthrough")
+PEERS = ("glusterfs", "glusterfs-sync")
 
 
 def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
@@ -31,12 +32,20 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 
 
 @click.command()
-@click.option("--peers", is_flag=True, help="Measure GlusterFS with two replicas too.")
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="GlusterFS too, as it comes and without write-behind.",
+)
 @click.option("--quick", is_flag=True, help="About 2 s a job, to see that all works.")
 @click.option("--rounds", default=1, show_default=True, help="Rounds of each job; the median counts.")
 @click.option("--jobs", "chosen", multiple=True, type=names_of(jobs.JOBS), help="Only this job; repeatable.")
 @click.option(
-    "--system", "wanted", multiple=True, type=names_of(ALL_SYSTEMS), help="Only this system; repeatable."
+    "--system",
+    "wanted",
+    multiple=True,
+    type=names_of(OWN_SYSTEMS + PEERS),
+    help="Only this system; repeatable.",
 )
 @click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
 @click.option("--million", is_flag=True, help="Instead: start-up and lookups with 1,000,000 files.")
@@ -61,7 +70,7 @@ def main(
     if missing := what_is_missing():
         print(f"bench: {missing}", file=sys.stderr)
         sys.exit(4)
-    names = wanted or (ALL_SYSTEMS if peers else ALL_SYSTEMS[:-1])
+    names = wanted or OWN_SYSTEMS + (PEERS if peers else ())
     scale = jobs.QUICK if quick else jobs.FULL
     with tempfile.TemporaryDirectory(prefix="fusemirror-", dir=directory) as base:
         if memory or million:
@@ -101,7 +110,9 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
     if "passthrough" in names:
         yield stack.enter_context(systems.passthrough(base))
     if "glusterfs" in names:
-        yield stack.enter_context(systems.glusterfs(base))
+        yield stack.enter_context(systems.glusterfs(base, "glusterfs"))
+    if "glusterfs-sync" in names:
+        yield stack.enter_context(systems.glusterfs(base, "glusterfs-sync", write_behind="off"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.jobs import Figure
 
-REFERENCES = ("passthrough", "glusterfs")
+REFERENCES = ("passthrough", "glusterfs", "glusterfs-sync")
 MEASURED = ("primary", "backup")
 MIB = 1 << 20
 
@@ -41,15 +41,9 @@ class Report:
 
     def table(self) -> str:
         """Figures by system, then the ratios to the others, with the floors that were set."""
-        pairs = [
-            (system, reference)
-            for reference in REFERENCES
-            for system in MEASURED
-            if system in self.systems and reference in self.systems
-        ]
-        header = ["", "", *self.systems, *(f"{system}:{reference}" for system, reference in pairs)]
-        rows = [[*self._line(figure), *self._ratios(figure, pairs)] for figure in self.figures]
-        return "\n".join([self._title(), *_aligned([header, *rows]), "", *_aligned(self._memory_rows())])
+        absolute = [["", "", *self.systems], *([*self._line(figure)] for figure in self.figures)]
+        blocks = [absolute, *(self._ratio_rows(system) for system in MEASURED), self._memory_rows()]
+        return "\n\n".join([self._title(), *("\n".join(_aligned(block)) for block in blocks if block)])
 
     def _title(self) -> str:
         facts, seconds = machine(), self.scale["seconds"]
@@ -62,16 +56,22 @@ class Report:
             value = self.values.get((figure.key, system))
             yield "-" if value is None else f"{value:,.0f}"
 
-    def _ratios(self, figure: Figure, pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
-        for system, reference in pairs:
-            ratio = self.ratio(figure, system, reference)
-            floor = figure.floors.get(system) if reference == "glusterfs" else None
-            if ratio is None:
-                yield "-"
-            elif floor is None:
-                yield f"{ratio:.2f}"
-            else:
-                yield f"{ratio:.2f} {'held' if ratio >= floor else 'MISSED'} {floor:g}"
+    def _ratio_rows(self, system: str) -> list[list[str]]:
+        references = [reference for reference in REFERENCES if reference in self.systems]
+        if system not in self.systems or not references:
+            return []
+        rows = [[f"{system}: times as fast as", *references, "floor (glusterfs)"]]
+        for figure in self.figures:
+            ratios = [self.ratio(figure, system, reference) for reference in references]
+            shown = ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+            rows.append([figure.title, *shown, self._floor(figure, system)])
+        return rows
+
+    def _floor(self, figure: Figure, system: str) -> str:
+        floor, ratio = figure.floors.get(system), self.ratio(figure, system, "glusterfs")
+        if floor is None or ratio is None:
+            return ""
+        return f"{floor:g} {'held' if ratio >= floor else 'MISSED'}"
 
     def _memory_rows(self) -> list[list[str]]:
         rows = [["peak memory over all jobs", "", "RSS", "anonymous"]]

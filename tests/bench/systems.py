@@ -3,7 +3,7 @@
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,22 +70,25 @@ def passthrough(directory: Path) -> Iterator[System]:
 
 
 @contextmanager
-def glusterfs(directory: Path) -> Iterator[System]:
+def glusterfs(directory: Path, name: str, **settings: str) -> Iterator[System]:
     """GlusterFS with two replicas on one host, all of it in namespaces of its own.
+
+    Without `settings` as it comes, which is with "write-behind": it reports the success of a small
+    write before any brick has it, until fsync or close.
 
     Its daemons listen on an address that only they have, and the directories that are built into
     them are covered by temporary ones, so an installed GlusterFS is left as it was. Mounts end with
     the mount namespace, processes with the network namespace.
     """
-    base = directory / "glusterfs"
-    for name in ("run/gluster", "log", "work", "brick1", "brick2", "mnt"):
-        (base / name).mkdir(parents=True)
-    namespace = Namespace(f"fm-{directory.name.removeprefix('fusemirror-')}-gluster", GLUSTER_ADDRESS)
+    base = directory / name
+    for part in ("run/gluster", "log", "work", "brick1", "brick2", "mnt"):
+        (base / part).mkdir(parents=True)
+    namespace = Namespace(f"fm-{directory.name.removeprefix('fusemirror-')}-{name}", GLUSTER_ADDRESS)
     try:
         namespace.run("ip", "address", "add", f"{GLUSTER_ADDRESS}/32", "dev", "lo")
         enter = _private_mounts(namespace, base)
-        _start_volume(enter, base)
-        yield System("glusterfs", base / "mnt", namespace.pids, enter)
+        _start_volume(enter, base, settings)
+        yield System(name, base / "mnt", namespace.pids, enter)
         _gluster(enter, "volume", "stop", "bench", "force")
         _gluster(enter, "volume", "delete", "bench")
     finally:
@@ -104,7 +107,7 @@ def _private_mounts(namespace: Namespace, base: Path) -> Enter:
     return lambda command: ["nsenter", f"--net=/run/netns/{namespace.name}", mounts, *command]
 
 
-def _start_volume(enter: Enter, base: Path) -> None:
+def _start_volume(enter: Enter, base: Path, settings: Mapping[str, str]) -> None:
     run(*enter(["glusterd", f"--pid-file={base}/glusterd.pid"]))
 
     def answers() -> bool:
@@ -113,6 +116,8 @@ def _start_volume(enter: Enter, base: Path) -> None:
     wait_until(answers, START_TIMEOUT_S, "glusterfs: glusterd")
     bricks = [f"{GLUSTER_ADDRESS}:{base / name}" for name in ("brick1", "brick2")]
     _gluster(enter, "volume", "create", "bench", "replica", "2", *bricks, "force")
+    for key, value in settings.items():
+        _gluster(enter, "volume", "set", "bench", f"performance.{key.replace('_', '-')}", value)
     _gluster(enter, "volume", "start", "bench")
     run(*enter(["glusterfs", f"--volfile-server={GLUSTER_ADDRESS}", "--volfile-id=bench", base / "mnt"]))
     # The client answers as soon as one brick does; measured are writes to both.
