@@ -79,6 +79,7 @@ class Session:
         self._unsent: deque[Buffer] = deque()
         self._writer = trio.lowlevel.ParkingLot()  # the writer task, while there is nothing unsent
         self._senders = trio.lowlevel.ParkingLot()  # tasks that wait for room
+        self._leases = trio.lowlevel.ParkingLot()  # tasks that wait for the next Pong
         self._silent_since: float | None = None  # while someone listens and nothing comes
         self._pings: deque[tuple[int, float]] = deque(maxlen=2 * limits.HEARTBEATS_PER_TIMEOUT)
         self._pings_sent = 0
@@ -96,6 +97,7 @@ class Session:
             self._unsent.clear()
             self.backlog_bytes = 0
             self._senders.unpark_all()
+            self._leases.unpark_all()
             self._scope.cancel()
 
     # --- sending ----------------------------------------------------------------------------------
@@ -221,6 +223,12 @@ class Session:
                 if serial == message.serial:
                     self.round_trip_seconds = now - sent_at
                     self.lease_until = sent_at + self.peer_timeout
+                    self._leases.unpark_all()
+
+    async def wait_lease(self) -> None:
+        """Return when the lease has been renewed, or the session has closed. Cancellation: atomic."""
+        if not self.closed:
+            await self._leases.park()
 
     def _check_open(self) -> None:
         if self.close_reason is not None:

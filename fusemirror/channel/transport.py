@@ -51,8 +51,10 @@ class Transport(ABC):
 
     async def send_all(self, buffers: Sequence[Buffer]) -> None:
         """Write all bytes. After cancellation any part may be written: the stream is then of no use."""
-        while buffers := drop_sent(buffers, self.try_send(buffers)):
-            await self.wait_writable()
+        while buffers:
+            buffers = drop_sent(buffers, self.try_send(buffers))
+            if buffers:
+                await self.wait_writable()
 
 
 def drop_sent(buffers: Sequence[Buffer], sent_bytes: int) -> list[Buffer]:

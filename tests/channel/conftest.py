@@ -1,0 +1,117 @@
+"""What the tests of the channel share: two hosts, and open sessions between them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.transport import Network, TcpNetwork, Transport
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.protocol.messages import Hello, History
+
+PEER_TIMEOUT = 10.0
+HISTORY = History(
+    generations=(),
+    journal_number=ChangeNumber(0),
+    journal_first=ChangeNumber(1),
+    complete=True,
+    compare_all=False,
+    suspects=0,
+)
+PRIMARY = Hello(
+    protocol=1,
+    protocol_min=1,
+    path="mirror",
+    filesystem=b"filesystem",
+    host=b"host of primary",
+    peer=b"host of backup",
+    instance=b"instance of primary",
+    role="primary",
+    history=HISTORY,
+)
+BACKUP = msgspec.structs.replace(
+    PRIMARY, host=PRIMARY.peer, peer=PRIMARY.host, instance=b"instance of backup", role="backup"
+)
+
+MakeHello = Callable[..., Hello]
+TransportPair = tuple[Transport, Transport]
+SessionPair = tuple[Session, Session]
+Connect = Callable[[], Awaitable[TransportPair]]
+
+
+@pytest.fixture(scope="session")
+def primary_hello() -> MakeHello:
+    """Makes the Hello of the primary, with other fields as named."""
+    return lambda **other: msgspec.structs.replace(PRIMARY, **other)
+
+
+@pytest.fixture(scope="session")
+def backup_hello() -> MakeHello:
+    """Makes the Hello of the backup, with other fields as named."""
+    return lambda **other: msgspec.structs.replace(BACKUP, **other)
+
+
+@pytest.fixture
+def memory() -> MemoryNetwork:
+    return MemoryNetwork(Random(1))
+
+
+async def connect_pair(dialing: Network, listening: Network, host: str) -> TransportPair:
+    listener: Any = await listening.listen(host, 0)
+    dialed = await dialing.connect(host, listener.port)
+    accepted = await listener.accept()
+    listener.close()
+    return dialed, accepted
+
+
+@pytest.fixture
+async def memory_pair(memory: MemoryNetwork) -> AsyncIterator[TransportPair]:
+    """A stream from host alpha to host beta, in memory: for tests with a MockClock."""
+    pair = await connect_pair(memory.host("alpha"), memory.host("beta"), "beta")
+    yield pair
+    for transport in pair:
+        transport.close()
+
+
+@pytest.fixture(params=["tcp", "tcp6", "memory"])
+async def transport_pair(
+    request: pytest.FixtureRequest, memory: MemoryNetwork
+) -> AsyncIterator[TransportPair]:
+    """A stream of each kind: (the end that dialed, the end that accepted)."""
+    if request.param == "memory":
+        pair = await connect_pair(memory.host("alpha"), memory.host("beta"), "beta")
+    else:
+        network = TcpNetwork(unacknowledged_s=PEER_TIMEOUT)
+        pair = await connect_pair(network, network, "127.0.0.1" if request.param == "tcp" else "::1")
+    yield pair
+    for transport in pair:
+        transport.close()
+
+
+async def shake_hands(pair: TransportPair, primary: Hello, backup: Hello) -> SessionPair:
+    opened: dict[bool, Session] = {}
+
+    async def open_one(transport: Transport, ours: Hello, dialer: bool) -> None:
+        opened[dialer] = await open_session(transport, ours, dialer=dialer, peer_timeout=PEER_TIMEOUT)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_one, pair[0], primary, True)
+        nursery.start_soon(open_one, pair[1], backup, False)
+    return opened[True], opened[False]
+
+
+@pytest.fixture
+async def session_pair(transport_pair: TransportPair) -> SessionPair:
+    """Sessions over a stream of each kind, not served: (of the primary, of the backup)."""
+    return await shake_hands(transport_pair, PRIMARY, BACKUP)
+
+
+@pytest.fixture
+async def memory_sessions(memory_pair: TransportPair) -> SessionPair:
+    """Sessions in memory, not served, for tests with a MockClock: (of the primary, of the backup)."""
+    return await shake_hands(memory_pair, PRIMARY, BACKUP)

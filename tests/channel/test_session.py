@@ -1,0 +1,482 @@
+"""Sessions: messages in order, heartbeats, leases, backlog, and every way to end."""
+
+import itertools
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror import limits
+from fusemirror.change import WriteChange
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.transport import Transport
+from fusemirror.errors import (
+    ConnectionLost,
+    HandshakeRefused,
+    LocalProtocolError,
+    PeerRefused,
+    RemoteProtocolError,
+)
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.protocol.codec import encode
+from fusemirror.protocol.messages import Applied, Bye, Ping, Pong, Refused, RegionData
+
+PEER_TIMEOUT = 10.0
+BEAT = PEER_TIMEOUT / limits.HEARTBEATS_PER_TIMEOUT
+Sessions = tuple[Session, Session]
+Pair = tuple[Transport, Transport]
+
+
+def applied(number: int) -> Applied:
+    return Applied(ChangeNumber(number))
+
+
+def write(number: int) -> WriteChange:
+    return WriteChange(ChangeNumber(number), NO_REQUEST, 0, InodeNumber(2), 0, 4096)
+
+
+@asynccontextmanager
+async def served(*sessions: Session) -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        for session in sessions:
+            await nursery.start(session.run)
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def listen_until_lost(session: Session) -> str:
+    """Receive and drop; return why it ended."""
+    while True:
+        try:
+            await session.receive()
+        except ConnectionLost as error:
+            return str(error)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+async def test_messages_arrive_whole_and_in_order(session_pair: Sessions) -> None:
+    async with served(*session_pair):
+        for sender, receiver in (session_pair, session_pair[::-1]):
+            data = bytes(4096)
+            for number in range(1, 101):
+                sender.send(write(number), data)
+                sender.send_encoded(encode(applied(number)))
+            received = []
+            while len(received) < 200:
+                received += await receiver.receive()
+            expected = itertools.chain.from_iterable(
+                ((write(n), data), (applied(n), b"")) for n in range(1, 101)
+            )
+            assert received == list(expected)
+
+
+async def test_a_large_message_arrives_while_both_send(session_pair: Sessions) -> None:
+    data = bytes(range(256)) * (limits.DATA_BYTES_MAX // 256)
+
+    async def exchange(session: Session) -> None:
+        for number in range(4):
+            session.send(RegionData(InodeNumber(2), number), data)
+        for number in range(4):
+            [(message, received)] = await session.receive()
+            assert (message, received) == (RegionData(InodeNumber(2), number), data)
+        await session.wait_sent()
+
+    async with served(*session_pair), trio.open_nursery() as nursery:
+        for session in session_pair:
+            nursery.start_soon(exchange, session)
+
+
+async def test_bytes_are_counted_with_and_without_their_frames(session_pair: Sessions) -> None:
+    sender, receiver = session_pair
+    async with served(*session_pair):
+        sender.send(write(1), bytes(4096))
+        await receiver.receive()
+        await sender.wait_sent()
+        assert sender.sent_data_bytes == receiver.received_data_bytes == 4096
+        assert 4096 < receiver.received_bytes <= sender.sent_bytes < 4096 + 200
+
+
+async def test_a_session_knows_its_peer_and_path(session_pair: Sessions) -> None:
+    primary, backup = session_pair
+    assert (primary.peer.role, backup.peer.role) == ("backup", "primary")
+    assert primary.path == backup.path == "mirror"
+
+
+async def test_a_message_that_is_too_long_is_refused_and_costs_nothing(session_pair: Sessions) -> None:
+    sender, receiver = session_pair
+    async with served(*session_pair):
+        with pytest.raises(LocalProtocolError, match="too long"):
+            sender.send(applied(1), bytes(limits.DATA_BYTES_MAX + 1))
+        sender.send(applied(2))
+        assert await receiver.receive() == [(applied(2), b"")]
+
+
+class StepCounter(trio.abc.Instrument):
+    """Counts the steps of each task: one for each wake-up."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps[task.name] = self.steps.get(task.name, 0) + 1
+
+
+async def test_a_write_and_its_answer_cost_one_wake_up_on_each_side(session_pair: Sessions) -> None:
+    primary, backup = session_pair
+    rounds = 50
+
+    async def answer_writes() -> None:
+        for number in range(1, rounds + 1):
+            await backup.receive()
+            backup.send(applied(number))
+
+    async def send_writes() -> None:
+        for number in range(1, rounds + 1):
+            primary.send(write(number), bytes(4096))
+            await primary.receive()
+
+    counter = StepCounter()
+    async with served(*session_pair):
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(counter)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_writes, name="backup")
+            nursery.start_soon(send_writes, name="primary")
+        trio.lowlevel.remove_instrument(counter)
+    per_round = {name: math.floor(steps / rounds) for name, steps in counter.steps.items()}
+    # In memory a receive is a checkpoint and a wait for the latency; over a socket it is one wait.
+    allowed = 1 if primary.peer_name[0] in "1[" else 3
+    assert per_round.pop("primary") <= allowed
+    assert per_round.pop("backup") <= allowed
+    assert not any(per_round.values()), "no other task takes part"
+
+
+# --- backlog --------------------------------------------------------------------------------------
+
+
+async def test_a_sender_of_much_waits_for_room(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    sender, receiver = memory_sessions
+    async with served(*memory_sessions) as nursery:
+        while sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+            await sender.wait_room()
+            sender.send(applied(1), bytes(limits.MIB))
+        assert sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX + 2 * limits.MIB
+        with trio.move_on_after(PEER_TIMEOUT / 2):
+            await sender.wait_room()
+            pytest.fail("there was room")
+        nursery.start_soon(listen_until_lost, receiver)
+        await sender.wait_room()
+        assert sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX
+        await sender.wait_sent()
+        assert sender.backlog_bytes == 0
+
+
+async def test_waiting_for_room_costs_nothing_while_there_is_some(memory_sessions: Sessions) -> None:
+    with trio.testing.assert_no_checkpoints():
+        await memory_sessions[0].wait_room()
+        memory_sessions[0].send(applied(1))
+
+
+async def test_a_peer_that_takes_nothing_is_given_up(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    sender, _ = memory_sessions
+    began = trio.current_time()
+    async with served(*memory_sessions):
+        for _ in range(10):
+            sender.send(applied(1), bytes(limits.MIB))
+        with pytest.raises(ConnectionLost, match="took nothing for 10 s"):
+            await sender.wait_room()
+    assert trio.current_time() - began == pytest.approx(PEER_TIMEOUT)
+    assert sender.backlog_bytes == 0
+
+
+async def test_a_slow_peer_is_not_given_up(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    sender, receiver = memory_sessions
+    async with served(*memory_sessions) as nursery:
+        for _ in range(3):
+            sender.send(applied(1), bytes(limits.MIB))
+
+        async def receive_slowly() -> None:
+            for _ in range(3):
+                await trio.sleep(PEER_TIMEOUT * 0.9)
+                await receiver.receive()
+
+        nursery.start_soon(receive_slowly)
+        await sender.wait_sent()
+        assert not sender.closed
+
+
+# --- heartbeats -----------------------------------------------------------------------------------
+
+
+async def test_an_idle_session_stays_open_and_heartbeats_stay_inside(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with served(*memory_sessions) as nursery:
+        nursery.start_soon(listen_until_lost, memory_sessions[0])
+        with trio.move_on_after(10 * PEER_TIMEOUT):
+            pytest.fail(f"{await memory_sessions[1].receive()} was received")
+        assert not any(session.closed for session in memory_sessions)
+
+
+async def test_heartbeats_measure_the_round_trip_and_carry_the_lease(
+    memory: MemoryNetwork, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    assert (primary.round_trip_seconds, primary.lease_until, primary.answered_until) == (None, 0.0, 0.0)
+    began = trio.current_time()
+    async with served(primary, backup) as nursery:
+        nursery.start_soon(listen_until_lost, primary)
+        nursery.start_soon(listen_until_lost, backup)
+        await trio.sleep(BEAT / 2)
+        assert primary.round_trip_seconds is not None
+        assert 2 * memory.latency_s <= primary.round_trip_seconds <= 2 * (memory.latency_s + memory.jitter_s)
+        assert primary.lease_until == pytest.approx(began + PEER_TIMEOUT, abs=1e-9)
+        assert backup.answered_until > primary.lease_until, "who answered knows how long it may be relied on"
+        await trio.sleep(BEAT)
+        assert primary.lease_until == pytest.approx(began + BEAT + PEER_TIMEOUT, abs=1e-9)
+
+
+async def test_a_lease_is_not_renewed_by_a_peer_that_does_not_answer(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    async with served(primary, backup) as nursery:
+        nursery.start_soon(listen_until_lost, primary)
+        await trio.sleep(5 * PEER_TIMEOUT)  # the backup lives, and pings, but nobody listens there
+        assert not primary.closed
+        assert primary.lease_until == 0.0
+        nursery.start_soon(listen_until_lost, backup)
+        await trio.sleep(BEAT)
+        assert primary.lease_until > trio.current_time()
+
+
+@pytest.mark.parametrize("fault", ["stall", "nobody serves the peer"])
+async def test_silence_is_noticed_after_the_timeout(
+    fault: str, memory: MemoryNetwork, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    async with served(primary, *([backup] if fault == "stall" else [])):
+        if fault == "stall":
+            memory.stall("alpha", "beta")
+        began = trio.current_time()
+        assert "the peer said nothing for 10 s" in await listen_until_lost(primary)
+        assert PEER_TIMEOUT <= trio.current_time() - began <= PEER_TIMEOUT + BEAT
+
+
+async def test_our_own_slowness_is_not_taken_for_the_peers_silence(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    async with served(primary, backup):
+        backup.send(applied(1))
+        await trio.sleep(3 * PEER_TIMEOUT)
+        assert await primary.receive() == [(applied(1), b"")]
+
+
+async def test_a_pong_to_no_ping_ends_the_session(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    async with served(primary):
+        backup.send(Pong(1_000_000))
+        assert "a Ping that was never sent" in await listen_until_lost(primary)
+        assert primary.lease_until == 0.0
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+async def test_what_was_sent_before_a_close_arrives_then_the_end(session_pair: Sessions) -> None:
+    primary, backup = session_pair
+    primary.send(Bye("unmounted"))
+    await primary.wait_sent()
+    primary.close("unmounted")
+    assert await backup.receive() == [(Bye("unmounted"), b"")]
+    for _ in range(2):
+        with pytest.raises(ConnectionLost, match="the peer ended it"):
+            await backup.receive()
+    assert backup.closed
+
+
+async def test_a_message_is_delivered_though_the_ping_beside_it_cannot_be_answered(
+    memory: MemoryNetwork, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    primary, backup = memory_sessions
+    primary.send(applied(1))
+    primary.send(Ping(1))
+    primary.close("gone")
+    assert await backup.receive() == [(applied(1), b"")]
+    with pytest.raises(ConnectionLost):
+        await backup.receive()
+
+
+async def test_an_end_in_the_middle_of_a_message_is_told_apart(
+    memory_pair: Pair, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    memory_pair[0].try_send([b"fm\x01"])
+    memory_pair[0].close()
+    with pytest.raises(ConnectionLost, match="the peer ended it in the middle of a message"):
+        await memory_sessions[1].receive()
+
+
+async def test_a_closed_session_is_closed_for_every_use(session_pair: Sessions) -> None:
+    session, _ = session_pair
+    session.close("because")
+    session.close("of something else")
+    assert (session.closed, session.close_reason) == (True, "because")
+    calls: list[Callable[[], Any]] = [session.receive, session.wait_room, session.wait_sent]
+    for call in calls:
+        with pytest.raises(ConnectionLost, match="because"):
+            await call()
+    for send in (lambda: session.send(applied(1)), lambda: session.send_encoded(encode(applied(1)))):
+        with pytest.raises(ConnectionLost, match="because"):
+            send()
+    await session.run()
+
+
+async def test_a_close_wakes_whoever_waits(session_pair: Sessions) -> None:
+    session, _ = session_pair
+
+    async def lose(wait: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(ConnectionLost, match="because"):
+            await wait()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(session.run)
+        while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+            session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
+        for wait in (session.receive, session.wait_room, session.wait_sent):
+            nursery.start_soon(lose, wait)
+        await trio.testing.wait_all_tasks_blocked()
+        session.close("because")
+
+
+async def test_a_broken_stream_ends_the_session_at_the_send_that_meets_it(
+    memory: MemoryNetwork, memory_sessions: Sessions
+) -> None:
+    memory.cut("alpha", "beta")
+    with pytest.raises(ConnectionLost, match="Connection reset by peer"):
+        memory_sessions[0].send(applied(1))
+    assert memory_sessions[0].closed
+
+
+@pytest.mark.parametrize("waiting", ["receive", "wait_room"])
+async def test_a_broken_stream_ends_the_session_for_who_waits(
+    waiting: str, memory: MemoryNetwork, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    session, _ = memory_sessions
+    async with served(session):
+        while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+            session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
+        await trio.testing.wait_all_tasks_blocked()
+        memory.cut("alpha", "beta")
+        with pytest.raises(ConnectionLost, match="Connection reset by peer"):
+            await getattr(session, waiting)()
+
+
+@pytest.mark.parametrize("bad", [b"x" * 100, b"fm\x01\x00" + b"\xff" * 16, b"fm\x01\x00" + bytes(16)])
+async def test_a_bad_frame_ends_the_session_after_what_stands_before_it(
+    bad: bytes, transport_pair: Pair, session_pair: Sessions
+) -> None:
+    primary, backup = session_pair
+    primary.send(applied(1))
+    transport_pair[0].try_send([bad])
+    assert await backup.receive() == [(applied(1), b"")]
+    with pytest.raises(RemoteProtocolError):
+        await backup.receive()
+    with pytest.raises(ConnectionLost):
+        await backup.receive()
+
+
+async def test_a_late_refusal_ends_the_session(session_pair: Sessions) -> None:
+    session_pair[0].send(Refused("not you"))
+    with pytest.raises(ConnectionLost, match="the peer refused it: not you"):
+        await session_pair[1].receive()
+
+
+# --- cancellation ---------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_receive_loses_no_message(session_pair: Sessions) -> None:
+    primary, backup = session_pair
+    primary.send(applied(1))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await backup.receive()
+    assert scope.cancelled_caught
+    assert await backup.receive() == [(applied(1), b"")]
+
+
+@pytest.mark.parametrize("wait", ["wait_room", "wait_sent"])
+async def test_a_cancelled_wait_for_room_changes_nothing(wait: str, session_pair: Sessions) -> None:
+    session, _ = session_pair
+    while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+        session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
+    backlog_bytes = session.backlog_bytes
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await getattr(session, wait)()
+    assert scope.cancelled_caught
+    assert session.backlog_bytes == backlog_bytes
+    assert not session.closed
+
+
+async def test_a_cancelled_run_closes_the_session(session_pair: Sessions) -> None:
+    async with served(*session_pair):
+        pass
+    assert [session.close_reason for session in session_pair] == ["closed on this host"] * 2
+
+
+async def test_a_cancelled_handshake_closes_the_stream(transport_pair: Pair, primary_hello: Any) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await open_session(transport_pair[0], primary_hello(), dialer=True, peer_timeout=PEER_TIMEOUT)
+    assert scope.cancelled_caught
+    with pytest.raises(ConnectionLost, match="closed on this host"):
+        transport_pair[0].try_send([b"x"])
+
+
+# --- the handshake --------------------------------------------------------------------------------
+
+
+async def test_a_refused_peer_hears_why(transport_pair: Pair, primary_hello: Any, backup_hello: Any) -> None:
+    async def dial() -> None:
+        with pytest.raises(HandshakeRefused, match="another filesystem"):
+            await open_session(transport_pair[0], primary_hello(), dialer=True, peer_timeout=PEER_TIMEOUT)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        other = backup_hello(filesystem=b"other")
+        with pytest.raises(PeerRefused, match="another filesystem"):
+            await open_session(transport_pair[1], other, dialer=False, peer_timeout=PEER_TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "reason"),
+    [
+        (b"", ConnectionLost, "it ended without a Hello"),
+        (b"fm\x01", RemoteProtocolError, "it ended in the middle of its Hello"),
+        (b"GET / HTTP/1.1\r\nHost: alpha\r\n\r\n", RemoteProtocolError, "not the protocol of fusemirror"),
+    ],
+)
+async def test_a_stranger_is_told_apart(
+    said: bytes, error: type[Exception], reason: str, transport_pair: Pair, backup_hello: Any
+) -> None:
+    if said:
+        transport_pair[0].try_send([said])
+    transport_pair[0].close()
+    with pytest.raises(error, match=reason):
+        await open_session(transport_pair[1], backup_hello(), dialer=False, peer_timeout=PEER_TIMEOUT)
