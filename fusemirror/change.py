@@ -74,4 +74,5 @@ encode_change = _encoder.encode
 
 def decode_change(encoded: bytes | memoryview) -> AnyChange:
     """The change that `encode_change` made these bytes of; `msgspec.DecodeError` if none did."""
-    return _decoder.decode(encoded)
+    change: AnyChange = _decoder.decode(encoded)
+    return change

@@ -56,6 +56,9 @@ HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
 
 # --- control --------------------------------------------------------------------------------------
 REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
+REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
+REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
+ADMIN_REQUEST_BYTES_MAX = 64 * KIB
 DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
 DESTAGE_BATCH_BYTES_MAX = 8 * MIB
 COMMUNICATION_BYTES_DEFAULT = 1 * GIB

@@ -31,7 +31,7 @@ class History(msgspec.Struct, frozen=True, array_like=True):
     journal_first: ChangeNumber  # first namespace change that its journal still holds
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # after a power cut or a repair every image and row is suspect
-    suspects: int  # marked images, for the log
+    number: ChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):

@@ -133,6 +133,7 @@ class Catalog:
             atime_ns=0,
             mtime_ns=0,
             ctime_ns=0,
+            parent=ROOT_INODE,
         )
         catalog.apply_rows([(Table.INODES, inode_key(ROOT_INODE), root.pack())])
         catalog.commit(ChangeNumber(0), ChangeNumber(0), 0)
@@ -145,6 +146,11 @@ class Catalog:
     def next_inode(self) -> InodeNumber:
         """One more than the highest inode number ever put."""
         return InodeNumber(self._next_inode)
+
+    def meta(self, name: bytes) -> bytes | None:
+        """The value of a row of META, or None."""
+        value: bytes | None = self._txn.get(name, db=self._meta)
+        return value
 
     def inode(self, number: InodeNumber) -> Inode | None:
         """The inode, or None. Do not keep it over an await: the cache may make another object of it."""

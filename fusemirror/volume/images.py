@@ -100,6 +100,11 @@ class Images:
             return None
         return ImageFacts(status.st_size, status.st_mtime_ns, status.st_atime_ns)
 
+    def size(self, inode: InodeNumber) -> int:
+        """The length of an image in bytes; 0 for one that is not there. OSError."""
+        facts = self.facts(inode)
+        return 0 if facts is None else facts.size
+
     def exists(self, inode: InodeNumber) -> bool:
         return os.path.exists(self._path(inode))
 

@@ -1,0 +1,148 @@
+"""The socket of a mount that the commands talk to: one JSON object per line, a request and its answers.
+
+`admin/client.py` is the other end. A request is `{"command": ...}` with its arguments; the answer is
+`{"ok": true, "result": ...}` or `{"ok": false, "error": ..., "exit_code": ...}`; long work sends
+`{"progress": ...}` lines before it.
+"""
+
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
+from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_S = 0.25
+
+Answer = dict[str, Any]
+Send = Callable[[Answer], Awaitable[None]]
+
+
+class AdminServer:
+    """Answers commands until cancelled. `stop` ends the mount."""
+
+    def __init__(
+        self, unit: ControlUnit, take_snapshot: Callable[[], dict[str, Any]], stop: Callable[[str], None]
+    ) -> None:
+        self._unit = unit
+        self._take_snapshot = take_snapshot
+        self._stop = stop
+
+    async def run(
+        self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen on the Unix socket `path`, for root alone; it is gone when this returns."""
+        async with _listening(path) as listener:
+            await trio.serve_listeners(self._serve, [listener], task_status=_Ready(task_status))
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                await self._answer(stream, await _request(stream))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the command was ended before it had its answer
+
+    async def _answer(self, stream: trio.SocketStream, request: Answer) -> None:
+        async def send(answer: Answer) -> None:
+            await stream.send_all(json.dumps(answer).encode() + b"\n")
+
+        try:
+            result = await self._carry_out(request, send)
+        except FusemirrorError as error:
+            await send({"ok": False, "error": str(error), "exit_code": error.exit_code})
+        else:
+            await send({"ok": True, "result": result})
+
+    async def _carry_out(self, request: Answer, send: Send) -> Any:
+        match request.get("command"):
+            case "status":
+                return self._take_snapshot()
+            case "wait":
+                return await self._wait(str(request.get("for")), float(request.get("timeout", 0)))
+            case "verify":
+                return await self._verify(send)
+            case "stop":
+                self._stop("asked to stop")
+                return None
+            case other:
+                raise UsageError(f"the mount process knows no command {other!r}; is it of another version?")
+
+    async def _wait(self, condition: str, timeout_s: float) -> None:
+        conditions = {
+            "connected": self._unit.wait_connected,
+            "normal": self._unit.wait_normal,
+            "drained": self._unit.wait_drained,
+        }
+        if condition not in conditions:
+            raise UsageError(f"there is no condition {condition!r}")
+        with trio.move_on_after(timeout_s):
+            await conditions[condition]()
+            return
+        raise TimedOut(timeout_s, f"not {condition} yet; see `fusemirror status`")
+
+    async def _verify(self, send: Send) -> Any:
+        await self._unit.verify()
+        while True:
+            report = await self._unit.verify_report()
+            if not report["running"]:
+                break
+            done, total = report["done_bytes"], max(report["total_bytes"], report["done_bytes"])
+            await send({"progress": {"done": done, "total": total, "unit": "bytes"}})
+            await trio.sleep(_PROGRESS_INTERVAL_S)
+        if report["failed"]:
+            raise RefusedForSafety(report["failed"])
+        return {
+            "images": report["images"],
+            "rows": report["rows"],
+            "bytes": report["done_bytes"],
+            "differences": report["differences"],
+        }
+
+
+class _Ready:
+    """Turns the listeners that `serve_listeners` reports into the None that our starter waits for."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status = status
+
+    def started(self, _: object = None) -> None:
+        self._status.started()
+
+
+@asynccontextmanager
+async def _listening(path: Path) -> AsyncIterator[trio.SocketListener]:
+    path.unlink(missing_ok=True)  # of a killed process: the volume's lock says that none lives
+    with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM) as listening:
+        before = os.umask(0o177)
+        try:
+            await listening.bind(str(path))
+        finally:
+            os.umask(before)
+        listening.listen()
+        try:
+            yield trio.SocketListener(listening)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def _request(stream: trio.SocketStream) -> Answer:
+    received = b""
+    while b"\n" not in received and len(received) < ADMIN_REQUEST_BYTES_MAX:
+        data = await stream.receive_some(ADMIN_REQUEST_BYTES_MAX)
+        if not data:
+            break
+        received += data
+    try:
+        request = json.loads(received)
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}

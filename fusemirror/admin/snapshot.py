@@ -1,0 +1,59 @@
+"""The status of a mount as one value, with the fields of conventions.md. Sizes in bytes, times in seconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from fusemirror.channel.link import Linker
+from fusemirror.control.unit import ControlUnit
+from fusemirror.mirror.histories import generations_of
+from fusemirror.settings import Settings
+
+_MODES = ("access", "acknowledge", "communication", "fence")
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """What stays the same as long as a mount lives."""
+
+    settings: Settings
+    mountpoint: str
+    process_id: int
+    version: str
+
+
+def snapshot(mounted: Mounted, unit: ControlUnit, linker: Linker, now_ns: Callable[[], int]) -> dict[str, Any]:
+    settings, identity, link = mounted.settings, unit.volume.identity, unit.link
+    modes = {key: str(getattr(settings, key)) for key in _MODES}
+    generations = generations_of(unit.volume)
+    status = unit.status()
+    if status["reason"] is None and link is None:
+        status["reason"] = linker.last_error
+    session = link.mirror if link is not None else None
+    since = None
+    if session is not None:
+        since = round(now_ns() / 1e9 - (trio.current_time() - session.connected_since), 3)
+    return {
+        "name": settings.name,
+        "host": identity.host_name,
+        **status,
+        "peer": {
+            "name": identity.peer_name,
+            "address": settings.peer,
+            "connected": link is not None,
+            "since": since,
+            "round_trip_seconds": session and session.round_trip_seconds,
+            "error": linker.last_error,
+        },
+        "settings": modes,
+        "effective": modes,
+        "generation": generations[0].identity.hex() if generations else None,
+        "paths": unit.traffic.of_paths(link),
+        "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
+        "mountpoint": mounted.mountpoint,
+        "volume": settings.volume,
+        "pid": mounted.process_id,
+        "version": mounted.version,
+    }

@@ -1,0 +1,311 @@
+"""The backup's control unit: stages every request, forwards it, and serves reads from the subvolume.
+
+A request waits here until the change that names it has come back and is applied, or until the
+primary says that it made no change. Reads are served from the subvolume while the primary's lease
+lasts: the primary shows no effect that is not here yet, and goes on alone only once the lease is
+over, so what is read here is never old (G2). Source: seed [0050], [0051] (JOB1, JOB3), [0061].
+"""
+
+import errno
+import itertools
+import logging
+import struct
+from collections import deque
+from typing import Any
+
+import msgspec
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.communication.volume import CommunicationVolume, Staged
+from fusemirror.control.unit import ControlUnit, found, say_goodbye
+from fusemirror.errors import (
+    ChannelError,
+    ConnectionLost,
+    OperationFailed,
+    PrimaryUnreachable,
+    RemoteProtocolError,
+)
+from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.limits import COMMIT_INTERVAL_S
+from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.states import WORDS, BackupState
+from fusemirror.operations import AnyOperation, Flush, Read, StartVerify, VerifyProgress
+from fusemirror.protocol.messages import Answer, Request
+from fusemirror.volume.catalog import Entry
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_IDENTITY = struct.Struct(">8sQ")
+
+
+class BackupUnit(ControlUnit):
+    """See the module. `run` serves links for ever; `perform` and the reads may be called meanwhile."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        communication: CommunicationVolume,
+        instance: bytes,
+        *,
+        io_timeout_s: float,
+        stale_reads: bool,
+    ) -> None:
+        super().__init__(volume)
+        self.applier = Applier(volume, communication, self.is_open)
+        self.communication = communication
+        self.forwarded_total = 0
+        self.answered_total = 0
+        self._instance = instance
+        self._serials = itertools.count(1)
+        self._io_timeout_s = io_timeout_s
+        self._stale_reads = stale_reads
+        self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
+
+    # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
+
+    async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        answer = await self._request(operation, data)
+        inode = answer.inode if isinstance(answer, Answer) else answer
+        return self.volume.catalog.inode(InodeNumber(inode)) if inode else None
+
+    async def _request(self, operation: AnyOperation, data: bytes = b"") -> Any:
+        """Stage a request, forward it, and return its answer: an inode number, or an `Answer`.
+
+        Raises `OperationFailed` for the primary's refusal, `PrimaryUnreachable` after `io_timeout`.
+        Cancelled, the request stays staged, and takes effect or not.
+        """
+        await self.communication.wait_room(len(data))
+        identity = RequestId(_IDENTITY.pack(self._instance, next(self._serials)))
+        staged = self.communication.stage(Request(identity, operation), data)
+        if self.applier.serves:
+            self._forward(staged)
+        return await staged.answer.wait()
+
+    def _forward(self, staged: Staged) -> None:
+        if self.link is None:
+            return
+        try:
+            self.link.forward.send(staged.request, staged.data)
+            self.forwarded_total += 1
+        except ConnectionLost:
+            pass  # it is sent again over the next link
+
+    async def flush(self, inode: InodeNumber) -> None:
+        # The primary makes both volumes durable: this one hears of it over the mirror path.
+        await self._request(Flush(inode))
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def _readable(self) -> None:
+        """Return when the subvolume may be read from: it is up to date, and the lease lasts."""
+        link = self.link
+        if link is not None and self.applier.serves and trio.current_time() < link.mirror.lease_until:
+            return
+        if self._stale_reads and link is None and self.volume.identity.complete:
+            return
+        await self._wait_readable()
+
+    async def _wait_readable(self) -> None:
+        with trio.move_on_after(self._io_timeout_s):
+            while True:
+                link = self.link
+                if link is not None and self.applier.serves:
+                    if trio.current_time() < link.mirror.lease_until:
+                        return
+                    await link.mirror.wait_lease()
+                else:
+                    await self.applier.changed.wait()
+        raise PrimaryUnreachable(self._io_timeout_s)
+
+    async def attributes(self, inode: InodeNumber) -> Inode:
+        await self._readable()
+        return found(self.volume.catalog.inode(inode), errno.ESTALE)
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
+        await self._readable()
+        entry = self.volume.catalog.entry(parent, name)
+        if entry is None:
+            found(self.volume.catalog.inode(parent), errno.ESTALE)
+            raise OperationFailed(errno.ENOENT)
+        return found(self.volume.catalog.inode(entry.inode), errno.ESTALE)
+
+    async def listing(
+        self, directory: InodeNumber, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, Entry]]:
+        await self._readable()
+        return self.volume.catalog.listing(directory, after_cookie, limit)
+
+    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
+        await self.attributes(inode)
+        value = self.volume.catalog.xattr(inode, name)
+        if value is None:
+            raise OperationFailed(errno.ENODATA)
+        return value
+
+    async def xattrs(self, inode: InodeNumber) -> list[bytes]:
+        await self.attributes(inode)
+        return self.volume.catalog.xattrs(inode)
+
+    async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        await self._readable()
+        if inode in self.applier.out_of_sync and self.link is not None:
+            self.reads_routed += 1
+            answer: tuple[Answer, bytes] = await self._request(Read(inode, offset, length))
+            return answer[1]
+        self.reads_local += 1
+        try:
+            return self.volume.read(inode, offset, length)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+
+    # --- links --------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        links: "trio.MemoryReceiveChannel[Link]",
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve one link after the other, and give check reports to what waits too long, for ever."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.communication.run)
+            nursery.start_soon(self._resend_for_ever)
+            nursery.start_soon(self._expire_for_ever)
+            nursery.start_soon(self._commit_for_ever)
+            task_status.started()
+            async for link in links:
+                await self.run_link(link)
+
+    async def run_link(self, link: Link) -> None:
+        """Apply what the link brings and take its answers, until it is lost."""
+        self.link = link
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_answers, link)
+            reason = await self.applier.serve(link.mirror)
+            link.close(reason)
+            nursery.cancel_scope.cancel()
+        self.link = None
+        self.traffic.end(link)
+        self._early.clear()
+        for staged in self.communication.pending():
+            if staged.abandoned:
+                self.communication.retire(staged.request.identity)
+
+    async def _take_answers(self, link: Link) -> None:
+        session = link.forward
+        try:
+            while True:
+                for message, data in await session.receive():
+                    if type(message) is not Answer:
+                        raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                    self._early.append((message, bytes(data)))
+                await self._answer_in_order()
+        except ChannelError as error:
+            link.close(str(error))
+
+    async def _answer_in_order(self) -> None:
+        """An answer counts once the changes that it stands on are applied here."""
+        while self._early:
+            answer, data = self._early[0]
+            await self.applier.wait_applied(answer.after)
+            self._early.popleft()
+            self._finish(answer, data)
+
+    def _finish(self, answer: Answer, data: bytes) -> None:
+        staged = self.communication.find(answer.identity)
+        if staged is None:
+            return  # its change arrived over the mirror path before this answer
+        self.communication.retire(answer.identity)
+        self.answered_total += 1
+        if answer.errno:
+            staged.answer.reject(OperationFailed(answer.errno))
+        elif isinstance(staged.request.operation, (Read, Flush, StartVerify, VerifyProgress)):
+            staged.answer.resolve((answer, data))
+        else:
+            staged.answer.resolve(answer.inode)
+
+    async def _resend_for_ever(self) -> None:
+        """Whenever the namespace has caught up, send again what is still pending, in its order (G4)."""
+        served = False
+        while True:
+            if self.applier.serves and not served:
+                for staged in self.communication.pending():
+                    self._forward(staged)
+            served = self.applier.serves
+            await self.applier.changed.wait()
+
+    async def _expire_for_ever(self) -> None:
+        """Requests that waited for `io_timeout` get a check report (seed step 703)."""
+        while True:
+            deadline = trio.current_time() - self._io_timeout_s
+            for staged in self.communication.pending():
+                if staged.since > deadline:
+                    break
+                if not staged.abandoned:
+                    staged.abandoned = True
+                    log.warning("check report: a request waited %g s for the primary", self._io_timeout_s)
+                    staged.answer.reject(PrimaryUnreachable(self._io_timeout_s))
+                if self.link is None:
+                    self.communication.retire(staged.request.identity)
+            await trio.sleep(self._io_timeout_s / 20)
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await trio.sleep(COMMIT_INTERVAL_S)
+            if self.applier.state is not BackupState.CATCHING_UP:
+                await self.make_names_durable()
+
+    # --- the life of a mount ----------------------------------------------------------------------------------
+
+    async def wait_connected(self) -> None:
+        while self.link is None:
+            await self.applier.changed.wait()
+
+    async def wait_normal(self) -> None:
+        while self.applier.state is not BackupState.NORMAL:
+            await self.applier.changed.wait()
+
+    async def wait_drained(self) -> None:
+        await self.communication.wait_empty()
+
+    async def stop(self, reason: str) -> None:
+        if self.link is not None:
+            try:
+                await say_goodbye(self.link, reason)
+            except ChannelError as error:
+                log.info("stopped without a goodbye: %s", error)
+
+    async def verify(self) -> None:
+        await self._request(StartVerify())
+
+    async def verify_report(self) -> dict[str, Any]:
+        answer: tuple[Answer, bytes] = await self._request(VerifyProgress())
+        report: dict[str, Any] = msgspec.json.decode(answer[0].value)
+        return report
+
+    def status(self) -> dict[str, Any]:
+        communication, applier = self.communication, self.applier
+        oldest = communication.oldest_since
+        return {
+            "role": "backup",
+            "mirror_state": WORDS[applier.state].value,
+            "state": applier.state.name.lower(),
+            "reason": applier.reason,
+            "change": self.volume.number,
+            "peer_change": self.volume.number,
+            "out_of_sync": {"images": len(applier.out_of_sync), "bytes": 0},
+            "resync": None,
+            "communication": {
+                "pending_requests": len(communication),
+                "pending_bytes": communication.pending_bytes,
+                "oldest_seconds": 0.0 if oldest is None else round(trio.current_time() - oldest, 3),
+                "capacity_bytes": communication.capacity_bytes,
+                "stored_requests": communication.stored_count(),
+                "staged_total": communication.staged_total,
+                "forwarded_total": self.forwarded_total,
+                "answered_total": communication.retired_total,
+            },
+        }

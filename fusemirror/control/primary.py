@@ -1,0 +1,415 @@
+"""The primary's control unit: decides every change, in one order.
+
+A change is decided, applied to the main volume and published to the mirror in one step without a
+wait in between, so the order of numbers is the order in both volumes. Then its requester waits for
+the acknowledgement: a program of this host here, a program of the backup over there, where the
+change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
+"""
+
+import errno
+import logging
+import stat
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from fusemirror.change import NamespaceChange, TruncateChange, WriteChange, encode_change
+from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
+from fusemirror.control.deciding import Decision, decide, purge_rows
+from fusemirror.control.unit import ControlUnit, found, say_goodbye
+from fusemirror.errors import ChannelError, FusemirrorError, OperationFailed, RemoteProtocolError
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import (
+    COMMIT_INTERVAL_S,
+    FILE_BYTES_MAX,
+    PURGE_AFTER_S,
+    PURGE_BATCH_MAX,
+    WRITE_BYTES_MAX,
+)
+from fusemirror.mirror.histories import generation_row, generations_of
+from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.states import WORDS, PrimaryState
+from fusemirror.mirror.verify import Report, Verifier
+from fusemirror.operations import AnyOperation, Flush, Read, SetAttributes, StartVerify, VerifyProgress, Write
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import Answer, PurgeOffer, Request
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import Entry
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_GENERATION_BYTES = 16
+_PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+
+
+class PrimaryUnit(ControlUnit):
+    """See the module. `run` serves links for ever; `perform` and the reads may be called meanwhile."""
+
+    def __init__(
+        self, volume: Volume, seams: Seams, *, peer_timeout_s: float, io_timeout_s: float
+    ) -> None:
+        super().__init__(volume)
+        self.mirror = Mirror(volume, peer_timeout_s=peer_timeout_s, io_timeout_s=io_timeout_s)
+        self._seams = seams
+        self._verifier: Verifier | None = None
+        self._verify_wanted = trio.Event()
+        self._orphans_since: dict[InodeNumber, float] = {}
+        if not generations_of(volume):
+            self._begin_generation()
+
+    # --- changing ---------------------------------------------------------------------------------------
+
+    async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        try:
+            inode = self._make(operation, data, NO_REQUEST)
+        except OperationFailed:
+            # The error shows what is there now, so the backup must hold it too before it is told.
+            await self.mirror.acknowledged(self.volume.number)
+            raise
+        number = self.volume.number
+        if number > self.mirror.acknowledged_number:
+            await self.mirror.acknowledged(number)
+        return self.volume.catalog.inode(inode)
+
+    def _make(self, operation: AnyOperation, data: Buffer, request: RequestId) -> InodeNumber:
+        """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`."""
+        try:
+            if type(operation) is Write:
+                return self._write(operation, data, request)
+            if type(operation) is SetAttributes and operation.size is not None:
+                return self._truncate(operation, request)
+            return self._change_namespace(operation, request)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+
+    def _write(self, operation: Write, data: Buffer, request: RequestId) -> InodeNumber:
+        volume = self.volume
+        number = operation.inode
+        inode = found(volume.catalog.inode(number), errno.ESTALE)
+        if not inode.is_regular:
+            raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
+        offset = inode.size if operation.append else operation.offset
+        end = offset + len(data)
+        if end > FILE_BYTES_MAX or len(data) > WRITE_BYTES_MAX or offset < 0:
+            raise OperationFailed(errno.EFBIG)
+        if operation.clear_privileges and inode.mode & _PRIVILEGES:
+            self._change_namespace(SetAttributes(number, mode=_without_privileges(inode.mode)), NO_REQUEST)
+        if self.mirror.must_begin_generation:
+            self._begin_generation()
+        change = WriteChange(_next(volume), request, volume.time_ns(), number, offset, len(data))
+        encoded = encode_change(change)
+        volume.apply(change, data, encoded=encoded, journal_request=request != NO_REQUEST)
+        # The backup holds the data of its own request: it crosses the network once.
+        self.mirror.publish(change, encoded, b"" if request else data, (number,))
+        return number
+
+    def _truncate(self, operation: SetAttributes, request: RequestId) -> InodeNumber:
+        volume = self.volume
+        size = operation.size
+        inode = found(volume.catalog.inode(operation.inode), errno.ESTALE)
+        if not inode.is_regular:
+            raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
+        if size is None or not 0 <= size <= FILE_BYTES_MAX:
+            raise OperationFailed(errno.EFBIG)
+        others = msgspec.structs.replace(operation, size=None)
+        more = others != SetAttributes(operation.inode)
+        if self.mirror.must_begin_generation:
+            self._begin_generation()
+        # One request may become two changes; the last of them answers it.
+        change = TruncateChange(
+            _next(volume), NO_REQUEST if more else request, volume.time_ns(), inode.number, size
+        )
+        encoded = encode_change(change)
+        volume.apply(change, encoded=encoded, journal_request=change.request != NO_REQUEST)
+        self.mirror.publish(change, encoded, b"", (inode.number,))
+        if more:
+            self._change_namespace(others, request)
+        return inode.number
+
+    def _change_namespace(self, operation: AnyOperation, request: RequestId) -> InodeNumber:
+        volume = self.volume
+        number, time_ns = _next(volume), volume.time_ns()
+        decision = decide(volume.catalog, operation, number, time_ns)
+        if self.mirror.must_begin_generation:
+            # Only now is it sure that there is a change; its number comes after the generation's.
+            self._begin_generation()
+            number, time_ns = _next(volume), volume.time_ns()
+            decision = decide(volume.catalog, operation, number, time_ns)
+        if decision.rows or request:
+            self._publish_rows(decision, number, time_ns, request)
+        return decision.inode
+
+    def _publish_rows(
+        self, decision: Decision, number: ChangeNumber, time_ns: int, request: RequestId
+    ) -> None:
+        change = NamespaceChange(number, request, time_ns, decision.inode, decision.rows)
+        encoded = encode_change(change)
+        self.volume.apply(change, encoded=encoded)
+        self.mirror.publish(change, encoded, b"", decision.keys)
+
+    def _begin_generation(self) -> None:
+        """Mark in the order of changes that from here on the backup was not there."""
+        self.mirror.generation_shared = False
+        number = _next(self.volume)
+        row = generation_row(self.volume, self._seams.random_bytes(_GENERATION_BYTES), number)
+        self._publish_rows(Decision((row,), InodeNumber(0), ()), number, self.volume.time_ns(), NO_REQUEST)
+
+    async def flush(self, inode: InodeNumber) -> None:
+        await self.mirror.acknowledged(self.mirror.unsettled(inode))
+        at_peer = self.mirror.ask_flush(inode)  # both disks work at the same time
+        try:
+            await self.volume.flush(inode)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+        failed = await self.mirror.flushed(inode, at_peer)
+        if failed:
+            raise OperationFailed(failed)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def _settled(self, key: object) -> None:
+        while number := self.mirror.unsettled(key):
+            await self.mirror.acknowledged(number)
+
+    async def attributes(self, inode: InodeNumber) -> Inode:
+        if self.mirror.in_flight:
+            await self._settled(inode)
+        return found(self.volume.catalog.inode(inode), errno.ESTALE)
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
+        if self.mirror.in_flight:
+            await self._settled((parent, name))
+        entry = self.volume.catalog.entry(parent, name)
+        if entry is None:
+            if self.volume.catalog.inode(parent) is None:
+                raise OperationFailed(errno.ESTALE)
+            raise OperationFailed(errno.ENOENT)
+        return await self.attributes(entry.inode)
+
+    async def listing(
+        self, directory: InodeNumber, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, Entry]]:
+        await self._settled(directory)
+        return self.volume.catalog.listing(directory, after_cookie, limit)
+
+    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
+        await self.attributes(inode)
+        value = self.volume.catalog.xattr(inode, name)
+        if value is None:
+            raise OperationFailed(errno.ENODATA)
+        return value
+
+    async def xattrs(self, inode: InodeNumber) -> list[bytes]:
+        await self.attributes(inode)
+        return self.volume.catalog.xattrs(inode)
+
+    async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        if self.mirror.in_flight:
+            while number := self.mirror.unsettled_range(inode, offset, offset + length):
+                await self.mirror.acknowledged(number)
+        self.reads_local += 1
+        try:
+            return self.volume.read(inode, offset, length)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+
+    # --- serving the backup -------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        links: "trio.MemoryReceiveChannel[Link]",
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve one link after the other, purge, and verify when asked, for ever."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.mirror.run_watch)
+            nursery.start_soon(self._purge_for_ever)
+            nursery.start_soon(self._verify_for_ever)
+            nursery.start_soon(self._commit_for_ever)
+            task_status.started()
+            async for link in links:
+                await self.run_link(link)
+
+    async def run_link(self, link: Link) -> None:
+        """Mirror over the link and answer its requests, until it is lost."""
+        self.link = link
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run_requests, link)
+            await self.mirror.serve(link)
+            nursery.cancel_scope.cancel()
+        self.link = None
+        self.traffic.end(link)
+
+    async def run_requests(self, link: Link) -> None:
+        """Read the forward path; what needs waiting is done beside it."""
+        session = link.forward
+        async with trio.open_nursery() as nursery:
+            try:
+                while True:
+                    for message, data in await session.receive():
+                        if type(message) is not Request:
+                            raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                        self._serve_request(session, message, data, nursery)
+            except ChannelError as error:
+                link.close(str(error))
+            nursery.cancel_scope.cancel()
+
+    def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
+        operation, identity = request.operation, request.identity
+        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress)):
+            nursery.start_soon(partial(self._answer_later, session, identity, operation))
+            return
+        done = self.volume.requests_done.get(identity)
+        if done is not None:
+            # Sent again after a broken path: it took effect once already (G4).
+            session.send(Answer(identity, after=done[0], inode=done[1]))
+            return
+        try:
+            self._make(operation, data, identity)
+        except OperationFailed as error:
+            session.send(Answer(identity, errno=error.errno, after=self.volume.number))
+
+    async def _answer_later(
+        self, session: Session, identity: RequestId, operation: Read | Flush | StartVerify | VerifyProgress
+    ) -> None:
+        data, value, error = b"", b"", 0
+        try:
+            if isinstance(operation, Read):
+                data = await self.read(operation.inode, operation.offset, operation.length)
+            elif isinstance(operation, Flush):
+                await self.flush(operation.inode)
+            elif isinstance(operation, StartVerify):
+                await self.verify()
+            else:
+                value = msgspec.json.encode(await self.verify_report())
+        except FusemirrorError as failed:
+            error = failed.errno
+        if not session.closed:
+            session.send(Answer(identity, errno=error, value=value), data)
+
+    # --- in the background --------------------------------------------------------------------------------
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await trio.sleep(COMMIT_INTERVAL_S)
+            await self.make_names_durable()
+
+    async def _purge_for_ever(self) -> None:
+        while True:
+            await trio.sleep(PURGE_AFTER_S / 2)
+            await self._purge()
+
+    async def _purge(self) -> None:
+        """End inodes without names that neither host has open.
+
+        They stay for `PURGE_AFTER_S`: a program on either host may have looked the name up just
+        before it went, and may open the inode yet, as it could on a local disk.
+        """
+        now = trio.current_time()
+        orphans = self.volume.catalog.orphans()
+        self._orphans_since = {inode: self._orphans_since.get(inode, now) for inode in orphans}
+        old = [inode for inode, since in self._orphans_since.items() if now - since >= PURGE_AFTER_S]
+        candidates = [inode for inode in old if not self.is_open(inode)][:PURGE_BATCH_MAX]
+        if not candidates:
+            return
+        held = await self._held_by_backup(candidates)
+        free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
+        if free and self.mirror.must_begin_generation:
+            self._begin_generation()
+        for start in range(0, len(free), PURGE_BATCH_MAX // 8):
+            rows = purge_rows(self.volume.catalog, free[start : start + PURGE_BATCH_MAX // 8])
+            decision = Decision(rows, InodeNumber(0), ())
+            self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
+
+    async def _held_by_backup(self, inodes: list[InodeNumber]) -> set[int]:
+        """Which of these the backup has open; all of them where it cannot be asked just now."""
+        await self.mirror.settled_state()
+        stream = self.mirror.stream
+        if stream is None or not self.mirror.streams:
+            return set()
+        try:
+            reply = stream.ask(lambda token: PurgeOffer(token, tuple(inodes)))
+            return set((await reply.wait()).values)
+        except ChannelError:
+            return set(inodes)
+
+    async def _verify_for_ever(self) -> None:
+        while True:
+            await self._verify_wanted.wait()
+            self._verify_wanted = trio.Event()
+            assert self._verifier is not None
+            await self._verifier.run()
+
+    async def wait_connected(self) -> None:
+        while self.link is None or self.mirror.link is None:
+            await self.mirror.changed.wait()
+
+    async def wait_normal(self) -> None:
+        while self.mirror.state is not PrimaryState.NORMAL:
+            await self.mirror.changed.wait()
+
+    async def wait_drained(self) -> None:
+        await self.mirror.acknowledged(self.volume.number)
+
+    async def stop(self, reason: str) -> None:
+        link, stream = self.link, self.mirror.stream
+        try:
+            if stream is not None and self.mirror.state is PrimaryState.NORMAL:
+                await self.mirror.checkpoint(stream)
+            if link is not None:
+                await say_goodbye(link, reason)
+        except ChannelError as error:
+            log.info("stopped without a goodbye: %s", error)
+
+    async def verify(self) -> None:
+        if self._verifier is None or not self._verifier.report.running:
+            self._verifier = Verifier(self.mirror)
+            self._verify_wanted.set()
+
+    async def verify_report(self) -> dict[str, Any]:
+        report = self._verifier.report if self._verifier is not None else Report(running=False)
+        return msgspec.structs.asdict(report)
+
+    def status(self) -> dict[str, Any]:
+        mirror = self.mirror
+        return {
+            "role": "primary",
+            "mirror_state": WORDS[mirror.state].value,
+            "state": mirror.state.name.lower(),
+            "reason": mirror.reason,
+            "change": self.volume.number,
+            "peer_change": mirror.peer_durable,
+            "out_of_sync": {
+                "images": len(mirror.out_of_sync),
+                "bytes": mirror.out_of_sync.size_bytes(
+                    {inode: self._size(inode) for inode in mirror.out_of_sync.whole_images()}
+                ),
+            },
+            "resync": mirror.copy_progress and mirror.copy_progress.as_status(trio.current_time()),
+            "communication": {
+                "pending_requests": 0,
+                "pending_bytes": 0,
+                "oldest_seconds": 0.0,
+                "capacity_bytes": 0,
+            },
+        }
+
+    def _size(self, number: InodeNumber) -> int:
+        inode = self.volume.catalog.inode(number)
+        return 0 if inode is None else inode.size
+
+
+def _next(volume: Volume) -> ChangeNumber:
+    return ChangeNumber(volume.number + 1)
+
+
+def _without_privileges(mode: int) -> int:
+    """As the kernel does on a write: set-group-id goes only where the group may execute."""
+    kept = mode & ~stat.S_ISUID
+    return kept & ~stat.S_ISGID if mode & stat.S_IXGRP else kept

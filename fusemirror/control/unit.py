@@ -1,0 +1,152 @@
+"""The control unit: the one interface by which anything above drives the mirrored filesystem.
+
+The same for a kernel, a test and a simulation: operations in, inodes and bytes out, errors raised as
+`OperationFailed` (the ordinary errno of a filesystem) or `CheckReport` (the mirror state forbids it).
+Reads show nothing that the other host could not see too (G2).
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import Any
+
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.control.traffic import Traffic
+from fusemirror.errors import DiskFailed, OperationFailed
+from fusemirror.identifiers import InodeNumber
+from fusemirror.operations import AnyOperation
+from fusemirror.protocol.messages import Bye
+from fusemirror.volume.catalog import Entry
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class ControlUnit(ABC):
+    """What both roles have: their volume, and who has which inode open here."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.reads_local = 0
+        self.reads_routed = 0
+        self.link: Link | None = None
+        self.traffic = Traffic()
+        self._open: Counter[InodeNumber] = Counter()
+
+    # --- handles ----------------------------------------------------------------------------------------
+
+    def opened(self, inode: InodeNumber) -> None:
+        """An inode without names stays while it is open on either host."""
+        self._open[inode] += 1
+
+    def closed(self, inode: InodeNumber) -> None:
+        self._open[inode] -= 1
+        if not self._open[inode]:
+            del self._open[inode]
+
+    def is_open(self, inode: InodeNumber) -> bool:
+        return inode in self._open
+
+    async def make_names_durable(self) -> None:
+        """What the timer does: the namespace so far is durable, as after a local disk's own commit."""
+        try:
+            await self.volume.flush(InodeNumber(0))
+            self.volume.commit()
+        except (DiskFailed, OSError) as error:
+            log.error("the namespace could not be made durable, and will be tried again: %s", error)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def attributes(self, inode: InodeNumber) -> Inode:
+        """The inode; ESTALE where it has gone. The object is the catalog's own: read it at once."""
+
+    @abstractmethod
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
+        """The inode of a name; ENOENT where there is none."""
+
+    @abstractmethod
+    async def listing(
+        self, directory: InodeNumber, after_cookie: int, limit: int
+    ) -> list[tuple[int, bytes, Entry]]:
+        """Entries with a cookie above `after_cookie`, in the order of cookies, at most `limit`."""
+
+    @abstractmethod
+    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+
+    @abstractmethod
+    async def xattrs(self, inode: InodeNumber) -> list[bytes]:
+        """The names of the extended attributes."""
+
+    @abstractmethod
+    async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        """Content of a regular file; shorter than `length` only at its end."""
+
+    # --- changing ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        """Do it, in both volumes; the inode concerned, or None where it has gone meanwhile."""
+
+    @abstractmethod
+    async def flush(self, inode: InodeNumber) -> None:
+        """fsync: what was done to the inode, and every name change so far, is durable in both volumes."""
+
+    # --- the life of a mount ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def run(
+        self,
+        links: "trio.MemoryReceiveChannel[Link]",
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve one link after the other, for ever. Cancellation leaves the volume as it is."""
+
+    @abstractmethod
+    async def wait_connected(self) -> None:
+        """Return when there is a link to the peer."""
+
+    @abstractmethod
+    async def wait_normal(self) -> None:
+        """Return when the mirror state is normal."""
+
+    @abstractmethod
+    async def wait_drained(self) -> None:
+        """Return when nothing that was asked before is under way any more."""
+
+    @abstractmethod
+    async def stop(self, reason: str) -> None:
+        """Make both volumes durable where that can be done, and say goodbye to the peer."""
+
+    @abstractmethod
+    async def verify(self) -> None:
+        """Begin a comparison of the volumes, or join the one under way."""
+
+    @abstractmethod
+    async def verify_report(self) -> dict[str, Any]:
+        """How far the comparison is (`mirror.verify.Report`)."""
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """The fields of `fusemirror status` that this unit knows (conventions.md)."""
+
+
+async def say_goodbye(link: Link, reason: str) -> None:
+    """End a link in good order: the peer hears that this host serves nothing from now on."""
+    for session in (link.mirror, link.forward):
+        if not session.closed:
+            session.send(Bye(reason))
+            await session.wait_sent()
+    link.close(reason)
+
+
+def found(inode: Inode | None, error: int) -> Inode:
+    """The inode, or the errno raised."""
+    if inode is None:
+        raise OperationFailed(error)
+    return inode

@@ -1,0 +1,186 @@
+"""The mount process: builds the parts, joins them, and starts and stops them in order.
+
+Each thing built is followed by its undoing, so the end is the beginning read backwards: the kernel's
+requests end first, what is under way drains, the peer hears goodbye, the volume closes last.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from fusemirror import __version__
+from fusemirror.admin.client import socket_path
+from fusemirror.admin.server import AdminServer
+from fusemirror.admin.snapshot import Mounted, snapshot
+from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.transport import Network, TcpNetwork
+from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import MountFailed
+from fusemirror.filesystem.operations import Operations
+from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
+from fusemirror.mirror.histories import history_of
+from fusemirror.protocol.messages import Hello
+from fusemirror.seams import Seams
+from fusemirror.settings import MountOptions, Settings
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_INSTANCE_BYTES = 8
+
+
+class Host:
+    """One host's control unit with its volume and its link to the peer: everything but the kernel.
+
+    A mount and a simulation build the same.
+    """
+
+    def __init__(self, settings: Settings, network: Network, seams: Seams) -> None:
+        self.settings = settings
+        self.instance = seams.random_bytes(_INSTANCE_BYTES)
+        self.seams = seams
+        self._network = network
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open the volume and begin to meet the peer; the stack undoes it."""
+        settings = self.settings
+        volume = Volume.open(Path(settings.volume), self.seams)
+        stack.callback(volume.close)
+        self.unit = await self._make_unit(volume, stack)
+        self.linker = Linker(
+            self._network, settings.listen, settings.peer, self.make_hello, settings.peer_timeout
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        send, receive = trio.open_memory_channel[Link](1)
+        await nursery.start(self.unit.run, receive)
+        await nursery.start(self.linker.run, send)
+
+    async def _make_unit(self, volume: Volume, stack: AsyncExitStack) -> ControlUnit:
+        settings = self.settings
+        if volume.identity.role == "primary":
+            return PrimaryUnit(
+                volume, self.seams, peer_timeout_s=settings.peer_timeout, io_timeout_s=settings.io_timeout
+            )
+        communication = LmdbCommunicationVolume(
+            Path(settings.volume) / "communication", settings.communication_capacity, self.seams
+        )
+        stack.callback(communication.close)
+        return BackupUnit(
+            volume,
+            communication,
+            self.instance,
+            io_timeout_s=settings.io_timeout,
+            stale_reads=settings.stale_reads,
+        )
+
+    def make_hello(self, path: str) -> Hello:
+        volume = self.unit.volume
+        identity = volume.identity
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            protocol_min=PROTOCOL_VERSION_MIN,
+            path=path,
+            filesystem=bytes.fromhex(identity.filesystem),
+            host=bytes.fromhex(identity.host),
+            peer=bytes.fromhex(identity.peer),
+            instance=self.instance,
+            role=identity.role,
+            history=history_of(volume),
+            version=__version__,
+        )
+
+    async def drain(self, reason: str) -> None:
+        """Let what is under way end, within `io_timeout`, and say goodbye to the peer."""
+        with trio.move_on_after(self.settings.io_timeout) as limit:
+            await self.unit.wait_drained()
+            await self.unit.stop(reason)
+        if limit.cancelled_caught:
+            log.warning("stopped before everything was drained: the peer did not answer in time")
+
+
+def run(
+    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+) -> int:
+    """Mount and serve until unmounted, signalled or told to stop; the exit status.
+
+    `ready` is called once the mount answers. `MountFailed` and the errors of the volume and the channel.
+    """
+    return trio.run(_serve, settings, mountpoint, options, runtime_dir, ready)
+
+
+async def _serve(
+    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+) -> int:
+    async with AsyncExitStack() as stack:
+        host = Host(settings, TcpNetwork(unacknowledged_s=settings.peer_timeout), Seams())
+        await host.open(stack)
+        kernel = Kernel(mountpoint)
+        operations = Operations(host.unit, on_bug=lambda: kernel.stop("a bug"))
+        mounted = Mounted(settings, mountpoint, os.getpid(), __version__)
+        admin = AdminServer(
+            host.unit, lambda: snapshot(mounted, host.unit, host.linker, host.seams.now_ns), kernel.stop
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        await nursery.start(admin.run, socket_path(runtime_dir, settings.name))
+        kernel.mount(operations, options)
+        stack.callback(kernel.unmount)
+        nursery.start_soon(kernel.run_signals)
+        await kernel.run(ready)
+        log.info("unmounted: %s", kernel.reason)
+        kernel.unmount()
+        await host.drain(kernel.reason)
+    return 0
+
+
+class Kernel:
+    """The FUSE session: mounted, served, stopped by whoever is first."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self.reason = "umount"
+        self._mountpoint = mountpoint
+        self._mounted = False
+
+    def mount(self, operations: Operations, options: MountOptions) -> None:
+        try:
+            pyfuse3.init(operations, self._mountpoint, set(options.fuse))
+        except RuntimeError as error:
+            raise MountFailed(f"{error} on {self._mountpoint}; see the lines above") from error
+        self._mounted = True
+
+    def unmount(self) -> None:
+        """The mountpoint is free on return; programs that still have files open get errors."""
+        if self._mounted:
+            self._mounted = False
+            pyfuse3.close(unmount=True)
+
+    def stop(self, reason: str) -> None:
+        """End `run`: requests under way are answered, no more are taken."""
+        self.reason = reason
+        pyfuse3.terminate()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve the kernel until unmounted or stopped."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_ready, ready)
+            await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
+            nursery.cancel_scope.cancel()
+
+    async def _tell_ready(self, ready: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
+        ready()
+
+    async def run_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                self.stop(signal.Signals(number).name)

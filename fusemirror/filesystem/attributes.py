@@ -1,0 +1,32 @@
+"""Inodes as the kernel wants them."""
+
+import pyfuse3
+
+from fusemirror.volume.inode import Inode
+
+BLOCK_BYTES = 4096  # st_blksize, and the size of a logical block for programs that align their writes
+_SECTOR_BYTES = 512
+
+ENTRY_TIMEOUT_S = 0.0  # the kernel asks again each time: what the other host changed is seen (G2)
+ATTRIBUTE_TIMEOUT_S = 0.0
+
+
+def entry_attributes(inode: Inode) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = inode.number
+    entry.generation = 0  # inode numbers are never reused
+    entry.entry_timeout = ENTRY_TIMEOUT_S
+    entry.attr_timeout = ATTRIBUTE_TIMEOUT_S
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_rdev = inode.rdev
+    entry.st_size = inode.size
+    entry.st_blksize = BLOCK_BYTES
+    # Files look dense: the same on both hosts, whatever their disks do with holes.
+    entry.st_blocks = -(-inode.size // _SECTOR_BYTES)
+    entry.st_atime_ns = inode.atime_ns
+    entry.st_mtime_ns = inode.mtime_ns
+    entry.st_ctime_ns = inode.ctime_ns
+    return entry

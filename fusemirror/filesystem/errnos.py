@@ -1,0 +1,48 @@
+"""The edge to the kernel: every error becomes an errno, and a bug never becomes a vanished mount.
+
+pyfuse3's request handlers let only `FUSEError` through: any other exception would end its main loop.
+"""
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+
+from fusemirror.errors import CheckReport, FusemirrorError, OperationFailed
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def answers_errno(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Wrap a request handler of `Operations` so that nothing but `FUSEError` leaves it.
+
+    An error that is not ours is a bug: the caller gets EIO, the log a trace, and the mount is asked to
+    stop in good order (`Operations.on_bug`).
+    """
+
+    @functools.wraps(handler)
+    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except OperationFailed as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        except pyfuse3.FUSEError:
+            raise
+        except CheckReport as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        except FusemirrorError as error:
+            log.error("%s", error)
+            raise pyfuse3.FUSEError(error.errno) from None
+        except Exception:
+            log.critical("a bug in %s: please report it", handler.__name__, exc_info=True)
+            operations: Any = args[0]
+            operations.on_bug()
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return wrapped

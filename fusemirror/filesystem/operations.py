@@ -1,0 +1,308 @@
+"""The face to pyfuse3: each request of the kernel becomes one call of the control unit. No policy.
+
+The kernel checks permissions (`default_permissions`) and caches nothing that the other host may
+change: attributes and names have no lifetime, and files are opened for direct I/O. So every request
+arrives here, and what it is told is true on both hosts. Sources: fuse(4), and each system call's
+manual page for the errno.
+"""
+
+# mypy: disable-error-code="override"
+# pyfuse3 calls every inode number an int; in this house it is an InodeNumber.
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+import pyfuse3
+from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
+
+from fusemirror.control.unit import ControlUnit, found
+from fusemirror.errors import OperationFailed
+from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
+from fusemirror.filesystem.errnos import answers_errno
+from fusemirror.filesystem.handles import FileHandle, Handles
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.operations import (
+    Create,
+    Link,
+    RemoveDirectory,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+    Write,
+)
+from fusemirror.volume.inode import Inode
+
+# Positions in a directory: 0 is the start, then "." and "..", then the entries' own cookies.
+_DOT, _DOT_DOT = 1, 2
+_ENTRIES_PER_TURN = 128  # about what fits into one reply of the kernel's 128 KiB
+
+_READ, _WRITE = 4, 2  # permission bits of access(2)
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's request handlers. Each documents itself in pyfuse3; what is told here is what differs."""
+
+    supports_dot_lookup = True  # so that open_by_handle_at(2), and with it NFS export, works
+    enable_acl = True
+    enable_writeback_cache = False  # it would hide writes from the other host
+
+    def __init__(self, unit: ControlUnit, on_bug: Callable[[], None]) -> None:
+        super().__init__()
+        self.on_bug = on_bug
+        self._unit = unit
+        self._handles = Handles()
+
+    # --- names ------------------------------------------------------------------------------------------
+
+    @answers_errno
+    async def lookup(
+        self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        unit = self._unit
+        if name == b".":
+            return entry_attributes(await unit.attributes(parent_inode))
+        if name == b"..":
+            parent = (await unit.attributes(parent_inode)).parent
+            return entry_attributes(await unit.attributes(parent))
+        if len(name) > NAME_BYTES_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        return entry_attributes(await unit.lookup(parent_inode, name))
+
+    def forget(self, inode_list: object) -> None:
+        """Nothing: inodes without names stay by the rules of both hosts, not of one kernel."""
+
+    @answers_errno
+    async def mknod(
+        self, parent_inode: InodeNumber, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, rdev=rdev))
+
+    @answers_errno
+    async def mkdir(
+        self, parent_inode: InodeNumber, name: bytes, mode: int, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid))
+
+    @answers_errno
+    async def symlink(
+        self, parent_inode: InodeNumber, name: bytes, target: bytes, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        mode = stat.S_IFLNK | 0o777
+        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, target=target))
+
+    async def _create(self, operation: Create) -> pyfuse3.EntryAttributes:
+        return entry_attributes(_there(await self._unit.perform(operation)))
+
+    @answers_errno
+    async def link(
+        self, inode: InodeNumber, new_parent_inode: InodeNumber, new_name: bytes, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return entry_attributes(_there(await self._unit.perform(Link(inode, new_parent_inode, new_name))))
+
+    @answers_errno
+    async def unlink(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
+        await self._unit.perform(Unlink(parent_inode, name))
+
+    @answers_errno
+    async def rmdir(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
+        await self._unit.perform(RemoveDirectory(parent_inode, name))
+
+    @answers_errno
+    async def rename(
+        self,
+        parent_inode_old: InodeNumber,
+        name_old: bytes,
+        parent_inode_new: InodeNumber,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        operation = Rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self._unit.perform(operation)
+
+    @answers_errno
+    async def readlink(self, inode: InodeNumber, ctx: RequestContext) -> bytes:
+        return (await self._unit.attributes(inode)).target
+
+    # --- directories ------------------------------------------------------------------------------------
+
+    @answers_errno
+    async def opendir(self, inode: InodeNumber, ctx: RequestContext) -> int:
+        await self._unit.attributes(inode)
+        self._unit.opened(inode)
+        return inode
+
+    @answers_errno
+    async def releasedir(self, fh: int) -> None:
+        self._unit.closed(InodeNumber(fh))
+
+    @answers_errno
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._unit.flush(InodeNumber(fh))
+
+    @answers_errno
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = InodeNumber(fh)
+        position = start_id
+        if position < _DOT_DOT and not await self._reply_dots(directory, position, token):
+            return
+        cookie = max(position, _DOT_DOT) - _DOT_DOT
+        while entries := await self._unit.listing(directory, cookie, _ENTRIES_PER_TURN):
+            for cookie, name, entry in entries:
+                inode = self._unit.volume.catalog.inode(entry.inode)
+                if inode is None:
+                    continue
+                if not pyfuse3.readdir_reply(token, name, entry_attributes(inode), cookie + _DOT_DOT):
+                    return
+
+    async def _reply_dots(
+        self, directory: InodeNumber, position: int, token: pyfuse3.ReaddirToken
+    ) -> bool:
+        own = await self._unit.attributes(directory)
+        if own.nlink == 0:
+            return False  # a removed directory lists nothing, not even itself
+        if position < _DOT and not pyfuse3.readdir_reply(token, b".", entry_attributes(own), _DOT):
+            return False
+        parent = await self._unit.attributes(own.parent)
+        return bool(pyfuse3.readdir_reply(token, b"..", entry_attributes(parent), _DOT_DOT))
+
+    # --- attributes ---------------------------------------------------------------------------------------
+
+    @answers_errno
+    async def getattr(self, inode: InodeNumber, ctx: RequestContext) -> pyfuse3.EntryAttributes:
+        return entry_attributes(await self._unit.attributes(inode))
+
+    @answers_errno
+    async def setattr(
+        self,
+        inode: InodeNumber,
+        attr: pyfuse3.EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        operation = SetAttributes(
+            inode,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return entry_attributes(_there(await self._unit.perform(operation)))
+
+    @answers_errno
+    async def getxattr(self, inode: InodeNumber, name: bytes, ctx: RequestContext) -> bytes:
+        return await self._unit.xattr(inode, name)
+
+    @answers_errno
+    async def listxattr(self, inode: InodeNumber, ctx: RequestContext) -> list[bytes]:
+        return await self._unit.xattrs(inode)
+
+    @answers_errno
+    async def setxattr(self, inode: InodeNumber, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._unit.perform(SetXattr(inode, name, value))
+
+    @answers_errno
+    async def removexattr(self, inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
+        await self._unit.perform(RemoveXattr(inode, name))
+
+    @answers_errno
+    async def access(self, inode: InodeNumber, mode: int, ctx: RequestContext) -> bool:
+        """Asked only without `default_permissions`; then only root mounts, and everything is allowed."""
+        return True
+
+    @answers_errno
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        of_disk = self._unit.volume.statvfs()
+        answer = pyfuse3.StatvfsData()
+        for field in ("f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
+            setattr(answer, field, getattr(of_disk, field))
+        answer.f_bsize = BLOCK_BYTES
+        answer.f_namemax = NAME_BYTES_MAX
+        return answer
+
+    # --- files ----------------------------------------------------------------------------------------------
+
+    @answers_errno
+    async def open(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
+        await self._unit.attributes(inode)
+        return self._open(inode, flags, ctx.uid)
+
+    def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
+        self._unit.opened(inode)
+        number = self._handles.add(FileHandle(inode, flags, uid))
+        return FileInfo(fh=number, direct_io=True, keep_cache=False)
+
+    @answers_errno
+    async def create(
+        self, parent_inode: InodeNumber, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
+        operation = Create(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        try:
+            inode = _there(await self._unit.perform(operation))
+        except OperationFailed as error:
+            if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                raise
+            inode = await self._open_existing(parent_inode, name, flags, ctx)
+        return self._open(inode.number, flags, ctx.uid), entry_attributes(inode)
+
+    async def _open_existing(
+        self, parent: InodeNumber, name: bytes, flags: int, ctx: RequestContext
+    ) -> Inode:
+        """The other host made the name after this kernel found none: open what is there now.
+
+        ESTALE, where that takes more than root or the plain permission bits can decide, makes the
+        kernel look the name up again and check by itself.
+        """
+        inode = await self._unit.lookup(parent, name)
+        if inode.is_directory:
+            raise FUSEError(errno.EISDIR)
+        if not inode.is_regular or not _permitted(inode, flags, ctx):
+            raise FUSEError(errno.ESTALE)
+        if flags & os.O_TRUNC:
+            inode = _there(await self._unit.perform(SetAttributes(inode.number, size=0)))
+        return inode
+
+    @answers_errno
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._unit.read(self._handles[fh].inode, off, size)
+
+    @answers_errno
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        handle = self._handles[fh]
+        operation = Write(handle.inode, off, handle.append, handle.clear_privileges)
+        await self._unit.perform(operation, buf)
+        return len(buf)
+
+    @answers_errno
+    async def flush(self, fh: int) -> None:
+        """close(2): with synchronous acknowledgement nothing is pending."""
+
+    @answers_errno
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._unit.flush(self._handles[fh].inode)
+
+    @answers_errno
+    async def release(self, fh: int) -> None:
+        self._unit.closed(self._handles.remove(fh).inode)
+
+
+def _there(inode: Inode | None) -> Inode:
+    return found(inode, errno.ESTALE)
+
+
+def _permitted(inode: Inode, flags: int, ctx: RequestContext) -> bool:
+    """Whether plain permission bits let the caller open the file so; False where they do not decide."""
+    if ctx.uid == 0:
+        return True
+    wanted = {os.O_RDONLY: _READ, os.O_WRONLY: _WRITE}.get(flags & os.O_ACCMODE, _READ | _WRITE)
+    if flags & os.O_TRUNC:
+        wanted |= _WRITE
+    return ctx.uid == inode.uid and inode.mode >> 6 & wanted == wanted

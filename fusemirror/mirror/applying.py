@@ -1,0 +1,279 @@
+"""The backup's half of the mirror: applies what arrives, in its order, and says so.
+
+One task reads the mirror path. Each message takes effect where it stands in the stream: a change is
+applied to the subvolume, a checksum is compared with the content as it is at that place. A change
+that names a request of this host carries no data: the communication volume still holds it, and the
+change is the answer that its program waits for. Source: seed [0056]-[0060] (JOB2).
+"""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import trio
+
+from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
+from fusemirror.channel.session import Session
+from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.errors import ChannelError, DiskFailed, FusemirrorError, RemoteProtocolError
+from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.limits import ROWS_PER_MESSAGE
+from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, next_backup_state
+from fusemirror.promise import Promise
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import (
+    Applied,
+    Begin,
+    Bye,
+    CatalogRows,
+    CaughtUp,
+    Checkpoint,
+    Digests,
+    FlushImage,
+    ForgetMarks,
+    ImageCopied,
+    Normal,
+    OutOfSync,
+    PurgeOffer,
+    RegionData,
+    Reply,
+    RowsDigest,
+    Suspects,
+)
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Awaitable[None]]
+"""What a handler leaves to be done beside the stream, as long as the session lives."""
+
+
+class Applier:
+    """See the module. `serve` runs once per link; in between the state is DISCONNECTED."""
+
+    def __init__(
+        self, volume: Volume, communication: CommunicationVolume, is_open: Callable[[InodeNumber], bool]
+    ) -> None:
+        self.volume = volume
+        self.state = BackupState.DISCONNECTED
+        self.reason: str | None = "the primary has not been met since the mount"
+        self.changed = trio.Event()
+        self.out_of_sync: set[InodeNumber] = set()
+        self._communication = communication
+        self._is_open = is_open
+        self._progress: Promise[None] | None = None
+        self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
+        self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
+            WriteChange: self._change,
+            TruncateChange: self._change,
+            NamespaceChange: self._change,
+            Begin: self._begin,
+            CatalogRows: self._catalog_rows,
+            OutOfSync: self._out_of_sync_images,
+            CaughtUp: self._caught_up,
+            Digests: self._digests,
+            RegionData: self._region_data,
+            ImageCopied: self._image_copied,
+            Normal: self._normal,
+            FlushImage: self._flush_image,
+            Checkpoint: self._checkpoint,
+            ForgetMarks: self._forget_marks,
+            PurgeOffer: self._purge_offer,
+            RowsDigest: self._rows_digest,
+            Bye: self._bye,
+        }
+
+    @property
+    def serves(self) -> bool:
+        return self.state in BACKUP_SERVES
+
+    def _go(self, event: BackupEvent, reason: str | None = None) -> None:
+        before, self.state = self.state, next_backup_state(self.state, event)
+        self.reason = reason
+        if self.state is not before:
+            log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def serve(self, session: Session) -> str:
+        """Apply what arrives over one session until it is lost; return why it was.
+
+        On return the volume holds a prefix of what was sent, and the state is DISCONNECTED.
+        """
+        try:
+            reason = await self.run_session(session)
+        finally:
+            self._epochs.clear()
+        self._go(BackupEvent.LOST, reason)
+        return reason
+
+    async def run_session(self, session: Session) -> str:
+        """Read until the session ends; tasks that make things durable live as long."""
+        reason = ""
+        self._session = session
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._apply_all(session, nursery.start_soon)
+            except ChannelError as error:
+                reason = str(error)
+            except FusemirrorError as error:
+                # What cannot be applied here must not be skipped: the link ends, the primary marks it.
+                log.error("cannot apply what the primary sent: %s", error)
+                reason = str(error)
+            session.close(reason)
+            nursery.cancel_scope.cancel()
+        return reason
+
+    async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
+        told = self.volume.number
+        while True:
+            for message, data in await session.receive():
+                handler = self._handlers.get(type(message))
+                if handler is None:
+                    raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                work = handler(message, data)
+                if work is not None:
+                    start(work)
+            # One acknowledgement for all that came together.
+            if self.volume.number > told and self.state is not BackupState.CATCHING_UP:
+                told = self.volume.number
+                session.send(Applied(told))
+                if self._progress is not None:
+                    self._progress.resolve(None)
+
+    async def wait_applied(self, number: ChangeNumber) -> None:
+        """Return when change `number` is applied here. One task waits at a time."""
+        while self.volume.number < number:
+            self._progress = Promise()
+            await self._progress.wait()
+            self._progress = None
+
+    # --- changes --------------------------------------------------------------------------------------
+
+    def _change(self, change: NamespaceChange | WriteChange | TruncateChange, data: Buffer) -> None:
+        staged = self._communication.find(change.request) if change.request else None
+        if type(change) is WriteChange and change.request:
+            if staged is None:
+                raise RemoteProtocolError(self._session.peer_name, "a write names a request that is not pending")
+            data = staged.data
+        try:
+            self.volume.apply(change, data)
+        except OSError as error:
+            raise FusemirrorError(f"{error.strerror}") from error
+        if change.request:
+            self.volume.forget_request(change.request)  # only a primary is asked about them
+        if staged is not None:
+            self._communication.retire(change.request)
+            staged.answer.resolve(change.inode)
+
+    # --- catching up ----------------------------------------------------------------------------------
+
+    def _begin(self, message: Begin, _: Buffer) -> None:
+        self._go(BackupEvent.BEGUN)
+        self._send_suspects()
+        if message.copy_catalog:
+            self.volume.begin_catalog_copy()
+
+    def _send_suspects(self) -> None:
+        marks = [(inode, tuple(regions)) for inode, regions in self.volume.regions.marks().items()]
+        for start in range(0, len(marks), ROWS_PER_MESSAGE):
+            self._session.send(Suspects(tuple(marks[start : start + ROWS_PER_MESSAGE]), last=False))
+        self._session.send(Suspects((), last=True))
+
+    def _catalog_rows(self, message: CatalogRows, _: Buffer) -> None:
+        self.volume.copy_rows(message.rows)
+
+    def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
+        self.out_of_sync.update(message.inodes)
+
+    def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
+        if self.volume.copying:
+            self.volume.finish_catalog_copy(message.number)
+        else:
+            self.volume.advance(message.number)
+        self._session.send(Applied(message.number))
+        self._go(BackupEvent.CAUGHT_UP)
+
+    # --- images ---------------------------------------------------------------------------------------
+
+    def _digests(self, message: Digests, _: Buffer) -> None:
+        if message.mend:
+            self.volume.copy_size(message.inode, message.size)
+        ours = self.volume.images.region_digests(message.inode, message.first_region, len(message.digests))
+        differing = [
+            message.first_region + index
+            for index, digest in enumerate(message.digests)
+            if index >= len(ours) or ours[index] != digest
+        ]
+        if not message.mend and self.volume.images.size(message.inode) != message.size:
+            differing.append(-1)
+        self._session.send(Reply(message.token, values=tuple(differing)))
+
+    def _region_data(self, message: RegionData, data: Buffer) -> None:
+        try:
+            self.volume.copy_data(message.inode, message.offset, data)
+        except OSError as error:
+            raise FusemirrorError(f"{error.strerror}") from error
+
+    def _image_copied(self, message: ImageCopied, _: Buffer) -> None:
+        self.out_of_sync.discard(message.inode)
+
+    def _normal(self, message: Normal, _: Buffer) -> None:
+        self.out_of_sync.clear()
+        self.volume.update_identity(complete=True, compare_all=False)
+        self._go(BackupEvent.COPIED)
+
+    # --- durability -------------------------------------------------------------------------------------
+
+    def _flush_image(self, message: FlushImage, _: Buffer) -> Work:
+        return partial(self._flush, self._session, message)
+
+    async def _flush(self, session: Session, message: FlushImage) -> None:
+        error = 0
+        try:
+            await self.volume.flush(message.inode)
+        except (OSError, DiskFailed) as failed:
+            log.error("fsync: %s", failed)
+            error = failed.errno or errno.EIO
+        _reply(session, Reply(message.token, errno=error))
+
+    def _checkpoint(self, message: Checkpoint, _: Buffer) -> Work:
+        # The marks are parted here, at this place of the stream; making them durable takes its time.
+        self._epochs[message.token] = self.volume.regions.rotate()
+        return partial(self._make_durable, self._session, message)
+
+    async def _make_durable(self, session: Session, message: Checkpoint) -> None:
+        error, number = 0, ChangeNumber(0)
+        try:
+            number = await self.volume.make_durable()
+            self.volume.commit()
+            self.volume.trim(message.durable)
+        except (OSError, DiskFailed) as failed:
+            log.error("checkpoint: %s", failed)
+            error = failed.errno or errno.EIO
+        _reply(session, Reply(message.token, errno=error, number=number))
+
+    def _forget_marks(self, message: ForgetMarks, _: Buffer) -> None:
+        self.volume.drop_marks(self._epochs.pop(message.token))
+
+    # --- questions ----------------------------------------------------------------------------------------
+
+    def _purge_offer(self, message: PurgeOffer, _: Buffer) -> None:
+        held = tuple(inode for inode in message.inodes if self._is_open(inode))
+        self._session.send(Reply(message.token, values=held))
+
+    def _rows_digest(self, message: RowsDigest, _: Buffer) -> None:
+        count, digest = self.volume.catalog.digest(message.table, message.first, message.last)
+        same = (count, digest) == (message.count, message.digest)
+        self._session.send(Reply(message.token, values=() if same else (count,)))
+
+    def _bye(self, message: Bye, _: Buffer) -> None:
+        raise ChannelError(f"the primary said goodbye: {message.reason}")
+
+
+def _reply(session: Session, reply: Reply) -> None:
+    """Answer, unless the session has ended meanwhile: then nobody waits for it."""
+    if not session.closed:
+        session.send(reply)

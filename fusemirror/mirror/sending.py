@@ -1,0 +1,429 @@
+"""The primary's half of the mirror: sends every change, and knows which the backup holds.
+
+Changes are published in their order, right after they were applied to the main volume. While the
+mirror streams, a change counts as acknowledged when the backup has applied it; acknowledgements are
+cumulative, because the subvolume is always a prefix of main. Whoever would show an effect that is
+not acknowledged yet (a read, a lookup, an error) waits for it first: that is G2 at the primary.
+
+When the link is lost, the backup may go on serving reads until its lease ends. So changes wait
+(`HOLDING`) until the backup is back or the lease is over; only then does the primary go on alone.
+Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from fusemirror.change import AnyChange, NamespaceChange, TruncateChange, WriteChange
+from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
+from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
+from fusemirror.limits import CHECKPOINT_INTERVAL_S
+from fusemirror.mirror.catching_up import send_catalog, send_records
+from fusemirror.mirror.copying import Copier, CopyProgress
+from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
+from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.states import (
+    PRIMARY_ACKNOWLEDGES_ALONE,
+    PRIMARY_STREAMING,
+    PrimaryEvent,
+    PrimaryState,
+    next_primary_state,
+)
+from fusemirror.mirror.stream import Question, Stream
+from fusemirror.promise import Promise
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import (
+    Applied,
+    Begin,
+    Bye,
+    CaughtUp,
+    Checkpoint,
+    FlushImage,
+    ForgetMarks,
+    Normal,
+    Reply,
+    Suspects,
+)
+from fusemirror.protocol.messages import (
+    OutOfSync as OutOfSyncMessage,
+)
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_INODES_PER_MESSAGE = 8_192
+
+
+class InFlight(msgspec.Struct, gc=False):
+    """A change that the backup has not acknowledged; for a write, the bytes it covers."""
+
+    number: ChangeNumber
+    keys: tuple[Any, ...]
+    request: RequestId
+    inode: InodeNumber
+    start: int
+    end: int
+    since: float
+
+
+class Mirror:
+    """See the module. One task calls `serve` per link; `run_watch` runs beside it for ever."""
+
+    def __init__(self, volume: Volume, *, peer_timeout_s: float, io_timeout_s: float) -> None:
+        self.volume = volume
+        self.state = PrimaryState.HOLDING
+        self.reason: str | None = "the backup has not been met since the mount"
+        self.changed = trio.Event()
+        self.in_flight: deque[InFlight] = deque()
+        self.acknowledged_number = volume.number
+        self.peer_durable = ChangeNumber(0)
+        self.out_of_sync = OutOfSync()
+        self.copy_progress: CopyProgress | None = None
+        self.link: Link | None = None
+        self.stream: Stream | None = None
+        self.generation_shared = True
+        self._io_timeout_s = io_timeout_s
+        # An earlier process of this host may have granted a lease just before it ended.
+        self._hold_until = trio.current_time() + peer_timeout_s
+        self._live = False  # changes are sent as they are made
+        self._held_back: ChangeNumber | None = None  # not acknowledged before its image is copied
+        self._waiting: list[tuple[ChangeNumber, Promise[None]]] = []
+        self._peer_instance = b""
+        self._suspects: Promise[None] = Promise()
+        self._said_bye = False
+        self._forgettable: list[ChangeNumber] = []
+        # What was marked before this process began is suspect until a checkpoint with the backup.
+        self.out_of_sync.add_marks(volume.regions.marks())
+
+    # --- the path of a change ------------------------------------------------------------------------
+
+    def publish(self, change: AnyChange, encoded: bytes, data: Buffer, keys: tuple[Any, ...]) -> None:
+        """Send a change that the main volume holds. `data` is empty where the backup has it already."""
+        if self._live and self.stream is not None:
+            try:
+                self.stream.send_encoded(encoded, data)
+            except ConnectionLost:
+                self._live = False  # `serve` hears of it too; this change is not sent
+        if not self._live:
+            self._mark(change)
+        if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+            self.acknowledged_number = change.number
+            return
+        inode, start, end = _range(change)
+        entry = InFlight(change.number, keys, change.request, inode, start, end, trio.current_time())
+        self.in_flight.append(entry)
+        if not self._live and self._held_back is None:
+            self._held_back = change.number
+
+    def _mark(self, change: AnyChange) -> None:
+        inode, start, end = _range(change)
+        if inode:
+            self.out_of_sync.add_range(inode, start, end)
+
+    async def acknowledged(self, number: ChangeNumber) -> None:
+        """Return when the backup holds change `number`, or the primary goes on without it."""
+        if number > self.acknowledged_number:
+            promise: Promise[None] = Promise()
+            self._waiting.append((number, promise))
+            await promise.wait()
+
+    def unsettled(self, key: object) -> ChangeNumber:
+        """The newest change under way that touches `key`, or 0."""
+        for entry in reversed(self.in_flight):
+            if key in entry.keys:
+                return entry.number
+        return ChangeNumber(0)
+
+    def unsettled_range(self, inode: InodeNumber, start: int, end: int) -> ChangeNumber:
+        """The newest change under way of these bytes of an image, or 0."""
+        for entry in reversed(self.in_flight):
+            if entry.inode == inode and entry.start < end and start < entry.end:
+                return entry.number
+        return ChangeNumber(0)
+
+    def _acknowledge(self, number: ChangeNumber) -> None:
+        if self._held_back is not None:
+            number = min(number, ChangeNumber(self._held_back - 1))
+        if number <= self.acknowledged_number:
+            return
+        self.acknowledged_number = number
+        while self.in_flight and self.in_flight[0].number <= number:
+            entry = self.in_flight.popleft()
+            # The backup has heard of its request, so it will not send it again.
+            if entry.request and self._live:
+                self.volume.forget_request(entry.request)
+        still: list[tuple[ChangeNumber, Promise[None]]] = []
+        for waiting in self._waiting:
+            if waiting[0] <= number:
+                waiting[1].resolve(None)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    @property
+    def streams(self) -> bool:
+        return self.state in PRIMARY_STREAMING
+
+    @property
+    def must_begin_generation(self) -> bool:
+        """The next change is the first one that is made without the backup."""
+        return self.generation_shared and self.state in PRIMARY_ACKNOWLEDGES_ALONE
+
+    # --- states ---------------------------------------------------------------------------------------
+
+    def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
+        before, self.state = self.state, next_primary_state(self.state, event)
+        self.reason = reason
+        if self.state is not before:
+            log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
+        if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+            self._held_back = None
+            self._acknowledge(self.volume.number)
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def settled_state(self) -> None:
+        """Return when the state is one in which requests are decided: streaming, or alone."""
+        while not self.streams and self.state not in PRIMARY_ACKNOWLEDGES_ALONE:
+            await self.changed.wait()
+
+    async def run_watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End the lease when it is over, and a link that does not answer within `io_timeout`."""
+        task_status.started()
+        while True:
+            if self.state is PrimaryState.HOLDING:
+                with trio.move_on_at(self._hold_until):
+                    await self.changed.wait()
+                if self.state is PrimaryState.HOLDING and trio.current_time() >= self._hold_until:
+                    self._go(PrimaryEvent.LEASE_OVER, self.reason)
+                continue
+            deadline = trio.current_time() + self._io_timeout_s
+            if self.in_flight:
+                deadline = self.in_flight[0].since + self._io_timeout_s
+                if trio.current_time() >= deadline and self.link is not None:
+                    self.link.close(str(TimedOut(self._io_timeout_s, "a change was not acknowledged")))
+            with trio.move_on_at(max(deadline, trio.current_time() + self._io_timeout_s / 10)):
+                await self.changed.wait()
+
+    # --- one link ---------------------------------------------------------------------------------------
+
+    async def serve(self, link: Link) -> None:
+        """Mirror over `link` until it is lost. Never raises for the link's sake."""
+        # Numbers of data changes end with the process; the backup may hold one that this one never gave.
+        self.volume.advance(link.peer.history.number)
+        verdict = compare(history_of(self.volume), link.peer.history)
+        if verdict in (Verdict.DIVERGED, Verdict.BACKUP_AHEAD):
+            self._refuse(link, verdict)
+            return
+        self.link = link
+        self.stream = Stream(link.mirror)
+        self._said_bye = False
+        self._suspects = Promise()
+        self._go(PrimaryEvent.LINKED)
+        stream = self.stream
+        reason = await self.run_link(link, stream, verdict)
+        self._lost(link, reason)
+        stream.end(ConnectionLost(link.mirror.peer_name, reason))
+
+    def _refuse(self, link: Link, verdict: Verdict) -> None:
+        why = (
+            "split brain: both volumes were changed apart"
+            if verdict is Verdict.DIVERGED
+            else "the backup holds changes that this volume lost"
+        )
+        if self.state is not PrimaryState.DIVERGED:
+            log.error("%s; nothing was merged or overwritten, see fusemirror(7)", why)
+        self._go(PrimaryEvent.DIFFERED, why)
+        link.close(why)
+
+    async def run_link(self, link: Link, stream: Stream, verdict: Verdict) -> str:
+        """Bring the backup up to date and keep it so; return why that ended."""
+        reason = ""
+
+        async def until_lost(work: Callable[[], Any]) -> None:
+            nonlocal reason
+            try:
+                await work()
+            except (FusemirrorError, OSError) as error:
+                if not isinstance(error, ChannelError):
+                    log.error("the mirror stops over this link: %s", error)
+                reason = reason or str(error)
+                link.close(str(error))
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_lost, lambda: self._read(link.mirror, stream))
+            nursery.start_soon(until_lost, lambda: self._bring_up(link, stream, verdict))
+        return reason
+
+    def _lost(self, link: Link, reason: str) -> None:
+        self._live = False
+        self.link = self.stream = None
+        link.close(reason)
+        streaming = self.streams
+        for entry in self.in_flight:
+            if entry.inode:
+                self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
+        if streaming and self.in_flight:
+            self._held_back = self.in_flight[0].number
+        self._hold_until = max(link.mirror.answered_until, trio.current_time())
+        self.copy_progress = None
+        self._go(PrimaryEvent.SAID_BYE if self._said_bye else PrimaryEvent.LOST, reason)
+
+    async def _read(self, session: Session, stream: Stream) -> None:
+        while True:
+            for message, _data in await session.receive():
+                if type(message) is Applied:
+                    self._acknowledge(message.number)
+                elif type(message) is Reply:
+                    stream.answered(message)
+                elif type(message) is Suspects:
+                    self._take_suspects(message)
+                elif type(message) is Bye:
+                    self._said_bye = True
+                    raise ConnectionLost(session.peer_name, f"it said goodbye: {message.reason}")
+                else:
+                    raise ConnectionLost(session.peer_name, f"unexpected {type(message).__name__}")
+
+    def _take_suspects(self, message: Suspects) -> None:
+        for inode, regions in message.marks:
+            self.out_of_sync.add_marks({inode: [RegionIndex(region) for region in regions]})
+        if message.last:
+            self._suspects.resolve(None)
+
+    async def _bring_up(self, link: Link, stream: Stream, verdict: Verdict) -> None:
+        theirs = link.peer.history
+        copy_catalog = verdict is Verdict.COPY_CATALOG
+        stream.send(Begin(copy_catalog, generations_of(self.volume), self.volume.number))
+        self._live = copy_catalog
+        await self._suspects.wait()
+        compare_all = copy_catalog or theirs.compare_all or self.volume.identity.compare_all
+        if compare_all:
+            await self._mark_every_image()
+        elif link.peer.instance != self._peer_instance:
+            self.out_of_sync.add_marks(self.volume.regions.marks())
+        self._peer_instance = link.peer.instance
+        await self._catch_up(stream, theirs.journal_number, copy_catalog=copy_catalog)
+        self._go(PrimaryEvent.CAUGHT_UP)
+        await self._copy(stream)
+        if compare_all:
+            self.volume.update_identity(compare_all=False)
+        self.generation_shared = True
+        stream.send(Normal(self.volume.number))
+        self._go(PrimaryEvent.COPIED)
+        await self._keep_checkpoints(stream)
+
+    async def _mark_every_image(self) -> None:
+        """Every image that has content, or may have some at the backup, is suspect."""
+        for count, number in enumerate(self.volume.images.numbers()):
+            self.out_of_sync.add_whole(number)
+            if count % 1_000 == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def _catch_up(self, stream: Stream, theirs: ChangeNumber, *, copy_catalog: bool) -> None:
+        if copy_catalog:
+            await send_catalog(stream, self.volume)
+        else:
+            await send_records(stream, self.volume, theirs)
+        # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
+        inodes = self.out_of_sync.inodes()
+        for start in range(0, len(inodes), _INODES_PER_MESSAGE):
+            stream.send(OutOfSyncMessage(tuple(inodes[start : start + _INODES_PER_MESSAGE])))
+        stream.send(CaughtUp(self.volume.number))
+        self._live = True
+
+    async def _copy(self, stream: Stream) -> None:
+        copier = Copier(self.volume, stream, self.out_of_sync)
+        self.copy_progress = copier.progress
+        # Changes that wait for their images to be copied go first: a program waits for each of them.
+        await copier.copy([entry.inode for entry in self.in_flight if entry.inode in self.out_of_sync])
+        self._held_back = None
+        await copier.copy(self.out_of_sync.inodes())
+        self.copy_progress = None
+
+    # --- durability in both volumes -----------------------------------------------------------------------
+
+    def ask_flush(self, inode: InodeNumber) -> Promise[Reply] | None:
+        """Ask the backup to make an image durable; None where there is no stream to ask over."""
+        return self._ask(lambda token: FlushImage(token, inode))
+
+    def _ask(self, question: Question) -> Promise[Reply] | None:
+        if self.stream is None or not self.streams:
+            return None
+        try:
+            return self.stream.ask(question)
+        except ConnectionLost:
+            return None
+
+    async def flushed(self, inode: InodeNumber, promise: Promise[Reply] | None) -> int:
+        """Return the errno of a flush that `ask_flush` began, asking again over a new link.
+
+        0 as well once the primary goes on alone: then only this volume counts.
+        """
+        while True:
+            if promise is not None:
+                try:
+                    return (await promise.wait()).errno
+                except ConnectionLost:
+                    pass
+            await self.settled_state()
+            promise = self.ask_flush(inode)
+            if promise is None and self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+                return 0
+            if promise is None:
+                await self.changed.wait()
+
+    async def _keep_checkpoints(self, stream: Stream) -> None:
+        while True:
+            await self.checkpoint(stream)
+            await trio.sleep(CHECKPOINT_INTERVAL_S)
+
+    async def checkpoint(self, stream: Stream) -> None:
+        """Make both volumes durable up to here; then the marks of what stood before it may go."""
+        epoch = self.volume.regions.rotate()
+        durable = self.volume.journal.durable_number
+        token = 0
+
+        def question(given: int) -> Checkpoint:
+            nonlocal token
+            token = given
+            return Checkpoint(given, ChangeNumber(durable))
+
+        reply = stream.ask(question)
+        await self.volume.make_durable()
+        answer = await reply.wait()
+        if answer.errno:
+            raise ConnectionLost(stream.session.peer_name, f"its checkpoint failed with errno {answer.errno}")
+        self.volume.drop_marks(epoch)
+        stream.send(ForgetMarks(token))
+        self.peer_durable = answer.number
+        self.volume.trim(answer.number)
+        self._forget_old_requests(answer.number)
+
+    def _forget_old_requests(self, number: ChangeNumber) -> None:
+        """Requests done before the checkpoint before this one cannot be sent again: the backup sends
+        again what it must as soon as it has caught up, and two checkpoints have been answered since.
+        """
+        self._forgettable.append(number)
+        if len(self._forgettable) < 3:
+            return
+        before = self._forgettable.pop(0)
+        for request, (done, _) in list(self.volume.requests_done.items()):
+            if done <= before:
+                self.volume.forget_request(request)
+
+
+def _range(change: AnyChange) -> tuple[InodeNumber, int, int]:
+    """The image and the bytes that a change of data covers; inode 0 for a change of the namespace."""
+    if type(change) is WriteChange:
+        return change.inode, change.offset, change.offset + change.length
+    if type(change) is TruncateChange:
+        return change.inode, change.size, 1 << 63
+    assert type(change) is NamespaceChange
+    return InodeNumber(0), 0, 0

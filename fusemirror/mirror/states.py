@@ -1,0 +1,131 @@
+"""The states of the mirror, at the primary and at the backup: two tables, and one function each.
+
+The words that people see (`MirrorWord`) are fewer than the states: the table at the end joins them.
+Source: seed steps 702 and 709 (is the mirrored state normal?); design.md sections 2 and 4.
+"""
+
+from enum import Enum, auto
+
+from fusemirror.errors import IllegalTransition
+
+
+class PrimaryState(Enum):
+    """Where the primary stands with its backup."""
+
+    ALONE = auto()
+    """No backup serves reads: changes are acknowledged here and marked for later."""
+    HOLDING = auto()
+    """The link is lost, but the backup may still serve reads under its lease: changes wait."""
+    REJOINING = auto()
+    """Linked after having been alone; missed records travel, changes are still acknowledged alone."""
+    RECOVERING = auto()
+    """Linked again before the lease ended; missed records travel, changes wait."""
+    RESYNCING = auto()
+    """The namespace is equal and every change travels; images that differ are being copied."""
+    NORMAL = auto()
+    """Both volumes hold the same up to the changes under way."""
+    DIVERGED = auto()
+    """The histories split: nothing travels until a person decides."""
+
+
+class PrimaryEvent(Enum):
+    LINKED = auto()
+    LEASE_OVER = auto()
+    CAUGHT_UP = auto()
+    COPIED = auto()
+    LOST = auto()
+    SAID_BYE = auto()
+    DIFFERED = auto()
+
+
+_P, _PE = PrimaryState, PrimaryEvent
+
+PRIMARY_TRANSITIONS: dict[PrimaryState, dict[PrimaryEvent, PrimaryState]] = {
+    _P.ALONE: {_PE.LINKED: _P.REJOINING, _PE.DIFFERED: _P.DIVERGED},
+    _P.HOLDING: {_PE.LINKED: _P.RECOVERING, _PE.LEASE_OVER: _P.ALONE, _PE.DIFFERED: _P.DIVERGED},
+    # A backup that is catching up serves no reads, so losing it here needs no waiting.
+    _P.REJOINING: {_PE.CAUGHT_UP: _P.RESYNCING, _PE.LOST: _P.ALONE, _PE.SAID_BYE: _P.ALONE},
+    # The changes that wait were made while the backup was there; a cut only makes them wait on.
+    _P.RECOVERING: {_PE.CAUGHT_UP: _P.RESYNCING, _PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
+    _P.RESYNCING: {_PE.COPIED: _P.NORMAL, _PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
+    _P.NORMAL: {_PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
+    _P.DIVERGED: {_PE.LINKED: _P.REJOINING, _PE.DIFFERED: _P.DIVERGED},
+}
+
+PRIMARY_STREAMING = frozenset({_P.RESYNCING, _P.NORMAL})
+"""States in which every change travels at once and is acknowledged by the backup."""
+
+PRIMARY_ACKNOWLEDGES_ALONE = frozenset({_P.ALONE, _P.REJOINING, _P.DIVERGED})
+
+
+class BackupState(Enum):
+    """Where the backup stands with its primary."""
+
+    DISCONNECTED = auto()
+    """No stream: requests wait for one, then get a check report."""
+    CATCHING_UP = auto()
+    """The stream has begun; the namespace here is older than the primary's."""
+    RESYNCING = auto()
+    """The namespace is up to date; images that differ are read at the primary."""
+    NORMAL = auto()
+    """The subvolume is a prefix of main."""
+
+
+class BackupEvent(Enum):
+    BEGUN = auto()
+    CAUGHT_UP = auto()
+    COPIED = auto()
+    LOST = auto()
+
+
+_B, _BE = BackupState, BackupEvent
+
+BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
+    _B.DISCONNECTED: {_BE.BEGUN: _B.CATCHING_UP, _BE.LOST: _B.DISCONNECTED},
+    _B.CATCHING_UP: {_BE.CAUGHT_UP: _B.RESYNCING, _BE.LOST: _B.DISCONNECTED},
+    _B.RESYNCING: {_BE.COPIED: _B.NORMAL, _BE.LOST: _B.DISCONNECTED},
+    _B.NORMAL: {_BE.LOST: _B.DISCONNECTED},
+}
+
+BACKUP_SERVES = frozenset({_B.RESYNCING, _B.NORMAL})
+"""States in which the backup sends requests and, under its lease, serves reads."""
+
+
+class MirrorWord(Enum):
+    """What `status` says (conventions.md)."""
+
+    NORMAL = "normal"
+    RESYNCING = "resyncing"
+    DEGRADED = "degraded"
+    DIVERGED = "diverged"
+
+
+WORDS: dict[PrimaryState | BackupState, MirrorWord] = {
+    _P.ALONE: MirrorWord.DEGRADED,
+    _P.HOLDING: MirrorWord.DEGRADED,
+    _P.REJOINING: MirrorWord.RESYNCING,
+    _P.RECOVERING: MirrorWord.RESYNCING,
+    _P.RESYNCING: MirrorWord.RESYNCING,
+    _P.NORMAL: MirrorWord.NORMAL,
+    _P.DIVERGED: MirrorWord.DIVERGED,
+    _B.DISCONNECTED: MirrorWord.DEGRADED,
+    _B.CATCHING_UP: MirrorWord.RESYNCING,
+    _B.RESYNCING: MirrorWord.RESYNCING,
+    _B.NORMAL: MirrorWord.NORMAL,
+}
+
+
+def next_primary_state(state: PrimaryState, event: PrimaryEvent) -> PrimaryState:
+    """The state after `event`; `IllegalTransition` where the table has no such pair."""
+    try:
+        return PRIMARY_TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalTransition(state.name, event.name) from None
+
+
+def next_backup_state(state: BackupState, event: BackupEvent) -> BackupState:
+    """The state after `event`; `IllegalTransition` where the table has no such pair."""
+    try:
+        return BACKUP_TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalTransition(state.name, event.name) from None
