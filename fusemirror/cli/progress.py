@@ -16,7 +16,7 @@ def shown(what: str) -> Iterator[Advance]:
         return
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False, file=sys.stderr) as bar:
+    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr) as bar:
 
         def advance(done: int, total: int) -> None:
             bar.total = total

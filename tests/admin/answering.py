@@ -25,7 +25,7 @@ def progress(done: int, total: int) -> bytes:
 
 @contextmanager
 def answering(runtime_dir: Path, name: str, answers: Answers) -> Iterator[list[dict[str, Any]]]:
-    """Serve `runtime_dir/name.sock`; gives the requests as they come. The connection ends after the answer."""
+    """Serve `runtime_dir/name.sock`; gives the requests as they come. A connection has one answer."""
     requests: list[dict[str, Any]] = []
     runtime_dir.mkdir(exist_ok=True)
 

@@ -1,0 +1,101 @@
+"""The commands over an empty filesystem in place of the daemon: what forks, registers and waits, alone.
+
+    python stub.py fusemirror|mount.fusemirror ARGUMENTS
+
+STUB says how the daemon behaves: `refuse`, `killed` or `bug` before it serves; otherwise it serves, and
+after the unmount reads RUNTIME_DIR/drain to its end, if that is there, before it writes `drained` and ends.
+"""
+
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fusemirror.errors import VolumeInUse
+from fusemirror.settings import MountOptions, Settings
+
+
+def run(
+    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+) -> int:
+    """Stands in for `fusemirror.daemon.run`."""
+    match os.environ.get("STUB"):
+        case "refuse":
+            raise VolumeInUse(settings.volume, 12)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "bug":
+            raise KeyError("a bug")
+    socket_path = runtime_dir / f"{settings.name}.sock"
+    socket_path.unlink(missing_ok=True)
+    _answer_commands(socket_path, {"mountpoint": mountpoint, "pid": os.getpid()})
+    _serve_kernel(mountpoint, options, ready)
+    drain = runtime_dir / "drain"
+    if drain.exists():
+        drain.read_bytes()
+    (runtime_dir / "drained").touch()
+    socket_path.unlink()
+    return 0
+
+
+def _answer_commands(path: Path, status: dict[str, Any]) -> None:
+    import socket
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def answer() -> None:
+        while True:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rwb") as stream:
+                if stream.readline():
+                    stream.write(json.dumps({"ok": True, "result": status}).encode() + b"\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def _serve_kernel(mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    import pyfuse3
+    import trio
+
+    class Empty(pyfuse3.Operations):  # type: ignore[misc]
+        async def getattr(self, inode: int, ctx: object = None) -> pyfuse3.EntryAttributes:
+            attributes = pyfuse3.EntryAttributes()
+            attributes.st_ino = inode
+            attributes.st_mode = stat.S_IFDIR | 0o755
+            attributes.st_nlink = 2
+            return attributes
+
+        async def opendir(self, inode: int, ctx: object) -> int:
+            return inode
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pyfuse3.main)
+            ready()
+
+    pyfuse3.init(Empty(), mountpoint, set(options.fuse))
+    trio.run(main)
+    pyfuse3.close(unmount=False)
+
+
+if __name__ == "__main__":
+    import fusemirror
+
+    daemon = ModuleType("fusemirror.daemon")
+    daemon.run = run  # type: ignore[attr-defined]
+    fusemirror.daemon = daemon  # type: ignore[attr-defined]
+    sys.modules["fusemirror.daemon"] = daemon
+    program = sys.argv.pop(1)
+    if program == "mount.fusemirror":
+        from fusemirror.cli.mount_helper import main
+    else:
+        from fusemirror.cli.main import main
+    main()

@@ -1,0 +1,82 @@
+"""Errors become one line and an exit code; a traceback is for bugs, or on request."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from fusemirror import errors
+from fusemirror.cli.arguments import attempt, explain, report
+from fusemirror.cli.main import COMMANDS
+from fusemirror.errors import BadConfig, FusemirrorError, NotMounted
+from tests.cli.conftest import Run
+
+
+def test_an_error_is_one_line_with_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(BadConfig("a.toml", 3, "two\nlines"), "data", debug=False) == 10
+    assert capsys.readouterr().err == "fusemirror: data: a.toml, line 3: two lines\n"
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    report(NotMounted("data"), None, debug=True)
+    assert "NotMounted" in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise KeyError("x")
+
+    assert attempt(fail, lambda _error: 8) == 8
+    assert "in fail" in capsys.readouterr().err
+
+
+def test_errors_of_the_system_are_no_bugs() -> None:
+    assert explain(PermissionError(errno.EACCES, "Permission denied", "/etc/x"))[1] == 4
+    assert explain(OSError(errno.ENOSPC, "No space left on device", "/x")) == (
+        "/x: No space left on device",
+        1,
+    )
+
+
+def every_error(base: type[FusemirrorError]) -> list[type[FusemirrorError]]:
+    return [base, *(found for child in base.__subclasses__() for found in every_error(child))]
+
+
+@pytest.mark.parametrize("error", every_error(errors.FusemirrorError))
+def test_every_error_can_be_said(error: type[FusemirrorError]) -> None:
+    made = errors.OperationFailed(5) if error is errors.OperationFailed else None
+    if error is errors.CommandFailed:
+        made = errors.CommandFailed("x", 1)
+    template = error.__doc__ or ""
+    arguments = [1.5 if ":g}" in template else "x", "y", "z"]
+    line = str(made or error(*arguments))
+    assert line
+    assert "{" not in line
+    assert error.exit_code in range(1, 11)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(run: Run, command: str) -> None:
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"Usage: fusemirror {command} ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("takeover", "data"), ("status", "--colour"), ("status", "a/b"), ("mount", "data"), ()]
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    if arguments:
+        assert done.stderr.startswith("fusemirror: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_bad_config_names_file_and_line(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "data.toml"
+    config.parent.mkdir()
+    config.write_text('name = "data"\ncolour = "red"\n')
+    done = run("mount", "data", tmp_path)
+    assert done.exit_code == 10
+    assert done.stderr == f"fusemirror: data: {config}, line 2: colour: unknown key\n"

@@ -1,0 +1,113 @@
+"""`create` and `join`: two matching sides, wholly or not at all."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from fusemirror import settings
+from fusemirror.cli import create
+from fusemirror.volume.identity import Identity
+from tests.cli.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+ADDRESSES = ("--listen", "alpha:7000", "--peer", "beta:7000", "--host-name", "alpha")
+
+
+def test_create_and_join_make_two_sides_that_match(run: Run, tmp_path: Path) -> None:
+    done = run("create", "data", "main", *ADDRESSES)
+    assert (done.exit_code, done.stdout) == (0, "")
+    (tmp_path / "etc").rename(tmp_path / "etc-alpha")
+    assert run("join", "data.join", "sub").exit_code == 0
+
+    ours = settings.load(tmp_path / "etc-alpha" / "data.toml")
+    theirs = settings.load(tmp_path / "etc" / "data.toml")
+    assert (ours.listen, ours.peer) == (theirs.peer, theirs.listen) == ("alpha:7000", "beta:7000")
+    assert (ours.volume, theirs.volume) == (str(tmp_path / "main"), str(tmp_path / "sub"))
+
+    main, sub = Identity.load(tmp_path / "main"), Identity.load(tmp_path / "sub")
+    assert (main.role, main.complete) == ("primary", True)
+    assert (sub.role, sub.complete) == ("backup", False)
+    assert main.filesystem == sub.filesystem
+    assert (main.host, main.peer) == (sub.peer, sub.host)
+    assert (main.host_name, main.peer_name) == (sub.peer_name, sub.host_name) == ("alpha", "beta")
+
+
+def test_keys_and_join_file_are_for_their_owner_only(run: Run, tmp_path: Path) -> None:
+    run("create", "data", "main", *ADDRESSES)
+    assert stat.S_IMODE((tmp_path / "etc" / "data").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "data.join").stat().st_mode) == 0o600
+
+
+def test_join_takes_other_addresses_and_names(run: Run, tmp_path: Path) -> None:
+    run("create", "data", "main", "--listen", "0.0.0.0:7000", "--peer", "beta:7000")
+    (tmp_path / "etc" / "data.toml").unlink()
+    (tmp_path / "etc" / "data").rmdir()
+    refused = run("join", "data.join", "sub")
+    assert (refused.exit_code, "name one with --peer" in refused.stderr) == (2, True)
+    own = ("--listen", "[::]:7001", "--peer", "[fd00::1]:7000", "--host-name", "gamma")
+    assert run("join", "data.join", "sub", *own).exit_code == 0
+    chosen = settings.load(tmp_path / "etc" / "data.toml")
+    assert (chosen.listen, chosen.peer) == ("[::]:7001", "[fd00::1]:7000")
+    assert Identity.load(tmp_path / "sub").host_name == "gamma"
+
+
+@pytest.mark.parametrize("exists", ["etc/data.toml", "etc/data", "main/file", "data.join"])
+def test_nothing_that_exists_is_touched(run: Run, tmp_path: Path, exists: str) -> None:
+    path = tmp_path / exists
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    done = run("create", "data", "main", *ADDRESSES)
+    assert done.exit_code == 6
+    assert done.stderr.startswith("fusemirror: data: refused: ")
+    assert done.stderr.count("\n") == 1
+    assert [found.relative_to(tmp_path) for found in tmp_path.rglob("*") if found.is_file()] == [Path(exists)]
+
+
+@pytest.mark.parametrize("directory_is_there", [False, True])
+def test_after_a_failure_nothing_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory_is_there: bool
+) -> None:
+    if directory_is_there:
+        (tmp_path / "main").mkdir()
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device", "data.join")
+
+    monkeypatch.setattr(create, "write_join_file", fail)
+    done = run("create", "data", "main", *ADDRESSES)
+    assert (done.exit_code, done.stderr) == (1, "fusemirror: data: data.join: No space left on device\n")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"etc", *(["main"] if directory_is_there else [])}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("--access", "exclusive"), "access: `exclusive` is not available in this version"),
+        (("--acknowledge", "async"), "acknowledge: `async` is not available in this version"),
+        (("--communication", "memory"), "communication: `memory` is not available in this version"),
+        (("--listen", "alpha"), "listen: `alpha` is not HOST:PORT"),
+        (("--peer", "beta:x"), "peer: `beta:x` is not HOST:PORT"),
+        (("--access", "both"), "'both' is not one of"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    run: Run, tmp_path: Path, changed: tuple[str, ...], message: str
+) -> None:
+    done = run("create", "data", "main", *ADDRESSES, *changed)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_join_file_is_exit_status_10(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data.join").write_text("{}")
+    done = run("join", "data.join", "sub")
+    assert done.exit_code == 10
+    assert not (tmp_path / "sub").exists()

@@ -1,0 +1,58 @@
+"""`fusemirror fsck` and `export` over real volumes: exit codes of fsck(8), and plain files."""
+
+from pathlib import Path
+
+import pytest
+
+from fusemirror.volume import check as volume_check
+from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.volume import Volume
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    directory = tmp_path / "volume"
+    identity = Identity(
+        format=FORMAT_VERSION,
+        filesystem="01" * 16,
+        name="data",
+        host="02" * 16,
+        host_name="alpha",
+        peer="03" * 16,
+        peer_name="beta",
+        role="primary",
+        complete=True,
+        compare_all=False,
+    )
+    Volume.create(directory, identity)
+    return directory
+
+
+def test_a_new_volume_is_clean(run: Run, volume: Path) -> None:
+    assert run("fsck", volume).exit_code == 0
+
+
+def test_what_is_no_volume_cannot_be_checked(run: Run, tmp_path: Path) -> None:
+    done = run("fsck", tmp_path)
+    assert done.exit_code == 8
+    assert done.stderr.startswith("fusemirror: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("mended", "left", "code"), [(0, 2, 4), (2, 0, 1), (1, 1, 4)])
+def test_problems_are_exit_codes(
+    run: Run, volume: Path, monkeypatch: pytest.MonkeyPatch, mended: int, left: int, code: int
+) -> None:
+    found = volume_check.CheckResult(problems=mended + left, mended=mended, left=left)
+    monkeypatch.setattr(volume_check, "check", lambda *_arguments: found)
+    assert run("fsck", volume, "--repair").exit_code == code
+
+
+def test_export_needs_an_empty_target(run: Run, volume: Path, tmp_path: Path) -> None:
+    assert run("export", volume, tmp_path / "out").exit_code == 0
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / "mine").write_text("mine")
+    done = run("export", volume, tmp_path / "out")
+    assert done.exit_code != 0
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,88 @@
+"""`fusemirror mount`: the parent's exit status is the mount's, whatever becomes of the child."""
+
+import os
+import signal
+
+import pytest
+
+from fusemirror.admin.client import process_id
+from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale
+from tests.cli.conftest import Host
+
+
+def test_the_command_returns_when_the_mount_answers(host: Host) -> None:
+    assert host.run("fusemirror", "mount", "data", "mnt") == (0, "")
+    assert os.stat(host.mountpoint).st_ino == 1
+    assert host.run("fusemirror", "umount", "mnt") == (0, "")
+
+
+def test_a_mount_that_is_refused_says_so_once(host: Host) -> None:
+    code, errors = host.run("fusemirror", "mount", "data", "mnt", stub="refuse")
+    assert (code, errors) == (
+        1,
+        "fusemirror: data: volume /nowhere is in use by process 12; unmount it first\n",
+    )
+
+
+def test_a_mount_process_that_is_killed_is_reported(host: Host) -> None:
+    code, errors = host.run("fusemirror", "mount", "data", "mnt", stub="killed")
+    assert code == 1
+    assert errors == "fusemirror: data: the mount process was ended by SIGKILL before it served\n"
+
+
+def test_a_bug_shows_a_traceback_and_is_logged(host: Host) -> None:
+    code, errors = host.run("fusemirror", "mount", "data", "mnt", stub="bug")
+    assert code == 1
+    assert "Traceback" in errors
+    assert errors.endswith(
+        "fusemirror: data: internal error: KeyError('a bug'); please report it with the lines above\n"
+    )
+    if not os.path.exists("/dev/log"):
+        assert "KeyError" in (host.runtime_dir / "data.log").read_text()
+
+
+def test_a_mountpoint_in_use_by_us_is_refused(host: Host) -> None:
+    host.run("fusemirror", "mount", "data", "mnt")
+    code, errors = host.run("fusemirror", "mount", "data", "mnt")
+    assert (code, errors) == (
+        1,
+        f"fusemirror: data: cannot mount: data is mounted on {host.mountpoint} already\n",
+    )
+    assert host.run("fusemirror", "umount", "data") == (0, "")
+
+
+def test_a_mount_left_by_a_killed_process_is_cleaned_up(host: Host) -> None:
+    host.run("fusemirror", "mount", "data", "mnt")
+    process = Process(process_id(host.runtime_dir, "data"))
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(10)
+    assert is_stale(Mount(str(host.mountpoint), FSTYPE, "data"))
+    assert host.run("fusemirror", "mount", "data", "mnt") == (0, "")
+    assert os.stat(host.mountpoint).st_ino == 1
+    assert host.run("fusemirror", "umount", "mnt") == (0, "")
+
+
+def test_the_foreground_ends_with_the_mount(host: Host) -> None:
+    with host.start("fusemirror", "mount", "-f", "data", "mnt") as process:
+        while not host.is_mounted:
+            assert process.poll() is None
+        assert host.run("fusemirror", "umount", "mnt") == (0, "")
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("data", "nowhere"), 1, "is not a directory; make it first"),
+        (("other", "mnt"), 10, "fusemirror create other"),
+        (("data", "mnt", "-o", "ro"), 2, "mount option ro: "),
+        (("data",), 2, "Missing argument 'MOUNTPOINT'"),
+    ],
+)
+def test_what_cannot_be_mounted_is_one_line(
+    host: Host, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, errors = host.run("fusemirror", "mount", *arguments)
+    assert found == code
+    assert message in errors
+    assert errors.count("\n") == 1

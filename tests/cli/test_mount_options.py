@@ -1,0 +1,36 @@
+"""The options of mount(8): passed on, ignored or refused."""
+
+import pytest
+
+from fusemirror.cli.mount_options import parse_mount_options
+from fusemirror.errors import UsageError
+
+
+def fuse(text: str, *, as_root: bool = False) -> set[str]:
+    return set(parse_mount_options(text, as_root=as_root).fuse)
+
+
+def test_root_mounts_for_everyone() -> None:
+    assert fuse("", as_root=True) == {"allow_other", "default_permissions", "dev", "suid"}
+    assert fuse("") == set()
+
+
+def test_options_of_mount_itself_are_ignored() -> None:
+    assert fuse("rw,_netdev,nofail,user,x-systemd.automount,X-mine=1,comment=ours,,noatime,defaults") == set()
+
+
+def test_the_last_of_two_that_contradict_counts() -> None:
+    assert fuse("nosuid,exec,noexec", as_root=True) == {
+        "allow_other",
+        "default_permissions",
+        "dev",
+        "nosuid",
+        "noexec",
+    }
+    assert fuse("nosuid,suid") == {"suid"}
+
+
+@pytest.mark.parametrize("option", ["ro", "remount", "bind", "colour", "rw,sync", "allow_other=1"])
+def test_what_cannot_be_honoured_is_refused(option: str) -> None:
+    with pytest.raises(UsageError, match="option"):
+        fuse(option)

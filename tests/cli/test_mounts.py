@@ -1,0 +1,74 @@
+"""The mounts of this host: who holds them, and what libmount's table says."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusemirror.cli import mounts
+from fusemirror.cli.mounts import (
+    Mount,
+    Process,
+    all_mounts,
+    detach,
+    holders,
+    is_stale,
+    mount_at,
+    registered_runtime_dir,
+)
+from fusemirror.errors import TimedOut, UnmountFailed
+
+
+def test_the_root_is_a_mount() -> None:
+    assert mount_at("/") in all_mounts()
+
+
+def test_what_answers_is_not_stale(tmp_path: Path) -> None:
+    assert not is_stale(Mount(str(tmp_path), "ext4", "x"))
+    assert not is_stale(Mount(str(tmp_path / "gone"), "ext4", "x"))
+
+
+def test_open_files_and_current_directories_hold_a_mount(tmp_path: Path) -> None:
+    path = tmp_path / "held"
+    with path.open("w"):
+        assert any(f"(process {os.getpid()})" in holder for holder in holders(str(tmp_path)))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd=tmp_path) as process:
+        assert f"cat (process {process.pid})" in holders(str(tmp_path))
+        process.communicate(b"")
+
+
+def test_a_name_that_only_begins_the_same_holds_nothing(tmp_path: Path) -> None:
+    with Path(f"{tmp_path}-other").open("w"):
+        assert holders(str(tmp_path)) == []
+    Path(f"{tmp_path}-other").unlink()
+
+
+def test_what_is_no_mount_cannot_be_detached(tmp_path: Path) -> None:
+    with pytest.raises(UnmountFailed, match="cannot unmount: "):
+        detach(str(tmp_path))
+
+
+def test_the_table_of_libmount_tells_the_runtime_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "utab"
+    monkeypatch.setattr(mounts, "UTAB", table)
+    assert registered_runtime_dir("/mnt/a b") is None
+    table.write_text(
+        "SRC=other TARGET=/mnt/b ROOT=/ OPTS=helper=x\n"
+        "SRC=data TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=fusemirror,x-fusemirror.runtime-dir=/run/a\\040b\n"
+    )
+    assert registered_runtime_dir("/mnt/a b") == Path("/run/a b")
+    assert registered_runtime_dir("/mnt/b") is None
+
+
+def test_a_process_is_waited_for() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as running:
+        process = Process(running.pid)
+        with pytest.raises(TimedOut, match=f"process {running.pid} is still"):
+            process.wait_until_safe(0)
+        assert running.stdin is not None
+        running.stdin.close()
+        process.wait_until_safe(10)
+    assert Process(running.pid).wait(0)

@@ -1,0 +1,105 @@
+"""`fusemirror status`: JSON as it came, and a table for people."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusemirror.cli.status import describe
+from tests.admin.answering import answering, result
+from tests.cli.conftest import Run
+
+STATUS: dict[str, Any] = {
+    "name": "data",
+    "host": "alpha",
+    "role": "primary",
+    "mirror_state": "normal",
+    "reason": None,
+    "peer": {"address": "beta:7000", "connected": True, "since": 1.0, "round_trip_seconds": 0.00042},
+    "settings": {"access": "routed", "acknowledge": "sync", "communication": "lmdb", "fence": "never"},
+    "effective": {"access": "routed", "acknowledge": "sync", "communication": "lmdb", "fence": "never"},
+    "generation": "ab" * 8,
+    "change": 12,
+    "peer_change": 11,
+    "communication": {
+        "pending_requests": 0,
+        "pending_bytes": 0,
+        "oldest_seconds": None,
+        "capacity_bytes": 1 << 30,
+    },
+    "out_of_sync": {"images": 0, "bytes": 0},
+    "resync": None,
+    "paths": {
+        "mirror": {"sent_bytes": 2048, "received_bytes": 10, "sent_data_bytes": 1024},
+        "forward": {"sent_bytes": 0, "received_bytes": 0, "sent_data_bytes": 0},
+    },
+    "reads": {"local": 3, "routed": 0},
+    "mountpoint": "/mnt",
+    "volume": "/srv/data",
+    "pid": 77,
+    "version": "0.1.0",
+}
+
+
+def text_of(**changes: Any) -> str:
+    return click.unstyle(describe({**copy.deepcopy(STATUS), **changes}))
+
+
+def test_all_is_well() -> None:
+    assert text_of() == (
+        "data on alpha\n"
+        "  role          primary\n"
+        "  mirror state  normal\n"
+        "  peer          beta:7000, connected, 0.42 ms away\n"
+        "  change        12, of which the peer has 11 safely on disk\n"
+        "  pending       0 requests, 0 B of 1 GiB\n"
+        "  out of sync   nothing\n"
+        "  mirror path   sent 2 KiB (1 KiB of data), received 10 B\n"
+        "  forward path  sent 0 B (0 B of data), received 0 B\n"
+        "  reads         3 here, 0 at the primary\n"
+        "  modes         access routed, acknowledge sync, communication lmdb, fence never\n"
+        "  mounted on    /mnt\n"
+        "  volume        /srv/data\n"
+        "  process       77, version 0.1.0"
+    )
+
+
+def test_a_reason_and_a_lost_peer_are_shown() -> None:
+    text = text_of(
+        mirror_state="degraded",
+        reason="the peer is away",
+        peer={"address": "beta:7000", "connected": False, "since": None, "round_trip_seconds": None},
+        out_of_sync={"images": 2, "bytes": 3 << 20},
+    )
+    assert "degraded: the peer is away\n" in text
+    assert "beta:7000, not connected\n" in text
+    assert "out of sync   2 images, 3 MiB\n" in text
+
+
+def test_the_progress_of_a_resync_is_shown() -> None:
+    resync = {"done_bytes": 1 << 20, "total_bytes": 4 << 20, "bytes_per_second": 1 << 19, "seconds_left": 6.0}
+    assert "resync        1 MiB of 4 MiB (25%), 512 KiB/s, 6 s left\n" in text_of(resync=resync)
+    resync = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0, "seconds_left": None}
+    assert "resync        0 B of 0 B (0%)\n" in text_of(resync=resync)
+
+
+def test_the_oldest_request_and_a_mode_not_in_effect_are_shown() -> None:
+    pending = {"pending_requests": 2, "pending_bytes": 4096, "oldest_seconds": 1.5, "capacity_bytes": 1 << 30}
+    text = text_of(communication=pending, effective={**STATUS["effective"], "access": "exclusive"})
+    assert "2 requests, 4 KiB of 1 GiB, the oldest 1.5 s\n" in text
+    assert "access exclusive (set: routed), acknowledge sync" in text
+
+
+def test_json_is_given_as_it_came(run: Run, tmp_path: Path) -> None:
+    with answering(tmp_path / "run", "data", lambda _request: [result(STATUS)]):
+        assert json.loads(run("status", "data", "--json").stdout) == STATUS
+        assert json.loads(run("status", "--json").stdout) == [STATUS]
+        assert run("status").stdout.startswith("data on alpha\n")
+
+
+def test_without_a_mount_there_is_nothing_to_show(run: Run) -> None:
+    assert run("status").stdout == "nothing is mounted\n"
+    assert run("status", "--json").stdout == "[]\n"
+    assert run("status", "data").exit_code == 3

@@ -1,0 +1,94 @@
+"""`fusemirror umount` and umount(8): they return when the mount process has ended, and name who holds it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.conftest import Host
+
+
+@pytest.fixture
+def mounted(host: Host) -> Host:
+    assert host.run("fusemirror", "mount", "data", "mnt") == (0, "")
+    return host
+
+
+@contextmanager
+def someone_inside(host: Host) -> Iterator[int]:
+    """A process whose current directory is the mount."""
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(
+        command, cwd=host.mountpoint, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.communicate("\n")
+
+
+@pytest.mark.parametrize("target", ["data", "mnt", "./mnt/"])
+def test_it_returns_when_the_data_is_safe(mounted: Host, target: str) -> None:
+    assert mounted.run("fusemirror", "umount", target) == (0, "")
+    assert (mounted.runtime_dir / "drained").exists()
+    assert not mounted.is_mounted
+
+
+def test_it_says_when_the_data_is_not_safe_in_time(mounted: Host) -> None:
+    drain = mounted.runtime_dir / "drain"
+    os.mkfifo(drain)
+    code, errors = mounted.run("fusemirror", "umount", "mnt", "--timeout", "0.01")
+    assert code == 8
+    assert "is still bringing data to safety" in errors
+    assert not mounted.is_mounted
+    drain.write_bytes(b"")
+    assert mounted.run("fusemirror", "umount", "data")[0] in (0, 3)
+    assert (mounted.runtime_dir / "drained").exists()
+
+
+def test_who_holds_the_mount_is_named(mounted: Host) -> None:
+    with someone_inside(mounted) as pid:
+        code, errors = mounted.run("fusemirror", "umount", "data")
+        assert code == 1
+        assert f"(process {pid})" in errors
+        assert mounted.is_mounted
+    assert mounted.run("fusemirror", "umount", "data") == (0, "")
+
+
+def test_lazy_detaches_what_is_in_use(mounted: Host) -> None:
+    with someone_inside(mounted):
+        assert mounted.run("fusemirror", "umount", "--lazy", "data") == (0, "")
+        assert not mounted.is_mounted
+        assert not (mounted.runtime_dir / "drained").exists()
+
+
+def test_force_ends_what_is_in_use(mounted: Host) -> None:
+    with someone_inside(mounted):
+        assert mounted.run("fusemirror", "umount", "--force", "data") == (0, "")
+        assert (mounted.runtime_dir / "drained").exists()
+
+
+@pytest.mark.usefixtures("helpers")
+def test_a_plain_umount_waits_too(mounted: Host) -> None:
+    # Without our environment: umount(8) finds the mount's socket through /run/mount/utab.
+    done = subprocess.run(["umount", mounted.mountpoint], env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (mounted.runtime_dir / "drained").exists()
+
+
+@pytest.mark.usefixtures("helpers")
+def test_a_plain_umount_of_a_busy_mount_exits_as_mount_does(mounted: Host) -> None:
+    with someone_inside(mounted) as pid:
+        done = subprocess.run(["umount", mounted.mountpoint], capture_output=True, text=True, check=False)
+        assert done.returncode == 32
+        assert f"(process {pid})" in done.stderr
+
+
+@pytest.mark.parametrize(("target", "code"), [("data", 3), ("mnt", 3), ("/", 3), ("/nowhere", 3)])
+def test_what_is_not_mounted_is_said_so(host: Host, target: str, code: int) -> None:
+    found, errors = host.run("fusemirror", "umount", target)
+    assert found == code
+    assert errors.count("\n") == 1

@@ -1,0 +1,26 @@
+"""`fusemirror verify`: differences are listed, counted, and exit status 9."""
+
+from pathlib import Path
+
+from tests.admin.answering import answering, progress, result
+from tests.cli.conftest import Run
+
+FOUND = {"images": 3, "rows": 40, "bytes": 3 << 20, "differences": []}
+
+
+def test_equal_volumes_are_said_so(run: Run, tmp_path: Path) -> None:
+    with answering(tmp_path / "run", "data", lambda _request: [progress(1, 3 << 20), result(FOUND)]):
+        done = run("verify", "data")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == "data: no difference in 3 images (3 MiB), 40 catalog rows\n"
+
+
+def test_differences_are_listed(run: Run, tmp_path: Path) -> None:
+    differences = ["image 5: region 0", "row 2"]
+    with answering(
+        tmp_path / "run", "data", lambda _request: [result({**FOUND, "differences": differences})]
+    ):
+        done = run("verify", "data")
+    assert done.exit_code == 9
+    assert done.stdout.splitlines() == differences
+    assert done.stderr == "fusemirror: data: verify found 2 differences; they are listed above\n"
