@@ -54,15 +54,15 @@ class Link:
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve, self.mirror, nursery.cancel_scope)
-                nursery.start_soon(self._serve, self.forward, nursery.cancel_scope)
+                for session in (self.mirror, self.forward):
+                    nursery.start_soon(self._serve, session, nursery.cancel_scope)
                 await links.send(self)
         finally:
-            self.close(self.close_reason or "closed on this host")
+            self.close("closed on this host")
 
-    @staticmethod
-    async def _serve(session: Session, link_scope: trio.CancelScope) -> None:
+    async def _serve(self, session: Session, link_scope: trio.CancelScope) -> None:
         await session.run()
+        self.close(session.close_reason or "")
         link_scope.cancel()
 
 
@@ -94,7 +94,7 @@ class Linker:
 
     async def run(
         self,
-        links: "trio.MemorySendChannel[Link]",
+        links: trio.MemorySendChannel[Link],
         *,
         task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -113,7 +113,7 @@ class Linker:
             listener.close()
             self._discard_accepted("closed on this host")
 
-    async def _serve(self, link: Link, links: "trio.MemorySendChannel[Link]") -> None:
+    async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
         self._link, self.last_error = link, None
         log.info("connected to the peer at %s", self._peer_name)
         try:

@@ -6,6 +6,7 @@ nothing and breaks nothing: bytes wait in it, and so do new connections. A *heal
 Time is trio's, so that a MockClock may run it; no tasks of its own.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
@@ -180,7 +181,7 @@ class Pipe:
         self._network = network
         self._under_way: deque[tuple[float, bytes]] = deque()  # (when it arrives, what); b"" is the end
         self._held_bytes = 0
-        self._last_arrival = 0.0
+        self.last_arrival = 0.0
 
     @property
     def room_bytes(self) -> int:
@@ -188,8 +189,8 @@ class Pipe:
 
     def put(self, data: bytes) -> None:
         self._network.trace(f"send {self.name} {len(data)}")
-        self._last_arrival = max(self._last_arrival, trio.current_time() + self._network.delay())
-        self._under_way.append((self._last_arrival, data))
+        self.last_arrival = max(self.last_arrival, trio.current_time() + self._network.delay())
+        self._under_way.append((self.last_arrival, data))
         self._held_bytes += len(data)
         self.changed.unpark_all()
 
@@ -214,7 +215,7 @@ class Pipe:
     def wait_seconds(self) -> float:
         """How long until something arrives, as far as is known now; 0 if something has."""
         if self.line.stalled or not self._under_way:
-            return float("inf")
+            return math.inf
         return max(0.0, self._under_way[0][0] - trio.current_time())
 
 
@@ -227,7 +228,7 @@ class MemoryTransport(Transport):
 
     def try_send(self, buffers: Sequence[Buffer]) -> int:
         self._check()
-        if self._reset_is_known:
+        if not self._reset_seconds():
             raise ConnectionLost(self.peer_name, _RESET)
         data = b"".join(buffers)[: self._outgoing.room_bytes]
         if data:
@@ -238,9 +239,11 @@ class MemoryTransport(Transport):
         await trio.lowlevel.checkpoint()
         while True:
             self._check()
-            if self._outgoing.room_bytes or self._reset_is_known:
+            reset_s = self._reset_seconds()
+            if self._outgoing.room_bytes or not reset_s:
                 return
-            await self._outgoing.changed.park()
+            with trio.move_on_after(reset_s):
+                await self._outgoing.changed.park()
 
     async def receive(self, bytes_max: int) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -260,9 +263,11 @@ class MemoryTransport(Transport):
             self._incoming.changed.unpark_all()
             self._outgoing.changed.unpark_all()
 
-    @property
-    def _reset_is_known(self) -> bool:
-        return self._outgoing.abandoned and not self._outgoing.line.stalled
+    def _reset_seconds(self) -> float:
+        """How long until it is known here that nobody receives there: when the end of the stream arrives."""
+        if not self._outgoing.abandoned or self._outgoing.line.stalled:
+            return math.inf
+        return max(0.0, self._incoming.last_arrival - trio.current_time())
 
     def _check(self) -> None:
         if self._closed:

@@ -14,7 +14,6 @@ HISTORY = History(
     journal_first=ChangeNumber(1),
     complete=True,
     compare_all=False,
-    suspects=0,
 )
 PRIMARY = Hello(
     protocol=1,

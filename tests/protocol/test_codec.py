@@ -18,7 +18,7 @@ from fusemirror.protocol.codec import decode, encode
 FIVE = ChangeNumber(5)
 INODE = InodeNumber(7)
 GENERATION = m.Generation(b"g", FIVE)
-HISTORY = m.History((GENERATION,), FIVE, ChangeNumber(1), True, False, 3)
+HISTORY = m.History((GENERATION,), FIVE, ChangeNumber(1), True, False)
 
 EXAMPLES: list[m.AnyMessage] = [
     NamespaceChange(

@@ -1,0 +1,466 @@
+"""Links: two hosts meet, lose each other and meet again; strangers are refused and disturb nothing."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusemirror import limits
+from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
+from fusemirror.errors import ConnectionLost, ListenFailed
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.protocol.messages import Applied, Hello
+
+PEER_TIMEOUT = 10.0
+MakeHello = Callable[..., Hello]
+
+
+class Host:
+    """A Linker, and the end where its links come out."""
+
+    def __init__(self, network: Network, name: str, peer: str, make_hello: MakeHello, **other: Any) -> None:
+        self.hello: dict[str, Any] = other
+        self.listener: Listener
+        self._links_in, self.links = trio.open_memory_channel[Link](1)
+        self.linker = Linker(
+            network,
+            listen_address=name,
+            peer_address=peer,
+            make_hello=lambda path: make_hello(path=path, **self.hello),
+            peer_timeout=PEER_TIMEOUT,
+        )
+        self._scope = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED) -> None:
+        with self._scope:
+            await self.linker.run(self._links_in, task_status=task_status)
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    async def link(self) -> Link:
+        """The next link that is open when it is taken."""
+        while True:
+            link = await self.links.receive()
+            if not link.closed:
+                return link
+
+    async def lost(self, link: Link) -> str:
+        """Wait until the link is over; return why."""
+        while True:
+            try:
+                await link.mirror.receive()
+            except ConnectionLost as error:
+                return str(error)
+
+
+@pytest.fixture
+def alpha(memory: MemoryNetwork, primary_hello: MakeHello) -> Host:
+    """The primary, not running."""
+    return Host(memory.host("alpha"), "alpha:7000", "beta:7000", primary_hello)
+
+
+@pytest.fixture
+def beta(memory: MemoryNetwork, backup_hello: MakeHello) -> Host:
+    """The backup, not running."""
+    return Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello)
+
+
+@asynccontextmanager
+async def running(*hosts: Host) -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        for host in hosts:
+            host.listener = await nursery.start(host.run)
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def assert_linked(one: Link, other: Link) -> None:
+    """What is sent on each path of one end arrives on the same path of the other."""
+    for path in ("mirror", "forward"):
+        for sender, receiver in ((one, other), (other, one)):
+            getattr(sender, path).send(Applied(ChangeNumber(1)))
+            assert await getattr(receiver, path).receive() == [(Applied(ChangeNumber(1)), b"")]
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+# --- meeting --------------------------------------------------------------------------------------
+
+
+async def test_two_hosts_meet_over_both_paths(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        await assert_linked(one, other)
+        assert (one.mirror.path, one.forward.path) == ("mirror", "forward")
+        assert (one.peer.instance, other.peer.instance) == (b"instance of backup", b"instance of primary")
+        assert alpha.linker.last_error is beta.linker.last_error is None
+
+
+async def test_two_hosts_meet_over_tcp(primary_hello: MakeHello, backup_hello: MakeHello) -> None:
+    network = TcpNetwork(unacknowledged_s=PEER_TIMEOUT)
+    first: Any = await network.listen("127.0.0.1", 0)
+    second: Any = await network.listen("127.0.0.1", 0)
+    addresses = [f"127.0.0.1:{listener.port}" for listener in (first, second)]
+    first.close()
+    second.close()
+    alpha = Host(network, addresses[0], addresses[1], primary_hello)
+    beta = Host(network, addresses[1], addresses[0], backup_hello)
+    async with running(alpha, beta):
+        for _ in range(3):
+            one, other = await alpha.link(), await beta.link()
+            await assert_linked(one, other)
+            one.close("again")
+            await beta.lost(other)
+
+
+async def test_a_host_that_comes_late_is_met_at_once(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha) as nursery:
+        await trio.sleep(3 * limits.RECONNECT_MAX_S)
+        assert "beta:7000 cannot be reached: Connection refused" in str(alpha.linker.last_error)
+        await nursery.start(beta.run)
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began < limits.RECONNECT_FIRST_S
+
+
+async def test_it_is_started_when_it_listens(
+    alpha: Host, memory: MemoryNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha):
+        (await memory.host("beta").connect("alpha", 7000)).close()
+
+
+async def test_an_address_in_use_stops_it_before_it_starts(memory: MemoryNetwork, alpha: Host) -> None:
+    await memory.host("alpha").listen("alpha", 7000)
+    with pytest.raises(ListenFailed):
+        await alpha.run()
+
+
+async def test_each_connection_asks_for_a_new_hello(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        assert (await beta.link()).peer.version == ""
+        alpha.hello["version"] = "newer"
+        (await alpha.link()).close("again")
+        assert (await beta.link()).peer.version == "newer"
+
+
+# --- losing and meeting again ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["mirror", "forward"])
+async def test_a_link_is_over_when_either_session_closes(
+    path: str, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        getattr(one, path).close("because")
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.mirror.closed
+        assert one.forward.closed
+        assert one.close_reason == "because"
+        assert "the peer ended it" in await beta.lost(other)
+        await assert_linked(await alpha.link(), await beta.link())
+
+
+async def test_hosts_meet_again_soon_after_a_cut(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        for away_s in (0.01, 1, 60):
+            one, other = await alpha.link(), await beta.link()
+            memory.cut("alpha", "beta")
+            assert "Connection reset by peer" in await alpha.lost(one)
+            assert "Connection reset by peer" in await beta.lost(other)
+            await trio.sleep(away_s)
+            memory.heal("alpha", "beta")
+            healed = trio.current_time()
+            await assert_linked(await alpha.link(), await beta.link())
+            assert trio.current_time() - healed <= limits.RECONNECT_MAX_S + 0.1
+            alpha.linker._link.close("next")  # type: ignore[union-attr]
+
+
+async def test_a_stalled_line_is_noticed_and_left_behind(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        memory.stall("alpha", "beta")
+        assert "said nothing for 10 s" in await alpha.lost(one)
+        assert "said nothing for 10 s" in await beta.lost(other)
+        await trio.sleep(60)
+        assert "no answer for 10 s" in str(alpha.linker.last_error)
+        memory.heal("alpha", "beta")
+        await assert_linked(await alpha.link(), await beta.link())
+
+
+async def test_a_restarted_peer_replaces_the_old_one(
+    memory: MemoryNetwork,
+    alpha: Host,
+    beta: Host,
+    backup_hello: MakeHello,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(alpha) as nursery:
+        await nursery.start(beta.run)
+        one = await alpha.link()
+        # The old process ends unnoticed: its stream says nothing any more.
+        memory.stall("alpha", "beta")
+        beta.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        memory.heal("alpha", "beta")
+        reborn = Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello, instance=b"reborn")
+        await nursery.start(reborn.run)
+        again = await alpha.link()
+        assert one.close_reason == "the peer restarted"
+        assert again.peer.instance == b"reborn"
+        await assert_linked(again, await reborn.link())
+
+
+async def test_sessions_with_two_processes_of_the_peer_make_no_link(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    instances = iter([b"old", b"new"])
+
+    async with running(alpha) as nursery:
+        beta.hello["instance"] = next(instances)
+        make_hello = beta.linker._make_hello
+
+        def age(path: str) -> Hello:
+            hello = make_hello(path)
+            beta.hello["instance"] = next(instances, b"new")
+            return hello
+
+        beta.linker._make_hello = age
+        await nursery.start(beta.run)
+        link = await alpha.link()
+        assert link.mirror.peer.instance == link.forward.peer.instance == b"new"
+
+
+async def test_a_peer_that_is_reached_but_cannot_reach_us_is_reported(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    beta.linker._peer_address = ("nowhere", 7000)
+    async with running(alpha, beta):
+        await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S + limits.RECONNECT_MAX_S)
+        assert "it answers, but does not connect here" in str(alpha.linker.last_error)
+        beta.linker._peer_address = ("alpha", 7000)
+        await assert_linked(await alpha.link(), await beta.link())
+
+
+async def test_hosts_that_exchange_their_roles_meet_again(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, _ = await alpha.link(), await beta.link()
+        alpha.hello["role"], beta.hello["role"] = "backup", "primary"
+        one.close("the roles are exchanged")
+        one, other = await alpha.link(), await beta.link()
+        assert (one.peer.role, other.peer.role) == ("primary", "backup")
+        await assert_linked(one, other)
+
+
+async def test_a_link_that_ends_before_it_is_taken_is_not_handed_up(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        await trio.sleep(1)  # one link waits in the channel
+        for _ in range(3):
+            memory.cut("alpha", "beta")
+            memory.heal("alpha", "beta")
+            await trio.sleep(2 * PEER_TIMEOUT)
+        first = await alpha.links.receive()
+        assert first.closed
+        assert not (await alpha.links.receive()).closed, "those between were dropped"
+
+
+async def test_a_consumer_that_died_is_an_error_and_no_hang(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    alpha.links.close()
+    with pytest.RaisesGroup(trio.BrokenResourceError, flatten_subgroups=True):
+        async with running(alpha, beta):
+            await trio.sleep_forever()
+
+
+async def test_cancelling_closes_the_link_and_the_port(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        link = await alpha.link()
+    assert link.close_reason == "closed on this host"
+    assert memory.listeners == {}
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.0003, 0.0006, 0.001, 0.002, 0.1, 1.0])
+async def test_cancelling_at_any_moment_leaves_no_stream_open(
+    after_s: float, memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        await trio.sleep(after_s)
+    pipes = memory.line("alpha", "beta").pipes
+    assert all(pipe.ended and pipe.abandoned for pipe in pipes)
+
+
+# --- strangers ------------------------------------------------------------------------------------
+
+
+async def say(network: Network, said: bytes, *, hold: bool = False) -> Transport:
+    """Connect to alpha as a stranger and say something."""
+    transport = await network.connect("alpha", 7000)
+    transport.try_send([said])
+    if not hold:
+        transport.close()
+    return transport
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"filesystem": b"other"}, "another filesystem"),
+        ({"host": b"a third"}, "another host of this filesystem than the peer"),
+        ({"protocol": 9, "protocol_min": 9}, "protocol versions 9 to 9 there"),
+        ({"host": b"host of primary"}, "this is myself"),
+        ({"role": "primary"}, "role 'primary' there, 'primary' here"),
+    ],
+)
+async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
+    other: dict[str, Any],
+    reason: str,
+    memory: MemoryNetwork,
+    alpha: Host,
+    beta: Host,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    beta.hello.update(other)
+    alpha.linker._peer_address = ("nowhere", 7000)  # beta dials; alpha refuses
+    async with running(alpha, beta):
+        await trio.sleep(1)
+        dialed = sum(line.startswith("refused the peer at beta:") for line in lines(caplog, logging.WARNING))
+        assert dialed > 1, "it tried again and again"
+        told = f"the peer at alpha:7000 refused the connection: {reason}"
+        assert [line for line in lines(caplog, logging.WARNING) if line.startswith(told)] == [
+            beta.linker.last_error
+        ]
+        assert all(reason in line for line in lines(caplog, logging.WARNING))
+
+
+async def test_a_peer_that_is_away_is_logged_once(
+    alpha: Host, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(alpha):
+        await trio.sleep(100)
+    assert [line for line in lines(caplog, logging.INFO) if "beta" in line] == [alpha.linker.last_error]
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: alpha\r\n\r\n", "this is not the protocol of fusemirror"),
+        (b"fm\x01", "it ended in the middle of its Hello"),
+        (b"fm\x09\x00" + bytes(16), "protocol version 9 is unknown"),
+        (b"fm\x01\x00" + b"\xff" * 16, "is too long"),
+        (b"fm\x01\x00" + bytes(16), "the checksum of a frame is wrong"),
+    ],
+)
+async def test_a_stranger_is_refused_with_one_line_and_disturbs_no_link(
+    said: bytes,
+    line: str,
+    memory: MemoryNetwork,
+    alpha: Host,
+    beta: Host,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        await say(memory.host("mallory"), said)
+        await trio.sleep(1)
+        await assert_linked(one, other)
+    [warning] = lines(caplog, logging.WARNING)
+    assert warning.startswith("refused what mallory:")
+    assert line in warning
+
+
+async def test_a_look_for_an_open_port_is_no_warning(
+    memory: MemoryNetwork, alpha: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha):
+        await say(memory.host("monitor"), b"")
+        await trio.sleep(1)
+
+
+@pytest.mark.expects_warnings
+async def test_strangers_are_few_and_do_not_stay(
+    memory: MemoryNetwork,
+    alpha: Host,
+    beta: Host,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        for _ in range(limits.STRANGERS_MAX):
+            await say(memory.host("mallory"), b"fm", hold=True)
+        assert lines(caplog, logging.WARNING) == []
+        late = await say(memory.host("mallory"), b"fm", hold=True)
+        assert await late.receive(1) == b""
+        [too_many] = lines(caplog, logging.WARNING)
+        assert "16 others have not said Hello yet" in too_many
+
+        one.mirror.peer_timeout = other.forward.peer_timeout = PEER_TIMEOUT
+        await trio.sleep(limits.HANDSHAKE_TIMEOUT_S + 1)
+        waited = lines(caplog, logging.WARNING)[1:]
+        assert len(waited) == limits.STRANGERS_MAX
+        assert all("it did not say Hello within 10 s" in line for line in waited)
+        await assert_linked(one, other)
+        caplog.clear()
+        await say(memory.host("mallory"), b"fm", hold=True)
+        await trio.sleep(1)
+        assert lines(caplog, logging.WARNING) == [], "there is room again"
+
+
+@pytest.mark.expects_warnings
+def test_random_bytes_at_the_listener_disturb_no_link(
+    primary_hello: MakeHello, backup_hello: MakeHello
+) -> None:
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=5), st.integers())
+    def disturb(pieces: list[bytes], seed: int) -> None:
+        from random import Random
+
+        async def main() -> None:
+            memory = MemoryNetwork(Random(seed))
+            alpha = Host(memory.host("alpha"), "alpha:7000", "beta:7000", primary_hello)
+            beta = Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello)
+            async with running(alpha, beta):
+                one, other = await alpha.link(), await beta.link()
+                for said in pieces:
+                    await say(memory.host("mallory"), said)
+                    await assert_linked(one, other)
+                await trio.sleep(1)
+                await assert_linked(one, other)
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    disturb()
