@@ -311,7 +311,7 @@ class TwoHosts:
 
     def _tear_down(self) -> None:
         for mountpoint in mountpoints_below(self.directory):
-            run("umount", "--lazy", mountpoint, expect=None)
+            run("umount", "--internal-only", "--lazy", mountpoint, expect=None)
         for namespace in self._namespaces:
             namespace.remove()
         # A walk into a mount that is still there would remove what is in it.

@@ -116,4 +116,4 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="bin/bench")

@@ -14,7 +14,7 @@ import resource
 import stat
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -35,6 +35,8 @@ from pyfuse3 import (
     StatvfsData,
     XAttrNameT,
 )
+
+from fusemirror.limits import REQUESTS_IDLE, REQUESTS_MAX
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,6 +81,7 @@ class Passthrough(pyfuse3.Operations):
     """Every request becomes one call on the descriptor of its inode."""
 
     supports_dot_lookup = True
+    enable_acl = True
     enable_writeback_cache = False
 
     def __init__(self, source: Path) -> None:
@@ -296,7 +299,7 @@ def main(source: Path, mountpoint: Path) -> None:
     options = pyfuse3.default_options | {"fsname=passthrough", "allow_other"}
     pyfuse3.init(Passthrough(source), str(mountpoint), set(options))
     try:
-        trio.run(pyfuse3.main)
+        trio.run(partial(pyfuse3.main, min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX))
     finally:
         pyfuse3.close(unmount=True)
 
