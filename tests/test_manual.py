@@ -131,7 +131,7 @@ def test_every_mount_option_is_in_its_page() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man")
 def test_a_page_is_good_roff(page: Path) -> None:
-    command = ["man", "--warnings=w", "-E", "UTF-8", "-Tutf8", "-Z", "-l", page]
+    command = ["man", "--warnings=w", "-E", "UTF-8", "-Tutf8", "-Z", "-l", str(page)]
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "110"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_a_result_is_given_back(tmp_path: Path) -> None:
 
 
 def test_progress_comes_before_the_result(tmp_path: Path) -> None:
-    seen = []
+    seen: list[dict[str, Any]] = []
     with answering(tmp_path, "data", lambda _request: [progress(1, 2), progress(2, 2), result("done")]):
         assert ask(tmp_path, "data", "verify", progress=seen.append) == "done"
     assert [(record["done"], record["total"]) for record in seen] == [(1, 2), (2, 2)]

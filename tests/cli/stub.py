@@ -65,7 +65,7 @@ def _serve_kernel(mountpoint: str, options: MountOptions, ready: Callable[[], No
     import pyfuse3
     import trio
 
-    class Empty(pyfuse3.Operations):  # type: ignore[misc]
+    class Empty(pyfuse3.Operations):
         async def getattr(self, inode: int, ctx: object = None) -> pyfuse3.EntryAttributes:
             attributes = pyfuse3.EntryAttributes()
             attributes.st_ino = inode
@@ -88,14 +88,12 @@ def _serve_kernel(mountpoint: str, options: MountOptions, ready: Callable[[], No
 
 if __name__ == "__main__":
     import fusemirror
+    from fusemirror.cli import main, mount_helper
 
     daemon = ModuleType("fusemirror.daemon")
     daemon.run = run  # type: ignore[attr-defined]
-    fusemirror.daemon = daemon  # type: ignore[attr-defined]
+    fusemirror.daemon = daemon
     sys.modules["fusemirror.daemon"] = daemon
-    program = sys.argv.pop(1)
-    if program == "mount.fusemirror":
-        from fusemirror.cli.mount_helper import main
-    else:
-        from fusemirror.cli.main import main
-    main()
+    if sys.argv.pop(1) == "mount.fusemirror":
+        mount_helper.main()
+    main.main()

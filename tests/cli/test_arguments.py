@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror import errors
 from fusemirror.cli.arguments import attempt, explain, report
 from fusemirror.cli.main import COMMANDS
-from fusemirror.errors import BadConfig, FusemirrorError, NotMounted
+from fusemirror.errors import BadConfig, NotMounted
 from tests.cli.conftest import Run
 
 
@@ -36,23 +35,6 @@ def test_errors_of_the_system_are_no_bugs() -> None:
         "/x: No space left on device",
         1,
     )
-
-
-def every_error(base: type[FusemirrorError]) -> list[type[FusemirrorError]]:
-    return [base, *(found for child in base.__subclasses__() for found in every_error(child))]
-
-
-@pytest.mark.parametrize("error", every_error(errors.FusemirrorError))
-def test_every_error_can_be_said(error: type[FusemirrorError]) -> None:
-    made = errors.OperationFailed(5) if error is errors.OperationFailed else None
-    if error is errors.CommandFailed:
-        made = errors.CommandFailed("x", 1)
-    template = error.__doc__ or ""
-    arguments = [1.5 if ":g}" in template else "x", "y", "z"]
-    line = str(made or error(*arguments))
-    assert line
-    assert "{" not in line
-    assert error.exit_code in range(1, 11)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -79,7 +79,12 @@ def test_a_reason_and_a_lost_peer_are_shown() -> None:
 
 
 def test_the_progress_of_a_resync_is_shown() -> None:
-    resync = {"done_bytes": 1 << 20, "total_bytes": 4 << 20, "bytes_per_second": 1 << 19, "seconds_left": 6.0}
+    resync: dict[str, Any] = {
+        "done_bytes": 1 << 20,
+        "total_bytes": 4 << 20,
+        "bytes_per_second": 1 << 19,
+        "seconds_left": 6.0,
+    }
     assert "resync        1 MiB of 4 MiB (25%), 512 KiB/s, 6 s left\n" in text_of(resync=resync)
     resync = {"done_bytes": 0, "total_bytes": 0, "bytes_per_second": 0, "seconds_left": None}
     assert "resync        0 B of 0 B (0%)\n" in text_of(resync=resync)

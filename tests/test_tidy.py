@@ -1,0 +1,187 @@
+"""The habits of the house that a tool can hold: direction of imports, purity, nurseries, one test file each.
+
+Everything is read from the syntax tree: imports under TYPE_CHECKING and inside functions count too.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = CHECKOUT / "fusemirror"
+TESTS = CHECKOUT / "tests"
+
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("daemon",),
+    ("admin",),
+    ("filesystem",),
+    ("control",),
+    ("mirror",),
+    ("communication",),
+    ("channel",),
+    ("protocol",),
+    ("volume",),
+    ("settings", "operations", "change", "seams", "promise", "limits", "identifiers", "errors", "__init__"),
+)
+"""Nothing imports from a row above its own; design.md, section 5."""
+
+IMPURE = {"trio", "lmdb", "pyfuse3", "os", "socket", "time", "random", "logging"}
+PURE = ("protocol/*.py", "*/states.py", "change.py", "operations.py", "identifiers.py", "limits.py")
+
+TESTED_ELSEWHERE = {
+    "change": "protocol/test_codec",
+    "cli/defining": "cli/test_create",
+    "cli/export": "cli/test_fsck",
+    "cli/join": "cli/test_create",
+    "cli/main": "cli/test_arguments",
+    "cli/umount_helper": "cli/test_umount",
+    "identifiers": "test_tidy",  # nothing there computes
+    "limits": "test_tidy",  # its assertions run at import
+    "operations": "protocol/test_codec",
+    "protocol/messages": "protocol/test_codec",
+}
+"""Modules whose tests stand in the file of another; this list is to shrink."""
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in MODULES}
+
+
+def name_of(path: Path) -> str:
+    """`fusemirror/volume/journal.py` is `volume.journal`, `fusemirror/volume/__init__.py` is `volume`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that is named in an import, in full."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".removeprefix("fusemirror.")
+                is_module = node.module.startswith("fusemirror") and inner in NAMES
+                yield f"fusemirror.{inner}" if is_module else node.module
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of the package that one imports, by our short names."""
+    found = {name for name in imported(TREES[path]) if name.partition(".")[0] == "fusemirror"}
+    return {name.removeprefix("fusemirror").removeprefix(".") or "__init__" for name in found}
+
+
+def layer_of(name: str) -> int:
+    top = name.partition(".")[0]
+    return next(index for index, row in enumerate(LAYERS) if top in row)
+
+
+def functions(tree: ast.AST) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, ast.AST]]:
+    """Each function, and each node that stands in it and in no function inside it."""
+
+    def walk(node: ast.AST, owner: ast.FunctionDef | ast.AsyncFunctionDef | None) -> Iterator:  # type: ignore[type-arg]
+        for child in ast.iter_child_nodes(node):
+            if owner is not None:
+                yield owner, child
+            inner = child if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else owner
+            yield from walk(child, inner)
+
+    yield from walk(tree, None)
+
+
+def calls(node: ast.AST, name: str) -> bool:
+    """Whether it is a call of a function or method of that name."""
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    return name == (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None))
+
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+@every_module
+def test_a_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(TREES[path])
+
+
+@every_module
+def test_imports_go_down(path: Path) -> None:
+    own = layer_of(name_of(path))
+    upward = sorted(name for name in ours(path) if layer_of(name) < own)
+    assert not upward
+
+
+def test_no_import_cycles() -> None:
+    graph = {name: ours(path) - {name} for name, path in NAMES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("path", sorted({p for pattern in PURE for p in PACKAGE.glob(pattern)}), ids=name_of)
+def test_pure_packages_stay_pure(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imported(TREES[path])} & IMPURE
+    asynchronous = ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await
+    assert not [node.lineno for node in ast.walk(TREES[path]) if isinstance(node, asynchronous)]
+
+
+@every_module
+def test_only_the_daemon_and_run_methods_open_nurseries(path: Path) -> None:
+    if name_of(path) == "daemon":
+        return
+    openers = {owner.name for owner, node in functions(TREES[path]) if calls(node, "open_nursery")}
+    assert not {name for name in openers if name != "run" and not name.startswith("run_")}
+
+
+@every_module
+def test_no_object_keeps_a_nursery(path: Path) -> None:
+    kept = [
+        node.lineno
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and node.attr.strip("_") == "nursery"
+    ]
+    assert not kept
+
+
+@every_module
+def test_no_await_inside_a_transaction(path: Path) -> None:
+    blocks = [
+        node
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.With) and any(calls(item.context_expr, "begin") for item in node.items)
+    ]
+    awaits = [node.lineno for block in blocks for node in ast.walk(block) if isinstance(node, ast.Await)]
+    assert not awaits
+
+
+@every_module
+def test_a_module_has_a_test_file(path: Path) -> None:
+    if path.stem in ("__init__", "__main__"):
+        return
+    place = path.relative_to(PACKAGE).with_suffix("")
+    own = TESTS / place.parent / f"test_{place.name}.py"
+    elsewhere = TESTED_ELSEWHERE.get(place.as_posix())
+    if elsewhere is None:
+        assert own.exists()
+    else:
+        assert (TESTS / f"{elsewhere}.py").exists()
+        assert not own.exists(), "take it off the list"
+
+
+def test_the_list_of_exceptions_names_modules() -> None:
+    assert not set(TESTED_ELSEWHERE) - {
+        path.relative_to(PACKAGE).with_suffix("").as_posix() for path in MODULES
+    }
