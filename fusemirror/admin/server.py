@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,16 @@ class AdminServer:
         self._take_snapshot = take_snapshot
         self._stop = stop
 
-    async def run(
-        self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen on the Unix socket `path`, for root alone; it is gone when this returns."""
         async with _listening(path) as listener:
             await trio.serve_listeners(self._serve, [listener], task_status=_Ready(task_status))
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
-            try:
+            # A command that was ended before it had its answer needs none.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._answer(stream, await _request(stream))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the command was ended before it had its answer
 
     async def _answer(self, stream: trio.SocketStream, request: Answer) -> None:
         async def send(answer: Answer) -> None:
@@ -120,7 +117,8 @@ class _Ready:
 
 @asynccontextmanager
 async def _listening(path: Path) -> AsyncIterator[trio.SocketListener]:
-    path.unlink(missing_ok=True)  # of a killed process: the volume's lock says that none lives
+    # What a killed process left: the volume's lock says that none lives.
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - a directory in memory
     with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM) as listening:
         before = os.umask(0o177)
         try:
@@ -131,7 +129,7 @@ async def _listening(path: Path) -> AsyncIterator[trio.SocketListener]:
         try:
             yield trio.SocketListener(listening)
         finally:
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # noqa: ASYNC240
 
 
 async def _request(stream: trio.SocketStream) -> Answer:

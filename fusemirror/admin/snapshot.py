@@ -24,7 +24,9 @@ class Mounted:
     version: str
 
 
-def snapshot(mounted: Mounted, unit: ControlUnit, linker: Linker, now_ns: Callable[[], int]) -> dict[str, Any]:
+def snapshot(
+    mounted: Mounted, unit: ControlUnit, linker: Linker, now_ns: Callable[[], int]
+) -> dict[str, Any]:
     settings, identity, link = mounted.settings, unit.volume.identity, unit.link
     modes = {key: str(getattr(settings, key)) for key in _MODES}
     generations = generations_of(unit.volume)

@@ -53,7 +53,9 @@ class LmdbCommunicationVolume(CommunicationVolume):
         try:
             with self._environment.begin(write=True) as transaction:
                 for serial, request, data in entries:
-                    transaction.put(_KEY.pack(serial), _LENGTH.pack(len(request)) + request + data, append=True)
+                    transaction.put(
+                        _KEY.pack(serial), _LENGTH.pack(len(request)) + request + data, append=True
+                    )
                 for serial in ended:
                     transaction.delete(_KEY.pack(serial))
         except lmdb.Error as error:

@@ -20,7 +20,17 @@ from fusemirror.protocol.messages import Request
 class Staged:
     """One request on its way: what was asked, its data, and the answer that its program waits for."""
 
-    __slots__ = ("abandoned", "answer", "data", "destaged", "request", "retired", "serial", "since")
+    __slots__ = (
+        "abandoned",
+        "answer",
+        "data",
+        "destaged",
+        "request",
+        "retired",
+        "sent_over",
+        "serial",
+        "since",
+    )
 
     def __init__(self, serial: int, request: Request, data: bytes, since: float) -> None:
         self.serial = serial
@@ -30,6 +40,8 @@ class Staged:
         self.answer: Promise[object] = Promise()
         self.destaged = False
         self.retired = False
+        self.sent_over: object = None
+        """The link over which it was sent last: over each link it goes once."""
         self.abandoned = False
         """Its program was told a check report; the data is kept as long as a change may need it."""
 
@@ -58,7 +70,7 @@ class CommunicationVolume(ABC):
         return next((staged.since for staged in self._staged.values()), None)
 
     async def wait_room(self, size_bytes: int) -> None:
-        """Return when `size_bytes` more fit into the capacity; one request always fits into an empty volume."""
+        """Return when `size_bytes` more fit into the capacity; an empty volume takes any one request."""
         while self._staged and self.pending_bytes + size_bytes > self.capacity_bytes:
             self._room = trio.Event()
             await self._room.wait()

@@ -18,7 +18,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
-from fusemirror.control.unit import ControlUnit, found, say_goodbye
+from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -85,8 +85,9 @@ class BackupUnit(ControlUnit):
         return await staged.answer.wait()
 
     def _forward(self, staged: Staged) -> None:
-        if self.link is None:
+        if self.link is None or staged.sent_over is self.link:
             return
+        staged.sent_over = self.link
         try:
             self.link.forward.send(staged.request, staged.data)
             self.forwarded_total += 1
@@ -181,13 +182,14 @@ class BackupUnit(ControlUnit):
 
     async def run_link(self, link: Link) -> None:
         """Apply what the link brings and take its answers, until it is lost."""
-        self.link = link
+        self.link, self.link_ended = link, trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()
         self.link = None
+        self.link_ended.set()
         self.traffic.end(link)
         self._early.clear()
         for staged in self.communication.pending():
@@ -241,13 +243,13 @@ class BackupUnit(ControlUnit):
         """Requests that waited for `io_timeout` get a check report (seed step 703)."""
         while True:
             deadline = trio.current_time() - self._io_timeout_s
-            for staged in self.communication.pending():
-                if staged.since > deadline:
-                    break
-                if not staged.abandoned:
-                    staged.abandoned = True
-                    log.warning("check report: a request waited %g s for the primary", self._io_timeout_s)
-                    staged.answer.reject(PrimaryUnreachable(self._io_timeout_s))
+            late = [staged for staged in self.communication.pending() if staged.since <= deadline]
+            told = [staged for staged in late if not staged.abandoned]
+            if told:
+                log.warning("%s (%d requests)", PrimaryUnreachable(self._io_timeout_s), len(told))
+            for staged in late:
+                staged.abandoned = True
+                staged.answer.reject(PrimaryUnreachable(self._io_timeout_s))
                 if self.link is None:
                     self.communication.retire(staged.request.identity)
             await trio.sleep(self._io_timeout_s / 20)
@@ -258,7 +260,7 @@ class BackupUnit(ControlUnit):
             if self.applier.state is not BackupState.CATCHING_UP:
                 await self.make_names_durable()
 
-    # --- the life of a mount ----------------------------------------------------------------------------------
+    # --- the life of a mount ------------------------------------------------------------------------------
 
     async def wait_connected(self) -> None:
         while self.link is None:
@@ -272,11 +274,7 @@ class BackupUnit(ControlUnit):
         await self.communication.wait_empty()
 
     async def stop(self, reason: str) -> None:
-        if self.link is not None:
-            try:
-                await say_goodbye(self.link, reason)
-            except ChannelError as error:
-                log.info("stopped without a goodbye: %s", error)
+        await self.say_goodbye(reason)
 
     async def verify(self) -> None:
         await self._request(StartVerify())

@@ -19,7 +19,7 @@ from fusemirror.change import NamespaceChange, TruncateChange, WriteChange, enco
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import Decision, decide, purge_rows
-from fusemirror.control.unit import ControlUnit, found, say_goodbye
+from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import ChannelError, FusemirrorError, OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
@@ -50,9 +50,7 @@ _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 class PrimaryUnit(ControlUnit):
     """See the module. `run` serves links for ever; `perform` and the reads may be called meanwhile."""
 
-    def __init__(
-        self, volume: Volume, seams: Seams, *, peer_timeout_s: float, io_timeout_s: float
-    ) -> None:
+    def __init__(self, volume: Volume, seams: Seams, *, peer_timeout_s: float, io_timeout_s: float) -> None:
         super().__init__(volume)
         self.mirror = Mirror(volume, peer_timeout_s=peer_timeout_s, io_timeout_s=io_timeout_s)
         self._seams = seams
@@ -238,12 +236,13 @@ class PrimaryUnit(ControlUnit):
 
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""
-        self.link = link
+        self.link, self.link_ended = link, trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
             await self.mirror.serve(link)
             nursery.cancel_scope.cancel()
         self.link = None
+        self.link_ended.set()
         self.traffic.end(link)
 
     async def run_requests(self, link: Link) -> None:
@@ -254,7 +253,9 @@ class PrimaryUnit(ControlUnit):
                 while True:
                     for message, data in await session.receive():
                         if type(message) is not Request:
-                            raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                            raise RemoteProtocolError(
+                                session.peer_name, f"unexpected {type(message).__name__}"
+                            )
                         self._serve_request(session, message, data, nursery)
             except ChannelError as error:
                 link.close(str(error))
@@ -267,13 +268,22 @@ class PrimaryUnit(ControlUnit):
             return
         done = self.volume.requests_done.get(identity)
         if done is not None:
-            # Sent again after a broken path: it took effect once already (G4).
-            session.send(Answer(identity, after=done[0], inode=done[1]))
+            nursery.start_soon(partial(self._answer_again, session, identity, *done))
             return
         try:
             self._make(operation, data, identity)
         except OperationFailed as error:
             session.send(Answer(identity, errno=error.errno, after=self.volume.number))
+
+    async def _answer_again(
+        self, session: Session, identity: RequestId, number: ChangeNumber, inode: InodeNumber
+    ) -> None:
+        """A request sent again after a broken path took effect once already (G4); its success is told
+        once both volumes have it.
+        """
+        await self.mirror.acknowledged(number)
+        if not session.closed:
+            session.send(Answer(identity, after=number, inode=inode))
 
     async def _answer_later(
         self, session: Session, identity: RequestId, operation: Read | Flush | StartVerify | VerifyProgress
@@ -358,14 +368,13 @@ class PrimaryUnit(ControlUnit):
         await self.mirror.acknowledged(self.volume.number)
 
     async def stop(self, reason: str) -> None:
-        link, stream = self.link, self.mirror.stream
-        try:
-            if stream is not None and self.mirror.state is PrimaryState.NORMAL:
+        stream = self.mirror.stream
+        if stream is not None and self.mirror.state is PrimaryState.NORMAL:
+            try:
                 await self.mirror.checkpoint(stream)
-            if link is not None:
-                await say_goodbye(link, reason)
-        except ChannelError as error:
-            log.info("stopped without a goodbye: %s", error)
+            except (FusemirrorError, OSError) as error:
+                log.warning("the last checkpoint failed, the marks stay for the next mount: %s", error)
+        await self.say_goodbye(reason)
 
     async def verify(self) -> None:
         if self._verifier is None or not self._verifier.report.running:

@@ -14,7 +14,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.control.traffic import Traffic
-from fusemirror.errors import DiskFailed, OperationFailed
+from fusemirror.errors import ChannelError, DiskFailed, OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import AnyOperation
 from fusemirror.protocol.messages import Bye
@@ -33,6 +33,7 @@ class ControlUnit(ABC):
         self.reads_local = 0
         self.reads_routed = 0
         self.link: Link | None = None
+        self.link_ended = trio.Event()
         self.traffic = Traffic()
         self._open: Counter[InodeNumber] = Counter()
 
@@ -123,6 +124,20 @@ class ControlUnit(ABC):
     async def stop(self, reason: str) -> None:
         """Make both volumes durable where that can be done, and say goodbye to the peer."""
 
+    async def say_goodbye(self, reason: str) -> None:
+        """End the link in good order: the peer hears that this host serves nothing from now on.
+
+        The peer ends it; closing it here could overtake the word.
+        """
+        if self.link is None:
+            return
+        try:
+            await self.link.forward.wait_sent()
+            self.link.mirror.send(Bye(reason))
+            await self.link_ended.wait()
+        except ChannelError as error:
+            log.info("stopped without a goodbye: %s", error)
+
     @abstractmethod
     async def verify(self) -> None:
         """Begin a comparison of the volumes, or join the one under way."""
@@ -134,15 +149,6 @@ class ControlUnit(ABC):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """The fields of `fusemirror status` that this unit knows (conventions.md)."""
-
-
-async def say_goodbye(link: Link, reason: str) -> None:
-    """End a link in good order: the peer hears that this host serves nothing from now on."""
-    for session in (link.mirror, link.forward):
-        if not session.closed:
-            session.send(Bye(reason))
-            await session.wait_sent()
-    link.close(reason)
 
 
 def found(inode: Inode | None, error: int) -> Inode:

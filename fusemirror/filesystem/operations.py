@@ -160,9 +160,7 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, name, entry_attributes(inode), cookie + _DOT_DOT):
                     return
 
-    async def _reply_dots(
-        self, directory: InodeNumber, position: int, token: pyfuse3.ReaddirToken
-    ) -> bool:
+    async def _reply_dots(self, directory: InodeNumber, position: int, token: pyfuse3.ReaddirToken) -> bool:
         own = await self._unit.attributes(directory)
         if own.nlink == 0:
             return False  # a removed directory lists nothing, not even itself

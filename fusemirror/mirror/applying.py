@@ -156,7 +156,9 @@ class Applier:
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is None:
-                raise RemoteProtocolError(self._session.peer_name, "a write names a request that is not pending")
+                raise RemoteProtocolError(
+                    self._session.peer_name, "a write names a request that is not pending"
+                )
             data = staged.data
         try:
             self.volume.apply(change, data)

@@ -9,6 +9,7 @@ Only regions that differ cross the network (G5).
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import trio
 
@@ -18,11 +19,12 @@ from fusemirror.limits import DIGESTS_PER_MESSAGE, REGION_BYTES, RESYNC_WINDOW_B
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.stream import Stream
 from fusemirror.promise import Promise
-from fusemirror.protocol.messages import CatalogRows, Digests, ImageCopied, RegionData, Reply
+from fusemirror.protocol.messages import CatalogRows, Digests, ImageCopied, PurgeOffer, RegionData, Reply
 from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.volume import Volume
 
 _WINDOW = RESYNC_WINDOW_BYTES // (DIGESTS_PER_MESSAGE * REGION_BYTES)
+_IMAGES_PER_GROUP = 256  # confirmed by one answer
 
 
 @dataclass
@@ -57,7 +59,7 @@ class _Batch:
 
 
 class Copier:
-    """Copies images over one stream; a lost link ends it with `ConnectionLost`, and what is left stays marked."""
+    """Copies images over one stream. A lost link ends it with `ConnectionLost`; what is left stays marked."""
 
     def __init__(self, volume: Volume, stream: Stream, out_of_sync: OutOfSync) -> None:
         self._volume = volume
@@ -75,6 +77,15 @@ class Copier:
 
     async def copy(self, inodes: Iterable[InodeNumber]) -> None:
         """On return the backup holds these images as they are, and they are no longer marked."""
+        waiting = iter(inodes)
+        while group := list(islice(waiting, _IMAGES_PER_GROUP)):
+            await self._copy_group(group)
+            # Only an answer proves that what was sent has arrived: until then the marks stay.
+            await self._stream.ask(lambda token: PurgeOffer(token, ())).wait()
+            for inode in group:
+                self._out_of_sync.discard(inode)
+
+    async def _copy_group(self, inodes: list[InodeNumber]) -> None:
         under_way: deque[_Batch] = deque()
         for inode in inodes:
             for batch in self._batches(inode):
@@ -89,7 +100,7 @@ class Copier:
         """Ask about an image piece by piece; the first piece makes its attributes and size equal."""
         inode = self._volume.catalog.inode(number)
         if inode is None or not inode.is_regular:
-            self._copied(number)
+            self._stream.send(ImageCopied(number))
             return
         self._stream.send(CatalogRows(((Table.INODES, inode_key(number), inode.pack()),)))
         pieces = list(_consecutive(self._out_of_sync.regions(number, inode.size)))
@@ -113,11 +124,7 @@ class Copier:
                 self.progress.sent_bytes += len(data)
         self.progress.done_bytes += batch.size_bytes
         if batch.last:
-            self._copied(batch.inode)
-
-    def _copied(self, inode: InodeNumber) -> None:
-        self._out_of_sync.discard(inode)
-        self._stream.send(ImageCopied(inode))
+            self._stream.send(ImageCopied(batch.inode))
 
 
 def _consecutive(regions: list[int]) -> Iterator[tuple[int, int]]:

@@ -49,7 +49,8 @@ def compare(primary: History, backup: History) -> Verdict:
 #   within:   the backup's last change belongs to the primary's line: it stands before the primary
 #             began its next generation, and not after the primary's own last change
 #   past:     the primary's newest generation is in the backup's past, or the backup's present
-#   held:     the primary's journal still holds everything after the backup's last change
+#   held:     the primary's journal still holds everything after the backup's last change, and no
+#             row is suspect for a power cut or a repair
 Columns = tuple[bool | None, bool | None, bool | None, bool | None, bool | None]
 
 TABLE: tuple[tuple[Columns, Verdict], ...] = (
@@ -80,7 +81,8 @@ def _facts(primary: History, backup: History) -> tuple[bool, bool, bool, bool, b
     known = any(ours.identity == newest.identity for ours in primary.generations)
     within = known and backup.journal_number <= _end_of(newest, primary)
     past = any(theirs.identity == primary.generations[0].identity for theirs in backup.generations)
-    held = backup.journal_number + 1 >= primary.journal_first
+    suspect = primary.compare_all or backup.compare_all
+    held = backup.journal_number + 1 >= primary.journal_first and not suspect
     return (empty, known, within, past, held)
 
 

@@ -93,6 +93,7 @@ class Mirror:
         self._hold_until = trio.current_time() + peer_timeout_s
         self._live = False  # changes are sent as they are made
         self._held_back: ChangeNumber | None = None  # not acknowledged before its image is copied
+        self._applied_number = volume.number  # as the backup said last
         self._waiting: list[tuple[ChangeNumber, Promise[None]]] = []
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
@@ -280,6 +281,7 @@ class Mirror:
         while True:
             for message, _data in await session.receive():
                 if type(message) is Applied:
+                    self._applied_number = message.number
                     self._acknowledge(message.number)
                 elif type(message) is Reply:
                     stream.answered(message)
@@ -310,11 +312,11 @@ class Mirror:
             self.out_of_sync.add_marks(self.volume.regions.marks())
         self._peer_instance = link.peer.instance
         await self._catch_up(stream, theirs.journal_number, copy_catalog=copy_catalog)
+        self.generation_shared = True
         self._go(PrimaryEvent.CAUGHT_UP)
         await self._copy(stream)
         if compare_all:
             self.volume.update_identity(compare_all=False)
-        self.generation_shared = True
         stream.send(Normal(self.volume.number))
         self._go(PrimaryEvent.COPIED)
         await self._keep_checkpoints(stream)
@@ -344,6 +346,7 @@ class Mirror:
         # Changes that wait for their images to be copied go first: a program waits for each of them.
         await copier.copy([entry.inode for entry in self.in_flight if entry.inode in self.out_of_sync])
         self._held_back = None
+        self._acknowledge(self._applied_number)
         await copier.copy(self.out_of_sync.inodes())
         self.copy_progress = None
 

@@ -30,6 +30,7 @@ from fusemirror.protocol.messages import Digests, Reply, RowsDigest
 from fusemirror.volume.catalog import key_inode
 
 _LAST_KEY = b"\xff" * 511  # LMDB's longest key: no key stands after it
+_WHAT = {Table.INODES: "inode", Table.ENTRIES: "directory", Table.XATTRS: "extended attribute of inode"}
 
 
 class Report(msgspec.Struct):
@@ -63,8 +64,8 @@ class Verifier:
             stream = self._mirror.stream
             if stream is None or self._mirror.state is not PrimaryState.NORMAL:
                 raise RefusedForSafety(
-                    f"the mirror is {self._mirror.state.name.lower()}, and only a normal one can be compared; "
-                    "see `fusemirror wait --for normal`"
+                    f"the mirror is {self._mirror.state.name.lower()}, and only a normal one can be "
+                    "compared; see `fusemirror wait --for normal`"
                 )
             await self._measure()
             await self._compare_rows(stream)
@@ -154,7 +155,8 @@ class Verifier:
 
     async def _finish(self, inode: InodeNumber, size_bytes: int, reply: Promise[Reply]) -> None:
         for region in (await reply.wait()).values:
-            what = "length" if region < 0 else f"bytes {region * REGION_BYTES}-{(region + 1) * REGION_BYTES - 1}"
+            start = region * REGION_BYTES
+            what = "length" if region < 0 else f"bytes {start}-{start + REGION_BYTES - 1}"
             self.report.found(f"image of inode {inode}: {what}")
         self.report.done_bytes += size_bytes
 
@@ -164,5 +166,4 @@ def _describe(table: Table, key: bytes) -> str:
     if table is Table.META:
         return f"row {key.decode(errors='backslashreplace')}"
     inode, name = key_inode(key), key[8:].decode(errors="backslashreplace")
-    what = {Table.INODES: "inode", Table.ENTRIES: "directory", Table.XATTRS: "extended attribute of inode"}[table]
-    return f"{what} {inode}" + (f", name {name!r}" if name else "")
+    return f"{_WHAT[table]} {inode}" + (f", name {name!r}" if name else "")

@@ -102,7 +102,7 @@ class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
-    """Checksums of regions of an image as it is at this place of the stream; the answer names those that differ.
+    """Checksums of regions of an image as it is at this place of the stream; the answer names what differs.
 
     `size` is the image's length in bytes. With `mend` the backup first makes its image that long.
     """
