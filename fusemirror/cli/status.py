@@ -95,9 +95,10 @@ def _peer(peer: dict[str, Any]) -> str:
 
 def _pending(communication: dict[str, Any]) -> str:
     used, capacity = (format_bytes(communication[key]) for key in ("pending_bytes", "capacity_bytes"))
+    room = f" of {capacity}" if communication["capacity_bytes"] else ""  # the primary has no use for it
     oldest = communication["oldest_seconds"]
     age = f", the oldest {oldest:.3g} s" if oldest else ""
-    return f"{communication['pending_requests']} requests, {used} of {capacity}{age}"
+    return f"{communication['pending_requests']} requests, {used}{room}{age}"
 
 
 def _out_of_sync(counters: dict[str, Any]) -> str:
