@@ -163,6 +163,10 @@ class VolumeDamaged(VolumeError):
     """volume {0} is damaged: {1}; run `fusemirror fsck {0}`"""
 
 
+class ExportFailed(FusemirrorError):
+    """the export stopped at {0}: {1}; what was exported before stays"""
+
+
 class DiskFailed(VolumeError):
     """volume {0}: the disk failed: {1}; this host stops serving, check the disk"""
 

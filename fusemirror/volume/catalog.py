@@ -70,6 +70,33 @@ def pack_entry(entry: Entry) -> bytes:
     return _ENTRY.pack(*entry)
 
 
+def unpack_entry(row: bytes) -> Entry:
+    """The entry of a row; ValueError where it is none."""
+    if len(row) != _ENTRY.size or row[8] not in _TYPES:
+        raise ValueError("not an entry")
+    entry = Entry._make(_ENTRY.unpack(row))
+    if entry.cookie >= _COOKIES:
+        raise ValueError("not a cookie")
+    return entry
+
+
+def new_directory(number: InodeNumber, parent: InodeNumber, time_ns: int) -> Inode:
+    """An empty directory of root's that all may read."""
+    return Inode(
+        number=number,
+        mode=0o040755,
+        nlink=2,
+        uid=0,
+        gid=0,
+        rdev=0,
+        size=DIRECTORY_SIZE,
+        atime_ns=time_ns,
+        mtime_ns=time_ns,
+        ctime_ns=time_ns,
+        parent=parent,
+    )
+
+
 def key_inode(key: bytes) -> InodeNumber:
     """The inode that a key of INODES, ENTRIES or XATTRS begins with."""
     return InodeNumber(int.from_bytes(key[:8], "big"))
@@ -93,6 +120,12 @@ def check_rows(rows: Iterable[Row]) -> None:
 
 class Catalog:
     """One LMDB environment. Every method belongs to one thread. DiskFailed where LMDB cannot go on."""
+
+    number: ChangeNumber  # all three as of the last commit
+    journal_number: ChangeNumber
+    time_ns: int
+    changes_since_commit: int
+    _next_inode: int
 
     def __init__(self, directory: Path, *, create: bool = False) -> None:
         """Open the catalog in `directory`, or make one there that has no rows, not even a root.
@@ -122,19 +155,7 @@ class Catalog:
     def create(cls, directory: Path) -> None:
         """On return there durably is a catalog with nothing but a root directory. DiskFailed, OSError."""
         catalog = cls(directory, create=True)
-        root = Inode(
-            number=ROOT_INODE,
-            mode=0o040755,
-            nlink=2,
-            uid=0,
-            gid=0,
-            rdev=0,
-            size=DIRECTORY_SIZE,
-            atime_ns=0,
-            mtime_ns=0,
-            ctime_ns=0,
-            parent=ROOT_INODE,
-        )
+        root = new_directory(ROOT_INODE, parent=ROOT_INODE, time_ns=0)
         catalog.apply_rows([(Table.INODES, inode_key(ROOT_INODE), root.pack())])
         catalog.commit(ChangeNumber(0), ChangeNumber(0), 0)
         catalog.close()
@@ -226,6 +247,10 @@ class Catalog:
                 break
             found.append((key, value))
         return found
+
+    def rows_from(self, table: int, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All rows of a table from key `first` on. Nothing may be put while they are walked."""
+        return self._walk(self._tables[table], first)
 
     def digest(self, table: int, first: bytes, last: bytes) -> tuple[int, int]:
         """How many rows have first <= key <= last, and a checksum of all their keys and values."""
@@ -332,6 +357,60 @@ class Catalog:
             self._cached[inode.number] = inode
             self.touch(inode)
 
+    # --- checking and mending (`check`) ----------------------------------------------------------------
+
+    def discard(self, table: Table, key: bytes) -> None:
+        """Remove a row whatever it holds, and leave the derived tables as they are. DiskFailed."""
+        if table == Table.INODES and len(key) == 8:
+            self._forget_inode(key_inode(key))
+        try:
+            self._txn.delete(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        self.changes_since_commit += 1
+
+    def reserve_inodes(self, last: InodeNumber) -> None:
+        """Inode numbers up to `last` are not given again."""
+        self._next_inode = max(self._next_inode, last + 1)
+        self.changes_since_commit += 1
+
+    def derived_rows_wrong(self) -> int:
+        """How many rows of the derived tables are missing, wrong or too many."""
+        listing = dict(self._walk(self._listing, b"\x00"))
+        orphans = {key for key, _ in self._walk(self._orphans_table, b"\x00")}
+        right_listing, right_orphans = self._derived()
+        return len(listing.items() ^ right_listing.items()) + len(orphans ^ right_orphans)
+
+    def rebuild_derived(self) -> None:
+        """On return the derived tables agree with the others. DiskFailed."""
+        listing, orphans = self._derived()
+        try:
+            self._txn.drop(self._listing, delete=False)
+            self._txn.drop(self._orphans_table, delete=False)
+            for key, name in listing.items():
+                self._txn.put(key, name, db=self._listing)
+            for key in orphans:
+                self._txn.put(key, b"", db=self._orphans_table)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        self._orphans = {key_inode(key) for key in orphans}
+        self.changes_since_commit += 1
+
+    def _derived(self) -> tuple[dict[bytes, bytes], set[bytes]]:
+        """What the derived tables should hold, of all rows that can be read."""
+        self.flush_touched()
+        listing = {
+            key[:8] + _NUMBER.pack(unpack_entry(value).cookie): key[8:]
+            for key, value in self._walk(self._entries, b"\x00")
+            if _is_entry(value)
+        }
+        orphans = {
+            key
+            for key, row in self._walk(self._inodes, b"\x00")
+            if len(row) >= ROW_BYTES_MIN and Inode.unpack(InodeNumber(0), row).nlink == 0
+        }
+        return listing, orphans
+
     @property
     def finished(self) -> bool:
         """Whether the catalog was ever committed with its place: False for a copy that was not ended."""
@@ -356,7 +435,7 @@ class Catalog:
         self.number = ChangeNumber(self._own_meta("number") or 0)
         self.journal_number = ChangeNumber(self._own_meta("journal_number") or 0)
         self.time_ns = self._own_meta("time_ns") or 0
-        self._next_inode: int = self._own_meta("next_inode") or 2
+        self._next_inode = self._own_meta("next_inode") or 2
         self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
 
     def _own_meta(self, name: str) -> int | None:
@@ -397,12 +476,15 @@ class Catalog:
     def _remove_inode(self, key: bytes) -> InodeNumber:
         number = key_inode(key)
         self._txn.delete(key, db=self._inodes)
-        self._cached.pop(number, None)
-        self._touched.pop(number, None)
-        self._flushed.pop(number, None)
+        self._forget_inode(number)
         if number in self._orphans:
             self._drop_orphan(number, key)
         return number
+
+    def _forget_inode(self, number: InodeNumber) -> None:
+        self._cached.pop(number, None)
+        self._touched.pop(number, None)
+        self._flushed.pop(number, None)
 
     def _drop_orphan(self, number: InodeNumber, key: bytes) -> None:
         self._orphans.discard(number)
@@ -422,9 +504,10 @@ class Catalog:
             self._txn.put(parent + _NUMBER.pack(cookie), key[8:], db=self._listing)
 
     def _unpack_entry(self, key: bytes, value: bytes) -> Entry:
-        if not _is_entry(value):
-            raise self._damaged(Table.ENTRIES, key)
-        return Entry._make(_ENTRY.unpack(value))
+        try:
+            return unpack_entry(value)
+        except ValueError as error:
+            raise self._damaged(Table.ENTRIES, key) from error
 
     def _keep(self, inode: Inode) -> Inode:
         if len(self._cached) >= INODES_CACHED_MAX:
@@ -448,7 +531,11 @@ class Catalog:
 
 
 def _is_entry(value: bytes) -> bool:
-    return len(value) == _ENTRY.size and value[8] in _TYPES and int.from_bytes(value[9:], "little") < _COOKIES
+    try:
+        unpack_entry(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _open_environment(directory: Path, *, create: bool) -> Any:

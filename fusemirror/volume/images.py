@@ -7,7 +7,6 @@ that the cache belongs to the event loop's thread alone.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
@@ -21,9 +20,8 @@ import xxhash
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTES
 from fusemirror.seams import Seams
-from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.durable import sync_directory, sync_filesystem
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _ZEROS_DIGEST = xxhash.xxh3_64_intdigest(bytes(REGION_BYTES))
 
@@ -162,13 +160,7 @@ class Images:
     def sync_filesystem(self) -> None:
         """On return everything written before the call is durable. Thread-safe. OSError."""
         named = set(self._unsynced_names)
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _libc.syncfs(descriptor) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-        finally:
-            os.close(descriptor)
+        sync_filesystem(self._directory)
         self._unsynced_names -= named
 
     def region_digests(self, inode: InodeNumber, first_region: int, count: int) -> tuple[int, ...]:
@@ -186,6 +178,18 @@ class Images:
             return tuple(_digests(descriptor, first_region * REGION_BYTES, stop))
         finally:
             os.close(descriptor)
+
+    def extents(self, inode: InodeNumber, size: int) -> Iterator[tuple[int, int]]:
+        """Where the first `size` bytes of an image hold data, as (offset, length); holes lie between."""
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is None:
+            return
+        size = min(size, os.fstat(descriptor).st_size)
+        offset = _next_data(descriptor, 0, size)
+        while offset < size:
+            end = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
+            yield offset, end - offset
+            offset = _next_data(descriptor, end, size)
 
     def close(self) -> None:
         for descriptor in self._open.values():

@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ from fusemirror.volume.regions import Regions
 _log = logging.getLogger(__name__)
 
 _IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
+_INODES_PER_TURN = 4096
 _REAL = Seams()
 _NO_IMAGE = ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
 
@@ -208,6 +209,11 @@ class Volume:
         with its process, while the peer holds data changes that had them."""
         self.number = max(self.number, number)
 
+    def advance_past_cookie(self, cookie: int) -> None:
+        """The changes to come give cookies above `cookie`. (A backup's numbers are its primary's.)"""
+        if self._identity.role == "primary":
+            self.advance(ChangeNumber(cookie // 2))
+
     def statvfs(self) -> os.statvfs_result:
         return os.statvfs(self.directory)
 
@@ -223,19 +229,22 @@ class Volume:
     ) -> None:
         """On return the change has taken effect, and the end of the process cannot undo it.
 
-        `encoded` is a namespace change as bytes, where the caller has them; `journal_request` puts a
+        `encoded` is the change as bytes, where the caller has them; `journal_request` puts a
         data change into the journal, for the request that it answers. SequenceGap unless its number is
         above all before; OperationFailed (ESTALE) for data of an inode that is not there. OSError of a
         full or failing disk: the change did not take effect, though bytes of marked regions may differ.
         """
         if change.number <= self.number:
             raise SequenceGap(self.number, change.number)
+        if encoded is None and (journal_request or type(change) is NamespaceChange):
+            encoded = encode_change(change)
+        record = encoded if journal_request else None
         if type(change) is WriteChange:
-            self._apply_write(change, data, journal_request)
+            self._apply_write(change, data, record)
         elif type(change) is TruncateChange:
-            self._apply_truncate(change, journal_request)
-        elif type(change) is NamespaceChange:
-            self._apply_namespace(change, encode_change(change) if encoded is None else encoded)
+            self._apply_truncate(change, record)
+        elif type(change) is NamespaceChange and encoded is not None:
+            self._apply_namespace(change, encoded)
         self.number = change.number
         if change.time_ns > self._time_ns:
             self._time_ns = change.time_ns
@@ -262,19 +271,21 @@ class Volume:
         for inode in removed:
             self._purged.append((change.number, inode))
 
-    def _apply_write(self, change: WriteChange, data: bytes | memoryview, journal_request: bool) -> None:
+    def _apply_write(
+        self, change: WriteChange, data: bytes | memoryview, record: bytes | memoryview | None
+    ) -> None:
         number, offset, time_ns = change.inode, change.offset, change.time_ns
         end = offset + change.length
         if change.length != len(data):
             raise FusemirrorError(f"change {change.number} came with {len(data)} of {change.length} bytes")
         inode = self._inode_of_data(number)
-        if journal_request:
-            self._journal_data(change, inode)
+        if record is not None:
+            self.journal.append(change.number, record, note=0 if inode is None else inode.size)
         try:
             self.regions.mark(number, offset, end)
             self.images.write(number, offset, data, time_ns)
         except OSError:
-            self._take_back(change, inode, journal_request)
+            self._take_back(change, inode, journalled=record is not None)
             raise
         if inode is None:
             return
@@ -284,18 +295,18 @@ class Volume:
         inode.changed = change.number
         self.catalog.touch(inode)
 
-    def _apply_truncate(self, change: TruncateChange, journal_request: bool) -> None:
+    def _apply_truncate(self, change: TruncateChange, record: bytes | memoryview | None) -> None:
         inode = self._inode_of_data(change.inode)
         old_size = change.size if inode is None else inode.size
-        if journal_request:
-            self._journal_data(change, inode)
+        if record is not None:
+            self.journal.append(change.number, record, note=0 if inode is None else inode.size)
         try:
             # At least the region that holds the new end: it may be the only one that is still there.
             first, last = sorted((old_size, change.size))
             self.regions.mark(change.inode, first, max(last, first + 1))
             self.images.truncate(change.inode, change.size, change.time_ns)
         except OSError:
-            self._take_back(change, inode, journal_request)
+            self._take_back(change, inode, journalled=record is not None)
             raise
         if inode is None:
             return
@@ -311,16 +322,12 @@ class Volume:
             raise OperationFailed(errno.ESTALE)
         return inode
 
-    def _journal_data(self, change: DataChange, inode: Inode | None) -> None:
-        size = 0 if inode is None else inode.size
-        self.journal.append(change.number, encode_change(change), note=size)
-
-    def _take_back(self, change: DataChange, inode: Inode | None, journal_request: bool) -> None:
+    def _take_back(self, change: DataChange, inode: Inode | None, *, journalled: bool) -> None:
         """A data change met an error of the disk: leave its image as long as it was, and no record."""
         if inode is not None:
             with contextlib.suppress(OSError):
                 self.images.cut(change.inode, inode.size)
-        if journal_request:
+        if journalled:
             self.journal.retract(change.number)
 
     # --- reading -------------------------------------------------------------------------------------
@@ -335,6 +342,14 @@ class Volume:
             return b""
         data = self.images.read(inode, offset, length)
         return data if len(data) == length else data + bytes(length - len(data))
+
+    def inodes(self) -> Iterator[Inode]:
+        """Every inode, as an object of its own; what is added meanwhile may be missing."""
+        after: bytes | None = None
+        while rows := self.catalog.rows(Table.INODES, after, _INODES_PER_TURN):
+            for key, row in rows:
+                yield Inode.unpack(key_inode(key), row)
+            after = rows[-1][0]
 
     # --- durability ----------------------------------------------------------------------------------
 
@@ -411,6 +426,8 @@ class Volume:
         try:
             self.commit()
         except DiskFailed as error:
+            if self.copying:
+                raise
             # The change itself is safe in the journal; the timer's commit reports to who can act.
             _log.warning("%s", error)
             self._commit_at = self.catalog.changes_since_commit + CATALOG_CHANGES_PER_COMMIT_MAX
@@ -585,7 +602,9 @@ class Volume:
 
     def _recover_attributes(self, *, everything: bool) -> None:
         """Size and times that only memory held, from the images that were written to."""
-        for number in self._regular_inodes() if everything else list(self.regions.marks()):
+        marked = self.regions.marks()
+        numbers = (inode.number for inode in self.inodes()) if everything else iter(marked)
+        for number in numbers:
             inode = self.catalog.inode(number)
             if inode is None or not inode.is_regular:
                 continue
@@ -599,15 +618,6 @@ class Volume:
             self.catalog.touch(inode)
             if self.catalog.changes_since_commit >= CATALOG_CHANGES_PER_COMMIT_MAX:
                 self.commit()
-
-    def _regular_inodes(self) -> Iterable[InodeNumber]:
-        after: bytes | None = None
-        while rows := self.catalog.rows(Table.INODES, after, 4096):
-            for key, row in rows:
-                number = key_inode(key)
-                if Inode.unpack(number, row).is_regular:
-                    yield number
-            after = rows[-1][0]
 
 
 def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> bool:

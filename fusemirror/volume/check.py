@@ -1,0 +1,407 @@
+"""check: whether a volume is whole, and mending it (fsck).
+
+Everything that the parts of a volume say of each other is compared: names and inodes, types, counts,
+parents, the derived tables, images and their sizes. Mending is towards keeping data: a file without
+a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A mended
+volume is compared with the peer's from end to end when they meet.
+"""
+
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from fusemirror.change import Table
+from fusemirror.errors import FusemirrorError, VolumeDamaged
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import (
+    Entry,
+    check_rows,
+    entry_key,
+    inode_key,
+    key_inode,
+    new_directory,
+    pack_entry,
+    unpack_entry,
+)
+from fusemirror.volume.identity import Identity, VolumeLock
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.journal import Journal
+from fusemirror.volume.volume import Volume
+
+_ROWS_PER_TURN = 4096
+_LOST_AND_FOUND = b"lost+found"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How many problems were found, and how many of them were mended."""
+
+    problems: int
+    mended: int
+
+    @property
+    def left(self) -> int:
+        return self.problems - self.mended
+
+
+def check(directory: Path, repair: bool, report: Callable[[str], None]) -> CheckResult:
+    """Check a volume that nobody has open, and with `repair` mend it; `report` gets a line per problem.
+
+    Opening recovers from a crash first, as a mount does. VolumeMissing, VolumeInUse, VolumeFormat,
+    DiskFailed, OSError: the volume could not be checked.
+    """
+    findings = _Findings(repair, report)
+    volume = _open(directory, findings)
+    if volume is not None:
+        findings.before_mending = lambda: volume.update_identity(compare_all=True)
+        try:
+            _Check(volume, findings).run()
+        finally:
+            volume.close()
+    return CheckResult(findings.problems, findings.mended)
+
+
+class _Findings:
+    """Counts and reports problems, and lets them be mended where that was asked for."""
+
+    def __init__(self, repair: bool, report: Callable[[str], None]) -> None:
+        self._repair = repair
+        self._report = report
+        self.problems = 0
+        self.mended = 0
+        self.before_mending: Callable[[], None] = lambda: None
+
+    def add(self, problem: str, mend: Callable[[], object] | None = None) -> bool:
+        """Whether the problem has been mended."""
+        self.problems += 1
+        if mend is None or not self._repair:
+            self._report(problem)
+            return False
+        self.before_mending()
+        mend()
+        self.mended += 1
+        self._report(f"{problem}: mended")
+        return True
+
+
+def _open(directory: Path, findings: _Findings) -> Volume | None:
+    try:
+        return Volume.open(directory)
+    except VolumeDamaged as error:
+        if not _journal_is_damaged(directory):
+            findings.add(str(error))
+            return None
+        if not findings.add(str(error), lambda: _set_journal_aside(directory)):
+            return None
+    return Volume.open(directory)
+
+
+def _journal_is_damaged(directory: Path) -> bool:
+    lock = VolumeLock(directory)
+    try:
+        Journal(directory / "journal", Seams()).close()
+    except VolumeDamaged:
+        return True
+    except OSError:
+        return False
+    finally:
+        lock.release()
+    return False
+
+
+def _set_journal_aside(directory: Path) -> None:
+    """Opening then begins an empty journal where the catalog ends; the peer has what was lost."""
+    msgspec.structs.replace(Identity.load(directory), compare_all=True).store(directory)
+    (directory / "journal").rename(_unused(directory / "lost-journal"))
+    (directory / "journal").mkdir(mode=0o700)
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number behind it where it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+class _Check:
+    """One pass over each table and over the images, each relying on what the passes before mended."""
+
+    def __init__(self, volume: Volume, findings: _Findings) -> None:
+        self._volume = volume
+        self._catalog = volume.catalog
+        self._found = findings
+        self._names: Counter[InodeNumber] = Counter()  # entries of each inode
+        self._subdirectories: Counter[InodeNumber] = Counter()
+        self._home: dict[InodeNumber, InodeNumber] = {}  # of each directory: where its entry is
+        self._cookies: set[int] = set()
+        self._cookies_of = InodeNumber(0)
+
+    def run(self) -> None:
+        for key, row in self._rows(Table.INODES):
+            self._check_inode(key, row)
+        self._check_root()
+        for key, row in self._rows(Table.ENTRIES):
+            self._check_entry(key, row)
+        self._check_reachable()
+        for number in self._inode_numbers():
+            self._check_counts(number)
+        for key, _ in self._rows(Table.XATTRS):
+            self._check_xattr(key)
+        for number in self._inode_numbers():
+            self._check_image(number)
+        self._check_strays()
+        if wrong := self._catalog.derived_rows_wrong():
+            self._found.add(f"{wrong} rows of listings and orphans are wrong", self._catalog.rebuild_derived)
+
+    def _rows(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        after: bytes | None = None
+        while rows := self._catalog.rows(table, after, _ROWS_PER_TURN):
+            yield from rows
+            after = rows[-1][0]
+
+    def _inode_numbers(self) -> Iterator[InodeNumber]:
+        for key, _ in self._rows(Table.INODES):
+            if len(key) == 8:
+                yield key_inode(key)
+
+    def _inode(self, number: InodeNumber) -> Inode | None:
+        """The inode as it is; None where it is missing or cannot be read, which has been reported."""
+        try:
+            return self._catalog.inode(number)
+        except VolumeDamaged:
+            return None
+
+    def _put_inode(self, inode: Inode) -> None:
+        self._catalog.apply_rows([(Table.INODES, inode_key(inode.number), inode.pack())])
+
+    # --- rows by themselves ----------------------------------------------------------------------------
+
+    def _check_inode(self, key: bytes, row: bytes) -> None:
+        try:
+            check_rows([(Table.INODES, key, row)])
+        except FusemirrorError:
+            self._found.add(
+                f"an inode that cannot be read, key {key.hex()}",
+                lambda: self._catalog.discard(Table.INODES, key),
+            )
+            return
+        number = key_inode(key)
+        if number >= self._catalog.next_inode:
+            self._found.add(
+                f"inode {number} is beyond the next to be given, {self._catalog.next_inode}",
+                lambda: self._catalog.reserve_inodes(number),
+            )
+
+    def _check_root(self) -> None:
+        root = self._inode(ROOT_INODE)
+        if root is None or not root.is_directory:
+            self._found.add(
+                "the root directory is missing",
+                lambda: self._put_inode(new_directory(ROOT_INODE, parent=ROOT_INODE, time_ns=0)),
+            )
+
+    def _check_entry(self, key: bytes, row: bytes) -> None:
+        problem = self._entry_problem(key, row)
+        if problem is not None:
+            where = f"directory {key_inode(key)}, name {key[8:]!r}"
+            self._found.add(f"{where}: {problem}", lambda: self._catalog.discard(Table.ENTRIES, key))
+            return
+        parent, entry = key_inode(key), unpack_entry(row)
+        inode = self._inode(entry.inode)
+        assert inode is not None  # else it were a problem
+        self._names[entry.inode] += 1
+        if inode.is_directory:
+            self._home[entry.inode] = parent
+            self._subdirectories[parent] += 1
+        self._check_type_and_cookie(key, entry, inode)
+
+    def _entry_problem(self, key: bytes, row: bytes) -> str | None:
+        """Why an entry cannot stay, or None."""
+        parent, name = self._inode(key_inode(key)), key[8:]
+        if not 0 < len(name) <= NAME_BYTES_MAX or name in (b".", b"..") or b"/" in name or b"\0" in name:
+            return "no name that a file can have"
+        try:
+            entry = unpack_entry(row)
+        except ValueError:
+            return "the entry cannot be read"
+        if parent is None or not parent.is_directory:
+            return "the directory does not exist"
+        inode = self._inode(entry.inode)
+        if inode is None or entry.inode == ROOT_INODE:
+            return f"points to inode {entry.inode}, which does not exist"
+        if inode.is_directory and entry.inode in self._home:
+            return f"a second name of directory {entry.inode}"
+        return None
+
+    def _check_type_and_cookie(self, key: bytes, entry: Entry, inode: Inode) -> None:
+        parent, name = key_inode(key), key[8:]
+        if parent != self._cookies_of:
+            self._cookies_of, self._cookies = parent, set()
+        file_type = stat.S_IFMT(inode.mode) >> 12
+        if entry.type != file_type:
+            entry = entry._replace(type=file_type)
+            self._found.add(
+                f"directory {parent}, name {name!r}: another type than inode {entry.inode}",
+                lambda: self._put_entry(key, entry),
+            )
+        if entry.cookie in self._cookies:
+            fresh = entry._replace(cookie=self._new_cookie(parent))
+            self._found.add(
+                f"directory {parent}, name {name!r}: the cookie of another name",
+                lambda: self._put_entry(key, fresh),
+            )
+            entry = fresh
+        self._cookies.add(entry.cookie)
+
+    def _put_entry(self, key: bytes, entry: Entry) -> None:
+        self._catalog.discard(Table.ENTRIES, key)  # whose old cookie may be another's in the listing
+        self._catalog.apply_rows([(Table.ENTRIES, key, pack_entry(entry))])
+
+    def _new_cookie(self, parent: InodeNumber) -> int:
+        """Above all of the directory, and below what the changes to come give."""
+        prefix, highest = inode_key(parent), 0
+        for key, row in self._catalog.rows_from(Table.ENTRIES, prefix):
+            if not key.startswith(prefix):
+                break
+            highest = max(highest, unpack_entry(row).cookie)
+        self._volume.advance_past_cookie(highest + 1)
+        return highest + 1
+
+    def _check_xattr(self, key: bytes) -> None:
+        if len(key) <= 8 or self._inode(key_inode(key)) is None:
+            self._found.add(
+                f"an extended attribute of inode {key_inode(key)}, which does not exist",
+                lambda: self._catalog.discard(Table.XATTRS, key),
+            )
+
+    # --- the tree --------------------------------------------------------------------------------------
+
+    def _check_reachable(self) -> None:
+        """Every directory leads up to the root, and every file that is not deleted has a name."""
+        reached = {ROOT_INODE}
+        self._home[ROOT_INODE] = ROOT_INODE
+        for directory in list(self._home):
+            self._climb(directory, reached)
+        for number in self._inode_numbers():
+            inode = self._inode(number)
+            if inode is None or number == ROOT_INODE or self._names[number]:
+                continue
+            deleted = inode.nlink == 0 and (not inode.is_directory or self._catalog.is_empty(number))
+            if not deleted:
+                self._found.add(
+                    f"inode {number} has no name",
+                    lambda inode=inode: self._give_name(inode),  # type: ignore[misc]
+                )
+
+    def _climb(self, directory: InodeNumber, reached: set[InodeNumber]) -> None:
+        path: set[InodeNumber] = set()
+        step: InodeNumber | None = directory
+        # One without a name ends the path too; that it has none is found elsewhere.
+        while step is not None and step not in reached and step not in path:
+            path.add(step)
+            step = self._home.get(step)
+        reached |= path
+        if step in path:
+            self._found.add(f"directory {step} is inside itself", lambda: self._take_name_of_directory(step))
+
+    def _take_name_of_directory(self, number: InodeNumber) -> None:
+        parent = self._home.pop(number)
+        prefix = inode_key(parent)
+        for key, row in list(self._catalog.rows_from(Table.ENTRIES, prefix)):
+            if not key.startswith(prefix):
+                break
+            if unpack_entry(row).inode == number:
+                self._catalog.discard(Table.ENTRIES, key)
+        self._names[number] -= 1
+        self._subdirectories[parent] -= 1
+
+    def _give_name(self, inode: Inode) -> None:
+        home = self._lost_and_found()
+        self._add_name(home, b"#%d" % inode.number, inode)
+
+    def _lost_and_found(self) -> InodeNumber:
+        """The directory /lost+found, made where it is missing."""
+        entry = self._catalog.entry(ROOT_INODE, _LOST_AND_FOUND)
+        if entry is not None and entry.type == stat.S_IFDIR >> 12:
+            return entry.inode
+        directory = new_directory(self._catalog.next_inode, ROOT_INODE, self._volume.time_ns())
+        directory.mode = stat.S_IFDIR | 0o700
+        self._put_inode(directory)
+        # A file of that name stays: the directory gets another.
+        name = _LOST_AND_FOUND if entry is None else b"%s-%d" % (_LOST_AND_FOUND, directory.number)
+        self._add_name(ROOT_INODE, name, directory)
+        return directory.number
+
+    def _add_name(self, parent: InodeNumber, name: bytes, inode: Inode) -> None:
+        entry = Entry(inode.number, stat.S_IFMT(inode.mode) >> 12, self._new_cookie(parent))
+        self._catalog.apply_rows([(Table.ENTRIES, entry_key(parent, name), pack_entry(entry))])
+        self._names[inode.number] += 1
+        if inode.is_directory:
+            self._home[inode.number] = parent
+            self._subdirectories[parent] += 1
+
+    def _check_counts(self, number: InodeNumber) -> None:
+        inode = self._inode(number)
+        if inode is None:
+            return
+        fixed = inode.copy()
+        fixed.nlink = self._names[number]
+        if inode.is_directory and number in self._home:
+            fixed.nlink = 2 + self._subdirectories[number]
+            fixed.parent = self._home[number]
+        if inode.nlink != fixed.nlink:
+            self._found.add(
+                f"inode {number} counts {inode.nlink} links, and has {fixed.nlink}",
+                lambda: self._put_inode(fixed),
+            )
+        if inode.parent != fixed.parent:
+            self._found.add(
+                f"inode {number} names directory {inode.parent} as its parent, and is in {fixed.parent}",
+                lambda: self._put_inode(fixed),
+            )
+
+    # --- images ----------------------------------------------------------------------------------------
+
+    def _check_image(self, number: InodeNumber) -> None:
+        inode = self._inode(number)
+        if inode is None or not inode.is_regular or self._is_being_copied(number):
+            return
+        facts = self._volume.images.facts(number)
+        size = 0 if facts is None else facts.size
+        if size != inode.size:
+            self._found.add(
+                f"inode {number} is {inode.size} bytes long, and its image {size}",
+                lambda: self._set_size(inode, size),
+            )
+
+    def _is_being_copied(self, number: InodeNumber) -> bool:
+        """On a backup that is not up to date, an inode may be there before its data."""
+        identity = self._volume.identity
+        return identity.role == "backup" and (not identity.complete or self._volume.regions.has(number))
+
+    def _set_size(self, inode: Inode, size: int) -> None:
+        inode.size = size
+        self._put_inode(inode)
+
+    def _check_strays(self) -> None:
+        for number in list(self._volume.images.numbers()):
+            inode = self._inode(number)
+            if inode is None or not inode.is_regular:
+                self._found.add(
+                    f"an image of inode {number}, which is no file",
+                    lambda number=number: self._set_image_aside(number),  # type: ignore[misc]
+                )
+
+    def _set_image_aside(self, number: InodeNumber) -> None:
+        lost = self._volume.directory / "lost-images"
+        lost.mkdir(mode=0o700, exist_ok=True)
+        self._volume.images.release(number)
+        self._volume.images.path(number).rename(_unused(lost / f"{number:x}"))
