@@ -97,6 +97,7 @@ class Host:
             role=identity.role,
             history=history_of(volume),
             version=__version__,
+            peer_timeout_s=self.settings.peer_timeout,
         )
 
     async def drain(self, reason: str) -> None:

@@ -61,6 +61,8 @@ class Session:
         self.path = connection.ours.path
         self.peer_name = transport.peer_name
         self.peer_timeout = peer_timeout
+        # Each host counts a lease by its own setting, so it lasts no longer than the shorter of the two.
+        self._lease_s = min(peer_timeout, self.peer.peer_timeout_s)
         self.connected_since = trio.current_time()
         self.round_trip_seconds: float | None = None
         self.lease_until = 0.0
@@ -222,7 +224,7 @@ class Session:
                 serial, sent_at = self._pings.popleft()
                 if serial == message.serial:
                     self.round_trip_seconds = now - sent_at
-                    self.lease_until = sent_at + self.peer_timeout
+                    self.lease_until = sent_at + self._lease_s
                     self._leases.unpark_all()
 
     async def wait_lease(self) -> None:

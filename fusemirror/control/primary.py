@@ -63,6 +63,8 @@ class PrimaryUnit(ControlUnit):
     # --- changing ---------------------------------------------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        if self.mirror.congested:
+            await self.mirror.wait_room()
         try:
             inode = self._make(operation, data, NO_REQUEST)
         except OperationFailed:

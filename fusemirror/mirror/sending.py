@@ -13,6 +13,7 @@ Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
-from fusemirror.limits import CHECKPOINT_INTERVAL_S
+from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S
 from fusemirror.mirror.catching_up import send_catalog, send_records
 from fusemirror.mirror.copying import Copier, CopyProgress
 from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
@@ -121,6 +122,17 @@ class Mirror:
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
+
+    @property
+    def congested(self) -> bool:
+        """More is waiting to be sent than the backlog should hold."""
+        return self.stream is not None and self.stream.session.backlog_bytes > BACKLOG_BYTES_MAX
+
+    async def wait_room(self) -> None:
+        """Return when the stream takes more, or has ended: a slow peer slows whoever changes much."""
+        if self.stream is not None:
+            with suppress(ConnectionLost):
+                await self.stream.wait_room()
 
     def _mark(self, change: AnyChange) -> None:
         inode, start, end = _range(change)

@@ -47,6 +47,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     role: str
     history: History
     version: str = ""
+    peer_timeout_s: float = 5.0  # the sender goes on alone so long after it answered a Ping
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
