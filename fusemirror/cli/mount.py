@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from logging.handlers import SysLogHandler
 from pathlib import Path
@@ -141,8 +141,8 @@ def _let_go(writing: int) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-    os.write(writing, READY)
-    os.close(writing)
+    with suppress(BrokenPipeError), open(writing, "wb") as pipe:  # the parent may have been killed
+        pipe.write(READY)
 
 
 def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
@@ -156,6 +156,9 @@ def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
 
 
 def _log_to(handler: logging.Handler, name: str, level: str) -> None:
-    time = "" if isinstance(handler, SysLogHandler) else "%(asctime)s "
-    handler.setFormatter(logging.Formatter(f"{time}%(levelname)s fusemirror: {name}: %(message)s"))
+    # The system's log adds the time and the program itself.
+    origin = (
+        "%(levelname)s" if isinstance(handler, SysLogHandler) else "%(asctime)s %(levelname)s fusemirror:"
+    )
+    handler.setFormatter(logging.Formatter(f"{origin} {name}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper())

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fusemirror.admin.client import ask, process_id
-from fusemirror.cli.arguments import Places, pass_places, say
+from fusemirror.cli.arguments import Places, pass_places, say, set_subject
 from fusemirror.cli.mounts import (
     FSTYPE,
     Mount,
@@ -30,9 +30,14 @@ SILENCE_S = 1.0
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait."
 )
+@click.pass_context
 @pass_places
-def command(places: Places, target: str, force: bool, lazy: bool, timeout: float) -> None:
+def command(
+    places: Places, context: click.Context, target: str, force: bool, lazy: bool, timeout: float
+) -> None:
     """Unmount NAME or MOUNTPOINT, and return when its data is safe."""
+    if "/" not in target:
+        set_subject(context, target)
     unmount(target, places.runtime_dir, force=force, lazy=lazy, timeout_s=timeout)
 
 
