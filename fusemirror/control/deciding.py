@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fusemirror.change import Row, Table
+from fusemirror.change import COOKIES_PER_CHANGE, Row, Table, first_cookie
 from fusemirror.control import acl
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
@@ -93,9 +93,8 @@ class Draft:
         self._inodes[inode.number] = inode
 
     def put_name(self, parent: InodeNumber, name: bytes, inode: Inode) -> None:
-        # Two names at most are put by one change, so that its number yields both their cookies.
-        assert self._cookies < 2
-        cookie = self.number * 2 + self._cookies
+        assert self._cookies < COOKIES_PER_CHANGE
+        cookie = first_cookie(self.number) + self._cookies
         self._cookies += 1
         entry = pack_entry(Entry(inode.number, stat.S_IFMT(inode.mode) >> 12, cookie))
         self._rows.append((Table.ENTRIES, entry_key(parent, name), entry))

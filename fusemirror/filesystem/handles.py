@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from typing import Generic, TypeVar
 
 from fusemirror.identifiers import InodeNumber
 
@@ -19,20 +20,35 @@ class FileHandle:
         self.clear_privileges = uid != 0
 
 
-class Handles:
-    """Numbers of open files; a number is never reused."""
+class DirectoryHandle:
+    """One open of a directory, and where its listing ends."""
+
+    __slots__ = ("end", "inode")
+
+    def __init__(self, inode: InodeNumber, end: int) -> None:
+        self.inode = inode
+        # The first cookie that is not listed. Names put after a listing began stay out of it: else a
+        # program that renames what it lists would never come to the end.
+        self.end = end
+
+
+Handle = TypeVar("Handle")
+
+
+class Handles(Generic[Handle]):
+    """Numbers of what is open; a number is never reused."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._files: dict[int, FileHandle] = {}
+        self._handles: dict[int, Handle] = {}
 
-    def add(self, handle: FileHandle) -> int:
+    def add(self, handle: Handle) -> int:
         number = next(self._numbers)
-        self._files[number] = handle
+        self._handles[number] = handle
         return number
 
-    def __getitem__(self, number: int) -> FileHandle:
-        return self._files[number]
+    def __getitem__(self, number: int) -> Handle:
+        return self._handles[number]
 
-    def remove(self, number: int) -> FileHandle:
-        return self._files.pop(number)
+    def remove(self, number: int) -> Handle:
+        return self._handles.pop(number)

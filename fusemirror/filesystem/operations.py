@@ -17,12 +17,13 @@ from collections.abc import Callable
 import pyfuse3
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
+from fusemirror.change import first_cookie
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
 from fusemirror.filesystem.errnos import answers_errno
-from fusemirror.filesystem.handles import FileHandle, Handles
-from fusemirror.identifiers import InodeNumber
+from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import (
     Create,
@@ -55,7 +56,8 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.on_bug = on_bug
         self._unit = unit
-        self._handles = Handles()
+        self._files = Handles[FileHandle]()
+        self._directories = Handles[DirectoryHandle]()
 
     # --- names ------------------------------------------------------------------------------------------
 
@@ -135,30 +137,37 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeNumber, ctx: RequestContext) -> int:
         await self._unit.attributes(inode)
         self._unit.opened(inode)
-        return inode
+        return self._directories.add(DirectoryHandle(inode, self._next_cookie()))
 
     @answers_errno
     async def releasedir(self, fh: int) -> None:
-        self._unit.closed(InodeNumber(fh))
+        self._unit.closed(self._directories.remove(fh).inode)
 
     @answers_errno
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._unit.flush(InodeNumber(fh))
+        await self._unit.flush(self._directories[fh].inode)
 
     @answers_errno
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        directory = InodeNumber(fh)
+        handle = self._directories[fh]
         position = start_id
-        if position < _DOT_DOT and not await self._reply_dots(directory, position, token):
+        if position == 0:  # opened, or rewound
+            handle.end = self._next_cookie()
+        if position < _DOT_DOT and not await self._reply_dots(handle.inode, position, token):
             return
         cookie = max(position, _DOT_DOT) - _DOT_DOT
-        while entries := await self._unit.listing(directory, cookie, _ENTRIES_PER_TURN):
+        while entries := await self._unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
             for cookie, name, entry in entries:
+                if cookie >= handle.end:
+                    return
                 inode = self._unit.volume.catalog.inode(entry.inode)
                 if inode is None:
                     continue
                 if not pyfuse3.readdir_reply(token, name, entry_attributes(inode), cookie + _DOT_DOT):
                     return
+
+    def _next_cookie(self) -> int:
+        return first_cookie(ChangeNumber(self._unit.volume.number + 1))
 
     async def _reply_dots(self, directory: InodeNumber, position: int, token: pyfuse3.ReaddirToken) -> bool:
         own = await self._unit.attributes(directory)
@@ -235,7 +244,7 @@ class Operations(pyfuse3.Operations):
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
         self._unit.opened(inode)
-        number = self._handles.add(FileHandle(inode, flags, uid))
+        number = self._files.add(FileHandle(inode, flags, uid))
         return FileInfo(fh=number, direct_io=True, keep_cache=False)
 
     @answers_errno
@@ -270,11 +279,11 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._unit.read(self._handles[fh].inode, off, size)
+        return await self._unit.read(self._files[fh].inode, off, size)
 
     @answers_errno
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        handle = self._handles[fh]
+        handle = self._files[fh]
         operation = Write(handle.inode, off, handle.append, handle.clear_privileges)
         await self._unit.perform(operation, buf)
         return len(buf)
@@ -285,11 +294,11 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._unit.flush(self._handles[fh].inode)
+        await self._unit.flush(self._files[fh].inode)
 
     @answers_errno
     async def release(self, fh: int) -> None:
-        self._unit.closed(self._handles.remove(fh).inode)
+        self._unit.closed(self._files.remove(fh).inode)
 
 
 def _there(inode: Inode | None) -> Inode:
