@@ -166,8 +166,8 @@ class Linker:
             elif _match(dialed, self._accepted):
                 link = Link(dialed=dialed, accepted=self._accepted)
                 self._accepted = None
-            else:  # one is of a process, or of a role, that is no more; dialing again tells which
-                self._discard_accepted("the other session was of another process of the peer")
+            # Else one is of a process, or of a role, that is no more. Dialing again tells of the one we
+            # dialed, and if it is the other, then the peer dials again.
         finally:
             if link is None:
                 dialed.close("no session of the peer came to match it")

@@ -32,6 +32,7 @@ PRIMARY = Hello(
     instance=b"instance of primary",
     role="primary",
     history=HISTORY,
+    peer_timeout_s=PEER_TIMEOUT,
 )
 BACKUP = msgspec.structs.replace(
     PRIMARY, host=PRIMARY.peer, peer=PRIMARY.host, instance=b"instance of backup", role="backup"

@@ -76,11 +76,12 @@ def beta(memory: MemoryNetwork, backup_hello: MakeHello) -> Host:
 
 @asynccontextmanager
 async def running(*hosts: Host) -> AsyncIterator[trio.Nursery]:
-    async with trio.open_nursery() as nursery:
-        for host in hosts:
-            host.listener = await nursery.start(host.run)
-        yield nursery
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(3600):
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                host.listener = await nursery.start(host.run)
+            yield nursery
+            nursery.cancel_scope.cancel()
 
 
 async def assert_linked(one: Link, other: Link) -> None:
@@ -89,6 +90,11 @@ async def assert_linked(one: Link, other: Link) -> None:
         for sender, receiver in ((one, other), (other, one)):
             getattr(sender, path).send(Applied(ChangeNumber(1)))
             assert await getattr(receiver, path).receive() == [(Applied(ChangeNumber(1)), b"")]
+
+
+def open_pipes(memory: MemoryNetwork) -> int:
+    """Directions of streams between the two hosts that someone still holds."""
+    return sum(not (pipe.ended and pipe.abandoned) for pipe in memory.line("alpha", "beta").pipes)
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -136,6 +142,7 @@ async def test_a_host_that_comes_late_is_met_at_once(
         began = trio.current_time()
         await assert_linked(await alpha.link(), await beta.link())
         assert trio.current_time() - began < limits.RECONNECT_FIRST_S
+        assert alpha.linker.last_error is None
 
 
 async def test_it_is_started_when_it_listens(
@@ -276,6 +283,30 @@ async def test_hosts_that_exchange_their_roles_meet_again(
         await assert_linked(one, other)
 
 
+async def test_sessions_of_two_roles_make_no_link(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    alpha.linker._peer_address = ("nowhere", 7000)
+    async with running(alpha, beta):
+        await trio.sleep(1)  # beta has dialed the forward path, as the backup
+        alpha.hello["role"], beta.hello["role"] = "backup", "primary"
+        alpha.linker._peer_address = ("beta", 7000)  # and now alpha dials it
+        await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S)
+        one, other = await alpha.link(), await beta.link()
+        assert (one.peer.role, other.peer.role) == ("primary", "backup")
+        await assert_linked(one, other)
+
+
+async def test_a_peer_that_dials_again_and_again_holds_one_stream(
+    memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    alpha.linker._peer_address = ("nowhere", 7000)
+    async with running(alpha, beta):
+        await trio.sleep(10 * limits.HANDSHAKE_TIMEOUT_S)
+        assert open_pipes(memory) <= 2
+    assert open_pipes(memory) == 0
+
+
 async def test_a_link_that_ends_before_it_is_taken_is_not_handed_up(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -314,8 +345,7 @@ async def test_cancelling_at_any_moment_leaves_no_stream_open(
 ) -> None:
     async with running(alpha, beta):
         await trio.sleep(after_s)
-    pipes = memory.line("alpha", "beta").pipes
-    assert all(pipe.ended and pipe.abandoned for pipe in pipes)
+    assert open_pipes(memory) == 0
 
 
 # --- strangers ------------------------------------------------------------------------------------

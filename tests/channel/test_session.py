@@ -43,11 +43,12 @@ def write(number: int) -> WriteChange:
 
 @asynccontextmanager
 async def served(*sessions: Session) -> AsyncIterator[trio.Nursery]:
-    async with trio.open_nursery() as nursery:
-        for session in sessions:
-            await nursery.start(session.run)
-        yield nursery
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(300):
+        async with trio.open_nursery() as nursery:
+            for session in sessions:
+                await nursery.start(session.run)
+            yield nursery
+            nursery.cancel_scope.cancel()
 
 
 async def listen_until_lost(session: Session) -> str:
@@ -248,6 +249,26 @@ async def test_heartbeats_measure_the_round_trip_and_carry_the_lease(
         assert backup.answered_until > primary.lease_until, "who answered knows how long it may be relied on"
         await trio.sleep(BEAT)
         assert primary.lease_until == pytest.approx(began + BEAT + PEER_TIMEOUT, abs=1e-9)
+
+
+async def test_a_lease_lasts_no_longer_than_the_peer_counts_it(
+    memory_pair: Pair, primary_hello: Any, backup_hello: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    sessions: list[Session] = []
+
+    async def open_one(transport: Transport, ours: Any, dialer: bool) -> None:
+        sessions.append(await open_session(transport, ours, dialer=dialer, peer_timeout=PEER_TIMEOUT))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_one, memory_pair[0], primary_hello(peer_timeout_s=3.0), True)
+        nursery.start_soon(open_one, memory_pair[1], backup_hello(), False)
+    backup = next(session for session in sessions if session.peer.role == "primary")
+    began = trio.current_time()
+    async with served(*sessions) as nursery:
+        for session in sessions:
+            nursery.start_soon(listen_until_lost, session)
+        await trio.sleep(1)
+        assert backup.lease_until == pytest.approx(began + 3.0, abs=1e-9)
 
 
 async def test_a_lease_is_not_renewed_by_a_peer_that_does_not_answer(
