@@ -1,84 +1,58 @@
-"""Two mounted hosts for a test, and the oracle at its end: both volumes clean, and both the same."""
+"""Two mounted hosts; each test that wrote ends with the oracle: both volumes clean, and the same."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.hosts import TwoHosts, what_is_missing
+from tests.hosts import Host, TwoHosts, what_is_missing
 
-_FAILED = pytest.StashKey[bool]()
-_LOG_SHOWN = 8_000
-_running: list[TwoHosts] = []
-
-Settings = dict[str, str | int | float | bool]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = what_is_missing()
-    if missing is None:
-        return
-    for item in items:
-        if item.path.parent.name in ("mount", "crash"):
-            item.add_marker(pytest.mark.skip(reason=missing))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Show the logs of both hosts with a failure."""
-    report: pytest.TestReport = yield  # type: ignore[assignment]
-    if report.failed:
-        item.stash[_FAILED] = True
-        for host in (host for two in _running for host in two):
-            report.sections.append((f"log of {host.name}", host.log()[-_LOG_SHOWN:]))
-    return report  # type: ignore[return-value]
+# Short, so that a test of a lost peer is; the kernel's scheduler alone never takes a second.
+PEER_TIMEOUT_S = 1.0
+IO_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def _two_hosts(settings: Settings) -> Iterator[TwoHosts]:
-    with TwoHosts() as two:
-        _running.append(two)
+def checked(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    """Two mounted hosts; unless a test failed meanwhile, they converge and are compared in the end."""
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    failed_before = request.session.testsfailed
+    with TwoHosts() as hosts:
         try:
-            two.create_and_join(**settings)
-            two.mount()
-            yield two
+            hosts.create_and_join(peer_timeout=PEER_TIMEOUT_S, io_timeout=IO_TIMEOUT_S)
+            hosts.mount()
+            yield hosts
+            if request.session.testsfailed == failed_before:
+                hosts.converge()
+                hosts.check()
+                assert not hosts.unexpected_warnings()
         finally:
-            _running.remove(two)
-
-
-def _check(two: TwoHosts) -> None:
-    two.converge()
-    two.check()
-    assert two.unexpected_warnings() == []
+            for host in hosts:
+                print(f"--- log of {host.name} ---\n{host.log()[-8000:]}")
 
 
 @pytest.fixture
-def settings() -> Settings:
-    """Settings of both hosts; a test or a module gives its own by a fixture of this name."""
-    return {}
-
-
-@pytest.fixture
-def two(request: pytest.FixtureRequest, settings: Settings) -> Iterator[TwoHosts]:
-    """Two hosts, mounted, for this test alone."""
-    with _two_hosts(settings) as two:
-        yield two
-        if not request.node.stash.get(_FAILED, False):
-            _check(two)
+def hosts(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    """A pair of its own for a test that breaks things; whatever it broke is mended afterwards."""
+    with checked(request) as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[TwoHosts]:
-    """Two hosts, mounted, for the tests of a module, each in a directory of its own (`pair`)."""
-    with _two_hosts({}) as two:
-        yield two
-        _check(two)
+def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    """A pair for all tests of a module that leave it as it was; each takes names of its own."""
+    with checked(request) as shared:
+        yield shared
 
 
-@pytest.fixture(scope="session")
-def seed() -> int:
-    """What the random choices of this run come from: FUSEMIRROR_SEED, or new each time."""
-    chosen = int(os.environ.get("FUSEMIRROR_SEED") or int.from_bytes(os.urandom(4)))
-    print(f"FUSEMIRROR_SEED={chosen}")
-    return chosen
+@pytest.fixture(params=["at the primary", "at the backup"])
+def here(request: pytest.FixtureRequest, pair: TwoHosts) -> Host:
+    """The host where something is done."""
+    return pair.primary if request.param == "at the primary" else pair.backup
+
+
+@pytest.fixture
+def there(here: Host, pair: TwoHosts) -> Host:
+    """The other one, where it is looked at."""
+    return pair.backup if here is pair.primary else pair.primary

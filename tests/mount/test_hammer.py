@@ -21,7 +21,13 @@ class Hammerer:
         host = two.hosts[number % 2]
         self.name = f"{host.name}-{number}"
         self._progress: Path = host.directory / f"hammer-{number}"
-        arguments: tuple[str | Path, ...] = (host.mountpoint, str(seed + number), str(SECONDS), self._progress, *options)
+        arguments: tuple[str | Path, ...] = (
+            host.mountpoint,
+            str(seed + number),
+            str(SECONDS),
+            self._progress,
+            *options,
+        )
         module = (sys.executable, "-m", "tests.mount.hammering")
         self._process: Popen[bytes] = host.start(*module, *arguments, stdout=PIPE, stderr=PIPE, cwd=CHECKOUT)
 

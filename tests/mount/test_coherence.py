@@ -1,0 +1,227 @@
+"""G2 through two kernels: once a call has returned on one host, the other host sees its effect."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import FILESYSTEM, Host, TwoHosts, digest
+
+_numbers = count()
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test has taken."""
+    return f"file{next(_numbers)}"
+
+
+@pytest.fixture
+def mine(here: Host, name: str) -> Path:
+    return here.mountpoint / name
+
+
+@pytest.fixture
+def theirs(there: Host, name: str) -> Path:
+    return there.mountpoint / name
+
+
+def in_parallel(*functions: Callable[[], None]) -> None:
+    """Run the functions at once; return when all have ended, and raise what the first of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - handed to the test below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def attributes(path: Path) -> tuple[int, ...]:
+    """All that stat(2) tells of a file but the device, which differs by host."""
+    found = path.stat()
+    names = ("ino", "mode", "nlink", "uid", "gid", "size", "blocks", "atime_ns", "mtime_ns", "ctime_ns")
+    return tuple(getattr(found, f"st_{name}") for name in names)
+
+
+def test_every_write_is_read_by_the_other_host_at_once(mine: Path, theirs: Path) -> None:
+    mine.touch()
+    with mine.open("r+b", buffering=0) as writing, theirs.open("rb", buffering=0) as reading:
+        for number in range(200):
+            content = b"%08d" % number
+            os.pwrite(writing.fileno(), content, 4 * number)
+            assert os.pread(reading.fileno(), 8, 4 * number) == content
+
+
+def test_the_size_is_seen_at_once(mine: Path, theirs: Path) -> None:
+    for size in (0, 1, 4095, 4096, 70_000, 1 << 20):
+        mine.write_bytes(b"x" * size)
+        assert theirs.stat().st_size == size
+    os.truncate(mine, 3)
+    assert theirs.read_bytes() == b"xxx"
+    os.truncate(mine, 6)
+    assert theirs.read_bytes() == b"xxx\0\0\0"
+
+
+def test_attributes_are_seen_at_once(mine: Path, theirs: Path) -> None:
+    mine.touch()
+    theirs.stat()  # something to cache, if anything were
+    mine.chmod(0o4751)
+    assert theirs.stat().st_mode == mine.stat().st_mode
+    os.chown(mine, 12, 34)
+    assert (theirs.stat().st_uid, theirs.stat().st_gid) == (12, 34)
+    os.utime(mine, ns=(1_000_000_007, 2_000_000_009))
+    assert attributes(theirs) == attributes(mine)
+
+
+def test_extended_attributes_are_seen_at_once(mine: Path, theirs: Path) -> None:
+    mine.touch()
+    assert os.listxattr(theirs) == []
+    os.setxattr(mine, "user.long", b"v" * 60_000)
+    assert os.getxattr(theirs, "user.long") == b"v" * 60_000
+    os.removexattr(mine, "user.long")
+    assert os.listxattr(theirs) == []
+
+
+def test_a_new_name_is_seen_where_it_was_missing_before(mine: Path, theirs: Path) -> None:
+    for _ in range(50):
+        assert not theirs.exists()
+        mine.touch()
+        assert theirs.exists()
+        mine.unlink()
+
+
+def test_a_rename_is_seen_at_once(mine: Path, theirs: Path) -> None:
+    mine.write_text("moved")
+    for number in range(50):
+        old, new = (f"{mine.name}.{n}" if n else mine.name for n in (number, number + 1))
+        mine.with_name(old).rename(mine.with_name(new))
+        assert not theirs.with_name(old).exists()
+        assert theirs.with_name(new).read_text() == "moved"
+
+
+def test_links_are_the_same_file_on_both_hosts(mine: Path, theirs: Path) -> None:
+    mine.write_text("one")
+    theirs.with_suffix(".hard").hardlink_to(theirs)
+    mine.with_suffix(".soft").symlink_to(mine.name)
+    mine.write_text("two")
+    assert theirs.with_suffix(".hard").read_text() == "two"
+    assert theirs.with_suffix(".soft").read_text() == "two"
+    assert mine.stat().st_nlink == theirs.stat().st_nlink == 2
+    assert mine.stat().st_ino == theirs.with_suffix(".hard").stat().st_ino
+
+
+def test_an_open_file_survives_what_the_other_host_does_to_its_name(mine: Path, theirs: Path) -> None:
+    mine.write_text("kept")
+    with mine.open("r+b", buffering=0) as held:
+        theirs.rename(theirs.with_suffix(".moved"))
+        assert os.pread(held.fileno(), 9, 0) == b"kept"
+        theirs.with_suffix(".moved").unlink()
+        os.pwrite(held.fileno(), b"still here", 0)
+        assert os.pread(held.fileno(), 99, 0) == b"still here"
+        assert os.fstat(held.fileno()).st_nlink == 0
+
+
+def test_a_directory_that_the_other_host_filled_is_not_removed(mine: Path, theirs: Path) -> None:
+    mine.mkdir()
+    assert list(theirs.iterdir()) == []
+    (theirs / "inside").touch()
+    with pytest.raises(OSError, match="not empty") as raised:
+        mine.rmdir()
+    assert raised.value.errno == errno.ENOTEMPTY
+    assert [path.name for path in mine.iterdir()] == ["inside"]
+
+
+def test_of_two_hosts_that_create_a_name_exclusively_one_wins(pair: TwoHosts, name: str) -> None:
+    directory = pair.primary.mountpoint / name
+    directory.mkdir()
+    won: list[str] = []
+
+    def take(host: Host) -> None:
+        for number in range(200):
+            try:
+                (host.mountpoint / name / f"{number}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            won.append(f"{number}")
+
+    in_parallel(lambda: take(pair.primary), lambda: take(pair.backup))
+    assert sorted(won) == sorted(path.name for path in directory.iterdir())
+    assert len(won) == 200
+
+
+def test_appends_of_both_hosts_leave_every_record_whole_and_in_order(pair: TwoHosts, name: str) -> None:
+    def append(host: Host) -> None:
+        with (host.mountpoint / name).open("ab", buffering=0) as file:
+            for number in range(300):
+                file.write(f"{host.name:>8}{number:7}\n".encode())
+
+    in_parallel(lambda: append(pair.primary), lambda: append(pair.backup))
+    lines = (pair.primary.mountpoint / name).read_text().splitlines()
+    for host in pair:
+        assert [int(line[8:]) for line in lines if line[:8].strip() == host.name] == list(range(300))
+
+
+def test_hosts_that_hammer_the_same_names_neither_hang_nor_differ(pair: TwoHosts, name: str) -> None:
+    (pair.primary.mountpoint / name).mkdir()
+
+    def hammer(host: Host) -> None:
+        directory = host.mountpoint / name
+        for number in range(150):
+            one, other = (directory / f"{(number + n) % 3}" for n in (0, 1))
+            for act in (
+                lambda one=one: one.write_text(host.name),
+                lambda one=one, other=other: one.rename(other),
+                lambda: os.listdir(directory),
+                lambda other=other: other.read_text(),
+                lambda other=other: other.unlink(),
+            ):
+                try:
+                    act()
+                except FileNotFoundError:  # the other host was first
+                    continue
+
+    in_parallel(lambda: hammer(pair.primary), lambda: hammer(pair.backup))
+    listed = [sorted(os.listdir(host.mountpoint / name)) for host in pair]
+    assert listed[0] == listed[1]
+
+
+def test_large_files_are_the_same_on_both_hosts(mine: Path, theirs: Path) -> None:
+    with mine.open("wb") as file:
+        for piece in range(8):
+            file.seek(piece * 3_000_017)
+            file.write(os.urandom(1_500_000))
+    assert theirs.stat().st_size == mine.stat().st_size
+    assert digest(theirs) == digest(mine)
+
+
+def test_verify_finds_no_difference_while_both_hosts_write(pair: TwoHosts, name: str) -> None:
+    ended = threading.Event()
+
+    def write(host: Host) -> None:
+        number = 0
+        while not ended.is_set():
+            path = host.mountpoint / f"{name}.{host.name}.{number % 5}"
+            path.write_bytes(os.urandom(100_000))
+            number += 1
+
+    def verify() -> None:
+        try:
+            for host in pair:
+                host.fusemirror("verify", FILESYSTEM)
+        finally:
+            ended.set()
+
+    in_parallel(lambda: write(pair.primary), lambda: write(pair.backup), verify)

@@ -1,0 +1,163 @@
+"""G3, G5, G8 through two kernels: whatever fails, what was acknowledged is there, and both converge."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGTERM
+from typing import Self
+
+import pytest
+
+from tests.hosts import Host, TwoHosts, wait_until
+from tests.mount.conftest import IO_TIMEOUT_S
+
+RECORD_BYTES = 16
+PATIENCE_S = 2 * IO_TIMEOUT_S
+
+
+class Writer:
+    """A program that appends records to a log and makes a file for each, until it is told to stop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.acknowledged = 0
+        self.error: OSError | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir()
+        self._log = os.open(self.directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.is_set():
+                os.write(self._log, b"%0*d\n" % (RECORD_BYTES - 1, self.acknowledged))
+                (self.directory / f"{self.acknowledged}").touch(exist_ok=False)
+                self.acknowledged += 1
+        except OSError as error:
+            self.error = error
+        finally:
+            try:
+                os.close(self._log)
+            except OSError as error:
+                self.error = self.error or error
+
+    def write_more(self, records: int = 30) -> None:
+        """Return once that many further records were acknowledged, or the writer has failed."""
+        wanted = self.acknowledged + records
+        wait_until(
+            lambda: self.acknowledged >= wanted or not self._thread.is_alive(), PATIENCE_S, "records written"
+        )
+
+    def assert_kept(self, host: Host) -> None:
+        """Every acknowledged record is there, once and in order; at most one stands behind them."""
+        directory = host.mountpoint / self.directory.name
+        lines = (directory / "log").read_text().splitlines()
+        assert [int(line) for line in lines] == list(range(len(lines)))
+        names = {path.name for path in directory.iterdir()} - {"log"}
+        assert names == {f"{number}" for number in range(len(names))}
+        for kept in (len(lines), len(names)):
+            assert self.acknowledged <= kept <= self.acknowledged + 1
+
+
+def kill(*chosen: str) -> Callable[[TwoHosts], None]:
+    def fail(hosts: TwoHosts) -> None:
+        for host in hosts:
+            if host.name in chosen:
+                host.kill()
+
+    return fail
+
+
+FAULTS: dict[str, Callable[[TwoHosts], None]] = {
+    "the primary is killed": kill("alpha"),
+    "the backup is killed": kill("beta"),
+    "both are killed": kill("alpha", "beta"),
+    "the network is cut": TwoHosts.cut,
+    "packets are lost": TwoHosts.drop,
+    "the primary stalls": lambda hosts: hosts.primary.stop(),
+    "the backup stalls": lambda hosts: hosts.backup.stop(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("place", ["primary", "backup"])
+def test_what_was_acknowledged_is_kept_when(hosts: TwoHosts, fault: str, place: str) -> None:
+    host: Host = getattr(hosts, place)
+    with Writer(host.mountpoint / "records") as writer:
+        writer.write_more()
+        FAULTS[fault](hosts)
+        mount_died = not host.is_running
+        hosts.converge()
+        writer.write_more()
+    assert (writer.error is not None) == mount_died, writer.error
+    for host in hosts:
+        writer.assert_kept(host)
+
+
+@pytest.mark.parametrize("fault", ["the backup is killed", "the network is cut", "the backup stalls"])
+def test_the_primary_goes_on_alone_when(hosts: TwoHosts, fault: str) -> None:
+    (hosts.primary.mountpoint / "before").touch()
+    FAULTS[fault](hosts)
+    (hosts.primary.mountpoint / "alone").write_bytes(b"x" * 300_000)
+    status = hosts.primary.status()
+    assert status["mirror_state"] == "degraded"
+    assert status["reason"]
+    assert status["out_of_sync"]["images"] >= 1
+    hosts.converge()
+    assert (hosts.backup.mountpoint / "alone").read_bytes() == b"x" * 300_000
+    assert hosts.primary.status()["out_of_sync"] == {"images": 0, "bytes": 0}
+
+
+def test_the_backup_gives_a_check_report_while_the_primary_is_away(hosts: TwoHosts) -> None:
+    hosts.backup.expect_warnings("check report")
+    (hosts.backup.mountpoint / "old").write_text("maybe old")
+    hosts.primary.kill()
+    for act in (
+        lambda: (hosts.backup.mountpoint / "new").touch(),
+        lambda: (hosts.backup.mountpoint / "old").read_text(),
+    ):
+        with pytest.raises(OSError, match="Input/output error") as raised:
+            act()
+        assert raised.value.errno == errno.EIO
+    assert hosts.backup.status()["reason"]
+    hosts.converge()
+    # What was refused did not happen later, behind the program's back.
+    assert sorted(os.listdir(hosts.primary.mountpoint)) == ["old"]
+
+
+def test_a_backup_that_was_away_gets_what_it_missed(hosts: TwoHosts) -> None:
+    for number in range(20):
+        (hosts.primary.mountpoint / f"{number}").write_bytes(os.urandom(200_000))
+    hosts.backup.umount()
+    (hosts.primary.mountpoint / "3").write_bytes(b"changed meanwhile")
+    (hosts.primary.mountpoint / "4").unlink()
+    (hosts.primary.mountpoint / "5").rename(hosts.primary.mountpoint / "moved")
+    sent_before = hosts.primary.status()["paths"]["mirror"]["sent_data_bytes"]
+    hosts.backup.mount()
+    hosts.backup.wait_for("normal")
+    assert (hosts.backup.mountpoint / "3").read_bytes() == b"changed meanwhile"
+    assert not (hosts.backup.mountpoint / "4").exists()
+    assert (hosts.backup.mountpoint / "moved").stat().st_size == 200_000
+    sent = hosts.primary.status()["paths"]["mirror"]["sent_data_bytes"] - sent_before
+    assert sent < 500_000, "more was copied than had changed"
+
+
+def test_a_stopped_pair_comes_back_in_any_order(hosts: TwoHosts) -> None:
+    (hosts.backup.mountpoint / "kept").write_text("kept")
+    hosts.primary.kill(SIGTERM)
+    hosts.backup.kill(SIGTERM)
+    hosts.backup.mount()
+    hosts.primary.mount()
+    for host in hosts:
+        host.wait_for("normal")
+        assert (host.mountpoint / "kept").read_text() == "kept"
