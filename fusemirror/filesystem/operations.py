@@ -240,6 +240,8 @@ class Operations(pyfuse3.Operations):
     @answers_errno
     async def open(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
         await self._unit.attributes(inode)
+        if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to this request
+            await self._unit.perform(SetAttributes(inode, size=0))
         return self._open(inode, flags, ctx.uid)
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
