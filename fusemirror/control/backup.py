@@ -178,7 +178,8 @@ class BackupUnit(ControlUnit):
             nursery.start_soon(self._commit_for_ever)
             task_status.started()
             async for link in links:
-                await self.run_link(link)
+                if not link.closed:  # it may have ended while it waited to be taken
+                    await self.run_link(link)
 
     async def run_link(self, link: Link) -> None:
         """Apply what the link brings and take its answers, until it is lost."""

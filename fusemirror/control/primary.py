@@ -93,7 +93,8 @@ class PrimaryUnit(ControlUnit):
         inode = found(volume.catalog.inode(number), errno.ESTALE)
         if not inode.is_regular:
             raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
-        offset = inode.size if operation.append else operation.offset
+        # No bytes, wherever they are written, make no file longer (write(2)).
+        offset = inode.size if operation.append or not data else operation.offset
         end = offset + len(data)
         if end > FILE_BYTES_MAX or len(data) > WRITE_BYTES_MAX or offset < 0:
             raise OperationFailed(errno.EFBIG)
@@ -234,7 +235,8 @@ class PrimaryUnit(ControlUnit):
             nursery.start_soon(self._commit_for_ever)
             task_status.started()
             async for link in links:
-                await self.run_link(link)
+                if not link.closed:  # it may have ended while it waited to be taken
+                    await self.run_link(link)
 
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""

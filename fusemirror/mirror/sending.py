@@ -285,7 +285,7 @@ class Mirror:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and self.in_flight:
             self._held_back = self.in_flight[0].number
-        self._hold_until = max(link.mirror.answered_until, trio.current_time())
+        self._hold_until = max(self._hold_until, link.mirror.answered_until)
         self.copy_progress = None
         self._go(PrimaryEvent.SAID_BYE if self._said_bye else PrimaryEvent.LOST, reason)
 
