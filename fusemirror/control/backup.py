@@ -6,7 +6,6 @@ lasts: the primary shows no effect that is not here yet, and goes on alone only 
 over, so what is read here is never old (G2). Source: seed [0050], [0051] (JOB1, JOB3), [0061].
 """
 
-import errno
 import itertools
 import logging
 import struct
@@ -18,7 +17,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
-from fusemirror.control.unit import ControlUnit, found
+from fusemirror.control.unit import ControlUnit, Key
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -32,7 +31,6 @@ from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.operations import AnyOperation, Flush, Read, StartVerify, VerifyProgress
 from fusemirror.protocol.messages import Answer, Request
-from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -100,8 +98,8 @@ class BackupUnit(ControlUnit):
 
     # --- reading ----------------------------------------------------------------------------------------
 
-    async def _readable(self) -> None:
-        """Return when the subvolume may be read from: it is up to date, and the lease lasts."""
+    async def showable(self, key: Key) -> None:
+        """Whatever the key: the subvolume shows what is, while it is up to date and the lease lasts."""
         link = self.link
         if link is not None and self.applier.serves and trio.current_time() < link.mirror.lease_until:
             return
@@ -121,46 +119,13 @@ class BackupUnit(ControlUnit):
                     await self.applier.changed.wait()
         raise PrimaryUnreachable(self._io_timeout_s)
 
-    async def attributes(self, inode: InodeNumber) -> Inode:
-        await self._readable()
-        return found(self.volume.catalog.inode(inode), errno.ESTALE)
-
-    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
-        await self._readable()
-        entry = self.volume.catalog.entry(parent, name)
-        if entry is None:
-            found(self.volume.catalog.inode(parent), errno.ESTALE)
-            raise OperationFailed(errno.ENOENT)
-        return found(self.volume.catalog.inode(entry.inode), errno.ESTALE)
-
-    async def listing(
-        self, directory: InodeNumber, after_cookie: int, limit: int
-    ) -> list[tuple[int, bytes, Entry]]:
-        await self._readable()
-        return self.volume.catalog.listing(directory, after_cookie, limit)
-
-    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
-        await self.attributes(inode)
-        value = self.volume.catalog.xattr(inode, name)
-        if value is None:
-            raise OperationFailed(errno.ENODATA)
-        return value
-
-    async def xattrs(self, inode: InodeNumber) -> list[bytes]:
-        await self.attributes(inode)
-        return self.volume.catalog.xattrs(inode)
-
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
-        await self._readable()
+        await self.showable(inode)
         if inode in self.applier.out_of_sync and self.link is not None:
             self.reads_routed += 1
             answer: tuple[Answer, bytes] = await self._request(Read(inode, offset, length))
             return answer[1]
-        self.reads_local += 1
-        try:
-            return self.volume.read(inode, offset, length)
-        except OSError as error:
-            raise OperationFailed(error.errno or errno.EIO) from error
+        return self.read_here(inode, offset, length)
 
     # --- links --------------------------------------------------------------------------------------------
 

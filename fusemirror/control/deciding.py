@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fusemirror.change import COOKIES_PER_CHANGE, Row, Table, first_cookie
 from fusemirror.control import acl
+from fusemirror.control.unit import Key, NameKey
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
@@ -40,10 +41,6 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 _DIRECTORY_SIZE = 4096  # what ext4 shows for a small one
-
-NameKey = tuple[InodeNumber, bytes]
-Key = InodeNumber | NameKey
-"""What a change touches, for those who must wait for it: an inode, or a name in a directory."""
 
 
 class Decision(NamedTuple):

@@ -19,7 +19,7 @@ from fusemirror.change import NamespaceChange, TruncateChange, WriteChange, enco
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import Decision, decide, purge_rows
-from fusemirror.control.unit import ControlUnit, found
+from fusemirror.control.unit import ControlUnit, Key, found
 from fusemirror.errors import ChannelError, FusemirrorError, OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
@@ -37,7 +37,6 @@ from fusemirror.operations import AnyOperation, Flush, Read, SetAttributes, Star
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import Answer, PurgeOffer, Request
 from fusemirror.seams import Seams
-from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -173,51 +172,14 @@ class PrimaryUnit(ControlUnit):
 
     # --- reading ----------------------------------------------------------------------------------------
 
-    async def _settled(self, key: object) -> None:
+    async def showable(self, key: Key) -> None:
         while number := self.mirror.unsettled(key):
             await self.mirror.acknowledged(number)
 
-    async def attributes(self, inode: InodeNumber) -> Inode:
-        if self.mirror.in_flight:
-            await self._settled(inode)
-        return found(self.volume.catalog.inode(inode), errno.ESTALE)
-
-    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
-        if self.mirror.in_flight:
-            await self._settled((parent, name))
-        entry = self.volume.catalog.entry(parent, name)
-        if entry is None:
-            if self.volume.catalog.inode(parent) is None:
-                raise OperationFailed(errno.ESTALE)
-            raise OperationFailed(errno.ENOENT)
-        return await self.attributes(entry.inode)
-
-    async def listing(
-        self, directory: InodeNumber, after_cookie: int, limit: int
-    ) -> list[tuple[int, bytes, Entry]]:
-        await self._settled(directory)
-        return self.volume.catalog.listing(directory, after_cookie, limit)
-
-    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
-        await self.attributes(inode)
-        value = self.volume.catalog.xattr(inode, name)
-        if value is None:
-            raise OperationFailed(errno.ENODATA)
-        return value
-
-    async def xattrs(self, inode: InodeNumber) -> list[bytes]:
-        await self.attributes(inode)
-        return self.volume.catalog.xattrs(inode)
-
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
-        if self.mirror.in_flight:
-            while number := self.mirror.unsettled_range(inode, offset, offset + length):
-                await self.mirror.acknowledged(number)
-        self.reads_local += 1
-        try:
-            return self.volume.read(inode, offset, length)
-        except OSError as error:
-            raise OperationFailed(error.errno or errno.EIO) from error
+        while number := self.mirror.unsettled_range(inode, offset, offset + length):
+            await self.mirror.acknowledged(number)
+        return self.read_here(inode, offset, length)
 
     # --- serving the backup -------------------------------------------------------------------------------
 

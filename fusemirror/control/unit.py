@@ -5,6 +5,7 @@ The same for a kernel, a test and a simulation: operations in, inodes and bytes 
 Reads show nothing that the other host could not see too (G2).
 """
 
+import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -23,6 +24,10 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
+
+NameKey = tuple[InodeNumber, bytes]
+Key = InodeNumber | NameKey
+"""What a change touches, for those who must wait for it: an inode, or a name in a directory."""
 
 
 class ControlUnit(ABC):
@@ -62,30 +67,54 @@ class ControlUnit(ABC):
     # --- reading ----------------------------------------------------------------------------------------
 
     @abstractmethod
+    async def showable(self, key: Key) -> None:
+        """Return when what the catalog says of `key` may be shown: the other host sees it too (G2)."""
+
     async def attributes(self, inode: InodeNumber) -> Inode:
         """The inode; ESTALE where it has gone. The object is the catalog's own: read it at once."""
+        await self.showable(inode)
+        return found(self.volume.catalog.inode(inode), errno.ESTALE)
 
-    @abstractmethod
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
         """The inode of a name; ENOENT where there is none."""
+        await self.showable((parent, name))
+        entry = self.volume.catalog.entry(parent, name)
+        if entry is None:
+            found(self.volume.catalog.inode(parent), errno.ESTALE)
+            raise OperationFailed(errno.ENOENT)
+        return await self.attributes(entry.inode)
 
-    @abstractmethod
     async def listing(
         self, directory: InodeNumber, after_cookie: int, limit: int
     ) -> list[tuple[int, bytes, Entry]]:
         """Entries with a cookie above `after_cookie`, in the order of cookies, at most `limit`."""
+        await self.showable(directory)
+        return self.volume.catalog.listing(directory, after_cookie, limit)
 
-    @abstractmethod
     async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA where there is none."""
+        await self.attributes(inode)
+        value = self.volume.catalog.xattr(inode, name)
+        if value is None:
+            raise OperationFailed(errno.ENODATA)
+        return value
 
-    @abstractmethod
     async def xattrs(self, inode: InodeNumber) -> list[bytes]:
         """The names of the extended attributes."""
+        await self.attributes(inode)
+        return self.volume.catalog.xattrs(inode)
 
     @abstractmethod
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         """Content of a regular file; shorter than `length` only at its end."""
+
+    def read_here(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        """Content as this host's volume has it."""
+        self.reads_local += 1
+        try:
+            return self.volume.read(inode, offset, length)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
 
     # --- changing ---------------------------------------------------------------------------------------
 
