@@ -298,16 +298,18 @@ class Mirror:
                 elif type(message) is Reply:
                     stream.answered(message)
                 elif type(message) is Suspects:
-                    self._take_suspects(message)
+                    self._take_suspects(message, session.peer.instance)
                 elif type(message) is Bye:
                     self._said_bye = True
                     raise ConnectionLost(session.peer_name, f"it said goodbye: {message.reason}")
                 else:
                     raise ConnectionLost(session.peer_name, f"unexpected {type(message).__name__}")
 
-    def _take_suspects(self, message: Suspects) -> None:
-        for inode, regions in message.marks:
-            self.out_of_sync.add_marks({inode: [RegionIndex(region) for region in regions]})
+    def _take_suspects(self, message: Suspects, peer_instance: bytes) -> None:
+        # A process that was there all the time has lost nothing that it acknowledged.
+        if peer_instance != self._peer_instance:
+            for inode, regions in message.marks:
+                self.out_of_sync.add_marks({inode: [RegionIndex(region) for region in regions]})
         if message.last:
             self._suspects.resolve(None)
 

@@ -668,7 +668,8 @@ def _settle_images(fresh: Path, images: Images) -> ChangeNumber | None:
             return None
         for number in images.numbers():
             inode = catalog.inode(number)
-            if inode is None or not inode.is_regular:
+            # An empty file needs no image, and what an old one holds would be compared with nothing.
+            if inode is None or not inode.is_regular or inode.size == 0:
                 images.remove(number)
         return catalog.journal_number
     finally:
