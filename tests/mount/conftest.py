@@ -1,5 +1,6 @@
 """Two mounted hosts; each test that wrote ends with the oracle: both volumes clean, and the same."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -56,3 +57,11 @@ def here(request: pytest.FixtureRequest, pair: TwoHosts) -> Host:
 def there(here: Host, pair: TwoHosts) -> Host:
     """The other one, where it is looked at."""
     return pair.backup if here is pair.primary else pair.primary
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """What the random choices of this run come from: FUSEMIRROR_SEED, or a new one each time."""
+    chosen = int(os.environ.get("FUSEMIRROR_SEED") or int.from_bytes(os.urandom(4)))
+    print(f"FUSEMIRROR_SEED={chosen}")
+    return chosen

@@ -17,8 +17,8 @@ HANG_S = 60.0
 class Hammerer:
     """One process on one host, and what it said at its end."""
 
-    def __init__(self, two: TwoHosts, number: int, seed: int, *options: str) -> None:
-        host = two.hosts[number % 2]
+    def __init__(self, hosts: TwoHosts, number: int, seed: int, *options: str) -> None:
+        host = hosts.hosts[number % 2]
         self.name = f"{host.name}-{number}"
         self._progress: Path = host.directory / f"hammer-{number}"
         arguments: tuple[str | Path, ...] = (
@@ -48,9 +48,9 @@ class Hammerer:
 
 @pytest.mark.parametrize("options", [(), ("moves",)], ids=["directories stay", "directories move"])
 def test_hammered_on_the_same_names_both_hosts_stay_the_same(
-    two: TwoHosts, seed: int, options: tuple[str, ...]
+    hosts: TwoHosts, seed: int, options: tuple[str, ...]
 ) -> None:
-    hammerers = [Hammerer(two, number, seed, *options) for number in range(2 * PROCESSES)]
+    hammerers = [Hammerer(hosts, number, seed, *options) for number in range(2 * PROCESSES)]
     outcomes = {hammerer.name: hammerer.outcome() for hammerer in hammerers}
     surprises = [f"{name}: {what}" for name, (_, found) in outcomes.items() for what in found]
     assert not surprises, "\n".join(surprises[:50])
