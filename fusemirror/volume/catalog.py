@@ -140,6 +140,8 @@ class Catalog:
             self._meta, self._inodes, self._entries, self._xattrs = self._tables
             self._listing = self._open_table("LISTING", create=create)
             self._orphans_table = self._open_table("ORPHANS", create=create)
+            self._txn.commit()  # the handles would end with a transaction that is rolled back
+            self._begin()
             self._cached: dict[InodeNumber, Inode] = {}
             self._touched: dict[InodeNumber, Inode] = {}  # newer than their rows
             self._flushed: dict[InodeNumber, Inode] = {}  # as their rows, which are not committed

@@ -1,0 +1,191 @@
+"""What the tests of the volume share: a clock that only counts, and someone who makes changes."""
+
+import itertools
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
+from fusemirror.volume.check import check
+from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+T = TypeVar("T")
+
+IDENTITY = Identity(
+    format=FORMAT_VERSION,
+    filesystem="aa" * 16,
+    name="shared",
+    host="01",
+    host_name="alpha",
+    peer="02",
+    peer_name="beta",
+    role="primary",
+    complete=True,
+    compare_all=False,
+)
+
+
+async def run_at_once(function: Callable[..., T], *args: Any) -> T:
+    return function(*args)
+
+
+def counting_seams() -> Seams:
+    """Time that only counts, and no threads: the same run gives the same times."""
+    ticks = itertools.count(1_000_000_000, 1000)
+    return Seams(now_ns=lambda: next(ticks), run_blocking=run_at_once)
+
+
+class Writer:
+    """Makes changes as a primary does, each with the next number and time."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+
+    @property
+    def catalog(self) -> Any:
+        return self.volume.catalog
+
+    def namespace(self, *rows: Row, request: RequestId = NO_REQUEST, inode: int = 0) -> None:
+        number, time_ns = self._next()
+        self.volume.apply(NamespaceChange(number, request, time_ns, InodeNumber(inode), rows))
+
+    def create(
+        self, name: bytes, parent: InodeNumber = ROOT_INODE, mode: int = 0o100644, target: bytes = b""
+    ) -> InodeNumber:
+        number, time_ns = self._next()
+        directory = self.inode(parent)
+        directory.mtime_ns = directory.ctime_ns = time_ns
+        is_directory = stat.S_ISDIR(mode)
+        directory.nlink += is_directory
+        inode = Inode(
+            number=self.volume.catalog.next_inode,
+            mode=mode,
+            nlink=1 + is_directory,
+            uid=0,
+            gid=0,
+            rdev=0,
+            size=4096 if is_directory else len(target),
+            atime_ns=time_ns,
+            mtime_ns=time_ns,
+            ctime_ns=time_ns,
+            parent=parent if is_directory else InodeNumber(0),
+            target=target,
+        )
+        rows = (put_inode(inode), put_inode(directory), put_name(parent, name, inode, number * 2))
+        self.volume.apply(NamespaceChange(number, NO_REQUEST, time_ns, inode.number, rows))
+        return inode.number
+
+    def mkdir(self, name: bytes, parent: InodeNumber = ROOT_INODE) -> InodeNumber:
+        return self.create(name, parent, 0o040755)
+
+    def link(self, inode: InodeNumber, name: bytes, parent: InodeNumber = ROOT_INODE) -> None:
+        linked = self.inode(inode)
+        linked.nlink += 1
+        cookie = (self.volume.number + 1) * 2
+        self.namespace(put_inode(linked), put_name(parent, name, linked, cookie))
+
+    def unlink(self, name: bytes, parent: InodeNumber = ROOT_INODE) -> None:
+        entry = self.volume.catalog.entry(parent, name)
+        assert entry is not None
+        inode = self.inode(entry.inode)
+        inode.nlink -= 1
+        self.namespace(put_inode(inode), (Table.ENTRIES, entry_key(parent, name), None))
+
+    def purge(self, inode: InodeNumber) -> None:
+        self.namespace((Table.INODES, inode_key(inode), None))
+
+    def rename(self, name: bytes, new_name: bytes, parent: InodeNumber = ROOT_INODE) -> None:
+        entry = self.volume.catalog.entry(parent, name)
+        assert entry is not None
+        inode = self.inode(entry.inode)
+        self.namespace(
+            (Table.ENTRIES, entry_key(parent, name), None),
+            put_name(parent, new_name, inode, (self.volume.number + 1) * 2),
+        )
+
+    def chmod(self, inode: InodeNumber, mode: int) -> None:
+        changed = self.inode(inode)
+        changed.mode = stat.S_IFMT(changed.mode) | mode
+        changed.ctime_ns = self.volume.time_ns()
+        self.namespace(put_inode(changed))
+
+    def set_xattr(self, inode: InodeNumber, name: bytes, value: bytes | None) -> None:
+        self.namespace((Table.XATTRS, xattr_key(inode, name), value))
+
+    def write(
+        self, inode: InodeNumber, offset: int, data: bytes, request: bytes = NO_REQUEST
+    ) -> ChangeNumber:
+        number, time_ns = self._next()
+        change = WriteChange(number, RequestId(request), time_ns, inode, offset, len(data))
+        self.volume.apply(change, data, journal_request=request != NO_REQUEST)
+        return number
+
+    def truncate(self, inode: InodeNumber, size: int, request: bytes = NO_REQUEST) -> ChangeNumber:
+        number, time_ns = self._next()
+        change = TruncateChange(number, RequestId(request), time_ns, inode, size)
+        self.volume.apply(change, journal_request=request != NO_REQUEST)
+        return number
+
+    def inode(self, number: InodeNumber) -> Inode:
+        inode = self.volume.catalog.inode(number)
+        assert inode is not None
+        return inode.copy()
+
+    def content(self, number: InodeNumber) -> bytes:
+        return self.volume.read(number, 0, 1 << 40)
+
+    def _next(self) -> tuple[ChangeNumber, int]:
+        return ChangeNumber(self.volume.number + 1), self.volume.time_ns()
+
+
+def put_inode(inode: Inode) -> Row:
+    return Table.INODES, inode_key(inode.number), inode.pack()
+
+
+def put_name(parent: InodeNumber, name: bytes, inode: Inode, cookie: int) -> Row:
+    entry = Entry(inode.number, stat.S_IFMT(inode.mode) >> 12, cookie)
+    return Table.ENTRIES, entry_key(parent, name), pack_entry(entry)
+
+
+def rows_of(volume: Volume) -> dict[tuple[int, bytes], bytes]:
+    """Every row of the catalog, with the newest attributes."""
+    return {(table, key): row for table in Table for key, row in volume.catalog.rows(table, None, 1 << 30)}
+
+
+def contents_of(volume: Volume) -> dict[InodeNumber, bytes]:
+    return {
+        inode.number: volume.read(inode.number, 0, inode.size)
+        for inode in volume.inodes()
+        if inode.is_regular
+    }
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """Of an empty volume, which must be whole at the end."""
+    path = tmp_path / "volume"
+    Volume.create(path, IDENTITY)
+    yield path
+    problems: list[str] = []
+    check(path, repair=False, report=problems.append)
+    assert not problems
+
+
+@pytest.fixture
+def volume(directory: Path) -> Iterator[Volume]:
+    opened = Volume.open(directory, counting_seams())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def writer(volume: Volume) -> Writer:
+    return Writer(volume)

@@ -1,0 +1,44 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fusemirror.volume.durable import append_whole, replace_file, sync_directory, sync_filesystem
+
+
+def test_a_replaced_file_holds_the_new_content_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_is_replaced_only_once_its_content_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+
+    def failing_fsync(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "failed")
+
+    monkeypatch.setattr(os, "fsync", failing_fsync)
+    with pytest.raises(OSError, match="failed"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda _descriptor, data: len(data) - 1)
+    with pytest.raises(OSError, match="space"):
+        append_whole(-1, b"data")
+
+
+def test_syncing_needs_a_directory(tmp_path: Path) -> None:
+    sync_directory(tmp_path)
+    sync_filesystem(tmp_path)
+    for sync in (sync_directory, sync_filesystem):
+        with pytest.raises(FileNotFoundError):
+            sync(tmp_path / "none")

@@ -1,0 +1,204 @@
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTES
+from fusemirror.seams import Seams
+from fusemirror.volume.images import ImageFacts, Images
+
+ONE = InodeNumber(1)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Iterator[Images]:
+    opened = Images(tmp_path, Seams())
+    yield opened
+    opened.close()
+
+
+def test_a_missing_image_is_an_empty_one(images: Images) -> None:
+    assert images.read(ONE, 0, 10) == b""
+    assert images.facts(ONE) is None
+    assert images.size(ONE) == 0
+    assert not images.exists(ONE)
+    assert images.region_digests(ONE, 0, 4) == ()
+    images.truncate(ONE, 0, 1)
+    images.set_times(ONE, 1, 1)
+    images.cut(ONE, 0)
+    images.sync(ONE)
+    images.remove(ONE)
+    assert not images.exists(ONE)
+
+
+def test_a_write_sets_both_times_of_the_file(images: Images) -> None:
+    images.write(ONE, 5, b"data", 1_234_567_891)
+    assert images.facts(ONE) == ImageFacts(size=9, mtime_ns=1_234_567_891, ctime_ns=1_234_567_891)
+    assert images.read(ONE, 0, 100) == bytes(5) + b"data"
+    images.set_times(ONE, 5, 7)
+    assert images.facts(ONE) == ImageFacts(size=9, mtime_ns=5, ctime_ns=7)
+
+
+def test_reading_does_not_change_the_times(images: Images) -> None:
+    images.write(ONE, 0, b"data", 5)
+    images.read(ONE, 0, 4)
+    images.region_digests(ONE, 0, 1)
+    assert images.facts(ONE) == ImageFacts(size=4, mtime_ns=5, ctime_ns=5)
+
+
+def test_truncating_cuts_and_extends(images: Images) -> None:
+    images.truncate(ONE, 3, 9)
+    assert images.facts(ONE) == ImageFacts(size=3, mtime_ns=9, ctime_ns=9)
+    images.write(ONE, 0, b"abcdef", 10)
+    images.truncate(ONE, 2, 11)
+    images.truncate(ONE, 4, 12)
+    assert images.read(ONE, 0, 10) == b"ab\0\0"
+
+
+def test_a_short_write_is_continued(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_pwrite(fd, bytes(data)[:3], offset))
+    images.write(ONE, 2, b"0123456789", 1)
+    assert images.read(ONE, 0, 100) == b"\0\x000123456789"
+
+
+def test_a_write_that_fails_leaves_the_old_times_and_can_be_cut(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.write(ONE, 0, b"abc", 5)
+    real_pwrite = os.pwrite
+
+    def full_disk(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) < 10:
+            raise OSError(errno.ENOSPC, "full")
+        return real_pwrite(descriptor, data[:4], offset)
+
+    monkeypatch.setattr(os, "pwrite", full_disk)
+    with pytest.raises(OSError, match="full"):
+        images.write(ONE, 3, bytes(10), 6)
+    images.cut(ONE, 3)
+    assert images.read(ONE, 0, 100) == b"abc"
+    images.cut(ONE, 100)
+    assert images.facts(ONE) is not None
+    assert images.size(ONE) == 3
+
+
+def test_more_images_than_descriptors_are_held_can_be_written(images: Images) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, OPEN_IMAGES_MAX + 100):
+        images.write(InodeNumber(number), 0, b"%d" % number, number)
+    assert len(os.listdir("/proc/self/fd")) <= before + OPEN_IMAGES_MAX
+    for number in range(1, OPEN_IMAGES_MAX + 100):
+        assert images.read(InodeNumber(number), 0, 10) == b"%d" % number
+
+
+def test_numbers_finds_every_image_and_nothing_else(images: Images, tmp_path: Path) -> None:
+    numbers = {1, IMAGES_PER_DIRECTORY - 1, IMAGES_PER_DIRECTORY, 12_345_678}
+    for number in numbers:
+        images.write(InodeNumber(number), 0, b"x", 1)
+    (tmp_path / "lost and found").mkdir()
+    (tmp_path / "0" / "file.txt").write_text("not mine")
+    assert set(images.numbers()) == numbers
+    images.remove(InodeNumber(IMAGES_PER_DIRECTORY))
+    assert set(images.numbers()) == numbers - {IMAGES_PER_DIRECTORY}
+
+
+def test_a_removed_image_is_no_longer_dirty(images: Images) -> None:
+    images.write(ONE, 0, b"x", 1)
+    assert ONE in images.dirty
+    images.remove(ONE)
+    assert not images.dirty
+
+
+def test_settling_keeps_what_was_written_after_the_sync_began(images: Images) -> None:
+    two = InodeNumber(2)
+    images.write(ONE, 0, b"x", 1)
+    images.write(two, 0, b"x", 1)
+    synced = dict(images.dirty)
+    images.write(two, 0, b"y", 1)
+    images.settle(synced)
+    assert set(images.dirty) == {two}
+
+
+def test_sync_makes_the_data_durable_and_a_new_name_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    images = Images(tmp_path, Seams(fdatasync=note))
+    images.write(ONE, 0, b"x", 1)
+    monkeypatch.setattr(os, "fsync", note)
+    images.sync(ONE)
+    assert synced == [f"{tmp_path}/0/1", f"{tmp_path}/0"]
+    images.sync(ONE)
+    assert synced[2:] == [f"{tmp_path}/0/1"]
+    images.close()
+
+
+def test_a_new_directory_of_images_is_durable_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    images = Images(tmp_path, Seams())
+    images.write(ONE, 0, b"x", 1)
+    assert synced == [str(tmp_path)]
+    images.close()
+
+
+def test_the_whole_filesystem_can_be_synced(images: Images) -> None:
+    images.write(ONE, 0, b"x", 1)
+    images.sync_filesystem()
+
+
+@given(
+    pieces=st.lists(st.tuples(st.integers(0, 6), st.integers(1, REGION_BYTES)), max_size=4),
+    size=st.integers(0, 8 * REGION_BYTES),
+    first=st.integers(0, 8),
+    count=st.integers(0, 8),
+)
+def test_digests_are_those_of_the_content_with_its_holes(
+    tmp_path_factory: pytest.TempPathFactory,
+    pieces: list[tuple[int, int]],
+    size: int,
+    first: int,
+    count: int,
+) -> None:
+    images = Images(tmp_path_factory.mktemp("images"), Seams())
+    for region, length in pieces:
+        images.write(ONE, region * REGION_BYTES, b"\xa5" * length, 1)
+    images.truncate(ONE, size, 2)
+    content = images.read(ONE, 0, 1 << 30).ljust(size, b"\0")
+    starts = range(first * REGION_BYTES, min(size, (first + count) * REGION_BYTES), REGION_BYTES)
+    expected = tuple(xxhash.xxh3_64_intdigest(content[start : start + REGION_BYTES]) for start in starts)
+    assert images.region_digests(ONE, first, count) == expected
+    copy = bytearray(size)
+    for offset, length in images.extents(ONE, size):
+        copy[offset : offset + length] = images.read(ONE, offset, length)
+    assert bytes(copy) == content
+    images.close()
+
+
+def test_holes_are_found_and_not_read(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.truncate(ONE, 1000 * REGION_BYTES, 1)
+    images.write(ONE, 999 * REGION_BYTES, b"x" * REGION_BYTES, 1)
+    real_pread, read = os.pread, []
+
+    def counting_pread(descriptor: int, length: int, offset: int) -> bytes:
+        read.append(length)
+        return real_pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", counting_pread)
+    digests = images.region_digests(ONE, 0, 1000)
+    assert len(digests) == 1000
+    assert len(set(digests[:999])) == 1
+    assert sum(read) <= 2 * REGION_BYTES
