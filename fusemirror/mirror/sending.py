@@ -385,10 +385,10 @@ class Mirror:
         """
         while True:
             if promise is not None:
-                try:
+                with suppress(ConnectionLost), trio.move_on_after(self._io_timeout_s):
                     return (await promise.wait()).errno
-                except ConnectionLost:
-                    pass
+                if not promise.settled and self.link is not None:
+                    self.link.close(str(TimedOut(self._io_timeout_s, "an fsync was not answered")))
             await self.settled_state()
             promise = self.ask_flush(inode)
             if promise is None and self.state in PRIMARY_ACKNOWLEDGES_ALONE:
