@@ -35,12 +35,12 @@ class Verdict(Enum):
 
 
 def compare(primary: History, backup: History) -> Verdict:
-    """The one decision on connect. The rows are tried from the top; the last one always matches."""
+    """The one decision on connect: exactly one row of the table matches."""
     facts = _facts(primary, backup)
     for columns, verdict in TABLE:
         if all(expected is None or expected == fact for expected, fact in zip(columns, facts, strict=True)):
             return verdict
-    raise AssertionError("the last row of the table matches everything")
+    raise AssertionError("every combination has its row")
 
 
 # The columns, each True, False, or None where it does not matter:
