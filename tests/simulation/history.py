@@ -1,0 +1,75 @@
+"""What programs asked of the mirrored filesystem, what they were told, and in which order.
+
+This is the record that a run is judged by. It is kept apart from the product: an operation begins
+before the product hears of it, and ends after the product has answered.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+DOUBT = "doubt"
+"""The result of an operation that was never answered, or got a check report: done wholly, or not at all."""
+
+_OBSERVERS = frozenset({"get", "listing", "lookup", "nlink", "read", "size"})
+
+Target = tuple[str, int]
+"""What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG)."""
+
+
+@dataclass
+class Operation:
+    """`began` and `ended` are places in one order; `result` is a value, a negative errno, or DOUBT."""
+
+    index: int
+    client: str
+    target: Target
+    name: str
+    arguments: tuple[Any, ...]
+    began: int
+    ended: int | None = None
+    result: Any = DOUBT
+
+    @property
+    def changes_nothing(self) -> bool:
+        """It was answered, and it only looked or it failed."""
+        failed = isinstance(self.result, int) and self.result < 0
+        return self.ended is not None and (failed or self.name in _OBSERVERS)
+
+    def __str__(self) -> str:
+        arguments = ", ".join(short(argument) for argument in self.arguments)
+        return f"#{self.index} {self.client} {self.target[0]} {self.target[1]}: {self.name}({arguments})"
+
+
+def short(value: object) -> str:
+    if isinstance(value, bytes) and len(value) > 24:
+        return f"{value[:12]!r}..{len(value)}"
+    return repr(value)
+
+
+class History:
+    """All operations of a run. An operation's index is its tag: nothing else ever has the same."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._order = itertools.count()
+
+    @property
+    def next_index(self) -> int:
+        return len(self.operations) + 1
+
+    def begin(self, client: str, target: Target, name: str, *arguments: Any) -> Operation:
+        operation = Operation(self.next_index, client, target, name, arguments, next(self._order))
+        self.operations.append(operation)
+        return operation
+
+    def end(self, operation: Operation, result: Any) -> None:
+        operation.result = result
+        if result != DOUBT:
+            operation.ended = next(self._order)
+
+    def by_target(self) -> dict[Target, list[Operation]]:
+        targets: dict[Target, list[Operation]] = {}
+        for operation in self.operations:
+            targets.setdefault(operation.target, []).append(operation)
+        return targets

@@ -1,0 +1,103 @@
+"""Can operations that overlapped be put into one order that explains every answer?
+
+The order must keep real time: what ended before another began stands before it. An operation in
+doubt may stand anywhere after its beginning, or nowhere. Source: Wing and Gong, "Testing and
+Verifying Concurrent Objects" (1993), with the memory of Lowe (2017).
+"""
+
+from collections.abc import Hashable, Iterator
+
+from tests.simulation.history import DOUBT, Operation, short
+from tests.simulation.model import Model, State
+
+_STATES_MAX = 200_000
+
+
+class NotLinearizable(AssertionError):
+    """No order explains what the programs were told."""
+
+
+class TooHard(Exception):
+    """Neither an order nor a proof that there is none was found within the bound."""
+
+
+def check(operations: list[Operation], model: Model, initial: State) -> int:
+    """How many states were visited; `NotLinearizable` with the longest explained beginning, `TooHard`."""
+    return _Search(operations, model).run(initial)
+
+
+class _Search:
+    def __init__(self, operations: list[Operation], model: Model) -> None:
+        answered = [each for each in operations if each.ended is not None]
+        answered.sort(key=lambda each: each.ended or 0)
+        # Those in doubt come last, so that they are tried where nothing else explains what was seen.
+        self._operations = answered + [each for each in operations if each.ended is None]
+        self._answered = (1 << len(answered)) - 1
+        self._model = model
+        self._seen: set[tuple[int, Hashable]] = set()
+        self._furthest = (0, 0, None)
+
+    def run(self, initial: State) -> int:
+        stack = [self._choices(0, initial)]
+        while stack:
+            following = next(stack[-1], None)
+            if following is None:
+                stack.pop()
+                continue
+            done, state = self._settle(*following)
+            if done & self._answered == self._answered:
+                return len(self._seen)
+            if (done, state) not in self._seen:
+                self._seen.add((done, state))
+                if len(self._seen) > _STATES_MAX:
+                    raise TooHard(self._explanation())
+                stack.append(self._choices(done, state))
+        raise NotLinearizable(self._explanation())
+
+    def _settle(self, done: int, state: State) -> tuple[int, State]:
+        """Take at once what may come next and never changes anything: no order is lost by that."""
+        moved = True
+        while moved:
+            moved = False
+            for bit, operation in self._next(done):
+                if operation.changes_nothing and self._model(state, operation) == state:
+                    done |= bit
+                    moved = True
+        return done, state
+
+    def _choices(self, done: int, state: State) -> Iterator[tuple[int, State]]:
+        done, state = self._settle(done, state)
+        self._remember(done, state)
+        if done & self._answered == self._answered:
+            yield done, state
+        for bit, operation in self._next(done):
+            after = self._model(state, operation)
+            if after is not None and (after != state or operation.result != DOUBT):
+                yield done | bit, after
+
+    def _next(self, done: int) -> list[tuple[int, Operation]]:
+        """The operations that may come next: none that is left ended before they began."""
+        found: list[tuple[int, Operation]] = []
+        limit: int | None = None
+        for index, operation in enumerate(self._operations):
+            bit = 1 << index
+            if done & bit:
+                continue
+            if limit is None and operation.ended is not None:
+                limit = operation.ended  # the first that is left ended first
+            if limit is None or operation.began < limit:
+                found.append((bit, operation))
+        return found
+
+    def _remember(self, done: int, state: State) -> None:
+        count = (done & self._answered).bit_count()
+        if count >= self._furthest[0]:
+            self._furthest = (count, done, state)
+
+    def _explanation(self) -> str:
+        count, done, state = self._furthest
+        left = "\n".join(
+            f"  {operation} -> {short(operation.result)} [{operation.began}, {operation.ended}]"
+            for _, operation in self._next(done)
+        )
+        return f"{count} of {len(self._operations)} operations explained; state {short(state)}; next:\n{left}"

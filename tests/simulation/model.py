@@ -1,0 +1,210 @@
+"""One filesystem on one host, as simple as can be: what each operation must answer, and what is then there.
+
+Written from the manual pages, not from the product. A state is immutable. `after` gives the state
+that an operation leaves, or None where its result cannot be: so a run is right exactly where its
+operations can be put into one order in which no `after` is None (`linearizable.py`).
+"""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.history import DOUBT, Operation
+
+GONE = frozenset({-errno.ENOENT, -errno.ESTALE})
+ROOT_TAG = 0
+NOREPLACE, EXCHANGE = 1, 2
+
+State = Any
+Model = Callable[[State, Operation], State | None]
+
+ANY = object()
+
+
+def _judged(
+    state: State, operation: Operation, errors: set[int], after: State, value: object
+) -> State | None:
+    """`errors` are those that may be given; where there are none, the operation succeeds with `value`."""
+    result = operation.result
+    if result == DOUBT:
+        return state if errors else after
+    if errors:
+        return state if result in errors else None
+    return after if value is ANY or result == value else None
+
+
+# --- one value: a mode, an extended attribute ------------------------------------------------------
+
+
+def register(state: object, operation: Operation) -> object | None:
+    """A value that is set, removed and got; None stands for none."""
+    if operation.result in GONE:
+        return state
+    if operation.name == "set":
+        return _judged(state, operation, set(), operation.arguments[0], ANY)
+    missing = {-errno.ENODATA} if state == () else set()
+    if operation.name == "remove":
+        return _judged(state, operation, missing, (), ANY)
+    assert operation.name == "get"
+    return _judged(state, operation, missing, state, state[0] if isinstance(state, tuple) and state else None)
+
+
+# --- the content of a file ------------------------------------------------------------------------------
+
+
+def content(state: bytes, operation: Operation) -> bytes | None:
+    """Writes, appends, truncations and reads of one file. It may have gone, unless it is never unlinked."""
+    if operation.result == -errno.ESTALE:
+        return state
+    after, value = _CONTENT[operation.name](state, *operation.arguments)
+    return _judged(state, operation, set(), after, value)
+
+
+def _write(state: bytes, offset: int, data: bytes) -> tuple[bytes, object]:
+    if not data:
+        return state, ANY
+    before = state[:offset].ljust(offset, b"\0")
+    return before + data + state[offset + len(data) :], ANY
+
+
+_CONTENT: dict[str, Callable[..., tuple[bytes, object]]] = {
+    "write": _write,
+    "append": lambda state, data: (state + data, ANY),
+    "truncate": lambda state, size: (state[:size].ljust(size, b"\0"), ANY),
+    "read": lambda state, offset, length: (state, state[offset : offset + length]),
+    "size": lambda state: (state, len(state)),
+}
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+Names = frozenset[tuple[int, bytes, int]]
+"""(directory, name, what it stands for); everything is known by the tag of the operation that created it."""
+
+
+class Namespace:
+    """The names of a filesystem. `directories` holds the tags of all that may ever have been directories."""
+
+    def __init__(self, directories: frozenset[int]) -> None:
+        self._directories = directories | {ROOT_TAG}
+
+    def __call__(self, state: Names, operation: Operation) -> Names | None:
+        view = _View(state, self._directories)
+        errors, after, value = getattr(view, operation.name)(operation, *operation.arguments)
+        return _judged(state, operation, errors, after, value)
+
+
+Outcome = tuple[set[int], Names, object]
+
+
+class _View:
+    """One state, and what each operation does to it."""
+
+    def __init__(self, state: Names, directories: frozenset[int]) -> None:
+        self._state = state
+        self._names = {(parent, name): tag for parent, name, tag in state}
+        self._directories = directories
+        self._alive = {tag for _, _, tag in state} | {ROOT_TAG}
+
+    def create(self, operation: Operation, parent: int, name: bytes, _is_directory: bool) -> Outcome:
+        errors = self._dead(parent) | self._error(errno.EEXIST, (parent, name) in self._names)
+        tag = operation.index
+        return errors, self._state | {(parent, name, tag)}, tag
+
+    def link(self, _: Operation, tag: int, parent: int, name: bytes) -> Outcome:
+        errors = self._dead(parent) | self._error(errno.EEXIST, (parent, name) in self._names)
+        errors |= self._error(errno.EPERM, tag in self._directories)
+        if tag not in self._alive:
+            errors |= GONE
+        return errors, self._state | {(parent, name, tag)}, tag
+
+    def unlink(self, _: Operation, parent: int, name: bytes) -> Outcome:
+        tag, errors = self._existing(parent, name)
+        errors |= self._error(errno.EISDIR, tag in self._directories)
+        return errors, self._without(parent, name), ANY
+
+    def rmdir(self, _: Operation, parent: int, name: bytes) -> Outcome:
+        tag, errors = self._existing(parent, name)
+        errors |= self._error(errno.ENOTDIR, tag is not None and tag not in self._directories)
+        errors |= self._error(errno.ENOTEMPTY, self._children(tag) > 0)
+        return errors, self._without(parent, name), ANY
+
+    def rename(
+        self, _: Operation, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> Outcome:
+        moved, errors = self._existing(parent, name)
+        errors |= self._dead(new_parent) | self._error(errno.EINVAL, self._within(new_parent, moved))
+        target = self._names.get((new_parent, new_name))
+        if flags == EXCHANGE:
+            if target is None:
+                errors |= GONE
+            errors |= self._error(errno.EINVAL, self._within(parent, target))
+        elif target is not None and flags == NOREPLACE:
+            errors |= {-errno.EEXIST}
+        elif target is not None and target != moved:
+            errors |= self._replacing(moved, target)
+        if errors or target == moved:
+            return errors, self._state, ANY
+        assert moved is not None
+        names = {**self._names, (new_parent, new_name): moved}
+        if flags == EXCHANGE and target is not None:
+            names[parent, name] = target
+        else:
+            del names[parent, name]
+        return errors, frozenset((*where, tag) for where, tag in names.items()), ANY
+
+    def _replacing(self, moved: int | None, target: int) -> set[int]:
+        if target in self._directories:
+            return self._error(errno.EISDIR, moved not in self._directories) | self._error(
+                errno.ENOTEMPTY, self._children(target) > 0
+            )
+        return self._error(errno.ENOTDIR, moved in self._directories)
+
+    def lookup(self, _: Operation, parent: int, name: bytes) -> Outcome:
+        tag, errors = self._existing(parent, name)
+        return errors, self._state, tag
+
+    def listing(self, operation: Operation, parent: int) -> Outcome:
+        listed = frozenset((name, tag) for directory, name, tag in self._state if directory == parent)
+        if operation.result in GONE and parent not in self._alive:
+            return set(GONE), self._state, ANY
+        return set(), self._state, listed
+
+    def nlink(self, operation: Operation, tag: int) -> Outcome:
+        if tag in self._directories:
+            inside = [other for parent, _, other in self._state if parent == tag]
+            count = 2 + len(self._directories.intersection(inside)) if tag in self._alive else 0
+        else:
+            count = sum(1 for _, _, other in self._state if other == tag)
+        errors = set(GONE) if not count and operation.result in GONE else set()
+        return errors, self._state, count
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _error(self, number: int, applies: bool) -> set[int]:
+        return {-number} if applies else set()
+
+    def _dead(self, directory: int) -> set[int]:
+        return set() if directory in self._alive else set(GONE)
+
+    def _existing(self, parent: int, name: bytes) -> tuple[int | None, set[int]]:
+        tag = self._names.get((parent, name))
+        return tag, set(GONE) if tag is None else set()
+
+    def _children(self, tag: int | None) -> int:
+        return sum(1 for parent, _, _ in self._state if parent == tag)
+
+    def _without(self, parent: int, name: bytes) -> Names:
+        return self._state - {(parent, name, self._names.get((parent, name), -1))}
+
+    def _within(self, directory: int, ancestor: int | None) -> bool:
+        """Whether `directory` is `ancestor` or stands below it."""
+        if ancestor is None or ancestor not in self._directories:
+            return False
+        parents = {tag: parent for parent, _, tag in self._state if tag in self._directories}
+        step: int | None = directory
+        while step is not None:
+            if step == ancestor:
+                return True
+            step = parents.get(step)
+        return False

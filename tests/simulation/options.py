@@ -1,0 +1,83 @@
+"""What a seed decides before a run: who does how much, how the world behaves, which faults happen."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from random import Random
+from unittest import mock
+
+import msgspec
+
+from fusemirror.mirror import catching_up, verify
+from fusemirror.volume import catalog, images, journal, volume
+
+FAULTS = ("cut", "stall", "kill primary", "kill backup", "kill both", "stop primary", "stop backup")
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Times in seconds. Faults are drawn from `faults`, on average every `fault_interval`."""
+
+    clients: int
+    operations_per_client: int
+    think_time: float
+    files: int
+    names: int
+    latency: float
+    jitter: float
+    buffer_bytes: int
+    disk_latency: float
+    peer_timeout: float
+    io_timeout: float
+    fault_interval: float
+    outage: float
+    faults: tuple[str, ...]
+    kill_in_step: float
+    small_limits: bool
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={_text(getattr(self, name))}" for name in self.__struct_fields__)
+
+
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def draw_options(random: Random) -> Options:
+    peer_timeout = random.choice([0.3, 1.0, 5.0])
+    return Options(
+        clients=random.randint(1, 3),
+        operations_per_client=random.choice([5, 15, 30]),
+        think_time=random.choice([0.0005, 0.01, 0.2, 1.0]),
+        files=random.randint(1, 3),
+        names=random.randint(2, 5),
+        latency=random.choice([0.0001, 0.001, 0.02]),
+        jitter=random.choice([0.0, 0.0005, 0.02]),
+        buffer_bytes=random.choice([4096, 65536, 1 << 20]),
+        disk_latency=random.choice([0.0, 0.0003, 0.02]),
+        peer_timeout=peer_timeout,
+        io_timeout=peer_timeout * random.choice([1, 3, 10]),
+        fault_interval=random.choice([0.02, 0.5, 3.0, 12.0]),
+        outage=random.choice([0.01, 0.5, 4.0, 15.0]),
+        faults=tuple(fault for fault in FAULTS if random.random() < 0.5),
+        kill_in_step=random.choice([0.0, 0.5, 1.0]),
+        small_limits=random.random() < 0.4,
+    )
+
+
+@contextmanager
+def limits_in_effect(options: Options) -> Iterator[None]:
+    """With `small_limits`, what takes thousands of changes in earnest happens after a few."""
+    small = (
+        (journal, "JOURNAL_SEGMENT_BYTES", 700),
+        (volume, "JOURNAL_BYTES_MAX", 3000),
+        (volume, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
+        (catalog, "INODES_CACHED_MAX", 6),
+        (images, "OPEN_IMAGES_MAX", 2),
+        (catching_up, "ROWS_PER_MESSAGE", 3),
+        (catching_up, "_RECORDS_PER_TURN", 2),
+        (verify, "ROWS_PER_MESSAGE", 3),
+        (verify, "DIGESTS_PER_MESSAGE", 1),
+    )
+    with ExitStack() as stack:
+        for module, name, value in small if options.small_limits else ():
+            stack.enter_context(mock.patch.object(module, name, value))
+        yield

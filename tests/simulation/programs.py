@@ -1,0 +1,366 @@
+"""Programs of both hosts: they draw operations, ask their control unit, and keep the history."""
+
+import stat
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+import trio
+
+from fusemirror.errors import CheckReport, OperationFailed
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.operations import (
+    Create,
+    Link,
+    RemoveDirectory,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+    Write,
+)
+from fusemirror.volume.inode import Inode
+from tests.simulation.history import DOUBT, History, Operation, Target, short
+from tests.simulation.model import ROOT_TAG
+from tests.simulation.world import SimulatedHost, World
+
+NAMES: Target = ("names", 0)
+XATTR = b"user.simulated"
+FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
+READ_ALL = 1 << 20
+
+_EDGES = (0, 0, 1, 100, 4096, 65_530, 65_536, 65_600, 131_070)
+_LENGTHS = (0, 1, 7, 30, 200, 4096)
+
+
+class Atlas:
+    """What programs have seen: the inode of each tag, and which tags are directories."""
+
+    def __init__(self) -> None:
+        self.inodes: dict[int, InodeNumber] = {ROOT_TAG: ROOT_INODE}
+        self.directories: set[int] = {ROOT_TAG}
+
+    def see(self, inode: Inode) -> int:
+        """A program has been shown an inode; its owner tells which operation created it."""
+        known = self.inodes.setdefault(inode.uid, inode.number)
+        assert known == inode.number, f"#{inode.uid} was inode {known} and is inode {inode.number} now"
+        if inode.is_directory:
+            self.directories.add(inode.uid)
+        return inode.uid
+
+    @property
+    def files(self) -> list[int]:
+        return [tag for tag in self.inodes if tag not in self.directories]
+
+
+class Program:
+    """One program; it goes on with what is left of its operations whenever its host serves again."""
+
+    def __init__(self, world: World, history: History, atlas: Atlas, name: str, operation_count: int) -> None:
+        self._world = world
+        self._history = history
+        self._atlas = atlas
+        self._name = name
+        self._random = Random(f"{world.random.random()} {name}")
+        self._left = operation_count
+        self.done = trio.Event()
+        self._names = [b"n%d" % index for index in range(world.options.names)]
+
+    async def run(self, host: SimulatedHost) -> None:
+        while self._left and not host.stopping.is_set():
+            await trio.sleep(self._random.expovariate(1 / self._world.options.think_time))
+            self._left -= 1
+            await self._anything(host)
+        if not self._left:
+            self.done.set()
+
+    async def _anything(self, host: SimulatedHost) -> None:
+        choices: list[tuple[int, Callable[[SimulatedHost], Awaitable[object]]]] = [
+            (6, self._write),
+            (3, self._append),
+            (2, self._truncate),
+            (6, self._read),
+            (2, self._size),
+            (5, self._create),
+            (3, self._unlink),
+            (1, self._rmdir),
+            (4, self._rename),
+            (2, self._link),
+            (5, self._lookup),
+            (2, self._listing),
+            (2, self._nlink),
+            (2, self._chmod),
+            (2, self._mode),
+            (1, self._set_xattr),
+            (1, self._remove_xattr),
+            (2, self._xattr),
+            (1, self._flush),
+        ]
+        weights, methods = zip(*choices, strict=True)
+        await self._random.choices(methods, weights)[0](host)
+
+    async def _ask(
+        self,
+        host: SimulatedHost,
+        target: Target,
+        name: str,
+        *arguments: Any,
+        call: Callable[[Operation], Awaitable[Any]],
+    ) -> Any:
+        """Ask, and record what was answered. A killed process answers nothing."""
+        operation = self._history.begin(self._name, target, name, *arguments)
+        self._world.trace(f"ask {operation}")
+        try:
+            result = await call(operation)
+        except OperationFailed as error:
+            result = -error.errno
+        except CheckReport:
+            result = DOUBT
+        if host.disk.dead:
+            result = DOUBT
+        self._history.end(operation, result)
+        self._world.trace(f"told #{operation.index} {short(result)}")
+        return result
+
+    # --- content --------------------------------------------------------------------------------------
+
+    def _any_file(self) -> tuple[int, InodeNumber]:
+        files = self._atlas.files
+        recent = files[: self._world.options.files] + files[-3:]
+        tag = self._random.choice(recent)
+        return tag, self._atlas.inodes[tag]
+
+    def _data(self, length: int) -> bytes:
+        """Bytes for the next operation, which no other writes."""
+        stamp = b"%03d." % self._history.next_index
+        return (stamp * (length // len(stamp) + 1))[:length]
+
+    def _length(self) -> int:
+        return self._random.choice((*_LENGTHS, *_LENGTHS, 70_000))
+
+    async def _write(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        offset, data = self._random.choice(_EDGES), self._data(self._length())
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(Write(inode, offset), data)
+            return "ok"
+
+        await self._ask(host, ("file", tag), "write", offset, data, call=call)
+
+    async def _append(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        data = self._data(max(1, self._length() % 300))
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(Write(inode, 0, append=True), data)
+            return "ok"
+
+        await self._ask(host, ("file", tag), "append", data, call=call)
+
+    async def _truncate(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        size = self._random.choice(_EDGES)
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(SetAttributes(inode, size=size))
+            return "ok"
+
+        await self._ask(host, ("file", tag), "truncate", size, call=call)
+
+    async def _read(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        offset = self._random.choice(_EDGES)
+        length = self._random.choice((10, 5000, READ_ALL))
+        await self.read(host, tag, inode, offset, length)
+
+    async def read(self, host: SimulatedHost, tag: int, inode: InodeNumber, offset: int, length: int) -> Any:
+        async def call(_: Operation) -> bytes:
+            return bytes(await host.unit.read(inode, offset, length))
+
+        return await self._ask(host, ("file", tag), "read", offset, length, call=call)
+
+    async def _size(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+
+        async def call(_: Operation) -> int:
+            return (await host.unit.attributes(inode)).size
+
+        await self._ask(host, ("file", tag), "size", call=call)
+
+    async def _flush(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+
+        async def call(_: Operation) -> bytes:
+            await host.unit.flush(inode)
+            return b""
+
+        await self._ask(host, ("file", tag), "read", 0, 0, call=call)
+
+    # --- names ----------------------------------------------------------------------------------------
+
+    def _any_directory(self) -> int:
+        """Mostly one of the oldest, which are never removed."""
+        directories = sorted(self._atlas.directories)
+        return self._random.choice(directories[:2] + directories[-1:])
+
+    def _any_name(self) -> tuple[int, bytes]:
+        return self._any_directory(), self._random.choice(self._names)
+
+    async def _create(self, host: SimulatedHost) -> None:
+        parent, name = self._any_name()
+        await self.create(host, parent, name, is_directory=self._random.random() < 0.25)
+
+    async def create(self, host: SimulatedHost, parent: int, name: bytes, *, is_directory: bool) -> int:
+        mode = stat.S_IFDIR | DIRECTORY_MODE if is_directory else stat.S_IFREG | FILE_MODE
+        directory = self._atlas.inodes[parent]
+
+        async def call(operation: Operation) -> int:
+            inode = await host.unit.perform(Create(directory, name, mode, uid=operation.index, gid=0))
+            return operation.index if inode is None else self._atlas.see(inode)
+
+        tag: int = await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
+        return tag
+
+    async def _unlink(self, host: SimulatedHost) -> None:
+        parent, name = self._any_name()
+        await self._remove(host, Unlink(self._atlas.inodes[parent], name), "unlink", parent)
+
+    async def _rmdir(self, host: SimulatedHost) -> None:
+        parent, name = self._any_name()
+        await self._remove(host, RemoveDirectory(self._atlas.inodes[parent], name), "rmdir", parent)
+
+    async def _remove(
+        self, host: SimulatedHost, what: Unlink | RemoveDirectory, name: str, parent: int
+    ) -> None:
+        async def call(_: Operation) -> str:
+            await host.unit.perform(what)
+            return "ok"
+
+        await self._ask(host, NAMES, name, parent, what.name, call=call)
+
+    async def _rename(self, host: SimulatedHost) -> None:
+        (parent, name), (new_parent, new_name) = self._any_name(), self._any_name()
+        flags = self._random.choice((0, 0, 1, 2))
+        inodes = self._atlas.inodes
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(Rename(inodes[parent], name, inodes[new_parent], new_name, flags))
+            return "ok"
+
+        await self._ask(host, NAMES, "rename", parent, name, new_parent, new_name, flags, call=call)
+
+    async def _link(self, host: SimulatedHost) -> None:
+        (tag, inode), (parent, name) = self._any_file(), self._any_name()
+        directory = self._atlas.inodes[parent]
+
+        async def call(_: Operation) -> int:
+            linked = await host.unit.perform(Link(inode, directory, name))
+            return tag if linked is None else self._atlas.see(linked)
+
+        await self._ask(host, NAMES, "link", tag, parent, name, call=call)
+
+    async def _lookup(self, host: SimulatedHost) -> None:
+        await self.lookup(host, *self._any_name())
+
+    async def lookup(self, host: SimulatedHost, parent: int, name: bytes) -> Any:
+        directory = self._atlas.inodes[parent]
+
+        async def call(_: Operation) -> int:
+            return self._atlas.see(await host.unit.lookup(directory, name))
+
+        return await self._ask(host, NAMES, "lookup", parent, name, call=call)
+
+    async def _listing(self, host: SimulatedHost) -> None:
+        await self.listing(host, self._any_directory())
+
+    async def listing(self, host: SimulatedHost, parent: int) -> Any:
+        directory = self._atlas.inodes[parent]
+
+        async def call(_: Operation) -> frozenset[tuple[bytes, int]]:
+            unit = host.unit
+            listed = await unit.listing(directory, 0, 1000)
+            inodes = [(name, unit.volume.catalog.inode(entry.inode)) for _, name, entry in listed]
+            assert all(inode is not None for _, inode in inodes), "a name of no inode"
+            assert len(inodes) == len(dict(inodes)), "a name stands twice in a listing"
+            return frozenset((name, self._atlas.see(inode)) for name, inode in inodes if inode)
+
+        return await self._ask(host, NAMES, "listing", parent, call=call)
+
+    async def _nlink(self, host: SimulatedHost) -> None:
+        await self.nlink(host, self._random.choice(sorted(set(self._atlas.inodes) - {ROOT_TAG})))
+
+    async def nlink(self, host: SimulatedHost, tag: int) -> Any:
+        inode = self._atlas.inodes[tag]
+
+        async def call(_: Operation) -> int:
+            return (await host.unit.attributes(inode)).nlink
+
+        return await self._ask(host, NAMES, "nlink", tag, call=call)
+
+    # --- attributes -----------------------------------------------------------------------------------
+
+    async def _chmod(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        mode = self._random.randrange(0o1000)
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(SetAttributes(inode, mode=mode))
+            return "ok"
+
+        await self._ask(host, ("mode", tag), "set", (mode,), call=call)
+
+    async def _mode(self, host: SimulatedHost) -> None:
+        await self.mode(host, *self._any_file())
+
+    async def mode(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
+        async def call(_: Operation) -> int:
+            return stat.S_IMODE((await host.unit.attributes(inode)).mode)
+
+        return await self._ask(host, ("mode", tag), "get", call=call)
+
+    async def _set_xattr(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        value = self._random.randbytes(4).hex().encode()
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(SetXattr(inode, XATTR, value))
+            return "ok"
+
+        await self._ask(host, ("xattr", tag), "set", (value,), call=call)
+
+    async def _remove_xattr(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(RemoveXattr(inode, XATTR))
+            return "ok"
+
+        await self._ask(host, ("xattr", tag), "remove", call=call)
+
+    async def _xattr(self, host: SimulatedHost) -> None:
+        await self.xattr(host, *self._any_file())
+
+    async def xattr(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
+        async def call(_: Operation) -> bytes:
+            return await host.unit.xattr(inode, XATTR)
+
+        return await self._ask(host, ("xattr", tag), "get", call=call)
+
+    # --- everything -----------------------------------------------------------------------------------
+
+    async def read_everything(self, host: SimulatedHost) -> None:
+        """See on this host whatever any program could have changed."""
+        for parent in sorted(self._atlas.directories):
+            await self.listing(host, parent)
+            for name in self._names:
+                await self.lookup(host, parent, name)
+        for tag, inode in sorted(self._atlas.inodes.items()):
+            if tag == ROOT_TAG:
+                continue
+            await self.nlink(host, tag)
+            if tag not in self._atlas.directories:
+                await self.read(host, tag, inode, 0, READ_ALL)
+                await self.mode(host, tag, inode)
+                await self.xattr(host, tag, inode)

@@ -1,0 +1,251 @@
+"""One run from one seed: trouble and work at the same time, then peace; then it is judged.
+
+Safety: what programs were told can be explained by one filesystem on one host. Liveness: once the
+faults have stopped both hosts become normal, and both volumes hold the same and are whole.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+import trio.testing
+
+from fusemirror.change import Table
+from fusemirror.volume.check import check as check_volume
+from fusemirror.volume.volume import Volume
+from tests.simulation import disk, linearizable, model
+from tests.simulation.history import History
+from tests.simulation.options import Options, draw_options, limits_in_effect
+from tests.simulation.programs import FILE_MODE, Atlas, Program
+from tests.simulation.trouble import Trouble
+from tests.simulation.world import World
+
+_PEACE_TIMEOUT_S = 3600.0
+_SETTLE_S = 40.0  # two checkpoints and a purge
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+_EXPECTED_WARNINGS = (
+    "check report: ",
+    "stopped before everything was drained",
+    "the last checkpoint failed",
+    "the namespace could not be made durable",
+)
+
+
+@dataclass
+class Run:
+    """What came of a seed. `failure` is None where nothing was found."""
+
+    seed: int
+    options: Options
+    trace: list[str]
+    failure: BaseException | None = None
+    operations: int = 0
+
+    @property
+    def header(self) -> str:
+        return f"seed {self.seed}: {self.options}"
+
+
+def simulate(seed: int, options: Options | None = None) -> Run:
+    """Run one seed and judge it. Same seed, same options, same code: the same trace."""
+    if options is None:
+        options = draw_options(Random(f"{seed} options"))
+    run = Run(seed, options, [])
+    with (
+        tempfile.TemporaryDirectory(prefix="fm-simulation-", dir=_MEMORY) as directory,
+        _deterministic_trio(seed),
+        disk.counted_steps(),
+        limits_in_effect(options),
+        _traced_log(run) as complaints,
+    ):
+        simulation = Simulation(seed, options, Path(directory), run)
+        try:
+            clock = trio.testing.MockClock(autojump_threshold=0)
+            trio.run(simulation.run, clock=clock)
+            simulation.judge_volumes()
+            assert not complaints, f"the product logged {complaints}"
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001
+            run.failure = error
+        run.operations = len(simulation.history.operations)
+    return run
+
+
+class Simulation:
+    def __init__(self, seed: int, options: Options, directory: Path, run: Run) -> None:
+        self.history = History()
+        self._options = options
+        self._atlas = Atlas()
+        self._world = World(seed, options, directory)
+        self._world.trace_lines = run.trace
+        self._world.network._trace = run.trace.append
+        self._programs: list[Program] = []
+
+    async def run(self) -> None:
+        world = self._world
+        with trio.fail_after(100_000):
+            async with trio.open_nursery() as nursery:
+                for host in world.hosts:
+                    host.start(nursery.start_soon)
+                await self._prepare()
+                trouble = Trouble(world, nursery.start_soon)
+                async with trio.open_nursery() as troubled:
+                    troubled.start_soon(trouble.run)
+                    for program in self._programs:
+                        await program.done.wait()
+                    troubled.cancel_scope.cancel()
+                await self._make_peace(trouble)
+                await self._look()
+                self._judge_history()
+                await self._verify()
+                await trio.sleep(_SETTLE_S)
+                self._compare()
+                for host in world.random.sample(world.hosts, 2):
+                    host.stop()
+                    await host.ended.wait()
+
+    # --- the run --------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Make files and a directory that are never unlinked, and the programs."""
+        world, options = self._world, self._options
+        first = Program(world, self.history, self._atlas, "setup", 0)
+        await world.primary.serving.wait()
+        await first.create(world.primary, model.ROOT_TAG, b"fixed", is_directory=True)
+        for index in range(options.files):
+            await first.create(world.primary, model.ROOT_TAG, b"file%d" % index, is_directory=False)
+        for host in world.hosts:
+            for index in range(options.clients):
+                name = f"{host.name}{index}"
+                program = Program(world, self.history, self._atlas, name, options.operations_per_client)
+                self._programs.append(program)
+                host.programs.append(program.run)
+        world.prepared.set()
+
+    async def _make_peace(self, trouble: Trouble) -> None:
+        world = self._world
+        world.trace("peace")
+        with trio.fail_after(_PEACE_TIMEOUT_S):
+            await trouble.end()
+            for host in world.hosts:
+                await host.serving.wait()
+                await host.unit.wait_normal()
+            await trio.sleep(_SETTLE_S)
+            for host in world.hosts:
+                assert host.unit.status()["mirror_state"] == "normal", f"{host.name} does not stay normal"
+        world.trace("normal")
+
+    async def _look(self) -> None:
+        for host in self._world.hosts:
+            program = Program(self._world, self.history, self._atlas, f"{host.name} last", 0)
+            await program.read_everything(host)
+
+    async def _verify(self) -> None:
+        host = self._world.random.choice(self._world.hosts)
+        unit = host.unit
+        with trio.fail_after(_PEACE_TIMEOUT_S):
+            await unit.verify()
+            while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        self._world.trace(f"verify at {host.name}: {report}")
+        assert report["failed"] is None, report
+        assert not report["differences"], report
+
+    # --- judging --------------------------------------------------------------------------------------
+
+    def _judge_history(self) -> None:
+        directories = frozenset(
+            operation.index
+            for operation in self.history.operations
+            if operation.name == "create" and operation.arguments[2]
+        )
+        for target, operations in self.history.by_target().items():
+            judge, initial = _model_of(target[0], directories)
+            try:
+                states = linearizable.check(operations, judge, initial)
+            except linearizable.TooHard as error:
+                self._world.trace(f"too hard: {target}: {error}")
+                continue
+            except linearizable.NotLinearizable as error:
+                raise linearizable.NotLinearizable(f"{target[0]} {target[1]}: {error}") from None
+            self._world.trace(f"{target[0]} {target[1]}: {len(operations)} operations, {states} states")
+
+    def _compare(self) -> None:
+        _compare_volumes(*(host.unit.volume for host in self._world.hosts))
+
+    def judge_volumes(self) -> None:
+        """After a good end: each volume is whole by itself."""
+        for host in self._world.hosts:
+            problems: list[str] = []
+            check_volume(host.directory, False, problems.append)
+            assert not problems, f"check of {host.name}: {problems}"
+
+
+def _model_of(kind: str, directories: frozenset[int]) -> tuple[model.Model, Any]:
+    if kind == "names":
+        return model.Namespace(directories), frozenset[tuple[int, bytes, int]]()
+    if kind == "file":
+        return model.content, b""
+    return model.register, (FILE_MODE,) if kind == "mode" else ()
+
+
+def _compare_volumes(one: Volume, other: Volume) -> None:
+    for table in Table:
+        rows, others = (dict(volume.catalog.rows(table, None, 1 << 30)) for volume in (one, other))
+        different = dict(rows.items() ^ others.items())
+        assert not different, f"rows of {table.name} differ: {different}"
+    numbers = sorted({*one.images.numbers(), *other.images.numbers()})
+    for number in numbers:
+        inode = one.catalog.inode(number)
+        assert inode is not None, f"an image of inode {number}, which is not there"
+        images = [volume.images.read(number, 0, 1 << 24) for volume in (one, other)]
+        assert images[0] == images[1], f"images of inode {number} differ"
+        assert len(images[0]) == inode.size, f"image of inode {number} is not {inode.size} bytes long"
+
+
+# --- the world outside ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _deterministic_trio(seed: int) -> Iterator[None]:
+    """Trio shuffles the tasks that could run; let the seed do it, as hypothesis-trio does."""
+    scheduler: Any = trio._core._run
+    before, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(f"{seed} scheduler")
+    try:
+        yield
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
+        scheduler._r.setstate(state)
+
+
+@contextmanager
+def _traced_log(run: Run) -> Iterator[list[str]]:
+    """The product's log goes into the trace; warnings that nothing explains are collected."""
+    complaints: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            run.trace.append(f"log {record.levelname} {text}")
+            if record.levelno >= logging.WARNING and not text.startswith(_EXPECTED_WARNINGS):
+                complaints.append(text)
+
+    logger = logging.getLogger("fusemirror")
+    handler, level, propagates = Handler(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield complaints
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates

@@ -1,0 +1,211 @@
+"""Two hosts in one process, the line between them, and everything that can happen to them."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import trio
+
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.transport import Listener, Network, Transport
+from fusemirror.control.unit import ControlUnit
+from fusemirror.daemon import Host
+from fusemirror.seams import Seams
+from fusemirror.settings import Settings
+from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.volume import Volume
+from tests.simulation import disk
+from tests.simulation.disk import Disk, Killed
+from tests.simulation.options import Options
+
+T = TypeVar("T")
+Program = Callable[["SimulatedHost"], Awaitable[None]]
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+
+_BEGINNING_NS = 1_700_000_000 * 10**9
+_PORT = 7000
+PRIMARY, BACKUP = "a", "b"
+
+
+class World:
+    """Both hosts, their network and their trace. `random` decides everything that the seed has not yet."""
+
+    def __init__(self, seed: int, options: Options, directory: Path) -> None:
+        self.options = options
+        self.random = Random(f"{seed} world")
+        self.prepared = trio.Event()  # programs may begin
+        self.trace_lines: list[str] = []
+        self.network = MemoryNetwork(
+            Random(f"{seed} network"),
+            latency_s=options.latency,
+            jitter_s=options.jitter,
+            buffer_bytes=options.buffer_bytes,
+            trace=self.trace_lines.append,
+        )
+        self.primary = SimulatedHost(self, PRIMARY, BACKUP, directory / PRIMARY)
+        self.backup = SimulatedHost(self, BACKUP, PRIMARY, directory / BACKUP)
+        self.hosts = (self.primary, self.backup)
+        for host in self.hosts:
+            host.make_volume()
+
+    def trace(self, text: str) -> None:
+        self.trace_lines.append(f"{trio.current_time():.6f} {text}")
+
+
+class SimulatedHost:
+    """One host, over all lives of its mount process. `programs` run while it serves."""
+
+    def __init__(self, world: World, name: str, peer: str, directory: Path) -> None:
+        self.world = world
+        self.name = name
+        self.directory = directory
+        self.programs: list[Program] = []
+        self._unit: ControlUnit | None = None
+        self.disk = Disk(self.kill)
+        self.serving = trio.Event()
+        self.stopping = trio.Event()
+        self.ended = trio.Event()
+        self.up = False
+        self._peer = peer
+        self._scope = trio.CancelScope()
+        self._network = _ProcessNetwork(world.network.host(name))
+        self._random = Random(f"{world.random.random()} {name}")
+        self._settings = Settings(
+            name="simulated",
+            volume=str(directory),
+            listen=f"{name}:{_PORT}",
+            peer=f"{peer}:{_PORT}",
+            peer_timeout=world.options.peer_timeout,
+            io_timeout=world.options.io_timeout,
+        )
+        self._seams = Seams(
+            now_ns=lambda: _BEGINNING_NS + round(trio.current_time() * 10**9),
+            random_bytes=self._random.randbytes,
+            run_blocking=self._run_blocking,
+            fdatasync=disk.no_sync,
+            fsync=disk.no_sync,
+        )
+
+    def make_volume(self) -> None:
+        identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
+        is_primary = self.name == PRIMARY
+        identity = Identity(
+            format=FORMAT_VERSION,
+            filesystem="ab" * 16,
+            name="simulated",
+            host=identities[self.name],
+            host_name=self.name,
+            peer=identities[self._peer],
+            peer_name=self._peer,
+            role="primary" if is_primary else "backup",
+            complete=is_primary,
+            compare_all=False,
+        )
+        Volume.create(self.directory, identity, self._seams)
+
+    @property
+    def unit(self) -> ControlUnit:
+        """What a program asks; only while the host serves."""
+        assert self._unit is not None, f"{self.name} does not serve"
+        return self._unit
+
+    # --- one life -------------------------------------------------------------------------------------
+
+    def start(self, spawn: Spawn) -> None:
+        """Start the process; `spawn` runs a task that lasts as long as it does."""
+        assert not self.up
+        self.world.trace(f"start {self.name}")
+        self.up = True
+        self.disk = Disk(self.kill)
+        self.serving, self.stopping, self.ended = trio.Event(), trio.Event(), trio.Event()
+        self._network = _ProcessNetwork(self.world.network.host(self.name))
+        self._scope = trio.CancelScope()
+        spawn(self._run)
+
+    async def _run(self) -> None:
+        """From the start of the process to its end, by `stop` or by `kill`."""
+        disk.current.set(self.disk)
+        try:
+            with self._scope:
+                await self._serve()
+        except* Killed:
+            pass
+        finally:
+            self._unit = None
+            self.up = False
+            self.world.trace(f"end {self.name} after {self.disk.steps} steps")
+            self.ended.set()
+
+    async def _serve(self) -> None:
+        async with AsyncExitStack() as stack:
+            host = Host(self._settings, self._network, self._seams)
+            await host.open(stack)
+            self._unit = host.unit
+            self.serving.set()
+            async with trio.open_nursery() as nursery:
+                await self._run_programs(nursery.start_soon)
+            await host.drain("stopped by the simulation")
+
+    async def _run_programs(self, start: Callable[[Program, "SimulatedHost"], None]) -> None:
+        await self.world.prepared.wait()
+        for program in self.programs:
+            start(program, self)
+        await self.stopping.wait()
+
+    def stop(self) -> None:
+        """End in good order: programs finish what they are at, then everything drains."""
+        self.world.trace(f"stop {self.name}")
+        self.stopping.set()
+
+    def kill(self) -> None:
+        """End as by SIGKILL: the disk stays as it is now, and the kernel closes the sockets."""
+        if self.up and not self.disk.dead:
+            self.world.trace(f"kill {self.name}")
+            self.disk.dead = True
+            self._network.close()
+            self._scope.cancel()
+
+    async def _run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        await trio.sleep(self._random.random() * self.world.options.disk_latency)
+        result = function(*args)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._random.random() * self.world.options.disk_latency)
+        return result
+
+
+class _ProcessNetwork(Network):
+    """The network as one process uses it: its end closes what it opened."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._opened: list[Transport | Listener] = []
+
+    async def connect(self, host: str, port: int) -> Transport:
+        transport = await self._network.connect(host, port)
+        self._opened.append(transport)
+        return transport
+
+    async def listen(self, host: str, port: int) -> Listener:
+        listener = _ProcessListener(await self._network.listen(host, port), self._opened)
+        self._opened.append(listener)
+        return listener
+
+    def close(self) -> None:
+        for each in self._opened:
+            each.close()
+
+
+class _ProcessListener(Listener):
+    def __init__(self, listener: Listener, opened: list[Transport | Listener]) -> None:
+        self._listener = listener
+        self._opened = opened
+
+    async def accept(self) -> Transport:
+        transport = await self._listener.accept()
+        self._opened.append(transport)
+        return transport
+
+    def close(self) -> None:
+        self._listener.close()
