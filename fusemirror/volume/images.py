@@ -218,10 +218,22 @@ class Images:
         except FileNotFoundError:
             if not create:
                 raise
-            self._make_directory(os.path.dirname(path))
-            descriptor = self._open_path(path, os.O_CREAT)
+            descriptor = self._create_image(path)
             self._unsynced_names.add(inode)
         self._open[inode] = descriptor
+        return descriptor
+
+    def _create_image(self, path: str) -> int:
+        """A new image under its name, whose times are 0 from the first moment: it tells of no change yet."""
+        self._make_directory(os.path.dirname(path))
+        temporary = f"{self._directory}/new"
+        descriptor = self._open_path(temporary, os.O_CREAT | os.O_TRUNC)
+        try:
+            os.utime(descriptor, ns=(0, 0))
+            os.rename(temporary, path)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _open_path(self, path: str, more_flags: int = 0) -> int:

@@ -327,6 +327,7 @@ class Volume:
         if inode is not None:
             with contextlib.suppress(OSError):
                 self.images.cut(change.inode, inode.size)
+                self.images.set_times(change.inode, inode.mtime_ns, inode.ctime_ns)
         if journalled:
             self.journal.retract(change.number)
 
@@ -551,7 +552,8 @@ class Volume:
             in_doubt = self._settle_last_record(last)
             for inode in removed:
                 self.images.remove(inode)
-            self._recover_attributes(everything=power_cut or self.regions.marks_lost)
+            if self._identity.complete:  # else images wait for their data, and the rows are right
+                self._recover_attributes(everything=power_cut or self.regions.marks_lost)
             self.commit()
         self.recovery = Recovery(state.clean, same_boot, replayed, self.journal.cut_bytes, in_doubt)
         # Last: until here another crash must find what this one left.
@@ -596,6 +598,7 @@ class Volume:
             return None
         if isinstance(change, WriteChange):
             self.images.cut(change.inode, record.note)
+            self.images.set_times(change.inode, facts.ctime_ns, facts.ctime_ns)
         self.requests_done.pop(change.request, None)
         self.journal.retract(change.number)  # or the next opening would take it for done
         return change
@@ -611,7 +614,8 @@ class Volume:
             facts = self.images.facts(number) or _NO_IMAGE
             self._time_ns = max(self._time_ns, facts.ctime_ns)
             if facts.ctime_ns > inode.ctime_ns:
-                inode.mtime_ns, inode.ctime_ns = facts.mtime_ns, facts.ctime_ns
+                # A data change sets both alike. The image's mtime moves by itself in a write cut short.
+                inode.mtime_ns = inode.ctime_ns = facts.ctime_ns
             elif facts.size == inode.size:
                 continue
             inode.size = facts.size
@@ -626,6 +630,8 @@ def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> 
     | image's ctime is the change's or later | all was done: times are set last                      |
     | a write, and the image has grown to    | all bytes are there, since a file grows behind its     |
     | the end of the write                   | bytes; only the times are missing                      |
+    | a truncation, and the image has got    | done; only the times are missing                       |
+    | the new size                           |                                                        |
     | anything else                          | not done: doing it again is right, once a write that   |
     |                                        | grew the file halfway is cut off, or it would append   |
     |                                        | behind its own beginning                               |
@@ -633,7 +639,7 @@ def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> 
     if facts.ctime_ns >= change.time_ns:
         return True
     if isinstance(change, TruncateChange):
-        return False
+        return facts.size == change.size != size_before
     return facts.size > size_before and facts.size >= change.offset + change.length
 
 

@@ -45,6 +45,19 @@ def test_a_write_sets_both_times_of_the_file(images: Images) -> None:
     assert images.facts(ONE) == ImageFacts(size=9, mtime_ns=5, ctime_ns=7)
 
 
+def test_a_new_image_that_was_never_written_tells_of_no_change(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full_disk)
+    with pytest.raises(OSError, match="full"):
+        images.write(ONE, 0, b"data", 5)
+    assert images.facts(ONE) == ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
+    assert set(images.numbers()) == {ONE}
+
+
 def test_reading_does_not_change_the_times(images: Images) -> None:
     images.write(ONE, 0, b"data", 5)
     images.read(ONE, 0, 4)

@@ -1,0 +1,967 @@
+"""A volume as a whole: changes, reading, durability, and being killed between any two system calls."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.errors import (
+    DiskFailed,
+    FusemirrorError,
+    OperationFailed,
+    SequenceGap,
+    VolumeDamaged,
+    VolumeError,
+    VolumeInUse,
+    VolumeMissing,
+)
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_RECORD_BYTES_MAX, REGION_BYTES
+from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.check import check
+from fusemirror.volume.identity import Identity, State, VolumeLock
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.journal import Journal
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import (
+    IDENTITY,
+    Writer,
+    contents_of,
+    counting_seams,
+    put_inode,
+    rows_of,
+)
+
+Step = Callable[[Writer], Any]
+
+R1, R2, R3 = (RequestId(b"request%d........" % n) for n in (1, 2, 3))
+
+
+def killed(volume: Volume) -> Writer:
+    """The volume as the next process opens it after this one was killed."""
+    volume.abandon()
+    return Writer(Volume.open(volume.directory, counting_seams()))
+
+
+# --- making and opening ---------------------------------------------------------------------------------
+
+
+def test_a_volume_is_made_in_an_empty_directory_only(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(VolumeError, match="not empty"):
+        Volume.create(tmp_path, IDENTITY)
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_a_volume_is_open_once_at_a_time(directory: Path) -> None:
+    volume = Volume.open(directory)
+    with pytest.raises(VolumeInUse):
+        Volume.open(directory)
+    volume.close()
+    Volume.open(directory).close()
+
+
+def test_a_directory_that_is_no_volume_is_left_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(VolumeMissing):
+        Volume.open(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["journal", "images", "regions", "catalog"])
+def test_a_missing_part_is_damage_and_leaves_the_volume_unlocked(directory: Path, part: str) -> None:
+    (directory / part).rename(directory / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(VolumeDamaged, match=part):
+            Volume.open(directory)
+    (directory / "elsewhere").rename(directory / part)
+    Volume.open(directory).close()
+
+
+def test_a_volume_closed_in_good_order_needs_no_recovery(directory: Path) -> None:
+    volume = Volume.open(directory)
+    assert volume.recovery.clean
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"data")
+    rows, number = rows_of(volume), volume.number
+    volume.close()
+    volume = Volume.open(directory)
+    assert volume.recovery == replace(volume.recovery, clean=True, same_boot=True, replayed=0, cut_bytes=0)
+    assert (rows_of(volume), volume.number) == (rows, number)
+    volume.close()
+
+
+def test_the_identity_is_changed_durably(directory: Path) -> None:
+    volume = Volume.open(directory)
+    volume.update_identity(role="backup", complete=False)
+    volume.abandon()
+    volume = Volume.open(directory)
+    assert (volume.identity.role, volume.identity.complete) == ("backup", False)
+    volume.close()
+
+
+# --- changes --------------------------------------------------------------------------------------------
+
+
+def test_data_can_be_read_where_it_was_written(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    writer.write(inode, 10, b"0123456789")
+    assert writer.content(inode) == bytes(10) + b"0123456789"
+    assert writer.volume.read(inode, 12, 3) == b"234"
+    assert writer.volume.read(inode, 18, 100) == b"89"
+    assert writer.volume.read(inode, 20, 1) == b""
+    found = writer.inode(inode)
+    assert found.size == 20
+    assert found.mtime_ns == found.ctime_ns > found.atime_ns
+
+
+def test_a_read_never_goes_beyond_the_size_and_never_falls_short_of_it(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"0123456789")
+    writer.truncate(inode, 4)
+    writer.truncate(inode, 8)
+    assert writer.content(inode) == b"0123\0\0\0\0"
+    writer.volume.images.cut(inode, 2)
+    assert writer.content(inode) == b"01\0\0\0\0\0\0"
+    writer.volume.images.truncate(inode, 20, 1)
+    assert len(writer.content(inode)) == 8
+    writer.volume.images.cut(inode, 8)
+
+
+def test_numbers_must_grow(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    number = writer.write(inode, 0, b"x")
+    volume = writer.volume
+    for change in (
+        WriteChange(number, NO_REQUEST, 1, inode, 0, 1),
+        TruncateChange(number, NO_REQUEST, 1, inode, 0),
+        NamespaceChange(number, NO_REQUEST, 1, inode, ()),
+    ):
+        with pytest.raises(SequenceGap):
+            volume.apply(change, b"y")
+    assert writer.content(inode) == b"x"
+
+
+def test_data_of_an_inode_that_is_not_there_is_stale(writer: Writer) -> None:
+    gone = InodeNumber(99)
+    changes: list[Step] = [lambda w: w.write(gone, 0, b"x", R1), lambda w: w.truncate(gone, 0)]
+    for change in changes:
+        with pytest.raises(OperationFailed) as raised:
+            change(writer)
+        assert raised.value.errno == errno.ESTALE
+    with pytest.raises(OperationFailed):
+        writer.volume.read(gone, 0, 1)
+    assert (writer.volume.number, writer.volume.journal_number) == (0, 0)
+    assert not writer.volume.images.exists(gone)
+
+
+def test_a_write_must_come_with_its_bytes(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    with pytest.raises(FusemirrorError, match="3 of 4 bytes"):
+        writer.volume.apply(WriteChange(ChangeNumber(9), NO_REQUEST, 1, inode, 0, 4), b"abc")
+    assert writer.content(inode) == b""
+
+
+def test_malformed_rows_reach_neither_journal_nor_catalog(writer: Writer) -> None:
+    rows = rows_of(writer.volume)
+    with pytest.raises(FusemirrorError, match="no catalog can hold"):
+        writer.namespace((Table.XATTRS, b"good key", b""), (Table.INODES, b"bad", b"bad"))
+    assert rows_of(writer.volume) == rows
+    assert writer.volume.journal_number == 0
+
+
+def test_changed_tells_the_last_change_of_an_inode(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    volume = writer.volume
+    changes: list[Callable[[], Any]] = [
+        lambda: writer.write(inode, 0, b"x"),
+        lambda: writer.truncate(inode, 0),
+        lambda: writer.chmod(inode, 0o600),
+    ]
+    for change in changes:
+        change()
+        assert writer.inode(inode).changed == volume.number
+
+
+def test_every_region_that_a_change_may_alter_is_marked(writer: Writer) -> None:
+    inode = writer.create(b"a")
+    writer.write(inode, REGION_BYTES - 1, b"xx")
+    assert writer.volume.regions.marks() == {inode: {0, 1}}
+    writer.volume.drop_marks(writer.volume.regions.rotate())
+    writer.truncate(inode, 3 * REGION_BYTES)
+    assert writer.volume.regions.marks() == {inode: {1, 2}}
+    writer.volume.drop_marks(writer.volume.regions.rotate())
+    writer.truncate(inode, 5)
+    assert writer.volume.regions.marks() == {inode: {0, 1, 2}}
+    writer.truncate(inode, 5)
+    writer.truncate(inode, 0)
+    assert 0 in writer.volume.regions.marks()[inode]
+
+
+def test_time_never_stands_still_over_restarts_and_clocks_set_back(directory: Path) -> None:
+    clock = [5_000_000_000]
+    seams = replace(counting_seams(), now_ns=lambda: clock[0])
+    volume = Volume.open(directory, seams)
+    first = volume.time_ns()
+    clock[0] = 1
+    assert volume.time_ns() > first
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    volume.commit()
+    writer.write(inode, 0, b"x")
+    last = writer.inode(inode).ctime_ns
+    volume.abandon()
+    volume = Volume.open(directory, seams)
+    assert volume.time_ns() > last
+    volume.close()
+
+
+def test_numbers_can_be_left_out(writer: Writer) -> None:
+    writer.volume.advance(ChangeNumber(50))
+    writer.volume.advance(ChangeNumber(3))
+    writer.create(b"a")
+    assert writer.volume.number == 51
+
+
+# --- a full or failing disk -------------------------------------------------------------------------------
+
+
+def full_disk(*_arguments: Any, **_more: Any) -> int:
+    raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("call", ["pwrite", "write", "utime"])
+@pytest.mark.parametrize("request_id", [NO_REQUEST, R1])
+def test_a_write_that_fails_did_not_happen(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, call: str, request_id: RequestId
+) -> None:
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"old")
+    writer.volume.drop_marks(writer.volume.regions.rotate())
+    volume, before = writer.volume, rows_of(writer.volume)
+    number, journal_number = volume.number, volume.journal_number
+    monkeypatch.setattr(os, call, full_disk)
+    with pytest.raises(OSError, match="full"):
+        writer.write(inode, 3, b"more", request_id)
+    monkeypatch.undo()
+    assert (volume.number, volume.journal_number, volume.requests_done) == (number, journal_number, {})
+    assert rows_of(volume) == before
+    assert volume.images.size(inode) == 3
+    assert writer.write(inode, 3, b"again", request_id) == number + 1
+    again = killed(volume)
+    assert again.content(inode) == b"oldagain"
+    assert again.volume.recovery.cut_bytes == 0
+    assert (request_id in again.volume.requests_done) is (request_id != NO_REQUEST)
+    again.volume.close()
+    volume._lock = VolumeLock(volume.directory)  # the fixture closes what was opened first
+    volume.catalog = Catalog(volume.directory / "catalog")
+    volume.journal = Journal(volume.directory / "journal", counting_seams())
+
+
+def test_a_commit_that_fails_loses_nothing_and_succeeds_later(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    first = writer.create(b"first")
+    volume.commit()
+    writer.write(first, 0, b"0123456789")
+    second = writer.create(b"second")
+    writer.write(second, 0, b"abc")
+    writer.chmod(first, 0o600)
+    writer.write(first, 10, b"x")
+    before = rows_of(volume)
+    _fail_one_commit(volume, monkeypatch)
+    with pytest.raises(DiskFailed):
+        volume.commit()
+    assert rows_of(volume) == before
+    third = writer.create(b"third")
+    volume.commit()
+    after = rows_of(volume)
+    volume.abandon()
+    volume = Volume.open(directory)
+    assert rows_of(volume) == after
+    assert third in {inode.number for inode in volume.inodes()}
+    volume.close()
+
+
+@pytest.mark.expects_warnings
+def test_a_change_that_applied_is_no_failure_because_the_commit_after_it_is(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    volume._commit_at = 1
+    _fail_one_commit(volume, monkeypatch)
+    inode = writer.create(b"a")
+    assert writer.inode(inode).nlink == 1
+    assert volume.catalog.number == 0
+    writer.create(b"b")
+    assert volume.catalog.number == 0, "not tried again with every change"
+    volume.commit()
+    assert volume.catalog.number == 2
+    volume.close()
+
+
+def _fail_one_commit(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_arguments: Any) -> None:
+        monkeypatch.undo()
+        volume.catalog.flush_touched()
+        volume.catalog._txn.abort()
+        raise DiskFailed(volume.directory, "full")
+
+    monkeypatch.setattr(volume.catalog, "commit", failing)
+
+
+# --- durability -------------------------------------------------------------------------------------------
+
+
+class Synced:
+    """Which files were synced, by their names in the volume."""
+
+    def __init__(self, directory: Path) -> None:
+        self.names: list[str] = []
+        self._directory = directory
+
+    def __call__(self, descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        self.names.append(str(path.relative_to(self._directory)))
+
+
+async def test_flush_syncs_the_image_and_the_journal_and_then_has_nothing_to_do(directory: Path) -> None:
+    synced = Synced(directory)
+    volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced))
+    writer = Writer(volume)
+    inode, other = writer.create(b"a"), writer.create(b"b")
+    writer.write(inode, 0, b"x")
+    writer.write(other, 0, b"x")
+    await volume.flush(inode)
+    assert synced.names == [f"images/0/{inode:x}", "journal/0000000000000001.log"]
+    await volume.flush(inode)
+    await volume.flush(InodeNumber(0))
+    assert len(synced.names) == 2
+    writer.create(b"c")
+    await volume.flush(InodeNumber(0))
+    assert synced.names[2:] == ["journal/0000000000000001.log"]
+    assert set(volume.images.dirty) == {other}
+    volume.close()
+
+
+async def test_make_durable_syncs_everything_and_tells_the_number(directory: Path) -> None:
+    synced = Synced(directory)
+    volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced))
+    writer = Writer(volume)
+    inodes = [writer.create(b"%d" % n) for n in range(3)]
+    for inode in inodes:
+        writer.write(inode, 0, b"x")
+    assert await volume.make_durable() == volume.number
+    assert set(synced.names) == {*(f"images/0/{inode:x}" for inode in inodes), "journal/0000000000000001.log"}
+    assert not volume.images.dirty
+    count = len(synced.names)
+    assert await volume.make_durable() == volume.number
+    assert len(synced.names) == count
+    volume.close()
+
+
+async def test_many_images_are_synced_at_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    for n in range(40):
+        writer.write(writer.create(b"%d" % n), 0, b"x")
+    calls: list[str] = []
+    monkeypatch.setattr(volume.images, "sync_filesystem", lambda: calls.append("all"))
+    monkeypatch.setattr(volume.images, "sync", lambda inode: calls.append(inode))
+    await volume.make_durable()
+    assert calls == ["all"]
+    volume.close()
+
+
+async def test_what_changed_while_a_sync_ran_is_synced_by_the_next(directory: Path) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    before = volume.number
+
+    async def write_meanwhile(function: Callable[..., Any], *arguments: Any) -> Any:
+        result = function(*arguments)
+        writer.write(inode, 0, b"y")
+        writer.create(b"b")
+        return result
+
+    volume._seams = replace(volume._seams, run_blocking=write_meanwhile)
+    assert await volume.make_durable() == before
+    assert inode in volume.images.dirty
+    assert not volume.journal.is_durable
+    volume.close()
+
+
+async def test_a_sync_that_failed_leaves_the_image_dirty(directory: Path) -> None:
+    failing = [True]
+
+    def fdatasync(_descriptor: int) -> None:
+        if failing[0]:
+            raise OSError(errno.EIO, "lost")
+
+    volume = Volume.open(directory, replace(counting_seams(), fdatasync=fdatasync))
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    for sync in (lambda: volume.flush(inode), volume.make_durable):
+        with pytest.raises(OSError, match="lost"):
+            await sync()
+        assert inode in volume.images.dirty
+    failing[0] = False
+    await volume.flush(inode)
+    assert not volume.images.dirty
+    volume.close()
+
+
+def test_the_catalog_is_never_durable_before_the_journal(directory: Path) -> None:
+    synced = Synced(directory)
+    volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced))
+    Writer(volume).create(b"a")
+    volume.commit()
+    assert synced.names == ["journal/0000000000000001.log"]
+    volume.commit()
+    assert len(synced.names) == 1
+    volume.close()
+
+
+async def test_an_image_is_removed_once_the_record_that_says_so_is_durable(writer: Writer) -> None:
+    volume = writer.volume
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    writer.unlink(b"a")
+    assert volume.catalog.orphans() == [inode]
+    assert writer.content(inode) == b"x"
+    writer.purge(inode)
+    assert volume.images.exists(inode)
+    await volume.make_durable()
+    assert not volume.images.exists(inode)
+    assert not volume.regions.has(inode)
+    assert not volume.images.dirty
+
+
+@pytest.mark.parametrize("commits", [False, True])
+def test_an_image_whose_removal_was_killed_is_removed_by_the_next_opening(
+    directory: Path, commits: bool
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    writer.unlink(b"a")
+    writer.purge(inode)
+    if commits:
+        writer.volume.commit()
+    writer.volume.trim(writer.volume.number)
+    writer = killed(writer.volume)
+    assert not writer.volume.images.exists(inode)
+    writer.volume.close()
+
+
+def test_records_are_kept_for_the_peer_the_catalog_and_images_to_be_removed(writer: Writer) -> None:
+    volume = writer.volume
+    big = bytes(JOURNAL_RECORD_BYTES_MAX - 1024)
+
+    def records() -> int:
+        return volume.journal.first_number
+
+    def fill() -> None:
+        for _ in range(9):
+            writer.namespace((Table.META, b"generations", big))
+
+    fill()
+    volume.trim(volume.number)
+    assert records() == 1, "the catalog does not hold them"
+    volume.commit()
+    volume.trim(ChangeNumber(3))
+    assert records() == 1, "the peer does not have them"
+    inode = writer.create(b"a")
+    writer.unlink(b"a")
+    writer.purge(inode)
+    purge_number = volume.number
+    fill()
+    volume.commit()
+    volume.trim(volume.number)
+    assert records() <= purge_number, "the image is still there"
+    for _ in range(16):
+        fill()
+    volume.commit()
+    volume.trim(ChangeNumber(0))
+    assert records() <= purge_number
+    volume._purged.clear()
+    volume.trim(ChangeNumber(0))
+    assert records() > purge_number, "a peer that missed too much gets the catalog"
+    assert volume.journal.size_bytes <= JOURNAL_BYTES_MAX
+
+
+# --- crashes ----------------------------------------------------------------------------------------------
+
+
+def test_marks_are_dropped_only_once_the_catalog_knows_what_they_tell(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.volume.commit()
+    writer.write(inode, 0, b"0123456789")
+    before = rows_of(writer.volume)
+    writer.volume.drop_marks(writer.volume.regions.rotate())
+    writer = killed(writer.volume)
+    assert writer.volume.regions.is_empty
+    assert rows_of(writer.volume) == before
+    writer.volume.close()
+
+
+def test_whichever_of_catalog_and_image_changed_later_has_the_times(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    written_last, touched_last = writer.create(b"a"), writer.create(b"b")
+    for inode in (written_last, touched_last):
+        writer.write(inode, 0, b"x")
+    changed = writer.inode(touched_last)
+    changed.mtime_ns, changed.ctime_ns = 17, writer.volume.time_ns()
+    writer.namespace(put_inode(changed))
+    writer.write(written_last, 1, b"y")
+    before = rows_of(writer.volume)
+    writer = killed(writer.volume)
+    assert rows_of(writer.volume) == before
+    assert writer.inode(touched_last).mtime_ns == 17
+    writer.volume.close()
+
+
+def test_a_power_cut_makes_everything_suspect_and_looks_at_every_image(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"0123456789")
+    writer.volume.drop_marks(writer.volume.regions.rotate())
+    writer.volume.images.truncate(inode, 4, 1)  # what the disk had not yet written is gone
+    writer.volume.abandon()
+    State(clean=False, boot_id="another").store(directory)
+    writer = Writer(Volume.open(directory))
+    assert not writer.volume.recovery.same_boot
+    assert writer.volume.identity.compare_all
+    assert writer.inode(inode).size == 4
+    writer.volume.close()
+
+
+def test_a_host_that_was_restarted_in_good_order_is_not_suspect(directory: Path) -> None:
+    State(clean=True, boot_id="another").store(directory)
+    volume = Volume.open(directory)
+    assert not volume.identity.compare_all
+    volume.close()
+
+
+def test_unreadable_marks_make_everything_suspect(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"0123456789")
+    writer.volume.abandon()
+    (path,) = (directory / "regions").iterdir()
+    path.write_bytes(bytes(24))
+    writer = Writer(Volume.open(directory))
+    assert writer.volume.identity.compare_all
+    assert writer.inode(inode).size == 10
+    writer.volume.close()
+
+
+@pytest.mark.expects_warnings
+def test_a_journal_that_lost_what_the_catalog_holds_begins_again_behind_it(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    for name in (b"a", b"b", b"c"):
+        writer.create(name)
+    number = writer.volume.number
+    writer.volume.close()
+    path = directory / "journal" / "0000000000000001.log"
+    path.write_bytes(path.read_bytes()[:-1])
+    volume = Volume.open(directory)
+    assert volume.recovery.cut_bytes > 0
+    assert volume.identity.compare_all
+    assert (volume.number, volume.journal_number, volume.journal.first_number) == (number, number, number + 1)
+    assert volume.catalog.entry(ROOT_INODE, b"c") is not None
+    volume.close()
+
+
+class InDoubt(NamedTuple):
+    """The last journalled change, what became of its image before the kill, and what that means."""
+
+    image: bytes
+    image_time: str  # of the change, or of the one before
+    took_effect: bool
+    recovered: bytes
+
+
+@pytest.mark.parametrize(
+    ("offset", "case"),
+    [
+        (4, InDoubt(b"base", "before", False, b"base")),
+        (4, InDoubt(b"baseAP", "before", False, b"base")),
+        (4, InDoubt(b"baseAPPEND", "before", True, b"baseAPPEND")),
+        (4, InDoubt(b"baseAPPEND", "change", True, b"baseAPPEND")),
+        (2, InDoubt(b"base", "before", False, b"base")),
+        (2, InDoubt(b"baAP", "before", False, b"baAP")),
+        (2, InDoubt(b"baAPPE", "before", False, b"baAP")),
+        (2, InDoubt(b"baAPPEND", "before", True, b"baAPPEND")),
+        (9, InDoubt(b"base", "before", False, b"base")),
+        (9, InDoubt(b"base\0\0\0\0\0APP", "before", False, b"base")),
+        (9, InDoubt(b"base\0\0\0\0\0APPEND", "before", True, b"base\0\0\0\0\0APPEND")),
+    ],
+    ids=str,
+)
+def test_the_last_request_is_done_or_undone(directory: Path, offset: int, case: InDoubt) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"base")
+    before = writer.inode(inode).ctime_ns
+    number = writer.write(inode, offset, b"APPEND", R1)
+    after = writer.inode(inode).ctime_ns
+    writer.volume.abandon()
+    path = directory / "images" / "0" / f"{inode:x}"
+    path.write_bytes(case.image)
+    time_ns = before if case.image_time == "before" else after
+    os.utime(path, ns=(time_ns, time_ns))
+    for _ in range(2):
+        writer = Writer(Volume.open(directory, counting_seams()))
+        assert (R1 in writer.volume.requests_done) is case.took_effect
+        assert writer.content(inode) == case.recovered
+        assert writer.inode(inode).ctime_ns == (after if case.took_effect else before)
+        writer.create(b"other%d" % writer.volume.number)  # an undone record must not stand behind this one
+        assert writer.volume.number > number
+        writer.volume.abandon()
+
+
+def test_recovery_names_the_request_in_doubt(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.truncate(inode, 100, R2)
+    writer = killed(writer.volume)
+    assert writer.volume.recovery.last_request_in_doubt == NO_REQUEST
+    writer.volume.abandon()
+    path = directory / "images" / "0" / f"{inode:x}"
+    path.write_bytes(b"")
+    os.utime(path, ns=(1, 1))
+    volume = Volume.open(directory)
+    assert volume.recovery.last_request_in_doubt == R2
+    assert volume.requests_done == {}
+    volume.close()
+
+
+# --- a killed process, at every system call ---------------------------------------------------------------
+
+STEPS: list[Step] = [
+    lambda w: w.create(b"a"),
+    lambda w: w.write(InodeNumber(2), 0, b"0123456789"),
+    lambda w: w.write(InodeNumber(2), 10, b"append one", R1),
+    lambda w: w.mkdir(b"d"),
+    lambda w: w.create(b"b", InodeNumber(3)),
+    lambda w: w.write(InodeNumber(4), REGION_BYTES - 5, b"across regions"),
+    lambda w: w.volume.commit(),
+    lambda w: w.write(InodeNumber(2), 3, b"over"),
+    lambda w: w.truncate(InodeNumber(2), 7, R2),
+    lambda w: w.rename(b"a", b"renamed"),
+    lambda w: w.set_xattr(InodeNumber(2), b"user.x", b"value"),
+    lambda w: run(w.volume.make_durable()),
+    lambda w: w.volume.drop_marks(w.volume.regions.rotate()),
+    lambda w: w.write(InodeNumber(2), 7, b"append three", R3),
+    lambda w: w.unlink(b"b", InodeNumber(3)),
+    lambda w: w.purge(InodeNumber(4)),
+    lambda w: run(w.volume.make_durable()),
+    lambda w: w.volume.trim(w.volume.number),
+    lambda w: w.chmod(InodeNumber(2), 0o600),
+    lambda w: reopen(w),
+    lambda w: w.write(InodeNumber(2), 0, b"after closing"),
+    lambda w: w.create(b"c"),
+]
+REQUESTS = {2: R1, 8: R2, 13: R3}
+
+
+def run(coroutine: Any) -> None:
+    """Runs to its end what never waits, since its seams run everything at once."""
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+
+
+def reopen(writer: Writer) -> None:
+    writer.volume.close()
+    writer.volume = Volume.open(writer.volume.directory, counting_seams())
+
+
+def state_of(volume: Volume) -> tuple[Any, ...]:
+    return rows_of(volume), contents_of(volume)
+
+
+KILLED_AT = ("write", "pwrite", "ftruncate", "utime", "open", "unlink", "mkdir", "replace", "rename", "fsync")
+
+
+def run_until_killed(directory: Path, kill_at: int, steps: list[Step]) -> tuple[int, bool]:
+    """Run the steps in a child that dies at its `kill_at`-th system call: steps done, and whether it died."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _run_and_die(directory, kill_at, steps, writing)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        done = len(told.read())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 77), f"the child failed by itself after {done} steps"
+    return done, status == 77
+
+
+def _run_and_die(directory: Path, kill_at: int, steps: list[Step], told: int) -> None:
+    real_write = os.write
+    calls = 0
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os._exit(77)
+            return call(*arguments, **more)
+
+        return counted
+
+    writer = Writer(Volume.open(directory, counting_seams()))
+    for name in KILLED_AT:
+        setattr(os, name, dying(getattr(os, name)))
+    for step in steps:
+        step(writer)
+        real_write(told, b".")
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The state of a volume after each number of steps, when nobody is killed."""
+    directory = tmp_path_factory.mktemp("states") / "volume"
+    Volume.create(directory, IDENTITY)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    states = [state_of(writer.volume)]
+    for step in STEPS:
+        step(writer)
+        states.append(state_of(writer.volume))
+    writer.volume.close()
+    return states
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("part", range(4))
+def test_a_process_killed_at_any_system_call_loses_nothing_that_was_done(
+    tmp_path: Path, states: list[tuple[Any, ...]], part: int
+) -> None:
+    kill_at, died = 1 + part, True
+    while died:
+        directory = tmp_path / str(kill_at)
+        Volume.create(directory, IDENTITY)
+        done, died = run_until_killed(directory, kill_at, STEPS)
+        volume = Volume.open(directory, counting_seams())
+        _check_after_kill(volume, done, states)
+        volume.close()
+        problems: list[str] = []
+        check(directory, repair=False, report=problems.append)
+        assert not problems, f"killed at call {kill_at}, in step {done}"
+        kill_at += 4
+    assert done == len(STEPS)
+    assert kill_at > 40, "there are more system calls than that"
+
+
+def _check_after_kill(volume: Volume, done: int, states: list[tuple[Any, ...]]) -> None:
+    """What was done is there; the step under way happened or not, or its bytes did without its times."""
+    for step, request in REQUESTS.items():
+        if step < done - 1 and step > 8:  # what came before was trimmed only if the peer had it
+            assert request in volume.requests_done
+    request_under_way = REQUESTS.get(done)
+    rows, contents = state_of(volume)
+    if request_under_way is not None:
+        # Exactly once: the peer asks again unless it is known to be done.
+        assert (rows, contents) == states[done + (request_under_way in volume.requests_done)]
+        return
+    possible = states[done : done + 2]
+    assert contents in [content for _, content in possible]
+    assert rows in [row for row, _ in possible] or rows == _times_of(possible[0][0], possible[1][0])
+
+
+def _times_of(
+    old: dict[tuple[int, bytes], bytes], new: dict[tuple[int, bytes], bytes]
+) -> dict[tuple[int, bytes], bytes]:
+    """The new rows, as they are when a write was cut short before it set the times."""
+    rows = dict(new)
+    for (table, key), row in old.items():
+        if table == Table.INODES and (table, key) in new:
+            before, after = (Inode.unpack(InodeNumber(0), inode) for inode in (row, new[table, key]))
+            after.mtime_ns, after.ctime_ns = before.mtime_ns, before.ctime_ns
+            rows[table, key] = after.pack()
+    return rows
+
+
+# --- a new catalog ----------------------------------------------------------------------------------------
+
+
+def source_rows(tmp_path: Path) -> tuple[list[tuple[int, bytes, bytes]], ChangeNumber]:
+    """The catalog of a peer: a directory with a file in it, and one file that we have too."""
+    directory = tmp_path / "peer"
+    Volume.create(directory, IDENTITY)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    writer.write(writer.create(b"ours too"), 0, b"new")
+    inode = writer.create(b"theirs", writer.mkdir(b"d"))
+    writer.write(inode, 0, b"x" * 10)
+    writer.set_xattr(inode, b"user.x", b"value")
+    rows = [(table, key, row) for (table, key), row in rows_of(writer.volume).items()]
+    number = writer.volume.number
+    writer.volume.close()
+    return rows, number
+
+
+def old_volume(directory: Path) -> Writer:
+    """Of a backup that has two files, one of which the peer has not, and numbers beyond the peer's."""
+    Volume.create(directory, replace_identity(role="backup"))
+    writer = Writer(Volume.open(directory, counting_seams()))
+    ours = writer.create(b"ours too")
+    writer.write(ours, 0, b"old content")
+    writer.volume.catalog.reserve_inodes(InodeNumber(100))
+    for n in range(10):
+        writer.write(writer.create(b"not theirs %d" % n), 0, b"stray")
+    writer.volume.requests_done[R1] = (ChangeNumber(1), ours)
+    return writer
+
+
+def replace_identity(**changes: Any) -> Identity:
+    return msgspec.structs.replace(IDENTITY, **changes)
+
+
+def test_a_copied_catalog_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    rows, number = source_rows(tmp_path)
+    writer = old_volume(tmp_path / "volume")
+    volume = writer.volume
+    volume.begin_catalog_copy()
+    assert not volume.identity.complete
+    assert volume.requests_done == {}
+    volume.copy_rows(rows[:2])
+    late = InodeNumber(4)
+    volume.apply(WriteChange(ChangeNumber(number + 1), NO_REQUEST, 5, late, 0, 4), b"late")
+    volume.copy_rows(rows[2:])
+    volume.apply(WriteChange(ChangeNumber(number + 2), NO_REQUEST, 6, late, 10, 4), b"more")
+    volume.finish_catalog_copy(ChangeNumber(number + 2))
+    assert not volume.copying
+    assert (volume.number, volume.journal_number) == (number + 2, number + 2)
+    assert set(volume.images.numbers()) == {2, late}
+    assert volume.read(late, 0, 100) == b"late" + bytes(6) + b"more"
+    after = rows_of(volume)
+    assert {key for table, key, _ in rows} == {key for _, key in after}
+    assert volume.catalog.xattrs(late) == [b"user.x"]
+    writer.create(b"new")
+    after = rows_of(volume)
+    writer = killed(volume)
+    assert rows_of(writer.volume) == after
+    assert not (tmp_path / "volume" / "catalog.new").exists()
+    writer.volume.close()
+
+
+def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
+    rows, number = source_rows(tmp_path)
+    volume = old_volume(tmp_path / "volume").volume
+    volume.begin_catalog_copy()
+    volume.copy_rows([(Table.META, b"generations", b"of the first try"), *rows])
+    volume.commit()
+    volume.begin_catalog_copy()
+    volume.copy_rows(rows)
+    volume.finish_catalog_copy(number)
+    assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
+    volume.close()
+
+
+@pytest.mark.parametrize("end", ["abandon", "close"])
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_copy_that_was_not_finished_leaves_the_old_catalog_known_to_be_incomplete(
+    tmp_path: Path, end: str, commits: bool
+) -> None:
+    rows, number = source_rows(tmp_path)
+    volume = old_volume(tmp_path / "volume").volume
+    before = rows_of(volume)
+    volume.begin_catalog_copy()
+    volume.copy_rows(rows)
+    volume.apply(NamespaceChange(ChangeNumber(number + 1), NO_REQUEST, 5, InodeNumber(0), ()))
+    if commits:
+        volume.commit()
+    getattr(volume, end)()
+    volume = Volume.open(tmp_path / "volume")
+    assert not volume.identity.complete
+    assert rows_of(volume) == before
+    assert not (tmp_path / "volume" / "catalog.new").exists()
+    volume.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_copy_killed_at_any_system_call_ends_as_the_old_catalog_or_the_new(tmp_path: Path) -> None:
+    rows, number = source_rows(tmp_path)
+
+    def copy(writer: Writer) -> None:
+        writer.volume.begin_catalog_copy()
+        writer.volume.copy_rows(rows)
+        writer.volume.finish_catalog_copy(number)
+
+    kill_at, died, ends = 1, True, set()
+    while died:
+        directory = tmp_path / str(kill_at)
+        writer = old_volume(directory)
+        before = rows_of(writer.volume)
+        writer.volume.close()
+        done, died = run_until_killed(directory, kill_at, [copy])
+        volume = Volume.open(directory)
+        copied = [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
+        ends.add(copied)
+        if copied:
+            assert not volume.identity.complete
+            assert (volume.number, volume.journal_number) == (number, number)
+            assert set(volume.images.numbers()) <= {2}
+        else:
+            assert not done
+            assert rows_of(volume) == before
+        assert not (directory / "catalog.new").exists()
+        volume.close()
+        kill_at += 1
+    assert ends == {False, True}
+
+
+def test_what_resync_copies_changes_content_and_size_and_no_times(writer: Writer) -> None:
+    volume = writer.volume
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"0123456789")
+    number, before = volume.number, writer.inode(inode)
+    volume.copy_size(inode, 4)
+    volume.copy_data(inode, 1, b"xy")
+    assert writer.content(inode) == b"0xy3"
+    after = writer.inode(inode)
+    assert (after.mtime_ns, after.ctime_ns, after.size) == (before.mtime_ns, before.ctime_ns, 4)
+    assert volume.number == number
+    facts = volume.images.facts(inode)
+    assert facts is not None
+    assert (facts.mtime_ns, facts.ctime_ns) == (before.mtime_ns, before.ctime_ns)
+    assert volume.regions.has(inode)
+    assert inode in volume.images.dirty
+
+
+def test_a_hundred_thousand_inodes_open_without_touching_each(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    template = writer.inode(writer.create(b"a"))
+    for batch in range(100):
+        rows = []
+        for n in range(1000):
+            template.number = InodeNumber(10 + batch * 1000 + n)
+            template.nlink = 0
+            rows.append(put_inode(template))
+        writer.namespace(*rows)
+    writer.volume.close()
+    volume = Volume.open(directory)
+    assert volume.recovery.replayed == 0
+    assert volume.catalog.inode_count() == 100_002
+    assert len(volume.catalog._cached) < 10
+    volume.close()
