@@ -159,9 +159,9 @@ class Host:
         return self.namespace.run(*command, env=self.environment, **more)
 
     def start(self, *command: str | Path, **more: Any) -> subprocess.Popen[bytes]:
-        """Start a program on this host; the caller waits for it."""
-        entered = self.namespace.enter(command)
-        return subprocess.Popen(entered, env=self.environment, stdin=subprocess.DEVNULL, **more)
+        """Start a program on this host, out of reach of the terminal's signals; the caller waits for it."""
+        entered, quiet = self.namespace.enter(command), subprocess.DEVNULL
+        return subprocess.Popen(entered, env=self.environment, stdin=quiet, start_new_session=True, **more)
 
     def fusemirror(self, *arguments: str | Path, **more: Any) -> Result:
         """Run a `fusemirror` command on this host, as `run` does."""
