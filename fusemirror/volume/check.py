@@ -141,6 +141,7 @@ class _Check:
         self._names: Counter[InodeNumber] = Counter()  # entries of each inode
         self._subdirectories: Counter[InodeNumber] = Counter()
         self._home: dict[InodeNumber, InodeNumber] = {}  # of each directory: where its entry is
+        self._nameless: set[InodeNumber] = set()  # reported as such, and not of other counts as well
         self._cookies: set[int] = set()
         self._cookies_of = InodeNumber(0)
 
@@ -295,11 +296,11 @@ class _Check:
             if inode is None or number == ROOT_INODE or self._names[number]:
                 continue
             deleted = inode.nlink == 0 and (not inode.is_directory or self._catalog.is_empty(number))
-            if not deleted:
-                self._found.add(
-                    f"inode {number} has no name",
-                    lambda inode=inode: self._give_name(inode),  # type: ignore[misc]
-                )
+            if not deleted and not self._found.add(
+                f"inode {number} has no name",
+                lambda inode=inode: self._give_name(inode),  # type: ignore[misc]
+            ):
+                self._nameless.add(number)
 
     def _climb(self, directory: InodeNumber, reached: set[InodeNumber]) -> None:
         path: set[InodeNumber] = set()
@@ -350,7 +351,7 @@ class _Check:
 
     def _check_counts(self, number: InodeNumber) -> None:
         inode = self._inode(number)
-        if inode is None:
+        if inode is None or number in self._nameless:
             return
         fixed = inode.copy()
         fixed.nlink = self._names[number]

@@ -1,0 +1,418 @@
+"""Each damage is planted in a volume that is whole otherwise, found, mended, and then gone."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusemirror.change import Table
+from fusemirror.errors import VolumeInUse, VolumeMissing
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
+from fusemirror.volume.check import CheckResult, check
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode, rows_of
+
+FILE, DIRECTORY, INNER = InodeNumber(2), InodeNumber(3), InodeNumber(4)
+DEEP, LINKED, ORPHAN = InodeNumber(5), InodeNumber(6), InodeNumber(7)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Writer:
+    """An open volume with a bit of everything, to be damaged."""
+    directory = tmp_path / "volume"
+    Volume.create(directory, IDENTITY)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    assert writer.create(b"file") == FILE
+    writer.write(FILE, 0, b"0123456789")
+    assert writer.mkdir(b"directory") == DIRECTORY
+    assert writer.create(b"inner", DIRECTORY) == INNER
+    assert writer.mkdir(b"deep", DIRECTORY) == DEEP
+    assert writer.create(b"linked", DEEP) == LINKED
+    writer.link(LINKED, b"second name")
+    writer.create(b"symlink", mode=0o120777, target=b"target")
+    writer.set_xattr(FILE, b"user.x", b"value")
+    orphan = writer.create(b"orphan")
+    writer.write(orphan, 0, b"still open somewhere")
+    writer.unlink(b"orphan")
+    return writer
+
+
+def checked(directory: Path, *, repair: bool) -> tuple[CheckResult, list[str]]:
+    lines: list[str] = []
+    return check(directory, repair, lines.append), lines
+
+
+def found_and_mended(writer: Writer, *expected: str) -> Writer:
+    """The check finds what is expected and nothing else, changes nothing unasked, and mends it."""
+    volume = writer.volume
+    rows, directory = rows_of(volume), volume.directory
+    volume.close()
+    result, lines = checked(directory, repair=False)
+    assert (result.problems, result.mended, result.left) == (len(expected), 0, len(expected)), lines
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+    volume = Volume.open(directory)
+    assert rows_of(volume) == rows
+    assert not volume.identity.compare_all
+    volume.close()
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    assert result.mended >= len(expected)
+    assert all(line.endswith(": mended") for line in lines)
+    result, lines = checked(directory, repair=False)
+    assert result == CheckResult(problems=0, mended=0), lines
+    volume = Volume.open(directory, counting_seams())
+    assert volume.identity.compare_all, "the peer must be compared"
+    return Writer(volume)
+
+
+def put(writer: Writer, *rows: Any) -> None:
+    writer.volume.catalog.apply_rows(rows)
+
+
+def raw(writer: Writer, table: str, key: bytes, value: bytes | None) -> None:
+    """Past everything that keeps the catalog whole."""
+    catalog = writer.volume.catalog
+    catalog.flush_touched()
+    database = getattr(catalog, f"_{table}")
+    if value is None:
+        catalog._txn.delete(key, db=database)
+    else:
+        catalog._txn.put(key, value, db=database)
+    catalog._cached.clear()
+    catalog.changes_since_commit += 1
+
+
+def alter(writer: Writer, number: InodeNumber, **attributes: int) -> None:
+    inode = writer.inode(number)
+    for name, value in attributes.items():
+        setattr(inode, name, value)
+    put(writer, put_inode(inode))
+
+
+def test_a_whole_volume_has_no_problems_and_is_left_alone(damaged: Writer) -> None:
+    rows, directory = rows_of(damaged.volume), damaged.volume.directory
+    damaged.volume.close()
+    for repair in (False, True):
+        assert checked(directory, repair=repair) == (CheckResult(problems=0, mended=0), [])
+    volume = Volume.open(directory)
+    assert rows_of(volume) == rows
+    assert not volume.identity.compare_all
+    volume.close()
+
+
+def test_a_killed_volume_is_recovered_and_then_whole(damaged: Writer) -> None:
+    damaged.volume.abandon()
+    assert checked(damaged.volume.directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+
+
+def test_a_volume_in_use_cannot_be_checked(damaged: Writer) -> None:
+    with pytest.raises(VolumeInUse):
+        checked(damaged.volume.directory, repair=True)
+    damaged.volume.close()
+
+
+def test_what_is_no_volume_cannot_be_checked(tmp_path: Path) -> None:
+    with pytest.raises(VolumeMissing):
+        checked(tmp_path, repair=True)
+
+
+def test_a_name_without_an_inode_is_removed(damaged: Writer) -> None:
+    entry = pack_entry(Entry(InodeNumber(99), 8, 10_000))
+    put(damaged, (Table.ENTRIES, entry_key(DIRECTORY, b"dangling"), entry))
+    mended = found_and_mended(damaged, "b'dangling': points to inode 99")
+    assert mended.catalog.entry(DIRECTORY, b"dangling") is None
+    assert mended.catalog.entry(DIRECTORY, b"inner") is not None
+    mended.volume.close()
+
+
+@pytest.mark.parametrize("name", [b".", b"..", b"a/b", b"a\0b"])
+def test_a_name_that_no_file_can_have_is_removed_and_its_file_kept(damaged: Writer, name: bytes) -> None:
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, name), pack_entry(Entry(FILE, 8, 10_000))))
+    damaged_volume = damaged.volume
+    damaged_volume.close()
+    result, _ = checked(damaged_volume.directory, repair=True)
+    assert result.left == 0
+    volume = Volume.open(damaged_volume.directory)
+    lost = volume.catalog.entry(ROOT_INODE, b"lost+found")
+    assert lost is not None
+    assert volume.catalog.entry(lost.inode, b"#2") is not None
+    assert volume.read(FILE, 0, 100) == b"0123456789"
+    volume.close()
+
+
+def test_an_entry_that_cannot_be_read_is_removed(damaged: Writer) -> None:
+    raw(damaged, "entries", entry_key(DIRECTORY, b"garbage"), b"garbage")
+    found_and_mended(damaged, "the entry cannot be read").volume.close()
+
+
+def test_an_entry_of_no_directory_is_removed(damaged: Writer) -> None:
+    entry = pack_entry(Entry(LINKED, 8, 10_000))
+    put(damaged, (Table.ENTRIES, entry_key(FILE, b"inside a file"), entry))
+    put(damaged, (Table.ENTRIES, entry_key(InodeNumber(99), b"nowhere"), entry))
+    problems = ["b'inside a file': the directory does not exist", "b'nowhere': the directory does not exist"]
+    found_and_mended(damaged, *problems).volume.close()
+
+
+def test_a_wrong_type_is_set_right(damaged: Writer) -> None:
+    entry = damaged.catalog.entry(ROOT_INODE, b"file")
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), pack_entry(entry._replace(type=4))))
+    mended = found_and_mended(damaged, "another type than inode 2")
+    assert mended.catalog.entry(ROOT_INODE, b"file") == entry
+    mended.volume.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "nlink"), [(FILE, 5), (FILE, 0), (LINKED, 1), (DIRECTORY, 2), (ROOT_INODE, 9)]
+)
+def test_a_wrong_count_of_links_is_set_right(damaged: Writer, number: InodeNumber, nlink: int) -> None:
+    right = damaged.inode(number).nlink
+    alter(damaged, number, nlink=nlink)
+    mended = found_and_mended(damaged, f"inode {number} counts {nlink} links, and has {right}")
+    assert mended.inode(number).nlink == right
+    mended.volume.close()
+
+
+def test_a_wrong_parent_is_set_right(damaged: Writer) -> None:
+    alter(damaged, DEEP, parent=ROOT_INODE)
+    mended = found_and_mended(damaged, "inode 5 names directory 1 as its parent, and is in 3")
+    assert mended.inode(DEEP).parent == DIRECTORY
+    mended.volume.close()
+
+
+def test_a_file_without_a_name_gets_one_in_lost_and_found(damaged: Writer) -> None:
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
+    put(damaged, (Table.ENTRIES, entry_key(DIRECTORY, b"inner"), None))
+    mended = found_and_mended(damaged, "inode 2 has no name", "inode 4 has no name")
+    lost = mended.catalog.entry(ROOT_INODE, b"lost+found").inode
+    assert [name for _, name, _ in mended.catalog.listing(lost, 0, 10)] == [b"#2", b"#4"]
+    assert mended.inode(lost).parent == ROOT_INODE
+    assert mended.content(FILE) == b"0123456789"
+    cookies = [cookie for cookie, _, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
+    mended.create(b"made later")
+    assert mended.catalog.listing(ROOT_INODE, max(cookies), 10)[0][1] == b"made later"
+    mended.volume.close()
+
+
+def test_a_directory_without_a_name_keeps_what_is_in_it(damaged: Writer) -> None:
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"directory"), None))
+    alter(damaged, ROOT_INODE, nlink=damaged.inode(ROOT_INODE).nlink - 1)
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0
+    assert lines[0] == "inode 3 has no name: mended"
+    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    mended = Writer(Volume.open(directory))
+    lost = mended.catalog.entry(ROOT_INODE, b"lost+found").inode
+    assert mended.inode(DIRECTORY).parent == lost
+    assert mended.catalog.entry(DIRECTORY, b"inner").inode == INNER
+    mended.volume.close()
+
+
+def test_an_unnamed_file_is_found_even_where_lost_and_found_is_a_file(damaged: Writer) -> None:
+    damaged.create(b"lost+found")
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
+    mended = found_and_mended(damaged, "inode 2 has no name")
+    names = [name for _, name, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
+    assert b"lost+found" in names
+    assert any(name.startswith(b"lost+found-") for name in names)
+    mended.volume.close()
+
+
+def test_a_second_name_of_a_directory_is_removed(damaged: Writer) -> None:
+    entry = pack_entry(Entry(DEEP, 4, 10_000))
+    put(damaged, (Table.ENTRIES, entry_key(DEEP, b"second"), entry))
+    found_and_mended(damaged, "b'second': a second name of directory 5").volume.close()
+
+
+def test_directories_inside_each_other_are_brought_back(damaged: Writer) -> None:
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"directory"), None))
+    put(damaged, (Table.ENTRIES, entry_key(DEEP, b"loop"), pack_entry(Entry(DIRECTORY, 4, 10_000))))
+    alter(damaged, ROOT_INODE, nlink=damaged.inode(ROOT_INODE).nlink - 1)
+    alter(damaged, DEEP, nlink=3)
+    alter(damaged, DIRECTORY, parent=DEEP)
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    result, lines = checked(directory, repair=False)
+    assert (result.problems, result.mended) == (1, 0), lines
+    assert "is inside itself" in lines[0]
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    volume = Volume.open(directory)
+    reachable = [inode.number for inode in volume.inodes() if inode.nlink]
+    assert {DIRECTORY, DEEP, INNER, LINKED} <= set(reachable)
+    volume.close()
+
+
+def test_a_missing_root_is_made_again(damaged: Writer) -> None:
+    raw(damaged, "inodes", inode_key(ROOT_INODE), None)
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    result, lines = checked(directory, repair=False)
+    assert result.left
+    assert any("root directory is missing" in line for line in lines)
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    volume = Volume.open(directory)
+    assert volume.catalog.entry(ROOT_INODE, b"file") is not None
+    volume.close()
+
+
+def test_an_inode_that_cannot_be_read_goes_with_its_names(damaged: Writer) -> None:
+    raw(damaged, "inodes", inode_key(INNER), b"short")
+    found_and_mended(
+        damaged, "an inode that cannot be read", "b'inner': points to inode 4, which does not exist"
+    ).volume.close()
+
+
+def test_a_cookie_of_two_names_is_replaced(damaged: Writer) -> None:
+    rows = dict(damaged.catalog.rows(Table.ENTRIES, None, 100))
+    key, other = entry_key(DIRECTORY, b"inner"), entry_key(DIRECTORY, b"deep")
+    same = unpack_entry(rows[other]).cookie
+    raw(damaged, "entries", key, pack_entry(unpack_entry(rows[key])._replace(cookie=same)))
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    result, lines = checked(directory, repair=False)
+    assert any("the cookie of another name" in line for line in lines)
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0
+    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    volume = Volume.open(directory)
+    assert {name for _, name, _ in volume.catalog.listing(DIRECTORY, 0, 10)} == {b"inner", b"deep"}
+    volume.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("listing", inode_key(1) + inode_key(8), b"nothing"),
+        ("listing", inode_key(1) + inode_key(2), None),
+        ("orphans_table", inode_key(FILE), b""),
+        ("orphans_table", inode_key(8), None),
+    ],
+)
+def test_derived_tables_are_made_again(damaged: Writer, table: str, key: bytes, value: bytes | None) -> None:
+    if value is None and table == "listing":
+        cookie = damaged.catalog.entry(ROOT_INODE, b"file").cookie
+        key = inode_key(1) + inode_key(cookie)
+    elif value is None:
+        key = inode_key(damaged.catalog.orphans()[0])
+    orphans = damaged.catalog.orphans()
+    raw(damaged, table, key, value)
+    mended = found_and_mended(damaged, "1 rows of listings and orphans are wrong")
+    assert mended.catalog.orphans() == orphans
+    assert b"file" in [name for _, name, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
+    mended.volume.close()
+
+
+def test_extended_attributes_of_no_inode_are_removed(damaged: Writer) -> None:
+    put(damaged, (Table.XATTRS, xattr_key(InodeNumber(99), b"user.x"), b"value"))
+    mended = found_and_mended(damaged, "an extended attribute of inode 99")
+    assert mended.catalog.xattrs(FILE) == [b"user.x"]
+    mended.volume.close()
+
+
+def test_an_inode_number_that_might_be_given_again_is_reserved(damaged: Writer) -> None:
+    last = damaged.catalog.next_inode - 1
+    damaged.catalog._next_inode = last
+    damaged.volume.catalog.changes_since_commit += 1
+    mended = found_and_mended(damaged, f"inode {last} is beyond the next to be given")
+    assert mended.catalog.next_inode == last + 1
+    mended.volume.close()
+
+
+@pytest.mark.parametrize("damage", ["longer", "shorter", "missing"])
+def test_a_size_becomes_that_of_the_image(damaged: Writer, damage: str) -> None:
+    change: dict[str, Callable[[], None]] = {
+        "longer": lambda: damaged.volume.images.truncate(FILE, 12, 1),
+        "shorter": lambda: damaged.volume.images.truncate(FILE, 3, 1),
+        "missing": lambda: damaged.volume.images.remove(FILE),
+    }
+    change[damage]()
+    size = damaged.volume.images.size(FILE)
+    mended = found_and_mended(damaged, f"inode 2 is 10 bytes long, and its image {size}")
+    assert mended.inode(FILE).size == size
+    mended.volume.close()
+
+
+@pytest.mark.parametrize("state", ["incomplete", "marked"])
+def test_a_backup_may_wait_for_data(damaged: Writer, state: str) -> None:
+    damaged.volume.update_identity(role="backup", complete=state != "incomplete")
+    if state == "incomplete":
+        damaged.volume.drop_marks(damaged.volume.regions.rotate())
+    damaged.volume.images.remove(FILE)
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    assert checked(directory, repair=True) == (CheckResult(problems=0, mended=0), [])
+
+
+def test_stray_images_are_moved_aside_and_never_over_another(damaged: Writer) -> None:
+    images = damaged.volume.images
+    images.write(InodeNumber(99), 0, b"stray", 1)
+    images.write(DIRECTORY, 0, b"of a directory", 1)
+    lost = damaged.volume.directory / "lost-images"
+    lost.mkdir()
+    (lost / "63").write_bytes(b"from the last time")
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    result, lines = checked(directory, repair=True)
+    assert (result.mended, result.left) == (2, 0), lines
+    assert {path.name: path.read_bytes() for path in lost.iterdir()} == {
+        "63": b"from the last time",
+        "63-2": b"stray",
+        "3": b"of a directory",
+    }
+
+
+def test_a_damaged_journal_is_set_aside_and_the_volume_goes_on(damaged: Writer) -> None:
+    volume = damaged.volume
+    rows, directory = rows_of(volume), volume.directory
+    number = volume.number
+    volume.journal._begin_segment(volume.number)
+    damaged.create(b"last")
+    rows = rows_of(volume)
+    number = volume.number
+    volume.close()
+    first = min((directory / "journal").iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    result, lines = checked(directory, repair=False)
+    assert result.left == 1
+    assert "journal" in lines[0]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fusemirror.volume.volume._log.warning", lambda *_arguments: None)
+        result, lines = checked(directory, repair=True)
+    assert (result.mended, result.left) == (1, 0), lines
+    assert (directory / "lost-journal").is_dir()
+    volume = Volume.open(directory)
+    assert volume.identity.compare_all
+    assert rows_of(volume) == rows
+    assert volume.number == number
+    Writer(volume).create(b"goes on")
+    volume.close()
+
+
+def test_damage_that_cannot_be_mended_here_is_left_and_named(damaged: Writer) -> None:
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    (directory / "catalog" / "data.mdb").write_bytes(b"not LMDB" * 10_000)
+    before = sorted(os.listdir(directory))
+    result, lines = checked(directory, repair=True)
+    assert (result.problems, result.mended) == (1, 0)
+    assert "catalog" in lines[0]
+    assert sorted(os.listdir(directory)) == before
+
+
+def test_lost_and_found_is_for_root_alone(damaged: Writer) -> None:
+    put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
+    mended = found_and_mended(damaged, "inode 2 has no name")
+    lost = mended.inode(mended.catalog.entry(ROOT_INODE, b"lost+found").inode)
+    assert stat.S_IMODE(lost.mode) == 0o700
+    mended.volume.close()
