@@ -103,9 +103,10 @@ class PrimaryUnit(ControlUnit):
             self._begin_generation()
         change = WriteChange(_next(volume), request, volume.time_ns(), number, offset, len(data))
         encoded = encode_change(change)
+        old_size = inode.size
         volume.apply(change, data, encoded=encoded, journal_request=request != NO_REQUEST)
         # The backup holds the data of its own request: it crosses the network once.
-        self.mirror.publish(change, encoded, b"" if request else data, (number,))
+        self.mirror.publish(change, encoded, b"" if request else data, (number,), old_size)
         return number
 
     def _truncate(self, operation: SetAttributes, request: RequestId) -> InodeNumber:
@@ -125,8 +126,9 @@ class PrimaryUnit(ControlUnit):
             _next(volume), NO_REQUEST if more else request, volume.time_ns(), inode.number, size
         )
         encoded = encode_change(change)
+        old_size = inode.size
         volume.apply(change, encoded=encoded, journal_request=change.request != NO_REQUEST)
-        self.mirror.publish(change, encoded, b"", (inode.number,))
+        self.mirror.publish(change, encoded, b"", (inode.number,), old_size)
         if more:
             self._change_namespace(others, request)
         return inode.number

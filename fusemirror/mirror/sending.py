@@ -24,7 +24,7 @@ from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
-from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S
+from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_catalog, send_records
 from fusemirror.mirror.copying import Copier, CopyProgress
 from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
@@ -62,7 +62,7 @@ _INODES_PER_MESSAGE = 8_192
 
 
 class InFlight(msgspec.Struct, gc=False):
-    """A change that the backup has not acknowledged; for a write, the bytes it covers."""
+    """A change that the backup has not acknowledged; for one of data, the bytes that it shows anew."""
 
     number: ChangeNumber
     keys: tuple[Any, ...]
@@ -105,8 +105,18 @@ class Mirror:
 
     # --- the path of a change ------------------------------------------------------------------------
 
-    def publish(self, change: AnyChange, encoded: bytes, data: Buffer, keys: tuple[Any, ...]) -> None:
-        """Send a change that the main volume holds. `data` is empty where the backup has it already."""
+    def publish(
+        self,
+        change: AnyChange,
+        encoded: bytes,
+        data: Buffer,
+        keys: tuple[Any, ...],
+        old_size_bytes: int = FILE_BYTES_MAX,
+    ) -> None:
+        """Send a change that the main volume holds. `data` is empty where the backup has it already.
+
+        `old_size_bytes`: how long the file was. A change beyond its end shows zeros from there on.
+        """
         if self._live and self.stream is not None:
             try:
                 self.stream.send_encoded(encoded, data)
@@ -118,6 +128,7 @@ class Mirror:
             self.acknowledged_number = change.number
             return
         inode, start, end = _range(change)
+        start = min(start, old_size_bytes)
         entry = InFlight(change.number, keys, change.request, inode, start, end, trio.current_time())
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
