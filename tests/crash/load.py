@@ -145,10 +145,19 @@ def choose(chance: random.Random, model: Model, worker: str, serial: int) -> Ste
     return chance.choices(steps, weights=(4, 4, 1, 2, 1, 1, 4))[0]
 
 
+def make_directory(path: Path) -> None:
+    """Make it within the mount, not below: the mount of a killed process may just have been taken away."""
+    root = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(root).st_dev == path.parent.parent.stat().st_dev:
+        raise FileNotFoundError(errno.ENOENT, "not mounted", path.parent)
+    os.mkdir(path.name, dir_fd=root)
+    os.close(root)
+
+
 def main(directory: str, shared: str, log: str, stop: str, seed: str) -> None:
     chance = random.Random(int(seed))
     model, steps = Model(), Steps(Path(directory), Path(shared))
-    os.mkdir(directory)
+    make_directory(Path(directory))
     note = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for serial in range(sys.maxsize):
         if os.path.exists(stop):

@@ -17,28 +17,33 @@ KILLS_MAX = 3  # in one round: the later ones often strike while the hosts still
 def test_killed_at_random_moments_nothing_acknowledged_is_lost(hosts: TwoHosts, seed: int) -> None:
     chance = random.Random(seed)
     for number in range(ROUNDS):
-        load = Load(hosts, f"round{number}", seed + 1000 * number)
-        for host in hosts:
-            load.start(host, WORKERS)
-        load.wait_steps(chance.randrange(STEPS_MAX))
-        print(f"round {number}, {load.steps_taken} steps:", end=" ")
-        # Each kind in turn, so that a short run has all of them.
-        first = [[hosts.backup], [hosts.primary], [hosts.backup, hosts.primary]][number % 3]
-        _kill_and_mount(first, load, chance)
-        for _ in range(chance.randrange(KILLS_MAX)):
-            _kill_and_mount(chance.sample(hosts.hosts, chance.choice((1, 1, 2))), load, chance)
-        for host in hosts:
-            host.wait_for("normal", timeout_s=60.0)
-        load.wait_steps(STEPS_MAX // 10)
-        load.stop()
-        print(f"{load.steps_taken} steps in all")
-        hosts.primary.fusemirror("verify", FILESYSTEM)
-        load.check()
+        with Load(hosts, f"round{number}", seed + 1000 * number) as load:
+            print(f"round {number}:", end=" ")
+            _round(load, number, chance)
+
+
+def _round(load: Load, number: int, chance: random.Random) -> None:
+    hosts = load.two
+    for host in hosts:
+        load.start(host, WORKERS)
+    load.wait_steps(chance.randrange(STEPS_MAX))
+    # Each kind in turn, so that a short run has all of them.
+    first = [[hosts.backup], [hosts.primary], [hosts.backup, hosts.primary]][number % 3]
+    _kill_and_mount(first, load, chance)
+    for _ in range(chance.randrange(KILLS_MAX)):
+        _kill_and_mount(chance.sample(hosts.hosts, chance.choice((1, 1, 2))), load, chance)
+    for host in hosts:
+        host.wait_for("normal", timeout_s=60.0)
+    load.wait_steps(STEPS_MAX // 10)
+    load.stop()
+    print(f"{load.steps_taken} steps in all")
+    hosts.primary.fusemirror("verify", FILESYSTEM)
+    load.check()
 
 
 def _kill_and_mount(victims: Sequence[Host], load: Load, chance: random.Random) -> None:
     """Kill these hosts at once, mount them again in this order, and let them work."""
-    print(f"kill {' and '.join(host.name for host in victims)};", end=" ")
+    print(f"{load.steps_taken} steps, kill {' and '.join(host.name for host in victims)};", end=" ")
     for host in victims:
         os.kill(host.pid, signal.SIGKILL)
     for host in victims:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from subprocess import Popen
+from typing import Self
 
 from tests.crash.load import NAMES, RECORD_BYTES, Model, Step, record
 from tests.hosts import CHECKOUT, Host, TwoHosts, wait_until
@@ -122,6 +123,15 @@ class Load:
         self._seed = seed
         (two.primary.mountpoint / self.shared).touch()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.wait()
+        self.errors.close()
+
     def start(self, host: Host, count: int) -> None:
         """Workers on a host that is mounted."""
         for _ in range(count):
@@ -153,7 +163,6 @@ class Load:
         self.stop_file.touch()
         for worker in self.workers:
             worker.process.wait(END_S)
-        self.errors.close()
         ended = {worker.name: worker.error or worker.process.returncode for worker in self.workers}
         failed = {worker.name: ended[worker.name] for worker in self.workers if not worker.host_died}
         assert not any(failed.values()), f"errors on a host that was not killed: {failed}"

@@ -1,0 +1,66 @@
+"""A directory of 100,000 names: copied to a new backup, listed on both hosts, and changed while listed."""
+
+import os
+import stat
+import time
+
+import pytest
+
+from fusemirror.change import NamespaceChange, encode_change
+from fusemirror.control.deciding import decide
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber
+from fusemirror.operations import Create
+from fusemirror.volume.volume import Volume
+from tests.hosts import FILESYSTEM, Host, TwoHosts, what_is_missing
+
+NAMES = 100_000
+
+
+def fill(host: Host) -> None:
+    """Make the files in an unmounted volume: through the mount it would take a minute."""
+    volume = Volume.open(host.volume)
+    for index in range(NAMES):
+        number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
+        create = Create(ROOT_INODE, f"name{index}".encode(), stat.S_IFREG | 0o644, 0, 0)
+        rows, inode, _ = decide(volume.catalog, create, number, time_ns)
+        change = NamespaceChange(number, NO_REQUEST, time_ns, inode, rows)
+        volume.apply(change, encoded=encode_change(change))
+    volume.close()
+
+
+def listed(host: Host) -> list[str]:
+    begun = time.monotonic()  # noqa: TID251 - printed for people, asserted by nobody
+    names = os.listdir(host.mountpoint)
+    print(f"{host.name}: {len(names)} names in {time.monotonic() - begun:.1f} s")  # noqa: TID251
+    return names
+
+
+def test_a_hundred_thousand_names_are_listed_on_both_hosts() -> None:
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    with TwoHosts() as hosts:
+        hosts.create_and_join()
+        fill(hosts.primary)
+        hosts.mount()
+        expected = [f"name{index}" for index in range(NAMES)]
+        for host in hosts:
+            assert listed(host) == expected
+        _rename_while_listing(hosts)
+        # The oracle without its walk through both mounts, which would take minutes.
+        hosts.primary.fusemirror("verify", FILESYSTEM)
+        hosts.umount()
+        for host in hosts:
+            host.fusemirror("fsck", host.volume)
+        assert hosts.unexpected_warnings() == []
+
+
+def _rename_while_listing(hosts: TwoHosts) -> None:
+    """Names put after a listing began are not in it, so it ends; each of the others comes once."""
+    seen = []
+    with os.scandir(hosts.backup.mountpoint) as entries:
+        for entry in entries:
+            seen.append(entry.name)
+            if len(seen) % 500 == 0:
+                path = hosts.primary.mountpoint / entry.name
+                path.rename(path.with_suffix(".moved"))
+    assert len(seen) == len(set(seen)) == NAMES
