@@ -225,6 +225,11 @@ class Host:
         if code != expect:
             raise CommandFailed(f"{self.name}: the mount process ended with {code}\n{self.log()[-4000:]}")
 
+    def reap(self) -> None:
+        """Take the exit status of a mount process that was killed without a word to us."""
+        if self._process is not None:
+            self._process.wait(COMMAND_TIMEOUT_S)
+
     def stop(self) -> None:
         """SIGSTOP: the host stalls, and the network still takes what is sent to it."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -277,12 +282,14 @@ class TwoHosts:
         self.directory = Path(tempfile.mkdtemp(prefix="fusemirror-", dir=self._parent)).resolve()
         unique = self.directory.name.removeprefix("fusemirror-")
         self._namespaces: list[Namespace] = []
+        self._hosts: list[Host] = []
         try:
             self._namespaces = [Namespace(f"fm-{unique}-{n}", f"10.77.89.{n}") for n in (1, 2)]
             self._join()
             first, second = self._namespaces
             self.primary = Host("alpha", first, self.directory / "alpha")
             self.backup = Host("beta", second, self.directory / "beta")
+            self._hosts = [self.primary, self.backup]
         except BaseException:
             self._tear_down()
             raise
@@ -314,6 +321,8 @@ class TwoHosts:
             run("umount", "--internal-only", "--lazy", mountpoint, expect=None)
         for namespace in self._namespaces:
             namespace.remove()
+        for host in self._hosts:
+            host.reap()
         # A walk into a mount that is still there would remove what is in it.
         if not mountpoints_below(self.directory):
             shutil.rmtree(self.directory)
