@@ -675,6 +675,7 @@ STEPS: list[Step] = [
     lambda w: reopen(w),
     lambda w: w.write(InodeNumber(2), 0, b"after closing"),
     lambda w: w.create(b"c"),
+    lambda w: w.write(InodeNumber(2), 0, b"cut short"),
 ]
 REQUESTS = {2: R1, 8: R2, 13: R3}
 
