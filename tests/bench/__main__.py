@@ -4,13 +4,14 @@ Every job is run on one system after the other before the next job begins, so th
 machine does meets them alike. Only the ratios within one run mean anything.
 """
 
+import json
 import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -37,8 +38,10 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
     is_flag=True,
     help="GlusterFS too, as it comes and without write-behind.",
 )
-@click.option("--quick", is_flag=True, help="About 2 s a job, to see that all works.")
-@click.option("--rounds", default=1, show_default=True, help="Rounds of each job; the median counts.")
+@click.option("--quick", is_flag=True, help="One short round, to see that all works.")
+@click.option(
+    "--rounds", type=int, help="Rounds of each job, of which the median counts (default: 3; quick: 1)."
+)
 @click.option("--jobs", "chosen", multiple=True, type=names_of(jobs.JOBS), help="Only this job; repeatable.")
 @click.option(
     "--system",
@@ -58,7 +61,7 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 def main(
     peers: bool,
     quick: bool,
-    rounds: int,
+    rounds: int | None,
     chosen: tuple[str, ...],
     wanted: tuple[str, ...],
     memory: bool,
@@ -72,23 +75,33 @@ def main(
         sys.exit(4)
     names = wanted or OWN_SYSTEMS + (PEERS if peers else ())
     scale = jobs.QUICK if quick else jobs.FULL
+    if rounds is not None:
+        scale = replace(scale, rounds=rounds)
     with tempfile.TemporaryDirectory(prefix="fusemirror-", dir=directory) as base:
         if memory or million:
-            print(scaling.hundred_thousand(Path(base)) if memory else scaling.million(Path(base)))
+            found = scaling.memory_of_many(Path(base)) if memory else scaling.start_up(Path(base))
+            show(found, json_file)
             return
         selected = [jobs.JOBS[name] for name in chosen or jobs.JOBS]
-        report = measure(Path(base), names, selected, scale, rounds)
+        report = measure(Path(base), names, selected, scale)
     print(report.table())
     if json_file is not None:
         report.write_json(json_file)
 
 
-def measure(base: Path, names: Iterable[str], selected: list[Job], scale: Scale, rounds: int) -> Report:
+def show(found: scaling.Findings, json_file: Path | None) -> None:
+    for what, value in found.items():
+        print(f"{what:<44}{value:>12,.1f}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def measure(base: Path, names: Iterable[str], selected: list[Job], scale: Scale) -> Report:
     """Run every job on every system that is named, the systems in turn within each job."""
     with ExitStack() as stack:
         measured = list(mounted(stack, base, set(names)))
         report = Report([system.name for system in measured], scale=asdict(scale))
-        turns = [(job, system) for job in selected for _ in range(rounds) for system in measured]
+        turns = [(job, system) for job in selected for _ in range(scale.rounds) for system in measured]
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for system in measured:
             jobs.lay_out(system, scale)

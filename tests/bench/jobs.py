@@ -24,10 +24,11 @@ class Scale:
     seconds: float
     file_bytes: int
     small_files: int
+    rounds: int
 
 
-FULL = Scale(seconds=6, file_bytes=128 * MIB, small_files=2_000)
-QUICK = Scale(seconds=2, file_bytes=32 * MIB, small_files=400)
+FULL = Scale(seconds=2.5, file_bytes=128 * MIB, small_files=2_000, rounds=3)
+QUICK = Scale(seconds=1.5, file_bytes=32 * MIB, small_files=400, rounds=1)
 
 
 @dataclass(frozen=True)

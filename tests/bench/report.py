@@ -46,8 +46,9 @@ class Report:
         return "\n\n".join([self._title(), *("\n".join(_aligned(block)) for block in blocks if block)])
 
     def _title(self) -> str:
-        facts, seconds = machine(), self.scale["seconds"]
-        return f"{facts['cpus']} CPUs, Linux {facts['kernel']}, {seconds:g} s a job; compare within this run"
+        facts, rounds, seconds = machine(), self.scale["rounds"], self.scale["seconds"]
+        where = f"{facts['cpus']} CPUs, Linux {facts['kernel']}"
+        return f"{where}, {rounds:g} rounds of {seconds:g} s a job; compare within this run only"
 
     def _line(self, figure: Figure) -> Iterable[str]:
         yield figure.title
