@@ -1,0 +1,58 @@
+"""The request handlers over a primary without a backup and a real volume; only the kernel is left out."""
+
+import errno
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import pyfuse3
+import pytest
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.filesystem.operations import Operations
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import counting_seams, directory, volume
+
+__all__ = ["directory", "operations", "unit", "volume"]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as pyfuse3's RequestContext says it; that one only the kernel can make."""
+
+    uid: int = 0
+    gid: int = 0
+
+
+ROOT_USER = Caller()
+USER = Caller(1000, 1000)
+
+
+def never(*_: object) -> None:
+    pytest.fail("a bug was reported")
+
+
+async def refused(request: Awaitable[Any]) -> str:
+    """The name of the errno that the request is answered with."""
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await request
+    return errno.errorcode[caught.value.errno]
+
+
+@pytest.fixture
+async def unit(volume: Volume) -> AsyncIterator[PrimaryUnit]:
+    """A primary that need not wait for its backup, and goes on alone."""
+    primary = PrimaryUnit(volume, counting_seams(), peer_timeout_s=0, io_timeout_s=1)
+    send, receive = trio.open_memory_channel[Link](0)
+    async with send, receive, trio.open_nursery() as nursery:
+        await nursery.start(primary.run, receive)
+        await primary.mirror.settled_state()
+        yield primary
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def operations(unit: PrimaryUnit) -> Operations:
+    return Operations(unit, on_bug=never)
