@@ -32,7 +32,7 @@ from fusemirror.operations import (
     SetXattr,
     Unlink,
 )
-from fusemirror.volume.catalog import Catalog, inode_key
+from fusemirror.volume.catalog import Catalog, inode_key, key_inode
 from fusemirror.volume.inode import Inode
 
 FILE, DIRECTORY, SYMLINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
@@ -79,6 +79,9 @@ class Decider:
         return [name for _, name, _ in self.catalog.listing(directory, 0, 1000)]
 
     def rows(self) -> dict[tuple[int, bytes], bytes]:
+        """All of them; what is kept in memory must say the same."""
+        for key, row in self.catalog.rows(Table.INODES, None, 1 << 20):
+            assert self.inode(key_inode(key)).pack() == row
         return {(table, key): row for table in Table for key, row in self.catalog.rows(table, None, 1 << 20)}
 
 
@@ -312,9 +315,10 @@ def test_an_exchange_moves_a_directory_and_a_file_at_once(decider: Decider) -> N
     outer = decider.create(b"outer", DIRECTORY)
     directory, file = decider.create(b"dir", DIRECTORY, outer), decider.create(b"file")
     decider.do(Rename(outer, b"dir", ROOT, b"file", RENAME_EXCHANGE))
-    entry = decider.catalog.entry(ROOT, b"file")
-    assert entry is not None
-    assert (entry.inode, decider.inode(directory).parent) == (directory, ROOT)
+    found = [decider.catalog.listing(number, 0, 10)[-1] for number in (ROOT, outer)]
+    assert [(name, entry.inode) for _, name, entry in found] == [(b"file", directory), (b"dir", file)]
+    assert found[0][0] != found[1][0], "each name has a cookie of its own"
+    assert decider.inode(directory).parent == ROOT
     assert [decider.inode(number).nlink for number in (ROOT, outer, directory, file)] == [4, 2, 2, 1]
 
 
@@ -588,7 +592,22 @@ class Filesystem(RuleBasedStateMachine):
         flags=st.sampled_from((0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, 4)),
     )
     def rename(self, old: int, name: bytes, new: int, new_name: bytes, flags: int) -> None:
-        parent, new_parent = self.pick(old), self.pick(new)
+        self.attempt_rename(self.pick(old), name, self.pick(new), new_name, flags)
+
+    @rule(
+        old=st.integers(0, 50),
+        new=st.integers(0, 50),
+        flags=st.sampled_from((0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE)),
+    )
+    def rename_over(self, old: int, new: int, flags: int) -> None:
+        """From a name that is there to a name that is there."""
+        names = [(InodeNumber(parent), name) for parent, node in self.nodes.items() for name in node.names]
+        if names:
+            self.attempt_rename(*names[old % len(names)], *names[new % len(names)], flags)
+
+    def attempt_rename(
+        self, parent: InodeNumber, name: bytes, new_parent: InodeNumber, new_name: bytes, flags: int
+    ) -> None:
         moved, other = self.child(parent, name), self.child(new_parent, new_name)
         errors = self.wrong_directory(parent) | self.wrong_directory(new_parent)
         errors |= self.wrong_name(name) | self.wrong_name(new_name)
