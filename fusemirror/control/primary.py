@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import NamespaceChange, TruncateChange, WriteChange, encode_change
+from fusemirror.change import DataChange, NamespaceChange, TruncateChange, WriteChange, encode_change
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import Decision, decide, purge_rows
@@ -104,7 +104,7 @@ class PrimaryUnit(ControlUnit):
         change = WriteChange(_next(volume), request, volume.time_ns(), number, offset, len(data))
         encoded = encode_change(change)
         old_size = inode.size
-        volume.apply(change, data, encoded=encoded, journal_request=request != NO_REQUEST)
+        self._apply_data(change, data, encoded)
         # The backup holds the data of its own request: it crosses the network once.
         self.mirror.publish(change, encoded, b"" if request else data, (number,), old_size)
         return number
@@ -127,11 +127,18 @@ class PrimaryUnit(ControlUnit):
         )
         encoded = encode_change(change)
         old_size = inode.size
-        volume.apply(change, encoded=encoded, journal_request=change.request != NO_REQUEST)
+        self._apply_data(change, b"", encoded)
         self.mirror.publish(change, encoded, b"", (inode.number,), old_size)
         if more:
             self._change_namespace(others, request)
         return inode.number
+
+    def _apply_data(self, change: DataChange, data: Buffer, encoded: bytes) -> None:
+        try:
+            self.volume.apply(change, data, encoded=encoded, journal_request=change.request != NO_REQUEST)
+        except OSError:
+            self.mirror.mend(change)
+            raise
 
     def _change_namespace(self, operation: AnyOperation, request: RequestId) -> InodeNumber:
         volume = self.volume

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import AnyChange, NamespaceChange, TruncateChange, WriteChange
+from fusemirror.change import AnyChange, DataChange, NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
@@ -98,6 +98,7 @@ class Mirror:
         self._waiting: list[tuple[ChangeNumber, Promise[None]]] = []
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
+        self._mend_wanted = trio.Event()
         self._said_bye = False
         self._forgettable: list[ChangeNumber] = []
         # What was marked before this process began is suspect until a checkpoint with the backup.
@@ -133,6 +134,11 @@ class Mirror:
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
+
+    def mend(self, change: DataChange) -> None:
+        """A change of data failed here, perhaps halfway: its bytes will be compared, if not now then later."""
+        self._mark(change)
+        self._mend_wanted.set()
 
     @property
     def congested(self) -> bool:
@@ -359,11 +365,14 @@ class Mirror:
         else:
             await send_records(stream, self.volume, theirs)
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
+        self._send_out_of_sync(stream)
+        stream.send(CaughtUp(self.volume.number))
+        self._live = True
+
+    def _send_out_of_sync(self, stream: Stream) -> None:
         inodes = self.out_of_sync.inodes()
         for start in range(0, len(inodes), _INODES_PER_MESSAGE):
             stream.send(OutOfSyncMessage(tuple(inodes[start : start + _INODES_PER_MESSAGE])))
-        stream.send(CaughtUp(self.volume.number))
-        self._live = True
 
     async def _copy(self, stream: Stream) -> None:
         copier = Copier(self.volume, stream, self.out_of_sync)
@@ -409,8 +418,14 @@ class Mirror:
 
     async def _keep_checkpoints(self, stream: Stream) -> None:
         while True:
+            # Marks may go only when nothing is out of sync: they are what a crash would leave of it.
+            while self.out_of_sync:
+                self._send_out_of_sync(stream)
+                await self._copy(stream)
+            self._mend_wanted = trio.Event()
             await self.checkpoint(stream)
-            await trio.sleep(CHECKPOINT_INTERVAL_S)
+            with trio.move_on_after(CHECKPOINT_INTERVAL_S):
+                await self._mend_wanted.wait()
 
     async def checkpoint(self, stream: Stream) -> None:
         """Make both volumes durable up to here; then the marks of what stood before it may go."""
