@@ -344,7 +344,7 @@ class PrimaryUnit(ControlUnit):
 
     async def stop(self, reason: str) -> None:
         stream = self.mirror.stream
-        if stream is not None and self.mirror.state is PrimaryState.NORMAL:
+        if stream is not None and self.mirror.state is PrimaryState.NORMAL and not self.mirror.out_of_sync:
             try:
                 await self.mirror.checkpoint(stream)
             except (FusemirrorError, OSError) as error:

@@ -136,7 +136,7 @@ class Mirror:
             self._held_back = change.number
 
     def mend(self, change: DataChange) -> None:
-        """A change of data failed here, perhaps halfway: its bytes will be compared, if not now then later."""
+        """A change of data failed here, perhaps halfway: its bytes are compared, now or later."""
         self._mark(change)
         self._mend_wanted.set()
 
