@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -49,6 +50,11 @@ def what_is_missing() -> str | None:
         if shutil.which(program) is None:
             return f"no {program}: install the packages iproute2, util-linux and fuse3"
     return None
+
+
+def unwind_on_sigterm() -> None:
+    """From now on SIGTERM ends this program as `sys.exit` does, so that it leaves nothing behind."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def run(
@@ -138,6 +144,7 @@ class Host:
         self.config_directory = directory / "etc"
         self.runtime_directory = directory / "run"
         self.log_file = directory / "log"
+        self.program: tuple[str, ...] = (sys.executable, "-m", "fusemirror")  # what mounts
         self._process: subprocess.Popen[bytes] | None = None
         self._expected_warnings: list[str] = []
         for made in (self.mountpoint, self.config_directory, self.runtime_directory):
@@ -180,7 +187,7 @@ class Host:
         """Mount in a child process whose log goes to `log_file`; it serves on return."""
         assert self._process is None, f"{self.name} is mounted already"
         with self.log_file.open("ab") as log:
-            command = (sys.executable, "-m", "fusemirror", "mount", "-f", *options, FILESYSTEM)
+            command = (*self.program, "mount", "-f", *options, FILESYSTEM)
             self._process = self.start(*command, self.mountpoint, stdout=log, stderr=log)
         wait_until(self._serves, timeout_s, f"{self.name}: mount")
 
@@ -211,14 +218,15 @@ class Host:
     def umount(self, timeout_s: float = 60.0) -> None:
         """Unmount as a person does; the mount process has ended well on return."""
         self.fusemirror("umount", self.mountpoint, timeout_s=timeout_s)
-        self._ended(expect=0)
+        self.ended(expect=0)
 
     def kill(self, number: signal.Signals = signal.SIGKILL, timeout_s: float = 60.0) -> None:
         """Send a signal that ends the mount process, and wait until it has ended."""
         os.kill(self.pid, number)
-        self._ended(expect=-signal.SIGKILL if number == signal.SIGKILL else 0, timeout_s=timeout_s)
+        self.ended(expect=-signal.SIGKILL if number == signal.SIGKILL else 0, timeout_s=timeout_s)
 
-    def _ended(self, expect: int, timeout_s: float = 10.0) -> None:
+    def ended(self, expect: int = 0, timeout_s: float = 10.0) -> None:
+        """Wait for the end of the mount process that something else brings about, and take its status."""
         assert self._process is not None
         process, self._process = self._process, None
         code = process.wait(timeout_s)
@@ -381,13 +389,8 @@ class TwoHosts:
         self.primary.fusemirror("verify", FILESYSTEM)
         seen = [snapshot(host.mountpoint) for host in self]
         self.umount()
-        copies = [host.directory / "export" for host in self]
-        for host, copy in zip(self, copies, strict=True):
-            host.fusemirror("fsck", host.volume)
-            host.fusemirror("export", host.volume, copy)
-        kept = [snapshot(copy) for copy in copies]
-        for copy in copies:
-            shutil.rmtree(copy)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            kept = list(pool.map(_check_and_export, self))
         assert_same(seen[0], seen[1], "the two mounts")
         assert_same(kept[0], kept[1], "the two volumes")
         assert_same(seen[0], kept[0], "mount and volume")
@@ -411,6 +414,16 @@ class TwoHosts:
         for namespace in self._namespaces:
             namespace.run("tc", "qdisc", "delete", "dev", "veth0", "root", expect=None)
             namespace.run("ip", "link", "set", "veth0", "up")
+
+
+def _check_and_export(host: Host) -> "dict[str, Facts]":
+    """What a host's volume holds, read without a mount; `CommandFailed` if it is not clean."""
+    copy = host.directory / "export"
+    host.fusemirror("fsck", host.volume)
+    host.fusemirror("export", host.volume, copy)
+    kept = snapshot(copy)
+    shutil.rmtree(copy)
+    return kept
 
 
 # --- comparing --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.bench.jobs import Job, Scale
 from tests.bench.memory import watched
 from tests.bench.report import Report
 from tests.bench.systems import System
-from tests.hosts import what_is_missing
+from tests.hosts import unwind_on_sigterm, what_is_missing
 
 OWN_SYSTEMS = ("primary", "backup", "passthrough")
 PEERS = ("glusterfs", "glusterfs-sync")
@@ -73,6 +73,7 @@ def main(
     if missing := what_is_missing():
         print(f"bench: {missing}", file=sys.stderr)
         sys.exit(4)
+    unwind_on_sigterm()
     names = wanted or OWN_SYSTEMS + (PEERS if peers else ())
     scale = jobs.QUICK if quick else jobs.FULL
     if rounds is not None:
