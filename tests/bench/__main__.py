@@ -71,7 +71,7 @@ def main(
 ) -> None:
     """Measure fusemirror in sync mode from the primary and from the backup, and what it competes with."""
     if missing := what_is_missing():
-        print(f"bench: {missing}", file=sys.stderr)
+        print(f"fusemirror: {missing}", file=sys.stderr)
         sys.exit(4)
     unwind_on_sigterm()
     names = wanted or OWN_SYSTEMS + (PEERS if peers else ())

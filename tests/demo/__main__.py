@@ -199,7 +199,7 @@ def loop_mounted(image: Path, directory: Path, *options: str) -> Iterator[None]:
 def main() -> int:
     """Run every step; the exit status."""
     if missing := what_is_missing():
-        print(f"demo: {missing}", file=sys.stderr)
+        print(f"fusemirror: {missing}", file=sys.stderr)
         return NOT_ROOT
     unwind_on_sigterm()
     started = perf_counter()
