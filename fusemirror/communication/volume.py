@@ -59,7 +59,7 @@ class CommunicationVolume(ABC):
         self._staged: dict[RequestId, Staged] = {}
         self._destaged_and_retired: list[int] = []
         self._work: Promise[None] | None = None
-        self._room = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()  # everyone who waits for requests to end
 
     def __len__(self) -> int:
         return len(self._staged)
@@ -72,14 +72,12 @@ class CommunicationVolume(ABC):
     async def wait_room(self, size_bytes: int) -> None:
         """Return when `size_bytes` more fit into the capacity; an empty volume takes any one request."""
         while self._staged and self.pending_bytes + size_bytes > self.capacity_bytes:
-            self._room = trio.Event()
-            await self._room.wait()
+            await self._room.park()
 
     async def wait_empty(self) -> None:
         """Return when every request staged so far, and since, has ended."""
         while self._staged:
-            self._room = trio.Event()
-            await self._room.wait()
+            await self._room.park()
 
     def stage(self, request: Request, data: bytes) -> Staged:
         """Hold a request; it is in the store too, unless it is answered before."""
@@ -103,7 +101,7 @@ class CommunicationVolume(ABC):
         staged.retired = True
         self.retired_total += 1
         self.pending_bytes -= len(staged.data)
-        self._room.set()
+        self._room.unpark_all()
         if staged.destaged:
             self._destaged_and_retired.append(staged.serial)
             if self._work is not None:

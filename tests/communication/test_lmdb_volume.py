@@ -1,0 +1,150 @@
+"""The communication volume in LMDB: what stands on the disk, and what becomes of it."""
+
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+import pytest
+import trio
+from trio.testing import MockClock
+
+from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
+from fusemirror.errors import DiskFailed
+from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.limits import DESTAGE_AFTER_S, MIB
+from fusemirror.operations import Write
+from fusemirror.protocol.codec import encode
+from fusemirror.protocol.messages import Request
+from fusemirror.seams import Seams
+from tests.volume.conftest import counting_seams
+
+T = TypeVar("T")
+
+CAPACITY = 16 * MIB
+LONG_ENOUGH_S = 3 * DESTAGE_AFTER_S
+
+
+def request(number: int) -> Request:
+    return Request(RequestId(b"%d" % number), Write(InodeNumber(2), number))
+
+
+def opened(
+    directory: Path, capacity_bytes: int = CAPACITY, seams: Seams | None = None
+) -> LmdbCommunicationVolume:
+    return LmdbCommunicationVolume(directory / "communication", capacity_bytes, seams or counting_seams())
+
+
+def on_disk(directory: Path) -> dict[int, bytes]:
+    """Serials and values, as another program would read them; the volume is closed."""
+    environment = lmdb.open(str(directory / "communication"), readonly=True)
+    with environment, environment.begin() as transaction:
+        return {int.from_bytes(key, "big"): bytes(value) for key, value in transaction.cursor()}
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[LmdbCommunicationVolume]:
+    made = opened(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_a_destaged_request_stands_on_the_disk_with_its_data(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    volume = opened(tmp_path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(volume.run)
+        for number in (1, 2):
+            volume.stage(request(number), b"data of %d" % number)
+        await trio.sleep(LONG_ENOUGH_S)
+        nursery.cancel_scope.cancel()
+    volume.close()
+    assert on_disk(tmp_path) == {
+        number: struct.pack("<I", len(encode(request(number))))
+        + encode(request(number))
+        + b"data of %d" % number
+        for number in (1, 2)
+    }
+
+
+async def test_a_retired_request_leaves_the_disk(
+    volume: LmdbCommunicationVolume, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    await nursery.start(volume.run)
+    for number in (1, 2):
+        volume.stage(request(number), b"data")
+    await trio.sleep(LONG_ENOUGH_S)
+    assert volume.stored_count() == 2
+    volume.retire(request(1).identity)
+    await trio.sleep(LONG_ENOUGH_S)
+    assert volume.stored_count() == 1
+    volume.retire(request(2).identity)
+    await trio.sleep(LONG_ENOUGH_S)
+    assert volume.stored_count() == 0
+    await volume.wait_empty()
+
+
+async def test_what_an_earlier_mount_left_is_discarded(tmp_path: Path, autojump_clock: MockClock) -> None:
+    first = opened(tmp_path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        for number in range(3):
+            first.stage(request(number), b"never acknowledged")
+        await trio.sleep(LONG_ENOUGH_S)
+        nursery.cancel_scope.cancel()
+    assert first.stored_count() == 3
+    first.close()  # as a killed process does
+    second = opened(tmp_path)
+    assert second.stored_count() == 0
+    assert not second.pending()
+    async with trio.open_nursery() as nursery:  # serials begin again
+        await nursery.start(second.run)
+        second.stage(request(7), b"new")
+        await trio.sleep(LONG_ENOUGH_S)
+        nursery.cancel_scope.cancel()
+    second.close()
+    assert list(on_disk(tmp_path)) == [1]
+
+
+async def test_the_store_writes_beside_the_event_loop(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    writing, may_end = trio.Event(), trio.Event()
+
+    async def run_when_told(function: Callable[..., T], *args: Any) -> T:
+        writing.set()
+        await may_end.wait()
+        return function(*args)
+
+    volume = opened(tmp_path, seams=Seams(run_blocking=run_when_told))
+    await nursery.start(volume.run)
+    volume.stage(request(1), b"data")
+    await writing.wait()
+    volume.stage(request(2), b"data")
+    assert volume.stored_count() == 0
+    may_end.set()
+    await trio.sleep(LONG_ENOUGH_S)
+    assert volume.stored_count() == 2
+    nursery.cancel_scope.cancel()
+    volume.close()
+
+
+async def test_a_full_store_is_a_failed_disk(tmp_path: Path, autojump_clock: MockClock) -> None:
+    volume = opened(tmp_path, capacity_bytes=0)
+    volume.stage(request(1), bytes(80 * MIB))  # more than LMDB was told to have room for
+    with pytest.raises(DiskFailed, match="communication"):
+        await volume.run()
+    assert volume.stored_count() == 0
+    volume.close()
+
+
+async def test_a_volume_as_full_as_it_may_be_fits_into_the_store(
+    volume: LmdbCommunicationVolume, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    await nursery.start(volume.run)
+    for number in range(CAPACITY // MIB):
+        volume.stage(request(number), bytes(MIB))
+    await trio.sleep(10 * LONG_ENOUGH_S)
+    assert volume.stored_count() == CAPACITY // MIB
