@@ -104,6 +104,7 @@ class Host:
         """Let what is under way end, within `io_timeout`, and say goodbye to the peer."""
         with trio.move_on_after(self.settings.io_timeout) as limit:
             await self.unit.wait_drained()
+            self.linker.retire()
             await self.unit.stop(reason)
         if limit.cancelled_caught:
             log.warning("stopped before everything was drained: the peer did not answer in time")
@@ -116,7 +117,17 @@ def run(
 
     `ready` is called once the mount answers. `MountFailed` and the errors of the volume and the channel.
     """
-    return trio.run(_serve, settings, mountpoint, options, runtime_dir, ready)
+    try:
+        return trio.run(_serve, settings, mountpoint, options, runtime_dir, ready)
+    except BaseExceptionGroup as group:
+        raise _only_error(group) from group
+
+
+def _only_error(group: BaseException) -> BaseException:
+    """What a nursery packed into groups, if it is one error; else the group, which is a bug's."""
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        group = group.exceptions[0]
+    return group
 
 
 async def _serve(

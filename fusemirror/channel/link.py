@@ -91,6 +91,14 @@ class Linker:
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
         self._strangers = 0
+        self._retired = False
+
+    def retire(self) -> None:
+        """Meet the peer no more; the link that there is now goes on until it ends.
+
+        For a host about to say goodbye: a peer that is told so dials again at once.
+        """
+        self._retired = True
 
     async def run(
         self,
@@ -98,7 +106,7 @@ class Linker:
         *,
         task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen, and make links for ever. Started when it listens; `ListenFailed` if it cannot.
+        """Listen, and make links until retired. Started when it listens; `ListenFailed` if it cannot.
 
         Cancellation closes the link and everything that waits to become one.
         """
@@ -107,7 +115,7 @@ class Linker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, listener, nursery)
                 task_status.started(listener)
-                while True:
+                while not self._retired:
                     await self._serve(await self._meet(), links)
         finally:
             listener.close()
@@ -186,7 +194,9 @@ class Linker:
     async def _listen(self, listener: Listener, nursery: trio.Nursery) -> None:
         while True:
             transport = await listener.accept()
-            if self._strangers == limits.STRANGERS_MAX:
+            if self._retired:
+                transport.close()
+            elif self._strangers == limits.STRANGERS_MAX:
                 reason = f"{self._strangers} others have not said Hello yet"
                 log.warning("%s", PeerRefused(transport.peer_name, reason))
                 transport.close()

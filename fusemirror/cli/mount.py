@@ -14,7 +14,7 @@ import click
 
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.mount_options import parse_mount_options
-from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, register
+from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, real_path, register
 from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused
 from fusemirror.settings import MountOptions, Settings
 
@@ -48,7 +48,7 @@ def mount(
     Without `foreground` this returns in a process of its own, and the caller's process exits here,
     once the mount answers or has failed. MountFailed, PermissionRefused and the errors of the volume.
     """
-    target = Mount(os.path.realpath(mountpoint), FSTYPE, chosen.name)
+    target = Mount(real_path(mountpoint), FSTYPE, chosen.name)
     _check_fuse()
     _clear(target)
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")

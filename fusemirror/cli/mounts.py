@@ -50,6 +50,22 @@ def our_mounts(name: str | None = None) -> list[Mount]:
     return [mount for mount in all_mounts() if mount.fstype == FSTYPE and name in (None, mount.source)]
 
 
+def real_path(path: str) -> str:
+    """`os.path.realpath`, but it asks nothing of what is mounted there: a stuck mount would not answer."""
+    parent, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", "..") or _is_link(path.rstrip("/")):
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _is_link(path: str) -> bool:
+    try:
+        os.readlink(path)  # unlike lstat(2), the kernel answers it by itself for what is no link
+    except OSError:
+        return False
+    return True
+
+
 def mount_at(directory: str) -> Mount | None:
     """What is mounted on a directory, the topmost; its path has no symbolic links."""
     return next((mount for mount in reversed(all_mounts()) if mount.directory == directory), None)

@@ -14,6 +14,7 @@ from fusemirror.cli.mounts import (
     detach,
     mount_at,
     our_mounts,
+    real_path,
     registered_runtime_dir,
 )
 from fusemirror.errors import CommandFailed, NotAMount, NotMounted, TimedOut
@@ -62,7 +63,7 @@ def unmount(
 
 def _find(target: str, runtime_dir: Path) -> Mount | None:
     """The mount on a directory, or that of a name; of several, the one whose process answers here."""
-    mount = mount_at(os.path.realpath(target))
+    mount = mount_at(real_path(target))
     if mount is not None and mount.fstype == FSTYPE:
         return mount
     if "/" in target:

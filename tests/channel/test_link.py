@@ -307,6 +307,21 @@ async def test_a_peer_that_dials_again_and_again_holds_one_stream(
     assert open_pipes(memory) == 0
 
 
+async def test_a_retired_linker_keeps_its_link_and_makes_no_other(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        beta.linker.retire()
+        await assert_linked(one, other)
+        other.close("goodbye")
+        await alpha.lost(one)
+        with trio.move_on_after(10 * limits.RECONNECT_MAX_S) as waiting:
+            await alpha.link()
+        assert waiting.cancelled_caught
+        assert beta.linker.last_error is not None
+
+
 async def test_a_link_that_ends_before_it_is_taken_is_not_handed_up(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -15,6 +15,7 @@ from fusemirror.cli.mounts import (
     holders,
     is_stale,
     mount_at,
+    real_path,
     registered_runtime_dir,
 )
 from fusemirror.errors import TimedOut, UnmountFailed
@@ -22,6 +23,16 @@ from fusemirror.errors import TimedOut, UnmountFailed
 
 def test_the_root_is_a_mount() -> None:
     assert mount_at("/") in all_mounts()
+
+
+def test_a_path_is_followed_to_where_something_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "real/mnt").mkdir(parents=True)
+    (tmp_path / "parent").symlink_to("real")
+    (tmp_path / "itself").symlink_to("parent/mnt")
+    for path in ("parent/mnt", "parent/mnt/", "itself", "itself/", "parent/mnt/.", "real/../parent/mnt"):
+        assert real_path(f"{tmp_path}/{path}") == str(tmp_path / "real/mnt")
+    assert real_path(f"{tmp_path}/missing") == str(tmp_path / "missing")
+    assert real_path("/") == "/"
 
 
 def test_what_answers_is_not_stale(tmp_path: Path) -> None:

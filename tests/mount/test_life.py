@@ -1,0 +1,216 @@
+"""The life of a mount: how it begins and ends, what it says when it cannot, and that ending loses nothing."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import helpers  # noqa: F401 - used by name below
+from tests.crash.workers import Load
+from tests.hosts import FILESYSTEM, PORT, TwoHosts, run, wait_for_exit, what_is_missing
+
+
+@pytest.fixture(scope="module")
+def unmounted() -> Iterator[TwoHosts]:
+    """Two hosts that nobody has mounted yet; whoever does unmounts them."""
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    with TwoHosts() as hosts:
+        hosts.create_and_join()
+        yield hosts
+
+
+def one_line(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """It failed with one line on stderr that begins as all do, and says these words."""
+    assert result.stderr.startswith("fusemirror: "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+# --- the end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_mount_under_load_and_loses_nothing(
+    hosts: TwoHosts, seed: int, number: signal.Signals
+) -> None:
+    with Load(hosts, "load", seed) as load:
+        for host in hosts:
+            load.start(host, 2)
+        load.wait_steps(50)
+        hosts.backup.kill(number)
+        load.host_died(hosts.backup)
+        assert not hosts.backup.is_mounted
+        load.wait_steps(50)
+        hosts.primary.kill(number)
+        load.host_died(hosts.primary)
+        hosts.converge()
+        load.stop()
+        load.check()
+
+
+def test_a_signal_ends_a_mount_with_open_files(hosts: TwoHosts) -> None:
+    for host in (hosts.backup, hosts.primary):
+        descriptor = os.open(host.mountpoint / host.name, os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, b"written")
+        host.kill(signal.SIGTERM)
+        for call in (lambda to: os.write(to, b"too late"), os.close):
+            with pytest.raises(OSError, match="not connected") as raised:
+                call(descriptor)
+            assert raised.value.errno == errno.ENOTCONN
+    hosts.converge()
+    for host in hosts:
+        assert (hosts.primary.mountpoint / host.name).read_bytes() == b"written"
+
+
+def test_the_peer_hears_at_once_that_a_host_was_unmounted(hosts: TwoHosts) -> None:
+    hosts.backup.umount()
+    status = hosts.primary.status()
+    assert (status["mirror_state"], status["peer"]["connected"]) == ("degraded", False)
+    assert "goodbye" in status["reason"]
+    (hosts.primary.mountpoint / "alone").touch()  # waits for no lease
+
+
+def test_a_backup_without_its_primary_is_unmounted(hosts: TwoHosts) -> None:
+    hosts.primary.kill()
+    hosts.backup.umount(timeout_s=5.0)
+
+
+def test_a_primary_without_its_backup_is_unmounted(hosts: TwoHosts) -> None:
+    hosts.backup.kill()
+    (hosts.primary.mountpoint / "alone").write_text("kept")
+    hosts.primary.umount(timeout_s=5.0)
+
+
+def test_a_busy_mount_stays_and_its_holder_is_named(pair: TwoHosts) -> None:
+    for host in pair:
+        with (host.mountpoint / "held").open("w"):
+            result = host.fusemirror("umount", host.mountpoint, expect=1)
+            one_line(result, f"(process {os.getpid()})", "--lazy")
+            assert host.fusemirror("status", FILESYSTEM).returncode == 0
+            (host.mountpoint / "works").touch()
+
+
+def test_a_lazy_umount_waits_for_nobody_and_ends_when_the_last_user_has_gone(hosts: TwoHosts) -> None:
+    host = hosts.backup
+    pid = host.pid
+    with (host.mountpoint / "held").open("w", buffering=1) as held:
+        host.fusemirror("umount", "--lazy", host.mountpoint)
+        assert not host.is_mounted
+        held.write("still written\n")
+    wait_for_exit(pid, 10.0)
+    host.ended()
+    assert (hosts.primary.mountpoint / "held").read_text() == "still written\n"
+
+
+# --- the beginning --------------------------------------------------------------------------------------
+
+
+def test_a_mount_takes_the_place_of_a_killed_process(hosts: TwoHosts) -> None:
+    for host in hosts:
+        host.kill()
+        with pytest.raises(OSError, match="not connected") as raised:
+            host.mountpoint.stat()
+        assert raised.value.errno == errno.ENOTCONN
+        host.mount()
+        assert [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()].count(
+            str(host.mountpoint)
+        ) == 1
+
+
+def test_a_place_where_something_is_mounted_is_refused(pair: TwoHosts) -> None:
+    result = pair.primary.fusemirror("mount", FILESYSTEM, pair.primary.mountpoint, expect=1)
+    one_line(result, "mounted", "already")
+
+
+@pytest.mark.parametrize("foreground", [(), ("-f",)], ids=["background", "foreground"])
+class TestRefusals:
+    """What cannot be mounted says so in one line, and the exit status of the command is its own."""
+
+    def test_a_volume_in_use(self, pair: TwoHosts, foreground: tuple[str, ...], tmp_path: Path) -> None:
+        result = pair.backup.fusemirror("mount", *foreground, FILESYSTEM, tmp_path, expect=1)
+        one_line(result, "in use by process", str(pair.backup.pid))
+
+    def test_a_volume_that_is_missing(self, unmounted: TwoHosts, foreground: tuple[str, ...]) -> None:
+        host = unmounted.primary
+        away = host.volume.rename(host.volume.with_name("away"))
+        try:
+            result = host.fusemirror("mount", *foreground, FILESYSTEM, host.mountpoint, expect=1)
+        finally:
+            away.rename(host.volume)
+        one_line(result, "not a fusemirror volume")
+        assert not host.is_mounted
+
+    def test_an_address_in_use(self, unmounted: TwoHosts, foreground: tuple[str, ...]) -> None:
+        host = unmounted.primary
+        program = (
+            "import socket, subprocess, sys\n"
+            f"taken = socket.create_server(('{host.namespace.address}', {PORT}))\n"
+            "sys.exit(subprocess.call(sys.argv[1:]))"
+        )
+        mount = (sys.executable, "-m", "fusemirror", "mount", *foreground, FILESYSTEM)
+        result = host.run(sys.executable, "-c", program, *mount, host.mountpoint, expect=1)
+        one_line(result, "cannot listen on")
+        assert not host.is_mounted
+
+    def test_a_place_that_is_no_directory(self, unmounted: TwoHosts, foreground: tuple[str, ...]) -> None:
+        host = unmounted.primary
+        result = host.fusemirror("mount", *foreground, FILESYSTEM, host.log_file, expect=1)
+        one_line(result, "not a directory")
+
+
+def test_commands_for_what_is_not_mounted_say_so(unmounted: TwoHosts) -> None:
+    for arguments in (
+        ("status", FILESYSTEM),
+        ("verify", FILESYSTEM),
+        ("wait", FILESYSTEM, "--for", "normal"),
+        ("umount", FILESYSTEM),
+    ):
+        one_line(unmounted.primary.fusemirror(*arguments, expect=3), "not mounted")
+
+
+# --- as the system does it ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def background(unmounted: TwoHosts) -> Iterator[TwoHosts]:
+    """Both hosts mounted by mount(8), as /etc/fstab has it."""
+    for host in unmounted:
+        options = "_netdev,nofail,x-systemd.device-timeout=5"
+        host.run("mount", "-t", "fusemirror", FILESYSTEM, host.mountpoint, "-o", options)
+    yield unmounted
+    for host in unmounted:
+        run("umount", host.mountpoint, env=host.environment, expect=None)
+
+
+@pytest.mark.usefixtures("helpers")
+def test_mount_and_umount_as_the_system_calls_them(background: TwoHosts) -> None:
+    for host in background:
+        host.wait_for("normal")
+    (background.backup.mountpoint / "large").write_bytes(os.urandom(20 << 20))
+    for host in (background.backup, background.primary):
+        pid = host.status()["pid"]
+        run("umount", host.mountpoint)  # without our environment: it finds the process by itself
+        assert not host.is_mounted
+        wait_for_exit(pid, 0.0)  # a plain umount returns when the data is safe
+        assert not (host.runtime_directory / f"{FILESYSTEM}.sock").exists()
+
+
+def test_the_background_mount_logs_and_lets_go_of_its_terminal(unmounted: TwoHosts) -> None:
+    host = unmounted.primary
+    result = host.fusemirror("mount", FILESYSTEM, host.mountpoint)
+    assert (result.stdout, result.stderr) == ("", "")
+    pid = host.status()["pid"]
+    for descriptor in (0, 1, 2):
+        assert os.readlink(f"/proc/{pid}/fd/{descriptor}") == os.devnull
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    host.fusemirror("umount", FILESYSTEM)
+    wait_for_exit(pid, 0.0)
