@@ -1,29 +1,14 @@
 """Bytes on each path, over links that end and links that begin."""
 
-from random import Random
-
-import msgspec
-
 from fusemirror.change import WriteChange
 from fusemirror.channel.link import Link
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.traffic import Traffic
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import Flush
 from fusemirror.protocol.messages import Request
-from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
+from tests.control.conftest import make_links
 
 FIELDS = ["sent_bytes", "received_bytes", "sent_data_bytes", "received_data_bytes"]
-
-
-async def make_links() -> tuple[Link, Link]:
-    """The primary's and the backup's end of one link."""
-    network = MemoryNetwork(Random(1))
-    alpha, beta = network.host("alpha"), network.host("beta")
-    mirror = await shake_hands(await connect_pair(alpha, beta, "beta"), PRIMARY, BACKUP)
-    asking, asked = (msgspec.structs.replace(hello, path="forward") for hello in (BACKUP, PRIMARY))
-    forward = await shake_hands(await connect_pair(beta, alpha, "alpha"), asking, asked)
-    return Link(dialed=mirror[0], accepted=forward[1]), Link(dialed=forward[0], accepted=mirror[1])
 
 
 async def exchange(primary: Link, backup: Link, data_bytes: int) -> None:

@@ -439,6 +439,7 @@ async def test_a_listing_in_pieces_tells_every_name_once(kernel: Kernel, listing
     handle = await kernel.operations.opendir(ROOT, USER)
     told: Listed = []
     while piece := await listing.read(handle, told[-1][2] if told else 0, room):
+        assert len(told) < 100, "it never ends"
         told += piece
     assert [name for name, _, _ in told] == [b".", b"..", *made]
     assert dict(entry[:2] for entry in told[2:]) == made
