@@ -64,7 +64,7 @@ class AdminServer:
             case "status":
                 return self._take_snapshot()
             case "wait":
-                return await self._wait(str(request.get("for")), float(request.get("timeout", 0)))
+                return await self._wait(str(request.get("for")), _seconds(request.get("timeout", 0)))
             case "verify":
                 return await self._verify(send)
             case "stop":
@@ -141,6 +141,17 @@ async def _request(stream: trio.SocketStream) -> Answer:
         received += data
     try:
         request = json.loads(received)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return request if isinstance(request, dict) else {}
+
+
+def _seconds(value: Any) -> float:
+    """A limit as a request gives it; UsageError where it is none."""
+    try:
+        seconds = float(value)
+    except (ValueError, TypeError, OverflowError):
+        seconds = -1.0
+    if not seconds >= 0:  # nor is NaN
+        raise UsageError(f"{value!r} is no number of seconds")
+    return seconds
