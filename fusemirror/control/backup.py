@@ -111,12 +111,14 @@ class BackupUnit(ControlUnit):
         with trio.move_on_after(self._io_timeout_s):
             while True:
                 link = self.link
-                if link is not None and self.applier.serves:
-                    if trio.current_time() < link.mirror.lease_until:
-                        return
-                    await link.mirror.wait_lease()
-                else:
+                if link is None or not self.applier.serves:
                     await self.applier.changed.wait()
+                elif trio.current_time() < link.mirror.lease_until:
+                    return
+                elif link.mirror.closed:  # the applier has yet to hear of it
+                    await self.applier.changed.wait()
+                else:
+                    await link.mirror.wait_lease()
         raise PrimaryUnreachable(self._io_timeout_s)
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
