@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,8 +54,9 @@ def what_is_missing() -> str | None:
 
 
 def unwind_on_sigterm() -> None:
-    """From now on SIGTERM ends this program as `sys.exit` does, so that it leaves nothing behind."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """From now on SIGTERM ends this program as Ctrl-C does, so that it leaves nothing behind."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run(
@@ -287,6 +289,7 @@ class TwoHosts:
         self.directory = Path()
 
     def __enter__(self) -> Self:
+        unwind_on_sigterm()
         self.directory = Path(tempfile.mkdtemp(prefix="fusemirror-", dir=self._parent)).resolve()
         unique = self.directory.name.removeprefix("fusemirror-")
         self._namespaces: list[Namespace] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tests.hosts import FILESYSTEM, Host, TwoHosts, digest, run, unwind_on_sigterm, what_is_missing
+from tests.hosts import FILESYSTEM, Host, TwoHosts, digest, run, what_is_missing
 
 NOT_ROOT = 4
 WIDTH = 98
@@ -201,7 +201,6 @@ def main() -> int:
     if missing := what_is_missing():
         print(f"fusemirror: {missing}", file=sys.stderr)
         return NOT_ROOT
-    unwind_on_sigterm()
     started = perf_counter()
     print("fusemirror: two hosts, alpha (primary) and beta (backup), each with a copy on its own disk")
     try:
