@@ -1,0 +1,164 @@
+"""Verify finds each kind of difference and names it, and reports none that is not one."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror.change import Table
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import DIGESTS_PER_MESSAGE, REGION_BYTES, ROWS_PER_MESSAGE
+from fusemirror.operations import Create, SetXattr, Unlink, Write
+from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
+from fusemirror.volume.volume import Volume
+from tests.admin.conftest import Pair
+
+FILE_BYTES = (DIGESTS_PER_MESSAGE + 2) * REGION_BYTES + 5  # more than one message, and a part of a region
+DEEP = (DIGESTS_PER_MESSAGE + 1) * REGION_BYTES + 7
+
+
+async def furnish(pair: Pair, name: bytes = b"file", size: int = FILE_BYTES) -> InodeNumber:
+    unit = pair.primary.unit
+    file = await unit.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+    assert file is not None
+    number = file.number
+    for start in range(0, size, 1 << 20):
+        await unit.perform(Write(number, start), b"x" * min(1 << 20, size - start))
+    await unit.perform(SetXattr(number, b"user.a", b"value"))
+    return number
+
+
+async def verify(pair: Pair) -> list[str]:
+    """The differences, asked for at the backup, found by the primary."""
+    unit = pair.backup.unit
+    await unit.verify()
+    with trio.fail_after(60):
+        while (report := await unit.verify_report())["running"]:
+            await trio.testing.wait_all_tasks_blocked()
+    assert report["failed"] is None
+    found: list[str] = report["differences"]
+    return found
+
+
+async def test_a_pair_that_is_the_same_has_no_difference_and_everything_was_looked_at(pair: Pair) -> None:
+    await furnish(pair)
+    await furnish(pair, b"empty", 0)
+    assert await verify(pair) == []
+    report = await pair.primary.unit.verify_report()
+    assert (report["images"], report["done_bytes"], report["total_bytes"]) == (1, FILE_BYTES, FILE_BYTES)
+    catalog = pair.primary.unit.volume.catalog
+    assert report["rows"] == sum(len(catalog.rows(table, None, 1000)) for table in Table)
+
+
+Damage = Callable[[Volume, InodeNumber], None]
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a byte in the middle": (
+        lambda volume, file: volume.images.write(file, DEEP, b"!", 0),
+        f"image of inode {{}}: bytes {DEEP // REGION_BYTES * REGION_BYTES}-"
+        f"{(DEEP // REGION_BYTES + 1) * REGION_BYTES - 1}",
+    ),
+    "the last byte": (
+        lambda volume, file: volume.images.write(file, FILE_BYTES - 1, b"!", 0),
+        f"image of inode {{}}: bytes {FILE_BYTES // REGION_BYTES * REGION_BYTES}-"
+        f"{(FILE_BYTES // REGION_BYTES + 1) * REGION_BYTES - 1}",
+    ),
+    "a longer image": (
+        lambda volume, file: volume.images.truncate(file, FILE_BYTES + 1, 0),
+        "image of inode {}: length",
+    ),
+    "an attribute with another value": (
+        lambda volume, file: apply(volume, Table.XATTRS, xattr_key(file, b"user.a"), b"other"),
+        "catalog: extended attribute of inode {}, name 'user.a'",
+    ),
+    "an attribute that is missing": (
+        lambda volume, file: apply(volume, Table.XATTRS, xattr_key(file, b"user.a"), None),
+        "catalog: extended attribute of inode {}, name 'user.a'",
+    ),
+    "an inode that is missing": (
+        lambda volume, file: apply(volume, Table.INODES, inode_key(file), None),
+        "catalog: inode {}",
+    ),
+    "a name that is missing": (
+        lambda volume, file: apply(volume, Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None),
+        "catalog: directory 1, name 'file'",
+    ),
+    "a name too many": (
+        lambda volume, file: apply(
+            volume, Table.ENTRIES, entry_key(ROOT_INODE, b"more"), pack_entry(Entry(file, 8, 1 << 30))
+        ),
+        "catalog: directory 1, name 'file'",  # the nearest row that the primary has
+    ),
+    "a row of the volume itself": (
+        lambda volume, file: apply(volume, Table.META, b"generations", b"x"),
+        "catalog: row generations",
+    ),
+}
+
+
+def apply(volume: Volume, table: Table, key: bytes, value: bytes | None) -> None:
+    volume.catalog.apply_rows([(table, key, value)])
+
+
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES.values(), ids=DAMAGES)
+async def test_a_difference_is_found_and_named(pair: Pair, damage: Damage, expected: str) -> None:
+    file = await furnish(pair)
+    damage(pair.backup.unit.volume, file)
+    assert expected.format(file) in await verify(pair)
+
+
+async def test_an_image_of_another_length_at_the_primary_is_found_too(pair: Pair) -> None:
+    file = await furnish(pair)
+    pair.primary.unit.volume.images.truncate(file, FILE_BYTES + 1, 0)
+    assert f"image of inode {file}: length at the primary" in await verify(pair)
+
+
+async def test_one_row_among_many_is_singled_out(pair: Pair) -> None:
+    unit = pair.primary.unit
+    for index in range(ROWS_PER_MESSAGE + 20):
+        await unit.perform(Create(ROOT_INODE, b"%04d" % index, 0o100644, 0, 0))
+    apply(pair.backup.unit.volume, Table.ENTRIES, entry_key(ROOT_INODE, b"0300"), None)
+    apply(pair.backup.unit.volume, Table.ENTRIES, entry_key(ROOT_INODE, b"0515"), None)
+    assert await verify(pair) == [
+        "catalog: directory 1, name '0300'",
+        "catalog: directory 1, name '0515'",
+    ]
+
+
+async def test_changes_of_both_hosts_meanwhile_are_no_differences(pair: Pair) -> None:
+    file = await furnish(pair)
+    ended = trio.Event()
+
+    async def change(index: int) -> None:
+        unit = (pair.primary if index else pair.backup).unit
+        name = b"busy%d" % index
+        while not ended.is_set():
+            await unit.perform(Write(file, 0, append=True), bytes(5000))
+            await unit.perform(Write(file, DEEP), b"%d" % index)
+            await unit.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+            await unit.perform(SetXattr(file, name, name))
+            await unit.perform(Unlink(ROOT_INODE, name))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change, 0)
+        nursery.start_soon(change, 1)
+        await pair.backup.unit.verify()
+        while (report := await pair.primary.unit.verify_report())["running"]:
+            await trio.testing.wait_all_tasks_blocked()
+        ended.set()
+    assert (report["failed"], report["differences"]) == (None, [])
+    assert report["images"] == 1
+
+
+async def test_without_the_backup_there_is_nothing_to_compare_with(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    network.cut("alpha", "beta")
+    await pair.primary.unit.link_ended.wait()
+    await pair.primary.unit.verify()
+    with trio.fail_after(10):
+        while (report := await pair.primary.unit.verify_report())["running"]:
+            await trio.testing.wait_all_tasks_blocked()
+    assert "only a normal one can be compared" in report["failed"]
