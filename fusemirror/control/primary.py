@@ -92,8 +92,11 @@ class PrimaryUnit(ControlUnit):
         inode = found(volume.catalog.inode(number), errno.ESTALE)
         if not inode.is_regular:
             raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
-        # No bytes, wherever they are written, make no file longer (write(2)).
-        offset = inode.size if operation.append or not data else operation.offset
+        if not data:  # no bytes, wherever they are written, change nothing (write(2))
+            if request:
+                self._publish_rows(Decision((), number, ()), _next(volume), volume.time_ns(), request)
+            return number
+        offset = inode.size if operation.append else operation.offset
         end = offset + len(data)
         if end > FILE_BYTES_MAX or len(data) > WRITE_BYTES_MAX or offset < 0:
             raise OperationFailed(errno.EFBIG)
