@@ -40,8 +40,15 @@ TESTED_ELSEWHERE = {
     "cli/join": "cli/test_create",
     "cli/main": "cli/test_arguments",
     "cli/umount_helper": "cli/test_umount",
+    "control/backup": "simulation/test_simulation",
+    "control/primary": "simulation/test_simulation",
+    "control/unit": "filesystem/test_operations",  # drives it without a kernel
+    "daemon": "mount/test_life",
     "identifiers": "test_tidy",  # nothing there computes
     "limits": "test_tidy",  # its assertions run at import
+    "mirror/applying": "simulation/test_simulation",
+    "mirror/copying": "simulation/test_simulation",
+    "mirror/sending": "simulation/test_simulation",
     "operations": "protocol/test_codec",
     "protocol/messages": "protocol/test_codec",
 }
