@@ -140,11 +140,14 @@ async def test_a_full_store_is_a_failed_disk(tmp_path: Path, autojump_clock: Moc
     volume.close()
 
 
-async def test_a_volume_as_full_as_it_may_be_fits_into_the_store(
+async def test_a_volume_as_full_as_it_may_be_fits_into_the_store_again_and_again(
     volume: LmdbCommunicationVolume, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     await nursery.start(volume.run)
-    for number in range(CAPACITY // MIB):
-        volume.stage(request(number), bytes(MIB))
-    await trio.sleep(10 * LONG_ENOUGH_S)
-    assert volume.stored_count() == CAPACITY // MIB
+    count = CAPACITY // MIB
+    for start in range(0, 5 * count, count):
+        for number in range(start, start + count):
+            volume.retire(request(number - count).identity)
+            volume.stage(request(number), bytes(MIB))
+        await trio.sleep(10 * LONG_ENOUGH_S)
+        assert volume.stored_count() == count

@@ -200,6 +200,18 @@ async def test_what_waits_is_stored_after_its_time_and_forgotten_when_it_ends(
     assert volume.stored_count() == 0
 
 
+async def test_a_young_request_is_not_stored_along_with_an_old_one(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = DictVolume()
+    await nursery.start(volume.run)
+    old = stage(volume, 1)
+    await trio.sleep(DESTAGE_AFTER_S * 0.9)
+    stage(volume, 2)
+    await trio.sleep(DESTAGE_AFTER_S * 0.2)
+    assert list(volume.stored) == [old.serial]
+
+
 async def test_each_request_is_stored_once_in_the_order_of_staging(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
