@@ -182,6 +182,10 @@ class PrimaryUnit(ControlUnit):
         if failed:
             raise OperationFailed(failed)
 
+    @property
+    def peer_durable(self) -> ChangeNumber:
+        return self.mirror.peer_durable
+
     # --- reading ----------------------------------------------------------------------------------------
 
     async def showable(self, key: Key) -> None:

@@ -16,7 +16,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import ChannelError, DiskFailed, OperationFailed
-from fusemirror.identifiers import InodeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.operations import AnyOperation
 from fusemirror.protocol.messages import Bye
 from fusemirror.volume.catalog import Entry
@@ -42,6 +42,11 @@ class ControlUnit(ABC):
         self.traffic = Traffic()
         self._open: Counter[InodeNumber] = Counter()
 
+    @property
+    def peer_durable(self) -> ChangeNumber:
+        """The peer has every change up to this number durably, as far as this host knows."""
+        return ChangeNumber(0)
+
     # --- handles ----------------------------------------------------------------------------------------
 
     def opened(self, inode: InodeNumber) -> None:
@@ -60,7 +65,9 @@ class ControlUnit(ABC):
         """What the timer does: the namespace so far is durable, as after a local disk's own commit."""
         try:
             await self.volume.flush(InodeNumber(0))
+            await self.volume.remove_purged()
             self.volume.commit()
+            self.volume.trim(self.peer_durable)
         except (DiskFailed, OSError) as error:
             log.error("the namespace could not be made durable, and will be tried again: %s", error)
 

@@ -209,6 +209,11 @@ class Volume:
         with its process, while the peer holds data changes that had them."""
         self.number = max(self.number, number)
 
+    def rewind(self) -> None:
+        """Go back to the last record. Numbers of data changes die with the process that gave them, so what
+        comes next may have numbers that data changes had before; no record has a number twice."""
+        self.number = self.journal.last_number
+
     def advance_past_cookie(self, cookie: int) -> None:
         """The changes to come give cookies above `cookie`. (A backup's numbers are its primary's.)"""
         if self._identity.role == "primary":
@@ -436,7 +441,7 @@ class Volume:
     def _rebuild_catalog(self) -> None:
         """LMDB lost its transaction: put again what the journal holds, and what only memory held."""
         unsaved = self.catalog.rollback()
-        for number, payload in self.journal.records(self.catalog.number):
+        for number, payload in self.journal.records(self.catalog.journal_number):
             change = decode_change(payload)
             if isinstance(change, NamespaceChange):
                 self.catalog.apply_rows(change.rows, number)
@@ -448,7 +453,7 @@ class Volume:
 
         Beyond JOURNAL_BYTES_MAX the peer is not waited for. OSError.
         """
-        held = self.catalog.number
+        held = self.catalog.journal_number
         if self._purged:
             # A record that removed an inode is needed until the image is removed too.
             held = min(held, ChangeNumber(self._purged[0][0] - 1))
@@ -573,7 +578,7 @@ class Volume:
             if isinstance(change, NamespaceChange):
                 last = None
                 removed.extend(_removed_inodes(change))
-                if record.number > self.catalog.number:
+                if record.number > self.catalog.journal_number:
                     self.catalog.apply_rows(change.rows)
                     replayed += 1
             else:
