@@ -63,6 +63,7 @@ class Applier:
         self.out_of_sync: set[InodeNumber] = set()
         self._communication = communication
         self._is_open = is_open
+        self._told = volume.number  # the newest change that the primary knows to be applied here
         self._progress: Promise[None] | None = None
         self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
@@ -127,7 +128,6 @@ class Applier:
         return reason
 
     async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
-        told = self.volume.number
         while True:
             for message, data in await session.receive():
                 handler = self._handlers.get(type(message))
@@ -137,9 +137,9 @@ class Applier:
                 if work is not None:
                     start(work)
             # One acknowledgement for all that came together.
-            if self.volume.number > told and self.state is not BackupState.CATCHING_UP:
-                told = self.volume.number
-                session.send(Applied(told))
+            if self.volume.number > self._told and self.state is not BackupState.CATCHING_UP:
+                self._told = self.volume.number
+                session.send(Applied(self._told))
                 if self._progress is not None:
                     self._progress.resolve(None)
 
@@ -177,6 +177,8 @@ class Applier:
         self._send_suspects()
         if message.copy_catalog:
             self.volume.begin_catalog_copy()
+        else:
+            self.volume.rewind()
 
     def _send_suspects(self) -> None:
         marks = [(inode, tuple(regions)) for inode, regions in self.volume.regions.marks().items()]
@@ -195,7 +197,8 @@ class Applier:
             self.volume.finish_catalog_copy(message.number)
         else:
             self.volume.advance(message.number)
-        self._session.send(Applied(message.number))
+        self._told = message.number
+        self._session.send(Applied(self._told))
         self._go(BackupEvent.CAUGHT_UP)
 
     # --- images ---------------------------------------------------------------------------------------

@@ -382,12 +382,16 @@ class Volume:
         if dirty or not self.journal.is_durable:
             await self._seams.run_blocking(self._sync, dirty)
             self.images.settle(dirty)
+        await self.remove_purged()
+        return number
+
+    async def remove_purged(self) -> None:
+        """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
             await self._seams.run_blocking(self._purge, purged)
             while self._purged and self._purged[0][0] <= durable:
                 self._purged.popleft()
-        return number
 
     def _sync(self, dirty: Iterable[InodeNumber]) -> None:
         """Runs in any thread."""
