@@ -1,0 +1,123 @@
+"""Processes on both hosts that work on the same few names; together they keep one history."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired
+from typing import Self
+
+from tests.hosts import CHECKOUT, Host, wait_until
+from tests.linearizability.history import Operation
+from tests.linearizability.worker import read_record
+
+PATIENCE_S = 60.0
+KILL_S = 5.0
+
+
+class Member:
+    """One process, `worker.py`."""
+
+    def __init__(self, host: Host, number: int, directory: Path, control: Path, seed: int) -> None:
+        self.host = host
+        self.name = f"{host.name}-{number}"
+        self._record = control / f"record-{number}"
+        self._pause = control / f"pause-{number}"
+        command = (sys.executable, "-m", "tests.linearizability.worker")
+        arguments = (directory, control, str(number), str(seed))
+        self._process: Popen[bytes] = host.start(*command, *arguments, stderr=PIPE, cwd=CHECKOUT)
+
+    @property
+    def lines(self) -> int:
+        """Of its record: about two for each call."""
+        return self._record.read_bytes().count(b"\n") if self._record.exists() else 0
+
+    @property
+    def waits_for_answer(self) -> bool:
+        last = self._record.read_bytes().splitlines()[-1:]
+        return bool(last) and json.loads(last[0])[0] in ("begins", "busy")
+
+    def pause(self) -> None:
+        """It begins no further call on return, unless one is under way."""
+        self._pause.touch()
+
+    def resume(self) -> None:
+        self._pause.unlink()
+
+    def check_alive(self) -> None:
+        assert self._process.poll() is None, self._ended()
+
+    def _ended(self) -> str:
+        assert self._process.stderr is not None
+        return f"{self.name} ended with {self._process.returncode}:\n{self._process.stderr.read().decode()}"
+
+    def finish(self) -> list[Operation]:
+        """What it did; `AssertionError` if something surprised it."""
+        with self._process:
+            self._process.wait(PATIENCE_S)
+            assert self._process.returncode == 0, self._ended()
+        return read_record(self.name, self._record)
+
+    def kill(self) -> None:
+        """It has ended on return, unless it waits for a mount that does not answer."""
+        self._process.kill()
+        with suppress(TimeoutExpired):
+            self._process.wait(KILL_S)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+
+class Crew:
+    """All of them, at work while the context lasts."""
+
+    def __init__(self, hosts: tuple[Host, Host], members: int, control: Path, seed: int) -> None:
+        """`control` is a new directory; one of the same name is made in the mirrored filesystem."""
+        self._hosts, self._control = hosts, control
+        self._members_count, self._seed = members, seed
+        self.members: list[Member] = []
+
+    def __enter__(self) -> Self:
+        self._control.mkdir()
+        name = self._control.name
+        (self._hosts[0].mountpoint / name).mkdir()
+        for number in range(1, self._members_count + 1):
+            host = self._hosts[number % 2]
+            self.members.append(
+                Member(host, number, host.mountpoint / name, self._control, self._seed + number)
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for member in self.members:
+            member.kill()
+
+    def on(self, host: Host) -> list[Member]:
+        return [member for member in self.members if member.host is host]
+
+    def wait_calls(self, calls: int, *hosts: Host) -> None:
+        """Return once the processes of these hosts, or all, have done that many more."""
+        members = [member for host in hosts or self._hosts for member in self.on(host)]
+        wanted = sum(member.lines for member in members) + 2 * calls
+
+        def reached() -> bool:
+            for member in self.members:
+                member.check_alive()
+            return sum(member.lines for member in members) >= wanted
+
+        wait_until(reached, PATIENCE_S, f"{calls} calls")
+
+    def wait_blocked(self, host: Host) -> None:
+        """Return once every process of the host waits for an answer."""
+        wait_until(
+            lambda: all(member.waits_for_answer for member in self.on(host)), PATIENCE_S, "calls under way"
+        )
+
+    def finish(self) -> list[Operation]:
+        """End the work. The history, in the order of invocation."""
+        (self._control / "stop").touch()
+        return sorted(self._operations(), key=lambda operation: operation.invoked)
+
+    def _operations(self) -> Iterator[Operation]:
+        for member in self.members:
+            yield from member.finish()

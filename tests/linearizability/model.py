@@ -1,0 +1,199 @@
+"""One small filesystem on one host: a flat directory of a few names, and files of whole blocks.
+
+Written from the manual pages, not from the product. A directory and each file are independent
+objects, because a name leads to an inode number, inode numbers are never given twice, and what is in a
+file is asked through a descriptor, whatever becomes of its name. So a history falls into one part
+about names and one per file, and each is checked for itself.
+
+Names: create, open_or_create, unlink, rename, lookup. Files, by inode number: write, append,
+truncate, read, read_block, size; counted in blocks, a block stands for the unique tag that fills it.
+"""
+
+import errno
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tests.linearizability.checker import Model, Undecided, Violation, check
+from tests.linearizability.history import Operation
+
+READ_BLOCKS = 16
+"""How much a `read` asks for."""
+
+OBSERVERS = frozenset({"lookup", "read", "read_block", "size"})
+
+HOLE = 0
+UNSEEN = -1
+"""The inode number of a file that nobody ever saw."""
+
+Blocks = tuple[int, ...]
+
+
+class File:
+    """The content of one file."""
+
+    initial: Blocks = ()
+
+    def observes(self, operation: Operation) -> bool:
+        return operation.call in OBSERVERS
+
+    def steps(self, state: Blocks, operation: Operation) -> Iterator[Blocks]:
+        after, result = _FILE_CALLS[operation.call](state, *operation.arguments[1:])
+        if operation.returned is None or (operation.error == 0 and operation.result == result):
+            yield after
+
+
+def _write(state: Blocks, block: int, tag: int) -> tuple[Blocks, None]:
+    before = state[:block] + (HOLE,) * (block - len(state))
+    return (*before, tag, *state[block + 1 :]), None
+
+
+def _read_block(state: Blocks, block: int) -> tuple[Blocks, int | None]:
+    return state, state[block] if block < len(state) else None
+
+
+_FILE_CALLS: dict[str, Callable[..., tuple[Blocks, Any]]] = {
+    "write": _write,
+    "append": lambda state, tag: ((*state, tag), None),
+    "truncate": lambda state, size: (state[:size] + (HOLE,) * (size - len(state)), None),
+    "read": lambda state: (state, state[:READ_BLOCKS]),
+    "read_block": _read_block,
+    "size": lambda state: (state, len(state)),
+}
+
+
+class Entry(NamedTuple):
+    """What a name stands for."""
+
+    inode: int
+    trail: tuple[tuple[str, float], ...] = ()
+    """The names it had before, each with the time by which the rename away from it had returned."""
+
+
+TRAIL_MAX = 4
+
+Directory = tuple[frozenset[tuple[str, Entry]], frozenset[int]]
+"""The names, and those of `Names.unclaimed` that were given already."""
+
+
+class Names:
+    """The directory. `history` is all that will be asked about names."""
+
+    initial: Directory = (frozenset(), frozenset())
+
+    def __init__(self, history: Sequence[Operation]) -> None:
+        seen = {each.result for each in history if isinstance(each.result, int)}
+        created = Counter(each.result for each in history if each.call == "create")
+        self._twice = frozenset(inode for inode, count in created.items() if inode and count > 1)
+        # Whoever created these was not told that it did.
+        self.unclaimed: frozenset[int] = frozenset(seen - created.keys())
+
+    def observes(self, operation: Operation) -> bool:
+        return operation.call in OBSERVERS or operation.error != 0
+
+    def steps(self, state: Directory, operation: Operation) -> Iterator[Directory]:
+        call: Callable[..., Iterator[Directory]] = getattr(self, f"_{operation.call}")
+        return call(state, operation, *operation.arguments)
+
+    def _lookup(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
+        entry = _entry(state, name)
+        if operation.error:
+            if entry is None and operation.error == errno.ENOENT:
+                yield state
+        elif entry is not None and operation.result == entry.inode:
+            yield state
+
+    def _create(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
+        entry = _entry(state, name)
+        if operation.error:
+            if entry is not None and operation.error == errno.EEXIST:
+                yield state
+        elif entry is None:
+            yield from self._created(state, operation, name)
+
+    def _open_or_create(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
+        entry = _entry(state, name)
+        if operation.error:
+            return
+        if entry is None:
+            yield from self._created(state, operation, name)
+        elif operation.result in (entry.inode, None):
+            yield state
+
+    def _created(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
+        names, given = state
+        left = self.unclaimed - given
+        if operation.result in self._twice:
+            return
+        if operation.call == "create" and operation.result is not None:
+            yield names | {(name, Entry(operation.result))}, given
+        elif operation.result is None:
+            yield from ((names | {(name, Entry(inode))}, given | {inode}) for inode in left)
+            yield names | {(name, Entry(UNSEEN))}, given
+        elif operation.result in left:
+            yield names | {(name, Entry(operation.result))}, given | {operation.result}
+
+    def _unlink(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
+        entry = _entry(state, name)
+        if operation.error:
+            if entry is None and operation.error == errno.ENOENT:
+                yield state
+        elif entry is not None:
+            yield state[0] - {(name, entry)}, state[1]
+
+    def _rename(self, state: Directory, operation: Operation, name: str, new: str) -> Iterator[Directory]:
+        names, given = state
+        entry, replaced = _entry(state, name), _entry(state, new)
+        if operation.error:
+            if entry is None and operation.error == errno.ENOENT:
+                yield state
+            return
+        if entry is not None:
+            end = float("inf") if operation.returned is None else operation.returned
+            moved = Entry(entry.inode, (*entry.trail, (name, end))[-TRAIL_MAX:])
+            yield names - {(name, entry), (new, replaced)} | {(new, moved)}, given
+        if replaced is not None and _was_just(replaced, name, operation):
+            yield state
+
+
+def _was_just(entry: Entry, name: str, operation: Operation) -> bool:
+    """Whether it may have had this name when the operation had begun.
+
+    The kernel looks up the old name, then the new one. Where the other host renames the one to the other
+    in between, both lead to the same inode, and between two names of one file rename(2) does nothing
+    and succeeds: the filesystem is not asked. Every filesystem of several hosts has this.
+    """
+    return any(former == name and end >= operation.invoked for former, end in entry.trail)
+
+
+def _entry(state: Directory, name: str) -> Entry | None:
+    return next((entry for other, entry in state[0] if other == name), None)
+
+
+# --- a whole history ----------------------------------------------------------------------------------
+
+NAME_CALLS = frozenset({"create", "lookup", "open_or_create", "rename", "unlink"})
+
+
+def parts(history: Iterable[Operation]) -> dict[Hashable, tuple[Model, list[Operation]]]:
+    """The independent parts, by what they are about: "names", or an inode number."""
+    found: defaultdict[Hashable, list[Operation]] = defaultdict(list)
+    for operation in history:
+        found["names" if operation.call in NAME_CALLS else operation.arguments[0]].append(operation)
+    return {
+        key: (Names(operations) if key == "names" else File(), operations) for key, operations in found.items()
+    }
+
+
+def violations(history: Sequence[Operation]) -> dict[Hashable, Violation | Undecided]:
+    """The parts that are not linearizable, or could not be judged; empty for a history that is right."""
+    found: dict[Hashable, Violation | Undecided] = {}
+    for key, (model, operations) in parts(history).items():
+        try:
+            violation = check(operations, model)
+        except Undecided as undecided:
+            found[key] = undecided
+        else:
+            if violation is not None:
+                found[key] = violation
+    return found

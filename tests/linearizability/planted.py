@@ -1,0 +1,62 @@
+"""A mount with a bug planted, to see that the checker finds it.
+
+    python -m tests.linearizability.planted BUG mount ...
+
+Each bug takes away one of the waits that make sync routed access linearizable.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fusemirror.cli.main import main
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.identifiers import NO_REQUEST
+from fusemirror.volume.inode import Inode
+
+
+def early_acknowledgement() -> None:
+    """The primary tells its programs of success before the backup has the change."""
+
+    async def perform(self: PrimaryUnit, operation: Any, data: bytes = b"") -> Inode | None:
+        return self.volume.catalog.inode(self._make(operation, data, NO_REQUEST))
+
+    setattr(PrimaryUnit, "perform", perform)  # noqa: B010 - a method that mypy guards
+
+
+def unsettled_names() -> None:
+    """The primary shows names and attributes that the backup does not have yet."""
+
+    async def at_once(*_: Any) -> None: ...
+
+    setattr(PrimaryUnit, "showable", at_once)  # noqa: B010
+
+
+def unsettled_data() -> None:
+    """The primary shows data that the backup does not have yet."""
+
+    async def read(self: PrimaryUnit, inode: Any, offset: int, length: int) -> bytes:
+        return self.read_here(inode, offset, length)
+
+    setattr(PrimaryUnit, "read", read)  # noqa: B010
+
+
+def no_lease() -> None:
+    """The backup shows what it has for as long as it believes in its link."""
+
+    async def showable(self: BackupUnit, _: Any) -> None:
+        if self.link is None or not self.applier.serves:
+            await self._wait_readable()
+
+    setattr(BackupUnit, "showable", showable)  # noqa: B010
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    function.__name__: function
+    for function in (early_acknowledgement, no_lease, unsettled_data, unsettled_names)
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv.pop(1)]()
+    main()

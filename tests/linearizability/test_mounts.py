@@ -1,0 +1,163 @@
+"""G2 and G4 through two kernels: what programs on both hosts are told fits one order, whatever fails.
+
+Each test lets processes on both hosts work on the same few names, and judges what they recorded.
+`FUSEMIRROR_LINEARIZABILITY_CALLS` makes the runs longer, `FUSEMIRROR_SEED` repeats their choices.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import TwoHosts, run
+from tests.linearizability.conftest import Judge, two_hosts
+from tests.linearizability.crew import Crew
+from tests.linearizability.history import load
+from tests.linearizability.model import violations
+from tests.linearizability.planted import BUGS
+
+CALLS = int(os.environ.get("FUSEMIRROR_LINEARIZABILITY_CALLS", "10000"))
+CALLS_AROUND_A_FAULT = CALLS // 20
+MEMBERS = 6
+ROUNDS_MAX = 10
+STALLS = 3
+
+
+def test_what_both_hosts_see_fits_one_order(pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path) -> None:
+    with Crew(pair.hosts, MEMBERS, tmp_path / "quiet", seed) as crew:
+        crew.wait_calls(CALLS)
+        history = crew.finish()
+    assert not [operation for operation in history if operation.returned is None]
+    judge(history)
+
+
+def cut(hosts: TwoHosts, crew: Crew) -> None:
+    hosts.cut()
+    crew.wait_calls(CALLS_AROUND_A_FAULT, hosts.primary)  # it goes on alone
+    hosts.heal()
+
+
+def lose_packets(hosts: TwoHosts, crew: Crew) -> None:
+    hosts.drop()
+    crew.wait_calls(CALLS_AROUND_A_FAULT, hosts.primary)
+    hosts.heal()
+
+
+def flap(hosts: TwoHosts, crew: Crew) -> None:
+    """Shorter than the lease: nobody goes on alone."""
+    for _ in range(5):
+        hosts.cut()
+        hosts.heal()
+        crew.wait_calls(10, *hosts)
+
+
+def kill_primary(hosts: TwoHosts, crew: Crew) -> None:
+    hosts.primary.kill()
+    hosts.primary.mount()
+
+
+def kill_backup(hosts: TwoHosts, crew: Crew) -> None:
+    hosts.backup.kill()
+    crew.wait_calls(CALLS_AROUND_A_FAULT, hosts.primary)
+    hosts.backup.mount()
+
+
+def kill_both(hosts: TwoHosts, crew: Crew) -> None:
+    for host in hosts:
+        host.kill()
+    for host in hosts:
+        host.mount()
+
+
+def stall_primary(hosts: TwoHosts, crew: Crew) -> None:
+    hosts.primary.stop()
+    try:
+        crew.wait_blocked(hosts.backup)
+    finally:
+        hosts.primary.resume()
+
+
+def stall_backup(hosts: TwoHosts, crew: Crew) -> None:
+    """The primary goes on alone; what the backup is asked meanwhile, it answers when it wakes up."""
+    for member in crew.on(hosts.backup):
+        member.pause()
+    hosts.backup.stop()
+    try:
+        crew.wait_calls(CALLS_AROUND_A_FAULT, hosts.primary)
+        for member in crew.on(hosts.backup):
+            member.resume()
+        crew.wait_blocked(hosts.backup)
+    finally:
+        hosts.backup.resume()
+
+
+def stall_backup_shortly(hosts: TwoHosts, crew: Crew) -> None:
+    """The lease lasts: the primary waits."""
+    for member in crew.on(hosts.backup):
+        member.pause()
+    hosts.backup.stop()
+    try:
+        crew.wait_blocked(hosts.primary)
+        for member in crew.on(hosts.backup):
+            member.resume()
+        crew.wait_blocked(hosts.backup)
+    finally:
+        hosts.backup.resume()
+
+
+Fault = Callable[[TwoHosts, Crew], None]
+FAULTS: tuple[Fault, ...] = (
+    cut,
+    lose_packets,
+    flap,
+    kill_primary,
+    kill_backup,
+    kill_both,
+    stall_primary,
+    stall_backup,
+    stall_backup_shortly,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_it_still_fits_one_order_after(
+    fault: Fault, pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path
+) -> None:
+    with Crew(pair.hosts, MEMBERS, tmp_path / fault.__name__, seed) as crew:
+        for _ in range(2):
+            crew.wait_calls(CALLS_AROUND_A_FAULT)
+            fault(pair, crew)
+            crew.wait_calls(CALLS_AROUND_A_FAULT)
+            pair.converge()
+        for host in pair:
+            crew.wait_calls(CALLS_AROUND_A_FAULT, host)
+        history = crew.finish()
+    in_doubt = sum(operation.returned is None for operation in history)
+    print(f"{len(history)} operations, {in_doubt} in doubt")
+    judge(history)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str, seed: int, judge: Judge, tmp_path: Path) -> None:
+    with two_hosts(sys.executable, "-m", "tests.linearizability.planted", bug) as hosts:
+        hosts.mount()
+        for number in range(ROUNDS_MAX):
+            with Crew(hosts.hosts, MEMBERS, tmp_path / f"round{number}", seed + number * MEMBERS) as crew:
+                for _ in range(STALLS):
+                    stall = stall_backup if bug == "no_lease" else stall_backup_shortly
+                    stall(hosts, crew)
+                    for host in hosts:
+                        crew.wait_calls(CALLS_AROUND_A_FAULT // 5, host)
+                history = crew.finish()
+            if found := violations(history):
+                print(f"found in round {number}, by {len(history)} operations: {list(found)}")
+                break
+        with pytest.raises(AssertionError, match="no order explains"):
+            judge(history)
+    kept = tmp_path / "history.jsonl"
+    assert load(kept) == history
+    again = run(sys.executable, "-m", "tests.linearizability", kept, expect=1)
+    print(again.stdout)
+    assert "the least of it" in again.stdout

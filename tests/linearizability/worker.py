@@ -1,0 +1,298 @@
+"""One process that works on a few shared names and files, and keeps a timed record of it.
+
+    python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
+
+DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
+is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
+`record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
+tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno that
+a local filesystem would not give ends the process.
+"""
+
+import errno
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from select import select
+from typing import Any, TypeVar
+
+from tests.linearizability.history import Operation, parse
+from tests.linearizability.model import HOLE, OBSERVERS, READ_BLOCKS
+
+NAMES = ("a", "b", "c")
+BLOCK_BYTES = 4096
+TAG_BYTES = 8
+TAGS_PER_PROCESS = 1 << 24
+BLOCKS_MAX = 5
+POLL_S = 0.005
+
+# What a mount says when it cannot tell: a check report, or the process that served it has gone.
+DOUBT = {errno.EIO, errno.ENOTCONN, errno.ECONNABORTED}
+# Where a host went on alone, the other one's open files without names are not kept.
+GONE = DOUBT | {errno.ESTALE}
+
+LOOKS = OBSERVERS | {"list"}
+
+T = TypeVar("T")
+Done = tuple[str, tuple[Any, ...], Any, int]
+"""An operation that a system call stands for."""
+OUTCOME = ("call", "arguments", "result", "error")
+
+
+class Lost(Exception):
+    """The mount could not tell what became of a call."""
+
+
+class Worker:
+    def __init__(self, directory: str, control: str, number: str, seed: str) -> None:
+        self._path = directory
+        self._stop = Path(control, "stop")
+        self._pause = Path(control, f"pause-{number}")
+        self._record = open(Path(control, f"record-{number}"), "wb", buffering=0)
+        self._random = random.Random(int(seed))
+        self._tag = int(number) * TAGS_PER_PROCESS
+        self._directory = -1
+        self._file = -1  # its descriptor, inode number, and whether it was opened to append
+        self._inode = 0
+        self._appends = False
+
+    def run(self) -> None:
+        while not self._stop.exists():
+            if self._pause.exists() or not self._enter():
+                select([], [], [], POLL_S)
+                continue
+            try:
+                self._step()
+            except Lost as lost:
+                self._leave(whole=lost.args[0] != errno.EIO)
+        self._leave(whole=True)
+
+    def _enter(self) -> bool:
+        """Have the directory open, so that no name is ever looked for below a mountpoint without a mount."""
+        if self._directory < 0:
+            with suppress(OSError):
+                self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        return self._directory >= 0
+
+    def _leave(self, *, whole: bool) -> None:
+        if whole and self._directory >= 0:
+            with suppress(OSError):
+                os.close(self._directory)
+            self._directory = -1
+        if self._file >= 0:
+            self._write("busy")
+            with suppress(OSError):
+                os.close(self._file)
+            self._write("idle")
+            self._file = -1
+
+    def _step(self) -> None:
+        in_file = self._file >= 0 and self._random.random() < 0.85
+        table = IN_FILES if in_file else ON_NAMES
+        (action,) = self._random.choices([*table], [*table.values()])
+        action(self)
+
+    # --- the record -----------------------------------------------------------------------------------
+
+    def _timed(self, call: str, *arguments: Any, do: Callable[[], T], said: set[int] | None = None) -> T | None:
+        """Do a system call, and record that it begins. None after one of the errnos in `said`."""
+        self._said, self._error = said or set(), 0
+        self._write("begins", call, arguments, time.monotonic_ns())
+        result = None
+        try:
+            result = do()
+        except OSError as error:
+            self._error = error.errno or errno.EIO
+        self._returned = time.monotonic_ns()
+        if self._error in (DOUBT if self._file < 0 else GONE):
+            self._write("doubt", self._error, self._returned)
+            raise Lost(self._error)
+        if self._error and self._error not in self._said:
+            raise AssertionError(f"{call}{arguments}: {os.strerror(self._error)}")
+        return result
+
+    def _told(self, *operations: Done) -> None:
+        """Record what the system call that was timed last has told."""
+        self._write("told", operations, self._returned)
+
+    def _write(self, *line: Any) -> None:
+        self._record.write(json.dumps(line).encode() + b"\n")
+
+    # --- names ----------------------------------------------------------------------------------------
+
+    def _name(self) -> str:
+        return self._random.choice(NAMES)
+
+    def _open(self, call: str, flags: int, refusal: int) -> None:
+        self._leave(whole=False)
+        name, appends = self._name(), self._random.random() < 0.3
+        flags |= os.O_RDWR | (os.O_APPEND if appends else 0)
+        opened = self._timed(
+            call, name, do=lambda: os.open(name, flags, 0o600, dir_fd=self._directory), said={refusal}
+        )
+        if opened is None:
+            self._told((call, (name,), None, self._error))
+            return
+        self._file, self._appends = opened, appends
+        self._write("busy")
+        try:
+            self._inode = os.fstat(opened).st_ino
+        except OSError as error:
+            if error.errno not in DOUBT:
+                raise
+            if call != "lookup":
+                self._told((call, (name,), None, 0))
+            raise Lost(error.errno) from error
+        self._told((call, (name,), self._inode, 0))
+
+    def open(self) -> None:
+        self._open("lookup", 0, errno.ENOENT)
+
+    def create(self) -> None:
+        self._open("create", os.O_CREAT | os.O_EXCL, errno.EEXIST)
+
+    def open_or_create(self) -> None:
+        self._open("open_or_create", os.O_CREAT, 0)
+
+    def unlink(self) -> None:
+        name = self._name()
+        self._timed(
+            "unlink", name, do=lambda: os.unlink(name, dir_fd=self._directory), said={errno.ENOENT}
+        )
+        self._told(("unlink", (name,), None, self._error))
+
+    def rename(self) -> None:
+        old, new = self._random.sample(NAMES, 2)
+        within = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
+        self._timed("rename", old, new, do=lambda: os.rename(old, new, **within), said={errno.ENOENT})
+        self._told(("rename", (old, new), None, self._error))
+
+    def stat(self) -> None:
+        """Two operations: the name is looked up first, then its file is asked for its size."""
+        name = self._name()
+        found = self._timed(
+            "lookup", name, do=lambda: os.stat(name, dir_fd=self._directory), said={errno.ENOENT}
+        )
+        if found is None:
+            self._told(("lookup", (name,), None, self._error))
+        else:
+            size = ("size", (found.st_ino,), _blocks(found.st_size), 0)
+            self._told(("lookup", (name,), found.st_ino, 0), size)
+
+    def list(self) -> None:
+        """One look at each name, at no common time: POSIX wants no more of readdir(3)."""
+        found = self._timed("list", do=self._scan)
+        assert found is not None
+        self._told(
+            *(("lookup", (name,), found.get(name), 0 if name in found else errno.ENOENT) for name in NAMES)
+        )
+
+    def _scan(self) -> dict[str, int]:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._directory)
+        try:
+            with os.scandir(descriptor) as entries:
+                return {entry.name: entry.inode() for entry in entries}
+        finally:
+            os.close(descriptor)
+
+    # --- files ----------------------------------------------------------------------------------------
+
+    def _new_block(self) -> tuple[int, bytes]:
+        self._tag += 1
+        return self._tag, self._tag.to_bytes(TAG_BYTES) * (BLOCK_BYTES // TAG_BYTES)
+
+    def write(self) -> None:
+        """Where the file was opened to append, wherever one writes is its end (open(2))."""
+        block, (tag, data) = self._random.randrange(BLOCKS_MAX), self._new_block()
+        call, place = ("append", ()) if self._appends else ("write", (block,))
+        arguments = (self._inode, *place, tag)
+        written = self._timed(
+            call, *arguments, do=lambda: os.pwrite(self._file, data, block * BLOCK_BYTES)
+        )
+        assert written == BLOCK_BYTES, f"{written} of {BLOCK_BYTES} bytes"
+        self._told((call, arguments, None, 0))
+
+    def truncate(self) -> None:
+        size = self._random.randrange(BLOCKS_MAX)
+        self._timed(
+            "truncate", self._inode, size, do=lambda: os.ftruncate(self._file, size * BLOCK_BYTES)
+        )
+        self._told(("truncate", (self._inode, size), None, 0))
+
+    def read(self) -> None:
+        tags = self._tags("read", (self._inode,), READ_BLOCKS, 0)
+        self._told(("read", (self._inode,), tags, 0))
+
+    def read_block(self) -> None:
+        arguments = (self._inode, self._random.randrange(BLOCKS_MAX))
+        tags = self._tags("read_block", arguments, 1, arguments[1])
+        self._told(("read_block", arguments, tags[0] if tags else None, 0))
+
+    def _tags(self, call: str, arguments: tuple[int, ...], count: int, block: int) -> tuple[int, ...]:
+        length, offset = count * BLOCK_BYTES, block * BLOCK_BYTES
+        data = self._timed(call, *arguments, do=lambda: os.pread(self._file, length, offset))
+        assert data is not None
+        return tuple(_tag(data[start : start + BLOCK_BYTES]) for start in range(0, len(data), BLOCK_BYTES))
+
+    def size(self) -> None:
+        found = self._timed("size", self._inode, do=lambda: os.fstat(self._file))
+        assert found is not None
+        self._told(("size", (self._inode,), _blocks(found.st_size), 0))
+
+
+ON_NAMES: dict[Callable[[Worker], None], int] = {
+    Worker.open: 10,
+    Worker.create: 4,
+    Worker.open_or_create: 4,
+    Worker.unlink: 2,
+    Worker.rename: 3,
+    Worker.stat: 5,
+    Worker.list: 3,
+}
+IN_FILES: dict[Callable[[Worker], None], int] = {
+    Worker.write: 6,
+    Worker.truncate: 2,
+    Worker.read: 5,
+    Worker.read_block: 3,
+    Worker.size: 3,
+}
+"""What a process does, and how often."""
+
+
+def _blocks(size_bytes: int) -> int:
+    assert size_bytes % BLOCK_BYTES == 0, f"a size of {size_bytes} bytes"
+    return size_bytes // BLOCK_BYTES
+
+
+def _tag(block: bytes) -> int:
+    """The tag of a whole block, or HOLE."""
+    tag = int.from_bytes(block[:TAG_BYTES])
+    assert block == tag.to_bytes(TAG_BYTES) * (BLOCK_BYTES // TAG_BYTES), f"a torn block that begins with {tag}"
+    assert tag > 0 or tag == HOLE
+    return tag
+
+
+def read_record(process: str, path: Path) -> list[Operation]:
+    """The operations of one process. What began and was told nothing is in doubt."""
+    operations: list[Operation] = []
+    under_way: list[Operation] = []  # one at most
+    for kind, *words in map(json.loads, path.read_text().splitlines()):
+        if kind == "told":
+            told, returned = words
+            times = {"process": process, "invoked": under_way.pop().invoked, "returned": returned}
+            operations += [parse(dict(zip(OUTCOME, each, strict=True)) | times) for each in told]
+        elif kind == "begins":
+            operations += under_way
+            times = {"process": process, "invoked": words.pop()}
+            under_way = [parse(dict(zip(OUTCOME, words, strict=False)) | times)]
+    # What only looked, and was told nothing, says nothing.
+    return [each for each in operations + under_way if each.returned or each.call not in LOOKS]
+
+
+if __name__ == "__main__":
+    Worker(*sys.argv[1:]).run()
