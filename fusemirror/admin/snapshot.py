@@ -30,9 +30,6 @@ def snapshot(
     settings, identity, link = mounted.settings, unit.volume.identity, unit.link
     modes = {key: str(getattr(settings, key)) for key in _MODES}
     generations = generations_of(unit.volume)
-    status = unit.status()
-    if status["reason"] is None and link is None:
-        status["reason"] = linker.last_error
     session = link.mirror if link is not None else None
     since = None
     if session is not None:
@@ -40,7 +37,7 @@ def snapshot(
     return {
         "name": settings.name,
         "host": identity.host_name,
-        **status,
+        **unit.status(),
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
