@@ -7,14 +7,18 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror.mirror import catching_up, verify
+from fusemirror.control import backup, primary
+from fusemirror.mirror import catching_up, sending, verify
 from fusemirror.volume import catalog, images, journal, volume
 
 FAULTS = ("cut", "stall", "kill primary", "kill backup", "kill both", "stop primary", "stop backup")
 
 
 class Options(msgspec.Struct, frozen=True):
-    """Times in seconds. Faults are drawn from `faults`, on average every `fault_interval`."""
+    """Times in seconds. Up to `fault_count` faults are drawn, on average every `fault_interval`.
+
+    `hurry` is how much faster than in earnest the timers of commits, checkpoints and purges are.
+    """
 
     clients: int
     operations_per_client: int
@@ -29,9 +33,11 @@ class Options(msgspec.Struct, frozen=True):
     io_timeout: float
     fault_interval: float
     outage: float
+    fault_count: int
     faults: tuple[str, ...]
     kill_in_step: float
     small_limits: bool
+    hurry: int
 
     def __str__(self) -> str:
         return " ".join(f"{name}={_text(getattr(self, name))}" for name in self.__struct_fields__)
@@ -46,7 +52,7 @@ def draw_options(random: Random) -> Options:
     return Options(
         clients=random.randint(1, 3),
         operations_per_client=random.choice([5, 15, 30]),
-        think_time=random.choice([0.0005, 0.01, 0.2, 1.0]),
+        think_time=random.choice([0.0005, 0.01, 0.1, 0.4]) * peer_timeout,
         files=random.randint(1, 3),
         names=random.randint(2, 5),
         latency=random.choice([0.0001, 0.001, 0.02]),
@@ -55,17 +61,25 @@ def draw_options(random: Random) -> Options:
         disk_latency=random.choice([0.0, 0.0003, 0.02]),
         peer_timeout=peer_timeout,
         io_timeout=peer_timeout * random.choice([1, 3, 10]),
-        fault_interval=random.choice([0.02, 0.5, 3.0, 12.0]),
-        outage=random.choice([0.01, 0.5, 4.0, 15.0]),
+        fault_interval=random.choice([0.05, 0.3, 1.0, 4.0]) * peer_timeout,
+        outage=random.choice([0.01, 0.2, 1.0, 4.0]) * peer_timeout,
+        fault_count=random.choice([1, 3, 20]),
         faults=tuple(fault for fault in FAULTS if random.random() < 0.5),
         kill_in_step=random.choice([0.0, 0.5, 1.0]),
         small_limits=random.random() < 0.4,
+        hurry=random.choice([5, 20, 200]),
     )
 
 
 @contextmanager
 def limits_in_effect(options: Options) -> Iterator[None]:
-    """With `small_limits`, what takes thousands of changes in earnest happens after a few."""
+    """Timers hurry, and with `small_limits` what takes thousands of changes in earnest comes after a few."""
+    timers = (
+        (sending, "CHECKPOINT_INTERVAL_S"),
+        (primary, "COMMIT_INTERVAL_S"),
+        (backup, "COMMIT_INTERVAL_S"),
+        (primary, "PURGE_AFTER_S"),
+    )
     small = (
         (journal, "JOURNAL_SEGMENT_BYTES", 700),
         (volume, "JOURNAL_BYTES_MAX", 3000),
@@ -78,6 +92,8 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (verify, "DIGESTS_PER_MESSAGE", 1),
     )
     with ExitStack() as stack:
+        for module, name in timers:
+            stack.enter_context(mock.patch.object(module, name, getattr(module, name) / options.hurry))
         for module, name, value in small if options.small_limits else ():
             stack.enter_context(mock.patch.object(module, name, value))
         yield

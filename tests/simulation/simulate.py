@@ -5,6 +5,7 @@ faults have stopped both hosts become normal, and both volumes hold the same and
 """
 
 import logging
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,8 @@ from tests.simulation.programs import FILE_MODE, Atlas, Program
 from tests.simulation.trouble import Trouble
 from tests.simulation.world import World
 
-_PEACE_TIMEOUT_S = 3600.0
-_SETTLE_S = 40.0  # two checkpoints and a purge
+_PEACE_TIMEOUT_S = 300.0
+_WALL_TIMEOUT_S = 60.0  # a run takes one; only a loop that never waits takes more
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 _EXPECTED_WARNINGS = (
@@ -61,6 +62,7 @@ def simulate(seed: int, options: Options | None = None) -> Run:
     with (
         tempfile.TemporaryDirectory(prefix="fm-simulation-", dir=_MEMORY) as directory,
         _deterministic_trio(seed),
+        _wall_timeout(),
         disk.counted_steps(),
         limits_in_effect(options),
         _traced_log(run) as complaints,
@@ -77,10 +79,14 @@ def simulate(seed: int, options: Options | None = None) -> Run:
     return run
 
 
+class Hung(Exception):
+    """The code runs on without an end, and no simulated time passes."""
+
+
 class Simulation:
     def __init__(self, seed: int, options: Options, directory: Path, run: Run) -> None:
         self.history = History()
-        self._options = options
+        self._settle_s = 40 / options.hurry + options.peer_timeout  # two checkpoints and a purge
         self._atlas = Atlas()
         self._world = World(seed, options, directory)
         self._world.trace_lines = run.trace
@@ -104,7 +110,7 @@ class Simulation:
                 await self._look()
                 self._judge_history()
                 await self._verify()
-                await trio.sleep(_SETTLE_S)
+                await trio.sleep(self._settle_s)
                 self._compare()
                 for host in world.random.sample(world.hosts, 2):
                     host.stop()
@@ -114,7 +120,7 @@ class Simulation:
 
     async def _prepare(self) -> None:
         """Make files and a directory that are never unlinked, and the programs."""
-        world, options = self._world, self._options
+        world, options = self._world, self._world.options
         first = Program(world, self.history, self._atlas, "setup", 0)
         await world.primary.serving.wait()
         await first.create(world.primary, model.ROOT_TAG, b"fixed", is_directory=True)
@@ -136,7 +142,7 @@ class Simulation:
             for host in world.hosts:
                 await host.serving.wait()
                 await host.unit.wait_normal()
-            await trio.sleep(_SETTLE_S)
+            await trio.sleep(self._settle_s)
             for host in world.hosts:
                 assert host.unit.status()["mirror_state"] == "normal", f"{host.name} does not stay normal"
         world.trace("normal")
@@ -224,6 +230,20 @@ def _deterministic_trio(seed: int) -> Iterator[None]:
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
         scheduler._r.setstate(state)
+
+
+@contextmanager
+def _wall_timeout() -> Iterator[None]:
+    def hung(_signal: int, _frame: object) -> None:
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.setitimer(signal.ITIMER_REAL, _WALL_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Trouble:
         if not options.faults:
             return
         async with trio.open_nursery() as nursery:
-            while True:
+            for _ in range(options.fault_count):
                 await trio.sleep(self._random.expovariate(1 / options.fault_interval))
                 fault, *whose = self._random.choice(options.faults).split()
                 if fault in ("cut", "stall"):
