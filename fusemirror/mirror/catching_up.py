@@ -5,14 +5,16 @@ the rows of the whole catalog are. Both end without a checkpoint of trio between
 and the return, so that the caller can send what comes after in the right order.
 """
 
+from collections.abc import Iterable
 from itertools import islice
 
 from fusemirror.change import NamespaceChange, Row, Table, decode_change
 from fusemirror.errors import ConnectionLost
-from fusemirror.identifiers import ChangeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import ROWS_PER_MESSAGE
 from fusemirror.mirror.stream import Stream
 from fusemirror.protocol.messages import CatalogRows
+from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.volume import Volume
 
 _RECORDS_PER_TURN = 256  # other tasks run between turns
@@ -46,6 +48,15 @@ async def send_catalog(stream: Stream, volume: Volume) -> None:
                 stream.send(message)
             after = rows[-1][0]
             await stream.wait_room()
+
+
+def send_inodes(stream: Stream, volume: Volume, numbers: Iterable[InodeNumber]) -> None:
+    """Send the attributes of these inodes, where they are still there: of sizes and times that writes
+    changed no journal tells, and the backup shows them before it has the images.
+    """
+    inodes = [inode for inode in map(volume.catalog.inode, numbers) if inode is not None]
+    for message in _messages([(Table.INODES, inode_key(inode.number), inode.pack()) for inode in inodes]):
+        stream.send(message)
 
 
 def _messages(rows: list[Row]) -> list[CatalogRows]:

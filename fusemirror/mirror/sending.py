@@ -25,7 +25,7 @@ from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
-from fusemirror.mirror.catching_up import send_catalog, send_records
+from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier, CopyProgress
 from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
 from fusemirror.mirror.out_of_sync import OutOfSync
@@ -365,6 +365,7 @@ class Mirror:
         else:
             await send_records(stream, self.volume, theirs)
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
+        send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
         stream.send(CaughtUp(self.volume.number))
         self._live = True
