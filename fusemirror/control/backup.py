@@ -60,6 +60,7 @@ class BackupUnit(ControlUnit):
         self._serials = itertools.count(1)
         self._io_timeout_s = io_timeout_s
         self._stale_reads = stale_reads
+        self._reported = False
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
 
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
@@ -119,7 +120,15 @@ class BackupUnit(ControlUnit):
                     await self.applier.changed.wait()
                 else:
                     await link.mirror.wait_lease()
-        raise PrimaryUnreachable(self._io_timeout_s)
+        raise self._check_report()
+
+    def _check_report(self) -> PrimaryUnreachable:
+        """What a request gets that waited too long. The log says so once for each time apart."""
+        error = PrimaryUnreachable(self._io_timeout_s)
+        if not self._reported:
+            self._reported = True
+            log.warning("%s (%s)", error, self.applier.reason or "it is there, but slow")
+        return error
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self.showable(inode)
@@ -151,6 +160,7 @@ class BackupUnit(ControlUnit):
     async def run_link(self, link: Link) -> None:
         """Apply what the link brings and take its answers, until it is lost."""
         self.link, self.link_ended = link, trio.Event()
+        self._reported = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
             reason = await self.applier.serve(link.mirror)
@@ -212,12 +222,9 @@ class BackupUnit(ControlUnit):
         while True:
             deadline = trio.current_time() - self._io_timeout_s
             late = [staged for staged in self.communication.pending() if staged.since <= deadline]
-            told = [staged for staged in late if not staged.abandoned]
-            if told:
-                log.warning("%s (%d requests)", PrimaryUnreachable(self._io_timeout_s), len(told))
             for staged in late:
                 staged.abandoned = True
-                staged.answer.reject(PrimaryUnreachable(self._io_timeout_s))
+                staged.answer.reject(self._check_report())
                 if self.link is None:
                     self.communication.retire(staged.request.identity)
             await trio.sleep(self._io_timeout_s / 20)
