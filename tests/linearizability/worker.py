@@ -1,8 +1,8 @@
 """One process that works on a few shared names and files, and keeps a timed record of it.
 
-    python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
+    python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED IN_FILES
 
-DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
+DIRECTORY is the shared one. IN_FILES is how often it works on a file that it has open, and not on names. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
 `record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
 tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno that
@@ -49,12 +49,13 @@ class Lost(Exception):
 
 
 class Worker:
-    def __init__(self, directory: str, control: str, number: str, seed: str) -> None:
+    def __init__(self, directory: str, control: str, number: str, seed: str, in_files: str) -> None:
         self._path = directory
         self._stop = Path(control, "stop")
         self._pause = Path(control, f"pause-{number}")
         self._record = open(Path(control, f"record-{number}"), "wb", buffering=0)
         self._random = random.Random(int(seed))
+        self._in_files = float(in_files)
         self._tag = int(number) * TAGS_PER_PROCESS
         self._directory = -1
         self._file = -1  # its descriptor, inode number, and whether it was opened to append
@@ -75,8 +76,10 @@ class Worker:
     def _enter(self) -> bool:
         """Have the directory open, so that no name is ever looked for below a mountpoint without a mount."""
         if self._directory < 0:
+            self._write("busy")
             with suppress(OSError):
                 self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+            self._write("idle")
         return self._directory >= 0
 
     def _leave(self, *, whole: bool) -> None:
@@ -92,7 +95,7 @@ class Worker:
             self._file = -1
 
     def _step(self) -> None:
-        in_file = self._file >= 0 and self._random.random() < 0.85
+        in_file = self._file >= 0 and self._random.random() < self._in_files
         table = IN_FILES if in_file else ON_NAMES
         (action,) = self._random.choices([*table], [*table.values()])
         action(self)
