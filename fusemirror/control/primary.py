@@ -9,6 +9,7 @@ change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
 import errno
 import logging
 import stat
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,13 @@ from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import Decision, decide, purge_rows
 from fusemirror.control.unit import ControlUnit, Key, found
-from fusemirror.errors import ChannelError, FusemirrorError, OperationFailed, RemoteProtocolError
+from fusemirror.errors import (
+    ChannelError,
+    ConnectionLost,
+    FusemirrorError,
+    OperationFailed,
+    RemoteProtocolError,
+)
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
     COMMIT_INTERVAL_S,
@@ -264,8 +271,7 @@ class PrimaryUnit(ControlUnit):
         once both volumes have it.
         """
         await self.mirror.acknowledged(number)
-        if not session.closed:
-            session.send(Answer(identity, after=number, inode=inode))
+        _answer(session, Answer(identity, after=number, inode=inode))
 
     async def _answer_later(
         self, session: Session, identity: RequestId, operation: Read | Flush | StartVerify | VerifyProgress
@@ -282,8 +288,7 @@ class PrimaryUnit(ControlUnit):
                 value = msgspec.json.encode(await self.verify_report())
         except FusemirrorError as failed:
             error = failed.errno
-        if not session.closed:
-            session.send(Answer(identity, errno=error, value=value), data)
+        _answer(session, Answer(identity, errno=error, value=value), data)
 
     # --- in the background --------------------------------------------------------------------------------
 
@@ -394,6 +399,12 @@ class PrimaryUnit(ControlUnit):
     def _size(self, number: InodeNumber) -> int:
         inode = self.volume.catalog.inode(number)
         return 0 if inode is None else inode.size
+
+
+def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:
+    """Answer, unless the session has ended, or ends by this: the backup then asks again over the next."""
+    with suppress(ConnectionLost):
+        session.send(answer, data)
 
 
 def _next(volume: Volume) -> ChangeNumber:

@@ -9,6 +9,7 @@ change is the answer that its program waits for. Source: seed [0056]-[0060] (JOB
 import errno
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import trio
 from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.errors import ChannelError, DiskFailed, FusemirrorError, RemoteProtocolError
+from fusemirror.errors import ChannelError, ConnectionLost, DiskFailed, FusemirrorError, RemoteProtocolError
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import ROWS_PER_MESSAGE
 from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, next_backup_state
@@ -279,6 +280,6 @@ class Applier:
 
 
 def _reply(session: Session, reply: Reply) -> None:
-    """Answer, unless the session has ended meanwhile: then nobody waits for it."""
-    if not session.closed:
+    """Answer, unless the session has ended, or ends by this: then nobody waits for it."""
+    with suppress(ConnectionLost):
         session.send(reply)
