@@ -412,6 +412,10 @@ class TwoHosts:
         for namespace in self._namespaces:
             namespace.run("tc", "qdisc", "replace", "dev", "veth0", "root", "blackhole")
 
+    def drop_from(self, host: Host) -> None:
+        """Lose every packet that `host` sends; what is sent to it arrives."""
+        host.run("tc", "qdisc", "replace", "dev", "veth0", "root", "blackhole")
+
     def heal(self) -> None:
         """Undo `cut` and `drop`."""
         for namespace in self._namespaces:
