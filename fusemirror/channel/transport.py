@@ -128,21 +128,29 @@ class SocketTransport(Transport):
             raise self._lost(error) from error
 
     async def wait_writable(self) -> None:
+        self._check_open()
         try:
             await trio.lowlevel.wait_writable(self._socket)
-        except (trio.ClosedResourceError, OSError, ValueError) as error:
+        except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
 
     async def receive(self, bytes_max: int) -> bytes:
         # Waiting first costs no more than a checkpoint would, and in a calm system there is nothing yet.
         while True:
+            self._check_open()
             try:
                 await trio.lowlevel.wait_readable(self._socket)
                 return self._socket.recv(bytes_max)
             except BlockingIOError:
                 continue
-            except (trio.ClosedResourceError, OSError, ValueError) as error:
+            except (trio.ClosedResourceError, OSError) as error:
                 raise self._lost(error) from error
+
+    def _check_open(self) -> None:
+        # trio must not be asked to wait for a closed socket: it stumbles over the descriptor -1, keeps
+        # the task registered for it, and tells whoever asks next that another task waits already.
+        if self._closed:
+            raise ConnectionLost(self.peer_name, "closed on this host")
 
     def close(self) -> None:
         if not self._closed:
@@ -173,10 +181,12 @@ class SocketListener(Listener):
 
     async def accept(self) -> Transport:
         while True:
+            if self._socket.fileno() < 0:
+                raise ConnectionLost("the listener", "closed on this host")
             try:
                 await trio.lowlevel.wait_readable(self._socket)
                 accepted, address = self._socket.accept()
-            except (trio.ClosedResourceError, ValueError) as error:
+            except trio.ClosedResourceError as error:
                 raise ConnectionLost("the listener", "closed on this host") from error
             except OSError as error:
                 await self._after(error)
@@ -185,8 +195,6 @@ class SocketListener(Listener):
             return SocketTransport(accepted, format_address(*address[:2]))
 
     async def _after(self, error: OSError) -> None:
-        if self._socket.fileno() < 0:
-            raise ConnectionLost("the listener", "closed on this host") from error
         # accept(2): errors of the network belong to the connection that is gone. Without descriptors
         # or memory the next try would fail too, and at once.
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):

@@ -115,10 +115,11 @@ async def test_a_closed_transport_is_of_no_use_and_may_be_closed_again(transport
     transport.close()
     with pytest.raises(ConnectionLost, match="closed on this host"):
         transport.try_send([b"data"])
-    with pytest.raises(ConnectionLost, match="closed on this host"):
-        await transport.receive(1)
-    with pytest.raises(ConnectionLost, match="closed on this host"):
-        await transport.wait_writable()
+    for _ in range(2):  # trio remembers who ever waited for the descriptor -1
+        with pytest.raises(ConnectionLost, match="closed on this host"):
+            await transport.receive(1)
+        with pytest.raises(ConnectionLost, match="closed on this host"):
+            await transport.wait_writable()
 
 
 async def test_a_cancelled_receive_takes_nothing(transport_pair: Pair) -> None:
