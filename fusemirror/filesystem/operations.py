@@ -254,13 +254,22 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeNumber, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
         operation = Create(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx.uid, ctx.gid)
-        try:
-            inode = _there(await self._unit.perform(operation))
-        except OperationFailed as error:
-            if error.errno != errno.EEXIST or flags & os.O_EXCL:
-                raise
-            inode = await self._open_existing(parent_inode, name, flags, ctx)
+        inode = await self._create_or_open(operation, flags, ctx)
         return self._open(inode.number, flags, ctx.uid), entry_attributes(inode)
+
+    async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
+        while True:
+            try:
+                return _there(await self._unit.perform(operation))
+            except OperationFailed as error:
+                if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            try:
+                return await self._open_existing(operation.parent, operation.name, flags, ctx)
+            except OperationFailed as error:
+                # ENOENT is no answer to O_CREAT: the name has gone again, so nothing is in the way now.
+                if error.errno != errno.ENOENT:
+                    raise
 
     async def _open_existing(
         self, parent: InodeNumber, name: bytes, flags: int, ctx: RequestContext

@@ -13,6 +13,8 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX, PURGE_AFTER_S
+from fusemirror.operations import Unlink
+from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import ROOT_USER, USER, Caller, refused
 
@@ -203,6 +205,22 @@ async def test_a_name_that_the_other_host_made_first_is_opened(kernel: Kernel, u
     assert await kernel.operations.read(handle, 0, 100) == b"content"
     _, entry = await kernel.operations.create(ROOT, b"file", 0o777, os.O_RDWR | os.O_TRUNC, ROOT_USER)
     assert (entry.st_ino, entry.st_size, stat.S_IMODE(entry.st_mode)) == (inode, 0, 0o644)
+
+
+async def test_a_name_that_is_gone_again_by_then_is_created(
+    kernel: Kernel, unit: PrimaryUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await kernel.make(b"file", b"content")
+
+    async def lookup_too_late(parent: InodeNumber, name: bytes) -> Inode:
+        monkeypatch.undo()
+        await unit.perform(Unlink(parent, name))
+        return await unit.lookup(parent, name)
+
+    monkeypatch.setattr(unit, "lookup", lookup_too_late)
+    handle, created = await kernel.create(b"file")
+    assert created != there
+    assert await kernel.operations.read(handle, 0, 100) == b""
 
 
 async def test_an_exclusive_creation_refuses_a_name_that_is_there(kernel: Kernel, unit: PrimaryUnit) -> None:
