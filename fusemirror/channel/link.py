@@ -32,6 +32,7 @@ class Link:
     def __init__(self, *, dialed: Session, accepted: Session) -> None:
         assert {dialed.path, accepted.path} == set(DIALED_BY), "one session of each path"
         self.mirror, self.forward = (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
+        self.is_ours = dialed.path == "mirror"  # the same on one host always, and never on both
         self.peer: Hello = max(dialed, accepted, key=lambda session: session.connected_since).peer
 
     @property
@@ -115,11 +116,24 @@ class Linker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, listener, nursery)
                 task_status.started(listener)
-                while not self._retired:
-                    await self._serve(await self._meet(), links)
+                await self._make_links(links)
         finally:
             listener.close()
             self._discard_accepted("closed on this host")
+
+    async def _make_links(self, links: trio.MemorySendChannel[Link]) -> None:
+        pause_s = limits.RECONNECT_FIRST_S
+        while not self._retired:
+            link = await self._meet()
+            met_at = trio.current_time()
+            await self._serve(link, links)
+            if trio.current_time() - met_at >= limits.RECONNECT_MAX_S:
+                pause_s = limits.RECONNECT_FIRST_S
+            elif link.is_ours:
+                # Each host may have paired what it dialed last with what the other dials next, and would
+                # so for ever. One of the two waits until the other has done dialing.
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, limits.RECONNECT_MAX_S)
 
     async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
         self._link, self.last_error = link, None
