@@ -80,6 +80,8 @@ def test_a_request_whose_answer_was_lost_takes_effect_once_when(
     wait_until(
         lambda: hosts.primary.status()["change"] >= before + len(callers), 10.0, "the requests at the primary"
     )
+    # While the link lived, TCP would bring the answers yet, even those of a process that was killed.
+    wait_until(lambda: not any(host.status()["peer"]["connected"] for host in hosts), 10.0, "a lost link")
     LATER[later](hosts)
     hosts.converge()
     assert {name: caller.process.wait(30.0) for name, caller in callers.items()} == dict.fromkeys(callers, 0)
