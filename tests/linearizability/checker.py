@@ -13,11 +13,12 @@ in parts, one per independent object, because linearizability is local (Herlihy 
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from tests.linearizability.history import Operation
 
-CONFIGURATIONS_MAX = 2_000_000  # about a minute, and 1 GiB
+CONFIGURATIONS_MAX = 500_000  # about a minute
 
 
 class Model(Protocol):
@@ -27,7 +28,7 @@ class Model(Protocol):
     def initial(self) -> Hashable: ...
 
     def observes(self, operation: Operation) -> bool:
-        """Whether it changes no state at all, whatever the state is."""
+        """Whether it only looks: it changes nothing, though it may teach what the state is."""
 
     def steps(self, state: Any, operation: Operation) -> Iterable[Hashable]:
         """The states in which the operation may leave `state`; none where what it was told is impossible.
@@ -48,12 +49,14 @@ class Violation:
     history: Sequence[Operation]
 
     def __str__(self) -> str:
-        return "\n".join((
-            f"no order explains these {len(self.history)} operations; {len(self.explained)} of them end so:",
-            *(f"    {_timed(operation)}" for operation in self.explained[-12:]),
-            f"which leaves {self.state}; of the next ones the first must follow, and cannot:",
-            *(f"    {_timed(operation)}" for operation in self.stuck),
-        ))
+        return "\n".join(
+            (
+                f"no order explains these {len(self.history)} operations; the last of {len(self.explained)}:",
+                *(f"    {_timed(operation)}" for operation in self.explained[-12:]),
+                f"which leaves {self.state}; of the next ones the first must follow, and cannot:",
+                *(f"    {_timed(operation)}" for operation in self.stuck),
+            )
+        )
 
 
 def _timed(operation: Operation) -> str:
@@ -62,7 +65,7 @@ def _timed(operation: Operation) -> str:
 
 
 class Undecided(Exception):
-    """the search gave up after {0} configurations: the history is too hard to judge"""
+    """The history is too hard to judge."""
 
     def __init__(self, configurations: int) -> None:
         super().__init__(f"the search gave up after {configurations} configurations")
@@ -115,9 +118,9 @@ _Choice = tuple[int, Hashable]
 
 
 class _Search:
-    """The events stand in a doubly linked list in the order of time: operation `i` is invoked in event `2 * i`
-    and returns in event `2 * i + 1`. Taking an operation unlinks both; putting it back, in the reverse
-    order, restores the list.
+    """The events stand in a doubly linked list in the order of time: operation `i` is invoked in event
+    `2 * i` and returns in event `2 * i + 1`. Taking an operation unlinks both; putting it back, in the
+    reverse order, restores the list.
     """
 
     def __init__(self, history: list[Operation], model: Model) -> None:
@@ -140,7 +143,7 @@ class _Search:
         self._head = head = 2 * len(self._history)
         order = [head, *(event for _, _, event in sorted(timed)), head]
         self._next, self._before = [0] * (head + 1), [0] * (head + 1)
-        for one, other in zip(order, order[1:], strict=False):
+        for one, other in pairwise(order):
             self._next[one], self._before[other] = other, one
 
     def run(self) -> Violation | None:
@@ -166,21 +169,20 @@ class _Search:
 
     def _choices(self, state: Hashable) -> Iterator[_Choice]:
         """The operations that may come next, each with a state in which it leaves this one."""
+        known: list[_Choice] = []
         doubtful: list[_Choice] = []
-        for index in self._callable():
+        for index in list(self._callable()):
             operation = self._history[index]
-            if self._observes[index]:
-                if state in self._model.steps(state, operation):
+            for after in self._model.steps(state, operation):
+                if after == state and self._observes[index]:
                     # It can be explained now, and changes nothing: no order is lost by taking it first.
-                    yield index, state
-                    return
-            elif operation.returned is None:
-                doubtful += [(index, after) for after in self._model.steps(state, operation) if after != state]
-        for index in self._callable():
-            operation = self._history[index]
-            if operation.returned is not None and not self._observes[index]:
-                for after in self._model.steps(state, operation):
                     yield index, after
+                    return
+                if operation.returned is not None:
+                    known.append((index, after))
+                elif after != state:
+                    doubtful.append((index, after))
+        yield from known
         # Last, because most of what is in doubt never happened, or explains nothing.
         yield from doubtful
 

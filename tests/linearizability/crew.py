@@ -19,14 +19,15 @@ KILL_S = 5.0
 class Member:
     """One process, `worker.py`."""
 
-    def __init__(self, host: Host, number: int, directory: Path, control: Path, *options: str) -> None:
+    def __init__(self, host: Host, number: int, directory: Path, control: Path, seed: int) -> None:
         self.host = host
         self.name = f"{host.name}-{number}"
         self._record = control / f"record-{number}"
         self._pause = control / f"pause-{number}"
         command = (sys.executable, "-m", "tests.linearizability.worker")
-        arguments = (directory, control, str(number), *options)
-        self._process: Popen[bytes] = host.start(*command, *arguments, stderr=PIPE, cwd=CHECKOUT)
+        self._process: Popen[bytes] = host.start(
+            *command, directory, control, str(number), str(seed), stderr=PIPE, cwd=CHECKOUT
+        )
 
     @property
     def lines(self) -> int:
@@ -38,9 +39,14 @@ class Member:
         last = self._record.read_bytes().splitlines()[-1:]
         return bool(last) and json.loads(last[0])[0] in ("begins", "busy")
 
+    @property
+    def doubts(self) -> int:
+        return self._record.read_bytes().count(b'["doubt"')
+
     def tail(self) -> str:
+        """The end of its record, for people."""
         last = self._record.read_text().splitlines()[-4:]
-        return f"{self.name} {self._pause.exists()} {Path(f'/proc/{self._process.pid}/wchan').read_text()}: {last}"
+        return f"{self.name}: {last}"
 
     def pause(self) -> None:
         """It begins no further call on return, unless one is under way."""
@@ -75,10 +81,10 @@ class Member:
 class Crew:
     """All of them, at work while the context lasts."""
 
-    def __init__(self, hosts: tuple[Host, Host], members: int, control: Path, seed: int, in_files: float = 0.8) -> None:
+    def __init__(self, hosts: tuple[Host, Host], members: int, control: Path, seed: int) -> None:
         """`control` is a new directory; one of the same name is made in the mirrored filesystem."""
         self._hosts, self._control = hosts, control
-        self._members_count, self._seed, self._in_files = members, seed, in_files
+        self._members_count, self._seed = members, seed
         self.members: list[Member] = []
 
     def __enter__(self) -> Self:
@@ -87,8 +93,9 @@ class Crew:
         (self._hosts[0].mountpoint / name).mkdir()
         for number in range(1, self._members_count + 1):
             host = self._hosts[number % 2]
-            options = (str(self._seed + number), str(self._in_files))
-            self.members.append(Member(host, number, host.mountpoint / name, self._control, *options))
+            self.members.append(
+                Member(host, number, host.mountpoint / name, self._control, self._seed + number)
+            )
         wait_until(lambda: all(member.lines for member in self.members), PATIENCE_S, "the first calls")
         return self
 
@@ -115,10 +122,17 @@ class Crew:
         """Return once every process of the host waits for an answer."""
         members = self.on(host)
         try:
-            wait_until(lambda: all(member.waits_for_answer for member in members), PATIENCE_S, "blocked calls")
+            wait_until(lambda: all(each.waits_for_answer for each in members), PATIENCE_S, "blocked calls")
         except TimeoutError:
             print(*(member.tail() for member in members), sep="\n")
             raise
+
+    def wait_doubt(self, host: Host) -> None:
+        """Return once a call of each process of the host has ended in doubt."""
+        before = {member: member.doubts for member in self.on(host)}
+        wait_until(
+            lambda: all(member.doubts > doubts for member, doubts in before.items()), PATIENCE_S, "doubt"
+        )
 
     def finish(self) -> list[Operation]:
         """End the work. The history, in the order of invocation."""

@@ -24,7 +24,7 @@ OBSERVERS = frozenset({"lookup", "read", "read_block", "size"})
 
 HOLE = 0
 UNSEEN = -1
-"""The inode number of a file that nobody ever saw."""
+"""The inode number of a file that nobody has looked at yet, and whoever created it was not told."""
 
 Blocks = tuple[int, ...]
 
@@ -100,8 +100,17 @@ class Names:
         if operation.error:
             if entry is None and operation.error == errno.ENOENT:
                 yield state
-        elif entry is not None and operation.result == entry.inode:
+        elif entry is not None:
+            yield from self._seen(state, operation, name, entry)
+
+    def _seen(self, state: Directory, operation: Operation, name: str, entry: Entry) -> Iterator[Directory]:
+        """The name stands for `entry`; if nobody saw its inode number before, this is it."""
+        names, given = state
+        if operation.result in (entry.inode, None):
             yield state
+        elif entry.inode == UNSEEN and operation.result in self.unclaimed - given:
+            known = entry._replace(inode=operation.result)
+            yield names - {(name, entry)} | {(name, known)}, given | {operation.result}
 
     def _create(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
         entry = _entry(state, name)
@@ -117,20 +126,18 @@ class Names:
             return
         if entry is None:
             yield from self._created(state, operation, name)
-        elif operation.result in (entry.inode, None):
-            yield state
+        else:
+            yield from self._seen(state, operation, name, entry)
 
     def _created(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
         names, given = state
-        left = self.unclaimed - given
         if operation.result in self._twice:
             return
-        if operation.call == "create" and operation.result is not None:
-            yield names | {(name, Entry(operation.result))}, given
-        elif operation.result is None:
-            yield from ((names | {(name, Entry(inode))}, given | {inode}) for inode in left)
+        if operation.result is None:
             yield names | {(name, Entry(UNSEEN))}, given
-        elif operation.result in left:
+        elif operation.call == "create":
+            yield names | {(name, Entry(operation.result))}, given
+        elif operation.result in self.unclaimed - given:
             yield names | {(name, Entry(operation.result))}, given | {operation.result}
 
     def _unlink(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
@@ -180,9 +187,7 @@ def parts(history: Iterable[Operation]) -> dict[Hashable, tuple[Model, list[Oper
     found: defaultdict[Hashable, list[Operation]] = defaultdict(list)
     for operation in history:
         found["names" if operation.call in NAME_CALLS else operation.arguments[0]].append(operation)
-    return {
-        key: (Names(operations) if key == "names" else File(), operations) for key, operations in found.items()
-    }
+    return {key: (Names(part) if key == "names" else File(), part) for key, part in found.items()}
 
 
 def violations(history: Sequence[Operation]) -> dict[Hashable, Violation | Undecided]:

@@ -2,13 +2,18 @@
 
     python -m tests.linearizability.planted BUG mount ...
 
-Each bug takes away one of the waits that make sync routed access linearizable.
+Each bug takes away one of the waits that make sync routed access linearizable. Changes reach the backup
+a little late, so that it shows for longer; nothing but that happens where the BUG is "slow".
 """
 
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
+from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
+from fusemirror.channel.session import Session
 from fusemirror.cli.main import main
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
@@ -52,11 +57,30 @@ def no_lease() -> None:
     setattr(BackupUnit, "showable", showable)  # noqa: B010
 
 
+LATE_S = 0.005
+
+
+def slow() -> None:
+    """No bug: the backup takes its time."""
+    receive = Session.receive
+
+    async def receive_late(self: Session) -> list[Any]:
+        received = await receive(self)
+        if any(
+            isinstance(message, NamespaceChange | TruncateChange | WriteChange) for message, _ in received
+        ):
+            await trio.sleep(LATE_S)
+        return received
+
+    setattr(Session, "receive", receive_late)  # noqa: B010
+
+
 BUGS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (early_acknowledgement, no_lease, unsettled_data, unsettled_names)
 }
 
 if __name__ == "__main__":
-    BUGS[sys.argv.pop(1)]()
+    slow()
+    BUGS.get(sys.argv.pop(1), slow)()
     main()

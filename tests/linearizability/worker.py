@@ -1,12 +1,12 @@
 """One process that works on a few shared names and files, and keeps a timed record of it.
 
-    python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED IN_FILES
+    python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
 
-DIRECTORY is the shared one. IN_FILES is how often it works on a file that it has open, and not on names. CONTROL is a directory on another filesystem: the process ends once there
+DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
-`record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
-tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno that
-a local filesystem would not give ends the process.
+`record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls
+that tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno
+that a local filesystem would not give ends the process.
 """
 
 import errno
@@ -22,13 +22,14 @@ from select import select
 from typing import Any, TypeVar
 
 from tests.linearizability.history import Operation, parse
-from tests.linearizability.model import HOLE, OBSERVERS, READ_BLOCKS
+from tests.linearizability.model import OBSERVERS, READ_BLOCKS
 
 NAMES = ("a", "b", "c")
 BLOCK_BYTES = 4096
 TAG_BYTES = 8
 TAGS_PER_PROCESS = 1 << 24
 BLOCKS_MAX = 5
+IN_FILES_SHARE = 0.75  # how often a process works on the file that it has open, and not on names
 POLL_S = 0.005
 
 # What a mount says when it cannot tell: a check report, or the process that served it has gone.
@@ -49,13 +50,12 @@ class Lost(Exception):
 
 
 class Worker:
-    def __init__(self, directory: str, control: str, number: str, seed: str, in_files: str) -> None:
+    def __init__(self, directory: str, control: str, number: str, seed: str) -> None:
         self._path = directory
         self._stop = Path(control, "stop")
         self._pause = Path(control, f"pause-{number}")
-        self._record = open(Path(control, f"record-{number}"), "wb", buffering=0)
+        self._record = os.open(Path(control, f"record-{number}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._random = random.Random(int(seed))
-        self._in_files = float(in_files)
         self._tag = int(number) * TAGS_PER_PROCESS
         self._directory = -1
         self._file = -1  # its descriptor, inode number, and whether it was opened to append
@@ -95,14 +95,16 @@ class Worker:
             self._file = -1
 
     def _step(self) -> None:
-        in_file = self._file >= 0 and self._random.random() < self._in_files
+        in_file = self._file >= 0 and self._random.random() < IN_FILES_SHARE
         table = IN_FILES if in_file else ON_NAMES
         (action,) = self._random.choices([*table], [*table.values()])
         action(self)
 
     # --- the record -----------------------------------------------------------------------------------
 
-    def _timed(self, call: str, *arguments: Any, do: Callable[[], T], said: set[int] | None = None) -> T | None:
+    def _timed(
+        self, call: str, *arguments: Any, do: Callable[[], T], said: set[int] | None = None
+    ) -> T | None:
         """Do a system call, and record that it begins. None after one of the errnos in `said`."""
         self._said, self._error = said or set(), 0
         self._write("begins", call, arguments, time.monotonic_ns())
@@ -124,7 +126,7 @@ class Worker:
         self._write("told", operations, self._returned)
 
     def _write(self, *line: Any) -> None:
-        self._record.write(json.dumps(line).encode() + b"\n")
+        os.write(self._record, json.dumps(line).encode() + b"\n")
 
     # --- names ----------------------------------------------------------------------------------------
 
@@ -164,9 +166,7 @@ class Worker:
 
     def unlink(self) -> None:
         name = self._name()
-        self._timed(
-            "unlink", name, do=lambda: os.unlink(name, dir_fd=self._directory), said={errno.ENOENT}
-        )
+        self._timed("unlink", name, do=lambda: os.unlink(name, dir_fd=self._directory), said={errno.ENOENT})
         self._told(("unlink", (name,), None, self._error))
 
     def rename(self) -> None:
@@ -214,17 +214,13 @@ class Worker:
         block, (tag, data) = self._random.randrange(BLOCKS_MAX), self._new_block()
         call, place = ("append", ()) if self._appends else ("write", (block,))
         arguments = (self._inode, *place, tag)
-        written = self._timed(
-            call, *arguments, do=lambda: os.pwrite(self._file, data, block * BLOCK_BYTES)
-        )
+        written = self._timed(call, *arguments, do=lambda: os.pwrite(self._file, data, block * BLOCK_BYTES))
         assert written == BLOCK_BYTES, f"{written} of {BLOCK_BYTES} bytes"
         self._told((call, arguments, None, 0))
 
     def truncate(self) -> None:
         size = self._random.randrange(BLOCKS_MAX)
-        self._timed(
-            "truncate", self._inode, size, do=lambda: os.ftruncate(self._file, size * BLOCK_BYTES)
-        )
+        self._timed("truncate", self._inode, size, do=lambda: os.ftruncate(self._file, size * BLOCK_BYTES))
         self._told(("truncate", (self._inode, size), None, 0))
 
     def read(self) -> None:
@@ -273,11 +269,10 @@ def _blocks(size_bytes: int) -> int:
 
 
 def _tag(block: bytes) -> int:
-    """The tag of a whole block, or HOLE."""
-    tag = int.from_bytes(block[:TAG_BYTES])
-    assert block == tag.to_bytes(TAG_BYTES) * (BLOCK_BYTES // TAG_BYTES), f"a torn block that begins with {tag}"
-    assert tag > 0 or tag == HOLE
-    return tag
+    """The tag of a whole block, 0 for a hole."""
+    tag = block[:TAG_BYTES]
+    assert block == tag * (BLOCK_BYTES // TAG_BYTES), f"a torn block that begins with {tag!r}"
+    return int.from_bytes(tag)
 
 
 def read_record(process: str, path: Path) -> list[Operation]:
