@@ -113,7 +113,11 @@ class _Export:
             os.chmod(path, stat.S_IMODE(inode.mode))
         for name in self._catalog.xattrs(inode.number):
             value = self._catalog.xattr(inode.number, name) or b""
-            os.setxattr(path, name, value, follow_symlinks=False)
+            try:
+                os.setxattr(path, name, value, follow_symlinks=False)
+            except OSError as error:
+                what = f"the target cannot hold {os.fsdecode(name)} of {os.fsdecode(path)}: {error.strerror}"
+                raise ExportFailed(self._volume.directory, f"{what}; choose another filesystem") from error
         os.utime(path, ns=(inode.atime_ns, inode.mtime_ns), follow_symlinks=False)
 
 
