@@ -11,18 +11,55 @@ from fusemirror.control import backup, primary
 from fusemirror.mirror import catching_up, sending, verify
 from fusemirror.volume import catalog, images, journal, volume
 
-FAULTS = ("cut", "stall", "kill primary", "kill backup", "kill both", "stop primary", "stop backup")
+WEIGHTS = {
+    "write": 6,
+    "append": 3,
+    "truncate": 2,
+    "read": 8,
+    "size": 3,
+    "create": 5,
+    "unlink": 3,
+    "rmdir": 1,
+    "rename": 4,
+    "link": 2,
+    "lookup": 6,
+    "listing": 2,
+    "nlink": 2,
+    "chmod": 2,
+    "mode": 2,
+    "set_xattr": 1,
+    "remove_xattr": 1,
+    "xattr": 2,
+    "flush": 1,
+    "verify": 1,
+}
+"""What programs do, and how often one in relation to the others."""
+
+FAULTS = (
+    "cut",
+    "stall",
+    "reset primary",
+    "reset backup",
+    "kill primary",
+    "kill backup",
+    "kill both",
+    "stop primary",
+    "stop backup",
+)
 
 
 class Options(msgspec.Struct, frozen=True):
     """Times in seconds. Up to `fault_count` faults are drawn, on average every `fault_interval`.
 
+    Programs do what is in `kinds`, and stay at the same file or name with probability `crowding`.
     `hurry` is how much faster than in earnest the timers of commits, checkpoints and purges are.
     """
 
     clients: int
     operations_per_client: int
     think_time: float
+    kinds: tuple[str, ...]
+    crowding: float
     files: int
     names: int
     latency: float
@@ -49,10 +86,13 @@ def _text(value: object) -> str:
 
 def draw_options(random: Random) -> Options:
     peer_timeout = random.choice([0.3, 1.0, 5.0])
+    kinds = tuple(kind for kind in WEIGHTS if random.random() < 0.6)
     return Options(
         clients=random.randint(1, 3),
-        operations_per_client=random.choice([5, 15, 30]),
-        think_time=random.choice([0.0005, 0.01, 0.1, 0.4]) * peer_timeout,
+        operations_per_client=random.choice([5, 15, 30, 60]),
+        think_time=random.choice([0.0005, 0.002, 0.01, 0.1, 0.4]) * peer_timeout,
+        kinds=kinds or tuple(WEIGHTS),
+        crowding=random.choice([0.0, 0.5, 0.9]),
         files=random.randint(1, 3),
         names=random.randint(2, 5),
         latency=random.choice([0.0001, 0.001, 0.02]),

@@ -2,13 +2,16 @@
 
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import trio
 
+from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import CheckReport, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE
 from fusemirror.operations import (
     Create,
     Link,
@@ -23,6 +26,7 @@ from fusemirror.operations import (
 from fusemirror.volume.inode import Inode
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.model import ROOT_TAG
+from tests.simulation.options import WEIGHTS
 from tests.simulation.world import SimulatedHost, World
 
 NAMES: Target = ("names", 0)
@@ -40,6 +44,8 @@ class Atlas:
     def __init__(self) -> None:
         self.inodes: dict[int, InodeNumber] = {ROOT_TAG: ROOT_INODE}
         self.directories: set[int] = {ROOT_TAG}
+        self.busy_file = ROOT_TAG
+        self.busy_name = ROOT_TAG, b"n0"
 
     def see(self, inode: Inode) -> int:
         """A program has been shown an inode; its owner tells which operation created it."""
@@ -47,6 +53,8 @@ class Atlas:
         assert known == inode.number, f"#{inode.uid} was inode {known} and is inode {inode.number} now"
         if inode.is_directory:
             self.directories.add(inode.uid)
+        elif self.busy_file == ROOT_TAG:
+            self.busy_file = inode.uid
         return inode.uid
 
     @property
@@ -76,29 +84,9 @@ class Program:
             self.done.set()
 
     async def _anything(self, host: SimulatedHost) -> None:
-        choices: list[tuple[int, Callable[[SimulatedHost], Awaitable[object]]]] = [
-            (6, self._write),
-            (3, self._append),
-            (2, self._truncate),
-            (6, self._read),
-            (2, self._size),
-            (5, self._create),
-            (3, self._unlink),
-            (1, self._rmdir),
-            (4, self._rename),
-            (2, self._link),
-            (5, self._lookup),
-            (2, self._listing),
-            (2, self._nlink),
-            (2, self._chmod),
-            (2, self._mode),
-            (1, self._set_xattr),
-            (1, self._remove_xattr),
-            (2, self._xattr),
-            (1, self._flush),
-        ]
-        weights, methods = zip(*choices, strict=True)
-        await self._random.choices(methods, weights)[0](host)
+        options = self._world.options
+        kind = self._random.choices(options.kinds, [WEIGHTS[kind] for kind in options.kinds])[0]
+        await getattr(self, f"_{kind}")(host)
 
     async def _ask(
         self,
@@ -126,9 +114,11 @@ class Program:
     # --- content --------------------------------------------------------------------------------------
 
     def _any_file(self) -> tuple[int, InodeNumber]:
-        files = self._atlas.files
-        recent = files[: self._world.options.files] + files[-3:]
-        tag = self._random.choice(recent)
+        """Often the one that someone is at; else mostly one that is never unlinked."""
+        if self._random.random() > self._world.options.crowding:
+            files = self._atlas.files
+            self._atlas.busy_file = self._random.choice(files[: self._world.options.files] + files[-3:])
+        tag = self._atlas.busy_file
         return tag, self._atlas.inodes[tag]
 
     def _data(self, length: int) -> bytes:
@@ -145,9 +135,28 @@ class Program:
 
         async def call(_: Operation) -> str:
             await host.unit.perform(Write(inode, offset), data)
+            self._expect_redundant(host, inode, offset, len(data))
             return "ok"
 
         await self._ask(host, ("file", tag), "write", offset, data, call=call)
+
+    def _expect_redundant(self, host: SimulatedHost, inode: InodeNumber, offset: int, length: int) -> None:
+        """Both volumes hold what was acknowledged, unless the primary goes on alone (G1)."""
+        primary, backup = self._world.primary, self._world.backup
+        if primary.volume is None or backup.volume is None:
+            return
+        assert isinstance(primary.unit, PrimaryUnit)
+        mirror = primary.unit.mirror
+        # A request that was done while the primary was alone is answered as soon as the backup is back.
+        if host is backup and inode in mirror.out_of_sync:
+            return
+        # Where another change of the image is under way, it may have overwritten these bytes.
+        if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.unsettled(inode):
+            return
+        images = [volume.images.read(inode, offset, length) for volume in (primary.volume, backup.volume)]
+        assert images[0] == images[1], (
+            f"bytes {offset}-{offset + length} of inode {inode} are not in both volumes"
+        )
 
     async def _append(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
@@ -189,6 +198,14 @@ class Program:
 
         await self._ask(host, ("file", tag), "size", call=call)
 
+    async def _verify(self, host: SimulatedHost) -> None:
+        """A comparison may not come to its end, but it never reports a difference that is not one (G5)."""
+        with suppress(OperationFailed, CheckReport):
+            await host.unit.verify()
+            while (report := await host.unit.verify_report())["running"]:  # noqa: ASYNC110
+                await trio.sleep(self._world.options.peer_timeout / 20)
+            assert not report["differences"], report
+
     async def _flush(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
 
@@ -206,7 +223,10 @@ class Program:
         return self._random.choice(directories[:2] + directories[-1:])
 
     def _any_name(self) -> tuple[int, bytes]:
-        return self._any_directory(), self._random.choice(self._names)
+        """Often the one that someone is at."""
+        if self._random.random() > self._world.options.crowding:
+            self._atlas.busy_name = self._any_directory(), self._random.choice(self._names)
+        return self._atlas.busy_name
 
     async def _create(self, host: SimulatedHost) -> None:
         parent, name = self._any_name()

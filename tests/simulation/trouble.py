@@ -25,11 +25,11 @@ class Trouble:
             for _ in range(options.fault_count):
                 await trio.sleep(self._random.expovariate(1 / options.fault_interval))
                 fault, *whose = self._random.choice(options.faults).split()
-                if fault in ("cut", "stall"):
-                    nursery.start_soon(self._break_line, fault)
-                    continue
-                for host in self._world.hosts:
-                    if whose[0] in ("both", "primary" if host is self._world.primary else "backup"):
+                hosts = [host for host in self._world.hosts if {host.role, "both"}.intersection(whose)]
+                if fault in ("cut", "stall", "reset"):
+                    nursery.start_soon(self._break_line, fault, hosts)
+                else:
+                    for host in hosts:
                         nursery.start_soon(self._end_process, host, fault)
 
     async def end(self) -> None:
@@ -45,9 +45,11 @@ class Trouble:
     def _outage_s(self) -> float:
         return self._random.expovariate(1 / self._world.options.outage)
 
-    async def _break_line(self, fault: str) -> None:
+    async def _break_line(self, fault: str, hosts: list[SimulatedHost]) -> None:
         network, names = self._world.network, [host.name for host in self._world.hosts]
         (network.cut if fault == "cut" else network.stall)(*names)
+        for host in hosts:
+            host.reset()  # it knows at once, and the other does not hear of it
         await trio.sleep(self._outage_s())
         self._heal()
 

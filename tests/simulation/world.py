@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import trio
 
@@ -60,6 +60,7 @@ class SimulatedHost:
     def __init__(self, world: World, name: str, peer: str, directory: Path) -> None:
         self.world = world
         self.name = name
+        self.role: Literal["primary", "backup"] = "primary" if name == PRIMARY else "backup"
         self.directory = directory
         self.programs: list[Program] = []
         self._unit: ControlUnit | None = None
@@ -90,7 +91,6 @@ class SimulatedHost:
 
     def make_volume(self) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
-        is_primary = self.name == PRIMARY
         identity = Identity(
             format=FORMAT_VERSION,
             filesystem="ab" * 16,
@@ -99,11 +99,16 @@ class SimulatedHost:
             host_name=self.name,
             peer=identities[self._peer],
             peer_name=self._peer,
-            role="primary" if is_primary else "backup",
-            complete=is_primary,
+            role=self.role,
+            complete=self.role == "primary",
             compare_all=False,
         )
         Volume.create(self.directory, identity, self._seams)
+
+    @property
+    def volume(self) -> Volume | None:
+        """The volume of a process that lives and serves."""
+        return None if self._unit is None or self.disk.dead else self._unit.volume
 
     @property
     def unit(self) -> ControlUnit:
@@ -167,6 +172,11 @@ class SimulatedHost:
             self._network.close()
             self._scope.cancel()
 
+    def reset(self) -> None:
+        """Every connection of the process is broken, as far as this host knows."""
+        self.world.trace(f"reset {self.name}")
+        self._network.reset()
+
     async def _run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         await trio.sleep(self._random.random() * self.world.options.disk_latency)
         result = function(*args)
@@ -195,6 +205,11 @@ class _ProcessNetwork(Network):
     def close(self) -> None:
         for each in self._opened:
             each.close()
+
+    def reset(self) -> None:
+        for each in self._opened:
+            if isinstance(each, Transport):
+                each.close()
 
 
 class _ProcessListener(Listener):

@@ -1,0 +1,187 @@
+"""Bugs to plant: each takes away one step on which a guarantee rests, and the simulation must notice.
+
+A mutation says what brings it to light, so that few seeds are needed.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from random import Random
+from typing import Any, NamedTuple
+from unittest import mock
+
+import msgspec
+
+from fusemirror.change import NamespaceChange
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.mirror import copying, sending
+from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.sending import Mirror
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import Applied
+from fusemirror.volume.journal import Journal
+from fusemirror.volume.regions import Regions
+from fusemirror.volume.volume import Volume
+from tests.simulation.options import Options, draw_options
+
+Planting = Callable[[], AbstractContextManager[object]]
+
+
+class Mutation(NamedTuple):
+    what: str
+    plant: Planting
+    focus: dict[str, Any]
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+async def _no_wait(*_: object, **__: object) -> None:
+    pass
+
+
+def _without(owner: Any, name: str) -> Planting:
+    """The method does nothing."""
+    return lambda: mock.patch.object(owner, name, _nothing)
+
+
+def _without_waiting(owner: Any, name: str) -> Planting:
+    """The method returns at once."""
+    return lambda: mock.patch.object(owner, name, _no_wait)
+
+
+def _after(owner: Any, name: str, then: Callable[..., None]) -> Planting:
+    """`then` follows each call of the method, with its `self` and its arguments."""
+    method = getattr(owner, name)
+
+    def mutated(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        then(*args)
+        return result
+
+    return lambda: mock.patch.object(owner, name, mutated)
+
+
+def _acknowledge_all(mirror: Mirror, *_: object) -> None:
+    mirror._held_back = None
+    mirror._acknowledge(mirror.volume.number)
+
+
+@contextmanager
+def _acknowledged_before_copied() -> Iterator[None]:
+    acknowledge = Mirror._acknowledge
+
+    def mutated(mirror: Mirror, number: ChangeNumber) -> None:
+        mirror._held_back = None
+        acknowledge(mirror, number)
+
+    with mock.patch.object(Mirror, "_acknowledge", mutated):
+        yield
+
+
+@contextmanager
+def _data_not_journalled() -> Iterator[None]:
+    apply = Volume.apply
+
+    def mutated(volume: Volume, *args: Any, journal_request: bool = False, **kwargs: Any) -> None:
+        apply(volume, *args, **kwargs)
+
+    with mock.patch.object(Volume, "apply", mutated):
+        yield
+
+
+@contextmanager
+def _change_told_too_early() -> Iterator[None]:
+    change = Applier._change
+
+    def mutated(applier: Applier, message: Any, data: Buffer) -> None:
+        applier._session.send(Applied(message.number))
+        change(applier, message, data)
+
+    with mock.patch.object(Applier, "_change", mutated):
+        yield
+
+
+def _hold_no_longer(mirror: Mirror, *_: object) -> None:
+    mirror._hold_until = 0.0
+
+
+def _forget_requests(volume: Volume, *_: object) -> None:
+    volume.requests_done.clear()
+
+
+def _read_here(applier: Applier, *_: object) -> None:
+    applier.out_of_sync.clear()
+
+
+@contextmanager
+def _every_fifth_record_skipped() -> Iterator[None]:
+    apply_namespace = Volume._apply_namespace
+    append = Journal.append
+
+    def mutated(volume: Volume, change: NamespaceChange, encoded: bytes) -> None:
+        skips = change.number % 5 == 0 and not volume.copying
+        with mock.patch.object(Journal, "append", _nothing if skips else append):
+            apply_namespace(volume, change, encoded)
+
+    with mock.patch.object(Volume, "_apply_namespace", mutated):
+        yield
+
+
+_CONTENTION: dict[str, Any] = {
+    "clients": 2,
+    "operations_per_client": 40,
+    "think_time": 0.02,
+    "kinds": ("write", "append", "read", "size"),
+    "crowding": 0.9,
+    "files": 1,
+    "names": 2,
+    "latency": 0.005,
+    "jitter": 0.02,
+    "disk_latency": 0.0003,
+    "peer_timeout": 1.0,
+    "io_timeout": 3.0,
+    "fault_interval": 0.3,
+    "outage": 0.3,
+    "fault_count": 20,
+    "faults": (),
+}
+_AT_ONCE = {"think_time": 0.001}
+_NAMES = {"kinds": ("create", "unlink", "lookup", "listing")}
+_CUTS = {"faults": ("cut",)}
+_SHORT_CUTS = {"faults": ("cut",), "outage": 0.01, "fault_interval": 0.1}
+_LONG_CUTS = {"faults": ("cut",), "outage": 0.6, "peer_timeout": 0.3}
+_RESETS = {"faults": ("reset primary",), "outage": 2.0}
+_KILLS = {"faults": ("kill primary", "kill backup", "kill both"), "kill_in_step": 0.5}
+
+
+MUTATIONS = (
+    Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
+    Mutation("acknowledge at the backup before applying", _change_told_too_early, {}),
+    Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
+    Mutation("show what the backup does not have", _without_waiting(PrimaryUnit, "showable"), _NAMES),
+    Mutation("read at the backup without a lease", _without_waiting(BackupUnit, "showable"), _RESETS),
+    Mutation("do not hold for the lease", _after(Mirror, "_lost", _hold_no_longer), _RESETS),
+    Mutation("answer before applied", _without_waiting(Applier, "wait_applied"), {**_NAMES, **_AT_ONCE}),
+    Mutation("read old images at the backup", _after(Applier, "_out_of_sync_images", _read_here), _LONG_CUTS),
+    Mutation("skip records of the journal", _every_fifth_record_skipped, {**_NAMES, **_KILLS}),
+    Mutation("forget what is done exactly once", _after(Volume, "apply", _forget_requests), _SHORT_CUTS),
+    Mutation("do not journal requests for data", _data_not_journalled, {**_KILLS, **_CUTS}),
+    Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
+    Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
+    Mutation(
+        "catch up without sizes", lambda: mock.patch.object(sending, "send_inodes", _nothing), _LONG_CUTS
+    ),
+    Mutation("take numbers of data for records", _without(Volume, "rewind"), {**_KILLS, **_CUTS}),
+    Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
+    Mutation("copy nothing", lambda: mock.patch.object(copying, "REGION_BYTES", 0), _LONG_CUTS),
+)
+
+
+def options_of(mutation: Mutation, seed: int) -> Options:
+    """Those of the seed, but for what brings the mutation to light."""
+    return msgspec.structs.replace(
+        draw_options(Random(f"{seed} options")), **{**_CONTENTION, **mutation.focus}
+    )
