@@ -95,7 +95,8 @@ def format_bytes(count: float) -> str:
     """The size for people: three digits and an IEC unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < KIB:
-            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+            # From 999.5 on three digits would be written as 1e+03.
+            return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
         count /= KIB
     return f"{count:.1f} TiB"
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusemirror import settings
 from fusemirror.errors import BadConfig, ConfigMissing, UsageError
-from fusemirror.limits import GIB, MIB
+from fusemirror.limits import GIB, KIB, MIB
 from fusemirror.settings import Address, Settings, format_bytes, parse_address, parse_bytes
 
 LEAST = {"name": "data", "volume": "/srv/data", "listen": "alpha:7000", "peer": "[fd00::2]:7000"}
@@ -173,6 +173,7 @@ def test_sizes_take_iec_units(text: str, count: int) -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**60))
+@example(int(999.7 * KIB))
 def test_a_formatted_size_is_near_the_size(count: int) -> None:
     assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=0.06)
 
