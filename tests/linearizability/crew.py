@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Self
@@ -36,8 +36,16 @@ class Member:
 
     @property
     def waits_for_answer(self) -> bool:
-        last = self._record.read_bytes().splitlines()[-1:]
-        return bool(last) and json.loads(last[0])[0] in ("begins", "busy")
+        return self._last() in ("begins", "busy")
+
+    @property
+    def paused(self) -> bool:
+        return self._last() == "paused"
+
+    def _last(self) -> str:
+        """The kind of the last line that is whole."""
+        lines = self._record.read_bytes().splitlines()
+        return str(json.loads(lines[-1])[0]) if lines else ""
 
     @property
     def doubts(self) -> int:
@@ -49,7 +57,7 @@ class Member:
         return f"{self.name}: {last}"
 
     def pause(self) -> None:
-        """It begins no further call on return, unless one is under way."""
+        """It pauses after the call under way."""
         self._pause.touch()
 
     def resume(self) -> None:
@@ -126,6 +134,19 @@ class Crew:
         except TimeoutError:
             print(*(member.tail() for member in members), sep="\n")
             raise
+
+    @contextmanager
+    def paused(self, host: Host) -> Iterator[None]:
+        """None of the host's processes has a call under way inside; all begin one on return."""
+        members = self.on(host)
+        for member in members:
+            member.pause()
+        wait_until(lambda: all(member.paused for member in members), PATIENCE_S, "a pause")
+        try:
+            yield
+        finally:
+            for member in members:
+                member.resume()
 
     def wait_doubt(self, host: Host) -> None:
         """Return once a call of each process of the host has ended in doubt."""

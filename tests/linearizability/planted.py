@@ -2,7 +2,7 @@
 
     python -m tests.linearizability.planted BUG mount ...
 
-Each bug takes away one of the waits that make sync routed access linearizable. Changes reach the backup
+Each bug takes away one of the waits that make sync routed access linearizable. News reach the backup
 a little late, so that it shows for longer; nothing but that happens where the BUG is "slow".
 """
 
@@ -17,6 +17,7 @@ from fusemirror.channel.session import Session
 from fusemirror.cli.main import main
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.errors import ConnectionLost
 from fusemirror.identifiers import NO_REQUEST
 from fusemirror.volume.inode import Inode
 
@@ -58,14 +59,19 @@ def no_lease() -> None:
 
 
 LATE_S = 0.005
+LATE_TO_LOSE_S = 0.1
 
 
 def slow() -> None:
-    """No bug: the backup takes its time."""
+    """No bug: the backup takes its time, also to notice that its link is lost."""
     receive = Session.receive
 
     async def receive_late(self: Session) -> list[Any]:
-        received = await receive(self)
+        try:
+            received = await receive(self)
+        except ConnectionLost:
+            await trio.sleep(LATE_TO_LOSE_S)
+            raise
         if any(
             isinstance(message, NamespaceChange | TruncateChange | WriteChange) for message, _ in received
         ):

@@ -22,6 +22,8 @@ CALLS = int(os.environ.get("FUSEMIRROR_LINEARIZABILITY_CALLS", "10000"))
 CALLS_AROUND_A_FAULT = CALLS // 20
 MEMBERS = 6
 ROUNDS_MAX = 10
+CALLS_OF_A_BUG = 1000
+STALLS = 4
 
 
 def test_what_both_hosts_see_fits_one_order(pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path) -> None:
@@ -85,15 +87,12 @@ def stall_primary(hosts: TwoHosts, crew: Crew) -> None:
         hosts.primary.resume()
 
 
-def stall_backup(hosts: TwoHosts, crew: Crew) -> None:
+def stall_backup(hosts: TwoHosts, crew: Crew, calls: int = CALLS_AROUND_A_FAULT) -> None:
     """The primary goes on alone; what the backup is asked meanwhile, it answers when it wakes up."""
-    for member in crew.on(hosts.backup):
-        member.pause()
-    hosts.backup.stop()
     try:
-        crew.wait_calls(CALLS_AROUND_A_FAULT, hosts.primary)
-        for member in crew.on(hosts.backup):
-            member.resume()
+        with crew.paused(hosts.backup):
+            hosts.backup.stop()
+            crew.wait_calls(calls, hosts.primary)
         crew.wait_blocked(hosts.backup)
     finally:
         hosts.backup.resume()
@@ -101,13 +100,10 @@ def stall_backup(hosts: TwoHosts, crew: Crew) -> None:
 
 def stall_backup_shortly(hosts: TwoHosts, crew: Crew) -> None:
     """The lease lasts: the primary waits."""
-    for member in crew.on(hosts.backup):
-        member.pause()
-    hosts.backup.stop()
     try:
-        crew.wait_blocked(hosts.primary)
-        for member in crew.on(hosts.backup):
-            member.resume()
+        with crew.paused(hosts.backup):
+            hosts.backup.stop()
+            crew.wait_blocked(hosts.primary)
         crew.wait_blocked(hosts.backup)
     finally:
         hosts.backup.resume()
@@ -153,10 +149,11 @@ def _planted(bug: str, seed: int, control: Path) -> Iterator[list[Operation]]:
         for number in range(ROUNDS_MAX):
             chosen = seed + number * MEMBERS
             with Crew(hosts.hosts, MEMBERS, control / f"round{number}", chosen) as crew:
-                crew.wait_calls(CALLS // 10)
-                if bug == "no_lease":
-                    stall_backup(hosts, crew)
-                    crew.wait_calls(CALLS_AROUND_A_FAULT)
+                crew.wait_calls(CALLS_OF_A_BUG)
+                for _ in range(STALLS if bug == "no_lease" else 0):
+                    # So few that the files that programs at the backup have open are still at work.
+                    stall_backup(hosts, crew, calls=100)
+                    crew.wait_calls(30, hosts.backup)
                 yield crew.finish()
 
 

@@ -64,7 +64,9 @@ class Worker:
 
     def run(self) -> None:
         while not self._stop.exists():
-            if self._pause.exists() or not self._enter():
+            if self._pause.exists():
+                self._rest()
+            if not self._enter():
                 select([], [], [], POLL_S)
                 continue
             try:
@@ -72,6 +74,11 @@ class Worker:
             except Lost as lost:
                 self._leave(whole=lost.args[0] != errno.EIO)
         self._leave(whole=True)
+
+    def _rest(self) -> None:
+        self._write("paused")
+        while self._pause.exists() and not self._stop.exists():
+            select([], [], [], POLL_S)
 
     def _enter(self) -> bool:
         """Have the directory open, so that no name is ever looked for below a mountpoint without a mount."""
