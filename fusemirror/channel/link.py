@@ -1,14 +1,19 @@
 """Links: both paths to one process of the peer, and the Linker that keeps making them.
 
 Each host dials the path on which it makes requests, and accepts the other: the primary dials the
-mirror path, the backup the forward path. Two sessions with the same process of the peer are a link;
-when either ends, the link is over, and the Linker starts again. The newest connection wins: a peer
-that dials again has given up what it had before.
+mirror path, the backup the forward path. When either session ends, the link is over, and the Linker
+starts again. The newest connection wins: a peer that dials again has given up what it had before.
+
+Both must make their links of the same two sessions, or each would go on pairing what it dialed last
+with what the other dials next. So the primary *calls*: it names each of its dials, and the backup
+answers by dialing with the same name. A backup that was not called dials too, to wake the primary.
 """
 
+import itertools
 import logging
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from fusemirror import limits
@@ -32,7 +37,6 @@ class Link:
     def __init__(self, *, dialed: Session, accepted: Session) -> None:
         assert {dialed.path, accepted.path} == set(DIALED_BY), "one session of each path"
         self.mirror, self.forward = (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
-        self.is_ours = dialed.path == "mirror"  # the same on one host always, and never on both
         self.peer: Hello = max(dialed, accepted, key=lambda session: session.connected_since).peer
 
     @property
@@ -91,6 +95,8 @@ class Linker:
         self._link: Link | None = None
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
+        self._call = b""  # what our dial says; its partner says the same
+        self._calls = itertools.count(1)
         self._strangers = 0
         self._retired = False
 
@@ -116,24 +122,11 @@ class Linker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, listener, nursery)
                 task_status.started(listener)
-                await self._make_links(links)
+                while not self._retired:
+                    await self._serve(await self._meet(), links)
         finally:
             listener.close()
             self._discard_accepted("closed on this host")
-
-    async def _make_links(self, links: trio.MemorySendChannel[Link]) -> None:
-        pause_s = limits.RECONNECT_FIRST_S
-        while not self._retired:
-            link = await self._meet()
-            met_at = trio.current_time()
-            await self._serve(link, links)
-            if trio.current_time() - met_at >= limits.RECONNECT_MAX_S:
-                pause_s = limits.RECONNECT_FIRST_S
-            elif link.is_ours:
-                # Each host may have paired what it dialed last with what the other dials next, and would
-                # so for ever. One of the two waits until the other has done dialing.
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, limits.RECONNECT_MAX_S)
 
     async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
         self._link, self.last_error = link, None
@@ -152,6 +145,7 @@ class Linker:
         pause_s = limits.RECONNECT_FIRST_S
         while True:
             self._arrival = trio.Event()
+            self._call = self._next_call()
             dialed = await self._dial()
             if dialed is not None:
                 pause_s = limits.RECONNECT_FIRST_S
@@ -162,6 +156,14 @@ class Linker:
             with trio.move_on_after(pause_s):
                 await self._arrival.wait()
             pause_s = min(2 * pause_s, limits.RECONNECT_MAX_S)
+
+    def _next_call(self) -> bytes:
+        """A new name at the primary; at the backup the name of the call that waits for an answer, if any."""
+        hello = self._make_hello("mirror")
+        if hello.role != DIALED_BY["mirror"]:
+            return self._accepted.peer.call if self._accepted is not None else b""
+        self._discard_accepted("it is called anew")
+        return hello.instance + next(self._calls).to_bytes(8, "big")
 
     async def _dial(self) -> Session | None:
         """A new session of our path, or None, and `last_error` says why not."""
@@ -180,20 +182,27 @@ class Linker:
         link = None
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S):
-                while self._accepted is None:
+                while not self._is_met(dialed):
                     self._arrival = trio.Event()
                     await self._arrival.wait()
-            if self._accepted is None:
+            if not self._is_met(dialed):
                 self._report(PeerUnreachable(self._peer_name, "it answers, but does not connect here"))
-            elif _match(dialed, self._accepted):
+            elif self._accepted is not None and _match(dialed, self._accepted):
                 link = Link(dialed=dialed, accepted=self._accepted)
                 self._accepted = None
-            # Else one is of a process, or of a role, that is no more. Dialing again tells of the one we
-            # dialed, and if it is the other, then the peer dials again.
+            # Else the peer has called meanwhile, and is answered by dialing again; or one session is of a
+            # process, or of a role, that is no more: dialing again tells of ours, and the peer of its.
         finally:
             if link is None:
                 dialed.close("no session of the peer came to match it")
         return link
+
+    def _is_met(self, dialed: Session) -> bool:
+        """Whether the peer has dialed; if we called, whether that answers, or it is another process now."""
+        accepted = self._accepted
+        if accepted is None or dialed.path == "forward":
+            return accepted is not None
+        return accepted.peer.call == dialed.call or accepted.peer.instance != dialed.peer.instance
 
     def _report(self, error: PeerUnreachable | ChannelError) -> None:
         """Log why there is no link, unless it is the same as before. A peer that is away is no warning."""
@@ -234,7 +243,10 @@ class Linker:
             self._strangers -= 1
 
     def _welcome(self, session: Session) -> None:
-        """The newest connection of the peer ends what there was before."""
+        """The newest connection of the peer ends what there was before, unless it answers an older call."""
+        if session.path == "forward" and session.peer.call not in (b"", self._call):
+            session.close("it answers a call that is over")
+            return
         if self._link is not None:
             restarted = session.peer.instance != self._link.peer.instance
             self._link.close("the peer restarted" if restarted else "the peer connected again")
@@ -254,6 +266,8 @@ class Linker:
         ours = self._make_hello("mirror")
         if (ours.role == DIALED_BY["mirror"]) != dialer:
             ours = self._make_hello("forward")
+        if dialer:
+            ours = msgspec.structs.replace(ours, call=self._call)
         return await open_session(transport, ours, dialer=dialer, peer_timeout=self.peer_timeout)
 
     @property
@@ -262,5 +276,6 @@ class Linker:
 
 
 def _match(dialed: Session, accepted: Session) -> bool:
-    """Whether the two make a link: one process of the peer, and one session of each path."""
-    return dialed.peer.instance == accepted.peer.instance and dialed.path != accepted.path
+    """Whether the two make a link: one process of the peer, one session of each path, and one call."""
+    same_process = dialed.peer.instance == accepted.peer.instance
+    return same_process and dialed.path != accepted.path and accepted.peer.call == dialed.call

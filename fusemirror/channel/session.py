@@ -59,6 +59,7 @@ class Session:
         assert connection.peer is not None, "the handshake comes first"
         self.peer: Hello = connection.peer
         self.path = connection.ours.path
+        self.call = connection.ours.call
         self.peer_name = transport.peer_name
         self.peer_timeout = peer_timeout
         # Each host counts a lease by its own setting, so it lasts no longer than the shorter of the two.

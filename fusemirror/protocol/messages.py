@@ -48,6 +48,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     history: History
     version: str = ""
     peer_timeout_s: float = 5.0  # the sender goes on alone so long after it answered a Ping
+    call: bytes = b""  # names a dial of the mirror path; the answering dial of the forward path says the same
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):

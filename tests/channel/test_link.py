@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -52,6 +53,11 @@ class Host:
             link = await self.links.receive()
             if not link.closed:
                 return link
+
+    async def use_links(self) -> None:
+        """Take one link after the other, each until it is over."""
+        while True:
+            await self.lost(await self.link())
 
     async def lost(self, link: Link) -> str:
         """Wait until the link is over; return why."""
@@ -258,6 +264,34 @@ async def test_sessions_with_two_processes_of_the_peer_make_no_link(
         await nursery.start(beta.run)
         link = await alpha.link()
         assert link.mirror.peer.instance == link.forward.peer.instance == b"new"
+
+
+@pytest.mark.parametrize("seed", [26, 98, 459, *range(10)])  # the first three did
+async def test_hosts_do_not_go_on_missing_each_other(
+    seed: int,
+    primary_hello: MakeHello,
+    backup_hello: MakeHello,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each may pair what it dialed last with what the other dials next, and both find it dead, for ever."""
+    random = Random(seed)
+    memory = MemoryNetwork(random, latency_s=0.005, jitter_s=0.02)
+    alpha = Host(memory.host("alpha"), "alpha:7000", "beta:7000", primary_hello)
+    beta = Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello)
+    async with running(alpha, beta) as nursery:
+        nursery.start_soon(alpha.use_links)
+        nursery.start_soon(beta.use_links)
+        for _ in range(10):
+            await trio.sleep(0.2 * random.random())
+            memory.cut("alpha", "beta")
+            await trio.sleep(0.2 * random.random())
+            memory.heal("alpha", "beta")
+        await trio.sleep(2 * limits.RECONNECT_MAX_S)
+        one, other = alpha.linker._link, beta.linker._link
+        assert one is not None
+        assert other is not None
+        await trio.sleep(60)
+        assert (alpha.linker._link, beta.linker._link) == (one, other), "they met for good"
 
 
 async def test_a_peer_that_is_reached_but_cannot_reach_us_is_reported(
