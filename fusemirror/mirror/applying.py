@@ -195,7 +195,7 @@ class Applier:
 
     def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
         if self.volume.copying:
-            self.volume.finish_catalog_copy(message.number)
+            self.volume.finish_catalog_copy(message.number, message.journal_number)
         else:
             self.volume.advance(message.number)
         self._told = message.number

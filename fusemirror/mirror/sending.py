@@ -367,7 +367,7 @@ class Mirror:
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
         send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
-        stream.send(CaughtUp(self.volume.number))
+        stream.send(CaughtUp(self.volume.number, self.volume.journal_number))
         self._live = True
 
     def _send_out_of_sync(self, stream: Stream) -> None:

@@ -98,9 +98,13 @@ class OutOfSync(msgspec.Struct, frozen=True, array_like=True, tag=34):
 
 
 class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
-    """The namespace is complete up to `number`; every change after it follows live."""
+    """The namespace is complete up to `number`; every change after it follows live.
+
+    `journal_number` is the last record up to there: numbers of data changes may be given again.
+    """
 
     number: ChangeNumber
+    journal_number: ChangeNumber
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):

@@ -529,14 +529,15 @@ class Volume:
         shutil.rmtree(fresh, ignore_errors=True)
         self.catalog = Catalog(fresh, create=True)
 
-    def finish_catalog_copy(self, number: ChangeNumber) -> None:
-        """On return the new catalog durably stands in the place of the old, complete up to `number`.
+    def finish_catalog_copy(self, number: ChangeNumber, journal_number: ChangeNumber) -> None:
+        """On return the new catalog durably stands in the place of the old, complete up to `number`, and to
+        the peer's record `journal_number`.
 
         Images of no inode are removed; the journal is empty. DiskFailed, OSError: the next opening
         finishes it or goes back.
         """
         self.number = max(self.number, number)
-        self.catalog.commit(self.number, self.number, self._time_ns)  # from here on it will be finished
+        self.catalog.commit(self.number, journal_number, self._time_ns)  # from here on it will be finished
         self.catalog.close()
         _settle_catalog_copy(self.directory, self.journal, self.images)
         self.catalog = Catalog(self.directory / "catalog")

@@ -180,7 +180,7 @@ async def test_every_row_arrives_in_messages_that_fit(
     for message in copied:
         assert len(encode(message)) <= MESSAGE_BYTES_MAX // 2
         backup.copy_rows(message.rows)
-    backup.finish_catalog_copy(volume.number)
+    backup.finish_catalog_copy(volume.number, volume.journal_number)
     assert rows_of(backup) == rows_of(volume)
 
 
@@ -235,5 +235,5 @@ async def test_changes_made_meanwhile_fall_into_their_places(
         else:
             assert isinstance(message, NamespaceChange)
             backup.apply(message)
-    backup.finish_catalog_copy(volume.number)
+    backup.finish_catalog_copy(volume.number, volume.journal_number)
     assert rows_of(backup) == rows_of(volume)

@@ -34,7 +34,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Begin(True, (GENERATION,), FIVE),
     m.CatalogRows(((1, b"key", b"value"),)),
     m.OutOfSync((INODE,)),
-    m.CaughtUp(FIVE),
+    m.CaughtUp(FIVE, FIVE),
     m.Digests(1, INODE, 100, 0, (1, (1 << 64) - 1), True),
     m.RegionData(INODE, 65536),
     m.ImageCopied(INODE),

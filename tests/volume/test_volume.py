@@ -850,7 +850,7 @@ def test_a_copied_catalog_takes_the_place_of_the_old_one(tmp_path: Path) -> None
     volume.apply(WriteChange(ChangeNumber(number + 1), NO_REQUEST, 5, late, 0, 4), b"late")
     volume.copy_rows(rows[2:])
     volume.apply(WriteChange(ChangeNumber(number + 2), NO_REQUEST, 6, late, 10, 4), b"more")
-    volume.finish_catalog_copy(ChangeNumber(number + 2))
+    volume.finish_catalog_copy(ChangeNumber(number + 2), ChangeNumber(number + 2))
     assert not volume.copying
     assert (volume.number, volume.journal_number) == (number + 2, number + 2)
     assert set(volume.images.numbers()) == {2, late}
@@ -874,7 +874,7 @@ def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
     volume.commit()
     volume.begin_catalog_copy()
     volume.copy_rows(rows)
-    volume.finish_catalog_copy(number)
+    volume.finish_catalog_copy(number, number)
     assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
     volume.close()
 
@@ -907,7 +907,7 @@ def test_a_copy_killed_at_any_system_call_ends_as_the_old_catalog_or_the_new(tmp
     def copy(writer: Writer) -> None:
         writer.volume.begin_catalog_copy()
         writer.volume.copy_rows(rows)
-        writer.volume.finish_catalog_copy(number)
+        writer.volume.finish_catalog_copy(number, number)
 
     kill_at, died, ends = 1, True, set()
     while died:
