@@ -71,6 +71,7 @@ class InFlight(msgspec.Struct, gc=False):
     start: int
     end: int
     since: float
+    sent: bool  # over the link that there is now
 
 
 class Mirror:
@@ -130,7 +131,8 @@ class Mirror:
             return
         inode, start, end = _range(change)
         start = min(start, old_size_bytes)
-        entry = InFlight(change.number, keys, change.request, inode, start, end, trio.current_time())
+        now = trio.current_time()
+        entry = InFlight(change.number, keys, change.request, inode, start, end, now, self._live)
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
@@ -185,8 +187,9 @@ class Mirror:
         self.acknowledged_number = number
         while self.in_flight and self.in_flight[0].number <= number:
             entry = self.in_flight.popleft()
-            # The backup has heard of its request, so it will not send it again.
-            if entry.request and self._live:
+            # The backup has heard of its request, so it will not send it again. Where it got the image
+            # instead of the change it has not.
+            if entry.request and entry.sent:
                 self.volume.forget_request(entry.request)
         still: list[tuple[ChangeNumber, Promise[None]]] = []
         for waiting in self._waiting:
@@ -297,7 +300,9 @@ class Mirror:
         self.link = self.stream = None
         link.close(reason)
         streaming = self.streams
+        self._forgettable.clear()  # what was sent again over this link may come once more
         for entry in self.in_flight:
+            entry.sent = False
             if entry.inode:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and self.in_flight:
