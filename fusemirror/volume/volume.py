@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import xxhash
 
 from fusemirror.change import (
     AnyChange,
@@ -62,6 +63,7 @@ _log = logging.getLogger(__name__)
 _IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
 _INODES_PER_TURN = 4096
 _REAL = Seams()
+_CONTENT_NOTE = 1 << 63
 _NO_IMAGE = ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
 
 
@@ -285,7 +287,8 @@ class Volume:
             raise FusemirrorError(f"change {change.number} came with {len(data)} of {change.length} bytes")
         inode = self._inode_of_data(number)
         if record is not None:
-            self.journal.append(change.number, record, note=0 if inode is None else inode.size)
+            size = 0 if inode is None else inode.size
+            self.journal.append(change.number, record, note=size if end > size else _content_note(data))
         try:
             self.regions.mark(number, offset, end)
             self.images.write(number, offset, data, time_ns)
@@ -602,12 +605,15 @@ class Volume:
             return None
         change, record = last
         facts = self.images.facts(change.inode) or _NO_IMAGE
-        if _took_effect(change, facts, size_before=record.note):
+        content = b""
+        if isinstance(change, WriteChange):
+            content = self.images.read(change.inode, change.offset, change.length)
+        if _took_effect(change, facts, content, note=record.note):
             if facts.ctime_ns < change.time_ns:
                 self.images.set_times(change.inode, change.time_ns, change.time_ns)
             return None
         if isinstance(change, WriteChange):
-            self.images.cut(change.inode, record.note)
+            self.images.cut(change.inode, record.note)  # nothing, where the note is no size
             self.images.set_times(change.inode, facts.ctime_ns, facts.ctime_ns)
         self.requests_done.pop(change.request, None)
         self.journal.retract(change.number)  # or the next opening would take it for done
@@ -634,12 +640,22 @@ class Volume:
                 self.commit()
 
 
-def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> bool:
-    """Whether the last data change of the journal was done when the process was killed.
+def _content_note(content: bytes | memoryview) -> int:
+    """What a record notes of a write within the file. One that changes the size notes the size before,
+    which is always less.
+    """
+    return _CONTENT_NOTE | xxhash.xxh3_64_intdigest(content) >> 1
+
+
+def _took_effect(change: DataChange, facts: ImageFacts, content: bytes, *, note: int) -> bool:
+    """Whether the last data change of the journal was done when the process was killed. `content` is what
+    the image has where a write belongs.
 
     | image's ctime is the change's or later | all was done: times are set last                      |
     | a write, and the image has grown to    | all bytes are there, since a file grows behind its     |
     | the end of the write                   | bytes; only the times are missing                      |
+    | a write within the file, and the image | done; only the times are missing                       |
+    | holds its bytes                        |                                                        |
     | a truncation, and the image has got    | done; only the times are missing                       |
     | the new size                           |                                                        |
     | anything else                          | not done: doing it again is right, once a write that   |
@@ -649,8 +665,10 @@ def _took_effect(change: DataChange, facts: ImageFacts, *, size_before: int) -> 
     if facts.ctime_ns >= change.time_ns:
         return True
     if isinstance(change, TruncateChange):
-        return facts.size == change.size != size_before
-    return facts.size > size_before and facts.size >= change.offset + change.length
+        return facts.size == change.size != note
+    if note >= _CONTENT_NOTE:
+        return _content_note(content) == note
+    return facts.size > note and facts.size >= change.offset + change.length
 
 
 def _removed_inodes(change: NamespaceChange) -> list[InodeNumber]:

@@ -650,6 +650,23 @@ def test_recovery_names_the_request_in_doubt(directory: Path) -> None:
     volume.close()
 
 
+@pytest.mark.parametrize(("content", "request_done"), [(b"01over6789", True), (b"01ov456789", False)])
+def test_an_overwrite_killed_before_its_times_counts_where_its_bytes_are_there(
+    directory: Path, content: bytes, request_done: bool
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"0123456789")
+    writer.write(inode, 2, b"over", R1)
+    writer.volume.abandon()
+    path = directory / "images" / "0" / f"{inode:x}"
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    volume = Volume.open(directory)
+    assert (R1 in volume.requests_done) is request_done
+    volume.close()
+
+
 # --- a killed process, at every system call ---------------------------------------------------------------
 
 STEPS: list[Step] = [
