@@ -69,20 +69,23 @@ class Trouble:
             await trio.sleep(self._outage_s())
             host.start(self._spawn)
             if self._random.random() < self._world.options.kill_in_step / 3:
-                host.disk.kill_after(self._random.randrange(_STEPS_MAX))
-                with trio.move_on_after(1):
+                await self._kill_in_step(host)  # while it recovers
+                if host.disk.dead:
                     await host.ended.wait()
                     host.start(self._spawn)
-                host.disk.kill_never()
         finally:
             self._busy.discard(host.name)
 
     async def _kill(self, host: SimulatedHost) -> None:
         """Before one of the next steps that it does on its disk, or wherever its tasks happen to wait."""
         if self._random.random() < self._world.options.kill_in_step:
-            host.disk.kill_after(self._random.randrange(_STEPS_MAX))
-            with trio.move_on_after(1):
-                await host.ended.wait()
+            await self._kill_in_step(host)
         for _ in range(self._random.randrange(_CHECKPOINTS_MAX)):
             await trio.lowlevel.checkpoint()
         host.kill()
+
+    async def _kill_in_step(self, host: SimulatedHost) -> None:
+        host.disk.kill_after(self._random.randrange(_STEPS_MAX))
+        with trio.move_on_after(1):
+            await host.ended.wait()
+        host.disk.kill_never()

@@ -12,6 +12,7 @@ from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.transport import Listener, Network, Transport
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
+from fusemirror.errors import FusemirrorError
 from fusemirror.seams import Seams
 from fusemirror.settings import Settings
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
@@ -137,6 +138,9 @@ class SimulatedHost:
                 await self._serve()
         except* Killed:
             pass
+        except* FusemirrorError:
+            if not self.disk.dead:  # a killed process does not get to say what it met
+                raise
         finally:
             self._unit = None
             self.up = False
