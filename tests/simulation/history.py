@@ -44,6 +44,8 @@ class Operation:
 def short(value: object) -> str:
     if isinstance(value, bytes) and len(value) > 24:
         return f"{value[:12]!r}..{len(value)}"
+    if isinstance(value, frozenset):
+        return f"{{{', '.join(sorted(map(repr, value)))}}}"  # in the same order in every process
     return repr(value)
 
 

@@ -18,8 +18,6 @@ from fusemirror.identifiers import ChangeNumber
 from fusemirror.mirror import copying, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
-from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import Applied
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
@@ -50,6 +48,10 @@ def _without(owner: Any, name: str) -> Planting:
 def _without_waiting(owner: Any, name: str) -> Planting:
     """The method returns at once."""
     return lambda: mock.patch.object(owner, name, _no_wait)
+
+
+def _replaced(owner: Any, name: str, value: object) -> Planting:
+    return lambda: mock.patch.object(owner, name, value)
 
 
 def _after(owner: Any, name: str, then: Callable[..., None]) -> Planting:
@@ -89,18 +91,6 @@ def _data_not_journalled() -> Iterator[None]:
         apply(volume, *args, **kwargs)
 
     with mock.patch.object(Volume, "apply", mutated):
-        yield
-
-
-@contextmanager
-def _change_told_too_early() -> Iterator[None]:
-    change = Applier._change
-
-    def mutated(applier: Applier, message: Any, data: Buffer) -> None:
-        applier._session.send(Applied(message.number))
-        change(applier, message, data)
-
-    with mock.patch.object(Applier, "_change", mutated):
         yield
 
 
@@ -148,35 +138,48 @@ _CONTENTION: dict[str, Any] = {
     "fault_count": 20,
     "faults": (),
 }
-_AT_ONCE = {"think_time": 0.001}
 _NAMES = {"kinds": ("create", "unlink", "lookup", "listing")}
-_CUTS = {"faults": ("cut",)}
 _SHORT_CUTS = {"faults": ("cut",), "outage": 0.01, "fault_interval": 0.1}
 _LONG_CUTS = {"faults": ("cut",), "outage": 0.6, "peer_timeout": 0.3}
 _RESETS = {"faults": ("reset primary",), "outage": 2.0}
 _KILLS = {"faults": ("kill primary", "kill backup", "kill both"), "kill_in_step": 0.5}
+_ERRORS = {"kinds": ("create", "lookup"), "think_time": 0.001, "jitter": 0.05, "clients": 3, "crowding": 0.5}
+_SIZES = {**_LONG_CUTS, "kinds": ("append", "size"), "files": 14, "crowding": 0.0}
+_QUICK_KILLS = {
+    "faults": ("kill primary",),
+    "kinds": ("append", "read"),
+    "outage": 0.01,
+    "fault_interval": 0.15,
+    "latency": 0.03,
+    "io_timeout": 10.0,
+    "kill_in_step": 0.0,
+}
+_KILLS_APART = {
+    "faults": ("kill primary", "kill primary", "kill backup"),
+    "kinds": ("write", "chmod", "read"),
+    "outage": 0.6,
+    "peer_timeout": 0.3,
+    "kill_in_step": 0.0,
+}
 
 
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
-    Mutation("acknowledge at the backup before applying", _change_told_too_early, {}),
     Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
     Mutation("show what the backup does not have", _without_waiting(PrimaryUnit, "showable"), _NAMES),
     Mutation("read at the backup without a lease", _without_waiting(BackupUnit, "showable"), _RESETS),
     Mutation("do not hold for the lease", _after(Mirror, "_lost", _hold_no_longer), _RESETS),
-    Mutation("answer before applied", _without_waiting(Applier, "wait_applied"), {**_NAMES, **_AT_ONCE}),
+    Mutation("answer before applied", _without_waiting(Applier, "wait_applied"), _ERRORS),
     Mutation("read old images at the backup", _after(Applier, "_out_of_sync_images", _read_here), _LONG_CUTS),
     Mutation("skip records of the journal", _every_fifth_record_skipped, {**_NAMES, **_KILLS}),
     Mutation("forget what is done exactly once", _after(Volume, "apply", _forget_requests), _SHORT_CUTS),
-    Mutation("do not journal requests for data", _data_not_journalled, {**_KILLS, **_CUTS}),
+    Mutation("do not journal requests for data", _data_not_journalled, _QUICK_KILLS),
     Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
     Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
-    Mutation(
-        "catch up without sizes", lambda: mock.patch.object(sending, "send_inodes", _nothing), _LONG_CUTS
-    ),
-    Mutation("take numbers of data for records", _without(Volume, "rewind"), {**_KILLS, **_CUTS}),
+    Mutation("catch up without sizes", _replaced(sending, "send_inodes", _nothing), _SIZES),
+    Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
-    Mutation("copy nothing", lambda: mock.patch.object(copying, "REGION_BYTES", 0), _LONG_CUTS),
+    Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
 )
 
 
