@@ -116,7 +116,9 @@ class Copier:
 
     async def _finish(self, batch: _Batch) -> None:
         reply = await batch.reply.wait()
-        for region in reply.values:
+        # An inode that was purged meanwhile may still have its image here, but no longer there.
+        is_there = self._volume.catalog.inode(batch.inode) is not None
+        for region in reply.values if is_there else ():
             offset = region * REGION_BYTES
             data = self._volume.images.read(batch.inode, offset, REGION_BYTES)
             if data:
