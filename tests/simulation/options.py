@@ -31,6 +31,7 @@ WEIGHTS = {
     "remove_xattr": 1,
     "xattr": 2,
     "flush": 1,
+    "hold": 2,
     "verify": 1,
 }
 """What programs do, and how often one in relation to the others."""

@@ -1,5 +1,6 @@
 """Programs of both hosts: they draw operations, ask their control unit, and keep the history."""
 
+import errno
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -77,11 +78,14 @@ class Program:
 
     async def run(self, host: SimulatedHost) -> None:
         while self._left and not host.stopping.is_set():
-            await trio.sleep(self._random.expovariate(1 / self._world.options.think_time))
+            await self._pause()
             self._left -= 1
             await self._anything(host)
         if not self._left:
             self.done.set()
+
+    async def _pause(self) -> None:
+        await trio.sleep(self._random.expovariate(1 / self._world.options.think_time))
 
     async def _anything(self, host: SimulatedHost) -> None:
         options = self._world.options
@@ -191,12 +195,13 @@ class Program:
         return await self._ask(host, ("file", tag), "read", offset, length, call=call)
 
     async def _size(self, host: SimulatedHost) -> None:
-        tag, inode = self._any_file()
+        await self.size(host, *self._any_file())
 
+    async def size(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         async def call(_: Operation) -> int:
             return (await host.unit.attributes(inode)).size
 
-        await self._ask(host, ("file", tag), "size", call=call)
+        return await self._ask(host, ("file", tag), "size", call=call)
 
     async def _verify(self, host: SimulatedHost) -> None:
         """A comparison may not come to its end, but it never reports a difference that is not one (G5)."""
@@ -205,6 +210,26 @@ class Program:
             while (report := await host.unit.verify_report())["running"]:  # noqa: ASYNC110
                 await trio.sleep(self._world.options.peer_timeout / 20)
             assert not report["differences"], report
+
+    async def _hold(self, host: SimulatedHost) -> None:
+        """Keep a file open for a while: it stays, whatever becomes of its names.
+
+        A primary that was alone has not asked the backup.
+        """
+        tag, inode = self._any_file()
+        host.unit.opened(inode)
+        try:
+            opened = await self.size(host, tag, inode)
+            for _ in range(self._random.randrange(6)):
+                await self._pause()
+                size = await self.size(host, tag, inode)
+                stays = opened not in (DOUBT, -errno.ESTALE) and (
+                    host.role == "primary" or not self._world.faults
+                )
+                assert not stays or size != -errno.ESTALE, f"#{tag} is open, and has gone"
+        finally:
+            if not host.disk.dead:
+                host.unit.closed(inode)
 
     async def _flush(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()

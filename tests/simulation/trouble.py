@@ -24,6 +24,7 @@ class Trouble:
         async with trio.open_nursery() as nursery:
             for _ in range(options.fault_count):
                 await trio.sleep(self._random.expovariate(1 / options.fault_interval))
+                self._world.faults += 1
                 fault, *whose = self._random.choice(options.faults).split()
                 hosts = [host for host in self._world.hosts if {host.role, "both"}.intersection(whose)]
                 if fault in ("cut", "stall", "reset"):

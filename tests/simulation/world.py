@@ -36,6 +36,7 @@ class World:
     def __init__(self, seed: int, options: Options, directory: Path) -> None:
         self.options = options
         self.random = Random(f"{seed} world")
+        self.faults = 0
         self.prepared = trio.Event()  # programs may begin
         self.trace_lines: list[str] = []
         self.network = MemoryNetwork(
