@@ -78,6 +78,13 @@ class RefusedForSafety(FusemirrorError):
     exit_code = 6
 
 
+class ReservationConflict(FusemirrorError):
+    """{0} is reserved by {1} since {2}; release it there, or take it over with --preempt"""
+
+    exit_code = 6
+    errno = _errno.EBUSY
+
+
 class TimedOut(FusemirrorError):
     """timed out after {0:g} s: {1}"""
 

@@ -109,6 +109,24 @@ class VerifyProgress(Operation, tag=13, frozen=True, array_like=True):
     """How far the comparison is; answered with an encoded `mirror.verify.Report`."""
 
 
+class Reserve(Operation, tag=20, frozen=True, array_like=True):
+    """Hold a file, or with inode 0 the whole filesystem, for the host that asks; `preempt` takes it over.
+
+    `path` is what people know the file by, from the root of the filesystem.
+    """
+
+    inode: InodeNumber
+    path: bytes = b""
+    preempt: bool = False
+
+
+class Release(Operation, tag=21, frozen=True, array_like=True):
+    """End a reservation; `preempt` ends one of the other host too."""
+
+    inode: InodeNumber
+    preempt: bool = False
+
+
 AnyOperation = (
     Write
     | SetAttributes
@@ -123,4 +141,6 @@ AnyOperation = (
     | Flush
     | StartVerify
     | VerifyProgress
+    | Reserve
+    | Release
 )

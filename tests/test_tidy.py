@@ -39,6 +39,7 @@ TESTED_ELSEWHERE = {
     "cli/export": "cli/test_fsck",
     "cli/join": "cli/test_create",
     "cli/main": "cli/test_arguments",
+    "cli/release": "cli/test_reserve",
     "cli/umount_helper": "cli/test_umount",
     "control/backup": "simulation/test_simulation",
     "control/primary": "simulation/test_simulation",

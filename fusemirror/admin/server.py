@@ -17,6 +17,7 @@ import trio
 
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,13 @@ class AdminServer:
                 return await self._wait(str(request.get("for")), _seconds(request.get("timeout", 0)))
             case "verify":
                 return await self._verify(send)
+            case "reserve":
+                path = os.fsencode(str(request.get("path", "")))
+                await self._unit.reserve(_inode(request), path, preempt=request.get("preempt") is True)
+                return self._unit.reservations()
+            case "release":
+                await self._unit.release(_inode(request), preempt=request.get("preempt") is True)
+                return self._unit.reservations()
             case "stop":
                 self._stop("asked to stop")
                 return None
@@ -144,6 +152,14 @@ async def _request(stream: trio.SocketStream) -> Answer:
     except (ValueError, RecursionError):
         return {}
     return request if isinstance(request, dict) else {}
+
+
+def _inode(request: Answer) -> InodeNumber:
+    """The file that a request is about, 0 for everything; UsageError where it names none."""
+    inode = request.get("inode", 0)
+    if type(inode) is not int or not 0 <= inode < 1 << 64:
+        raise UsageError(f"{inode!r} is no inode")
+    return InodeNumber(inode)
 
 
 def _seconds(value: Any) -> float:

@@ -51,6 +51,7 @@ def snapshot(
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
+        "reservations": unit.reservations(),
         "mountpoint": mounted.mountpoint,
         "volume": settings.volume,
         "pid": mounted.process_id,

@@ -17,6 +17,8 @@ COMMANDS = (
     "status",
     "wait",
     "verify",
+    "reserve",
+    "release",
     "fsck",
     "export",
     "completion",

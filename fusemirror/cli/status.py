@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,6 +15,7 @@ from fusemirror.errors import NotMounted
 from fusemirror.settings import format_bytes
 
 WATCH_INTERVAL_S = 1.0
+RESERVATIONS_LISTED_MAX = 10
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -69,6 +71,7 @@ def describe(status: dict[str, Any]) -> str:
         *_resync(status["resync"]),
         *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
+        *_reserved(status["reservations"]),
         ("modes", _modes(status)),
         ("mounted on", status["mountpoint"]),
         ("volume", status["volume"]),
@@ -122,6 +125,17 @@ def _resync(resync: dict[str, Any] | None) -> list[tuple[str, str]]:
 def _traffic(counters: dict[str, Any]) -> str:
     sent, data = format_bytes(counters["sent_bytes"]), format_bytes(counters["sent_data_bytes"])
     return f"sent {sent} ({data} of data), received {format_bytes(counters['received_bytes'])}"
+
+
+def _reserved(reservations: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for held in reservations[:RESERVATIONS_LISTED_MAX]:
+        since = datetime.fromtimestamp(int(held["since"])).astimezone().isoformat(sep=" ")
+        what = "everything" if held["inode"] is None else f"{held['path']} (inode {held['inode']})"
+        rows.append(("reserved", f"{what}, by {held['holder']} since {since}"))
+    if more := len(reservations) - len(rows):
+        rows.append(("reserved", f"and {more} more, see --json"))
+    return rows
 
 
 def _modes(status: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fusemirror.change import COOKIES_PER_CHANGE, Row, Table, first_cookie
 from fusemirror.control import acl
+from fusemirror.control.reservations import release_rows, reserve_rows
 from fusemirror.control.unit import Key, NameKey
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
@@ -27,15 +28,18 @@ from fusemirror.operations import (
     Create,
     Link,
     Operation,
+    Release,
     RemoveDirectory,
     RemoveXattr,
     Rename,
+    Reserve,
     SetAttributes,
     SetXattr,
     Unlink,
 )
 from fusemirror.volume.catalog import Catalog, Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.reservations import reservation_row
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -54,10 +58,11 @@ class Decision(NamedTuple):
 class Draft:
     """Rows under construction: inodes are copied when first changed, and packed once at the end."""
 
-    def __init__(self, catalog: Catalog, number: ChangeNumber, time_ns: int) -> None:
+    def __init__(self, catalog: Catalog, number: ChangeNumber, time_ns: int, host: bytes = b"") -> None:
         self.catalog = catalog
         self.number = number
         self.time_ns = time_ns
+        self.host = host  # that asks
         self._inodes: dict[InodeNumber, Inode] = {}
         self._rows: list[Row] = []
         self._names: list[NameKey] = []
@@ -344,6 +349,15 @@ def _remove_xattr(draft: Draft, operation: RemoveXattr) -> Decision:
     return draft.decision(inode.number)
 
 
+def _reserve(draft: Draft, operation: Reserve) -> Decision:
+    rows = reserve_rows(draft.catalog, operation, draft.host, draft.time_ns)
+    return Decision(rows, operation.inode, ())
+
+
+def _release(draft: Draft, operation: Release) -> Decision:
+    return Decision(release_rows(draft.catalog, operation, draft.host), operation.inode, ())
+
+
 _DECISIONS: dict[type[Operation], Callable[[Draft, Any], Decision]] = {
     Create: _create,
     Link: _link,
@@ -353,15 +367,19 @@ _DECISIONS: dict[type[Operation], Callable[[Draft, Any], Decision]] = {
     SetAttributes: _set_attributes,
     SetXattr: _set_xattr,
     RemoveXattr: _remove_xattr,
+    Reserve: _reserve,
+    Release: _release,
 }
 
 
-def decide(catalog: Catalog, operation: Operation, number: ChangeNumber, time_ns: int) -> Decision:
-    """What `operation` does as change `number` at `time_ns`; raises `OperationFailed`.
+def decide(
+    catalog: Catalog, operation: Operation, number: ChangeNumber, time_ns: int, host: bytes = b""
+) -> Decision:
+    """What `operation` of `host` does as change `number` at `time_ns`; raises `OperationFailed`.
 
     A decision without rows is a success that changes nothing.
     """
-    return _DECISIONS[type(operation)](Draft(catalog, number, time_ns), operation)
+    return _DECISIONS[type(operation)](Draft(catalog, number, time_ns, host), operation)
 
 
 def purge_rows(catalog: Catalog, inodes: list[InodeNumber]) -> tuple[Row, ...]:
@@ -370,4 +388,6 @@ def purge_rows(catalog: Catalog, inodes: list[InodeNumber]) -> tuple[Row, ...]:
     for number in inodes:
         rows.extend((Table.XATTRS, xattr_key(number, name), None) for name in catalog.xattrs(number))
         rows.append((Table.INODES, inode_key(number), None))
+        if number in catalog.reservations:
+            rows.append(reservation_row(number, None))
     return tuple(rows)

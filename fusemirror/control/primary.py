@@ -20,6 +20,7 @@ from fusemirror.change import DataChange, NamespaceChange, TruncateChange, Write
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import Decision, decide, purge_rows
+from fusemirror.control.reservations import check_reserved
 from fusemirror.control.unit import ControlUnit, Key, found
 from fusemirror.errors import (
     ChannelError,
@@ -84,6 +85,8 @@ class PrimaryUnit(ControlUnit):
 
     def _make(self, operation: AnyOperation, data: Buffer, request: RequestId) -> InodeNumber:
         """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`."""
+        if self.volume.catalog.reservations:
+            check_reserved(self.volume.catalog, operation, self._host_of(request))
         try:
             if type(operation) is Write:
                 return self._write(operation, data, request)
@@ -92,6 +95,10 @@ class PrimaryUnit(ControlUnit):
             return self._change_namespace(operation, request)
         except OSError as error:
             raise OperationFailed(error.errno or errno.EIO) from error
+
+    def _host_of(self, request: RequestId) -> bytes:
+        """Who asks: requests have an identity only where they come from the peer."""
+        return self.peer_identity if request else self.host_identity
 
     def _write(self, operation: Write, data: Buffer, request: RequestId) -> InodeNumber:
         volume = self.volume
@@ -152,13 +159,13 @@ class PrimaryUnit(ControlUnit):
 
     def _change_namespace(self, operation: AnyOperation, request: RequestId) -> InodeNumber:
         volume = self.volume
-        number, time_ns = _next(volume), volume.time_ns()
-        decision = decide(volume.catalog, operation, number, time_ns)
+        number, time_ns, host = _next(volume), volume.time_ns(), self._host_of(request)
+        decision = decide(volume.catalog, operation, number, time_ns, host)
         if self.mirror.must_begin_generation:
             # Only now is it sure that there is a change; its number comes after the generation's.
             self._begin_generation()
             number, time_ns = _next(volume), volume.time_ns()
-            decision = decide(volume.catalog, operation, number, time_ns)
+            decision = decide(volume.catalog, operation, number, time_ns, host)
         if decision.rows or request:
             self._publish_rows(decision, number, time_ns, request)
         return decision.inode

@@ -9,15 +9,17 @@ import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
-from fusemirror.errors import ChannelError, DiskFailed, OperationFailed
+from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.operations import AnyOperation
+from fusemirror.operations import AnyOperation, Release, Reserve
 from fusemirror.protocol.messages import Bye
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
@@ -40,6 +42,8 @@ class ControlUnit(ABC):
         self.link: Link | None = None
         self.link_ended = trio.Event()
         self.traffic = Traffic()
+        self.host_identity = bytes.fromhex(volume.identity.host)
+        self.peer_identity = bytes.fromhex(volume.identity.peer)
         self._open: Counter[InodeNumber] = Counter()
 
     @property
@@ -133,6 +137,51 @@ class ControlUnit(ABC):
     async def flush(self, inode: InodeNumber) -> None:
         """fsync: what was done to the inode, and every name change so far, is durable in both volumes."""
 
+    # --- reservations -------------------------------------------------------------------------------------
+
+    async def reserve(self, inode: InodeNumber, path: bytes, *, preempt: bool) -> None:
+        """Hold a file, or with inode 0 everything, for this host. On return both volumes know it.
+
+        `ReservationConflict` where the other host holds it and `preempt` is not given.
+        """
+        try:
+            await self.perform(Reserve(inode, path, preempt))
+        except OperationFailed as error:
+            raise self._reservation_error(error, inode) from None
+
+    async def release(self, inode: InodeNumber, *, preempt: bool) -> None:
+        """End a reservation; there need be none. `ReservationConflict` as for `reserve`."""
+        try:
+            await self.perform(Release(inode, preempt))
+        except OperationFailed as error:
+            raise self._reservation_error(error, inode) from None
+
+    def _reservation_error(self, error: OperationFailed, inode: InodeNumber) -> Exception:
+        in_the_way = conflicts(self.volume.catalog, inode, self.host_identity)
+        if error.errno != errno.EBUSY or not in_the_way:
+            return error
+        held_inode, held = next(iter(in_the_way.items()))
+        what = name_of(held.path) if held_inode else "everything"
+        since = datetime.fromtimestamp(held.since_ns // 10**9).astimezone().isoformat(sep=" ")
+        return ReservationConflict(what, self._host_name(held.holder), since)
+
+    def reservations(self) -> list[dict[str, Any]]:
+        """Who holds what, the oldest first; `inode` and `path` are None for the whole filesystem."""
+        held = sorted(self.volume.catalog.reservations.items(), key=lambda item: item[1].since_ns)
+        return [
+            {
+                "inode": inode or None,
+                "path": name_of(reservation.path) if inode else None,
+                "holder": self._host_name(reservation.holder),
+                "since": reservation.since_ns / 1e9,
+            }
+            for inode, reservation in held
+        ]
+
+    def _host_name(self, host: bytes) -> str:
+        identity = self.volume.identity
+        return identity.host_name if host == self.host_identity else identity.peer_name
+
     # --- the life of a mount ------------------------------------------------------------------------------
 
     @abstractmethod
@@ -185,6 +234,11 @@ class ControlUnit(ABC):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """The fields of `fusemirror status` that this unit knows (conventions.md)."""
+
+
+def name_of(path: bytes) -> str:
+    """A path for people; bytes that are no text are shown as such."""
+    return path.decode(errors="backslashreplace")
 
 
 def found(inode: Inode | None, error: int) -> Inode:

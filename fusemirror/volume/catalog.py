@@ -6,6 +6,7 @@
     ENTRIES  parent inode, name               inode (8), type (1: mode >> 12), cookie (8), little-endian
     XATTRS   inode, name                      value
 
+Rows of META are the generations (`mirror/histories.py`) and reservations (`reservations.py`).
 A cookie names an entry in a listing for ever: it grows with time, is given by the primary, and is
 below 2**62. The names `number`, `journal_number`, `next_inode` and `time_ns` of META say where this
 volume stands; they are the catalog's own, written at each commit and shown to nobody.
@@ -36,6 +37,13 @@ from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import CATALOG_MAP_BYTES, INODES_CACHED_MAX, NAME_BYTES_MAX
 from fusemirror.volume.durable import sync_directory
 from fusemirror.volume.inode import DIRECTORY_SIZE, ROW_BYTES_MIN, Inode
+from fusemirror.volume.reservations import (
+    KEY_PREFIX,
+    Reservation,
+    is_reservation,
+    parse_reservation,
+    reserved_inode,
+)
 
 _NUMBER = struct.Struct(">Q")
 _ENTRY = struct.Struct("<QBQ")
@@ -114,6 +122,8 @@ def check_rows(rows: Iterable[Row]) -> None:
                 good = good and _is_entry(value)
         else:
             good = table == Table.META and 0 < len(key) <= NAME_BYTES_MAX and key not in _OWN_META_KEYS
+            if key.startswith(KEY_PREFIX):
+                good = good and is_reservation(key, value)
         if not good:
             raise FusemirrorError(f"a row that no catalog can hold: table {table}, key {key.hex()}")
 
@@ -125,6 +135,7 @@ class Catalog:
     journal_number: ChangeNumber
     time_ns: int
     changes_since_commit: int
+    reservations: dict[InodeNumber, Reservation]  # as the rows of META have them
     _next_inode: int
 
     def __init__(self, directory: Path, *, create: bool = False) -> None:
@@ -292,6 +303,8 @@ class Catalog:
                         self._put_inode(key, value, number)
                 elif table == Table.ENTRIES:
                     self._put_entry(key, value)
+                elif table == Table.META:
+                    self._put_meta(key, value)
                 elif value is None:
                     self._txn.delete(key, db=self._tables[table])
                 else:
@@ -369,6 +382,8 @@ class Catalog:
             self._txn.delete(key, db=self._tables[table])
         except lmdb.Error as error:
             raise self._failure(error) from error
+        if table == Table.META:
+            self._load_reservations()
         self.changes_since_commit += 1
 
     def reserve_inodes(self, last: InodeNumber) -> None:
@@ -439,6 +454,16 @@ class Catalog:
         self.time_ns = self._own_meta("time_ns") or 0
         self._next_inode = self._own_meta("next_inode") or 2
         self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
+        self._load_reservations()
+
+    def _load_reservations(self) -> None:
+        """Those that can be read; the others are for `check` to find."""
+        self.reservations = {}
+        for key, value in self._walk(self._meta, KEY_PREFIX):
+            if not key.startswith(KEY_PREFIX):
+                break
+            if is_reservation(key, value):
+                self.reservations[reserved_inode(key)] = parse_reservation(value)
 
     def _own_meta(self, name: str) -> int | None:
         value = self._txn.get(name.encode(), db=self._meta)
@@ -474,6 +499,18 @@ class Catalog:
             self._txn.put(key, b"", db=self._orphans_table)
         elif inode_number in self._orphans:
             self._drop_orphan(inode_number, key)
+
+    def _put_meta(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._txn.delete(key, db=self._meta)
+        else:
+            self._txn.put(key, value, db=self._meta)
+        if not key.startswith(KEY_PREFIX):
+            return
+        if value is None:
+            self.reservations.pop(reserved_inode(key), None)
+        else:
+            self.reservations[reserved_inode(key)] = parse_reservation(value)
 
     def _remove_inode(self, key: bytes) -> InodeNumber:
         number = key_inode(key)

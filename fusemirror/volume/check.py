@@ -32,6 +32,7 @@ from fusemirror.volume.catalog import (
 from fusemirror.volume.identity import Identity, VolumeLock
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
 from fusemirror.volume.volume import Volume
 
 _ROWS_PER_TURN = 4096
@@ -156,6 +157,8 @@ class _Check:
             self._check_counts(number)
         for key, _ in self._rows(Table.XATTRS):
             self._check_xattr(key)
+        for key, row in self._rows(Table.META):
+            self._check_meta(key, row)
         for number in self._inode_numbers():
             self._check_image(number)
         self._check_strays()
@@ -282,6 +285,17 @@ class _Check:
                 f"an extended attribute of inode {key_inode(key)}, which does not exist",
                 lambda: self._catalog.discard(Table.XATTRS, key),
             )
+
+    def _check_meta(self, key: bytes, row: bytes) -> None:
+        if not key.startswith(KEY_PREFIX):
+            return
+        if not is_reservation(key, row):
+            problem = f"a reservation that cannot be read, key {key.hex()}"
+        elif reserved_inode(key) != EVERYTHING and self._inode(reserved_inode(key)) is None:
+            problem = f"a reservation of inode {reserved_inode(key)}, which does not exist"
+        else:
+            return
+        self._found.add(problem, lambda: self._catalog.discard(Table.META, key))
 
     # --- the tree --------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ FIELDS: dict[str, Any] = {
     "settings": MODES,
     "effective": MODES,
     "generation": MAYBE_TEXT,
+    "reservations": (list,),
     "change": COUNT,
     "peer_change": COUNT,
     "communication": {

@@ -36,6 +36,7 @@ STATUS: dict[str, Any] = {
         "forward": {"sent_bytes": 0, "received_bytes": 0, "sent_data_bytes": 0},
     },
     "reads": {"local": 3, "routed": 0},
+    "reservations": [],
     "mountpoint": "/mnt",
     "volume": "/srv/data",
     "pid": 77,
@@ -95,6 +96,17 @@ def test_the_oldest_request_and_a_mode_not_in_effect_are_shown() -> None:
     text = text_of(communication=pending, effective={**STATUS["effective"], "access": "exclusive"})
     assert "2 requests, 4 KiB of 1 GiB, the oldest 1.5 s\n" in text
     assert "access exclusive (set: routed), acknowledge sync" in text
+
+
+def test_reservations_are_shown_with_their_holders() -> None:
+    held = [
+        {"inode": None, "path": None, "holder": "alpha", "since": 1_700_000_000.5},
+        *({"inode": 7, "path": "a/b", "holder": "beta", "since": 1_700_000_000.5} for _ in range(11)),
+    ]
+    text = text_of(reservations=held)
+    assert "  reserved      everything, by alpha since 20" in text
+    assert "  reserved      a/b (inode 7), by beta since 20" in text
+    assert "  reserved      and 2 more, see --json\n" in text
 
 
 def test_json_is_given_as_it_came(run: Run, tmp_path: Path) -> None:

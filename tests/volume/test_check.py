@@ -13,6 +13,7 @@ from fusemirror.errors import VolumeInUse, VolumeMissing
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.check import CheckResult, check
+from fusemirror.volume.reservations import KEY_PREFIX, Reservation, reservation_row
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode, rows_of
 
@@ -149,6 +150,17 @@ def test_a_name_that_no_file_can_have_is_removed_and_its_file_kept(damaged: Writ
 def test_an_entry_that_cannot_be_read_is_removed(damaged: Writer) -> None:
     raw(damaged, "entries", entry_key(DIRECTORY, b"garbage"), b"garbage")
     found_and_mended(damaged, "the entry cannot be read").volume.close()
+
+
+def test_reservations_of_nothing_are_removed_and_the_others_kept(damaged: Writer) -> None:
+    held = Reservation(b"host", 1, b"file")
+    put(damaged, reservation_row(FILE, held), reservation_row(InodeNumber(99), held))
+    raw(damaged, "meta", KEY_PREFIX + bytes(8), b"garbage")
+    mended = found_and_mended(
+        damaged, "a reservation that cannot be read", "a reservation of inode 99, which does not exist"
+    )
+    assert mended.catalog.reservations == {FILE: held}
+    mended.volume.close()
 
 
 def test_an_entry_of_no_directory_is_removed(damaged: Writer) -> None:
