@@ -6,6 +6,8 @@ from pathlib import Path
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
 
 _AT_FDCWD = -100
 _HANDLE_BYTES = 128  # MAX_HANDLE_SZ
@@ -29,6 +31,11 @@ def _checked(result: int) -> int:
 
 def renameat2(old: Path, new: Path, flags: int) -> None:
     _checked(_libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) itself, without the writes that glibc puts in its place."""
+    _checked(_libc.fallocate64(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
 
 
 def name_to_handle(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """What POSIX and Linux promise of a filesystem, done on either host and looked at on the other."""
 
 import errno
+import fcntl
 import mmap
 import os
 import resource
@@ -16,10 +17,23 @@ from pathlib import Path
 import pytest
 
 from tests.hosts import Host, Result, TwoHosts, assert_same, run, snapshot, wait_until
-from tests.mount.kernel import RENAME_EXCHANGE, RENAME_NOREPLACE, name_to_handle, open_by_handle, renameat2
+from tests.mount.kernel import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    fallocate,
+    name_to_handle,
+    open_by_handle,
+    renameat2,
+)
 
 NOBODY = 65_534
 GIB = 1 << 30
+LEVELS = 200  # each path is looked up from the top: the time grows with the square
+LINKS = int(os.environ.get("FUSEMIRROR_LINKS", "500"))  # 65000 is where EMLINK begins; that takes minutes
+LINKS_MAX = 65_000
+FS_IOC_GETFLAGS = 0x80086601
 
 _numbers = count()
 
@@ -154,6 +168,35 @@ def test_hard_links_share_everything(mine: Path, theirs: Path) -> None:
     assert (mine / "three").stat().st_nlink == 1
     with refused(errno.EPERM):
         os.link(mine, mine / "directory")
+
+
+def test_a_file_has_very_many_names(mine: Path, theirs: Path) -> None:
+    (mine / "first").write_text("one file")
+    for number in range(1, LINKS):
+        os.link(mine / "first", mine / f"{number}")
+    assert (theirs / f"{LINKS - 1}").stat().st_nlink == LINKS
+    assert (theirs / f"{LINKS // 2}").read_text() == "one file"
+    assert len(os.listdir(theirs)) == LINKS
+    if LINKS == LINKS_MAX:
+        with refused(errno.EMLINK):
+            os.link(theirs / "first", theirs / "one-too-many")
+    for number in range(1, LINKS):
+        os.unlink(theirs / f"{number}")
+    assert (mine / "first").stat().st_nlink == 1
+
+
+def test_a_tree_is_very_deep(mine: Path, theirs: Path) -> None:
+    deepest = Path(*["d"] * LEVELS)
+    (mine / deepest).mkdir(parents=True)
+    (theirs / deepest / "file").write_text("at the bottom")
+    assert (mine / deepest / "file").read_text() == "at the bottom"
+    assert os.path.samefile(mine / deepest / Path(*[".."] * LEVELS), mine)
+    with refused(errno.EINVAL):
+        os.rename(theirs / "d", theirs / deepest / "d")
+    os.rename(theirs / "d/d", theirs / "moved")
+    assert (mine / "moved" / Path(*deepest.parts[2:]) / "file").read_text() == "at the bottom"
+    shutil.rmtree(theirs / "moved")
+    assert os.listdir(mine / "d") == []
 
 
 # --- rename -------------------------------------------------------------------------------------------
@@ -510,6 +553,85 @@ def test_writes_of_any_size_and_place_are_read_alike(mine: Path, theirs: Path) -
     assert (mine / "file").read_bytes() == expected
     shutil.copyfile(theirs / "file", theirs / "copy")
     assert (mine / "copy").read_bytes() == expected
+
+
+def test_direct_io_reads_and_writes_past_the_caches(mine: Path, theirs: Path) -> None:
+    with mmap.mmap(-1, 3 * 4096) as aligned:  # memory that begins at a page, as O_DIRECT asks
+        aligned[:] = content = os.urandom(3 * 4096)
+        for host, flags in ((mine, os.O_RDWR | os.O_CREAT), (theirs, os.O_WRONLY)):
+            descriptor = os.open(host / "file", flags | os.O_DIRECT, 0o644)
+            assert os.pwritev(descriptor, [aligned], 4096) == 3 * 4096
+            os.close(descriptor)
+        assert (theirs / "file").read_bytes() == bytes(4096) + content
+        descriptor = os.open(theirs / "file", os.O_RDONLY | os.O_DIRECT)
+        aligned[:] = bytes(3 * 4096)
+        assert os.preadv(descriptor, [aligned], 4096) == 3 * 4096
+        assert aligned[:] == content
+        os.close(descriptor)
+
+
+def test_an_open_file_that_grows_on_one_host_is_read_to_its_end_on_the_other(
+    mine: Path, theirs: Path
+) -> None:
+    with (mine / "log").open("wb", buffering=0) as log, (theirs / "log").open("rb", buffering=0) as tail:
+        for number in range(100):
+            log.write(b"%7d\n" % number)
+            assert tail.read(100) == b"%7d\n" % number
+
+
+# --- what FUSE or pyfuse3 keep from us: each ends in the ordinary error, as fusemirror(7) says ----------
+
+
+def test_an_unnamed_file_is_refused_as_filesystems_without_o_tmpfile_do(mine: Path) -> None:
+    with refused(errno.EOPNOTSUPP):
+        os.open(mine, os.O_TMPFILE | os.O_RDWR, 0o600)
+
+
+def test_space_is_reserved_by_writing_and_holes_are_refused(mine: Path, theirs: Path) -> None:
+    with (mine / "file").open("w+b", buffering=0) as file:
+        file.write(b"kept")
+        for mode in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+            with refused(errno.EOPNOTSUPP):
+                fallocate(file.fileno(), mode, 0, 100_000)
+        os.posix_fallocate(file.fileno(), 0, 100_000)  # glibc writes, where fallocate(2) is refused
+    assert (theirs / "file").read_bytes() == b"kept".ljust(100_000, b"\0")
+
+
+def test_a_file_looks_dense_to_who_seeks_holes(mine: Path, theirs: Path) -> None:
+    (mine / "file").touch()
+    os.truncate(mine / "file", 1_000_000)
+    with (theirs / "file").open("rb") as file:
+        assert os.lseek(file.fileno(), 5000, os.SEEK_DATA) == 5000
+        assert os.lseek(file.fileno(), 5000, os.SEEK_HOLE) == 1_000_000
+        with refused(errno.ENXIO):
+            os.lseek(file.fileno(), 1_000_000, os.SEEK_DATA)
+
+
+def test_a_range_is_copied_by_the_kernel(mine: Path, theirs: Path) -> None:
+    content = os.urandom(300_000)
+    (mine / "source").write_bytes(content)
+    with (theirs / "source").open("rb") as source, (theirs / "copy").open("wb") as copy:
+        done = 0
+        while moved := os.copy_file_range(source.fileno(), copy.fileno(), len(content), done, done):
+            done += moved
+    assert (mine / "copy").read_bytes() == content
+
+
+def test_flags_of_ioctl_are_refused(mine: Path) -> None:
+    with (mine / "file").open("wb") as file, refused(errno.ENOTTY):
+        fcntl.ioctl(file.fileno(), FS_IOC_GETFLAGS, b"\0" * 8)
+
+
+@pytest.mark.parametrize("lock", [fcntl.flock, fcntl.lockf], ids=["flock", "fcntl"])
+def test_locks_bind_the_programs_of_their_own_host(
+    mine: Path, theirs: Path, lock: Callable[[int, int], None]
+) -> None:
+    program = f"import fcntl, sys; fcntl.{lock.__name__}(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with (mine / "file").open("wb") as file:
+        lock(file.fileno(), fcntl.LOCK_EX)
+        assert "BlockingIOError" in run("python3", "-c", program, mine / "file", expect=None).stderr
+        run("python3", "-c", program, theirs / "file")  # the other host does not know of it
+    run("python3", "-c", program, mine / "file")
 
 
 # --- memory maps --------------------------------------------------------------------------------------
