@@ -626,7 +626,8 @@ def test_flags_of_ioctl_are_refused(mine: Path) -> None:
 def test_locks_bind_the_programs_of_their_own_host(
     mine: Path, theirs: Path, lock: Callable[[int, int], None]
 ) -> None:
-    program = f"import fcntl, sys; fcntl.{lock.__name__}(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    call = f"fcntl.{lock.__name__}(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    program = f"import fcntl, sys; {call}"
     with (mine / "file").open("wb") as file:
         lock(file.fileno(), fcntl.LOCK_EX)
         assert "BlockingIOError" in run("python3", "-c", program, mine / "file", expect=None).stderr
