@@ -53,6 +53,7 @@ RECONNECT_MAX_S = 5.0  # a peer that comes back is met within this
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
 HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
+LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two clocks run at the same rate
 
 # --- control --------------------------------------------------------------------------------------
 REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
@@ -71,6 +72,8 @@ RESYNC_WINDOW_BYTES = 8 * MIB  # copied data under way; live changes queue behin
 VERIFY_WINDOW_MESSAGES = 8
 DIFFERENCES_LISTED_MAX = 1_000
 
+# Quartz errs by up to 200 ppm and ntpd slews by up to 500 more, at each host.
+assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX

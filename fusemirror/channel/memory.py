@@ -2,7 +2,10 @@
 
 Between two hosts there is one line. Bytes take its latency, with jitter, and keep their order within a
 connection. A *cut* line breaks its connections at once and refuses new ones. A *stalled* line delivers
-nothing and breaks nothing: bytes wait in it, and so do new connections. A *healed* line does neither.
+nothing and breaks nothing: bytes wait in it, and so do new connections; it may be stalled one way only.
+A *refusing* line keeps its connections and refuses new ones, those that one host dials or all. A *slow*
+line takes longer. A *healed* line does none of that. A host that lost its power is silent: whoever has
+a connection with it hears nothing, until it has power again and answers with a reset.
 Time is trio's, so that a MockClock may run it; no tasks of its own.
 """
 
@@ -30,8 +33,9 @@ class Line:
     """What lies between two hosts: its faults, and the connections that it carries."""
 
     def __init__(self) -> None:
-        self.cut = False
-        self.stalled = False
+        self.refused: frozenset[str] = frozenset()  # hosts that cannot dial
+        self.stalled: frozenset[str] = frozenset()  # hosts whose bytes do not get across
+        self.slowness_s = 0.0
         self.pipes: list[Pipe] = []
         self.changed = trio.lowlevel.ParkingLot()
 
@@ -52,6 +56,8 @@ class MemoryNetwork:
         self.latency_s = latency_s
         self.jitter_s = jitter_s
         self.buffer_bytes = buffer_bytes
+        self.accept_delay: Callable[[], float] = lambda: 0.0
+        """How long a connection waits until its listener hears of it; its dialer may be gone by then."""
         self.listeners: dict[tuple[str, int], MemoryListener] = {}
         self._trace = trace
         self._lines: dict[frozenset[str], Line] = {}
@@ -64,27 +70,71 @@ class MemoryNetwork:
 
     def cut(self, one: str, other: str) -> None:
         """Break all connections between the two hosts, and refuse new ones."""
-        self._fault(one, other, "cut", cut=True, stalled=False)
+        self._fault(one, other, "cut", refused=frozenset((one, other)), breaks=True)
 
     def stall(self, one: str, other: str) -> None:
         """Deliver nothing between the two hosts, and break nothing."""
-        self._fault(one, other, "stall", cut=False, stalled=True)
+        self._fault(one, other, "stall", stalled=frozenset((one, other)))
+
+    def stall_one_way(self, sender: str, receiver: str) -> None:
+        """Deliver nothing that `sender` sends, and break nothing. New connections wait either way."""
+        self._fault(sender, receiver, "stall one way", stalled=frozenset((sender,)))
+
+    def refuse(self, dialer: str, listener: str) -> None:
+        """Refuse what `dialer` dials, as a wall would between them; the connections stay that there are."""
+        self._fault(dialer, listener, "refuse", refused=frozenset((dialer,)))
+
+    def slow(self, one: str, other: str, slowness_s: float) -> None:
+        """Take so much longer from now on."""
+        self._fault(one, other, f"slow by {slowness_s:.6f}", slowness_s=slowness_s)
 
     def heal(self, one: str, other: str) -> None:
         """Deliver again, and what waited first."""
-        self._fault(one, other, "heal", cut=False, stalled=False)
+        self._fault(one, other, "heal")
 
-    def _fault(self, one: str, other: str, name: str, *, cut: bool, stalled: bool) -> None:
+    def break_one(self, one: str, other: str) -> None:
+        """Break one connection between the two hosts, where there is any."""
+        pipes = self.line(one, other).pipes
+        if pipes:
+            broken = pipes[2 * self.random.randrange(len(pipes) // 2)]
+            self.trace(f"break {broken.name}")
+            for pipe in (broken, broken.opposite):
+                pipe.broken = True
+                pipe.changed.unpark_all()
+            self._forget_broken(self.line(one, other))
+
+    def power_on(self, name: str) -> None:
+        """The host answers again: with resets, to whoever still knows it from before it lost its power."""
+        for hosts, line in self._lines.items():
+            if name in hosts:
+                for pipe in line.pipes:
+                    if pipe.silent == name:
+                        pipe.broken = True
+                        pipe.changed.unpark_all()
+                self._forget_broken(line)
+
+    def _fault(
+        self,
+        one: str,
+        other: str,
+        name: str,
+        *,
+        refused: frozenset[str] = frozenset(),
+        stalled: frozenset[str] = frozenset(),
+        slowness_s: float = 0.0,
+        breaks: bool = False,
+    ) -> None:
         self.trace(f"{name} {one} {other}")
         line = self.line(one, other)
-        line.cut, line.stalled = cut, stalled
-        if cut:
-            for pipe in line.pipes:
-                pipe.broken = True
+        line.refused, line.stalled, line.slowness_s = refused, stalled, slowness_s
         for pipe in line.pipes:
+            pipe.broken = pipe.broken or breaks
             pipe.changed.unpark_all()
-        line.pipes = [pipe for pipe in line.pipes if not pipe.broken]
+        self._forget_broken(line)
         line.changed.unpark_all()
+
+    def _forget_broken(self, line: Line) -> None:
+        line.pipes = [pipe for pipe in line.pipes if not pipe.broken]
 
     # --- for the classes below --------------------------------------------------------------------
 
@@ -116,14 +166,16 @@ class MemoryHost(Network):
         while line.stalled:
             await line.changed.park()
         listener = network.listeners.get((host, port))
-        if line.cut or listener is None:
+        if self.name in line.refused or listener is None:
             network.trace(f"refuse {self.name} > {address}")
             raise PeerUnreachable(address, _REFUSED)
         ours = format_address(self.name, network.next_port())
         network.trace(f"connect {ours} > {address}")
-        there, back = (Pipe(network, line, name) for name in (f"{ours} > {address}", f"{address} > {ours}"))
-        line.pipes = [pipe for pipe in line.pipes if not (pipe.ended and pipe.abandoned)] + [there, back]
-        listener.offer(MemoryTransport(there, back, peer_name=ours))
+        there = Pipe(network, line, self.name, f"{ours} > {address}")
+        back = Pipe(network, line, host, f"{address} > {ours}")
+        there.opposite, back.opposite = back, there
+        line.pipes = [pipe for pipe in line.pipes if not pipe.over] + [there, back]
+        listener.offer(MemoryTransport(there, back, peer_name=ours), network.accept_delay())
         return MemoryTransport(back, there, peer_name=address)
 
     async def listen(self, host: str, port: int) -> "MemoryListener":
@@ -140,7 +192,7 @@ class MemoryListener(Listener):
         self.port = port
         self._network = network
         self._address = (host, port)
-        self._offered: deque[MemoryTransport] = deque()
+        self._offered: list[tuple[float, MemoryTransport]] = []  # (when it is heard of, what), in this order
         self._changed = trio.lowlevel.ParkingLot()
         network.listeners[self._address] = self
 
@@ -148,40 +200,56 @@ class MemoryListener(Listener):
     def _closed(self) -> bool:
         return self._network.listeners.get(self._address) is not self
 
-    def offer(self, transport: "MemoryTransport") -> None:
-        self._offered.append(transport)
+    def offer(self, transport: "MemoryTransport", delay_s: float) -> None:
+        self._offered.append((trio.current_time() + delay_s, transport))
+        self._offered.sort(key=lambda offered: offered[0])
         self._changed.unpark_all()
 
     async def accept(self) -> Transport:
         await trio.lowlevel.checkpoint()
-        while not self._offered:
-            if self._closed:
-                raise ConnectionLost("the listener", _CLOSED_HERE)
-            await self._changed.park()
-        return self._offered.popleft()
+        while not self._closed:
+            wait_s = self._offered[0][0] - trio.current_time() if self._offered else math.inf
+            if wait_s <= 0:
+                return self._offered.pop(0)[1]
+            with trio.move_on_after(wait_s):
+                await self._changed.park()
+        raise ConnectionLost("the listener", _CLOSED_HERE)
 
     def close(self) -> None:
         if not self._closed:
             del self._network.listeners[self._address]
             while self._offered:
-                self._offered.popleft().close()
+                self._offered.pop()[1].close()
             self._changed.unpark_all()
 
 
 class Pipe:
     """One direction of a connection: what was sent and has not been received."""
 
-    def __init__(self, network: MemoryNetwork, line: Line, name: str) -> None:
+    opposite: "Pipe"
+
+    def __init__(self, network: MemoryNetwork, line: Line, sender: str, name: str) -> None:
         self.name = name
         self.line = line
         self.broken = False
+        self.silent: str | None = None  # the host at one of its ends that has lost its power
         self.abandoned = False  # nobody will receive from it
         self.ended = False  # nobody will send into it
         self.changed = trio.lowlevel.ParkingLot()
         self._network = network
+        self._sender = sender
         self._under_way: deque[tuple[float, bytes]] = deque()  # (when it arrives, what); b"" is the end
         self._held_bytes = 0
         self.last_arrival = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Nobody is at either end, or will be."""
+        return self.ended and self.abandoned
+
+    @property
+    def stalled(self) -> bool:
+        return self._sender in self.line.stalled or self.silent is not None
 
     @property
     def room_bytes(self) -> int:
@@ -189,10 +257,13 @@ class Pipe:
 
     def put(self, data: bytes) -> None:
         self._network.trace(f"send {self.name} {len(data)}")
-        self.last_arrival = max(self.last_arrival, trio.current_time() + self._network.delay())
+        self.last_arrival = max(self.last_arrival, trio.current_time() + self._delay_s())
         self._under_way.append((self.last_arrival, data))
         self._held_bytes += len(data)
         self.changed.unpark_all()
+
+    def _delay_s(self) -> float:
+        return self._network.delay() + self.line.slowness_s * self._network.random.random()
 
     def take(self, bytes_max: int) -> bytes:
         """All that has arrived, up to `bytes_max`; there is some."""
@@ -214,7 +285,7 @@ class Pipe:
 
     def wait_seconds(self) -> float:
         """How long until something arrives, as far as is known now; 0 if something has."""
-        if self.line.stalled or not self._under_way:
+        if self.stalled or not self._under_way:
             return math.inf
         return max(0.0, self._under_way[0][0] - trio.current_time())
 
@@ -263,9 +334,17 @@ class MemoryTransport(Transport):
             self._incoming.changed.unpark_all()
             self._outgoing.changed.unpark_all()
 
+    def vanish(self, host: str) -> None:
+        """This end goes without a word: `host` lost its power."""
+        if not self._closed:
+            self._closed = True
+            for pipe in (self._incoming, self._outgoing):
+                pipe.silent = host
+                pipe.changed.unpark_all()
+
     def _reset_seconds(self) -> float:
         """How long until it is known here that nobody receives there: when the end of the stream arrives."""
-        if not self._outgoing.abandoned or self._outgoing.line.stalled:
+        if not self._outgoing.abandoned or self._incoming.stalled or self._outgoing.stalled:
             return math.inf
         return max(0.0, self._incoming.last_arrival - trio.current_time())
 

@@ -62,13 +62,14 @@ class Session:
         self.call = connection.ours.call
         self.peer_name = transport.peer_name
         self.peer_timeout = peer_timeout
-        # Each host counts a lease by its own setting, so it lasts no longer than the shorter of the two.
-        self._lease_s = min(peer_timeout, self.peer.peer_timeout_s)
+        # Each host counts a lease by its own setting and clock: it is over for its holder when it is by
+        # the shorter of the two and by the faster clock.
+        self._lease_s = min(peer_timeout, self.peer.peer_timeout_s) * (1 - limits.LEASE_CLOCK_MARGIN)
         self.connected_since = trio.current_time()
         self.round_trip_seconds: float | None = None
         self.lease_until = 0.0
-        """Until then (trio time) the peer holds itself bound to us: the newest answered Ping was sent
-        `peer_timeout` before."""
+        """Until then (trio time) the peer holds itself bound to us, counted from when the newest answered
+        Ping was sent; a little less than `peer_timeout`."""
         self.answered_until = 0.0
         """Until then (trio time) the peer may hold a lease from us: we answered its Ping."""
         self.backlog_bytes = 0

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Transport
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 
@@ -85,6 +85,89 @@ async def test_a_stalled_line_delivers_nothing_until_it_is_healed(
     memory.heal("alpha", "beta")
     assert await memory_pair[1].receive(100) == b"late"
     assert await memory_pair[1].receive(100) == b""
+
+
+async def test_a_line_may_be_stalled_one_way_only(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first of the pair is of alpha, the second of beta."""
+    memory.stall_one_way("alpha", "beta")
+    memory_pair[0].try_send([b"late"])
+    memory_pair[1].try_send([b"now"])
+    assert await memory_pair[0].receive(100) == b"now"
+    with trio.move_on_after(1000):
+        pytest.fail(f"{await memory_pair[1].receive(100)!r} arrived")
+    memory.heal("alpha", "beta")
+    assert await memory_pair[1].receive(100) == b"late"
+
+
+async def test_a_refusing_line_keeps_the_connections_that_there_are(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    listeners = {name: await memory.host(name).listen(name, 7000) for name in ("alpha", "beta")}
+    memory.refuse("alpha", "beta")
+    memory_pair[0].try_send([b"x"])
+    assert await memory_pair[1].receive(1) == b"x"
+    with pytest.raises(PeerUnreachable, match="refused"):
+        await memory.host("alpha").connect("beta", 7000)
+    await memory.host("beta").connect("alpha", 7000)
+    await listeners["alpha"].accept()
+
+
+async def test_a_slow_line_takes_longer_and_keeps_the_order(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    memory.slow("alpha", "beta", 100.0)
+    began = trio.current_time()
+    for _ in range(10):
+        memory_pair[0].try_send([b"x"])
+    memory.heal("alpha", "beta")
+    memory_pair[0].try_send([b"y"])
+    received = b""
+    while len(received) < 11:
+        received += await memory_pair[1].receive(100)
+    assert received == b"x" * 10 + b"y"
+    assert 1.0 < trio.current_time() - began < 101.0
+
+
+async def test_one_connection_breaks_at_both_ends(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    memory.break_one("alpha", "beta")
+    for transport in memory_pair:
+        with pytest.raises(ConnectionLost, match="reset"):
+            await transport.receive(1)
+    memory.break_one("alpha", "beta")
+
+
+async def test_a_connection_that_its_listener_hears_of_late_may_have_ended_by_then(
+    memory: MemoryNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    listener = await memory.host("beta").listen("beta", 7000)
+    memory.accept_delay = iter((50.0, 1.0)).__next__
+    late, soon = [await memory.host("alpha").connect("beta", 7000) for _ in range(2)]
+    late.try_send([b"old"])
+    late.close()
+    soon.try_send([b"new"])
+    assert await (await listener.accept()).receive(3) == b"new"
+    assert trio.current_time() < 50
+    accepted = await listener.accept()
+    assert trio.current_time() >= 50
+    assert (await accepted.receive(3), await accepted.receive(3)) == (b"old", b"")
+
+
+async def test_a_host_without_power_says_nothing_until_it_has_power_again(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = memory_pair
+    assert isinstance(theirs, MemoryTransport)
+    theirs.vanish("beta")
+    ours.try_send([b"x"])
+    with trio.move_on_after(1000):
+        pytest.fail(f"{await ours.receive(100)!r} arrived")
+    memory.power_on("beta")
+    with pytest.raises(ConnectionLost, match="reset"):
+        await ours.receive(100)
 
 
 async def test_a_sender_into_a_stalled_line_waits_even_if_nobody_is_left_there(

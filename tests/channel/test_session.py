@@ -28,6 +28,7 @@ from fusemirror.protocol.connection import Received
 from fusemirror.protocol.messages import Applied, Bye, Ping, Pong, Refused, RegionData
 
 PEER_TIMEOUT = 10.0
+LEASE = PEER_TIMEOUT * (1 - limits.LEASE_CLOCK_MARGIN)
 BEAT = PEER_TIMEOUT / limits.HEARTBEATS_PER_TIMEOUT
 Sessions = tuple[Session, Session]
 Pair = tuple[Transport, Transport]
@@ -245,10 +246,10 @@ async def test_heartbeats_measure_the_round_trip_and_carry_the_lease(
         await trio.sleep(BEAT / 2)
         assert primary.round_trip_seconds is not None
         assert 2 * memory.latency_s <= primary.round_trip_seconds <= 2 * (memory.latency_s + memory.jitter_s)
-        assert primary.lease_until == pytest.approx(began + PEER_TIMEOUT, abs=1e-9)
+        assert primary.lease_until == pytest.approx(began + LEASE, abs=1e-9)
         assert backup.answered_until > primary.lease_until, "who answered knows how long it may be relied on"
         await trio.sleep(BEAT)
-        assert primary.lease_until == pytest.approx(began + BEAT + PEER_TIMEOUT, abs=1e-9)
+        assert primary.lease_until == pytest.approx(began + BEAT + LEASE, abs=1e-9)
 
 
 async def test_a_lease_lasts_no_longer_than_the_peer_counts_it(
@@ -268,7 +269,24 @@ async def test_a_lease_lasts_no_longer_than_the_peer_counts_it(
         for session in sessions:
             nursery.start_soon(listen_until_lost, session)
         await trio.sleep(1)
-        assert backup.lease_until == pytest.approx(began + 3.0, abs=1e-9)
+        assert backup.lease_until == pytest.approx(began + 3.0 * (1 - limits.LEASE_CLOCK_MARGIN), abs=1e-9)
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.0045])
+@pytest.mark.parametrize("fast", [0.0, 0.0045])
+async def test_a_lease_is_over_before_the_peer_goes_on_alone_whatever_the_clocks(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock, slow: float, fast: float
+) -> None:
+    """By the slow clock of its holder, and the fast clock of the peer, who answered at once."""
+    holder, peer = memory_sessions
+    async with served(holder, peer) as nursery:
+        for session in memory_sessions:
+            nursery.start_soon(listen_until_lost, session)
+        pinged = trio.current_time()
+        await trio.sleep(BEAT / 2)
+        lease_ends = (holder.lease_until - pinged) / (1 - slow)
+        peer_goes_on = peer.peer_timeout / (1 + fast)
+        assert lease_ends < peer_goes_on
 
 
 async def test_a_lease_is_not_renewed_by_a_peer_that_does_not_answer(

@@ -7,13 +7,13 @@ belongs to is known from the context that its tasks inherit.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 from fusemirror.volume import durable, images, journal, regions
 from fusemirror.volume.catalog import Catalog
+from tests.simulation.process import current
 
 _SYNCS = frozenset({"fdatasync", "fsync"})
 _STEPS = frozenset(
@@ -54,14 +54,11 @@ class Disk:
         self.syncs += name in _SYNCS
 
 
-current: ContextVar[Disk | None] = ContextVar("current", default=None)
-
-
 def step(name: str) -> None:
     """A step of whatever process the caller belongs to."""
-    disk = current.get()
-    if disk is not None:
-        disk.step(name)
+    process = current.get()
+    if process is not None:
+        process.disk.step(name)
 
 
 def no_sync(_descriptor: int) -> None:

@@ -5,7 +5,9 @@ doubt may stand anywhere after its beginning, or nowhere. Source: Wing and Gong,
 Verifying Concurrent Objects" (1993), with the memory of Lowe (2017).
 """
 
+import math
 from collections.abc import Iterator
+from itertools import accumulate
 
 from tests.simulation.history import DOUBT, Operation, short
 from tests.simulation.model import Model, State
@@ -32,7 +34,10 @@ class _Search:
         answered.sort(key=lambda each: each.ended or 0)
         # Those in doubt come last, so that they are tried where nothing else explains what was seen.
         self._operations = answered + [each for each in operations if each.ended is None]
+        self._answered_count = len(answered)
         self._answered = (1 << len(answered)) - 1
+        # The earliest beginning of the answered operations from each place on.
+        self._earliest_from = list(accumulate((each.began for each in reversed(answered)), min))[::-1]
         self._model = model
         self._seen: set[tuple[int, int]] = set()
         self._furthest = (0, 0, None)
@@ -78,14 +83,22 @@ class _Search:
     def _next(self, done: int) -> list[tuple[int, Operation]]:
         """The operations that may come next: none that is left ended before they began."""
         found: list[tuple[int, Operation]] = []
-        limit: int | None = None
-        for index, operation in enumerate(self._operations):
+        first = (~done & (done + 1)).bit_length() - 1  # all before it are done
+        limit = math.inf
+        for index in range(first, self._answered_count):
+            if self._earliest_from[index] >= limit:
+                break
             bit = 1 << index
             if done & bit:
                 continue
-            if limit is None and operation.ended is not None:
+            operation = self._operations[index]
+            if limit == math.inf and operation.ended is not None:
                 limit = operation.ended  # the first that is left ended first
-            if limit is None or operation.began < limit:
+            if operation.began < limit:
+                found.append((bit, operation))
+        for index in range(max(first, self._answered_count), len(self._operations)):
+            bit, operation = 1 << index, self._operations[index]
+            if not done & bit and operation.began < limit:
                 found.append((bit, operation))
         return found
 

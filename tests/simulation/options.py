@@ -36,24 +36,45 @@ WEIGHTS = {
 }
 """What programs do, and how often one in relation to the others."""
 
+LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "size", "xattr"})
+"""Of these, the ones that change nothing."""
+
 FAULTS = (
     "cut",
     "stall",
+    "stall-from primary",
+    "stall-from backup",
+    "refuse primary",
+    "refuse backup",
+    "slow",
+    "break",
+    "late",
     "reset primary",
     "reset backup",
+    "pause primary",
+    "pause backup",
+    "pause both",
+    "clock primary",
+    "clock backup",
     "kill primary",
     "kill backup",
     "kill both",
     "stop primary",
     "stop backup",
 )
+"""What happens, and to which host: see `trouble.py`."""
+
+
+CLOCK_SKEW_MAX = 0.0045
+"""Far more than the 200 ppm of a bad oscillator: what `limits.LEASE_CLOCK_MARGIN` is made for."""
 
 
 class Options(msgspec.Struct, frozen=True):
     """Times in seconds. Up to `fault_count` faults are drawn, on average every `fault_interval`.
 
     Programs do what is in `kinds`, and stay at the same file or name with probability `crowding`.
-    `hurry` is how much faster than in earnest the timers of commits, checkpoints and purges are.
+    Hosts' clocks run faster or slower by up to `clock_skew`. `hurry` is how much
+    faster than in earnest the timers of commits, checkpoints and purges are.
     """
 
     clients: int
@@ -63,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     crowding: float
     files: int
     names: int
+    clock_skew: float
     latency: float
     jitter: float
     buffer_bytes: int
@@ -87,6 +109,7 @@ def _text(value: object) -> str:
 
 def draw_options(random: Random) -> Options:
     peer_timeout = random.choice([0.3, 1.0, 5.0])
+    fault_share = random.choice([0.1, 0.3, 0.6])
     kinds = tuple(kind for kind in WEIGHTS if random.random() < 0.6)
     return Options(
         clients=random.randint(1, 3),
@@ -96,6 +119,7 @@ def draw_options(random: Random) -> Options:
         crowding=random.choice([0.0, 0.5, 0.9]),
         files=random.randint(1, 3),
         names=random.randint(2, 5),
+        clock_skew=random.choice([0.0, CLOCK_SKEW_MAX]),
         latency=random.choice([0.0001, 0.001, 0.02]),
         jitter=random.choice([0.0, 0.0005, 0.02]),
         buffer_bytes=random.choice([4096, 65536, 1 << 20]),
@@ -105,7 +129,7 @@ def draw_options(random: Random) -> Options:
         fault_interval=random.choice([0.05, 0.3, 1.0, 4.0]) * peer_timeout,
         outage=random.choice([0.01, 0.2, 1.0, 4.0]) * peer_timeout,
         fault_count=random.choice([1, 3, 20]),
-        faults=tuple(fault for fault in FAULTS if random.random() < 0.5),
+        faults=tuple(fault for fault in FAULTS if random.random() < fault_share),
         kill_in_step=random.choice([0.0, 0.5, 1.0]),
         small_limits=random.random() < 0.4,
         hurry=random.choice([5, 20, 200]),

@@ -27,7 +27,7 @@ from fusemirror.operations import (
 from fusemirror.volume.inode import Inode
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.model import ROOT_TAG
-from tests.simulation.options import WEIGHTS
+from tests.simulation.options import LOOKS, WEIGHTS
 from tests.simulation.world import SimulatedHost, World
 
 NAMES: Target = ("names", 0)
@@ -75,6 +75,10 @@ class Program:
         self._left = operation_count
         self.done = trio.Event()
         self._names = [b"n%d" % index for index in range(world.options.names)]
+        self._kinds = world.options.kinds
+        looks = tuple(kind for kind in self._kinds if kind in LOOKS)
+        if looks and self._random.random() < 0.3:
+            self._kinds = looks  # it is not stopped by what stops changes, and sees more of what is old
 
     async def run(self, host: SimulatedHost) -> None:
         while self._left and not host.stopping.is_set():
@@ -88,8 +92,7 @@ class Program:
         await trio.sleep(self._random.expovariate(1 / self._world.options.think_time))
 
     async def _anything(self, host: SimulatedHost) -> None:
-        options = self._world.options
-        kind = self._random.choices(options.kinds, [WEIGHTS[kind] for kind in options.kinds])[0]
+        kind = self._random.choices(self._kinds, [WEIGHTS[kind] for kind in self._kinds])[0]
         await getattr(self, f"_{kind}")(host)
 
     async def _ask(

@@ -7,9 +7,10 @@ faults have stopped both hosts become normal, and both volumes hold the same and
 import logging
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ from fusemirror.volume.volume import Volume
 from tests.simulation import disk, linearizable, model
 from tests.simulation.history import History
 from tests.simulation.options import Options, draw_options, limits_in_effect
+from tests.simulation.process import allow_pauses, clocks_of_hosts
 from tests.simulation.programs import FILE_MODE, Atlas, Program
 from tests.simulation.trouble import Trouble
 from tests.simulation.world import World
@@ -48,6 +50,7 @@ class Run:
     trace: list[str]
     failure: BaseException | None = None
     operations: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
 
     @property
     def header(self) -> str:
@@ -64,6 +67,7 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         _deterministic_trio(seed),
         _wall_timeout(),
         disk.counted_steps(),
+        clocks_of_hosts(),
         limits_in_effect(options),
         _traced_log(run) as complaints,
     ):
@@ -76,6 +80,7 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001
             run.failure = error
         run.operations = len(simulation.history.operations)
+        run.faults = simulation.faults
     return run
 
 
@@ -93,8 +98,13 @@ class Simulation:
         self._world.network._trace = run.trace.append
         self._programs: list[Program] = []
 
+    @property
+    def faults(self) -> Counter[str]:
+        return self._world.faults
+
     async def run(self) -> None:
         world = self._world
+        allow_pauses()
         with trio.fail_after(100_000):
             async with trio.open_nursery() as nursery:
                 for host in world.hosts:
@@ -123,9 +133,10 @@ class Simulation:
         world, options = self._world, self._world.options
         first = Program(world, self.history, self._atlas, "setup", 0)
         await world.primary.serving.wait()
-        await first.create(world.primary, model.ROOT_TAG, b"fixed", is_directory=True)
-        for index in range(options.files):
-            await first.create(world.primary, model.ROOT_TAG, b"file%d" % index, is_directory=False)
+        with world.primary.inside():
+            await first.create(world.primary, model.ROOT_TAG, b"fixed", is_directory=True)
+            for index in range(options.files):
+                await first.create(world.primary, model.ROOT_TAG, b"file%d" % index, is_directory=False)
         for host in world.hosts:
             for index in range(options.clients):
                 name = f"{host.name}{index}"
@@ -150,12 +161,12 @@ class Simulation:
     async def _look(self) -> None:
         for host in self._world.hosts:
             program = Program(self._world, self.history, self._atlas, f"{host.name} last", 0)
-            await program.read_everything(host)
+            with host.inside():
+                await program.read_everything(host)
 
     async def _verify(self) -> None:
         host = self._world.random.choice(self._world.hosts)
-        unit = host.unit
-        with trio.fail_after(_PEACE_TIMEOUT_S):
+        with host.inside() as unit, trio.fail_after(_PEACE_TIMEOUT_S):
             await unit.verify()
             while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
                 await trio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Trouble: cuts and stalls of the line, and ends of processes, whenever the seed says so."""
+"""Trouble: faults of the line, the clocks and the processes, whenever the seed says so."""
 
 import trio
 
@@ -6,6 +6,7 @@ from tests.simulation.world import SimulatedHost, Spawn, World
 
 _STEPS_MAX = 40
 _CHECKPOINTS_MAX = 30
+_LINE_FAULTS = frozenset({"break", "cut", "late", "refuse", "reset", "slow", "stall", "stall-from"})
 
 
 class Trouble:
@@ -24,19 +25,24 @@ class Trouble:
         async with trio.open_nursery() as nursery:
             for _ in range(options.fault_count):
                 await trio.sleep(self._random.expovariate(1 / options.fault_interval))
-                self._world.faults += 1
-                fault, *whose = self._random.choice(options.faults).split()
+                kind = self._random.choice(options.faults)
+                self._world.faults[kind] += 1
+                fault, *whose = kind.split()
                 hosts = [host for host in self._world.hosts if {host.role, "both"}.intersection(whose)]
-                if fault in ("cut", "stall", "reset"):
-                    nursery.start_soon(self._break_line, fault, hosts)
+                if fault in _LINE_FAULTS:
+                    nursery.start_soon(self._trouble_line, fault, hosts)
+                elif fault == "clock":
+                    self._set_clocks(hosts)
                 else:
                     for host in hosts:
-                        nursery.start_soon(self._end_process, host, fault)
+                        nursery.start_soon(self._trouble_process, host, fault)
 
     async def end(self) -> None:
         """On return nothing is broken, and both processes run."""
+        self._world.network.accept_delay = lambda: 0.0
         for host in self._world.hosts:
             host.disk.kill_never()
+            host.resume()
             if host.stopping.is_set() or host.disk.dead:
                 await host.ended.wait()
             if not host.up:
@@ -46,36 +52,77 @@ class Trouble:
     def _outage_s(self) -> float:
         return self._random.expovariate(1 / self._world.options.outage)
 
-    async def _break_line(self, fault: str, hosts: list[SimulatedHost]) -> None:
+    # --- the line -----------------------------------------------------------------------------------------
+
+    async def _trouble_line(self, fault: str, hosts: list[SimulatedHost]) -> None:
+        """Something that the line does, until it is healed; several at once end together."""
         network, names = self._world.network, [host.name for host in self._world.hosts]
-        (network.cut if fault == "cut" else network.stall)(*names)
-        for host in hosts:
-            host.reset()  # it knows at once, and the other does not hear of it
+        if fault == "break":
+            network.break_one(*names)
+            return
+        if fault == "cut":
+            network.cut(*names)
+        elif fault == "slow":
+            network.slow(names[0], names[1], self._outage_s())
+        elif fault == "late":
+            network.accept_delay = self._outage_s
+        elif fault == "stall-from":
+            network.stall_one_way(hosts[0].name, hosts[0].peer)
+        elif fault == "refuse":
+            network.refuse(hosts[0].name, hosts[0].peer)
+        else:
+            network.stall(*names)
+            for host in hosts:
+                host.reset()  # it knows at once, and the other does not hear of it
         await trio.sleep(self._outage_s())
         self._heal()
 
     def _heal(self) -> None:
+        self._world.network.accept_delay = lambda: 0.0
         self._world.network.heal(*[host.name for host in self._world.hosts])
 
-    async def _end_process(self, host: SimulatedHost, fault: str) -> None:
+    # --- clocks -------------------------------------------------------------------------------------------
+
+    def _set_clocks(self, hosts: list[SimulatedHost]) -> None:
+        """Somebody sets the time of day, forwards or back; monotonic clocks do not jump."""
+        for host in hosts:
+            host.wall_offset_ns = round(self._random.choice((0, 1e-3, 1.0, 3600.0, 1e9, -1.5e9)) * 10**9)
+            self._world.trace(f"the clock of {host.name} is off by {host.wall_offset_ns} ns")
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    async def _trouble_process(self, host: SimulatedHost, fault: str) -> None:
         if not host.up or host.name in self._busy:
             return
         self._busy.add(host.name)
         try:
-            if fault == "stop":
-                host.stop()
+            if fault == "pause":
+                await self._pause(host)
             else:
-                await self._kill(host)
-            await host.ended.wait()
-            await trio.sleep(self._outage_s())
-            host.start(self._spawn)
-            if self._random.random() < self._world.options.kill_in_step / 3:
-                await self._kill_in_step(host)  # while it recovers
-                if host.disk.dead:
-                    await host.ended.wait()
-                    host.start(self._spawn)
+                await self._end_process(host, fault)
         finally:
             self._busy.discard(host.name)
+
+    async def _pause(self, host: SimulatedHost) -> None:
+        host.pause()
+        try:
+            await trio.sleep(self._outage_s())
+        finally:
+            host.resume()
+
+    async def _end_process(self, host: SimulatedHost, fault: str) -> None:
+        if fault == "stop":
+            host.stop()
+        else:
+            await self._kill(host)
+        await host.ended.wait()
+        await trio.sleep(self._outage_s())
+        host.start(self._spawn)
+        if self._random.random() < self._world.options.kill_in_step / 3:
+            await self._kill_in_step(host)  # while it recovers
+            if host.disk.dead:
+                await host.ended.wait()
+                host.start(self._spawn)
 
     async def _kill(self, host: SimulatedHost) -> None:
         """Before one of the next steps that it does on its disk, or wherever its tasks happen to wait."""

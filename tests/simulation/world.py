@@ -1,7 +1,8 @@
 """Two hosts in one process, the line between them, and everything that can happen to them."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from fusemirror.volume.volume import Volume
 from tests.simulation import disk
 from tests.simulation.disk import Disk, Killed
 from tests.simulation.options import Options
+from tests.simulation.process import Clock, Process, current
 
 T = TypeVar("T")
 Program = Callable[["SimulatedHost"], Awaitable[None]]
@@ -36,7 +38,7 @@ class World:
     def __init__(self, seed: int, options: Options, directory: Path) -> None:
         self.options = options
         self.random = Random(f"{seed} world")
-        self.faults = 0
+        self.faults: Counter[str] = Counter()
         self.prepared = trio.Event()  # programs may begin
         self.trace_lines: list[str] = []
         self.network = MemoryNetwork(
@@ -67,11 +69,14 @@ class SimulatedHost:
         self.programs: list[Program] = []
         self._unit: ControlUnit | None = None
         self.disk = Disk(self.kill)
+        self.clock = self._draw_clock(world)
+        self.process = Process(name, self.disk, self.clock)
+        self.wall_offset_ns = 0
         self.serving = trio.Event()
         self.stopping = trio.Event()
         self.ended = trio.Event()
         self.up = False
-        self._peer = peer
+        self.peer = peer
         self._scope = trio.CancelScope()
         self._network = _ProcessNetwork(world.network.host(name))
         self._random = Random(f"{world.random.random()} {name}")
@@ -84,12 +89,18 @@ class SimulatedHost:
             io_timeout=world.options.io_timeout,
         )
         self._seams = Seams(
-            now_ns=lambda: _BEGINNING_NS + round(trio.current_time() * 10**9),
+            now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
             random_bytes=self._random.randbytes,
             run_blocking=self._run_blocking,
             fdatasync=disk.no_sync,
             fsync=disk.no_sync,
         )
+
+    def _draw_clock(self, world: "World") -> Clock:
+        """A clock of its own: hosts were not started at the same time, and no two run at the same rate."""
+        random = Random(f"{world.random.random()} clock {self.name}")
+        skew = world.options.clock_skew
+        return Clock(1 + random.choice((-skew, 0, skew)), random.choice((0.0, 1234.5, 1e6)))
 
     def make_volume(self) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
@@ -99,8 +110,8 @@ class SimulatedHost:
             name="simulated",
             host=identities[self.name],
             host_name=self.name,
-            peer=identities[self._peer],
-            peer_name=self._peer,
+            peer=identities[self.peer],
+            peer_name=self.peer,
             role=self.role,
             complete=self.role == "primary",
             compare_all=False,
@@ -118,6 +129,15 @@ class SimulatedHost:
         assert self._unit is not None, f"{self.name} does not serve"
         return self._unit
 
+    @contextmanager
+    def inside(self) -> Iterator[ControlUnit]:
+        """What the caller asks the unit meanwhile, it asks as a program of this host."""
+        token = current.set(self.process)
+        try:
+            yield self.unit
+        finally:
+            current.reset(token)
+
     # --- one life -------------------------------------------------------------------------------------
 
     def start(self, spawn: Spawn) -> None:
@@ -126,6 +146,7 @@ class SimulatedHost:
         self.world.trace(f"start {self.name}")
         self.up = True
         self.disk = Disk(self.kill)
+        self.process = Process(self.name, self.disk, self.clock)
         self.serving, self.stopping, self.ended = trio.Event(), trio.Event(), trio.Event()
         self._network = _ProcessNetwork(self.world.network.host(self.name))
         self._scope = trio.CancelScope()
@@ -133,7 +154,7 @@ class SimulatedHost:
 
     async def _run(self) -> None:
         """From the start of the process to its end, by `stop` or by `kill`."""
-        disk.current.set(self.disk)
+        current.set(self.process)
         try:
             with self._scope:
                 await self._serve()
@@ -175,7 +196,17 @@ class SimulatedHost:
             self.world.trace(f"kill {self.name}")
             self.disk.dead = True
             self._network.close()
+            self.process.resume()  # SIGKILL ends one that is stopped too
             self._scope.cancel()
+
+    def pause(self) -> None:
+        """As by SIGSTOP: nothing of the process runs, and its sockets stay."""
+        self.world.trace(f"pause {self.name}")
+        self.process.pause()
+
+    def resume(self) -> None:
+        self.world.trace(f"resume {self.name}")
+        self.process.resume()
 
     def reset(self) -> None:
         """Every connection of the process is broken, as far as this host knows."""
