@@ -69,7 +69,11 @@ class Host:
         settings = self.settings
         if volume.identity.role == "primary":
             return PrimaryUnit(
-                volume, self.seams, peer_timeout_s=settings.peer_timeout, io_timeout_s=settings.io_timeout
+                volume,
+                self.seams,
+                peer_timeout_s=settings.peer_timeout,
+                io_timeout_s=settings.io_timeout,
+                fence=settings.fence,
             )
         communication = LmdbCommunicationVolume(
             Path(settings.volume) / "communication", settings.communication_capacity, self.seams

@@ -44,6 +44,20 @@ Bring the primary back, or see `fusemirror status`"""
     exit_code = 5
 
 
+class ChangesRefused(CheckReport):
+    """check report: changes are refused, since fence is "data" and they could not be mirrored: {0}. \
+Bring the backup back, or set fence to "never" to go on alone"""
+
+    exit_code = 5
+
+
+class ChangeInDoubt(CheckReport):
+    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it \
+({0}), and fence is "data". Bring the backup back, or set fence to "never" to go on alone"""
+
+    exit_code = 5
+
+
 class PeerUnreachable(FusemirrorError):
     """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
 
@@ -186,9 +200,18 @@ class ChannelError(FusemirrorError):
 
     exit_code = 5
 
+    @property
+    def why(self) -> str:
+        """The reason for which a link ends by this error."""
+        return str(self)
+
 
 class ConnectionLost(ChannelError):
     """the connection to {0} was lost: {1}"""
+
+    @property
+    def why(self) -> str:
+        return str(self.args[1])
 
 
 class RemoteProtocolError(ChannelError):

@@ -58,7 +58,7 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-AVAILABLE = {Access.ROUTED, Acknowledge.SYNC, Communication.LMDB, Fence.NEVER}
+AVAILABLE = {Access.ROUTED, Acknowledge.SYNC, Communication.LMDB, Fence.NEVER, Fence.DATA}
 """The modes that this version carries out; the others are refused, not silently replaced."""
 
 
@@ -124,7 +124,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Communication, Meta(description="lmdb: the backup's requests are kept in a volume of their own.")
     ] = Communication.LMDB
     fence: Annotated[
-        Fence, Meta(description="never: without the backup the primary goes on alone and tracks changes.")
+        Fence,
+        Meta(description="Without the backup the primary goes on alone (never), or refuses changes (data)."),
     ] = Fence.NEVER
     io_timeout: Annotated[
         Seconds,

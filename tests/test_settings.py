@@ -71,7 +71,7 @@ def test_a_rendered_file_explains_every_key() -> None:
         ({"access": '"exclusive"'}, "access: `exclusive` is not available in this version"),
         ({"acknowledge": '"async"'}, "acknowledge: `async` is not available in this version"),
         ({"communication": '"memory"'}, "communication: `memory` is not available in this version"),
-        ({"fence": '"data"'}, "fence: `data` is not available in this version"),
+        ({"fence": '"status"'}, "fence: invalid enum value 'status'"),
         ({"access": '"both"'}, "access: invalid enum value 'both'"),
         ({"communication_capacity": '"1 GB"'}, "communication_capacity: `1 GB` is not a size"),
         ({"communication_capacity": '"1 MiB"'}, "communication_capacity: expected `int` >= 16777216"),

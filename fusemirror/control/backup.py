@@ -184,7 +184,7 @@ class BackupUnit(ControlUnit):
                     self._early.append((message, bytes(data)))
                 await self._answer_in_order()
         except ChannelError as error:
-            link.close(str(error))
+            link.close(error.why)
 
     async def _answer_in_order(self) -> None:
         """An answer counts once the changes that it stands on are applied here."""

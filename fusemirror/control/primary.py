@@ -45,6 +45,7 @@ from fusemirror.operations import AnyOperation, Flush, Read, SetAttributes, Star
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import Answer, PurgeOffer, Request
 from fusemirror.seams import Seams
+from fusemirror.settings import Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -57,9 +58,17 @@ _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 class PrimaryUnit(ControlUnit):
     """See the module. `run` serves links for ever; `perform` and the reads may be called meanwhile."""
 
-    def __init__(self, volume: Volume, seams: Seams, *, peer_timeout_s: float, io_timeout_s: float) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        seams: Seams,
+        *,
+        peer_timeout_s: float,
+        io_timeout_s: float,
+        fence: Fence = Fence.NEVER,
+    ) -> None:
         super().__init__(volume)
-        self.mirror = Mirror(volume, peer_timeout_s=peer_timeout_s, io_timeout_s=io_timeout_s)
+        self.mirror = Mirror(volume, peer_timeout_s=peer_timeout_s, io_timeout_s=io_timeout_s, fence=fence)
         self._seams = seams
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
@@ -72,11 +81,13 @@ class PrimaryUnit(ControlUnit):
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         if self.mirror.congested:
             await self.mirror.wait_room()
+        if self.mirror.fenced:
+            await self.mirror.admit()
         try:
             inode = self._make(operation, data, NO_REQUEST)
         except OperationFailed:
             # The error shows what is there now, so the backup must hold it too before it is told.
-            await self.mirror.acknowledged(self.volume.number)
+            await self.mirror.settled(self.volume.number)
             raise
         number = self.volume.number
         if number > self.mirror.acknowledged_number:
@@ -186,7 +197,7 @@ class PrimaryUnit(ControlUnit):
         self._publish_rows(Decision((row,), InodeNumber(0), ()), number, self.volume.time_ns(), NO_REQUEST)
 
     async def flush(self, inode: InodeNumber) -> None:
-        await self.mirror.acknowledged(self.mirror.unsettled(inode))
+        await self.mirror.settled(self.mirror.unsettled(inode))
         at_peer = self.mirror.ask_flush(inode)  # both disks work at the same time
         try:
             await self.volume.flush(inode)
@@ -204,11 +215,11 @@ class PrimaryUnit(ControlUnit):
 
     async def showable(self, key: Key) -> None:
         while number := self.mirror.unsettled(key):
-            await self.mirror.acknowledged(number)
+            await self.mirror.settled(number)
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         while number := self.mirror.unsettled_range(inode, offset, offset + length):
-            await self.mirror.acknowledged(number)
+            await self.mirror.settled(number)
         return self.read_here(inode, offset, length)
 
     # --- serving the backup -------------------------------------------------------------------------------
@@ -254,7 +265,7 @@ class PrimaryUnit(ControlUnit):
                             )
                         self._serve_request(session, message, data, nursery)
             except ChannelError as error:
-                link.close(str(error))
+                link.close(error.why)
             nursery.cancel_scope.cancel()
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
@@ -262,6 +273,8 @@ class PrimaryUnit(ControlUnit):
         if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress)):
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
             return
+        if self.mirror.fenced:
+            return  # the link is ending; the backup asks again over the next
         done = self.volume.requests_done.get(identity)
         if done is not None:
             nursery.start_soon(partial(self._answer_again, session, identity, *done))
@@ -277,7 +290,7 @@ class PrimaryUnit(ControlUnit):
         """A request sent again after a broken path took effect once already (G4); its success is told
         once both volumes have it.
         """
-        await self.mirror.acknowledged(number)
+        await self.mirror.settled(number)
         _answer(session, Answer(identity, after=number, inode=inode))
 
     async def _answer_later(
@@ -324,6 +337,8 @@ class PrimaryUnit(ControlUnit):
             return
         held = await self._held_by_backup(candidates)
         free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
+        if self.mirror.fenced:
+            return
         if free and self.mirror.must_begin_generation:
             self._begin_generation()
         for start in range(0, len(free), PURGE_BATCH_MAX // 8):
@@ -359,7 +374,7 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.changed.wait()
 
     async def wait_drained(self) -> None:
-        await self.mirror.acknowledged(self.volume.number)
+        await self.mirror.settled(self.volume.number)
 
     async def stop(self, reason: str) -> None:
         stream = self.mirror.stream
@@ -385,7 +400,7 @@ class PrimaryUnit(ControlUnit):
             "role": "primary",
             "mirror_state": WORDS[mirror.state].value,
             "state": mirror.state.name.lower(),
-            "reason": mirror.reason,
+            "reason": mirror.told_reason,
             "change": self.volume.number,
             "peer_change": mirror.peer_durable,
             "out_of_sync": {

@@ -119,7 +119,7 @@ class Applier:
             try:
                 await self._apply_all(session, nursery.start_soon)
             except ChannelError as error:
-                reason = str(error)
+                reason = error.why
             except FusemirrorError as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
                 log.error("cannot apply what the primary sent: %s", error)

@@ -7,6 +7,7 @@ not acknowledged yet (a read, a lookup, an error) waits for it first: that is G2
 
 When the link is lost, the backup may go on serving reads until its lease ends. So changes wait
 (`HOLDING`) until the backup is back or the lease is over; only then does the primary go on alone.
+With `fence = "data"` it does not: it refuses changes, and those that were under way are in doubt.
 Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 """
 
@@ -22,7 +23,15 @@ import trio
 from fusemirror.change import AnyChange, DataChange, NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
-from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, TimedOut
+from fusemirror.errors import (
+    ChangeInDoubt,
+    ChangesRefused,
+    ChannelError,
+    CheckReport,
+    ConnectionLost,
+    FusemirrorError,
+    TimedOut,
+)
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
@@ -54,6 +63,7 @@ from fusemirror.protocol.messages import (
 from fusemirror.protocol.messages import (
     OutOfSync as OutOfSyncMessage,
 )
+from fusemirror.settings import Fence
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -77,7 +87,14 @@ class InFlight(msgspec.Struct, gc=False):
 class Mirror:
     """See the module. One task calls `serve` per link; `run_watch` runs beside it for ever."""
 
-    def __init__(self, volume: Volume, *, peer_timeout_s: float, io_timeout_s: float) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        peer_timeout_s: float,
+        io_timeout_s: float,
+        fence: Fence = Fence.NEVER,
+    ) -> None:
         self.volume = volume
         self.state = PrimaryState.HOLDING
         self.reason: str | None = "the backup has not been met since the mount"
@@ -90,13 +107,15 @@ class Mirror:
         self.link: Link | None = None
         self.stream: Stream | None = None
         self.generation_shared = True
+        self.fence = fence
         self._io_timeout_s = io_timeout_s
         # An earlier process of this host may have granted a lease just before it ended.
         self._hold_until = trio.current_time() + peer_timeout_s
         self._live = False  # changes are sent as they are made
         self._held_back: ChangeNumber | None = None  # not acknowledged before its image is copied
         self._applied_number = volume.number  # as the backup said last
-        self._waiting: list[tuple[ChangeNumber, Promise[None]]] = []
+        self._waiting: list[tuple[ChangeNumber, Promise[bool]]] = []
+        self._reported = False  # this time apart has its line in the log
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
         self._mend_wanted = trio.Event()
@@ -159,11 +178,20 @@ class Mirror:
             self.out_of_sync.add_range(inode, start, end)
 
     async def acknowledged(self, number: ChangeNumber) -> None:
-        """Return when the backup holds change `number`, or the primary goes on without it."""
-        if number > self.acknowledged_number:
-            promise: Promise[None] = Promise()
-            self._waiting.append((number, promise))
-            await promise.wait()
+        """Return when the backup holds change `number`, or the primary goes on without it.
+
+        `ChangeInDoubt` where it may not go on without it.
+        """
+        if not await self.settled(number):
+            raise self._report(ChangeInDoubt(self.reason))
+
+    async def settled(self, number: ChangeNumber) -> bool:
+        """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
+        if number <= self.acknowledged_number:
+            return True
+        promise: Promise[bool] = Promise()
+        self._waiting.append((number, promise))
+        return await promise.wait()
 
     def unsettled(self, key: object) -> ChangeNumber:
         """The newest change under way that touches `key`, or 0."""
@@ -179,7 +207,7 @@ class Mirror:
                 return entry.number
         return ChangeNumber(0)
 
-    def _acknowledge(self, number: ChangeNumber) -> None:
+    def _acknowledge(self, number: ChangeNumber, *, in_doubt: bool = False) -> None:
         if self._held_back is not None:
             number = min(number, ChangeNumber(self._held_back - 1))
         if number <= self.acknowledged_number:
@@ -191,10 +219,10 @@ class Mirror:
             # instead of the change it has not.
             if entry.request and entry.sent:
                 self.volume.forget_request(entry.request)
-        still: list[tuple[ChangeNumber, Promise[None]]] = []
+        still: list[tuple[ChangeNumber, Promise[bool]]] = []
         for waiting in self._waiting:
             if waiting[0] <= number:
-                waiting[1].resolve(None)
+                waiting[1].resolve(not in_doubt)
             else:
                 still.append(waiting)
         self._waiting = still
@@ -208,6 +236,44 @@ class Mirror:
         """The next change is the first one that is made without the backup."""
         return self.generation_shared and self.state in PRIMARY_ACKNOWLEDGES_ALONE
 
+    # --- the fence ------------------------------------------------------------------------------------
+
+    @property
+    def fenced(self) -> bool:
+        """No change may be made now: it could not be mirrored, and `fence` forbids to go on alone."""
+        return self.fence is Fence.DATA and not self.streams
+
+    async def admit(self) -> None:
+        """Return when a change may be made; without a checkpoint while the mirror streams.
+
+        `ChangesRefused` at once while the backup is away, and after `io_timeout` where it is being
+        brought up to date. What is refused here has no effect.
+        """
+        with trio.move_on_after(self._io_timeout_s):
+            while self.fenced and self.state not in (PrimaryState.ALONE, PrimaryState.DIVERGED):
+                await self.changed.wait()
+        if self.fenced:
+            raise self._report(ChangesRefused(self.reason or "the backup is being brought up to date"))
+
+    def set_fence(self, fence: Fence) -> None:
+        """From now on; changes that wait are refused or made accordingly."""
+        self.fence = fence
+        self._tell_changed()
+
+    def _report(self, error: CheckReport) -> CheckReport:
+        """The log says it once for each time apart."""
+        if not self._reported:
+            self._reported = True
+            log.warning("%s", error)
+        return error
+
+    @property
+    def told_reason(self) -> str | None:
+        """Why the state is not normal, and what that means for changes, for people."""
+        if not self.fenced or self.state is PrimaryState.HOLDING:
+            return self.reason
+        return str(ChangesRefused(self.reason or "the backup is being brought up to date"))
+
     # --- states ---------------------------------------------------------------------------------------
 
     def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
@@ -217,7 +283,12 @@ class Mirror:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
         if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
             self._held_back = None
-            self._acknowledge(self.volume.number)
+            self._acknowledge(self.volume.number, in_doubt=self.fence is Fence.DATA)
+        elif self.streams:
+            self._reported = False
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
@@ -284,10 +355,13 @@ class Mirror:
             try:
                 await work()
             except (FusemirrorError, OSError) as error:
-                if not isinstance(error, ChannelError):
+                if isinstance(error, ChannelError):
+                    why = error.why
+                else:
+                    why = str(error)
                     log.error("the mirror stops over this link: %s", error)
-                reason = reason or str(error)
-                link.close(str(error))
+                reason = reason or why
+                link.close(why)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:

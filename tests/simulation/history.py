@@ -29,6 +29,7 @@ class Operation:
     began: int
     ended: int | None = None
     result: Any = DOUBT
+    refused: bool = False
 
     @property
     def changes_nothing(self) -> bool:
@@ -70,8 +71,14 @@ class History:
         if result != DOUBT:
             operation.ended = next(self._order)
 
+    def refuse(self, operation: Operation) -> None:
+        """It was refused before anything was done: it has no effect, now or later."""
+        operation.refused = True
+
     def by_target(self) -> dict[Target, list[Operation]]:
         targets: dict[Target, list[Operation]] = {}
         for operation in self.operations:
+            if operation.refused:
+                continue
             targets.setdefault(operation.target, []).append(operation)
         return targets

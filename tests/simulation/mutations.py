@@ -18,6 +18,7 @@ from fusemirror.identifiers import ChangeNumber
 from fusemirror.mirror import copying, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
+from fusemirror.settings import Fence
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
@@ -133,6 +134,7 @@ _CONTENTION: dict[str, Any] = {
     "disk_latency": 0.0003,
     "peer_timeout": 1.0,
     "io_timeout": 3.0,
+    "fence": Fence.NEVER,
     "fault_interval": 0.3,
     "outage": 0.3,
     "fault_count": 20,
@@ -179,6 +181,7 @@ MUTATIONS = (
     Mutation("catch up without sizes", _replaced(sending, "send_inodes", _nothing), _SIZES),
     Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
+    Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
 )
 

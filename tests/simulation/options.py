@@ -9,6 +9,7 @@ import msgspec
 
 from fusemirror.control import backup, primary
 from fusemirror.mirror import catching_up, sending, verify
+from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
 
 WEIGHTS = {
@@ -91,6 +92,7 @@ class Options(msgspec.Struct, frozen=True):
     disk_latency: float
     peer_timeout: float
     io_timeout: float
+    fence: Fence
     fault_interval: float
     outage: float
     fault_count: int
@@ -126,6 +128,7 @@ def draw_options(random: Random) -> Options:
         disk_latency=random.choice([0.0, 0.0003, 0.02]),
         peer_timeout=peer_timeout,
         io_timeout=peer_timeout * random.choice([1, 3, 10]),
+        fence=Fence(random.choice(["never", "never", "data"])),
         fault_interval=random.choice([0.05, 0.3, 1.0, 4.0]) * peer_timeout,
         outage=random.choice([0.01, 0.2, 1.0, 4.0]) * peer_timeout,
         fault_count=random.choice([1, 3, 20]),

@@ -10,9 +10,9 @@ from typing import Any
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.errors import CheckReport, OperationFailed
+from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE
+from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
     Create,
     Link,
@@ -24,6 +24,7 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
+from fusemirror.settings import Fence
 from fusemirror.volume.inode import Inode
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.model import ROOT_TAG
@@ -61,6 +62,14 @@ class Atlas:
     @property
     def files(self) -> list[int]:
         return [tag for tag in self.inodes if tag not in self.directories]
+
+
+def _is_fenced(host: SimulatedHost) -> bool:
+    """The primary has given its backup up, and may not go on alone."""
+    unit = host.unit
+    if not isinstance(unit, PrimaryUnit):
+        return False
+    return unit.mirror.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
 
 
 class Program:
@@ -106,15 +115,22 @@ class Program:
         """Ask, and record what was answered. A killed process answers nothing."""
         operation = self._history.begin(self._name, target, name, *arguments)
         self._world.trace(f"ask {operation}")
+        fenced = _is_fenced(host)
         try:
             result = await call(operation)
         except OperationFailed as error:
             result = -error.errno
+        except ChangesRefused:
+            result = DOUBT
+            if not host.disk.dead:
+                self._history.refuse(operation)
         except CheckReport:
             result = DOUBT
         if host.disk.dead:
             result = DOUBT
         self._history.end(operation, result)
+        if fenced and not host.disk.dead and _is_fenced(host) and result != DOUBT:
+            assert operation.changes_nothing, f"{operation} succeeded behind the fence"
         self._world.trace(f"told #{operation.index} {short(result)}")
         return result
 
@@ -260,7 +276,7 @@ class Program:
         parent, name = self._any_name()
         await self.create(host, parent, name, is_directory=self._random.random() < 0.25)
 
-    async def create(self, host: SimulatedHost, parent: int, name: bytes, *, is_directory: bool) -> int:
+    async def create(self, host: SimulatedHost, parent: int, name: bytes, *, is_directory: bool) -> Any:
         mode = stat.S_IFDIR | DIRECTORY_MODE if is_directory else stat.S_IFREG | FILE_MODE
         directory = self._atlas.inodes[parent]
 
@@ -268,8 +284,7 @@ class Program:
             inode = await host.unit.perform(Create(directory, name, mode, uid=operation.index, gid=0))
             return operation.index if inode is None else self._atlas.see(inode)
 
-        tag: int = await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
-        return tag
+        return await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
 
     async def _unlink(self, host: SimulatedHost) -> None:
         parent, name = self._any_name()

@@ -19,10 +19,11 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
+from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk, linearizable, model
-from tests.simulation.history import History
+from tests.simulation.history import DOUBT, History
 from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
 from tests.simulation.programs import FILE_MODE, Atlas, Program
@@ -30,6 +31,7 @@ from tests.simulation.trouble import Trouble
 from tests.simulation.world import World
 
 _PEACE_TIMEOUT_S = 300.0
+_ATTEMPTS = 20
 _WALL_TIMEOUT_S = 60.0  # a run takes one; only a loop that never waits takes more
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -134,9 +136,9 @@ class Simulation:
         first = Program(world, self.history, self._atlas, "setup", 0)
         await world.primary.serving.wait()
         with world.primary.inside():
-            await first.create(world.primary, model.ROOT_TAG, b"fixed", is_directory=True)
+            await self._create_for_sure(first, b"fixed", is_directory=True)
             for index in range(options.files):
-                await first.create(world.primary, model.ROOT_TAG, b"file%d" % index, is_directory=False)
+                await self._create_for_sure(first, b"file%d" % index, is_directory=False)
         for host in world.hosts:
             for index in range(options.clients):
                 name = f"{host.name}{index}"
@@ -144,6 +146,17 @@ class Simulation:
                 self._programs.append(program)
                 host.programs.append(program.run)
         world.prepared.set()
+
+    async def _create_for_sure(self, program: Program, name: bytes, *, is_directory: bool) -> None:
+        """A primary with a fence creates nothing before it has met its backup, nor when it loses it."""
+        host = self._world.primary
+        for attempt in range(_ATTEMPTS):
+            if self._world.options.fence is Fence.DATA:
+                await host.unit.wait_normal()
+            unique = name + b"'" * attempt
+            if await program.create(host, model.ROOT_TAG, unique, is_directory=is_directory) != DOUBT:
+                return
+        raise AssertionError(f"{name!r} cannot be created")
 
     async def _make_peace(self, trouble: Trouble) -> None:
         world = self._world

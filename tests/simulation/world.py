@@ -87,6 +87,7 @@ class SimulatedHost:
             peer=f"{peer}:{_PORT}",
             peer_timeout=world.options.peer_timeout,
             io_timeout=world.options.io_timeout,
+            fence=world.options.fence,
         )
         self._seams = Seams(
             now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
