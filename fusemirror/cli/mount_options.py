@@ -13,18 +13,19 @@ FUSE_OPTIONS = {
     "nosuid": "suid",
     "exec": "exec",
     "noexec": "exec",
+    "ro": "ro",
+    "rw": "ro",
 }
 """Options that libfuse takes, each with what it decides; the last of two that contradict counts."""
 
 ROOT_OPTIONS = {option: option for option in ("allow_other", "default_permissions", "dev", "suid")}
 """What root mounts is for everyone, with the kernel checking permissions, as other filesystems are."""
 
-IGNORED_OPTIONS = {"defaults", "rw", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
+IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
 """Options that hold anyway, or that concern mount(8) alone."""
 
 REFUSED_OPTIONS = {
-    "ro": "the filesystem cannot be mounted read-only in this version",
     "remount": "a mounted filesystem cannot be remounted; unmount and mount it",
     "bind": "bind mounts are mount(8)'s own: `mount --bind`",
 }

@@ -18,6 +18,7 @@ import pyfuse3
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
+from fusemirror.control import acl
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
@@ -66,8 +67,8 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
-        if name == b".":
-            return entry_attributes(await unit.attributes(parent_inode))
+        if name == b".":  # by a handle that open_by_handle_at(2) or an NFS server kept
+            return entry_attributes(_not_removed(await unit.attributes(parent_inode), unit))
         if name == b"..":
             parent = (await unit.attributes(parent_inode)).parent
             return entry_attributes(await unit.attributes(parent))
@@ -214,7 +215,16 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def setxattr(self, inode: InodeNumber, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name == acl.ACCESS:
+            await self._end_set_group_id(inode, ctx)
         await self._unit.perform(SetXattr(inode, name, value))
+
+    async def _end_set_group_id(self, number: InodeNumber, ctx: RequestContext) -> None:
+        """An access list sets the mode, as chmod(2) does: by one outside its group set-group-id goes."""
+        inode = await self._unit.attributes(number)
+        if inode.mode & stat.S_ISGID and ctx.uid != 0 and not _in_group(ctx, inode.gid):
+            mode = stat.S_IMODE(inode.mode) & ~stat.S_ISGID
+            await self._unit.perform(SetAttributes(number, mode=mode))
 
     @answers_errno
     async def removexattr(self, inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
@@ -314,6 +324,17 @@ class Operations(pyfuse3.Operations):
 
 def _there(inode: Inode | None) -> Inode:
     return found(inode, errno.ESTALE)
+
+
+def _not_removed(inode: Inode, unit: ControlUnit) -> Inode:
+    """The inode, unless it only waits to be purged: its handle is stale then, as on a local disk."""
+    if inode.nlink == 0 and not unit.is_open(inode.number):
+        raise FUSEError(errno.ESTALE)
+    return inode
+
+
+def _in_group(ctx: RequestContext, gid: int) -> bool:
+    return gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
 
 
 def _permitted(inode: Inode, flags: int, ctx: RequestContext) -> bool:

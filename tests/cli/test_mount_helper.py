@@ -22,7 +22,7 @@ def test_it_mounts_as_mount_calls_it(host: Host) -> None:
     [
         ((), 1, "usage: mount.fusemirror NAME DIR"),
         (("data", "mnt", "-q"), 1, "option -q not recognized; usage:"),
-        (("data", "mnt", "-o", "ro"), 1, "cannot be mounted read-only"),
+        (("data", "mnt", "-o", "remount"), 1, "cannot be remounted"),
         (("data", "mnt", "-o", "colour=red"), 1, "unknown mount option colour=red"),
         (("other", "mnt"), 1, "fusemirror create other"),
         (("data", "nowhere"), 32, "is not a directory"),

@@ -16,7 +16,7 @@ def test_root_mounts_for_everyone() -> None:
 
 
 def test_options_of_mount_itself_are_ignored() -> None:
-    assert fuse("rw,_netdev,nofail,user,x-systemd.automount,X-mine=1,comment=ours,,noatime,defaults") == set()
+    assert fuse("_netdev,nofail,user,x-systemd.automount,X-mine=1,comment=ours,,noatime,defaults") == set()
 
 
 def test_the_last_of_two_that_contradict_counts() -> None:
@@ -28,9 +28,10 @@ def test_the_last_of_two_that_contradict_counts() -> None:
         "noexec",
     }
     assert fuse("nosuid,suid") == {"suid"}
+    assert fuse("rw,ro") == {"ro"}
 
 
-@pytest.mark.parametrize("option", ["ro", "remount", "bind", "colour", "rw,sync", "allow_other=1"])
+@pytest.mark.parametrize("option", ["remount", "bind", "colour", "rw,sync", "allow_other=1"])
 def test_what_cannot_be_honoured_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="option"):
         fuse(option)

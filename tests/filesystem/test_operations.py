@@ -316,7 +316,9 @@ async def test_a_removed_file_lives_as_long_as_it_is_open(kernel: Kernel, autoju
     await trio.sleep(LATER_S)
     assert await kernel.operations.read(handle, 0, 100) == b"content"
     assert (await kernel.attributes(inode)).st_nlink == 0
+    assert await kernel.lookup(b".", inode) == inode
     await kernel.operations.release(handle)
+    assert await refused(kernel.lookup(b".", inode)) == "ESTALE"  # its handle, while it waits to be purged
     await trio.sleep(LATER_S)
     assert await refused(kernel.attributes(inode)) == "ESTALE"
 

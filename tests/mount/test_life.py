@@ -176,6 +176,23 @@ def test_commands_for_what_is_not_mounted_say_so(unmounted: TwoHosts) -> None:
         one_line(unmounted.primary.fusemirror(*arguments, expect=3), "not mounted")
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["at the primary", "at the backup"])
+def test_a_read_only_mount_changes_nothing_and_follows_the_other_host(hosts: TwoHosts, number: int) -> None:
+    host, peer = hosts.hosts[number], hosts.hosts[1 - number]
+    host.umount()
+    host.mount("-o", "ro")
+    host.wait_for("normal")
+    (peer.mountpoint / "file").write_text("from the other host")
+    assert (host.mountpoint / "file").read_text() == "from the other host"
+    for act in (
+        lambda: (host.mountpoint / "new").touch(),
+        lambda: (host.mountpoint / "file").write_text("changed"),
+        lambda: (host.mountpoint / "file").unlink(),
+    ):
+        with pytest.raises(OSError, match="Read-only file system"):
+            act()
+
+
 # --- as the system does it ------------------------------------------------------------------------------
 
 

@@ -327,7 +327,9 @@ def test_statfs_shows_the_disk(mine: Path, theirs: Path, here: Host) -> None:
     assert os.statvfs(theirs).f_files > 0
 
 
-def test_a_file_is_found_by_its_handle_on_both_hosts(mine: Path, here: Host, there: Host) -> None:
+def test_a_file_is_found_by_its_handle_on_both_hosts(
+    mine: Path, theirs: Path, here: Host, there: Host
+) -> None:
     (mine / "sub").mkdir()
     (mine / "sub/file").write_text("by handle")
     file, directory = name_to_handle(mine / "sub/file"), name_to_handle(mine / "sub")
@@ -338,6 +340,13 @@ def test_a_file_is_found_by_its_handle_on_both_hosts(mine: Path, here: Host, the
         found = open_by_handle(host.mountpoint, directory, os.O_RDONLY | os.O_DIRECTORY)
         assert os.listdir(found) == ["file"]
         os.close(found)
+    with (theirs / "moved/file").open("rb"):
+        (theirs / "moved/file").unlink()
+        os.close(open_by_handle(there.mountpoint, file, os.O_RDONLY))
+    Path("/proc/sys/vm/drop_caches").write_text("2")  # else the kernel knows the inode without asking
+    for host in (here, there):
+        with refused(errno.ESTALE):
+            open_by_handle(host.mountpoint, file, os.O_RDONLY)
 
 
 # --- permissions --------------------------------------------------------------------------------------
@@ -437,6 +446,19 @@ def test_an_access_list_is_kept_and_obeyed(mine: Path, theirs: Path, hosts_reada
     run("setfacl", "-b", seen)
     assert entries(path) == ["user::rw-", "group::---", "other::---"]
     assert os.listxattr(path) == []
+
+
+@pytest.mark.parametrize(("groups", "left"), [("", 0o777), ("4321,1234", 0o2777)], ids=["outsider", "member"])
+def test_an_access_list_by_one_outside_the_group_ends_set_group_id(
+    mine: Path, theirs: Path, hosts_readable: None, groups: str, left: int
+) -> None:
+    (mine / "file").touch()
+    os.chown(mine / "file", NOBODY, 1234)
+    (mine / "file").chmod(0o2755)
+    belonging = f"--groups={groups}" if groups else "--clear-groups"
+    command = ("setfacl", "-m", "u::rwx,g::rwx,o::rwx", theirs / "file")
+    run("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", belonging, *command)
+    assert stat.S_IMODE((mine / "file").stat().st_mode) == left
 
 
 def test_a_default_list_is_handed_down(mine: Path, theirs: Path) -> None:
