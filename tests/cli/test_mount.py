@@ -75,7 +75,7 @@ def test_the_foreground_ends_with_the_mount(host: Host) -> None:
     [
         (("data", "nowhere"), 1, "is not a directory; make it first"),
         (("other", "mnt"), 10, "fusemirror create other"),
-        (("data", "mnt", "-o", "ro"), 2, "mount option ro: "),
+        (("data", "mnt", "-o", "remount"), 2, "mount option remount: "),
         (("data",), 2, "Missing argument 'MOUNTPOINT'"),
     ],
 )
