@@ -74,6 +74,7 @@ class Host:
                 peer_timeout_s=settings.peer_timeout,
                 io_timeout_s=settings.io_timeout,
                 fence=settings.fence,
+                resync_rate=settings.resync_rate,
             )
         communication = LmdbCommunicationVolume(
             Path(settings.volume) / "communication", settings.communication_capacity, self.seams

@@ -68,7 +68,8 @@ COMMUNICATION_BYTES_DEFAULT = 1 * GIB
 # --- resync and verify ----------------------------------------------------------------------------
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
 ROWS_PER_MESSAGE = 512
-RESYNC_WINDOW_BYTES = 8 * MIB  # copied data under way; live changes queue behind it
+RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
+RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
 DIFFERENCES_LISTED_MAX = 1_000
 
@@ -81,5 +82,5 @@ assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one m
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
-assert RESYNC_WINDOW_BYTES <= BACKLOG_BYTES_MAX
+assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
 assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

@@ -127,6 +127,13 @@ class Release(Operation, tag=21, frozen=True, array_like=True):
     preempt: bool = False
 
 
+class ChangePace(Operation, tag=30, frozen=True, array_like=True):
+    """How fast resyncs may copy, and whether; None leaves it as it is."""
+
+    rate_bytes: int | None = None
+    paused: bool | None = None
+
+
 AnyOperation = (
     Write
     | SetAttributes
@@ -143,4 +150,5 @@ AnyOperation = (
     | VerifyProgress
     | Reserve
     | Release
+    | ChangePace
 )

@@ -75,6 +75,8 @@ class AdminServer:
             case "release":
                 await self._unit.release(_inode(request), preempt=request.get("preempt") is True)
                 return self._unit.reservations()
+            case "resync":
+                return await self._resync(request)
             case "stop":
                 self._stop("asked to stop")
                 return None
@@ -93,6 +95,14 @@ class AdminServer:
             await conditions[condition]()
             return
         raise TimedOut(timeout_s, f"not {condition} yet; see `fusemirror status`")
+
+    async def _resync(self, request: Answer) -> Any:
+        rate, paused = request.get("rate"), request.get("paused")
+        if not (rate is None or (type(rate) is int and rate >= 0)) or paused not in (None, True, False):
+            raise UsageError("`rate` is bytes per second, and `paused` is true or false")
+        if rate is not None or paused is not None:
+            await self._unit.change_pace(rate_bytes=rate, paused=paused)
+        return self._take_snapshot()
 
     async def _verify(self, send: Send) -> Any:
         await self._unit.verify()

@@ -126,12 +126,12 @@ class Session:
             self.backlog_bytes += sum(map(len, buffers))
             self._writer.unpark()
 
-    async def wait_room(self) -> None:
-        """Return when the backlog is within `limits.BACKLOG_BYTES_MAX`; without a checkpoint if it is.
+    async def wait_room(self, bytes_max: int | None = None) -> None:
+        """Return when the backlog is within `bytes_max` (`BACKLOG_BYTES_MAX`); without a checkpoint if it is.
 
         Who sends much waits here before each message. `ConnectionLost` if closed. Cancellation: atomic.
         """
-        await self._wait_backlog(limits.BACKLOG_BYTES_MAX)
+        await self._wait_backlog(limits.BACKLOG_BYTES_MAX if bytes_max is None else bytes_max)
 
     async def wait_sent(self) -> None:
         """Return when the system has taken everything, as before an orderly `close`. Else as `wait_room`."""

@@ -17,6 +17,7 @@ COMMANDS = (
     "status",
     "wait",
     "verify",
+    "resync",
     "reserve",
     "release",
     "fsck",

@@ -119,7 +119,15 @@ def _resync(resync: dict[str, Any] | None) -> list[tuple[str, str]]:
         text += f", {format_bytes(resync['bytes_per_second'])}/s"
     if resync["seconds_left"] is not None:
         text += f", {resync['seconds_left']:.0f} s left"
+    if resync.get("paused"):
+        text += ", paused"
     return [("resync", text)]
+
+
+def describe_resync(status: dict[str, Any]) -> str:
+    """One line: the mirror state, and how far a resync is."""
+    row = _resync(status["resync"])
+    return f"{status['mirror_state']}, " + (row[0][1] if row else "nothing is being copied")
 
 
 def _traffic(counters: dict[str, Any]) -> str:

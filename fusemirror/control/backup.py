@@ -29,7 +29,7 @@ from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import COMMIT_INTERVAL_S
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.states import WORDS, BackupState
-from fusemirror.operations import AnyOperation, Flush, Read, StartVerify, VerifyProgress
+from fusemirror.operations import AnyOperation, ChangePace, Flush, Read, StartVerify, VerifyProgress
 from fusemirror.protocol.messages import Answer, Request
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -104,7 +104,7 @@ class BackupUnit(ControlUnit):
         link = self.link
         if link is not None and self.applier.serves and trio.current_time() < link.mirror.lease_until:
             return
-        if self._stale_reads and link is None and self.volume.identity.complete:
+        if self._stale_reads and link is None and self.volume.identity.whole:
             return
         await self._wait_readable()
 
@@ -202,7 +202,7 @@ class BackupUnit(ControlUnit):
         self.answered_total += 1
         if answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
-        elif isinstance(staged.request.operation, (Read, Flush, StartVerify, VerifyProgress)):
+        elif isinstance(staged.request.operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
             staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
@@ -259,6 +259,9 @@ class BackupUnit(ControlUnit):
         report: dict[str, Any] = msgspec.json.decode(answer[0].value)
         return report
 
+    async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        await self._request(ChangePace(rate_bytes, paused))
+
     def status(self) -> dict[str, Any]:
         communication, applier = self.communication, self.applier
         oldest = communication.oldest_since
@@ -270,7 +273,7 @@ class BackupUnit(ControlUnit):
             "change": self.volume.number,
             "peer_change": self.volume.number,
             "out_of_sync": {"images": len(applier.out_of_sync), "bytes": 0},
-            "resync": None,
+            "resync": applier.resync and msgspec.structs.asdict(applier.resync),
             "communication": {
                 "pending_requests": len(communication),
                 "pending_bytes": communication.pending_bytes,

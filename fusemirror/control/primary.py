@@ -41,7 +41,16 @@ from fusemirror.mirror.histories import generation_row, generations_of
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import WORDS, PrimaryState
 from fusemirror.mirror.verify import Report, Verifier
-from fusemirror.operations import AnyOperation, Flush, Read, SetAttributes, StartVerify, VerifyProgress, Write
+from fusemirror.operations import (
+    AnyOperation,
+    ChangePace,
+    Flush,
+    Read,
+    SetAttributes,
+    StartVerify,
+    VerifyProgress,
+    Write,
+)
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import Answer, PurgeOffer, Request
 from fusemirror.seams import Seams
@@ -66,9 +75,16 @@ class PrimaryUnit(ControlUnit):
         peer_timeout_s: float,
         io_timeout_s: float,
         fence: Fence = Fence.NEVER,
+        resync_rate: int = 0,
     ) -> None:
         super().__init__(volume)
-        self.mirror = Mirror(volume, peer_timeout_s=peer_timeout_s, io_timeout_s=io_timeout_s, fence=fence)
+        self.mirror = Mirror(
+            volume,
+            peer_timeout_s=peer_timeout_s,
+            io_timeout_s=io_timeout_s,
+            fence=fence,
+            resync_rate=resync_rate,
+        )
         self._seams = seams
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
@@ -270,7 +286,7 @@ class PrimaryUnit(ControlUnit):
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
-        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress)):
+        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
             return
         if self.mirror.fenced:
@@ -294,7 +310,10 @@ class PrimaryUnit(ControlUnit):
         _answer(session, Answer(identity, after=number, inode=inode))
 
     async def _answer_later(
-        self, session: Session, identity: RequestId, operation: Read | Flush | StartVerify | VerifyProgress
+        self,
+        session: Session,
+        identity: RequestId,
+        operation: Read | Flush | StartVerify | VerifyProgress | ChangePace,
     ) -> None:
         data, value, error = b"", b"", 0
         try:
@@ -304,6 +323,8 @@ class PrimaryUnit(ControlUnit):
                 await self.flush(operation.inode)
             elif isinstance(operation, StartVerify):
                 await self.verify()
+            elif isinstance(operation, ChangePace):
+                await self.change_pace(rate_bytes=operation.rate_bytes, paused=operation.paused)
             else:
                 value = msgspec.json.encode(await self.verify_report())
         except FusemirrorError as failed:
@@ -378,7 +399,7 @@ class PrimaryUnit(ControlUnit):
 
     async def stop(self, reason: str) -> None:
         stream = self.mirror.stream
-        if stream is not None and self.mirror.state is PrimaryState.NORMAL and not self.mirror.out_of_sync:
+        if stream is not None and self.mirror.streams:
             try:
                 await self.mirror.checkpoint(stream)
             except (FusemirrorError, OSError) as error:
@@ -393,6 +414,12 @@ class PrimaryUnit(ControlUnit):
     async def verify_report(self) -> dict[str, Any]:
         report = self._verifier.report if self._verifier is not None else Report(running=False)
         return msgspec.structs.asdict(report)
+
+    async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        try:
+            self.mirror.change_pace(rate_bytes=rate_bytes, paused=paused)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
 
     def status(self) -> dict[str, Any]:
         mirror = self.mirror
@@ -409,7 +436,7 @@ class PrimaryUnit(ControlUnit):
                     {inode: self._size(inode) for inode in mirror.out_of_sync.whole_images()}
                 ),
             },
-            "resync": mirror.copy_progress and mirror.copy_progress.as_status(trio.current_time()),
+            "resync": mirror.resync_status,
             "communication": {
                 "pending_requests": 0,
                 "pending_bytes": 0,

@@ -232,6 +232,11 @@ class ControlUnit(ABC):
         """How far the comparison is (`mirror.verify.Report`)."""
 
     @abstractmethod
+    async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        """Let resyncs copy so many bytes a second at most (0: no limit), or pause, or go on; None changes
+        nothing. The primary does it, whoever is asked; that it is paused outlives a restart."""
+
+    @abstractmethod
     def status(self) -> dict[str, Any]:
         """The fields of `fusemirror status` that this unit knows (conventions.md)."""
 

@@ -40,6 +40,7 @@ from fusemirror.protocol.messages import (
     PurgeOffer,
     RegionData,
     Reply,
+    Resync,
     RowsDigest,
     Suspects,
 )
@@ -62,6 +63,7 @@ class Applier:
         self.reason: str | None = "the primary has not been met since the mount"
         self.changed = trio.Event()
         self.out_of_sync: set[InodeNumber] = set()
+        self.resync: Resync | None = None  # how far it is, as the primary said last
         self._communication = communication
         self._is_open = is_open
         self._told = volume.number  # the newest change that the primary knows to be applied here
@@ -84,6 +86,7 @@ class Applier:
             ForgetMarks: self._forget_marks,
             PurgeOffer: self._purge_offer,
             RowsDigest: self._rows_digest,
+            Resync: self._resync_progress,
             Bye: self._bye,
         }
 
@@ -108,6 +111,7 @@ class Applier:
             reason = await self.run_session(session)
         finally:
             self._epochs.clear()
+        self.resync = None
         self._go(BackupEvent.LOST, reason)
         return reason
 
@@ -154,6 +158,9 @@ class Applier:
     # --- changes --------------------------------------------------------------------------------------
 
     def _change(self, change: NamespaceChange | WriteChange | TruncateChange, data: Buffer) -> None:
+        if self.state is BackupState.CATCHING_UP:
+            # Names come before the images that they were given with.
+            self.volume.update_identity(consistent=False)
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is None:
@@ -191,6 +198,7 @@ class Applier:
         self.volume.copy_rows(message.rows)
 
     def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
+        self.volume.update_identity(consistent=False)
         self.out_of_sync.update(message.inodes)
 
     def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
@@ -225,11 +233,17 @@ class Applier:
 
     def _image_copied(self, message: ImageCopied, _: Buffer) -> None:
         self.out_of_sync.discard(message.inode)
+        if not self.out_of_sync and self.state is BackupState.NORMAL:
+            self.volume.update_identity(consistent=True)
 
     def _normal(self, message: Normal, _: Buffer) -> None:
         self.out_of_sync.clear()
-        self.volume.update_identity(complete=True, compare_all=False)
+        self.volume.update_identity(complete=True, compare_all=False, consistent=True)
+        self.resync = None
         self._go(BackupEvent.COPIED)
+
+    def _resync_progress(self, message: Resync, _: Buffer) -> None:
+        self.resync = message
 
     # --- durability -------------------------------------------------------------------------------------
 
@@ -263,6 +277,8 @@ class Applier:
 
     def _forget_marks(self, message: ForgetMarks, _: Buffer) -> None:
         self.volume.drop_marks(self._epochs.pop(message.token))
+        # The primary's own marks say from now on which images are not copied yet.
+        self.volume.update_identity(complete=True, compare_all=False)
 
     # --- questions ----------------------------------------------------------------------------------------
 

@@ -35,9 +35,10 @@ from fusemirror.errors import (
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
-from fusemirror.mirror.copying import Copier, CopyProgress
+from fusemirror.mirror.copying import Copier
 from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
 from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.states import (
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STREAMING,
@@ -69,6 +70,7 @@ from fusemirror.volume.volume import Volume
 log = logging.getLogger(__name__)
 
 _INODES_PER_MESSAGE = 8_192
+_MARKED_IMAGES_PER_S = 10_000  # a tenth of a second of work
 
 
 class InFlight(msgspec.Struct, gc=False):
@@ -94,6 +96,7 @@ class Mirror:
         peer_timeout_s: float,
         io_timeout_s: float,
         fence: Fence = Fence.NEVER,
+        resync_rate: int = 0,
     ) -> None:
         self.volume = volume
         self.state = PrimaryState.HOLDING
@@ -103,7 +106,9 @@ class Mirror:
         self.acknowledged_number = volume.number
         self.peer_durable = ChangeNumber(0)
         self.out_of_sync = OutOfSync()
-        self.copy_progress: CopyProgress | None = None
+        self.pace = Pace(resync_rate, paused=volume.identity.resync_paused)
+        self.copy_progress = CopyProgress()
+        self._copier: Copier | None = None
         self.link: Link | None = None
         self.stream: Stream | None = None
         self.generation_shared = True
@@ -119,6 +124,7 @@ class Mirror:
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
         self._mend_wanted = trio.Event()
+        self._checkpoint_wanted = trio.Event()
         self._said_bye = False
         self._forgettable: list[ChangeNumber] = []
         # What was marked before this process began is suspect until a checkpoint with the backup.
@@ -270,6 +276,8 @@ class Mirror:
     @property
     def told_reason(self) -> str | None:
         """Why the state is not normal, and what that means for changes, for people."""
+        if self._copier is not None and self.pace.paused:
+            return "the resync is paused; let it go on with `fusemirror resync NAME --resume`"
         if not self.fenced or self.state is PrimaryState.HOLDING:
             return self.reason
         return str(ChangesRefused(self.reason or "the backup is being brought up to date"))
@@ -367,6 +375,7 @@ class Mirror:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_lost, lambda: self._read(link.mirror, stream))
             nursery.start_soon(until_lost, lambda: self._bring_up(link, stream, verdict))
+            nursery.start_soon(until_lost, lambda: self._keep_checkpoints(stream))
         return reason
 
     def _lost(self, link: Link, reason: str) -> None:
@@ -382,7 +391,7 @@ class Mirror:
         if streaming and self.in_flight:
             self._held_back = self.in_flight[0].number
         self._hold_until = max(self._hold_until, link.mirror.answered_until)
-        self.copy_progress = None
+        self._copier = None
         self._go(PrimaryEvent.SAID_BYE if self._said_bye else PrimaryEvent.LOST, reason)
 
     async def _read(self, session: Session, stream: Stream) -> None:
@@ -425,11 +434,15 @@ class Mirror:
         self.generation_shared = True
         self._go(PrimaryEvent.CAUGHT_UP)
         await self._copy(stream)
-        if compare_all:
-            self.volume.update_identity(compare_all=False)
         stream.send(Normal(self.volume.number))
         self._go(PrimaryEvent.COPIED)
-        await self._keep_checkpoints(stream)
+        self.copy_progress = CopyProgress()
+        self._checkpoint_wanted.set()
+        while True:
+            await self._mend_wanted.wait()
+            self._mend_wanted = trio.Event()
+            self._send_out_of_sync(stream)
+            await self._copy(stream)
 
     async def _mark_every_image(self) -> None:
         """Every image that has content, or may have some at the backup, is suspect."""
@@ -455,14 +468,31 @@ class Mirror:
             stream.send(OutOfSyncMessage(tuple(inodes[start : start + _INODES_PER_MESSAGE])))
 
     async def _copy(self, stream: Stream) -> None:
-        copier = Copier(self.volume, stream, self.out_of_sync)
-        self.copy_progress = copier.progress
+        copier = Copier(self.volume, stream, self.out_of_sync, self.pace, self.copy_progress)
+        self._copier = copier
         # Changes that wait for their images to be copied go first: a program waits for each of them.
-        await copier.copy([entry.inode for entry in self.in_flight if entry.inode in self.out_of_sync])
+        waited_for = [entry.inode for entry in self.in_flight if entry.inode in self.out_of_sync]
+        await copier.copy(dict.fromkeys(waited_for), at_once=True)
         self._held_back = None
         self._acknowledge(self._applied_number)
-        await copier.copy(self.out_of_sync.inodes())
-        self.copy_progress = None
+        while self.out_of_sync:
+            copier.tell()
+            await copier.copy(self.out_of_sync.inodes())
+        self._copier = None
+
+    @property
+    def resync_status(self) -> dict[str, Any] | None:
+        """The field `resync` of the status: None where nothing is being copied."""
+        return None if self._copier is None else self.copy_progress.as_status(self.pace)
+
+    def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        """From now on; that it is paused outlives the process. OSError."""
+        if paused is not None:
+            self.volume.update_identity(resync_paused=paused)
+        self.pace.change(rate_bytes=rate_bytes, paused=paused)
+        if self._copier is not None:
+            with suppress(ConnectionLost):
+                self._copier.tell()
 
     # --- durability in both volumes -----------------------------------------------------------------------
 
@@ -497,19 +527,23 @@ class Mirror:
                 await self.changed.wait()
 
     async def _keep_checkpoints(self, stream: Stream) -> None:
+        while not self.streams:
+            await self.changed.wait()
         while True:
-            # Marks may go only when nothing is out of sync: they are what a crash would leave of it.
-            while self.out_of_sync:
-                self._send_out_of_sync(stream)
-                await self._copy(stream)
-            self._mend_wanted = trio.Event()
+            self._checkpoint_wanted = trio.Event()
             await self.checkpoint(stream)
-            with trio.move_on_after(CHECKPOINT_INTERVAL_S):
-                await self._mend_wanted.wait()
+            # Marks that stay are written anew each time.
+            pause_s = max(CHECKPOINT_INTERVAL_S, len(self.out_of_sync) / _MARKED_IMAGES_PER_S)
+            with trio.move_on_after(pause_s):
+                await self._checkpoint_wanted.wait()
 
     async def checkpoint(self, stream: Stream) -> None:
-        """Make both volumes durable up to here; then the marks of what stood before it may go."""
+        """Make both volumes durable up to here; then the marks of what stood before it may go.
+
+        Those of what is out of sync at this place of the stream stay: they are what a crash leaves of it.
+        """
         epoch = self.volume.regions.rotate()
+        keep = self.out_of_sync.marks()
         durable = self.volume.journal.durable_number
         token = 0
 
@@ -523,7 +557,9 @@ class Mirror:
         answer = await reply.wait()
         if answer.errno:
             raise ConnectionLost(stream.session.peer_name, f"its checkpoint failed with errno {answer.errno}")
-        self.volume.drop_marks(epoch)
+        self.volume.drop_marks(epoch, keep)
+        # From here on the marks say what must be compared, so that an interrupted resync goes on.
+        self.volume.update_identity(compare_all=False)
         stream.send(ForgetMarks(token))
         self.peer_durable = answer.number
         self.volume.trim(answer.number)

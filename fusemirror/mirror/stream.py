@@ -45,5 +45,6 @@ class Stream:
         for promise in questions.values():
             promise.reject(error)
 
-    async def wait_room(self) -> None:
-        await self.session.wait_room()
+    async def wait_room(self, bytes_max: int | None = None) -> None:
+        """As `Session.wait_room`."""
+        await self.session.wait_room(bytes_max)

@@ -178,6 +178,18 @@ class RowsDigest(msgspec.Struct, frozen=True, array_like=True, tag=44):
     digest: int
 
 
+class Resync(msgspec.Struct, frozen=True, array_like=True, tag=58, gc=False):
+    """How far the resync is, for the status of the backup. Sizes in bytes."""
+
+    done_bytes: int
+    total_bytes: int
+    sent_bytes: int
+    bytes_per_second: int
+    seconds_left: float | None
+    paused: bool
+    rate_limit_bytes: int
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -249,6 +261,7 @@ AnyMessage = (
     | ForgetMarks
     | PurgeOffer
     | RowsDigest
+    | Resync
     | Applied
     | Reply
     | Suspects

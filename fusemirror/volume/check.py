@@ -400,7 +400,7 @@ class _Check:
     def _is_being_copied(self, number: InodeNumber) -> bool:
         """On a backup that is not up to date, an inode may be there before its data."""
         identity = self._volume.identity
-        return identity.role == "backup" and (not identity.complete or self._volume.regions.has(number))
+        return identity.role == "backup" and (not identity.whole or self._volume.regions.has(number))
 
     def _set_size(self, inode: Inode, size: int) -> None:
         inode.size = size

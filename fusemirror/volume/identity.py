@@ -31,6 +31,13 @@ class Identity(msgspec.Struct, frozen=True):
     role: Literal["primary", "backup"]
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # every image and row is suspect: after a power cut or a repair
+    consistent: bool = True  # False while names or images of it are older than others: a resync has not ended
+    resync_paused: bool = False  # a person wants no images to be copied from this host for now
+
+    @property
+    def whole(self) -> bool:
+        """The volume is what the filesystem was at some moment: it can be read, or taken over, by itself."""
+        return self.complete and self.consistent
 
     @staticmethod
     def load(directory: Path) -> "Identity":

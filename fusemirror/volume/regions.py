@@ -22,6 +22,7 @@ from fusemirror.volume.durable import append_whole, sync_directory
 
 WHOLE_IMAGE = RegionIndex(-1)
 
+_FRESH = "fresh"
 _EPOCH_NAME = re.compile(r"[0-9a-f]{16}")
 _MARK = struct.Struct("<Qq")
 _RECORD_BYTES = _MARK.size + 8  # and its checksum
@@ -62,7 +63,10 @@ class Regions:
             self._add(inode, {WHOLE_IMAGE})
 
     def marks(self) -> Marks:
-        """A copy of all marks of all epochs; WHOLE_IMAGE may stand beside others."""
+        """A copy of all marks of all epochs; WHOLE_IMAGE may stand beside others.
+
+        A negative mark -1 - n, of which WHOLE_IMAGE is the first, stands for all regions from n on.
+        """
         union: Marks = {}
         for epoch in (*self._older.values(), self._current):
             for inode, indexes in epoch.items():
@@ -87,12 +91,24 @@ class Regions:
         self._epoch += 1
         return closed
 
-    def drop(self, epoch: int) -> None:
-        """Forget the marks of `epoch` and all before it. Call `Volume.drop_marks`, which knows what else
-        must be durable first. OSError."""
-        for old in [number for number in self._older if number <= epoch]:
+    def drop(self, epoch: int, keep: Marks | None = None) -> None:
+        """Forget the marks of `epoch` and all before it, but for `keep`, which takes their place.
+
+        Call `Volume.drop_marks`, which knows what else must be durable first. A crash leaves the old marks
+        or the new ones. OSError."""
+        if keep:
+            self._put(epoch, keep)
+        for old in [number for number in self._older if number <= epoch - bool(keep)]:
             del self._older[old]
             self._path(old).unlink(missing_ok=True)
+
+    def _put(self, epoch: int, marks: Marks) -> None:
+        fresh = self._directory / _FRESH
+        fresh.write_bytes(
+            b"".join(_record(inode, index) for inode, indexes in marks.items() for index in indexes)
+        )
+        fresh.replace(self._path(epoch))
+        self._older[epoch] = marks
 
     def forget(self, inode: InodeNumber) -> None:
         """Forget an image that was purged. Its records stay until their epochs go."""

@@ -56,7 +56,7 @@ from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
 from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal, Record
-from fusemirror.volume.regions import Regions
+from fusemirror.volume.regions import Marks, Regions
 
 _log = logging.getLogger(__name__)
 
@@ -467,13 +467,14 @@ class Volume:
         self.journal.trim(min(peer_durable, held))
         self.journal.trim(held, keep_bytes=JOURNAL_BYTES_MAX)
 
-    def drop_marks(self, epoch: int) -> None:
-        """Forget the marks of `regions.rotate()` and before: both volumes hold durably what they stood for.
+    def drop_marks(self, epoch: int, keep: Marks | None = None) -> None:
+        """Forget the marks of `regions.rotate()` and before: both volumes hold durably what they stood for,
+        but for `keep`.
 
         The catalog is committed first, since marks tell recovery where to look. DiskFailed, OSError.
         """
         self.commit()
-        self.regions.drop(epoch)
+        self.regions.drop(epoch, keep)
 
     # --- what resync brings: content as it is at the peer, no change of its own ---------------------------
 
@@ -565,7 +566,7 @@ class Volume:
             in_doubt = self._settle_last_record(last)
             for inode in removed:
                 self.images.remove(inode)
-            if self._identity.complete:  # else images wait for their data, and the rows are right
+            if self._identity.whole:  # else images wait for their data, and the rows are right
                 self._recover_attributes(everything=power_cut or self.regions.marks_lost)
             self.commit()
         self.recovery = Recovery(state.clean, same_boot, replayed, self.journal.cut_bytes, in_doubt)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from fusemirror.identifiers import InodeNumber, RegionIndex
 from fusemirror.limits import REGION_BYTES, REGIONS_PER_IMAGE_MAX
-from fusemirror.mirror.out_of_sync import WHOLE_IMAGE, OutOfSync
+from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.volume.regions import WHOLE_IMAGE
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
 SIZE = 10 * REGION_BYTES
@@ -88,14 +89,56 @@ def test_a_mark_of_the_whole_image_swallows_the_regions_beside_it() -> None:
     assert marks.size_bytes({ONE: 7}) == 7 + REGION_BYTES
 
 
-def test_what_is_discarded_is_in_sync_again() -> None:
+def test_what_was_copied_and_confirmed_is_in_sync_again() -> None:
+    marks = OutOfSync()
+    marks.add_range(ONE, 0, SIZE)
+    version = marks.version(ONE)
+    marks.take(ONE, 0, 4)
+    marks.take(ONE, 4, 6)
+    assert marks.regions(ONE, SIZE) == []
+    assert marks.size_bytes({}) == SIZE, "what is under way counts until it is confirmed"
+    marks.confirm(ONE, 0, 4)
+    assert marks.marks() == {ONE: set(range(4, 10))}
+    marks.confirm(ONE, 4, 6)
+    marks.finish(ONE, version)
+    assert ONE not in marks
+    assert len(marks) == 0
+    marks.confirm(ONE, 0, 4)  # of an image that is no more
+    marks.finish(ONE, version)
+
+
+def test_a_mark_that_is_set_while_its_region_is_copied_stays() -> None:
     marks = OutOfSync()
     marks.add_range(ONE, 0, 1)
-    marks.add_whole(TWO)
-    marks.discard(ONE)
-    marks.discard(ONE)
-    assert ONE not in marks
-    assert len(marks) == 1
-    assert marks.regions(ONE, SIZE) == []
-    marks.clear()
-    assert len(marks) == 0
+    version = marks.version(ONE)
+    marks.take(ONE, 0, 1)
+    marks.add_range(ONE, 0, 1)
+    marks.confirm(ONE, 0, 1)
+    marks.finish(ONE, version)
+    assert marks.regions(ONE, SIZE) == [0]
+
+
+def test_a_copy_that_was_cut_off_goes_on_where_it_was_confirmed() -> None:
+    marks = OutOfSync()
+    marks.add_whole(ONE)
+    marks.add_range(TWO, 0, SIZE)
+    for inode in (ONE, TWO):
+        marks.take(inode, 0, 4)
+        marks.take(inode, 4, 4)
+        marks.confirm(inode, 0, 4)
+    told = OutOfSync()
+    told.add_marks(marks.marks())
+    marks.give_back()
+    for inode in (ONE, TWO):
+        assert marks.regions(inode, SIZE) == list(range(4, 10))
+        assert told.regions(inode, SIZE) == list(range(4, 10))
+
+
+def test_a_crash_leaves_a_mark_of_an_image_whose_size_alone_may_differ() -> None:
+    marks = OutOfSync()
+    marks.add_range(ONE, 0, 1)
+    marks.take(ONE, 0, 1)
+    marks.confirm(ONE, 0, 1)
+    told = OutOfSync()
+    told.add_marks(marks.marks())
+    assert ONE in told

@@ -55,6 +55,7 @@ FAULTS = (
     "pause primary",
     "pause backup",
     "pause both",
+    "hold",
     "clock primary",
     "clock backup",
     "kill primary",

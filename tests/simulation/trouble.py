@@ -1,7 +1,11 @@
 """Trouble: faults of the line, the clocks and the processes, whenever the seed says so."""
 
+from contextlib import suppress
+
 import trio
 
+from fusemirror.control.primary import PrimaryUnit
+from tests.simulation.disk import Killed
 from tests.simulation.world import SimulatedHost, Spawn, World
 
 _STEPS_MAX = 40
@@ -31,6 +35,8 @@ class Trouble:
                 hosts = [host for host in self._world.hosts if {host.role, "both"}.intersection(whose)]
                 if fault in _LINE_FAULTS:
                     nursery.start_soon(self._trouble_line, fault, hosts)
+                elif fault == "hold":
+                    nursery.start_soon(self._hold_resync)
                 elif fault == "clock":
                     self._set_clocks(hosts)
                 else:
@@ -48,6 +54,8 @@ class Trouble:
             if not host.up:
                 host.start(self._spawn)
         self._heal()
+        await self._world.primary.serving.wait()
+        self._set_pace(paused=False)
 
     def _outage_s(self) -> float:
         return self._random.expovariate(1 / self._world.options.outage)
@@ -80,6 +88,24 @@ class Trouble:
     def _heal(self) -> None:
         self._world.network.accept_delay = lambda: 0.0
         self._world.network.heal(*[host.name for host in self._world.hosts])
+
+    # --- the resync ---------------------------------------------------------------------------------------
+
+    async def _hold_resync(self) -> None:
+        """A person lets nothing be copied for a while, and then slowly, where the primary is there."""
+        self._set_pace(paused=True)
+        await trio.sleep(self._outage_s())
+        self._set_pace(paused=False)
+
+    def _set_pace(self, *, paused: bool) -> None:
+        primary = self._world.primary
+        if primary.volume is None:
+            return
+        assert isinstance(primary.unit, PrimaryUnit)
+        self._world.trace(f"resync {'paused' if paused else 'goes on'}")
+        rate = self._random.choice((0, 1 << 20, 1 << 24))
+        with primary.inside(), suppress(Killed):
+            primary.unit.mirror.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
 
