@@ -157,8 +157,12 @@ def make_directory(path: Path) -> None:
 def main(directory: str, shared: str, log: str, stop: str, seed: str) -> None:
     chance = random.Random(int(seed))
     model, steps = Model(), Steps(Path(directory), Path(shared))
-    make_directory(Path(directory))
     note = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    try:
+        make_directory(Path(directory))
+    except OSError as error:
+        os.write(note, f"{errno.errorcode[error.errno or 0]}\n".encode())
+        return
     for serial in range(sys.maxsize):
         if os.path.exists(stop):
             return

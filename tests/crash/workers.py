@@ -59,8 +59,8 @@ class Worker:
         """This host shows all that was acknowledged, and of the step in doubt the effect or none."""
         before, step, _ = self.outcome()
         directory = on.mountpoint / self.name
-        if self.host_died and not self.lines() and not directory.exists():
-            return
+        if self.host_died and not any(line.startswith("[") for line in self.lines()):
+            return  # it never got to its first step
         found = {path.name: path.read_bytes() for path in directory.iterdir()}
         if _same(before, found):
             return
@@ -153,6 +153,15 @@ class Load:
 
         if watched:
             wait_until(taken, END_S, f"{count} more steps")
+
+    def wait_everyone(self, count: int) -> None:
+        """Return when each worker whose host lives has taken that many more steps: nobody hangs."""
+        wanted = {worker: worker.steps_taken + count for worker in self.workers if not worker.host_died}
+
+        def taken() -> bool:
+            return all(worker.steps_taken >= steps for worker, steps in wanted.items())
+
+        wait_until(taken, END_S, f"{count} more steps of each of {len(wanted)} workers")
 
     @property
     def steps_taken(self) -> int:

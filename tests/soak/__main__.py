@@ -1,0 +1,27 @@
+"""`python -m tests.soak --minutes N`: real trouble for two mounted hosts, until the time is over."""
+
+import argparse
+import os
+
+from tests.hosts import what_is_missing
+from tests.soak.soaking import Soak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="How long; an era is ended in order.")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)), help="What is drawn from.")
+    arguments = parser.parse_args()
+    if missing := what_is_missing():
+        raise SystemExit(missing)
+    print(f"seed {arguments.seed}, {arguments.minutes:g} minutes", flush=True)
+    soak = Soak(arguments.minutes * 60, arguments.seed)
+    soak.run()
+    print(f"{soak.elapsed_s:.0f} s, {soak.rounds} rounds, {soak.steps} acknowledged steps, nothing lost")
+    print(f"after trouble all programs got on within {soak.slowest_s:.1f} s")
+    for fault, count in soak.faults.most_common():
+        print(f"{count:5} {fault}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The soak in short: FUSEMIRROR_SOAK_S says for how many seconds, FUSEMIRROR_SEED what is drawn."""
+
+import os
+
+import pytest
+
+from tests.hosts import what_is_missing
+from tests.mount.conftest import seed
+from tests.soak.soaking import ERAS, Soak
+
+__all__ = ["seed"]
+SECONDS = float(os.environ.get("FUSEMIRROR_SOAK_S", "40"))
+
+
+def test_real_trouble_loses_nothing_that_was_acknowledged_and_stops_nobody_for_ever(seed: int) -> None:
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    soak = Soak(SECONDS, seed)
+    soak.run(ERAS[seed % len(ERAS) :] + ERAS[: seed % len(ERAS)])
+    assert soak.steps
