@@ -25,6 +25,8 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import MountFailed
+from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.filesystem.negotiation import fuse_descriptor, negotiate
 from fusemirror.filesystem.operations import Operations
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
@@ -142,16 +144,20 @@ async def _serve(
         host = Host(settings, TcpNetwork(unacknowledged_s=settings.peer_timeout), Seams())
         await host.open(stack)
         kernel = Kernel(mountpoint)
-        operations = Operations(host.unit, on_bug=lambda: kernel.stop("a bug"))
-        mounted = Mounted(settings, mountpoint, os.getpid(), __version__)
+        cache = KernelCache()
+        host.unit.volume.watcher = cache
+        mounted = Mounted(settings, mountpoint, os.getpid(), __version__, cache.counters)
+        operations = Operations(host.unit, cache, on_bug=lambda: kernel.stop("a bug"))
         admin = AdminServer(
             host.unit, lambda: snapshot(mounted, host.unit, host.linker, host.seams.now_ns), kernel.stop
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         await nursery.start(admin.run, socket_path(runtime_dir, settings.name))
+        await nursery.start(cache.run)
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
+        cache.maps_direct_io = await negotiate(fuse_descriptor(), pyfuse3.main)
         nursery.start_soon(kernel.run_signals)
         await kernel.run(ready)
         log.info("unmounted: %s", kernel.reason)

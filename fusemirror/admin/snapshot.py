@@ -22,6 +22,7 @@ class Mounted:
     mountpoint: str
     process_id: int
     version: str
+    kernel_cache: Callable[[], dict[str, int]]
 
 
 def snapshot(
@@ -52,6 +53,7 @@ def snapshot(
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
         "reservations": unit.reservations(),
+        "kernel_cache": mounted.kernel_cache(),
         "mountpoint": mounted.mountpoint,
         "volume": settings.volume,
         "pid": mounted.process_id,

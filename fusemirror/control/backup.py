@@ -26,7 +26,7 @@ from fusemirror.errors import (
     RemoteProtocolError,
 )
 from fusemirror.identifiers import InodeNumber, RequestId
-from fusemirror.limits import COMMIT_INTERVAL_S
+from fusemirror.limits import COMMIT_INTERVAL_S, KERNEL_DELAY_S
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.operations import AnyOperation, ChangePace, Flush, Read, StartVerify, VerifyProgress
@@ -107,6 +107,13 @@ class BackupUnit(ControlUnit):
         if self._stale_reads and link is None and self.volume.identity.whole:
             return
         await self._wait_readable()
+
+    def cacheable_s(self, inode: InodeNumber) -> float:
+        link = self.link
+        if link is None or not self.applier.serves:
+            return 0.0
+        # The kernel begins to count when it has taken the answer, a little later than now.
+        return max(0.0, link.mirror.lease_until - trio.current_time() - KERNEL_DELAY_S)
 
     async def _wait_readable(self) -> None:
         with trio.move_on_after(self._io_timeout_s):

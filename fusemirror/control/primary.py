@@ -85,6 +85,7 @@ class PrimaryUnit(ControlUnit):
             fence=fence,
             resync_rate=resync_rate,
         )
+        self._peer_timeout_s = peer_timeout_s
         self._seams = seams
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
@@ -232,6 +233,11 @@ class PrimaryUnit(ControlUnit):
     async def showable(self, key: Key) -> None:
         while number := self.mirror.unsettled(key):
             await self.mirror.settled(number)
+
+    def cacheable_s(self, inode: InodeNumber) -> float:
+        # No longer than a backup would wait before it takes over from a killed process, whose mount is
+        # still there with all that its kernel keeps.
+        return 0.0 if self.mirror.unsettled(inode) else self._peer_timeout_s
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         while number := self.mirror.unsettled_range(inode, offset, offset + length):

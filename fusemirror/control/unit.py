@@ -81,6 +81,12 @@ class ControlUnit(ABC):
     async def showable(self, key: Key) -> None:
         """Return when what the catalog says of `key` may be shown: the other host sees it too (G2)."""
 
+    @abstractmethod
+    def cacheable_s(self, inode: InodeNumber) -> float:
+        """Seconds for which this host's kernel may keep what the catalog says of an inode now; 0 for not
+        at all. What changes meanwhile the volume's watcher hears (`volume/watcher.py`).
+        """
+
     async def attributes(self, inode: InodeNumber) -> Inode:
         """The inode; ESTALE where it has gone. The object is the catalog's own: read it at once."""
         await self.showable(inode)

@@ -7,16 +7,15 @@ from fusemirror.volume.inode import Inode
 BLOCK_BYTES = 4096  # st_blksize, and the size of a logical block for programs that align their writes
 _SECTOR_BYTES = 512
 
-ENTRY_TIMEOUT_S = 0.0  # the kernel asks again each time: what the other host changed is seen (G2)
-ATTRIBUTE_TIMEOUT_S = 0.0
+NO_LIFETIME_S = 0.0  # the kernel asks again each time: what the other host changed is seen (G2)
 
 
 def entry_attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
     entry.generation = 0  # inode numbers are never reused
-    entry.entry_timeout = ENTRY_TIMEOUT_S
-    entry.attr_timeout = ATTRIBUTE_TIMEOUT_S
+    entry.entry_timeout = NO_LIFETIME_S
+    entry.attr_timeout = NO_LIFETIME_S
     entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
     entry.st_uid = inode.uid

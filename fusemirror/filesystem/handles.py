@@ -10,10 +10,11 @@ from fusemirror.identifiers import InodeNumber
 class FileHandle:
     """One open of a file, and what that open asked for."""
 
-    __slots__ = ("append", "clear_privileges", "inode")
+    __slots__ = ("append", "clear_privileges", "inode", "writes")
 
     def __init__(self, inode: InodeNumber, flags: int, uid: int) -> None:
         self.inode = inode
+        self.writes = flags & os.O_ACCMODE != os.O_RDONLY
         # The kernel's idea of where the file ends may be old; the primary knows.
         self.append = bool(flags & os.O_APPEND)
         # A write by anyone but root ends set-user-id and set-group-id (inode(7)).

@@ -1,9 +1,8 @@
 """The face to pyfuse3: each request of the kernel becomes one call of the control unit. No policy.
 
-The kernel checks permissions (`default_permissions`) and caches nothing that the other host may
-change: attributes and names have no lifetime, and files are opened for direct I/O. So every request
-arrives here, and what it is told is true on both hosts. Sources: fuse(4), and each system call's
-manual page for the errno.
+The kernel checks permissions (`default_permissions`) and caches what it may (`kernel_cache.py`).
+Whatever arrives here is answered with what is true on both hosts. Sources: fuse(4), and each system
+call's manual page for the errno.
 """
 
 # mypy: disable-error-code="override"
@@ -24,6 +23,7 @@ from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import (
@@ -53,10 +53,11 @@ class Operations(pyfuse3.Operations):
     enable_acl = True
     enable_writeback_cache = False  # it would hide writes from the other host
 
-    def __init__(self, unit: ControlUnit, on_bug: Callable[[], None]) -> None:
+    def __init__(self, unit: ControlUnit, cache: KernelCache, on_bug: Callable[[], None]) -> None:
         super().__init__()
         self.on_bug = on_bug
         self._unit = unit
+        self._cache = cache
         self._files = Handles[FileHandle]()
         self._directories = Handles[DirectoryHandle]()
 
@@ -68,16 +69,18 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
         if name == b".":  # by a handle that open_by_handle_at(2) or an NFS server kept
-            return entry_attributes(_not_removed(await unit.attributes(parent_inode), unit))
+            return self._entry(_not_removed(await unit.attributes(parent_inode), unit))
         if name == b"..":
             parent = (await unit.attributes(parent_inode)).parent
-            return entry_attributes(await unit.attributes(parent))
+            return self._entry(await unit.attributes(parent))
         if len(name) > NAME_BYTES_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        return entry_attributes(await unit.lookup(parent_inode, name))
+        return self._entry(await unit.lookup(parent_inode, name))
 
-    def forget(self, inode_list: object) -> None:
-        """Nothing: inodes without names stay by the rules of both hosts, not of one kernel."""
+    def forget(self, inode_list: list[tuple[InodeNumber, int]]) -> None:
+        """Inodes without names stay all the same: by the rules of both hosts, not of one kernel."""
+        for inode, _ in inode_list:
+            self._cache.forgotten(inode)
 
     @answers_errno
     async def mknod(
@@ -99,13 +102,13 @@ class Operations(pyfuse3.Operations):
         return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, target=target))
 
     async def _create(self, operation: Create) -> pyfuse3.EntryAttributes:
-        return entry_attributes(_there(await self._unit.perform(operation)))
+        return self._entry(_there(await self._unit.perform(operation)))
 
     @answers_errno
     async def link(
         self, inode: InodeNumber, new_parent_inode: InodeNumber, new_name: bytes, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return entry_attributes(_there(await self._unit.perform(Link(inode, new_parent_inode, new_name))))
+        return self._entry(_there(await self._unit.perform(Link(inode, new_parent_inode, new_name))))
 
     @answers_errno
     async def unlink(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
@@ -164,7 +167,7 @@ class Operations(pyfuse3.Operations):
                 inode = self._unit.volume.catalog.inode(entry.inode)
                 if inode is None:
                     continue
-                if not pyfuse3.readdir_reply(token, name, entry_attributes(inode), cookie + _DOT_DOT):
+                if not pyfuse3.readdir_reply(token, name, self._entry(inode), cookie + _DOT_DOT):
                     return
 
     def _next_cookie(self) -> int:
@@ -174,16 +177,22 @@ class Operations(pyfuse3.Operations):
         own = await self._unit.attributes(directory)
         if own.nlink == 0:
             return False  # a removed directory lists nothing, not even itself
-        if position < _DOT and not pyfuse3.readdir_reply(token, b".", entry_attributes(own), _DOT):
+        if position < _DOT and not pyfuse3.readdir_reply(token, b".", self._entry(own), _DOT):
             return False
         parent = await self._unit.attributes(own.parent)
-        return bool(pyfuse3.readdir_reply(token, b"..", entry_attributes(parent), _DOT_DOT))
+        return bool(pyfuse3.readdir_reply(token, b"..", self._entry(parent), _DOT_DOT))
 
     # --- attributes ---------------------------------------------------------------------------------------
 
     @answers_errno
     async def getattr(self, inode: InodeNumber, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        return entry_attributes(await self._unit.attributes(inode))
+        return self._entry(await self._unit.attributes(inode))
+
+    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        entry = entry_attributes(inode)
+        lifetime_s = self._unit.cacheable_s(inode.number)
+        entry.attr_timeout, entry.st_mtime_ns = self._cache.tell(inode, lifetime_s)
+        return entry
 
     @answers_errno
     async def setattr(
@@ -203,7 +212,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return entry_attributes(_there(await self._unit.perform(operation)))
+        return self._entry(_there(await self._unit.perform(operation)))
 
     @answers_errno
     async def getxattr(self, inode: InodeNumber, name: bytes, ctx: RequestContext) -> bytes:
@@ -256,8 +265,11 @@ class Operations(pyfuse3.Operations):
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
         self._unit.opened(inode)
-        number = self._files.add(FileHandle(inode, flags, uid))
-        return FileInfo(fh=number, direct_io=True, keep_cache=False)
+        handle = FileHandle(inode, flags, uid)
+        cached = self._cache.keeps_content(inode, flags)
+        if handle.writes:
+            self._cache.opened_for_writing(inode)
+        return FileInfo(fh=self._files.add(handle), direct_io=not cached, keep_cache=cached)
 
     @answers_errno
     async def create(
@@ -265,7 +277,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
         operation = Create(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx.uid, ctx.gid)
         inode = await self._create_or_open(operation, flags, ctx)
-        return self._open(inode.number, flags, ctx.uid), entry_attributes(inode)
+        return self._open(inode.number, flags, ctx.uid), self._entry(inode)
 
     async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
         while True:
@@ -300,7 +312,9 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._unit.read(self._files[fh].inode, off, size)
+        handle = self._files[fh]
+        self._cache.reads(handle.inode)  # if only for a mapping
+        return await self._unit.read(handle.inode, off, size)
 
     @answers_errno
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -319,7 +333,10 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def release(self, fh: int) -> None:
-        self._unit.closed(self._files.remove(fh).inode)
+        handle = self._files.remove(fh)
+        self._unit.closed(handle.inode)
+        if handle.writes:
+            self._cache.closed_for_writing(handle.inode)
 
 
 def _there(inode: Inode | None) -> Inode:

@@ -200,6 +200,8 @@ class Applier:
     def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
         self.volume.update_identity(consistent=False)
         self.out_of_sync.update(message.inodes)
+        for inode in message.inodes:
+            self.volume.watcher.image_suspect(inode)
 
     def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
         if self.volume.copying:

@@ -57,6 +57,7 @@ from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal, Record
 from fusemirror.volume.regions import Marks, Regions
+from fusemirror.volume.watcher import Nobody, Watcher
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class Volume:
         self.images = images
         self.regions = regions
         self.catalog = Catalog(directory / "catalog")
+        self.watcher: Watcher = Nobody()
         self.copying = False
         self.requests_done: dict[RequestId, tuple[ChangeNumber, InodeNumber]] = {}
         """The peer's requests that took effect: the change, and the inode its requester asks for."""
@@ -255,6 +257,11 @@ class Volume:
         self.number = change.number
         if change.time_ns > self._time_ns:
             self._time_ns = change.time_ns
+        if type(change) is NamespaceChange:
+            self.watcher.rows_changed(change.rows)
+        else:
+            own = (change.request == NO_REQUEST) == (self._identity.role == "primary")
+            self.watcher.data_changed(change.inode, own=own)
         if change.request:
             self.requests_done[change.request] = (change.number, change.inode)
         if self.catalog.changes_since_commit >= self._commit_at:
@@ -488,6 +495,7 @@ class Volume:
             if not self.copying:
                 self._rebuild_catalog()
             raise
+        self.watcher.rows_changed(rows)
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
 
@@ -512,6 +520,7 @@ class Volume:
         if found is not None and found.size != size:
             found.size = size
             self.catalog.touch(found)
+            self.watcher.data_changed(inode, own=False)
 
     # --- a new catalog ---------------------------------------------------------------------------------
 
@@ -546,6 +555,7 @@ class Volume:
         _settle_catalog_copy(self.directory, self.journal, self.images)
         self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
+        self.watcher.catalog_replaced()
 
     # --- recovery ------------------------------------------------------------------------------------
 

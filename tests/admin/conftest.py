@@ -55,7 +55,7 @@ class Pair:
         self.backup = backup
 
     def status(self, host: Host) -> dict[str, Any]:
-        mounted = Mounted(host.settings, "/mnt/data", 4711, "1.2.3")
+        mounted = Mounted(host.settings, "/mnt/data", 4711, "1.2.3", lambda: {"attributes_granted": 7})
         return snapshot(mounted, host.unit, host.linker, host.seams.now_ns)
 
 

@@ -11,7 +11,9 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
+from fusemirror.identifiers import InodeNumber
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import counting_seams, directory, volume
 
@@ -26,6 +28,7 @@ class Caller:
     gid: int = 0
 
 
+KEPT_S = 0.001  # attributes, by a primary whose peer_timeout this is
 ROOT_USER = Caller()
 USER = Caller(1000, 1000)
 
@@ -44,7 +47,7 @@ async def refused(request: Awaitable[Any]) -> str:
 @pytest.fixture
 async def unit(volume: Volume) -> AsyncIterator[PrimaryUnit]:
     """A primary that need not wait for its backup, and goes on alone."""
-    primary = PrimaryUnit(volume, counting_seams(), peer_timeout_s=0, io_timeout_s=1)
+    primary = PrimaryUnit(volume, counting_seams(), peer_timeout_s=KEPT_S, io_timeout_s=1)
     send, receive = trio.open_memory_channel[Link](0)
     async with send, receive, trio.open_nursery() as nursery:
         await nursery.start(primary.run, receive)
@@ -54,5 +57,21 @@ async def unit(volume: Volume) -> AsyncIterator[PrimaryUnit]:
 
 
 @pytest.fixture
-def operations(unit: PrimaryUnit) -> Operations:
-    return Operations(unit, on_bug=never)
+def notified() -> list[tuple[InodeNumber, bool]]:
+    """What the kernel was told to forget: inodes, and whether only their attributes."""
+    return []
+
+
+@pytest.fixture
+async def cache(unit: PrimaryUnit, notified: list[tuple[InodeNumber, bool]]) -> AsyncIterator[KernelCache]:
+    watcher = KernelCache(lambda inode, attributes_only: notified.append((inode, attributes_only)))
+    unit.volume.watcher = watcher
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        yield watcher
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def operations(unit: PrimaryUnit, cache: KernelCache) -> Operations:
+    return Operations(unit, cache, on_bug=never)

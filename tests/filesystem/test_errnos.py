@@ -11,6 +11,7 @@ import trio
 
 from fusemirror.errors import CheckReport, DiskFailed, FusemirrorError, OperationFailed, PrimaryUnreachable
 from fusemirror.filesystem.errnos import answers_errno
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 
 REQUESTS = {name for name, _ in inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)}
@@ -65,9 +66,8 @@ def test_every_handler_is_wrapped(name: str) -> None:
     assert OURS[name].__code__ is Handler.handle.__code__, "by answers_errno and by nothing around it"
 
 
-def test_forget_is_not_a_coroutine_and_does_nothing() -> None:
+def test_forget_is_not_a_coroutine() -> None:
     assert not inspect.iscoroutinefunction(OURS["forget"])
-    assert Operations.forget(object(), [(1, 1)]) is None  # type: ignore[arg-type, func-returns-value]
 
 
 @pytest.mark.expects_warnings
@@ -76,7 +76,7 @@ async def test_a_bug_anywhere_is_an_io_error_a_trace_and_an_orderly_stop(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bugs: list[str] = []
-    operations = Operations(Broken(), on_bug=lambda: bugs.append(name))  # type: ignore[arg-type]
+    operations = Operations(Broken(), KernelCache(), on_bug=lambda: bugs.append(name))  # type: ignore[arg-type]
     handler = getattr(operations, name)
     arguments = [None] * len(inspect.signature(handler).parameters)
     with pytest.raises(pyfuse3.FUSEError) as caught:
@@ -90,7 +90,7 @@ async def test_a_bug_anywhere_is_an_io_error_a_trace_and_an_orderly_stop(
 
 @pytest.mark.parametrize("name", sorted(NEED_NOTHING))
 async def test_what_needs_nothing_cannot_fail(name: str) -> None:
-    handler = getattr(Operations(Broken(), on_bug=pytest.fail), name)  # type: ignore[arg-type]
+    handler = getattr(Operations(Broken(), KernelCache(), on_bug=pytest.fail), name)  # type: ignore[arg-type]
     await handler(*[None] * len(inspect.signature(handler).parameters))
 
 

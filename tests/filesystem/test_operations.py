@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX, PURGE_AFTER_S
+from fusemirror.limits import KERNEL_DELAY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
 from fusemirror.operations import Unlink
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
-from tests.filesystem.conftest import ROOT_USER, USER, Caller, refused
+from tests.filesystem.conftest import KEPT_S, ROOT_USER, USER, Caller, refused
 
 ROOT = ROOT_INODE
 LATER_S = 3 * PURGE_AFTER_S
@@ -162,13 +163,31 @@ async def test_a_rename_takes_its_flags(kernel: Kernel) -> None:
 # --- opening ----------------------------------------------------------------------------------------------
 
 
-async def test_an_open_file_is_read_and_written_past_the_page_cache(kernel: Kernel) -> None:
+async def test_a_file_at_rest_is_read_through_the_page_cache_and_written_past_it(
+    kernel: Kernel, cache: KernelCache, autojump_clock: object
+) -> None:
+    cache.maps_direct_io = True
     inode = await kernel.make(b"file")
-    info = await kernel.operations.open(inode, os.O_RDWR, USER)
-    created, _ = await kernel.operations.create(ROOT, b"new", 0o644, os.O_RDWR, USER)
-    for each in (info, created):
-        assert each.direct_io
-        assert not each.keep_cache
+    await trio.sleep(3 * REST_S)
+    for flags, cached in ((os.O_RDONLY, True), (os.O_RDWR, False), (os.O_RDONLY, False)):
+        info = await kernel.operations.open(inode, flags, USER)
+        assert (info.direct_io, info.keep_cache) == (not cached, cached)
+
+
+async def test_a_change_takes_back_what_the_kernel_was_told(
+    kernel: Kernel, notified: list[tuple[InodeNumber, bool]], autojump_clock: object
+) -> None:
+    inode = await kernel.make(b"file")
+    handle = await kernel.open(inode)
+    await kernel.operations.write(handle, 0, b"1")
+    assert (await kernel.attributes(inode)).attr_timeout == 0
+    await trio.sleep(KERNEL_DELAY_S)
+    assert (await kernel.attributes(inode)).attr_timeout == KEPT_S
+    assert notified == []
+    for _ in range(2):
+        await kernel.operations.write(handle, 0, b"2")
+    assert notified == [(inode, True)]
+    assert (await kernel.attributes(inode)).attr_timeout == 0
 
 
 async def test_truncation_is_part_of_the_open(kernel: Kernel) -> None:

@@ -675,7 +675,15 @@ def test_a_program_runs_from_the_mount_and_can_be_replaced(mine: Path, theirs: P
         assert run(theirs / "program", word).stdout == "said\n"
 
 
-def test_a_shared_writable_map_is_refused(mine: Path) -> None:
+def test_what_is_written_to_a_shared_map_is_seen_by_the_other_host_once_it_is_synced(
+    mine: Path, theirs: Path
+) -> None:
     (mine / "file").write_bytes(b"x" * 4096)
-    with (mine / "file").open("r+b") as file, refused(errno.ENODEV):
-        mmap.mmap(file.fileno(), 4096, mmap.MAP_SHARED)
+    with (mine / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096, mmap.MAP_SHARED) as mapped:
+        mapped[:5] = b"first"
+        mapped.flush()
+        assert (theirs / "file").read_bytes()[:6] == b"firstx"
+        with (theirs / "file").open("r+b", buffering=0) as other:
+            other.write(b"SECOND")
+        wait_until(lambda: mapped[:6] == b"SECOND", 10, "the map shows what the other host wrote")
+        assert os.pread(file.fileno(), 6, 0) == b"SECOND"

@@ -1,0 +1,194 @@
+"""What this host's kernel may answer without asking, and how that is taken back.
+
+**Attributes** are granted for a time. A notification takes them back as the change is applied, before
+the other host can see it (`volume/watcher.py`); it waits for no lock. A kernel that gets it while an
+answer is on its way throws that answer away, and goes by the attributes that it had before. So only
+those are granted that the kernel has had for a while: then it had the same before.
+
+**Content** stays in the page cache as long as the kernel finds size and mtime unchanged, which it asks
+for before each read unless it was granted them. No two changes of data have the same mtime; where a
+program sets it back to what the kernel knows, the kernel is told one nanosecond less, once.
+
+A local write, too, makes the kernel throw away an answer that is on its way. So a file is opened for
+the page cache only where nobody of this host has it open for writing, and while it is at rest. What is
+left: a file that was opened so, and is then written by both hosts while it is read, may show a read
+that runs beside a local write what was before the last write of the other host.
+
+**Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
+its pages are dropped, by a thread, because that waits for reads under way.
+
+No acknowledgement waits for a lock of a kernel, so two hosts cannot wait for each other's.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import pyfuse3
+import trio
+
+from fusemirror.change import Row, Table
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
+from fusemirror.volume.catalog import key_inode
+from fusemirror.volume.inode import Inode
+
+_FRESH = -1  # no mtime: the kernel's pages are as the content is
+
+Invalidate = Callable[[InodeNumber, bool], None]
+"""(inode, whether only its attributes): pyfuse3.invalidate_inode."""
+
+
+class KernelCache:
+    """A `Watcher` of the volume that this host shows. `run` drops pages of mappings for ever."""
+
+    def __init__(self, invalidate: Invalidate = pyfuse3.invalidate_inode) -> None:
+        self.maps_direct_io = False
+        """Whether the kernel maps files shared that are open for direct I/O (`negotiation.py`)."""
+        self.attributes_granted = 0
+        self.attributes_taken_back = 0
+        self.pages_dropped = 0
+        self._invalidate = invalidate
+        # Since when the kernel has been told the present attributes of an inode, and the mtime in them.
+        self._told: dict[InodeNumber, tuple[float, int]] = {}
+        self._granted: set[InodeNumber] = set()
+        # Inodes of whose content the kernel may hold pages; the mtime that it knows where they are old.
+        self._paged: dict[InodeNumber, int] = {}
+        self._suspect: dict[InodeNumber, float] = {}  # when their pages are to be dropped
+        self._wanted = trio.Event()
+        self._writers: Counter[InodeNumber] = Counter()  # handles open for writing
+        self._moving: set[InodeNumber] = set()  # inodes whose data changed just now,
+        self._moved: set[InodeNumber] = set()  # or a moment before
+        self._moved_until = 0.0
+
+    # --- opening ----------------------------------------------------------------------------------------
+
+    def keeps_content(self, inode: InodeNumber, flags: int) -> bool:
+        """Whether a file that is opened with `flags` now is for the page cache.
+
+        One that is opened for both reading and writing is only where it could not be mapped otherwise:
+        the kernel asks for `security.capability` before each write then, which takes half as long.
+        """
+        access = flags & os.O_ACCMODE
+        if flags & os.O_DIRECT or access == os.O_WRONLY:
+            return False
+        if access == os.O_RDWR:
+            return not self.maps_direct_io
+        self._rest()
+        return not (inode in self._writers or inode in self._moving or inode in self._moved)
+
+    def opened_for_writing(self, inode: InodeNumber) -> None:
+        self._writers[inode] += 1
+
+    def closed_for_writing(self, inode: InodeNumber) -> None:
+        self._writers[inode] -= 1
+        if not self._writers[inode]:
+            del self._writers[inode]
+
+    def _rest(self) -> None:
+        now = trio.current_time()
+        if now > self._moved_until:
+            # Whatever is in the older set moved at least REST_S ago.
+            self._moving, self._moved = set(), self._moving if now < self._moved_until + REST_S else set()
+            self._moved_until = now + REST_S
+
+    # --- telling ----------------------------------------------------------------------------------------
+
+    def tell(self, inode: Inode, lifetime_s: float) -> tuple[float, int]:
+        """The kernel is told the attributes of `inode` now: how long it may keep them, `lifetime_s` at
+        most, and the mtime to tell.
+        """
+        number, mtime_ns = inode.number, inode.mtime_ns
+        if self._paged.get(number, _FRESH) != _FRESH:
+            known = self._paged[number]
+            self._paged[number] = _FRESH  # by this answer the kernel finds that its pages are old
+            if known == mtime_ns:
+                return 0.0, mtime_ns - 1
+        now = trio.current_time()
+        since, _ = self._told.setdefault(number, (now, mtime_ns))
+        if lifetime_s <= 0 or now - since < KERNEL_DELAY_S:
+            return 0.0, mtime_ns
+        self._granted.add(number)
+        self.attributes_granted += 1
+        return lifetime_s, mtime_ns
+
+    def reads(self, inode: InodeNumber) -> None:
+        """The kernel may keep the content that it is told now."""
+        self._paged.setdefault(inode, _FRESH)
+
+    def forgotten(self, inode: InodeNumber) -> None:
+        """The kernel has let go of the inode."""
+        self._told.pop(inode, None)
+        self._paged.pop(inode, None)
+        self._granted.discard(inode)
+        self._suspect.pop(inode, None)
+
+    # --- taking back --------------------------------------------------------------------------------------
+
+    def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
+        self._rest()
+        self._moving.add(inode)
+        self._changed(inode, own=own)
+
+    def _changed(self, inode: InodeNumber, *, own: bool) -> None:
+        told = self._told.pop(inode, None)
+        if inode in self._granted:
+            self._granted.discard(inode)
+            self.attributes_taken_back += 1
+            self._notify(inode, attributes_only=True)
+        if inode in self._paged:
+            if told is not None:
+                self._paged[inode] = told[1]
+            # Its own programs' writes a kernel that maps direct I/O brings into its pages by itself.
+            if not (own and self.maps_direct_io) and inode not in self._suspect:
+                self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
+                self._wanted.set()
+
+    def rows_changed(self, rows: Iterable[Row]) -> None:
+        for table, key, _ in rows:
+            if table in (Table.INODES, Table.XATTRS):  # access control lists live as long as attributes
+                self._changed(key_inode(key), own=True)
+
+    def image_suspect(self, inode: InodeNumber) -> None:
+        self.data_changed(inode, own=False)
+
+    def catalog_replaced(self) -> None:
+        for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
+            self._changed(inode, own=False)
+
+    def _notify(self, inode: InodeNumber, *, attributes_only: bool) -> None:
+        with suppress(FileNotFoundError):  # the kernel has let go of it
+            self._invalidate(inode, attributes_only)
+
+    def counters(self) -> dict[str, int]:
+        """For `fusemirror status`. What the kernel answers by itself nobody sees, and nobody counts."""
+        return {
+            "attributes_granted": self.attributes_granted,
+            "attributes_taken_back": self.attributes_taken_back,
+            "pages_dropped": self.pages_dropped,
+        }
+
+    # --- mappings -----------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drop old pages for ever, each inode's in its time. Cancelled, it leaves its thread behind."""
+        task_status.started()
+        while True:
+            if not self._suspect:
+                self._wanted = trio.Event()
+                await self._wanted.wait()
+            inode, due = next(iter(self._suspect.items()))  # the first is the earliest
+            await trio.sleep_until(due)
+            if self._suspect.pop(inode, None) is None:
+                continue
+            told = self._told.get(inode)
+            if told is not None and trio.current_time() - told[0] < KERNEL_DELAY_S:
+                # The kernel would throw away an answer that it needs, as with attributes.
+                self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
+                continue
+            await trio.to_thread.run_sync(self._drop_pages, inode, abandon_on_cancel=True)
+
+    def _drop_pages(self, inode: InodeNumber) -> None:
+        self._notify(inode, attributes_only=False)
+        self.pages_dropped += 1

@@ -1,0 +1,45 @@
+"""Who must hear of every change of a volume before anyone else can see it.
+
+A kernel may hold attributes, names and content that it was told before. What it holds of a change is
+taken back when the change is applied: at the primary that is before the backup can hear of it, at the
+backup before the primary hears that it is there. So no program sees the new state while another, on
+either host, can still be shown the old one (G2).
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from fusemirror.change import Row
+from fusemirror.identifiers import InodeNumber
+
+
+class Watcher(Protocol):
+    """Called on the event loop, right after the volume changed; must neither wait nor fail."""
+
+    def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
+        """The content, size and times of an image; `own` where a program of this host did it."""
+
+    def rows_changed(self, rows: Iterable[Row]) -> None:
+        """Rows of the catalog."""
+
+    def image_suspect(self, inode: InodeNumber) -> None:
+        """Content that was read before may be wrong, though size and times tell nothing of it."""
+
+    def catalog_replaced(self) -> None:
+        """Everything may be otherwise."""
+
+
+class Nobody:
+    """For a volume that no kernel shows."""
+
+    def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
+        pass
+
+    def rows_changed(self, rows: Iterable[Row]) -> None:
+        pass
+
+    def image_suspect(self, inode: InodeNumber) -> None:
+        pass
+
+    def catalog_replaced(self) -> None:
+        pass

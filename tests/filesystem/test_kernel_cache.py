@@ -1,0 +1,191 @@
+"""What the kernel may keep, with the kernel played by a list of the notifications that it gets."""
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror.change import Table
+from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
+from fusemirror.volume.catalog import inode_key, new_directory, xattr_key
+from fusemirror.volume.inode import Inode
+
+INODE, OTHER = InodeNumber(7), InodeNumber(8)
+LIFETIME_S = 5.0
+MTIME_NS = 1_000_000
+ATTRIBUTES, PAGES = True, False
+
+
+def inode(number: InodeNumber = INODE, mtime_ns: int = MTIME_NS) -> Inode:
+    made = new_directory(number, number, MTIME_NS)
+    made.mtime_ns = mtime_ns
+    return made
+
+
+class Kernel:
+    """Gets the notifications."""
+
+    def __init__(self) -> None:
+        self.notified: list[tuple[InodeNumber, bool]] = []
+        self.unknown: set[InodeNumber] = set()
+
+    def invalidate(self, inode: InodeNumber, attributes_only: bool) -> None:
+        self.notified.append((inode, attributes_only))
+        if inode in self.unknown:
+            raise FileNotFoundError
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+async def cache(kernel: Kernel, autojump_clock: trio.testing.MockClock) -> AsyncIterator[KernelCache]:
+    cache = KernelCache(kernel.invalidate)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cache.run)
+        yield cache
+        nursery.cancel_scope.cancel()
+
+
+async def grant(cache: KernelCache, number: InodeNumber = INODE) -> None:
+    """The kernel is told twice, and may keep it from then on."""
+    assert cache.tell(inode(number), LIFETIME_S) == (0, MTIME_NS)
+    await trio.sleep(KERNEL_DELAY_S)
+    assert cache.tell(inode(number), LIFETIME_S) == (LIFETIME_S, MTIME_NS)
+
+
+async def test_only_what_was_granted_is_taken_back(cache: KernelCache, kernel: Kernel) -> None:
+    cache.tell(inode(), LIFETIME_S)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == []
+    await grant(cache)
+    cache.data_changed(OTHER, own=False)
+    assert kernel.notified == []
+    cache.data_changed(INODE, own=False)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, ATTRIBUTES)]
+
+
+async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(cache: KernelCache) -> None:
+    await grant(cache)
+    cache.data_changed(INODE, own=False)
+    assert cache.tell(inode(), LIFETIME_S)[0] == 0
+    await trio.sleep(KERNEL_DELAY_S / 2)
+    assert cache.tell(inode(), LIFETIME_S)[0] == 0
+    await trio.sleep(KERNEL_DELAY_S / 2)
+    assert cache.tell(inode(), LIFETIME_S)[0] == LIFETIME_S
+
+
+async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(cache: KernelCache) -> None:
+    await grant(cache)
+    assert cache.tell(inode(), 0)[0] == 0
+    cache.forgotten(INODE)
+    assert cache.tell(inode(), LIFETIME_S)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "row", [(Table.INODES, inode_key(INODE), b"row"), (Table.XATTRS, xattr_key(INODE, b"user.x"), None)]
+)
+async def test_rows_of_an_inode_take_back_its_attributes(
+    cache: KernelCache, kernel: Kernel, row: tuple[Table, bytes, bytes | None]
+) -> None:
+    await grant(cache)
+    cache.rows_changed([row])
+    assert kernel.notified == [(INODE, ATTRIBUTES)]
+
+
+async def test_a_new_catalog_takes_back_everything(cache: KernelCache, kernel: Kernel) -> None:
+    await grant(cache)
+    await grant(cache, OTHER)
+    cache.catalog_replaced()
+    assert sorted(kernel.notified) == [(INODE, ATTRIBUTES), (OTHER, ATTRIBUTES)]
+
+
+async def test_a_kernel_with_old_pages_never_finds_the_mtime_that_it_knows(cache: KernelCache) -> None:
+    cache.tell(inode(), LIFETIME_S)
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=False)
+    cache.rows_changed([(Table.INODES, inode_key(INODE), b"with the mtime set back")])
+    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS - 1)
+    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
+
+
+async def test_another_mtime_is_told_as_it_is(cache: KernelCache) -> None:
+    cache.tell(inode(), LIFETIME_S)
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=False)
+    assert cache.tell(inode(mtime_ns=MTIME_NS + 5), LIFETIME_S) == (0, MTIME_NS + 5)
+    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
+
+
+@pytest.mark.parametrize(("own", "maps", "dropped"), [(False, True, 1), (True, True, 0), (True, False, 1)])
+async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
+    cache: KernelCache, kernel: Kernel, own: bool, maps: bool, dropped: int
+) -> None:
+    cache.maps_direct_io = maps
+    kernel.unknown.add(INODE)
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=own)
+    cache.data_changed(INODE, own=own)
+    await trio.testing.wait_all_tasks_blocked()
+    assert kernel.notified == []
+    await trio.sleep(MAPPING_DELAY_S)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert kernel.notified == [(INODE, PAGES)] * dropped
+
+
+async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
+    cache: KernelCache, kernel: Kernel
+) -> None:
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=False)
+    await trio.sleep(MAPPING_DELAY_S - KERNEL_DELAY_S / 2)
+    cache.tell(inode(), LIFETIME_S)
+    await trio.sleep(KERNEL_DELAY_S)
+    assert kernel.notified == []
+    await trio.sleep(MAPPING_DELAY_S)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert kernel.notified == [(INODE, PAGES)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "maps_direct_io", "kept"),
+    [
+        (os.O_RDONLY, True, True),
+        (os.O_RDONLY, False, True),
+        (os.O_WRONLY, False, False),
+        (os.O_RDWR, True, False),
+        (os.O_RDWR, False, True),
+        (os.O_RDONLY | os.O_DIRECT, False, False),
+        (os.O_RDWR | os.O_DIRECT, False, False),
+    ],
+)
+async def test_content_is_kept_of_files_that_are_only_read_or_could_not_be_mapped_otherwise(
+    cache: KernelCache, flags: int, maps_direct_io: bool, kept: bool
+) -> None:
+    cache.maps_direct_io = maps_direct_io
+    assert cache.keeps_content(INODE, flags) == kept
+
+
+async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing(cache: KernelCache) -> None:
+    for _ in range(2):
+        cache.opened_for_writing(INODE)
+    for _ in range(2):
+        assert not cache.keeps_content(INODE, os.O_RDONLY)
+        cache.closed_for_writing(INODE)
+    assert cache.keeps_content(INODE, os.O_RDONLY)
+
+
+async def test_content_is_kept_of_a_file_at_rest(cache: KernelCache) -> None:
+    cache.data_changed(INODE, own=False)
+    for _ in range(10):
+        assert not cache.keeps_content(INODE, os.O_RDONLY)
+        await trio.sleep(REST_S / 10)
+    await trio.sleep(REST_S * 2)
+    assert cache.keeps_content(INODE, os.O_RDONLY)
