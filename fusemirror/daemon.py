@@ -26,7 +26,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import MountFailed
 from fusemirror.filesystem.kernel_cache import KernelCache
-from fusemirror.filesystem.negotiation import fuse_descriptor, negotiate
+from fusemirror.filesystem.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.filesystem.operations import Operations
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
@@ -157,7 +157,7 @@ async def _serve(
         await nursery.start(cache.run)
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
-        cache.maps_direct_io = await negotiate(fuse_descriptor(), pyfuse3.main)
+        cache.maps_direct_io = await run_negotiation(fuse_descriptor(), pyfuse3.main)
         nursery.start_soon(kernel.run_signals)
         await kernel.run(ready)
         log.info("unmounted: %s", kernel.reason)

@@ -43,7 +43,7 @@ def _leads_to_fuse(link: Path) -> bool:
         return False
 
 
-async def negotiate(descriptor: int, serve: Callable[[], Awaitable[None]]) -> bool:
+async def run_negotiation(descriptor: int, serve: Callable[[], Awaitable[None]]) -> bool:
     """Answer the kernel's FUSE_INIT; whether files open for direct I/O can be mapped shared.
 
     `serve` is libfuse's loop over `descriptor`; it runs until it has answered, and is cancelled. On
