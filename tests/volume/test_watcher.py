@@ -4,88 +4,74 @@ from collections.abc import Iterable
 
 import pytest
 
-from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
-from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
+from fusemirror.change import Row
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber, RequestId
 from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.volume import Volume
-from tests.volume.conftest import directory, volume
+from tests.volume.conftest import Writer, directory, put_inode, rows_of, volume, writer
 
-__all__ = ["directory", "volume"]
+__all__ = ["directory", "volume", "writer"]
 
-FILE = InodeNumber(7)
 REQUEST = RequestId(b"the other host's")
 
 
 class Listener:
+    """Notes what it hears, and the size that the inode then has."""
+
     def __init__(self, volume: Volume) -> None:
         self.heard: list[object] = []
         self._volume = volume
 
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
-        self.heard.append((inode, own, self._size(inode)))
+        found = self._volume.catalog.inode(inode)
+        self.heard.append((inode, own, found and found.size))
 
     def rows_changed(self, rows: Iterable[Row]) -> None:
-        self.heard.extend((key, self._size(FILE)) for _, key, _ in rows)
+        self.heard.append({key: self._volume.catalog.inode(ROOT_INODE) is not None for _, key, _ in rows})
 
     def image_suspect(self, inode: InodeNumber) -> None:
         pytest.fail("nothing was suspect")
 
     def catalog_replaced(self) -> None:
-        self.heard.append(("replaced", self._size(FILE)))
-
-    def _size(self, number: InodeNumber) -> int | None:
-        inode = self._volume.catalog.inode(number)
-        return None if inode is None else inode.size
+        self.heard.append(("replaced", self._volume.copying))
 
 
 @pytest.fixture
-def listener(volume: Volume) -> Listener:
-    listener = Listener(volume)
-    volume.watcher = listener
+def file(writer: Writer) -> InodeNumber:
+    return writer.create(b"file")
+
+
+@pytest.fixture
+def listener(volume: Volume, file: InodeNumber) -> Listener:
+    volume.watcher = listener = Listener(volume)
     return listener
 
 
-def file_row(volume: Volume) -> Row:
-    root = volume.catalog.inode(ROOT_INODE)
-    assert root is not None
-    packed = root.pack()
-    volume_file = type(root).unpack(FILE, packed)
-    volume_file.mode, volume_file.size = 0o100644, 0
-    return (Table.INODES, inode_key(FILE), volume_file.pack())
-
-
-def change_of_file(volume: Volume) -> NamespaceChange:
-    number = ChangeNumber(volume.number + 1)
-    return NamespaceChange(number, NO_REQUEST, volume.time_ns(), FILE, (file_row(volume),))
-
-
-def test_a_change_is_told_when_it_is_there(volume: Volume, listener: Listener) -> None:
-    volume.apply(change_of_file(volume))
-    assert listener.heard == [(inode_key(FILE), 0)]
+def test_rows_are_told_when_they_are_there(writer: Writer, file: InodeNumber, listener: Listener) -> None:
+    writer.chmod(file, 0o600)
+    assert listener.heard == [{inode_key(file): True}]
 
 
 @pytest.mark.parametrize(("request_id", "own"), [(NO_REQUEST, True), (REQUEST, False)])
 def test_a_change_of_data_says_whose_it_is(
-    volume: Volume, listener: Listener, request_id: RequestId, own: bool
+    writer: Writer, file: InodeNumber, listener: Listener, request_id: RequestId, own: bool
 ) -> None:
-    volume.apply(change_of_file(volume))
-    listener.heard.clear()
-    number = ChangeNumber(volume.number + 1)
-    volume.apply(WriteChange(number, request_id, volume.time_ns(), FILE, 0, 3), b"abc")
-    volume.apply(TruncateChange(ChangeNumber(number + 1), request_id, volume.time_ns(), FILE, 2))
-    assert listener.heard == [(FILE, own, 3), (FILE, own, 2)]
+    writer.write(file, 0, b"abc", request_id)
+    writer.truncate(file, 2, request_id)
+    assert listener.heard == [(file, own, 3), (file, own, 2)]
 
 
-def test_what_resync_brings_is_told(volume: Volume, listener: Listener) -> None:
-    volume.copy_rows([file_row(volume)])
-    volume.copy_size(FILE, 9)
-    assert listener.heard == [(inode_key(FILE), 0), (FILE, False, 9)]
+def test_what_resync_brings_is_told(writer: Writer, file: InodeNumber, listener: Listener) -> None:
+    writer.volume.copy_rows([put_inode(writer.inode(file))])
+    writer.volume.copy_size(file, 9)
+    assert listener.heard == [{inode_key(file): True}, (file, False, 9)]
 
 
 def test_a_new_catalog_is_told_as_a_whole(volume: Volume, listener: Listener) -> None:
-    row = file_row(volume)
+    rows = [(table, key, value) for (table, key), value in rows_of(volume).items()]
+    number, journal_number = volume.number, volume.journal_number
     volume.begin_catalog_copy()
-    volume.copy_rows([row])
+    volume.copy_rows(rows)
     listener.heard.clear()
-    volume.finish_catalog_copy(ChangeNumber(5), ChangeNumber(5))
-    assert listener.heard == [("replaced", 0)]
+    volume.finish_catalog_copy(number, journal_number)
+    assert listener.heard == [("replaced", False)]
