@@ -25,6 +25,7 @@ from fusemirror.control.unit import ControlUnit, Key, found
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
+    DiskFailed,
     FusemirrorError,
     OperationFailed,
     RemoteProtocolError,
@@ -347,7 +348,10 @@ class PrimaryUnit(ControlUnit):
     async def _purge_for_ever(self) -> None:
         while True:
             await trio.sleep(PURGE_AFTER_S / 2)
-            await self._purge()
+            try:
+                await self._purge()
+            except (OSError, DiskFailed) as error:
+                log.warning("deleted files could not be removed, and will be tried again: %s", error)
 
     async def _purge(self) -> None:
         """End inodes without names that neither host has open.

@@ -1,24 +1,32 @@
-"""The disk of a simulated host: a process can be killed before any step by which it changes the disk.
+"""The disk of a simulated host: a process can end before any step by which it changes the disk.
 
-A killed process writes nothing more, whatever of its code still runs. Which host's process a step
-belongs to is known from the context that its tasks inherit.
+A process that has ended writes nothing more, whatever of its code still runs. A full disk refuses each step
+that needs room. What is left when the power goes is the matter of `power.py`, which hears of every sync.
+Which host's process a step belongs to is known from the context that its tasks inherit.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
+from fusemirror.errors import DiskFailed
 from fusemirror.volume import durable, images, journal, regions
+from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
+from tests.simulation.power import Surface
 from tests.simulation.process import current
 
 _SYNCS = frozenset({"fdatasync", "fsync"})
-_STEPS = frozenset(
-    {"ftruncate", "mkdir", "pwrite", "rename", "replace", "truncate", "unlink", "utime", "write", *_SYNCS}
-)
+_OF_NAMES = frozenset({"mkdir", "open", "rename", "replace", "rmtree", "unlink"})
+_STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
+_NEED_ROOM = frozenset({"commit", "mkdir", "pwrite", "write"})
 _MODULES: tuple[ModuleType, ...] = (durable, images, journal, regions)
 
 
@@ -26,13 +34,41 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-class Disk:
-    """What one process does to its disk, from its start to its end."""
+class Room:
+    """Whether a host's disk has room, over all lives of its process."""
 
-    def __init__(self, on_kill: Callable[[], None]) -> None:
+    def __init__(self) -> None:
+        self.full = False
+        self.refused = 0
+        self._steps_left: int | None = None
+
+    def full_after(self, steps: int) -> None:
+        """Be full after so many steps more, until `has_room`."""
+        self._steps_left = steps
+
+    def has_room(self) -> None:
+        self.full, self._steps_left = False, None
+
+    def step(self, name: str) -> None:
+        """OSError for a step that needs room where there is none."""
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            self.full = self._steps_left < 0
+        if self.full and name in _NEED_ROOM:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Disk:
+    """What one process does to its disk, from its start to its end. `surface` is None if power never goes."""
+
+    def __init__(self, on_kill: Callable[[], None], room: Room, surface: Surface | None, boot: int) -> None:
         self.steps = 0
         self.syncs = 0
         self.dead = False
+        self.room = room
+        self.surface = surface
+        self.boot = boot
         self._kill_at: int | None = None
         self._on_kill = on_kill
 
@@ -45,25 +81,65 @@ class Disk:
         self._kill_at = None
 
     def step(self, name: str) -> None:
-        """Called before the process changes its disk; `Killed` if it does not live to do that."""
+        """Called before the process changes its disk. `Killed` if it does not live to do that; OSError."""
         if not self.dead and self.steps == self._kill_at:
             self._on_kill()
         if self.dead:
             raise Killed(name)
         self.steps += 1
         self.syncs += name in _SYNCS
+        self.room.step(name)
+
+
+def _disk() -> Disk | None:
+    process = current.get()
+    return None if process is None else process.disk
 
 
 def step(name: str) -> None:
     """A step of whatever process the caller belongs to."""
-    process = current.get()
-    if process is not None:
-        process.disk.step(name)
+    disk = _disk()
+    if disk is not None:
+        disk.step(name)
 
 
-def no_sync(_descriptor: int) -> None:
-    """Takes the place of fsync and fdatasync: no host loses its power here."""
+def _names_changed() -> None:
+    disk = _disk()
+    if disk is not None and disk.surface is not None and not disk.dead:
+        disk.surface.names_changed()
+
+
+def sync(descriptor: int) -> None:
+    """Takes the place of fsync."""
+    _sync(descriptor, times=True)
+
+
+def sync_data(descriptor: int) -> None:
+    """Takes the place of fdatasync."""
+    _sync(descriptor, times=False)
+
+
+def _sync(descriptor: int, *, times: bool) -> None:
     step("fsync")
+    disk = _disk()
+    if disk is not None and disk.surface is not None:
+        disk.surface.synced(descriptor, times=times)
+
+
+def _sync_filesystem(_directory: object) -> None:
+    step("fsync")
+    disk = _disk()
+    if disk is not None and disk.surface is not None:
+        disk.surface.everything_synced()
+
+
+def boot_id() -> str:
+    """Takes the place of the kernel's: another one after each loss of power."""
+    disk = _disk()
+    return "world" if disk is None else f"boot {disk.boot}"
+
+
+# --- putting them in place ----------------------------------------------------------------------------------
 
 
 class _CountedOs:
@@ -71,8 +147,12 @@ class _CountedOs:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(os, name)
-        if name in _SYNCS:
-            value = no_sync
+        if name == "fsync":
+            value = sync
+        elif name == "fdatasync":
+            value = sync_data
+        elif name == "open":
+            value = _counted_open
         elif name in _STEPS:
             value = _counted(name, value)
         setattr(self, name, value)
@@ -82,17 +162,93 @@ class _CountedOs:
 def _counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         step(name)
-        return call(*args, **kwargs)
+        result = call(*args, **kwargs)
+        if name in _OF_NAMES:
+            _names_changed()
+        return result
 
     return counted
+
+
+def _counted_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+    if not flags & os.O_CREAT:
+        return os.open(path, flags, *args, **kwargs)
+    step("open")
+    descriptor = os.open(path, flags, *args, **kwargs)
+    _names_changed()
+    return descriptor
+
+
+def _path_open(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+    if "w" not in mode:
+        return _PATH_OPEN(path, mode, *args, **kwargs)
+    step("write")  # what such a file gets is written at once, and never in part
+    file = _PATH_OPEN(path, mode, *args, **kwargs)
+    _names_changed()
+    return file
+
+
+_PATH_OPEN = Path.open
+
+
+def _commit(method: Callable[..., None]) -> Callable[..., None]:
+    """A commit of LMDB meets a full disk as LMDB does: its transaction is gone."""
+
+    def commit(catalog: Catalog, *args: Any) -> None:
+        try:
+            step("commit")
+        except OSError as error:
+            catalog.flush_touched()
+            catalog._txn.abort()
+            raise DiskFailed(catalog._directory, error) from error
+        method(catalog, *args)
+
+    return commit
+
+
+def _store(method: Callable[..., None]) -> Callable[..., None]:
+    def store(volume: LmdbCommunicationVolume, *args: Any) -> None:
+        try:
+            step("store")
+        except OSError as error:
+            raise DiskFailed(volume._directory, error) from error
+        method(volume, *args)
+
+    return store
+
+
+def _opened(owner: Any) -> Callable[..., None]:
+    """LMDB makes its files by itself."""
+    method = owner.__init__
+
+    def opened(*args: Any, **kwargs: Any) -> None:
+        method(*args, **kwargs)
+        _names_changed()
+
+    return opened
 
 
 @contextmanager
 def counted_steps() -> Iterator[None]:
     """While this lasts, all volumes of this process count their steps."""
     counted_os = _CountedOs()
+    replaced: list[tuple[Any, str, Any]] = [
+        *((module, "os", counted_os) for module in _MODULES),
+        *(
+            (Path, name, _counted(name, getattr(Path, name)))
+            for name in ("mkdir", "rename", "replace", "unlink")
+        ),
+        (Path, "open", _path_open),
+        (shutil, "rmtree", _counted("rmtree", shutil.rmtree)),
+        (images, "sync_filesystem", _sync_filesystem),
+        (volume_module, "boot_id", boot_id),
+        (Catalog, "__init__", _opened(Catalog)),
+        (Catalog, "commit", _commit(Catalog.commit)),
+        (Catalog, "commit_unfinished", _commit(Catalog.commit_unfinished)),
+        (LmdbCommunicationVolume, "__init__", _opened(LmdbCommunicationVolume)),
+        (LmdbCommunicationVolume, "_store_blocking", _store(LmdbCommunicationVolume._store_blocking)),
+    ]
     with ExitStack() as stack:
-        for module in _MODULES:
-            stack.enter_context(mock.patch.object(module, "os", counted_os))
-        stack.enter_context(mock.patch.object(Catalog, "commit", _counted("commit", Catalog.commit)))
+        for owner, name, value in replaced:
+            stack.enter_context(mock.patch.object(owner, name, value))
         yield

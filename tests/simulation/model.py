@@ -28,6 +28,8 @@ def _judged(
     result = operation.result
     if result == DOUBT:
         return state if errors else after
+    if result == -errno.ENOSPC:
+        return state  # a full disk refuses wholly
     if errors:
         return state if result in errors else None
     return after if value is ANY or result == value else None

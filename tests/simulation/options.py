@@ -63,6 +63,11 @@ FAULTS = (
     "kill both",
     "stop primary",
     "stop backup",
+    "full primary",
+    "full backup",
+    "full both",
+    "power backup",
+    "replace backup",
 )
 """What happens, and to which host: see `trouble.py`."""
 
@@ -101,6 +106,10 @@ class Options(msgspec.Struct, frozen=True):
     kill_in_step: float
     small_limits: bool
     hurry: int
+
+    @property
+    def power_goes(self) -> bool:
+        return any(fault.startswith("power") for fault in self.faults)
 
     def __str__(self) -> str:
         return " ".join(f"{name}={_text(getattr(self, name))}" for name in self.__struct_fields__)

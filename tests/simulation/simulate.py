@@ -40,6 +40,14 @@ _EXPECTED_WARNINGS = (
     "stopped before everything was drained",
     "the last checkpoint failed",
     "the namespace could not be made durable",
+    "refused the peer at a:",
+    "refused the peer at b:",
+    # of a full disk
+    "cannot apply what the primary sent",
+    "checkpoint: ",
+    "deleted files could not be removed",
+    "the mirror stops over this link",
+    "volume ",
 )
 
 
@@ -81,6 +89,8 @@ def simulate(seed: int, options: Options | None = None) -> Run:
             assert not complaints, f"the product logged {complaints}"
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001
             run.failure = error
+        finally:
+            simulation.close()
         run.operations = len(simulation.history.operations)
         run.faults = simulation.faults
     return run
@@ -103,6 +113,9 @@ class Simulation:
     @property
     def faults(self) -> Counter[str]:
         return self._world.faults
+
+    def close(self) -> None:
+        self._world.close()
 
     async def run(self) -> None:
         world = self._world

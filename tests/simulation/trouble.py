@@ -1,5 +1,6 @@
 """Trouble: faults of the line, the clocks and the processes, whenever the seed says so."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -39,6 +40,9 @@ class Trouble:
                     nursery.start_soon(self._hold_resync)
                 elif fault == "clock":
                     self._set_clocks(hosts)
+                elif fault == "full":
+                    for host in hosts:
+                        nursery.start_soon(self._fill, host)
                 else:
                     for host in hosts:
                         nursery.start_soon(self._trouble_process, host, fault)
@@ -48,14 +52,20 @@ class Trouble:
         self._world.network.accept_delay = lambda: 0.0
         for host in self._world.hosts:
             host.disk.kill_never()
+            host.room.has_room()
             host.resume()
             if host.stopping.is_set() or host.disk.dead:
                 await host.ended.wait()
-            if not host.up:
-                host.start(self._spawn)
+            self._start(host)
         self._heal()
         await self._world.primary.serving.wait()
         self._set_pace(paused=False)
+
+    def _start(self, host: SimulatedHost) -> None:
+        """Start its process, unless it runs."""
+        if not host.up:
+            self._world.network.power_on(host.name)
+            host.start(self._spawn)
 
     def _outage_s(self) -> float:
         return self._random.expovariate(1 / self._world.options.outage)
@@ -104,7 +114,7 @@ class Trouble:
         assert isinstance(primary.unit, PrimaryUnit)
         self._world.trace(f"resync {'paused' if paused else 'goes on'}")
         rate = self._random.choice((0, 1 << 20, 1 << 24))
-        with primary.inside(), suppress(Killed):
+        with primary.inside(), suppress(Killed, OSError):
             primary.unit.mirror.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
@@ -137,26 +147,47 @@ class Trouble:
             host.resume()
 
     async def _end_process(self, host: SimulatedHost, fault: str) -> None:
-        if fault == "stop":
+        if fault in ("stop", "restore", "replace"):
             host.stop()
         else:
-            await self._kill(host)
+            await self._kill(host, host.power_off if fault == "power" else host.kill)
         await host.ended.wait()
+        self._change_disk(host, fault)
         await trio.sleep(self._outage_s())
-        host.start(self._spawn)
+        self._start(host)
         if self._random.random() < self._world.options.kill_in_step / 3:
             await self._kill_in_step(host)  # while it recovers
             if host.disk.dead:
                 await host.ended.wait()
-                host.start(self._spawn)
+                self._start(host)
 
-    async def _kill(self, host: SimulatedHost) -> None:
+    def _change_disk(self, host: SimulatedHost, fault: str) -> None:
+        """What becomes of the disk of a host that is off."""
+        if fault == "power":
+            host.lose()
+        elif fault == "replace":
+            host.replace_disk()
+        elif fault == "restore":
+            if host.saved is None:
+                host.save()
+            else:
+                host.restore()
+
+    async def _fill(self, host: SimulatedHost) -> None:
+        """A disk that is full for a while; a process that could not start, or end, is started after that."""
+        host.room.full_after(self._random.randrange(_STEPS_MAX))
+        await trio.sleep(self._outage_s())
+        host.room.has_room()
+        if host.name not in self._busy:
+            self._start(host)
+
+    async def _kill(self, host: SimulatedHost, kill: Callable[[], None]) -> None:
         """Before one of the next steps that it does on its disk, or wherever its tasks happen to wait."""
         if self._random.random() < self._world.options.kill_in_step:
             await self._kill_in_step(host)
         for _ in range(self._random.randrange(_CHECKPOINTS_MAX)):
             await trio.lowlevel.checkpoint()
-        host.kill()
+        kill()
 
     async def _kill_in_step(self, host: SimulatedHost) -> None:
         host.disk.kill_after(self._random.randrange(_STEPS_MAX))

@@ -1,15 +1,17 @@
 """Two hosts in one process, the line between them, and everything that can happen to them."""
 
+import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
 import trio
 
-from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Listener, Network, Transport
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
@@ -19,8 +21,9 @@ from fusemirror.settings import Settings
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk
-from tests.simulation.disk import Disk, Killed
+from tests.simulation.disk import Disk, Killed, Room
 from tests.simulation.options import Options
+from tests.simulation.power import Surface
 from tests.simulation.process import Clock, Process, current
 
 T = TypeVar("T")
@@ -53,6 +56,13 @@ class World:
         self.hosts = (self.primary, self.backup)
         for host in self.hosts:
             host.make_volume()
+            if options.power_goes:
+                host.surface = Surface(host.directory)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            if host.surface is not None:
+                host.surface.close()
 
     def trace(self, text: str) -> None:
         self.trace_lines.append(f"{trio.current_time():.6f} {text}")
@@ -68,7 +78,10 @@ class SimulatedHost:
         self.directory = directory
         self.programs: list[Program] = []
         self._unit: ControlUnit | None = None
-        self.disk = Disk(self.kill)
+        self.room = Room()
+        self.surface: Surface | None = None
+        self.boot = 0
+        self.disk = Disk(self.kill, self.room, None, self.boot)
         self.clock = self._draw_clock(world)
         self.process = Process(name, self.disk, self.clock)
         self.wall_offset_ns = 0
@@ -76,6 +89,7 @@ class SimulatedHost:
         self.stopping = trio.Event()
         self.ended = trio.Event()
         self.up = False
+        self.saved: Path | None = None
         self.peer = peer
         self._scope = trio.CancelScope()
         self._network = _ProcessNetwork(world.network.host(name))
@@ -93,8 +107,8 @@ class SimulatedHost:
             now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
             random_bytes=self._random.randbytes,
             run_blocking=self._run_blocking,
-            fdatasync=disk.no_sync,
-            fsync=disk.no_sync,
+            fdatasync=disk.sync_data,
+            fsync=disk.sync,
         )
 
     def _draw_clock(self, world: "World") -> Clock:
@@ -102,6 +116,37 @@ class SimulatedHost:
         random = Random(f"{world.random.random()} clock {self.name}")
         skew = world.options.clock_skew
         return Clock(1 + random.choice((-skew, 0, skew)), random.choice((0.0, 1234.5, 1e6)))
+
+    def save(self) -> None:
+        """Keep a copy of the volume as it is, for `restore`."""
+        assert not self.up
+        self.world.trace(f"save {self.name}")
+        self.saved = self.directory.with_suffix(".saved")
+        shutil.copytree(self.directory, self.saved)
+
+    def restore(self) -> None:
+        """Put the copy in the place of the volume, as a person does who has a backup."""
+        assert self.saved is not None
+        self.world.trace(f"restore {self.name}")
+        self.remove_volume()
+        self.saved.rename(self.directory)
+        self.saved = None
+        self._directory_changed()
+
+    def replace_disk(self) -> None:
+        """A new disk, and a volume on it as `join` makes it."""
+        self.world.trace(f"replace the disk of {self.name}")
+        self.remove_volume()
+        self.make_volume()
+        self._directory_changed()
+
+    def remove_volume(self) -> None:
+        assert not self.up
+        shutil.rmtree(self.directory)
+
+    def _directory_changed(self) -> None:
+        if self.surface is not None:
+            self.surface.begin()
 
     def make_volume(self) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
@@ -146,7 +191,7 @@ class SimulatedHost:
         assert not self.up
         self.world.trace(f"start {self.name}")
         self.up = True
-        self.disk = Disk(self.kill)
+        self.disk = Disk(self.kill, self.room, self.surface, self.boot)
         self.process = Process(self.name, self.disk, self.clock)
         self.serving, self.stopping, self.ended = trio.Event(), trio.Event(), trio.Event()
         self._network = _ProcessNetwork(self.world.network.host(self.name))
@@ -161,9 +206,13 @@ class SimulatedHost:
                 await self._serve()
         except* Killed:
             pass
-        except* FusemirrorError:
-            if not self.disk.dead:  # a killed process does not get to say what it met
+        except* (FusemirrorError, OSError) as errors:
+            # A killed process does not get to say what it met. A full disk may keep one from starting, or
+            # from closing its volume in good order.
+            starts_or_ends = not self.serving.is_set() or self.stopping.is_set()
+            if not self.disk.dead and not (self.room.refused and starts_or_ends):
                 raise
+            self.world.trace(f"{self.name} could not go on: {errors.exceptions}")
         finally:
             self._unit = None
             self.up = False
@@ -193,10 +242,24 @@ class SimulatedHost:
 
     def kill(self) -> None:
         """End as by SIGKILL: the disk stays as it is now, and the kernel closes the sockets."""
+        self._end("kill", self._network.close)
+
+    def power_off(self) -> None:
+        """The host goes, without a word to anybody; `lose` then says what of its disk stays."""
+        self._end("power off", partial(self._network.vanish, self.name))
+
+    def lose(self) -> None:
+        """What was not synced may be lost; only after `power_off`, and after the process has ended."""
+        assert self.surface is not None
+        assert not self.up
+        self.boot += 1
+        self.world.trace(f"{self.name} lost {self.surface.lose(self._random)}")
+
+    def _end(self, how: str, leave_network: Callable[[], None]) -> None:
         if self.up and not self.disk.dead:
-            self.world.trace(f"kill {self.name}")
+            self.world.trace(f"{how} {self.name}")
             self.disk.dead = True
-            self._network.close()
+            leave_network()
             self.process.resume()  # SIGKILL ends one that is stopped too
             self._scope.cancel()
 
@@ -242,6 +305,14 @@ class _ProcessNetwork(Network):
     def close(self) -> None:
         for each in self._opened:
             each.close()
+
+    def vanish(self, host: str) -> None:
+        """Nobody hears that this end has gone."""
+        for each in self._opened:
+            if isinstance(each, MemoryTransport):
+                each.vanish(host)
+            else:
+                each.close()
 
     def reset(self) -> None:
         for each in self._opened:
