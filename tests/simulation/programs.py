@@ -173,6 +173,8 @@ class Program:
         # A request that was done while the primary was alone is answered as soon as the backup is back.
         if host is backup and inode in mirror.out_of_sync:
             return
+        if primary.volume.catalog.inode(inode) is None:
+            return  # it had no name, nobody had it open, and it was purged
         # Where another change of the image is under way, it may have overwritten these bytes.
         if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.unsettled(inode):
             return
