@@ -124,7 +124,7 @@ class Applier:
                 await self._apply_all(session, nursery.start_soon)
             except ChannelError as error:
                 reason = error.why
-            except FusemirrorError as error:
+            except (FusemirrorError, OSError) as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
                 log.error("cannot apply what the primary sent: %s", error)
                 reason = str(error)
