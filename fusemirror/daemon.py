@@ -20,7 +20,7 @@ from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.transport import Network, TcpNetwork
-from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
+from fusemirror.communication.opening import open_wanted
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
@@ -58,6 +58,7 @@ class Host:
         volume = Volume.open(Path(settings.volume), self.seams)
         stack.callback(volume.close)
         self.unit = await self._make_unit(volume, stack)
+        self.unit.configure(settings)
         self.linker = Linker(
             self._network, settings.listen, settings.peer, self.make_hello, settings.peer_timeout
         )
@@ -78,8 +79,8 @@ class Host:
                 fence=settings.fence,
                 resync_rate=settings.resync_rate,
             )
-        communication = LmdbCommunicationVolume(
-            Path(settings.volume) / "communication", settings.communication_capacity, self.seams
+        _, communication = open_wanted(
+            settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
         )
         stack.callback(communication.close)
         return BackupUnit(

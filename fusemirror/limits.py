@@ -61,12 +61,16 @@ KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given 
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 MAPPING_DELAY_S = 1.0  # so long after a change by the other host a mapping may show what was before
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
-REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
 ADMIN_REQUEST_BYTES_MAX = 64 * KIB
 RESERVATIONS_MAX = 1_024  # each is a row that is held in memory too; ending all of them is one change
 DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
 DESTAGE_BATCH_BYTES_MAX = 8 * MIB
 COMMUNICATION_BYTES_DEFAULT = 1 * GIB
+STAGED_REQUESTS_MAX = 262_144  # a staged request takes about 1 KiB of memory beside its data
+STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; removed whole
+STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk is full
+ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
+FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
 # --- resync and verify ----------------------------------------------------------------------------
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests

@@ -58,7 +58,7 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-AVAILABLE = {Access.ROUTED, Acknowledge.SYNC, Communication.LMDB, Fence.NEVER, Fence.DATA}
+AVAILABLE = {Access.ROUTED, *Acknowledge, *Communication, *Fence}
 """The modes that this version carries out; the others are refused, not silently replaced."""
 
 
@@ -118,10 +118,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Access.ROUTED
     )
     acknowledge: Annotated[
-        Acknowledge, Meta(description="sync: success is reported when both volumes have the change.")
+        Acknowledge, Meta(description="When success is told: sync, in both volumes; async, safe here.")
     ] = Acknowledge.SYNC
     communication: Annotated[
-        Communication, Meta(description="lmdb: the backup's requests are kept in a volume of their own.")
+        Communication, Meta(description="Where requests are staged: lmdb, the subvolume itself, or memory.")
     ] = Communication.LMDB
     fence: Annotated[
         Fence,

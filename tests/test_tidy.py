@@ -41,6 +41,9 @@ TESTED_ELSEWHERE = {
     "cli/main": "cli/test_arguments",
     "cli/release": "cli/test_reserve",
     "cli/umount_helper": "cli/test_umount",
+    "communication/memory_volume": "communication/test_volume",
+    "communication/opening": "communication/test_volume",
+    "communication/subvolume_volume": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
     "control/primary": "simulation/test_simulation",
     "control/unit": "filesystem/test_operations",  # drives it without a kernel

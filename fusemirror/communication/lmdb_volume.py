@@ -5,19 +5,16 @@ request (u32), the request, and its data. Transactions are LMDB's defaults, so w
 acknowledged survives a power cut.
 """
 
-import logging
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
 
-from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.communication.volume import CommunicationVolume, Entry
 from fusemirror.errors import DiskFailed
 from fusemirror.limits import MIB
 from fusemirror.seams import Seams
-
-log = logging.getLogger(__name__)
 
 _KEY = struct.Struct(">Q")
 _LENGTH = struct.Struct("<I")
@@ -36,20 +33,21 @@ class LmdbCommunicationVolume(CommunicationVolume):
         self._environment = lmdb.open(
             str(directory), map_size=2 * capacity_bytes + _PAGES_OVERHEAD, max_spare_txns=1, readahead=False
         )
-        self._discard_unacknowledged()
+        self._discard(self._take_up(self._entries()))
 
-    def _discard_unacknowledged(self) -> None:
+    def _entries(self) -> list[Entry]:
+        with self._environment.begin() as transaction:
+            return [_unpack(bytes(key), bytes(value)) for key, value in transaction.cursor()]
+
+    def _discard(self, serials: list[int]) -> None:
         with self._environment.begin(write=True) as transaction:
-            keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
-            for key in keys:
-                transaction.delete(key)
-        if keys:
-            log.info("%d staged requests of an earlier mount were never acknowledged: discarded", len(keys))
+            for serial in serials:
+                transaction.delete(_KEY.pack(serial))
 
-    async def _store(self, entries: Iterable[tuple[int, bytes, bytes]], ended: Iterable[int]) -> None:
+    async def _store(self, entries: Iterable[Entry], ended: Iterable[int]) -> None:
         await self._seams.run_blocking(self._store_blocking, list(entries), list(ended))
 
-    def _store_blocking(self, entries: list[tuple[int, bytes, bytes]], ended: list[int]) -> None:
+    def _store_blocking(self, entries: list[Entry], ended: list[int]) -> None:
         try:
             with self._environment.begin(write=True) as transaction:
                 for serial, request, data in entries:
@@ -66,3 +64,8 @@ class LmdbCommunicationVolume(CommunicationVolume):
 
     def close(self) -> None:
         self._environment.close()
+
+
+def _unpack(key: bytes, value: bytes) -> Entry:
+    end = _LENGTH.size + _LENGTH.unpack_from(value)[0]
+    return _KEY.unpack(key)[0], value[_LENGTH.size : end], value[end:]

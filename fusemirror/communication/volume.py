@@ -1,20 +1,33 @@
 """The communication volume: one interface, whatever keeps the staged requests.
 
 A request of the backup is held in memory first and written to the store beside its transfer, not
-before it (seed [0047], [0048]). It is retired when its answer has arrived. What the store holds
-after a crash of this host was never acknowledged in synchronous mode, so it is not taken up again.
+before it (seed [0047], [0048]). It is retired when its answer has arrived.
+
+A *kept* request is one that its program may forget: it is acknowledged as soon as the store holds
+it (Fig. 9), all that came together by one commit, and taken up again after a crash of this host.
+What else the store holds then was never acknowledged, and is discarded.
 """
 
+import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Collection, Iterable
 
 import trio
 
-from fusemirror.identifiers import RequestId
-from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX
+from fusemirror.errors import DiskFailed
+from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, STAGED_REQUESTS_MAX, STORE_RETRY_S
+from fusemirror.operations import Write
 from fusemirror.promise import Promise
-from fusemirror.protocol.codec import encode
+from fusemirror.protocol.codec import decode, encode
 from fusemirror.protocol.messages import Request
+
+log = logging.getLogger(__name__)
+
+Entry = tuple[int, bytes, bytes]
+"""What the store keeps of a request: its serial, the encoded request, and its data."""
 
 
 class Staged:
@@ -22,26 +35,37 @@ class Staged:
 
     __slots__ = (
         "abandoned",
+        "acknowledged",
         "answer",
         "data",
         "destaged",
+        "encoded",
+        "in_doubt",
         "request",
         "retired",
-        "sent_over",
+        "sent",
         "serial",
         "since",
+        "time_ns",
     )
 
-    def __init__(self, serial: int, request: Request, data: bytes, since: float) -> None:
+    def __init__(self, serial: int, request: Request, data: bytes, since: float, time_ns: int) -> None:
         self.serial = serial
         self.request = request
+        self.encoded = encode(request)
         self.data = data
         self.since = since
+        self.time_ns = time_ns
+        """When it was asked, as the time stamps of files have it."""
         self.answer: Promise[object] = Promise()
         self.destaged = False
         self.retired = False
-        self.sent_over: object = None
-        """The link over which it was sent last: over each link it goes once."""
+        self.acknowledged = False
+        """Its program was told success; nobody waits for the answer."""
+        self.sent = False
+        """It was sent over some link."""
+        self.in_doubt = False
+        """It may have taken effect already: in main, and with what was copied since in the subvolume."""
         self.abandoned = False
         """Its program was told a check report; the data is kept as long as a change may need it."""
 
@@ -55,10 +79,17 @@ class CommunicationVolume(ABC):
         self.staged_total = 0
         self.retired_total = 0
         self.destaged_total = 0
+        self.retired_at = -math.inf
+        """When a request was retired last, in trio's time."""
         self._serial = 0
         self._staged: dict[RequestId, Staged] = {}
-        self._destaged_and_retired: list[int] = []
+        self._writes: dict[InodeNumber, dict[int, Staged]] = {}  # kept writes, by serial
+        self._unstored: deque[Staged] = deque()
+        self._kept_unstored = 0
+        self._leaving: list[Staged] = []  # retired, and still in the store
+        self._removing: list[Staged] = []  # being removed from it
         self._work: Promise[None] | None = None
+        self._idle = False
         self._room = trio.lowlevel.ParkingLot()  # everyone who waits for requests to end
 
     def __len__(self) -> int:
@@ -69,9 +100,30 @@ class CommunicationVolume(ABC):
         """When the request that waits longest was staged, in trio's time."""
         return next((staged.since for staged in self._staged.values()), None)
 
+    @property
+    def oldest_live(self) -> RequestId | None:
+        """Every request staged before this one has ended, and is never taken up again; None: all have."""
+        first = next(iter(self._staged.values()), None)
+        live = [*self._leaving, *self._removing, *([] if first is None else [first])]
+        return min(live, key=lambda staged: staged.serial).request.identity if live else None
+
+    def acknowledged_before(self, staged: Staged) -> bool:
+        """Whether there is a request that stands before this one and that nobody waits for."""
+        first = next(iter(self._staged.values()), staged)
+        return first.acknowledged and first.serial < staged.serial
+
+    # --- room -------------------------------------------------------------------------------------------
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a request with so much data fits into the capacity; an empty volume takes any one."""
+        if not self._staged:
+            return True
+        fits = self.pending_bytes + size_bytes <= self.capacity_bytes
+        return fits and len(self._staged) < STAGED_REQUESTS_MAX
+
     async def wait_room(self, size_bytes: int) -> None:
-        """Return when `size_bytes` more fit into the capacity; an empty volume takes any one request."""
-        while self._staged and self.pending_bytes + size_bytes > self.capacity_bytes:
+        """Return when there is room for `size_bytes` more."""
+        while not self.has_room(size_bytes):
             await self._room.park()
 
     async def wait_empty(self) -> None:
@@ -79,16 +131,66 @@ class CommunicationVolume(ABC):
         while self._staged:
             await self._room.park()
 
-    def stage(self, request: Request, data: bytes) -> Staged:
-        """Hold a request; it is in the store too, unless it is answered before."""
+    @property
+    def settled(self) -> bool:
+        """Every request has ended, and the store holds none."""
+        return not self._staged and not self._leaving and not self._removing
+
+    async def wait_settled(self) -> None:
+        """Return when every request has ended, and the store holds none."""
+        while not self.settled:
+            await self._room.park()
+
+    def newest_write(self, inode: InodeNumber) -> int:
+        """The serial of the inode's newest kept write that has not ended, or 0."""
+        return max(self._writes.get(inode, ()), default=0)
+
+    async def wait_ended(self, inode: InodeNumber, last: int) -> None:
+        """Return when every kept write of the inode up to serial `last` has ended."""
+        while min(self._writes.get(inode, ()), default=last + 1) <= last:
+            await self._room.park()
+
+    # --- requests ---------------------------------------------------------------------------------------
+
+    def stage(self, request: Request, data: bytes, time_ns: int = 0) -> Staged:
+        """Hold a request; it is in the store too, unless it is answered before.
+
+        The answer of a kept one is resolved as soon as the store has it.
+        """
         self._serial += 1
         self.staged_total += 1
-        staged = Staged(self._serial, request, data, trio.current_time())
-        self._staged[request.identity] = staged
-        self.pending_bytes += len(data)
-        if self._work is not None:
-            self._work.resolve(None)
+        staged = Staged(self._serial, request, data, trio.current_time(), time_ns)
+        self._hold(staged)
+        self._enqueue(staged)
         return staged
+
+    def _hold(self, staged: Staged) -> None:
+        self._staged[staged.request.identity] = staged
+        self.pending_bytes += len(staged.data)
+        operation = staged.request.operation
+        if staged.request.kept and isinstance(operation, Write):
+            self._writes.setdefault(operation.inode, {})[staged.serial] = staged
+
+    def _take_up(self, entries: Iterable[Entry]) -> list[int]:
+        """Hold again what was kept when an earlier process of this host ended, in its order.
+
+        Returns the serials of what was not: nobody was told that it was done.
+        """
+        discarded = []
+        for serial, encoded, data in entries:
+            self._serial = max(self._serial, serial)
+            request = decode(encoded, "the communication volume")
+            if isinstance(request, Request) and request.kept:
+                staged = Staged(serial, request, data, trio.current_time(), 0)
+                staged.destaged = staged.acknowledged = staged.in_doubt = True
+                self._hold(staged)
+            else:
+                discarded.append(serial)
+        if self._staged:
+            log.info("%d requests of an earlier mount are taken up again", len(self._staged))
+        if discarded:
+            log.info("%d requests of an earlier mount were never acknowledged: discarded", len(discarded))
+        return discarded
 
     def find(self, identity: RequestId) -> Staged | None:
         return self._staged.get(identity)
@@ -100,49 +202,138 @@ class CommunicationVolume(ABC):
             return
         staged.retired = True
         self.retired_total += 1
+        self.retired_at = trio.current_time()
         self.pending_bytes -= len(staged.data)
+        self._forget_write(staged)
         self._room.unpark_all()
         if staged.destaged:
-            self._destaged_and_retired.append(staged.serial)
-            if self._work is not None:
-                self._work.resolve(None)
+            self._leaving.append(staged)
+            self._wake(urgent=False)
+
+    def _forget_write(self, staged: Staged) -> None:
+        operation = staged.request.operation
+        if staged.request.kept and isinstance(operation, Write):
+            writes = self._writes[operation.inode]
+            del writes[staged.serial]
+            for serial, earlier in writes.items():
+                if serial > staged.serial:
+                    break
+                earlier.in_doubt = True  # requests take effect in their order
+            if not writes:
+                del self._writes[operation.inode]
+
+    def doubt_sent(self) -> None:
+        """The link is over: of what was sent it is not known what took effect."""
+        for staged in self._staged.values():
+            staged.in_doubt = staged.in_doubt or staged.sent
+
+    def newest_in_doubt(self, inode: InodeNumber) -> int:
+        """The serial of the inode's newest kept write that may have taken effect already, or 0."""
+        if inode not in self._writes:
+            return 0
+        return max((serial for serial, staged in self._writes[inode].items() if staged.in_doubt), default=0)
 
     def pending(self) -> list[Staged]:
         """Everything staged and not retired, oldest first."""
         return list(self._staged.values())
 
+    def writes_of(self, inode: InodeNumber) -> Collection[Staged]:
+        """The kept writes of an inode that have not ended, oldest first."""
+        writes = self._writes.get(inode)
+        return writes.values() if writes is not None else ()
+
+    # --- destaging --------------------------------------------------------------------------------------
+
+    def _enqueue(self, staged: Staged) -> None:
+        self._unstored.append(staged)
+        self._kept_unstored += staged.request.kept
+        self._wake(urgent=staged.request.kept)
+
+    def _wake(self, *, urgent: bool) -> None:
+        if self._work is not None and (urgent or self._idle):
+            self._work.resolve(None)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Destage for ever. Cancelling it leaves the store as after its last whole batch."""
+        """Destage for ever. Cancelling it leaves the store as after its last whole batch.
+
+        While the store fails, kept requests are acknowledged by their answer, as all others are.
+        """
+        failed = False
         task_status.started()
         while True:
-            if not self._staged and not self._destaged_and_retired:
-                self._work = Promise()
-                await self._work.wait()
-                self._work = None
-            await trio.sleep(DESTAGE_AFTER_S)
-            await self._destage()
+            if not self._unstored and not self._leaving:
+                self._idle = True
+                await self._sleep(math.inf)
+                self._idle = False
+            if not self._kept_unstored:
+                await self._sleep(DESTAGE_AFTER_S)
+            try:
+                await self._destage()
+                failed = False
+            except DiskFailed as error:
+                if not failed:
+                    log.error("requests are held in memory alone, and acknowledged by the primary: %s", error)
+                failed = True
+                await trio.sleep(STORE_RETRY_S)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._work = Promise()
+        with trio.move_on_after(seconds):
+            await self._work.wait()
+        self._work = None
 
     async def _destage(self) -> None:
-        """Write what has waited long enough, and remove what has ended, in one transaction."""
+        """Write what is kept or has waited long enough, and remove what has ended, in one transaction."""
+        batch = self._next_batch()
+        self._removing, self._leaving = self._leaving, []
+        for staged in batch:
+            staged.destaged = True
+        if batch or self._removing:
+            entries = [(staged.serial, staged.encoded, staged.data) for staged in batch]
+            try:
+                await self._store(entries, [staged.serial for staged in self._removing])
+            except DiskFailed:
+                self._take_back(batch)
+                raise
+            self._removing = []
+            self._room.unpark_all()
+            self.destaged_total += len(batch)
+        for staged in batch:
+            if staged.request.kept:
+                self._acknowledge(staged)
+
+    def _take_back(self, batch: list[Staged]) -> None:
+        """The store has not got the batch, and still holds what it should have let go of."""
+        self._leaving, self._removing = self._removing + self._leaving, []
+        self._leaving = [staged for staged in self._leaving if staged not in batch]
+        for staged in reversed(batch):
+            staged.destaged = False
+            self._unstored.appendleft(staged)
+            self._kept_unstored += staged.request.kept
+
+    def _next_batch(self) -> list[Staged]:
         before = trio.current_time() - DESTAGE_AFTER_S
         batch: list[Staged] = []
         size = 0
-        for staged in self._staged.values():
-            if staged.since > before or size > DESTAGE_BATCH_BYTES_MAX:
+        while self._unstored and size <= DESTAGE_BATCH_BYTES_MAX:
+            if not self._kept_unstored and self._unstored[0].since > before:
                 break
-            if not staged.destaged:
-                staged.destaged = True
+            staged = self._unstored.popleft()
+            self._kept_unstored -= staged.request.kept
+            if not staged.retired:
                 batch.append(staged)
                 size += len(staged.data)
-        ended, self._destaged_and_retired = self._destaged_and_retired, []
-        if batch or ended:
-            entries = [(staged.serial, encode(staged.request), staged.data) for staged in batch]
-            await self._store(entries, ended)
-            self.destaged_total += len(batch)
+        return batch
+
+    def _acknowledge(self, staged: Staged) -> None:
+        operation = staged.request.operation
+        assert isinstance(operation, Write), "only writes are acknowledged early"
+        staged.acknowledged = True
+        staged.answer.resolve(operation.inode)
 
     @abstractmethod
-    async def _store(self, entries: Iterable[tuple[int, bytes, bytes]], ended: Iterable[int]) -> None:
-        """Keep the entries (serial, request, data) and forget the ended serials, in one step."""
+    async def _store(self, entries: Iterable[Entry], ended: Iterable[int]) -> None:
+        """Keep the entries and forget the ended serials, durably and in one step."""
 
     @abstractmethod
     def stored_count(self) -> int:

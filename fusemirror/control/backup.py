@@ -6,10 +6,13 @@ lasts: the primary shows no effect that is not here yet, and goes on alone only 
 over, so what is read here is never old (G2). Source: seed [0050], [0051] (JOB1, JOB3), [0061].
 """
 
-import itertools
+import errno
 import logging
+import os
 import struct
 from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,7 +20,8 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
-from fusemirror.control.unit import ControlUnit, Key
+from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
+from fusemirror.control.unit import ControlUnit, Key, found
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -26,11 +30,20 @@ from fusemirror.errors import (
     RemoteProtocolError,
 )
 from fusemirror.identifiers import InodeNumber, RequestId
-from fusemirror.limits import COMMIT_INTERVAL_S, KERNEL_DELAY_S
+from fusemirror.limits import BACKLOG_BYTES_MAX, COMMIT_INTERVAL_S, ENDED_INTERVAL_S, KERNEL_DELAY_S
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.states import WORDS, BackupState
-from fusemirror.operations import AnyOperation, ChangePace, Flush, Read, StartVerify, VerifyProgress
-from fusemirror.protocol.messages import Answer, Request
+from fusemirror.operations import (
+    AnyOperation,
+    ChangePace,
+    Flush,
+    Read,
+    StartVerify,
+    VerifyProgress,
+    Write,
+)
+from fusemirror.protocol.messages import Answer, Ended, Request
+from fusemirror.settings import Acknowledge, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -57,60 +70,140 @@ class BackupUnit(ControlUnit):
         self.forwarded_total = 0
         self.answered_total = 0
         self._instance = instance
-        self._serials = itertools.count(1)
+        self._serial = 1
+        self._acknowledge = Acknowledge.SYNC
         self._io_timeout_s = io_timeout_s
         self._stale_reads = stale_reads
         self._reported = False
+        self._queue: deque[Staged] | None = None  # what must go first, while there is a link to send over
+        self._queued = trio.Event()
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
+
+    def configure(self, settings: Settings) -> None:
+        self._acknowledge = settings.acknowledge
+        self._io_timeout_s = settings.io_timeout
+        self._stale_reads = settings.stale_reads
+        self.communication.capacity_bytes = settings.communication_capacity
 
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
-        answer = await self._request(operation, data)
-        inode = answer.inode if isinstance(answer, Answer) else answer
-        return self.volume.catalog.inode(InodeNumber(inode)) if inode else None
+        kept = self._acknowledge is Acknowledge.ASYNC and self._can_be_kept(operation, data)
+        answer = await self._request(operation, data, kept=kept)
+        number = answer.inode if isinstance(answer, Answer) else answer
+        inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
+        return inode and self.shown(inode)
 
-    async def _request(self, operation: AnyOperation, data: bytes = b"") -> Any:
+    def _can_be_kept(self, operation: AnyOperation, data: bytes) -> bool:
+        if type(operation) is not Write or not data:
+            return False
+        return may_be_acknowledged_early(operation, self.volume.catalog.inode(operation.inode))
+
+    async def _request(self, operation: AnyOperation, data: bytes = b"", *, kept: bool = False) -> Any:
         """Stage a request, forward it, and return its answer: an inode number, or an `Answer`.
 
-        Raises `OperationFailed` for the primary's refusal, `PrimaryUnreachable` after `io_timeout`.
-        Cancelled, the request stays staged, and takes effect or not.
+        A kept one is answered as soon as the communication volume holds it (Fig. 9), others when both
+        volumes have the change (Fig. 8). Raises `OperationFailed` for the primary's refusal,
+        `PrimaryUnreachable` after `io_timeout`. Cancelled, the request stays staged, and takes effect or not.
         """
-        await self.communication.wait_room(len(data))
-        identity = RequestId(_IDENTITY.pack(self._instance, next(self._serials)))
-        staged = self.communication.stage(Request(identity, operation), data)
-        if self.applier.serves:
-            self._forward(staged)
+        if not self.communication.has_room(len(data)):
+            await self._while_progressing(self.communication.wait_room, len(data))
+        identity, self._serial = self._identity(self._serial), self._serial + 1
+        time_ns = self.volume.time_ns() if kept else 0
+        staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
+        if kept and isinstance(operation, Write):
+            self.volume.watcher.data_changed(operation.inode, own=True)  # the overlay shows it from soon on
+        self._forward(staged)
         return await staged.answer.wait()
 
+    def _identity(self, serial: int) -> RequestId:
+        return RequestId(_IDENTITY.pack(self._instance, serial))
+
+    async def _while_progressing(self, wait: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Wait as long as requests end; `PrimaryUnreachable` once none did for `io_timeout`."""
+        while True:
+            retired = self.communication.retired_total
+            with trio.move_on_after(self._io_timeout_s):
+                await wait(*arguments)
+                return
+            if self.communication.retired_total == retired:
+                raise self._check_report()
+
     def _forward(self, staged: Staged) -> None:
-        if self.link is None or staged.sent_over is self.link:
+        """Send it at once, or after those that must go first."""
+        if self._queue is None or self.link is None:
+            return  # all that is pending is sent, in its order, once the backup serves
+        if self._queue or self.link.forward.backlog_bytes > BACKLOG_BYTES_MAX:
+            self._queue.append(staged)
+            self._queued.set()
             return
-        staged.sent_over = self.link
+        with suppress(ConnectionLost):  # it is sent again over the next link
+            self._send(self.link, staged)
+
+    def _send(self, link: Link, staged: Staged) -> None:
+        staged.sent = True
+        link.forward.send_encoded(staged.encoded, staged.data)
+        self.forwarded_total += 1
+
+    async def _forward_for_ever(self, link: Link) -> None:
+        """Once the namespace has caught up, send what is pending (G4), and then what comes, in its order."""
+        while not self.applier.serves:
+            await self.applier.changed.wait()
+        self._queue = deque(self.communication.pending())
         try:
-            self.link.forward.send(staged.request, staged.data)
-            self.forwarded_total += 1
-        except ConnectionLost:
-            pass  # it is sent again over the next link
+            while True:
+                while self._queue:
+                    await link.forward.wait_room()
+                    staged = self._queue.popleft()
+                    if not staged.retired:
+                        self._send(link, staged)
+                self._queued = trio.Event()
+                await self._queued.wait()
+        except ConnectionLost as error:
+            link.close(str(error))
+        finally:
+            self._queue = None
+
+    async def _tell_ended(self, link: Link) -> None:
+        """Let the primary forget requests that are never sent again."""
+        told = None
+        with suppress(ConnectionLost):
+            while True:
+                live = self.communication.oldest_live or self._identity(self._serial)
+                if live != told:
+                    link.forward.send(Ended(live))
+                    told = live
+                await trio.sleep(ENDED_INTERVAL_S)
 
     async def flush(self, inode: InodeNumber) -> None:
         # The primary makes both volumes durable: this one hears of it over the mirror path.
+        last = self.communication.newest_write(inode)
         await self._request(Flush(inode))
+        await self._while_progressing(self.communication.wait_ended, inode, last)
+
+    async def settle(self, inode: InodeNumber) -> None:
+        last = self.communication.newest_write(inode)
+        await self._while_progressing(self.communication.wait_ended, inode, last)
 
     # --- reading ----------------------------------------------------------------------------------------
 
     async def showable(self, key: Key) -> None:
-        """Whatever the key: the subvolume shows what is, while it is up to date and the lease lasts."""
+        """The subvolume shows what is, while it is up to date and the lease lasts.
+
+        With what this host's own writes put on top; one in doubt must have taken its place first.
+        """
         link = self.link
-        if link is not None and self.applier.serves and trio.current_time() < link.mirror.lease_until:
-            return
-        if self._stale_reads and link is None and self.volume.identity.whole:
-            return
-        await self._wait_readable()
+        if link is None or not self.applier.serves or trio.current_time() >= link.mirror.lease_until:
+            if self._stale_reads and link is None and self.volume.identity.whole:
+                return
+            await self._wait_readable()
+        if not isinstance(key, tuple) and (last := self.communication.newest_in_doubt(key)):
+            await self._while_progressing(self.communication.wait_ended, key, last)
+            await self.showable(key)
 
     def cacheable_s(self, inode: InodeNumber) -> float:
         link = self.link
-        if link is None or not self.applier.serves:
+        if link is None or not self.applier.serves or self.communication.writes_of(inode):
             return 0.0
         # The kernel begins to count when it has taken the answer, a little later than now.
         return max(0.0, link.mirror.lease_until - trio.current_time() - KERNEL_DELAY_S)
@@ -143,7 +236,16 @@ class BackupUnit(ControlUnit):
             self.reads_routed += 1
             answer: tuple[Answer, bytes] = await self._request(Read(inode, offset, length))
             return answer[1]
-        return self.read_here(inode, offset, length)
+        content = self.read_here(inode, offset, length)
+        writes = self.communication.writes_of(inode)
+        if not writes:
+            return content
+        size = found(self.volume.catalog.inode(inode), errno.ESTALE).size
+        return content_with(content, offset, length, size, writes)
+
+    def shown(self, inode: Inode) -> Inode:
+        writes = self.communication.writes_of(inode.number)
+        return attributes_with(inode, writes) if writes else inode
 
     # --- links --------------------------------------------------------------------------------------------
 
@@ -156,7 +258,6 @@ class BackupUnit(ControlUnit):
         """Serve one link after the other, and give check reports to what waits too long, for ever."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.communication.run)
-            nursery.start_soon(self._resend_for_ever)
             nursery.start_soon(self._expire_for_ever)
             nursery.start_soon(self._commit_for_ever)
             task_status.started()
@@ -170,6 +271,8 @@ class BackupUnit(ControlUnit):
         self._reported = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
+            nursery.start_soon(self._forward_for_ever, link)
+            nursery.start_soon(self._tell_ended, link)
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()
@@ -177,6 +280,7 @@ class BackupUnit(ControlUnit):
         self.link_ended.set()
         self.traffic.end(link)
         self._early.clear()
+        self.communication.doubt_sent()
         for staged in self.communication.pending():
             if staged.abandoned:
                 self.communication.retire(staged.request.identity)
@@ -207,34 +311,42 @@ class BackupUnit(ControlUnit):
             return  # its change arrived over the mirror path before this answer
         self.communication.retire(answer.identity)
         self.answered_total += 1
-        if answer.errno:
+        if answer.errno and staged.acknowledged:
+            self._note_failure(staged, answer.errno)
+        elif answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
         elif isinstance(staged.request.operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
             staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
 
-    async def _resend_for_ever(self) -> None:
-        """Whenever the namespace has caught up, send again what is still pending, in its order (G4)."""
-        served = False
-        while True:
-            if self.applier.serves and not served:
-                for staged in self.communication.pending():
-                    self._forward(staged)
-            served = self.applier.serves
-            await self.applier.changed.wait()
+    def _note_failure(self, staged: Staged, error: int) -> None:
+        """A write failed that somebody was told had not: fsync or close says so, once to each."""
+        assert isinstance(staged.request.operation, Write)
+        inode = staged.request.operation.inode
+        log.warning("a write to inode %d failed after it was acknowledged: %s", inode, os.strerror(error))
+        self.failed_writes.note(inode, error)
+        self.volume.watcher.data_changed(inode, own=True)
 
     async def _expire_for_ever(self) -> None:
-        """Requests that waited for `io_timeout` get a check report (seed step 703)."""
+        """Programs that waited for `io_timeout` get a check report (seed step 703).
+
+        Behind requests that nobody waits for, time counts from when the last of them ended.
+        """
         while True:
-            deadline = trio.current_time() - self._io_timeout_s
-            late = [staged for staged in self.communication.pending() if staged.since <= deadline]
-            for staged in late:
-                staged.abandoned = True
-                staged.answer.reject(self._check_report())
-                if self.link is None:
-                    self.communication.retire(staged.request.identity)
+            for staged in self.communication.pending():
+                if not staged.acknowledged and not staged.abandoned and self._is_late(staged):
+                    staged.abandoned = True
+                    staged.answer.reject(self._check_report())
+                    if self.link is None:
+                        self.communication.retire(staged.request.identity)
             await trio.sleep(self._io_timeout_s / 20)
+
+    def _is_late(self, staged: Staged) -> bool:
+        since = staged.since
+        if self.communication.acknowledged_before(staged):
+            since = max(since, self.communication.retired_at)
+        return since <= trio.current_time() - self._io_timeout_s
 
     async def _commit_for_ever(self) -> None:
         while True:
@@ -269,6 +381,13 @@ class BackupUnit(ControlUnit):
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         await self._request(ChangePace(rate_bytes, paused))
 
+    def _reason_of_age(self) -> str | None:
+        oldest = self.communication.oldest_since
+        age_s = 0.0 if oldest is None else trio.current_time() - oldest
+        if age_s <= self._io_timeout_s:
+            return None
+        return f"a request has waited for {age_s:.0f} s, longer than io_timeout: the primary is slow"
+
     def status(self) -> dict[str, Any]:
         communication, applier = self.communication, self.applier
         oldest = communication.oldest_since
@@ -276,7 +395,7 @@ class BackupUnit(ControlUnit):
             "role": "backup",
             "mirror_state": WORDS[applier.state].value,
             "state": applier.state.name.lower(),
-            "reason": applier.reason,
+            "reason": applier.reason or self._reason_of_age(),
             "change": self.volume.number,
             "peer_change": self.volume.number,
             "out_of_sync": {"images": len(applier.out_of_sync), "bytes": 0},

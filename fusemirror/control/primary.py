@@ -53,9 +53,9 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import Answer, PurgeOffer, Request
+from fusemirror.protocol.messages import Answer, Ended, PurgeOffer, Request
 from fusemirror.seams import Seams
-from fusemirror.settings import Fence
+from fusemirror.settings import Acknowledge, Fence, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -88,11 +88,16 @@ class PrimaryUnit(ControlUnit):
         )
         self._peer_timeout_s = peer_timeout_s
         self._seams = seams
+        self._acknowledge = Acknowledge.SYNC
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
         if not generations_of(volume):
             self._begin_generation()
+
+    def configure(self, settings: Settings) -> None:
+        self._acknowledge = settings.acknowledge
+        self.mirror.io_timeout_s = settings.io_timeout
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -105,10 +110,12 @@ class PrimaryUnit(ControlUnit):
             inode = self._make(operation, data, NO_REQUEST)
         except OperationFailed:
             # The error shows what is there now, so the backup must hold it too before it is told.
-            await self.mirror.settled(self.volume.number)
+            if self._acknowledge is Acknowledge.SYNC:
+                await self._wait_met()
+                await self.mirror.settled(self.volume.number)
             raise
         number = self.volume.number
-        if number > self.mirror.acknowledged_number:
+        if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
         return self.volume.catalog.inode(inode)
 
@@ -214,8 +221,15 @@ class PrimaryUnit(ControlUnit):
         row = generation_row(self.volume, self._seams.random_bytes(_GENERATION_BYTES), number)
         self._publish_rows(Decision((row,), InodeNumber(0), ()), number, self.volume.time_ns(), NO_REQUEST)
 
+    async def settle(self, inode: InodeNumber) -> None:
+        number = self.mirror.unsettled(inode)
+        if self._acknowledge is Acknowledge.ASYNC:
+            await self.mirror.acknowledged(number)  # nobody was told yet that it may be in doubt
+        else:
+            await self.mirror.settled(number)
+
     async def flush(self, inode: InodeNumber) -> None:
-        await self.mirror.settled(self.mirror.unsettled(inode))
+        await self.settle(inode)
         at_peer = self.mirror.ask_flush(inode)  # both disks work at the same time
         try:
             await self.volume.flush(inode)
@@ -231,7 +245,14 @@ class PrimaryUnit(ControlUnit):
 
     # --- reading ----------------------------------------------------------------------------------------
 
+    async def _wait_met(self) -> None:
+        if not self.mirror.met:
+            await self.mirror.settled_state()
+
     async def showable(self, key: Key) -> None:
+        if self._acknowledge is Acknowledge.ASYNC:
+            return  # main's order is what this host sees; the backup sees it a little later
+        await self._wait_met()
         while number := self.mirror.unsettled(key):
             await self.mirror.settled(number)
 
@@ -241,9 +262,15 @@ class PrimaryUnit(ControlUnit):
         return 0.0 if self.mirror.unsettled(inode) else self._peer_timeout_s
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        if self._acknowledge is Acknowledge.SYNC:
+            await self._wait_settled(inode, offset, length)
+        return self.read_here(inode, offset, length)
+
+    async def _wait_settled(self, inode: InodeNumber, offset: int, length: int) -> None:
+        """Return when the backup holds these bytes as they are here."""
+        await self._wait_met()
         while number := self.mirror.unsettled_range(inode, offset, offset + length):
             await self.mirror.settled(number)
-        return self.read_here(inode, offset, length)
 
     # --- serving the backup -------------------------------------------------------------------------------
 
@@ -282,6 +309,9 @@ class PrimaryUnit(ControlUnit):
             try:
                 while True:
                     for message, data in await session.receive():
+                        if type(message) is Ended:
+                            self._forget_ended(message.oldest_live, session.peer.instance)
+                            continue
                         if type(message) is not Request:
                             raise RemoteProtocolError(
                                 session.peer_name, f"unexpected {type(message).__name__}"
@@ -290,6 +320,18 @@ class PrimaryUnit(ControlUnit):
             except ChannelError as error:
                 link.close(error.why)
             nursery.cancel_scope.cancel()
+
+    def _forget_ended(self, oldest_live: RequestId, instance: bytes) -> None:
+        """Forget what was done of requests that stand before one in the backup's order.
+
+        Those of the process that speaks come last. Of other processes the order is not known: theirs
+        are forgotten once none of them is left.
+        """
+        theirs = oldest_live[: len(instance)]
+        for request in list(self.volume.requests_done):
+            ended = request < oldest_live if request.startswith(theirs) else theirs == instance
+            if ended:
+                self.volume.forget_request(request)
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
@@ -325,7 +367,9 @@ class PrimaryUnit(ControlUnit):
         data, value, error = b"", b"", 0
         try:
             if isinstance(operation, Read):
-                data = await self.read(operation.inode, operation.offset, operation.length)
+                # Whatever this host shows its own programs: the backup must not read ahead of its copy.
+                await self._wait_settled(operation.inode, operation.offset, operation.length)
+                data = self.read_here(operation.inode, operation.offset, operation.length)
             elif isinstance(operation, Flush):
                 await self.flush(operation.inode)
             elif isinstance(operation, StartVerify):
@@ -447,12 +491,7 @@ class PrimaryUnit(ControlUnit):
                 ),
             },
             "resync": mirror.resync_status,
-            "communication": {
-                "pending_requests": 0,
-                "pending_bytes": 0,
-                "oldest_seconds": 0.0,
-                "capacity_bytes": 0,
-            },
+            "communication": mirror.pending_status(),
         }
 
     def _size(self, number: InodeNumber) -> int:

@@ -15,12 +15,14 @@ from typing import Any
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.operations import AnyOperation, Release, Reserve
 from fusemirror.protocol.messages import Bye
+from fusemirror.settings import Settings
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -44,6 +46,7 @@ class ControlUnit(ABC):
         self.traffic = Traffic()
         self.host_identity = bytes.fromhex(volume.identity.host)
         self.peer_identity = bytes.fromhex(volume.identity.peer)
+        self.failed_writes = FailedWrites()
         self._open: Counter[InodeNumber] = Counter()
 
     @property
@@ -90,7 +93,11 @@ class ControlUnit(ABC):
     async def attributes(self, inode: InodeNumber) -> Inode:
         """The inode; ESTALE where it has gone. The object is the catalog's own: read it at once."""
         await self.showable(inode)
-        return found(self.volume.catalog.inode(inode), errno.ESTALE)
+        return self.shown(found(self.volume.catalog.inode(inode), errno.ESTALE))
+
+    def shown(self, inode: Inode) -> Inode:
+        """The inode as this host shows it: its own acknowledged writes are in it, applied or not."""
+        return inode
 
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
         """The inode of a name; ENOENT where there is none."""
@@ -142,6 +149,14 @@ class ControlUnit(ABC):
     @abstractmethod
     async def flush(self, inode: InodeNumber) -> None:
         """fsync: what was done to the inode, and every name change so far, is durable in both volumes."""
+
+    @abstractmethod
+    async def settle(self, inode: InodeNumber) -> None:
+        """close: what was done to the inode on this host so far is in both volumes."""
+
+    @abstractmethod
+    def configure(self, settings: Settings) -> None:
+        """From now on these settings hold, as far as they concern the unit."""
 
     # --- reservations -------------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ from fusemirror.identifiers import InodeNumber
 class FileHandle:
     """One open of a file, and what that open asked for."""
 
-    __slots__ = ("append", "clear_privileges", "inode", "writes")
+    __slots__ = ("append", "clear_privileges", "failures_seen", "inode", "writes")
 
-    def __init__(self, inode: InodeNumber, flags: int, uid: int) -> None:
+    def __init__(self, inode: InodeNumber, flags: int, uid: int, failures_seen: int = 0) -> None:
         self.inode = inode
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY
+        self.failures_seen = failures_seen  # see `control/failed_writes.py`
         # The kernel's idea of where the file ends may be old; the primary knows.
         self.append = bool(flags & os.O_APPEND)
         # A write by anyone but root ends set-user-id and set-group-id (inode(7)).

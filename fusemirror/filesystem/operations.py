@@ -167,7 +167,8 @@ class Operations(pyfuse3.Operations):
                 inode = self._unit.volume.catalog.inode(entry.inode)
                 if inode is None:
                     continue
-                if not pyfuse3.readdir_reply(token, name, self._entry(inode), cookie + _DOT_DOT):
+                shown = self._entry(self._unit.shown(inode))
+                if not pyfuse3.readdir_reply(token, name, shown, cookie + _DOT_DOT):
                     return
 
     def _next_cookie(self) -> int:
@@ -265,7 +266,7 @@ class Operations(pyfuse3.Operations):
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
         self._unit.opened(inode)
-        handle = FileHandle(inode, flags, uid)
+        handle = FileHandle(inode, flags, uid, self._unit.failed_writes.seen_at_open(inode))
         cached = self._cache.keeps_content(inode, flags)
         if handle.writes:
             self._cache.opened_for_writing(inode)
@@ -325,11 +326,25 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def flush(self, fh: int) -> None:
-        """close(2): with synchronous acknowledgement nothing is pending."""
+        """close(2): what was written through the file is in both volumes, or its error is told."""
+        handle = self._files[fh]
+        if handle.writes:
+            await self._unit.settle(handle.inode)
+        self._tell_failure(handle)
 
     @answers_errno
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._unit.flush(self._files[fh].inode)
+        handle = self._files[fh]
+        await self._unit.flush(handle.inode)
+        self._tell_failure(handle)
+
+    def _tell_failure(self, handle: FileHandle) -> None:
+        """Raise, once for each open file, the error of a write that was acknowledged before it failed."""
+        failed_writes = self._unit.failed_writes
+        error = failed_writes.since(handle.inode, handle.failures_seen)
+        handle.failures_seen = failed_writes.serial
+        if error:
+            raise FUSEError(error)
 
     @answers_errno
     async def release(self, fh: int) -> None:

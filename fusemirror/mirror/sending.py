@@ -32,7 +32,7 @@ from fusemirror.errors import (
     FusemirrorError,
     TimedOut,
 )
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex, RequestId
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier
@@ -78,12 +78,11 @@ class InFlight(msgspec.Struct, gc=False):
 
     number: ChangeNumber
     keys: tuple[Any, ...]
-    request: RequestId
     inode: InodeNumber
     start: int
     end: int
     since: float
-    sent: bool  # over the link that there is now
+    length: int  # bytes of data that came with it
 
 
 class Mirror:
@@ -112,8 +111,14 @@ class Mirror:
         self.link: Link | None = None
         self.stream: Stream | None = None
         self.generation_shared = True
+        self.met = False
+        """Since this process began it is known what the backup holds, or that nobody reads there.
+
+        Before, this volume may show what an earlier process did and the backup never heard of, while the
+        backup still reads under a lease of that process.
+        """
         self.fence = fence
-        self._io_timeout_s = io_timeout_s
+        self.io_timeout_s = io_timeout_s
         # An earlier process of this host may have granted a lease just before it ended.
         self._hold_until = trio.current_time() + peer_timeout_s
         self._live = False  # changes are sent as they are made
@@ -126,7 +131,6 @@ class Mirror:
         self._mend_wanted = trio.Event()
         self._checkpoint_wanted = trio.Event()
         self._said_bye = False
-        self._forgettable: list[ChangeNumber] = []
         # What was marked before this process began is suspect until a checkpoint with the backup.
         self.out_of_sync.add_marks(volume.regions.marks())
 
@@ -157,7 +161,8 @@ class Mirror:
         inode, start, end = _range(change)
         start = min(start, old_size_bytes)
         now = trio.current_time()
-        entry = InFlight(change.number, keys, change.request, inode, start, end, now, self._live)
+        length = change.length if type(change) is WriteChange else 0
+        entry = InFlight(change.number, keys, inode, start, end, now, length)
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
@@ -220,11 +225,7 @@ class Mirror:
             return
         self.acknowledged_number = number
         while self.in_flight and self.in_flight[0].number <= number:
-            entry = self.in_flight.popleft()
-            # The backup has heard of its request, so it will not send it again. Where it got the image
-            # instead of the change it has not.
-            if entry.request and entry.sent:
-                self.volume.forget_request(entry.request)
+            self.in_flight.popleft()
         still: list[tuple[ChangeNumber, Promise[bool]]] = []
         for waiting in self._waiting:
             if waiting[0] <= number:
@@ -255,7 +256,7 @@ class Mirror:
         `ChangesRefused` at once while the backup is away, and after `io_timeout` where it is being
         brought up to date. What is refused here has no effect.
         """
-        with trio.move_on_after(self._io_timeout_s):
+        with trio.move_on_after(self.io_timeout_s):
             while self.fenced and self.state not in (PrimaryState.ALONE, PrimaryState.DIVERGED):
                 await self.changed.wait()
         if self.fenced:
@@ -289,6 +290,7 @@ class Mirror:
         self.reason = reason
         if self.state is not before:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
+        self.met = self.met or self.streams or self.state in PRIMARY_ACKNOWLEDGES_ALONE
         if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
             self._held_back = None
             self._acknowledge(self.volume.number, in_doubt=self.fence is Fence.DATA)
@@ -315,12 +317,12 @@ class Mirror:
                 if self.state is PrimaryState.HOLDING and trio.current_time() >= self._hold_until:
                     self._go(PrimaryEvent.LEASE_OVER, self.reason)
                 continue
-            deadline = trio.current_time() + self._io_timeout_s
+            deadline = trio.current_time() + self.io_timeout_s
             if self.in_flight:
-                deadline = self.in_flight[0].since + self._io_timeout_s
+                deadline = self.in_flight[0].since + self.io_timeout_s
                 if trio.current_time() >= deadline and self.link is not None:
-                    self.link.close(str(TimedOut(self._io_timeout_s, "a change was not acknowledged")))
-            with trio.move_on_at(max(deadline, trio.current_time() + self._io_timeout_s / 10)):
+                    self.link.close(str(TimedOut(self.io_timeout_s, "a change was not acknowledged")))
+            with trio.move_on_at(max(deadline, trio.current_time() + self.io_timeout_s / 10)):
                 await self.changed.wait()
 
     # --- one link ---------------------------------------------------------------------------------------
@@ -383,9 +385,7 @@ class Mirror:
         self.link = self.stream = None
         link.close(reason)
         streaming = self.streams
-        self._forgettable.clear()  # what was sent again over this link may come once more
         for entry in self.in_flight:
-            entry.sent = False
             if entry.inode:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and self.in_flight:
@@ -515,10 +515,10 @@ class Mirror:
         """
         while True:
             if promise is not None:
-                with suppress(ConnectionLost), trio.move_on_after(self._io_timeout_s):
+                with suppress(ConnectionLost), trio.move_on_after(self.io_timeout_s):
                     return (await promise.wait()).errno
                 if not promise.settled and self.link is not None:
-                    self.link.close(str(TimedOut(self._io_timeout_s, "an fsync was not answered")))
+                    self.link.close(str(TimedOut(self.io_timeout_s, "an fsync was not answered")))
             await self.settled_state()
             promise = self.ask_flush(inode)
             if promise is None and self.state in PRIMARY_ACKNOWLEDGES_ALONE:
@@ -563,19 +563,16 @@ class Mirror:
         stream.send(ForgetMarks(token))
         self.peer_durable = answer.number
         self.volume.trim(answer.number)
-        self._forget_old_requests(answer.number)
 
-    def _forget_old_requests(self, number: ChangeNumber) -> None:
-        """Requests done before the checkpoint before this one cannot be sent again: the backup sends
-        again what it must as soon as it has caught up, and two checkpoints have been answered since.
-        """
-        self._forgettable.append(number)
-        if len(self._forgettable) < 3:
-            return
-        before = self._forgettable.pop(0)
-        for request, (done, _) in list(self.volume.requests_done.items()):
-            if done <= before:
-                self.volume.forget_request(request)
+    def pending_status(self) -> dict[str, float]:
+        """What the backup has not acknowledged yet, for `status`. Data counts in bytes."""
+        oldest_s = trio.current_time() - self.in_flight[0].since if self.in_flight else 0.0
+        return {
+            "pending_requests": len(self.in_flight),
+            "pending_bytes": sum(entry.length for entry in self.in_flight),
+            "oldest_seconds": round(oldest_s, 3),
+            "capacity_bytes": 0,
+        }
 
 
 def _range(change: AnyChange) -> tuple[InodeNumber, int, int]:

@@ -219,10 +219,20 @@ class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag=80):
-    """An operation of the backup, named for ever by `identity`; a write's bytes travel beside."""
+    """An operation of the backup, named for ever by `identity`; a write's bytes travel beside.
+
+    `kept`: it was, or will be, acknowledged before its answer; a restarted backup sends it again.
+    """
 
     identity: RequestId
     operation: AnyOperation
+    kept: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=82, gc=False):
+    """Every request that the backup staged before `oldest_live` has ended, and is never sent again."""
+
+    oldest_live: RequestId
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
@@ -267,4 +277,5 @@ AnyMessage = (
     | Suspects
     | Request
     | Answer
+    | Ended
 )

@@ -463,7 +463,8 @@ class Volume:
             self.catalog.adopt(inode)
 
     def trim(self, peer_durable: ChangeNumber) -> None:
-        """Let go of records that nobody needs: the peer has them durably, and the catalog holds them.
+        """Let go of records that nobody needs: the peer has them durably, the catalog holds them, and no
+        request is remembered that they answered.
 
         Beyond JOURNAL_BYTES_MAX the peer is not waited for. OSError.
         """
@@ -471,6 +472,10 @@ class Volume:
         if self._purged:
             # A record that removed an inode is needed until the image is removed too.
             held = min(held, ChangeNumber(self._purged[0][0] - 1))
+        if self.requests_done and self._identity.role == "primary":
+            # The record of a request that may be sent again says that it was done, after a restart too.
+            oldest = next(iter(self.requests_done.values()))[0]
+            peer_durable = min(peer_durable, ChangeNumber(oldest - 1))
         self.journal.trim(min(peer_durable, held))
         self.journal.trim(held, keep_bytes=JOURNAL_BYTES_MAX)
 

@@ -90,8 +90,6 @@ def test_after_a_failure_nothing_stays(
     ("changed", "message"),
     [
         (("--access", "exclusive"), "access: `exclusive` is not available in this version"),
-        (("--acknowledge", "async"), "acknowledge: `async` is not available in this version"),
-        (("--communication", "memory"), "communication: `memory` is not available in this version"),
         (("--listen", "alpha"), "listen: `alpha` is not HOST:PORT"),
         (("--peer", "beta:x"), "peer: `beta:x` is not HOST:PORT"),
         (("--access", "both"), "'both' is not one of"),

@@ -1,6 +1,12 @@
-"""What every kind of communication volume does: order, room, and when the store hears of a request."""
+"""What every kind of communication volume does: order, room, and when the store hears of a request.
 
-from collections.abc import Awaitable, Callable, Iterable
+`DictVolume` shows what its store is asked to do; the three real kinds run the same tests of behaviour.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -8,14 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from fusemirror.communication.opening import open_kind, open_wanted
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX
 from fusemirror.operations import Write
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import Request
+from fusemirror.seams import Seams
+from fusemirror.settings import Communication
+from tests.volume.conftest import counting_seams
 
 CAPACITY = 100
+DURABLE = (Communication.LMDB, Communication.SUBVOLUME)
 
 
 class DictVolume(CommunicationVolume):
@@ -40,8 +51,41 @@ class DictVolume(CommunicationVolume):
         """Nothing to release."""
 
 
-def request(number: int) -> Request:
-    return Request(RequestId(b"%d" % number), Write(InodeNumber(2), number))
+def request(number: int, *, kept: bool = False, inode: int = 2) -> Request:
+    return Request(RequestId(b"%d" % number), Write(InodeNumber(inode), number), kept)
+
+
+Open = Callable[..., CommunicationVolume]
+
+
+@pytest.fixture(params=list(Communication), ids=str)
+def kind(request: pytest.FixtureRequest) -> Communication:
+    chosen: Communication = request.param
+    return chosen
+
+
+@pytest.fixture
+def opened(kind: Communication, tmp_path: Path) -> Iterator[Open]:
+    """Opens the volume of the kind that is tested; the second time as after the end of the process."""
+    volumes: list[CommunicationVolume] = []
+
+    def open_it(capacity_bytes: int = 1 << 24, seams: Seams | None = None) -> CommunicationVolume:
+        for volume in volumes:
+            volume.close()
+        volumes[:] = [open_kind(kind, tmp_path, capacity_bytes, seams or counting_seams())]
+        return volumes[0]
+
+    yield open_it
+    for volume in volumes:
+        volume.close()
+
+
+@asynccontextmanager
+async def running(volume: CommunicationVolume) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(volume.run)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def stage(volume: CommunicationVolume, number: int, size: int = 10) -> Staged:
@@ -52,6 +96,10 @@ def retire(volume: CommunicationVolume, number: int) -> None:
     volume.retire(request(number).identity)
 
 
+def bytes_below(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
 async def noted(awaitable: Awaitable[None], name: str, done: list[str]) -> None:
     await awaitable
     done.append(name)
@@ -60,8 +108,10 @@ async def noted(awaitable: Awaitable[None], name: str, done: list[str]) -> None:
 # --- in memory --------------------------------------------------------------------------------------------
 
 
-async def test_requests_are_pending_in_the_order_in_which_they_were_staged(mock_clock: MockClock) -> None:
-    volume = DictVolume()
+async def test_requests_are_pending_in_the_order_in_which_they_were_staged(
+    opened: Open, mock_clock: MockClock
+) -> None:
+    volume = opened()
     staged = []
     for number in (3, 1, 2):
         staged.append(stage(volume, number))
@@ -74,8 +124,8 @@ async def test_requests_are_pending_in_the_order_in_which_they_were_staged(mock_
     assert volume.oldest_since == staged[1].since == staged[0].since + 1
 
 
-async def test_a_request_is_found_by_its_name_until_it_is_retired() -> None:
-    volume = DictVolume()
+async def test_a_request_is_found_by_its_name_until_it_is_retired(opened: Open) -> None:
+    volume = opened()
     staged = volume.stage(request(1), b"data")
     assert volume.find(request(1).identity) is staged
     assert volume.find(request(2).identity) is None
@@ -87,8 +137,8 @@ async def test_a_request_is_found_by_its_name_until_it_is_retired() -> None:
     assert volume.oldest_since is None
 
 
-async def test_retiring_twice_or_what_was_never_staged_counts_nothing() -> None:
-    volume = DictVolume()
+async def test_retiring_twice_or_what_was_never_staged_counts_nothing(opened: Open) -> None:
+    volume = opened()
     stage(volume, 1)
     for number in (1, 1, 2):
         retire(volume, number)
@@ -111,8 +161,10 @@ async def test_pending_bytes_are_those_of_what_is_pending(steps: list[tuple[bool
 
 
 @pytest.mark.parametrize(("held", "more", "waits"), [(0, 1000, False), (60, 40, False), (60, 41, True)])
-async def test_who_does_not_fit_waits_except_at_an_empty_volume(held: int, more: int, waits: bool) -> None:
-    volume, done = DictVolume(), list[str]()
+async def test_who_does_not_fit_waits_except_at_an_empty_volume(
+    opened: Open, held: int, more: int, waits: bool
+) -> None:
+    volume, done = opened(CAPACITY), list[str]()
     if held:
         stage(volume, 1, held)
     async with trio.open_nursery() as nursery:
@@ -123,8 +175,8 @@ async def test_who_does_not_fit_waits_except_at_an_empty_volume(held: int, more:
     assert done == ["room"]
 
 
-async def test_room_for_a_part_is_no_room() -> None:
-    volume, done = DictVolume(), list[str]()
+async def test_room_for_a_part_is_no_room(opened: Open) -> None:
+    volume, done = opened(CAPACITY), list[str]()
     stage(volume, 1, 10)
     stage(volume, 2, 90)
     async with trio.open_nursery() as nursery:
@@ -137,8 +189,10 @@ async def test_room_for_a_part_is_no_room() -> None:
 
 
 @pytest.mark.parametrize("wait", [lambda volume: volume.wait_room(50), CommunicationVolume.wait_empty])
-async def test_everyone_who_waits_is_woken(wait: Callable[[CommunicationVolume], Awaitable[None]]) -> None:
-    volume, done = DictVolume(), list[str]()
+async def test_everyone_who_waits_is_woken(
+    opened: Open, wait: Callable[[CommunicationVolume], Awaitable[None]]
+) -> None:
+    volume, done = opened(CAPACITY), list[str]()
     stage(volume, 1, CAPACITY)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -149,8 +203,8 @@ async def test_everyone_who_waits_is_woken(wait: Callable[[CommunicationVolume],
     assert sorted(done) == ["first", "second", "third"]
 
 
-async def test_empty_means_that_all_requests_have_ended() -> None:
-    volume, done = DictVolume(), list[str]()
+async def test_empty_means_that_all_requests_have_ended(opened: Open) -> None:
+    volume, done = opened(CAPACITY), list[str]()
     await volume.wait_empty()
     stage(volume, 1)
     stage(volume, 2)
@@ -258,3 +312,214 @@ async def test_an_idle_volume_sleeps(nursery: trio.Nursery, autojump_clock: Mock
     stage(volume, 1)
     await trio.sleep(DESTAGE_AFTER_S * 3)
     assert volume.stored_count() == 1
+
+
+# --- kept requests ----------------------------------------------------------------------------------------
+
+
+async def test_a_kept_request_is_acknowledged_when_it_is_held_and_stays_pending(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    volume = opened()
+    async with running(volume):
+        staged = volume.stage(request(1, kept=True), b"data")
+        with trio.fail_after(DESTAGE_AFTER_S * 0.9):  # it does not wait for others
+            assert await staged.answer.wait() == InodeNumber(2)
+        assert staged.acknowledged
+        assert volume.pending() == [staged]
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_no_kept_request_is_acknowledged_before_the_store_has_it(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    storing, may_end = trio.Event(), trio.Event()
+
+    async def run_when_told(function: Callable[..., Any], *args: Any) -> Any:
+        storing.set()
+        await may_end.wait()
+        return function(*args)
+
+    volume = opened(seams=Seams(run_blocking=run_when_told, fdatasync=lambda _: None))
+    async with running(volume):
+        staged = volume.stage(request(1, kept=True), b"data")
+        await storing.wait()
+        await trio.sleep(1)
+        assert not staged.acknowledged
+        may_end.set()
+        await staged.answer.wait()
+        assert staged.acknowledged
+
+
+async def test_what_comes_together_is_made_durable_by_one_commit(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = DictVolume(1 << 20)
+    await nursery.start(volume.run)
+    await wait_all_tasks_blocked()
+    staged = [volume.stage(request(number, kept=True), b"data") for number in range(20)]
+    for each in staged:
+        await each.answer.wait()
+    assert volume.writes == 1
+
+
+async def test_only_kept_writes_of_an_inode_are_told_of_it(opened: Open) -> None:
+    volume = opened()
+    kept = [volume.stage(request(number, kept=True), b"data") for number in (1, 2)]
+    volume.stage(request(3), b"data")
+    volume.stage(request(4, kept=True, inode=3), b"data")
+    assert list(volume.writes_of(InodeNumber(2))) == kept
+    retire(volume, 1)
+    assert list(volume.writes_of(InodeNumber(2))) == kept[1:]
+    retire(volume, 2)
+    assert list(volume.writes_of(InodeNumber(2))) == []
+
+
+async def test_waiting_for_the_writes_of_an_inode_is_not_for_those_that_came_later(opened: Open) -> None:
+    volume, done = opened(), list[str]()
+    for number in (1, 2):
+        volume.stage(request(number, kept=True), b"data")
+    last = volume.newest_write(InodeNumber(2))
+    volume.stage(request(3, kept=True), b"data")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(noted, volume.wait_ended(InodeNumber(2), last), "ended", done)
+        for number in (2, 1):
+            await wait_all_tasks_blocked()
+            assert not done
+            retire(volume, number)
+    assert done == ["ended"]
+
+
+async def test_a_request_that_others_overtook_may_have_taken_effect(opened: Open) -> None:
+    volume = opened()
+    for number in (1, 2, 3):
+        volume.stage(request(number, kept=True), b"data")
+    assert volume.newest_in_doubt(InodeNumber(2)) == 0
+    retire(volume, 2)
+    assert volume.newest_in_doubt(InodeNumber(2)) == 1
+
+
+# --- after the end of the process -----------------------------------------------------------------------
+
+
+async def test_kept_requests_survive_the_process_in_their_order_unless_only_memory_held_them(
+    opened: Open, kind: Communication, autojump_clock: MockClock
+) -> None:
+    volume = opened()
+    async with running(volume):
+        for number in (3, 1, 2, 5):
+            await volume.stage(request(number, kept=True), b"data of %d" % number).answer.wait()
+        volume.stage(request(4), b"nobody was told")
+        retire(volume, 3)
+        await trio.sleep(5 * DESTAGE_AFTER_S)
+    again = opened()
+    found = [(staged.request, staged.data) for staged in again.pending()]
+    if kind is Communication.MEMORY:
+        assert found == []
+        return
+    assert found == [(request(number, kept=True), b"data of %d" % number) for number in (1, 2, 5)]
+    assert all(staged.acknowledged and staged.in_doubt for staged in again.pending())
+    assert again.pending_bytes == sum(len(data) for _, data in found)
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_what_is_staged_after_a_restart_comes_after_what_was_taken_up(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    for number in range(4):
+        volume = opened()
+        async with running(volume):
+            await volume.stage(request(number, kept=True), b"data").answer.wait()
+    assert [staged.request for staged in opened().pending()] == [request(n, kept=True) for n in range(4)]
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_what_ended_does_not_come_back_once_it_is_no_longer_live(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    """`oldest_live` lets the primary forget: so nothing before it may ever be taken up again."""
+    volume = opened()
+    async with running(volume):
+        for number in range(12):
+            await volume.stage(request(number, kept=True), bytes(9)).answer.wait()
+        for number in (4, 1, 0, 2):
+            retire(volume, number)
+            live = volume.oldest_live
+            assert live is not None
+            assert live <= request(number).identity
+        await trio.sleep(5 * DESTAGE_AFTER_S)
+        assert volume.oldest_live == request(3).identity
+    again = opened()
+    assert again.pending()[0].request.identity == request(3).identity
+    async with running(again):
+        for staged in again.pending():
+            again.retire(staged.request.identity)
+        await again.wait_settled()
+        assert again.oldest_live is None
+        assert again.stored_count() == 0
+    assert not opened().pending()
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_the_store_frees_what_has_ended(
+    opened: Open, kind: Communication, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    volume = opened(1 << 30)
+    peak_bytes = 0
+    async with running(volume):
+        for number in range(120):
+            await volume.stage(request(number, kept=True), bytes(1 << 20)).answer.wait()
+            retire(volume, number - 3)
+            peak_bytes = max(peak_bytes, bytes_below(tmp_path))
+    assert peak_bytes < 64 << 20
+
+
+@pytest.mark.parametrize("kind", [Communication.SUBVOLUME], ids=str, indirect=True)
+async def test_what_a_crash_left_half_written_is_cut_off(
+    kind: Communication, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    volume = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+    async with running(volume):
+        for number in (1, 2):
+            await volume.stage(request(number, kept=True), b"data").answer.wait()
+    volume.close()
+    (path,) = (tmp_path / "staged").iterdir()
+    whole = path.read_bytes()
+    for length in range(len(whole) // 2, len(whole)):
+        path.write_bytes(whole[:length])
+        again = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+        async with running(again):
+            assert len(again) <= 1
+            await again.stage(request(3, kept=True), b"data").answer.wait()
+        again.close()
+        last = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+        assert last.pending()[-1].request == request(3, kept=True)
+        last.close()
+
+
+# --- another kind -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", list(Communication), ids=str)
+async def test_another_kind_is_used_only_once_the_one_before_holds_nothing(
+    tmp_path: Path, wanted: Communication, autojump_clock: MockClock
+) -> None:
+    for before in DURABLE:
+        directory = tmp_path / before
+        directory.mkdir()
+        seams = counting_seams()
+        kind, volume = open_wanted(before, directory, 1 << 24, seams)
+        assert kind is before
+        async with running(volume):
+            await volume.stage(request(1, kept=True), b"data").answer.wait()
+        volume.close()
+        kind, volume = open_wanted(wanted, directory, 1 << 24, seams)
+        assert kind is before
+        async with running(volume):
+            assert [staged.data for staged in volume.pending()] == [b"data"]
+            retire(volume, 1)
+            await volume.wait_settled()
+        volume.close()
+        kind, volume = open_wanted(wanted, directory, 1 << 24, seams)
+        assert kind is wanted
+        volume.close()

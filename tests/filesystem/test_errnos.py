@@ -16,7 +16,7 @@ from fusemirror.filesystem.operations import Operations
 
 REQUESTS = {name for name, _ in inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)}
 OURS = {name: value for name, value in vars(Operations).items() if name in REQUESTS}
-NEED_NOTHING = {"access", "flush"}
+NEED_NOTHING = {"access"}
 
 
 class Broken:

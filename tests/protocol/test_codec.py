@@ -50,6 +50,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Suspects(((INODE, (-1,)),), True),
     m.Request(RequestId(b"1234567812345678"), Rename(INODE, b"\xff\xfe", INODE, b"new", 1)),
     m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
+    m.Ended(RequestId(b"1234567812345678")),
 ]
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.errors import DiskFailed
 from fusemirror.volume import durable, images, journal, regions
@@ -27,7 +28,7 @@ _SYNCS = frozenset({"fdatasync", "fsync"})
 _OF_NAMES = frozenset({"mkdir", "open", "rename", "replace", "rmtree", "unlink"})
 _STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
 _NEED_ROOM = frozenset({"commit", "mkdir", "pwrite", "write"})
-_MODULES: tuple[ModuleType, ...] = (durable, images, journal, regions)
+_MODULES: tuple[ModuleType, ...] = (durable, images, journal, regions, subvolume_volume)
 
 
 class Killed(BaseException):

@@ -19,7 +19,11 @@ Target = tuple[str, int]
 
 @dataclass
 class Operation:
-    """`began` and `ended` are places in one order; `result` is a value, a negative errno, or DOUBT."""
+    """`began` and `ended` are places in one order; `result` is a value, a negative errno, or DOUBT.
+
+    `host` is where it was asked; from `seen` on the other host must see it too. With synchronous
+    acknowledgement that is when it ended; with asynchronous, once a flush or a close has covered it.
+    """
 
     index: int
     client: str
@@ -30,6 +34,9 @@ class Operation:
     ended: int | None = None
     result: Any = DOUBT
     refused: bool = False
+    host: str = ""
+    early: bool = False
+    seen: int | None = None
 
     @property
     def changes_nothing(self) -> bool:
@@ -61,8 +68,11 @@ class History:
     def next_index(self) -> int:
         return len(self.operations) + 1
 
-    def begin(self, client: str, target: Target, name: str, *arguments: Any) -> Operation:
-        operation = Operation(self.next_index, client, target, name, arguments, next(self._order))
+    def begin(
+        self, client: str, target: Target, name: str, *arguments: Any, host: str = "", early: bool = False
+    ) -> Operation:
+        began = next(self._order)
+        operation = Operation(self.next_index, client, target, name, arguments, began, host=host, early=early)
         self.operations.append(operation)
         return operation
 
@@ -70,6 +80,20 @@ class History:
         operation.result = result
         if result != DOUBT:
             operation.ended = next(self._order)
+            if not operation.early:
+                operation.seen = operation.ended
+
+    def now(self) -> int:
+        """A place in the order."""
+        return next(self._order)
+
+    def settle(self, host: str, target: Target | None, before: int) -> None:
+        """What ended on a host before that place is from now on seen on the other too."""
+        now = next(self._order)
+        for operation in self.operations:
+            about = target is None or operation.target == target
+            if operation.host == host and about and operation.seen is None and operation.ended is not None:
+                operation.seen = now if operation.ended < before else None
 
     def refuse(self, operation: Operation) -> None:
         """It was refused before anything was done: it has no effect, now or later."""

@@ -51,6 +51,13 @@ def register(state: object, operation: Operation) -> object | None:
     return _judged(state, operation, missing, state, state[0] if isinstance(state, tuple) and state else None)
 
 
+def byte(state: int, operation: Operation) -> int | None:
+    """One byte of a file: what no write has reached, or a truncation has cut off, reads as 0."""
+    if operation.name == "set":
+        return _judged(state, operation, set(), operation.arguments[0], ANY)
+    return _judged(state, operation, set(), state, state)
+
+
 # --- the content of a file ------------------------------------------------------------------------------
 
 

@@ -122,6 +122,8 @@ def _every_fifth_record_skipped() -> Iterator[None]:
 
 
 _CONTENTION: dict[str, Any] = {
+    "acknowledge": ("sync", "sync"),
+    "communication": "lmdb",
     "clients": 2,
     "operations_per_client": 40,
     "think_time": 0.02,

@@ -76,6 +76,13 @@ CLOCK_SKEW_MAX = 0.0045
 """Far more than the 200 ppm of a bad oscillator: what `limits.LEASE_CLOCK_MARGIN` is made for."""
 
 
+LOSES_PENDING = frozenset({"replace backup", "restore backup", "full primary", "full backup", "full both"})
+"""Faults by which what was acknowledged early may be lost, or refused later, as fusemirror(7) tells."""
+
+LOSES_MEMORY = frozenset({"kill backup", "kill both", "stop backup", "power backup"})
+"""The same where it is staged in memory only."""
+
+
 class Options(msgspec.Struct, frozen=True):
     """Times in seconds. Up to `fault_count` faults are drawn, on average every `fault_interval`.
 
@@ -106,6 +113,12 @@ class Options(msgspec.Struct, frozen=True):
     kill_in_step: float
     small_limits: bool
     hurry: int
+    acknowledge: tuple[str, str] = ("sync", "sync")  # at the primary, at the backup
+    communication: str = "lmdb"
+
+    @property
+    def asynchronous(self) -> bool:
+        return "async" in self.acknowledge
 
     @property
     def power_goes(self) -> bool:
@@ -120,6 +133,20 @@ def _text(value: object) -> str:
 
 
 def draw_options(random: Random) -> Options:
+    options = _draw_all_but_modes(random)
+    acknowledge = random.choice([("sync", "sync"), ("sync", "async"), ("async", "sync"), ("async", "async")])
+    communication = random.choice(["lmdb", "subvolume", "memory"])
+    faults = options.faults
+    if "async" in acknowledge:
+        faults += tuple(fault for fault in ("toggle primary", "toggle backup") if random.random() < 0.5)
+        lost = LOSES_PENDING | LOSES_MEMORY if communication == "memory" else LOSES_PENDING
+        faults = tuple(fault for fault in faults if fault not in lost)
+    return msgspec.structs.replace(
+        options, acknowledge=acknowledge, communication=communication, faults=faults
+    )
+
+
+def _draw_all_but_modes(random: Random) -> Options:
     peer_timeout = random.choice([0.3, 1.0, 5.0])
     fault_share = random.choice([0.1, 0.3, 0.6])
     kinds = tuple(kind for kind in WEIGHTS if random.random() < 0.6)

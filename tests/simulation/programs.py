@@ -113,7 +113,10 @@ class Program:
         call: Callable[[Operation], Awaitable[Any]],
     ) -> Any:
         """Ask, and record what was answered. A killed process answers nothing."""
-        operation = self._history.begin(self._name, target, name, *arguments)
+        early = self._world.options.asynchronous
+        operation = self._history.begin(
+            self._name, target, name, *arguments, host=host.name, early=early and host.acknowledges_early
+        )
         self._world.trace(f"ask {operation}")
         fenced = _is_fenced(host)
         try:
@@ -144,8 +147,17 @@ class Program:
         tag = self._atlas.busy_file
         return tag, self._atlas.inodes[tag]
 
-    def _data(self, length: int) -> bytes:
+    def _appends_only(self, tag: int) -> bool:
+        """With asynchronous acknowledgement a file is either appended to, or written anywhere.
+
+        The former is judged as a whole, the latter byte by byte (`simulate.py`).
+        """
+        return self._world.options.asynchronous and tag % 2 == 1
+
+    def _data(self, tag: int, length: int) -> bytes:
         """Bytes for the next operation, which no other writes."""
+        if self._world.options.asynchronous and not self._appends_only(tag):
+            return bytes([1 + self._history.next_index % 250]) * length
         stamp = b"%03d." % self._history.next_index
         return (stamp * (length // len(stamp) + 1))[:length]
 
@@ -154,11 +166,18 @@ class Program:
 
     async def _write(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
-        offset, data = self._random.choice(_EDGES), self._data(self._length())
+        if self._appends_only(tag):
+            await self._append_to(host, tag, inode)
+            return
+        await self._write_to(host, tag, inode)
+
+    async def _write_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> None:
+        offset, data = self._random.choice(_EDGES), self._data(tag, self._length())
 
         async def call(_: Operation) -> str:
             await host.unit.perform(Write(inode, offset), data)
-            self._expect_redundant(host, inode, offset, len(data))
+            if not host.acknowledges_early:
+                self._expect_redundant(host, inode, offset, len(data))
             return "ok"
 
         await self._ask(host, ("file", tag), "write", offset, data, call=call)
@@ -185,7 +204,13 @@ class Program:
 
     async def _append(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
-        data = self._data(max(1, self._length() % 300))
+        if self._world.options.asynchronous and not self._appends_only(tag):
+            await self._write_to(host, tag, inode)
+            return
+        await self._append_to(host, tag, inode)
+
+    async def _append_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> None:
+        data = self._data(tag, max(1, self._length() % 300))
 
         async def call(_: Operation) -> str:
             await host.unit.perform(Write(inode, 0, append=True), data)
@@ -255,11 +280,16 @@ class Program:
     async def _flush(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
 
+        before = self._history.now()
+        durably = self._random.random() < 0.5
+
         async def call(_: Operation) -> bytes:
-            await host.unit.flush(inode)
+            await (host.unit.flush(inode) if durably else host.unit.settle(inode))
             return b""
 
-        await self._ask(host, ("file", tag), "read", 0, 0, call=call)
+        if await self._ask(host, ("file", tag), "read", 0, 0, call=call) == b"":
+            for kind in ("file", "mode", "xattr"):
+                self._history.settle(host.name, (kind, tag), before)
 
     # --- names ----------------------------------------------------------------------------------------
 

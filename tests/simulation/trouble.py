@@ -43,6 +43,9 @@ class Trouble:
                 elif fault == "full":
                     for host in hosts:
                         nursery.start_soon(self._fill, host)
+                elif fault == "toggle":
+                    for host in hosts:
+                        host.toggle_acknowledge()
                 else:
                     for host in hosts:
                         nursery.start_soon(self._trouble_process, host, fault)

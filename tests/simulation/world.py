@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import trio
 
 from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
@@ -17,7 +18,7 @@ from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import FusemirrorError
 from fusemirror.seams import Seams
-from fusemirror.settings import Settings
+from fusemirror.settings import Acknowledge, Communication, Settings
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk
@@ -102,6 +103,8 @@ class SimulatedHost:
             peer_timeout=world.options.peer_timeout,
             io_timeout=world.options.io_timeout,
             fence=world.options.fence,
+            acknowledge=Acknowledge(world.options.acknowledge[self.role == "backup"]),
+            communication=Communication(world.options.communication),
         )
         self._seams = Seams(
             now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
@@ -147,6 +150,23 @@ class SimulatedHost:
     def _directory_changed(self) -> None:
         if self.surface is not None:
             self.surface.begin()
+
+    @property
+    def acknowledges_early(self) -> bool:
+        """Whether programs may be told of success before the other host sees it, at any time of the run."""
+        options = self.world.options
+        return (
+            options.acknowledge[self.role == "backup"] == "async" or f"toggle {self.role}" in options.faults
+        )
+
+    def toggle_acknowledge(self) -> None:
+        """As `fusemirror set`: from now on, and after a restart."""
+        toggled = {Acknowledge.SYNC: Acknowledge.ASYNC, Acknowledge.ASYNC: Acknowledge.SYNC}
+        acknowledge = toggled[self._settings.acknowledge]
+        self.world.trace(f"set {self.name} acknowledge={acknowledge}")
+        self._settings = msgspec.structs.replace(self._settings, acknowledge=acknowledge)
+        if self._unit is not None:
+            self._unit.configure(self._settings)
 
     def make_volume(self) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}

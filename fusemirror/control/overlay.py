@@ -1,0 +1,70 @@
+"""The overlay: what a host shows of its own writes that are acknowledged and not applied yet.
+
+The subvolume is a prefix of main, and a pending write comes after all of it. So it stands on top of
+what the subvolume holds, until it takes its place in the order: a program sees its own writes at once.
+One that may be in the subvolume already, below what came after it, is not shown; reads wait for it.
+"""
+
+import stat
+from collections.abc import Collection
+
+from fusemirror.communication.volume import Staged
+from fusemirror.operations import Write
+from fusemirror.volume.inode import Inode
+
+
+def _is_shown(staged: Staged) -> bool:
+    return staged.acknowledged and not staged.in_doubt
+
+
+def _on_top(writes: Collection[Staged]) -> list[tuple[int, bytes]]:
+    """Offset and data of each write that is shown, oldest first."""
+    return [
+        (staged.request.operation.offset, staged.data)
+        for staged in writes
+        if _is_shown(staged) and isinstance(staged.request.operation, Write)
+    ]
+
+
+def size_with(size: int, writes: Collection[Staged]) -> int:
+    """How long a file of `size` bytes is with the writes on top."""
+    return max([size, *(offset + len(data) for offset, data in _on_top(writes))])
+
+
+def content_with(content: bytes, offset: int, length: int, size: int, writes: Collection[Staged]) -> bytes:
+    """What a read of `length` bytes at `offset` returns with the writes on top.
+
+    `content` is what the volume returns, `size` how long the file is there.
+    """
+    end = min(offset + length, size_with(size, writes))
+    if end <= offset:
+        return b""
+    shown = bytearray(content.ljust(end - offset, b"\0"))
+    for at, data in _on_top(writes):
+        first, last = max(at, offset), min(at + len(data), end)
+        if first < last:
+            shown[first - offset : last - offset] = data[first - at : last - at]
+    return bytes(shown)
+
+
+def attributes_with(inode: Inode, writes: Collection[Staged]) -> Inode:
+    """The inode with the writes on top; a copy where there are any."""
+    size = size_with(inode.size, writes)
+    times = [staged.time_ns for staged in writes if _is_shown(staged)]
+    if not times:
+        return inode
+    shown = inode.copy()
+    shown.size = size
+    shown.mtime_ns = max(inode.mtime_ns, *times)
+    shown.ctime_ns = max(inode.ctime_ns, *times)
+    return shown
+
+
+def may_be_acknowledged_early(operation: Write, inode: Inode | None) -> bool:
+    """Whether nothing but its data depends on the write, and it is sure to be in order.
+
+    Where the file ends is the primary's to say (O_APPEND), and so is who may keep privileges.
+    """
+    if inode is None or not inode.is_regular or operation.append:
+        return False
+    return not (operation.clear_privileges and inode.mode & (stat.S_ISUID | stat.S_ISGID))

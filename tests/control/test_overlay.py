@@ -1,0 +1,92 @@
+"""The overlay against the plain thing: what is pending, written to what the volume holds."""
+
+import stat
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusemirror.communication.volume import Staged
+from fusemirror.control.overlay import (
+    attributes_with,
+    content_with,
+    may_be_acknowledged_early,
+    size_with,
+)
+from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.operations import Write
+from fusemirror.protocol.messages import Request
+from fusemirror.volume.inode import Inode
+
+INODE = InodeNumber(5)
+
+
+def staged(offset: int, data: bytes, *, acknowledged: bool = True, time_ns: int = 1) -> Staged:
+    made = Staged(1, Request(RequestId(b"1" * 16), Write(INODE, offset), kept=True), data, 0.0, time_ns)
+    made.acknowledged = acknowledged
+    return made
+
+
+def inode(size: int = 0, mode: int = 0o644) -> Inode:
+    return Inode(
+        number=INODE,
+        mode=stat.S_IFREG | mode,
+        nlink=1,
+        uid=0,
+        gid=0,
+        rdev=0,
+        size=size,
+        atime_ns=10,
+        mtime_ns=10,
+        ctime_ns=10,
+    )
+
+
+writes = st.lists(
+    st.tuples(st.integers(0, 30), st.binary(min_size=1, max_size=12), st.booleans()), max_size=5
+)
+
+
+@given(base=st.binary(max_size=20), pending=writes, offset=st.integers(0, 50), length=st.integers(0, 50))
+def test_a_read_shows_what_would_be_there_if_the_acknowledged_writes_were_done(
+    base: bytes, pending: list[tuple[int, bytes, bool]], offset: int, length: int
+) -> None:
+    content = bytearray(base)
+    for at, data, acknowledged in pending:
+        if acknowledged:
+            content.extend(bytes(max(0, at - len(content))))
+            content[at : at + len(data)] = data
+    over = [staged(at, data, acknowledged=told) for at, data, told in pending]
+    assert size_with(len(base), over) == len(content)
+    shown = content_with(base[offset : offset + length], offset, length, len(base), over)
+    assert shown == content[offset : offset + length]
+
+
+def test_attributes_show_the_size_and_the_time_and_leave_the_volumes_own_alone() -> None:
+    own = inode(size=10)
+    shown = attributes_with(own, [staged(8, b"12345", time_ns=70), staged(0, b"x", time_ns=60)])
+    assert (shown.size, shown.mtime_ns, shown.ctime_ns) == (13, 70, 70)
+    assert (own.size, own.mtime_ns) == (10, 10)
+
+
+def test_what_nobody_was_told_of_is_not_shown() -> None:
+    own = inode(size=10)
+    assert attributes_with(own, [staged(8, b"12345", acknowledged=False)]) is own
+
+
+def test_what_may_be_in_the_volume_already_is_not_put_on_top_of_it() -> None:
+    pending = [staged(0, b"xx"), staged(1, b"yyyy")]
+    pending[1].in_doubt = True
+    assert content_with(b"abc", 0, 10, 3, pending) == b"xxc"
+
+
+def test_only_a_plain_write_to_a_file_may_be_acknowledged_early() -> None:
+    plain = Write(INODE, 0)
+    assert may_be_acknowledged_early(plain, inode())
+    assert not may_be_acknowledged_early(plain, None)
+    assert not may_be_acknowledged_early(Write(INODE, 0, append=True), inode())
+    directory = inode()
+    directory.mode = stat.S_IFDIR | 0o755
+    assert not may_be_acknowledged_early(plain, directory)
+    user = Write(INODE, 0, clear_privileges=True)
+    assert may_be_acknowledged_early(user, inode())
+    assert not may_be_acknowledged_early(user, inode(mode=0o4755))
