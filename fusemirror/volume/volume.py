@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -429,7 +429,7 @@ class Volume:
     def commit(self) -> None:
         """On return the catalog is durable. DiskFailed: nothing is lost, and it may be tried again."""
         if self.copying:
-            self.catalog.commit_unfinished()
+            self._keep_usable(self.catalog.commit_unfinished)
             return
         if self.catalog.changes_since_commit == 0:
             return
@@ -533,7 +533,8 @@ class Volume:
         """From now on rows and changes go into a new, empty catalog; a copy under way is thrown away.
 
         Until `finish_catalog_copy` a crash leaves the old catalog and its journal, known to be
-        incomplete. Nothing can be looked up meanwhile but what has been copied. DiskFailed, OSError.
+        incomplete. Nothing can be looked up meanwhile but what has been copied. VolumeError, DiskFailed,
+        OSError: of this copy comes nothing, and another may begin.
         """
         self.update_identity(complete=False)
         if not self.copying:
@@ -545,22 +546,40 @@ class Volume:
         self.number = ChangeNumber(0)
         fresh = self.directory / "catalog.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        self.catalog = Catalog(fresh, create=True)
+        try:
+            self.catalog = Catalog(fresh, create=True)
+        except (OSError, FusemirrorError):
+            self.catalog = Catalog(self.directory / "catalog")
+            raise
 
     def finish_catalog_copy(self, number: ChangeNumber, journal_number: ChangeNumber) -> None:
         """On return the new catalog durably stands in the place of the old, complete up to `number`, and to
         the peer's record `journal_number`.
 
         Images of no inode are removed; the journal is empty. DiskFailed, OSError: the next opening
-        finishes it or goes back.
+        finishes it or goes back, and until then another copy may begin.
         """
         self.number = max(self.number, number)
-        self.catalog.commit(self.number, journal_number, self._time_ns)  # from here on it will be finished
+        # From here on it will be finished.
+        self._keep_usable(self.catalog.commit, self.number, journal_number, self._time_ns)
         self.catalog.close()
-        _settle_catalog_copy(self.directory, self.journal, self.images)
+        fresh = self.directory / "catalog.new"
+        try:
+            _settle_catalog_copy(self.directory, self.journal, self.images)
+        except (OSError, FusemirrorError):
+            self.catalog = Catalog(fresh if fresh.is_dir() else self.directory / "catalog")
+            raise
         self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
         self.watcher.catalog_replaced()
+
+    def _keep_usable(self, commit: Callable[..., None], *place: Any) -> None:
+        """Commit a catalog under copy. A commit that fails ends LMDB's transaction; what it held is gone."""
+        try:
+            commit(*place)
+        except DiskFailed:
+            self.catalog.rollback()
+            raise
 
     # --- recovery ------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_RECORD_BYTES_MAX, REGION_BYTES
 from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.catalog import _open_environment as open_environment
 from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.inode import Inode
@@ -894,6 +895,52 @@ def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
     volume.finish_catalog_copy(number, number)
     assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
     volume.close()
+
+
+@pytest.mark.parametrize("step", ["making it", "a commit under way", "its last commit", "taking its place"])
+def test_a_copy_that_the_disk_refused_can_be_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    rows, number = source_rows(tmp_path)
+    volume = old_volume(tmp_path / "volume").volume
+
+    def copy() -> None:
+        volume.begin_catalog_copy()
+        volume.copy_rows(rows)
+        volume.commit()
+        volume.finish_catalog_copy(number, number)
+
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    def refuse_commit(catalog: Catalog, *_place: Any) -> None:
+        catalog._txn.abort()
+        raise DiskFailed(volume.directory, "full")
+
+    with monkeypatch.context() as full:
+        if step == "making it":
+            full.setattr("fusemirror.volume.catalog._open_environment", refuse_creation(refuse))
+        elif step == "taking its place":
+            full.setattr(volume.journal, "restart", refuse)
+        else:
+            full.setattr(Catalog, "commit_unfinished" if "under way" in step else "commit", refuse_commit)
+        if step == "its last commit":
+            full.setattr(volume, "commit", lambda: None)
+        with pytest.raises((OSError, DiskFailed)):
+            copy()
+        assert volume.catalog.meta(b"whatever") is None, "it can still be asked"
+    copy()
+    assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
+    volume.close()
+
+
+def refuse_creation(refuse: Callable[..., None]) -> Callable[..., Any]:
+    """Opens what there is, and makes nothing new."""
+
+    def opened(directory: Path, *, create: bool) -> Any:
+        return refuse() if create else open_environment(directory, create=create)
+
+    return opened
 
 
 @pytest.mark.parametrize("end", ["abandon", "close"])
