@@ -9,7 +9,9 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import trio
@@ -32,7 +34,7 @@ from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_I
 from fusemirror.mirror.histories import history_of
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
-from fusemirror.settings import MountOptions, Settings
+from fusemirror.settings import MountOptions, Settings, changed_while_mounted
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,14 @@ class Host:
             io_timeout_s=settings.io_timeout,
             stale_reads=settings.stale_reads,
         )
+
+    def change_settings(self, values: dict[str, Any]) -> None:
+        """Take other values from now on; UsageError, and nothing changes, for what only a mount can take."""
+        self.settings = changed_while_mounted(self.settings, values)
+        self.unit.configure(self.settings)
+        if "log_level" in values:
+            logging.getLogger().setLevel(self.settings.log_level.upper())
+        log.info("settings changed: %s", ", ".join(f"{key} = {value}" for key, value in values.items()))
 
     def make_hello(self, path: str) -> Hello:
         volume = self.unit.volume
@@ -149,9 +159,12 @@ async def _serve(
         host.unit.volume.watcher = cache
         mounted = Mounted(settings, mountpoint, os.getpid(), __version__, cache.counters)
         operations = Operations(host.unit, cache, on_bug=lambda: kernel.stop("a bug"))
-        admin = AdminServer(
-            host.unit, lambda: snapshot(mounted, host.unit, host.linker, host.seams.now_ns), kernel.stop
-        )
+
+        def take_snapshot() -> dict[str, Any]:
+            now = replace(mounted, settings=host.settings)
+            return snapshot(now, host.unit, host.linker, host.seams.now_ns)
+
+        admin = AdminServer(host.unit, take_snapshot, kernel.stop, host.change_settings)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         await nursery.start(admin.run, socket_path(runtime_dir, settings.name))

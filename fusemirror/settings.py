@@ -218,6 +218,33 @@ def make(**values: Any) -> Settings:
         raise UsageError(f"{error.key}: {error}") from None
 
 
+FIXED_WHILE_MOUNTED = {
+    "name": "it names the files and the socket of the mount",
+    "volume": "the volume is open",
+    "listen": "the peer knows this address",
+    "peer": "the link is made of it",
+    "peer_timeout": "leases were given by it",
+    "access": "both hosts must change it at the same time",
+}
+"""Keys that a running mount does not change, and why."""
+
+
+def changed(settings: Settings, values: dict[str, Any]) -> Settings:
+    """The settings with other values, as a file would hold them; UsageError where one cannot be used."""
+    if values.get("name", settings.name) != settings.name:
+        raise UsageError("name: a mirrored filesystem keeps its name")
+    return make(**{**msgspec.structs.asdict(settings), **values})
+
+
+def changed_while_mounted(settings: Settings, values: dict[str, Any]) -> Settings:
+    """The same for a running mount; UsageError also for what only the next one can take."""
+    after = changed(settings, values)
+    for key, reason in FIXED_WHILE_MOUNTED.items():
+        if getattr(after, key) != getattr(settings, key):
+            raise UsageError(f"{key} cannot change while mounted: {reason}; unmount on this host first")
+    return after
+
+
 def config_path(config_dir: Path, name: str) -> Path:
     """The config file of a mirrored filesystem; UsageError for what cannot be a name."""
     if not re.fullmatch(NAME_PATTERN, name):

@@ -29,12 +29,19 @@ Send = Callable[[Answer], Awaitable[None]]
 
 
 class AdminServer:
-    """Answers commands until cancelled. `stop` ends the mount."""
+    """Answers commands until cancelled. `stop` ends the mount; `change_settings` takes values of a config
+    file, or raises UsageError.
+    """
 
     def __init__(
-        self, unit: ControlUnit, take_snapshot: Callable[[], dict[str, Any]], stop: Callable[[str], None]
+        self,
+        unit: ControlUnit,
+        take_snapshot: Callable[[], dict[str, Any]],
+        stop: Callable[[str], None],
+        change_settings: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._unit = unit
+        self._change_settings = change_settings
         self._take_snapshot = take_snapshot
         self._stop = stop
 
@@ -77,11 +84,21 @@ class AdminServer:
                 return self._unit.reservations()
             case "resync":
                 return await self._resync(request)
+            case "set":
+                return self._set(request.get("values"))
             case "stop":
                 self._stop("asked to stop")
                 return None
             case other:
                 raise UsageError(f"the mount process knows no command {other!r}; is it of another version?")
+
+    def _set(self, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise UsageError("`values` is an object of settings")
+        if self._change_settings is None:
+            raise UsageError("this mount has no settings to change")
+        self._change_settings(values)
+        return self._take_snapshot()
 
     async def _wait(self, condition: str, timeout_s: float) -> None:
         conditions = {

@@ -30,6 +30,11 @@ def snapshot(
 ) -> dict[str, Any]:
     settings, identity, link = mounted.settings, unit.volume.identity, unit.link
     modes = {key: str(getattr(settings, key)) for key in _MODES}
+    effective = {**modes, **unit.modes_in_effect()}
+    status = unit.status()
+    if effective != modes and status["reason"] is None:
+        waiting = ", ".join(key for key in _MODES if effective[key] != modes[key])
+        status["reason"] = f"{waiting} as set is taken by the next mount, once nothing is staged"
     generations = generations_of(unit.volume)
     session = link.mirror if link is not None else None
     since = None
@@ -38,7 +43,7 @@ def snapshot(
     return {
         "name": settings.name,
         "host": identity.host_name,
-        **unit.status(),
+        **status,
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
@@ -48,7 +53,7 @@ def snapshot(
             "error": linker.last_error,
         },
         "settings": modes,
-        "effective": modes,
+        "effective": effective,
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},

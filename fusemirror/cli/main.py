@@ -15,6 +15,7 @@ COMMANDS = (
     "mount",
     "umount",
     "status",
+    "set",
     "wait",
     "verify",
     "resync",

@@ -25,6 +25,8 @@ _PAGES_OVERHEAD = 64 * MIB  # LMDB keeps the pages of two transactions, and its 
 class LmdbCommunicationVolume(CommunicationVolume):
     """The default kind."""
 
+    kind = "lmdb"
+
     def __init__(self, directory: Path, capacity_bytes: int, seams: Seams) -> None:
         super().__init__(capacity_bytes)
         self._directory = directory

@@ -14,6 +14,8 @@ from fusemirror.communication.volume import CommunicationVolume, Entry, Staged
 class MemoryCommunicationVolume(CommunicationVolume):
     """Nothing is stored."""
 
+    kind = "memory"
+
     def _enqueue(self, staged: Staged) -> None:
         if staged.request.kept:
             self._acknowledge(staged)

@@ -43,6 +43,8 @@ class _Segment:
 class SubvolumeCommunicationVolume(CommunicationVolume):
     """The store belongs to one thread at a time: `run` awaits each batch before the next."""
 
+    kind = "subvolume"
+
     def __init__(self, directory: Path, capacity_bytes: int, seams: Seams) -> None:
         super().__init__(capacity_bytes)
         self._directory = directory

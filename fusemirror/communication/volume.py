@@ -73,6 +73,9 @@ class Staged:
 class CommunicationVolume(ABC):
     """Requests in the order in which they were staged, until they are retired."""
 
+    kind: str
+    """As the setting `communication` has it."""
+
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self.pending_bytes = 0

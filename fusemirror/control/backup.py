@@ -85,6 +85,9 @@ class BackupUnit(ControlUnit):
         self._stale_reads = settings.stale_reads
         self.communication.capacity_bytes = settings.communication_capacity
 
+    def modes_in_effect(self) -> dict[str, str]:
+        return {"communication": self.communication.kind}
+
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:

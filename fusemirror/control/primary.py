@@ -89,6 +89,7 @@ class PrimaryUnit(ControlUnit):
         self._peer_timeout_s = peer_timeout_s
         self._seams = seams
         self._acknowledge = Acknowledge.SYNC
+        self._resync_rate = resync_rate
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
@@ -98,6 +99,11 @@ class PrimaryUnit(ControlUnit):
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
         self.mirror.io_timeout_s = settings.io_timeout
+        if settings.fence is not self.mirror.fence:
+            self.mirror.set_fence(settings.fence)
+        if settings.resync_rate != self._resync_rate:
+            self._resync_rate = settings.resync_rate
+            self.mirror.pace.change(rate_bytes=settings.resync_rate)
 
     # --- changing ---------------------------------------------------------------------------------------
 

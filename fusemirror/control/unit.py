@@ -158,6 +158,10 @@ class ControlUnit(ABC):
     def configure(self, settings: Settings) -> None:
         """From now on these settings hold, as far as they concern the unit."""
 
+    def modes_in_effect(self) -> dict[str, str]:
+        """Modes that may be others than those of the settings, by their key."""
+        return {}
+
     # --- reservations -------------------------------------------------------------------------------------
 
     async def reserve(self, inode: InodeNumber, path: bytes, *, preempt: bool) -> None:

@@ -32,6 +32,8 @@ DURABLE = (Communication.LMDB, Communication.SUBVOLUME)
 class DictVolume(CommunicationVolume):
     """The smallest store there is."""
 
+    kind = "dict"
+
     def __init__(self, capacity_bytes: int = CAPACITY) -> None:
         super().__init__(capacity_bytes)
         self.stored: dict[int, tuple[bytes, bytes]] = {}

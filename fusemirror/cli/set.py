@@ -1,0 +1,25 @@
+"""`fusemirror set`: change settings, in the config file and in the mount that runs."""
+
+import click
+
+from fusemirror import settings
+from fusemirror.admin.changing import change
+from fusemirror.cli.arguments import Places, name_argument, pass_places
+
+
+@click.command("set")
+@name_argument
+@click.argument("assignments", metavar="KEY=VALUE...", nargs=-1, required=True)
+@pass_places
+def command(places: Places, name: str, assignments: tuple[str, ...]) -> None:
+    """Change settings of NAME on this host, at once where it is mounted, and for later mounts."""
+    config = settings.config_path(places.config_dir, name)
+    status = change(config, places.runtime_dir, name, assignments)
+    if status is None:
+        click.echo(f"{name}: set for the next mount")
+        return
+    waiting = [key for key, value in status["settings"].items() if status["effective"][key] != value]
+    if waiting:
+        click.echo(f"{name}: set; not in effect yet: {', '.join(waiting)}: {status['reason']}")
+    else:
+        click.echo(f"{name}: set, and in effect")
