@@ -197,6 +197,8 @@ class Program:
         # Where another change of the image is under way, it may have overwritten these bytes.
         if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.unsettled(inode):
             return
+        if primary.volume.catalog.inode(inode) is None:  # it had no name, and was purged
+            return
         images = [volume.images.read(inode, offset, length) for volume in (primary.volume, backup.volume)]
         assert images[0] == images[1], (
             f"bytes {offset}-{offset + length} of inode {inode} are not in both volumes"
