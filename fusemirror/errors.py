@@ -44,6 +44,13 @@ Bring the primary back, or see `fusemirror status`"""
     exit_code = 5
 
 
+class NamesMissing(CheckReport):
+    """check report: this host was still getting the names that it lacks after {0:g} s; \
+wait for it, see `fusemirror status`"""
+
+    exit_code = 5
+
+
 class ChangesRefused(CheckReport):
     """check report: changes are refused, since fence is "data" and they could not be mirrored: {0}. \
 Bring the backup back, or set fence to "never" to go on alone"""

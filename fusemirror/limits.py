@@ -41,7 +41,7 @@ PROTOCOL_VERSION_MIN = 1
 MESSAGE_BYTES_MAX = MIB  # the encoded part of a frame, without its data
 DATA_BYTES_MAX = 4 * MIB  # the raw data beside it
 HANDSHAKE_BYTES_MAX = 64 * KIB  # what a stranger may make us hold
-HANDSHAKE_TIMEOUT_S = 10.0
+HANDSHAKE_TIMEOUT_S = 10.0  # for a stranger; our own dials wait less, see `channel/link.py`
 STRANGERS_MAX = 16  # connections in the handshake at once; more are refused at accept
 
 # --- channel --------------------------------------------------------------------------------------
@@ -49,7 +49,9 @@ RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
 RECEIVE_BYTES_MIN = 64 * KIB  # one recv while no large frame is expected
 BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
 RECONNECT_FIRST_S = 0.1
-RECONNECT_MAX_S = 5.0  # a peer that comes back is met within this
+CONNECT_TIMEOUT_S = 2.0  # two packets were lost by then, and further ones would come ever later (tcp(7))
+PARTNER_TIMEOUT_MIN_S = 3.0  # the peer may just have begun to dial, and dials anew
+RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
 HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
@@ -89,5 +91,6 @@ assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one m
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
+assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
 assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

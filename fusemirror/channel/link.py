@@ -88,6 +88,8 @@ class Linker:
     ) -> None:
         self.last_error: str | None = None
         self.peer_timeout = peer_timeout
+        # What takes longer than `peer_timeout` would not last: no heartbeat would be answered in time.
+        self._patience_s = min(max(peer_timeout, limits.PARTNER_TIMEOUT_MIN_S), limits.HANDSHAKE_TIMEOUT_S)
         self._network = network
         self._listen_address = parse_address(listen_address)
         self._peer_address = parse_address(peer_address)
@@ -167,12 +169,15 @@ class Linker:
 
     async def _dial(self) -> Session | None:
         """A new session of our path, or None, and `last_error` says why not."""
+        patience_s = limits.CONNECT_TIMEOUT_S
         try:
-            with trio.fail_after(limits.HANDSHAKE_TIMEOUT_S):
+            with trio.fail_after(patience_s):
                 transport = await self._network.connect(*self._peer_address)
+            patience_s = self._patience_s
+            with trio.fail_after(patience_s):
                 return await self._open(transport, dialer=True)
         except trio.TooSlowError:
-            self._report(PeerUnreachable(self._peer_name, f"no answer for {limits.HANDSHAKE_TIMEOUT_S:g} s"))
+            self._report(PeerUnreachable(self._peer_name, f"no answer for {patience_s:g} s"))
         except (PeerUnreachable, ChannelError) as error:
             self._report(error)
         return None
@@ -181,7 +186,7 @@ class Linker:
         """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
         link = None
         try:
-            with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S):
+            with trio.move_on_after(self._patience_s):
                 while not self._is_met(dialed):
                     self._arrival = trio.Event()
                     await self._arrival.wait()

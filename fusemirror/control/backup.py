@@ -24,7 +24,9 @@ from fusemirror.control.overlay import attributes_with, content_with, may_be_ack
 from fusemirror.control.unit import ControlUnit, Key, found
 from fusemirror.errors import (
     ChannelError,
+    CheckReport,
     ConnectionLost,
+    NamesMissing,
     OperationFailed,
     PrimaryUnreachable,
     RemoteProtocolError,
@@ -225,9 +227,10 @@ class BackupUnit(ControlUnit):
                     await link.mirror.wait_lease()
         raise self._check_report()
 
-    def _check_report(self) -> PrimaryUnreachable:
+    def _check_report(self) -> CheckReport:
         """What a request gets that waited too long. The log says so once for each time apart."""
-        error = PrimaryUnreachable(self._io_timeout_s)
+        catches_up = self.applier.state is BackupState.CATCHING_UP
+        error = (NamesMissing if catches_up else PrimaryUnreachable)(self._io_timeout_s)
         if not self._reported:
             self._reported = True
             log.warning("%s (%s)", error, self.applier.reason or "it is there, but slow")

@@ -181,7 +181,8 @@ class Applier:
     # --- catching up ----------------------------------------------------------------------------------
 
     def _begin(self, message: Begin, _: Buffer) -> None:
-        self._go(BackupEvent.BEGUN)
+        what = "all names" if message.copy_catalog else "the changes that it missed"
+        self._go(BackupEvent.BEGUN, f"this host gets {what} first, and its programs wait")
         self._send_suspects()
         if message.copy_catalog:
             self.volume.begin_catalog_copy()

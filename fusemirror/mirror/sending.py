@@ -178,10 +178,17 @@ class Mirror:
         return self.stream is not None and self.stream.session.backlog_bytes > BACKLOG_BYTES_MAX
 
     async def wait_room(self) -> None:
-        """Return when the stream takes more, or has ended: a slow peer slows whoever changes much."""
-        if self.stream is not None:
-            with suppress(ConnectionLost):
-                await self.stream.wait_room()
+        """Return when the stream takes more, or has ended: a slow peer slows whoever changes much.
+
+        After `io_timeout` it has ended.
+        """
+        stream = self.stream
+        if stream is None:
+            return
+        with suppress(ConnectionLost), trio.move_on_after(self.io_timeout_s) as patience:
+            await stream.wait_room()
+        if patience.cancelled_caught and self.link is not None and self.stream is stream:
+            self.link.close(str(TimedOut(self.io_timeout_s, "the backup took too little of what was sent")))
 
     def _mark(self, change: AnyChange) -> None:
         inode, start, end = _range(change)
@@ -390,7 +397,9 @@ class Mirror:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and self.in_flight:
             self._held_back = self.in_flight[0].number
-        self._hold_until = max(self._hold_until, link.mirror.answered_until)
+        if streaming:
+            # Else it served no reads: a link that comes and goes must not make changes wait on and on.
+            self._hold_until = max(self._hold_until, link.mirror.answered_until)
         self._copier = None
         self._go(PrimaryEvent.SAID_BYE if self._said_bye else PrimaryEvent.LOST, reason)
 
@@ -519,7 +528,11 @@ class Mirror:
                     return (await promise.wait()).errno
                 if not promise.settled and self.link is not None:
                     self.link.close(str(TimedOut(self.io_timeout_s, "an fsync was not answered")))
-            await self.settled_state()
+            with trio.move_on_after(self.io_timeout_s) as patience:
+                await self.settled_state()
+            if patience.cancelled_caught and self.link is not None:
+                # Then it goes on alone, and brings the backup up to date with nobody waiting.
+                self.link.close(str(TimedOut(self.io_timeout_s, "the backup was not brought up to date")))
             promise = self.ask_flush(inode)
             if promise is None and self.state in PRIMARY_ACKNOWLEDGES_ALONE:
                 return 0

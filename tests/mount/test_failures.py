@@ -69,12 +69,22 @@ def kill(*chosen: str) -> Callable[[TwoHosts], None]:
     return fail
 
 
+def flap(hosts: TwoHosts) -> None:
+    for _ in range(5):
+        hosts.cut()
+        hosts.heal()
+        wait_until(lambda: hosts.primary.status()["peer"]["connected"], PATIENCE_S, "a link")
+
+
 FAULTS: dict[str, Callable[[TwoHosts], None]] = {
     "the primary is killed": kill("alpha"),
     "the backup is killed": kill("beta"),
     "both are killed": kill("alpha", "beta"),
     "the network is cut": TwoHosts.cut,
     "packets are lost": TwoHosts.drop,
+    "what the primary sends is lost": lambda hosts: hosts.drop_from(hosts.primary),
+    "what the backup sends is lost": lambda hosts: hosts.drop_from(hosts.backup),
+    "the network flaps": flap,
     "the primary stalls": lambda hosts: hosts.primary.stop(),
     "the backup stalls": lambda hosts: hosts.backup.stop(),
 }
