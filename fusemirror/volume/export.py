@@ -7,6 +7,7 @@ they are. Files that are deleted but still open somewhere do not.
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fusemirror.errors import ExportFailed, RefusedForSafety
@@ -18,6 +19,7 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 _NAMES_PER_TURN = 1024
+_PATH_BYTES = 2048  # a path is taken in pieces of this at most, each well within PATH_MAX
 
 Progress = Callable[[int, int], None]
 
@@ -62,13 +64,15 @@ class _Export:
             for name, number in _names(self._catalog, directory.number):
                 child_path, inode = os.path.join(path, name), self._inode(number)
                 if inode.is_directory:
-                    os.mkdir(child_path, 0o700)
+                    with _reached(child_path) as reached:
+                        os.mkdir(reached, 0o700)
                     pending.append((child_path, inode))
                     made.append((child_path, inode))
                 else:
                     self._export_file(child_path, inode)
         for path, inode in reversed(made):
-            self._set_attributes(path, inode)
+            with _reached(path) as reached:
+                self._set_attributes(reached, inode)
 
     def _inode(self, number: InodeNumber) -> Inode:
         inode = self._catalog.inode(number)
@@ -78,11 +82,16 @@ class _Export:
 
     def _export_file(self, path: bytes, inode: Inode) -> None:
         first_path = self._links.get(inode.number)
-        if first_path is not None:
-            os.link(first_path, path, follow_symlinks=False)
-            return
+        with _reached(path) as reached:
+            if first_path is None:
+                self._make_file(reached, inode)
+            else:
+                with _reached(first_path) as first:
+                    os.link(first, reached, follow_symlinks=False)
         if inode.nlink > 1:
-            self._links[inode.number] = path
+            self._links.setdefault(inode.number, path)
+
+    def _make_file(self, path: bytes, inode: Inode) -> None:
         if inode.is_regular:
             self._copy_data(path, inode)
         elif inode.is_symlink:
@@ -119,6 +128,35 @@ class _Export:
                 what = f"the target cannot hold {os.fsdecode(name)} of {os.fsdecode(path)}: {error.strerror}"
                 raise ExportFailed(self._volume.directory, f"{what}; choose another filesystem") from error
         os.utime(path, ns=(inode.atime_ns, inode.mtime_ns), follow_symlinks=False)
+
+
+@contextmanager
+def _reached(path: bytes) -> Iterator[bytes]:
+    """A name for `path` that the kernel takes, however deep in the tree it lies."""
+    if len(path) <= _PATH_BYTES:
+        yield path
+        return
+    parent, name = os.path.split(path)
+    directory = _opened(parent)
+    try:
+        yield b"/proc/self/fd/%d/%b" % (directory, name)
+    finally:
+        os.close(directory)
+
+
+def _opened(path: bytes) -> int:
+    """A descriptor of a directory, reached in steps."""
+    begun = os.open(b"/" if path.startswith(b"/") else b".", os.O_PATH | os.O_DIRECTORY)
+    rest = path.lstrip(b"/")
+    while rest:
+        end = len(rest) if len(rest) <= _PATH_BYTES else rest.rindex(b"/", 0, _PATH_BYTES)
+        step, rest = rest[:end], rest[end:].lstrip(b"/")
+        try:
+            reached = os.open(step, os.O_PATH | os.O_DIRECTORY, dir_fd=begun)
+        finally:
+            os.close(begun)
+        begun = reached
+    return begun
 
 
 def _names(catalog: Catalog, directory: InodeNumber) -> Iterator[tuple[bytes, InodeNumber]]:

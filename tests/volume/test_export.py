@@ -109,6 +109,25 @@ def test_data_comes_out_with_its_holes_and_no_more_than_its_size(source: Writer,
     assert (target / "long").read_bytes() == b"0123456789"
 
 
+def test_a_tree_deeper_than_any_path_comes_out_whole(source: Writer, tmp_path: Path) -> None:
+    parent = ROOT_INODE
+    for _ in range(30):  # 30 names of 255 bytes: no path as long can be given to the kernel
+        parent = source.mkdir(b"d" * 255, parent)
+    file = source.create(b"file", parent)
+    source.write(file, 0, b"at the bottom")
+    source.link(file, b"again", parent)
+    set_attributes(source, parent, mode=0o040710)
+    target = exported(source, tmp_path)
+    for _, directories, files, bottom in os.fwalk(target):
+        if directories:
+            continue
+        assert sorted(files) == ["again", "file"]
+        assert stat.S_IMODE(os.fstat(bottom).st_mode) == 0o710
+        with open(os.open("again", os.O_RDONLY, dir_fd=bottom)) as copy:
+            assert copy.read() == "at the bottom"
+            assert os.fstat(copy.fileno()).st_nlink == 2
+
+
 def test_progress_grows_to_the_total(source: Writer, tmp_path: Path) -> None:
     for name in (b"a", b"b"):
         source.write(source.create(name), 0, bytes(3 * MIB))
