@@ -39,7 +39,10 @@ class SetAttributes(Operation, tag=2, frozen=True, array_like=True):
 
 
 class Create(Operation, tag=3, frozen=True, array_like=True):
-    """Make an inode of any type and its first name. `mode` holds the type; `target` is a symlink's."""
+    """Make an inode of any type and its first name. `mode` holds the type; `target` is a symlink's.
+
+    `umask` takes permissions away unless the directory has a default access control list (umask(2)).
+    """
 
     parent: InodeNumber
     name: bytes
@@ -48,6 +51,7 @@ class Create(Operation, tag=3, frozen=True, array_like=True):
     gid: int
     rdev: int = 0
     target: bytes = b""
+    umask: int = 0
 
 
 class Link(Operation, tag=4, frozen=True, array_like=True):

@@ -139,7 +139,7 @@ def _create(draft: Draft, operation: Create) -> Decision:
     if inode.is_directory:
         parent.nlink += 1
     if not inode.is_symlink:
-        _inherit_acl(draft, parent.number, inode)
+        _limit_permissions(draft, parent.number, inode, operation.umask)
     draft.add_inode(inode)
     draft.put_name(parent.number, operation.name, inode)
     return draft.decision(inode.number)
@@ -169,9 +169,11 @@ def _new_inode(draft: Draft, operation: Create, parent: Inode) -> Inode:
     )
 
 
-def _inherit_acl(draft: Draft, parent: InodeNumber, inode: Inode) -> None:
+def _limit_permissions(draft: Draft, parent: InodeNumber, inode: Inode, umask: int) -> None:
+    """A directory's default access control list stands in for the umask (umask(2))."""
     default = draft.catalog.xattr(parent, acl.DEFAULT)
     if default is None:
+        inode.mode &= ~umask
         return
     access = acl.inherited(acl.parse(default), inode.mode)
     inode.mode = acl.mode_of(access, inode.mode)

@@ -4,7 +4,9 @@ A file that is open for reading and writing is best opened for direct I/O: in th
 kernel asks for `security.capability` before every write. But without FUSE_DIRECT_IO_ALLOW_MMAP such a
 file cannot be mapped shared, and many programs do that (SQLite's WAL, LMDB). Kernels since 6.6 have
 that flag; libfuse learned of it in 3.17, pyfuse3 not yet. So libfuse's answer passes through here
-once, and the flag is set where the kernel offers it. Source: include/uapi/linux/fuse.h, fuse(4).
+once, and the flag is set where the kernel offers it. Likewise FUSE_DONT_MASK, which pyfuse3 never asks
+for: with it the kernel leaves the umask to us, who know whether a default access control list stands
+in for it. Source: include/uapi/linux/fuse.h, fuse(4).
 """
 
 import os
@@ -24,6 +26,7 @@ _REQUEST_HEADER = struct.Struct("=IIQQIIIHH")  # length, opcode, unique, inode, 
 _REPLY_HEADER = struct.Struct("=IiQ")  # length, error, unique
 _OFFER = struct.Struct("=IIIII")  # major, minor, max_readahead, flags, flags2
 _ANSWER = struct.Struct("=IIIIHHIIHHI")  # ..., flags (3), ..., flags2 (10)
+_DONT_MASK = 1 << 6
 _INIT_EXT = 1 << 30  # flags2 counts
 _DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
 
@@ -71,17 +74,21 @@ async def run_negotiation(descriptor: int, serve: Callable[[], Awaitable[None]])
 
 
 def amend(request: bytes, reply: bytes) -> tuple[bytes, bool]:
-    """libfuse's reply to FUSE_INIT with shared mappings of direct I/O, and whether the kernel offers them."""
+    """libfuse's reply to FUSE_INIT with the flags that it lacks, where the kernel offers them.
+
+    And whether files open for direct I/O can be mapped shared.
+    """
     _, opcode, *_ = _REQUEST_HEADER.unpack_from(request)
     _, error, _ = _REPLY_HEADER.unpack_from(reply)
     asked, answered = request[_REQUEST_HEADER.size :], reply[_REPLY_HEADER.size :]
     if opcode != _INIT or error or len(asked) < _OFFER.size or len(answered) < _ANSWER.size:
         return reply, False  # an old kernel, or one that libfuse refused
     *_, offered, offered2 = _OFFER.unpack_from(asked)
-    if not offered & _INIT_EXT or not offered2 & _DIRECT_IO_ALLOW_MMAP:
-        return reply, False
+    allowed = bool(offered & _INIT_EXT and offered2 & _DIRECT_IO_ALLOW_MMAP)
     fields = list(_ANSWER.unpack_from(answered))
-    fields[3] |= _INIT_EXT
-    fields[10] |= _DIRECT_IO_ALLOW_MMAP
+    fields[3] |= offered & _DONT_MASK
+    if allowed:
+        fields[3] |= _INIT_EXT
+        fields[10] |= _DIRECT_IO_ALLOW_MMAP
     amended = _ANSWER.pack(*fields) + answered[_ANSWER.size :]
-    return reply[: _REPLY_HEADER.size] + amended, True
+    return reply[: _REPLY_HEADER.size] + amended, allowed

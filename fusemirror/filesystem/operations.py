@@ -86,13 +86,15 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeNumber, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, rdev=rdev))
+        return await self._create(
+            Create(parent_inode, name, mode, ctx.uid, ctx.gid, rdev=rdev, umask=ctx.umask)
+        )
 
     @answers_errno
     async def mkdir(
         self, parent_inode: InodeNumber, name: bytes, mode: int, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid))
+        return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
 
     @answers_errno
     async def symlink(
@@ -276,7 +278,8 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeNumber, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
-        operation = Create(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        operation = Create(parent_inode, name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
         inode = await self._create_or_open(operation, flags, ctx)
         return self._open(inode.number, flags, ctx.uid), self._entry(inode)
 

@@ -412,6 +412,16 @@ def test_what_is_made_in_a_directory_inherits_its_default_list(decider: Decider)
     assert decider.catalog.xattrs(link) == []
 
 
+def test_a_default_list_stands_in_for_the_umask(decider: Decider) -> None:
+    directory = decider.create(b"dir", DIRECTORY)
+    decider.do(SetXattr(directory, acl.DEFAULT, entries(7, 7, 0)))
+    for parent, mode in ((directory, 0o660), (ROOT, 0o600)):
+        made = decider.do(Create(parent, b"new", stat.S_IFREG | 0o666, 0, 0, umask=0o077)).inode
+        assert decider.inode(made).mode == stat.S_IFREG | mode
+    link = decider.do(Create(ROOT, b"link", SYMLINK, 0, 0, target=b"to", umask=0o077)).inode
+    assert decider.inode(link).mode == SYMLINK
+
+
 def test_a_minimal_default_list_limits_the_mode_alone(decider: Decider) -> None:
     directory = decider.create(b"dir", DIRECTORY)
     decider.do(SetXattr(directory, acl.DEFAULT, entries(7, 5, 0)))

@@ -26,6 +26,7 @@ class Caller:
 
     uid: int = 0
     gid: int = 0
+    umask: int = 0
 
 
 KEPT_S = 0.001  # attributes, by a primary whose peer_timeout this is

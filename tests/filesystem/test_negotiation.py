@@ -6,7 +6,7 @@ import pytest
 
 from fusemirror.filesystem.negotiation import amend
 
-INIT_EXT, SOME_FLAGS = 1 << 30, 0x1234
+INIT_EXT, DONT_MASK, SOME_FLAGS = 1 << 30, 1 << 6, 0x1234
 ALLOW_MMAP = 1 << 4
 
 
@@ -30,6 +30,12 @@ def test_the_flag_is_set_where_the_kernel_offers_it() -> None:
     assert allowed
     assert flags_of(answer) == (SOME_FLAGS | INIT_EXT, ALLOW_MMAP)
     assert len(answer) == len(reply())
+
+
+def test_the_umask_is_left_to_us_where_the_kernel_offers_it() -> None:
+    answer, allowed = amend(request(DONT_MASK | 1, 0), reply())
+    assert not allowed
+    assert flags_of(answer) == (SOME_FLAGS | DONT_MASK, 0)
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,13 @@ def test_a_default_list_is_handed_down(mine: Path, theirs: Path) -> None:
     assert found == [f"default:{entry}" for entry in default.split()]
     assert "user:1234:rwx" in entries(mine / "file")
     assert "other::---" in entries(mine / "file")
+    # The list stands in for the umask.
+    run("sh", "-c", 'umask 777; touch "$1/masked"; mkdir "$1/masked-sub"', "sh", theirs)
+    assert stat.S_IMODE((mine / "masked").stat().st_mode) == 0o660
+    assert stat.S_IMODE((mine / "masked-sub").stat().st_mode) == 0o770
     run("setfacl", "-k", theirs)
+    run("sh", "-c", 'umask 027; touch "$1/plain"', "sh", theirs)
+    assert stat.S_IMODE((mine / "plain").stat().st_mode) == 0o640
     assert "system.posix_acl_default" not in os.listxattr(mine)
 
 
