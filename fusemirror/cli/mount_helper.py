@@ -2,6 +2,7 @@
 
 import getopt
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,12 +66,23 @@ def exit_code(error: Exception) -> int:
 def mount_fusemirror(arguments: Sequence[str]) -> int:
     """Mount as mount(8) asks; 0, or an error."""
     flags, (name, directory) = parse_helper(arguments, "sfnvN:o:t:", 2, USAGE)
-    options = parse_mount_options(flags.get("-o", ""), as_root=os.geteuid() == 0, sloppy="-s" in flags)
+    words = flags.get("-o", "").split(",")
+    remounting = "remount" in words
+    if remounting:
+        words.remove("remount")
+    options = parse_mount_options(",".join(words), as_root=os.geteuid() == 0, sloppy="-s" in flags)
     places = places_of_environment()
     chosen = places.load(name)
     if "-f" in flags:
         return 0  # a fake mount: everything but the mount itself
+    if remounting:
+        return _remount(directory, ",".join(words))
     return mount(places, chosen, directory, options)
+
+
+def _remount(directory: str, options: str) -> int:
+    """Change the flags (ro, nosuid, ...) of what is mounted: the kernel does that by itself."""
+    return subprocess.run(["mount", "-i", "-o", f"remount,{options}", directory], check=False).returncode
 
 
 def main() -> NoReturn:

@@ -26,7 +26,7 @@ IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group
 """Options that hold anyway, or that concern mount(8) alone."""
 
 REFUSED_OPTIONS = {
-    "remount": "a mounted filesystem cannot be remounted; unmount and mount it",
+    "remount": "it is for mount(8): `mount -o remount,OPTIONS DIR`, with the line in /etc/fstab",
     "bind": "bind mounts are mount(8)'s own: `mount --bind`",
 }
 

@@ -22,7 +22,8 @@ def test_it_mounts_as_mount_calls_it(host: Host) -> None:
     [
         ((), 1, "usage: mount.fusemirror NAME DIR"),
         (("data", "mnt", "-q"), 1, "option -q not recognized; usage:"),
-        (("data", "mnt", "-o", "remount"), 1, "cannot be remounted"),
+        (("data", "mnt", "-o", "remount,colour=red"), 1, "unknown mount option colour=red"),
+        (("data", "/", "-o", "bind"), 1, "mount option bind"),
         (("data", "mnt", "-o", "colour=red"), 1, "unknown mount option colour=red"),
         (("other", "mnt"), 1, "fusemirror create other"),
         (("data", "nowhere"), 32, "is not a directory"),
@@ -35,6 +36,15 @@ def test_what_cannot_be_mounted_has_the_code_of_mount(
     assert found == code
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_a_mount_becomes_read_only_and_writable_again(host: Host) -> None:
+    assert host.run("mount.fusemirror", "data", str(host.mountpoint)) == (0, "")
+    for flag in ("ro", "rw"):
+        assert host.run("mount.fusemirror", "data", str(host.mountpoint), "-o", f"remount,{flag}") == (0, "")
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        assert [words[3].split(",")[0] for words in mounts if words[1] == str(host.mountpoint)] == [flag]
+    assert host.run("fusemirror", "umount", "data") == (0, "")
 
 
 def test_the_fake_mount_checks_and_does_nothing(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""A directory of 100,000 names or more: copied to a new backup, listed on both hosts, and changed while listed."""
+"""A directory of very many names: copied to a new backup, listed on both hosts, and changed while listed."""
 
 import os
 import stat
