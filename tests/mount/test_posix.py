@@ -34,6 +34,7 @@ LEVELS = 200  # each path is looked up from the top: the time grows with the squ
 LINKS = int(os.environ.get("FUSEMIRROR_LINKS", "500"))  # 65000 is where EMLINK begins; that takes minutes
 LINKS_MAX = 65_000
 FS_IOC_GETFLAGS = 0x80086601
+FICLONE = 0x40049409
 
 _numbers = count()
 
@@ -645,9 +646,12 @@ def test_a_range_is_copied_by_the_kernel(mine: Path, theirs: Path) -> None:
     assert (mine / "copy").read_bytes() == content
 
 
-def test_flags_of_ioctl_are_refused(mine: Path) -> None:
-    with (mine / "file").open("wb") as file, refused(errno.ENOTTY):
-        fcntl.ioctl(file.fileno(), FS_IOC_GETFLAGS, b"\0" * 8)
+def test_flags_and_clones_of_ioctl_are_refused(mine: Path) -> None:
+    with (mine / "file").open("w+b") as file, (mine / "copy").open("wb") as copy:
+        with refused(errno.ENOTTY):
+            fcntl.ioctl(file.fileno(), FS_IOC_GETFLAGS, b"\0" * 8)
+        with refused(errno.EOPNOTSUPP):
+            fcntl.ioctl(copy.fileno(), FICLONE, file.fileno())
 
 
 @pytest.mark.parametrize("lock", [fcntl.flock, fcntl.lockf], ids=["flock", "fcntl"])
