@@ -25,6 +25,7 @@ from fusemirror.channel.transport import Network, TcpNetwork
 from fusemirror.communication.opening import open_wanted
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import MountFailed
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -59,21 +60,41 @@ class Host:
         settings = self.settings
         volume = Volume.open(Path(settings.volume), self.seams)
         stack.callback(volume.close)
-        self.unit = await self._make_unit(volume, stack)
-        self.unit.configure(settings)
+        self._volume = volume
+        _, self._communication = open_wanted(
+            settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
+        )
+        stack.callback(self._communication.close)
         self.linker = Linker(
             self._network, settings.listen, settings.peer, self.make_hello, settings.peer_timeout
         )
+        self.roles = Roles(
+            volume,
+            self._make_unit,
+            self.linker.meet_anew,
+            self._set_aside,
+            settings,
+        )
+        self.linker.met_same_role = self.roles.met_same_role
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         send, receive = trio.open_memory_channel[Link](1)
-        await nursery.start(self.unit.run, receive)
+        await nursery.start(self._communication.run)
+        await nursery.start(self.roles.run, receive)
         await nursery.start(self.linker.run, send)
 
-    async def _make_unit(self, volume: Volume, stack: AsyncExitStack) -> ControlUnit:
-        settings = self.settings
+    @property
+    def unit(self) -> ControlUnit:
+        """The control unit of the present role."""
+        return self.roles.unit
+
+    async def _set_aside(self) -> None:
+        """Keep what differs here from the peer's copy, before this host becomes its backup."""
+
+    def _make_unit(self) -> ControlUnit:
+        settings, volume = self.settings, self._volume
         if volume.identity.role == "primary":
-            return PrimaryUnit(
+            unit = PrimaryUnit(
                 volume,
                 self.seams,
                 peer_timeout_s=settings.peer_timeout,
@@ -81,13 +102,11 @@ class Host:
                 fence=settings.fence,
                 resync_rate=settings.resync_rate,
             )
-        _, communication = open_wanted(
-            settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
-        )
-        stack.callback(communication.close)
+            unit.take_up(self._communication.pending(), self._communication.retire)
+            return unit
         return BackupUnit(
             volume,
-            communication,
+            self._communication,
             self.instance,
             io_timeout_s=settings.io_timeout,
             stale_reads=settings.stale_reads,
@@ -96,13 +115,13 @@ class Host:
     def change_settings(self, values: dict[str, Any]) -> None:
         """Take other values from now on; UsageError, and nothing changes, for what only a mount can take."""
         self.settings = changed_while_mounted(self.settings, values)
-        self.unit.configure(self.settings)
+        self.roles.configure(self.settings)
         if "log_level" in values:
             logging.getLogger().setLevel(self.settings.log_level.upper())
         log.info("settings changed: %s", ", ".join(f"{key} = {value}" for key, value in values.items()))
 
     def make_hello(self, path: str) -> Hello:
-        volume = self.unit.volume
+        volume = self._volume
         identity = volume.identity
         return Hello(
             protocol=PROTOCOL_VERSION,
@@ -116,14 +135,19 @@ class Host:
             history=history_of(volume),
             version=__version__,
             peer_timeout_s=self.settings.peer_timeout,
+            term=identity.term,
+            handed_over=identity.handed_over,
+            consistent=identity.consistent,
+            keep=bytes.fromhex(identity.keep),
+            keep_at=bytes.fromhex(identity.keep_at),
         )
 
     async def drain(self, reason: str) -> None:
         """Let what is under way end, within `io_timeout`, and say goodbye to the peer."""
         with trio.move_on_after(self.settings.io_timeout) as limit:
-            await self.unit.wait_drained()
+            await self.roles.wait_drained()
             self.linker.retire()
-            await self.unit.stop(reason)
+            await self.roles.stop(reason)
         if limit.cancelled_caught:
             log.warning("stopped before everything was drained: the peer did not answer in time")
 
@@ -156,15 +180,15 @@ async def _serve(
         await host.open(stack)
         kernel = Kernel(mountpoint)
         cache = KernelCache()
-        host.unit.volume.watcher = cache
+        host.roles.volume.watcher = cache
         mounted = Mounted(settings, mountpoint, os.getpid(), __version__, cache.counters)
-        operations = Operations(host.unit, cache, on_bug=lambda: kernel.stop("a bug"))
+        operations = Operations(host.roles, cache, on_bug=lambda: kernel.stop("a bug"))
 
         def take_snapshot() -> dict[str, Any]:
             now = replace(mounted, settings=host.settings)
             return snapshot(now, host.unit, host.linker, host.seams.now_ns)
 
-        admin = AdminServer(host.unit, take_snapshot, kernel.stop, host.change_settings)
+        admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         await nursery.start(admin.run, socket_path(runtime_dir, settings.name))

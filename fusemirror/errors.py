@@ -71,6 +71,12 @@ class PeerUnreachable(FusemirrorError):
     exit_code = 5
 
 
+class RoleChanged(FusemirrorError):
+    """the roles of the hosts changed meanwhile; the request is made anew"""
+
+    # Never leaves the control layer: whoever asks there asks the unit of the new role again.
+
+
 # --- the user ---------------------------------------------------------------------------------------
 
 
@@ -235,6 +241,15 @@ class HandshakeRefused(ChannelError):
 
 class PeerRefused(ChannelError):
     """refused the peer at {0}: {1}"""
+
+
+class SameRole(PeerRefused):
+    """refused the peer at {0}: both hosts are {1}"""
+
+    # Two that met in the same role; `hello` is the peer's, by which it is decided who stays.
+    def __init__(self, peer_name: str, role: str, hello: object) -> None:
+        super().__init__(peer_name, role)
+        self.hello = hello
 
 
 class IllegalTransition(FusemirrorError):

@@ -32,6 +32,7 @@ JOURNAL_BYTES_MAX = 64 * MIB  # a peer that missed more gets the catalogs compar
 JOURNAL_RECORD_BYTES_MAX = 512 * KIB
 COMMIT_INTERVAL_S = 5.0  # ext4 commits its journal as often
 CHECKPOINT_INTERVAL_S = 10.0  # how long a mark may outlive the moment both copies are durable
+INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on its own until they meet
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
 PURGE_BATCH_MAX = 1_024
 

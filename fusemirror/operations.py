@@ -138,6 +138,10 @@ class ChangePace(Operation, tag=30, frozen=True, array_like=True):
     paused: bool | None = None
 
 
+class SwitchRoles(Operation, tag=14, frozen=True, array_like=True):
+    """Hand the role of primary to the backup, which asks for it. Answered by a `HandOver`, or not at all."""
+
+
 AnyOperation = (
     Write
     | SetAttributes
@@ -155,4 +159,5 @@ AnyOperation = (
     | Reserve
     | Release
     | ChangePace
+    | SwitchRoles
 )

@@ -24,6 +24,7 @@ from fusemirror.errors import (
     ConnectionLost,
     PeerRefused,
     PeerUnreachable,
+    SameRole,
 )
 from fusemirror.protocol.connection import DIALED_BY
 from fusemirror.protocol.messages import Hello
@@ -87,6 +88,8 @@ class Linker:
         peer_timeout: float,
     ) -> None:
         self.last_error: str | None = None
+        self.met_same_role: Callable[[Hello], None] = _ignore
+        """Told of a peer that has the role of this host; it makes no link."""
         self.peer_timeout = peer_timeout
         # What takes longer than `peer_timeout` would not last: no heartbeat would be answered in time.
         self._patience_s = min(max(peer_timeout, limits.PARTNER_TIMEOUT_MIN_S), limits.HANDSHAKE_TIMEOUT_S)
@@ -95,6 +98,9 @@ class Linker:
         self._peer_address = parse_address(peer_address)
         self._make_hello = make_hello
         self._link: Link | None = None
+        self._dialed: Session | None = None  # ours, while it waits for its partner
+        self._pause_s = limits.RECONNECT_FIRST_S
+        self._beginnings = 0  # how often our role has changed
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
         self._call = b""  # what our dial says; its partner says the same
@@ -108,6 +114,17 @@ class Linker:
         For a host about to say goodbye: a peer that is told so dials again at once.
         """
         self._retired = True
+
+    def meet_anew(self, reason: str) -> None:
+        """Our role has changed: what there is of it ends, and the peer is met again at once."""
+        if self._link is not None:
+            self._link.close(reason)
+        self._discard_accepted(reason)
+        if self._dialed is not None:
+            self._dialed.close(reason)
+        self._beginnings += 1
+        self._pause_s = limits.RECONNECT_FIRST_S
+        self._arrival.set()
 
     async def run(
         self,
@@ -144,20 +161,24 @@ class Linker:
 
     async def _meet(self) -> Link:
         """Dial until both paths lead to the same process of the peer."""
-        pause_s = limits.RECONNECT_FIRST_S
+        self._pause_s = limits.RECONNECT_FIRST_S
         while True:
             self._arrival = trio.Event()
             self._call = self._next_call()
+            beginning = self._beginnings
             dialed = await self._dial()
+            if dialed is not None and beginning != self._beginnings:
+                dialed.close("the roles changed")
+                continue
             if dialed is not None:
-                pause_s = limits.RECONNECT_FIRST_S
+                self._pause_s = limits.RECONNECT_FIRST_S
                 link = await self._pair(dialed)
                 if link is not None:
                     return link
             # A peer that dials us is there: no reason to wait longer.
-            with trio.move_on_after(pause_s):
+            with trio.move_on_after(self._pause_s):
                 await self._arrival.wait()
-            pause_s = min(2 * pause_s, limits.RECONNECT_MAX_S)
+            self._pause_s = min(2 * self._pause_s, limits.RECONNECT_MAX_S)
 
     def _next_call(self) -> bytes:
         """A new name at the primary; at the backup the name of the call that waits for an answer, if any."""
@@ -178,19 +199,33 @@ class Linker:
                 return await self._open(transport, dialer=True)
         except trio.TooSlowError:
             self._report(PeerUnreachable(self._peer_name, f"no answer for {patience_s:g} s"))
+        except SameRole as error:
+            self._meet_same_role(error)
         except (PeerUnreachable, ChannelError) as error:
             self._report(error)
         return None
 
+    def _meet_same_role(self, error: SameRole) -> None:
+        self.last_error = str(error)
+        assert isinstance(error.hello, Hello)
+        # Which of the two acts is not ours to say; whoever waits for an answer of the old role need not.
+        if self._dialed is not None:
+            self._dialed.close("both hosts have the same role")
+            self._arrival.set()
+        self.met_same_role(error.hello)
+
     async def _pair(self, dialed: Session) -> Link | None:
         """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
         link = None
+        self._dialed = dialed
         try:
             with trio.move_on_after(self._patience_s):
-                while not self._is_met(dialed):
+                while not self._is_met(dialed) and not dialed.closed:
                     self._arrival = trio.Event()
                     await self._arrival.wait()
-            if not self._is_met(dialed):
+            if dialed.closed:
+                pass
+            elif not self._is_met(dialed):
                 self._report(PeerUnreachable(self._peer_name, "it answers, but does not connect here"))
             elif self._accepted is not None and _match(dialed, self._accepted):
                 link = Link(dialed=dialed, accepted=self._accepted)
@@ -198,6 +233,7 @@ class Linker:
             # Else the peer has called meanwhile, and is answered by dialing again; or one session is of a
             # process, or of a role, that is no more: dialing again tells of ours, and the peer of its.
         finally:
+            self._dialed = None
             if link is None:
                 dialed.close("no session of the peer came to match it")
         return link
@@ -240,6 +276,8 @@ class Linker:
         except trio.TooSlowError:
             reason = f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
             log.warning("%s", PeerRefused(transport.peer_name, reason))
+        except SameRole as error:
+            self._meet_same_role(error)
         except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
             log.info("%s", error)
         except ChannelError as error:
@@ -278,6 +316,10 @@ class Linker:
     @property
     def _peer_name(self) -> str:
         return format_address(*self._peer_address)
+
+
+def _ignore(_: Hello) -> None:
+    pass
 
 
 def _match(dialed: Session, accepted: Session) -> bool:

@@ -15,7 +15,7 @@ import trio
 
 from fusemirror import limits
 from fusemirror.channel.transport import Transport, drop_sent
-from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError
+from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Connection, Received
 from fusemirror.protocol.framing import Buffer
@@ -27,7 +27,8 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
     """Shake hands over a new stream.
 
     `PeerRefused` if we do not talk to that peer, `HandshakeRefused` if it does not talk to us,
-    `RemoteProtocolError` for a stranger's bytes, `ConnectionLost` if the stream ends.
+    `SameRole` if both hosts say that they are the primary, or the backup, `RemoteProtocolError` for a
+    stranger's bytes, `ConnectionLost` if the stream ends.
     The stream is closed on any error and on cancellation.
     """
     connection = Connection(ours, dialer=dialer, peer_name=transport.peer_name)
@@ -36,6 +37,8 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
             await transport.send_all(connection.shake_hands())
             if connection.refusal is not None:
                 raise connection.refusal
+            if connection.peer is not None and connection.peer.role == ours.role:
+                raise SameRole(transport.peer_name, ours.role, connection.peer)
             if connection.state is ConnectionState.OPEN:
                 return Session(transport, connection, peer_timeout=peer_timeout)
             data = await transport.receive(limits.HANDSHAKE_BYTES_MAX)

@@ -21,7 +21,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
-from fusemirror.control.unit import ControlUnit, Key, found
+from fusemirror.control.unit import ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
     CheckReport,
@@ -29,11 +29,15 @@ from fusemirror.errors import (
     NamesMissing,
     OperationFailed,
     PrimaryUnreachable,
+    RefusedForSafety,
     RemoteProtocolError,
+    RoleChanged,
+    TimedOut,
 )
-from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, COMMIT_INTERVAL_S, ENDED_INTERVAL_S, KERNEL_DELAY_S
 from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.operations import (
     AnyOperation,
@@ -41,6 +45,7 @@ from fusemirror.operations import (
     Flush,
     Read,
     StartVerify,
+    SwitchRoles,
     VerifyProgress,
     Write,
 )
@@ -50,6 +55,9 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
+
+NOT_CHANGES = (Read, Flush, StartVerify, VerifyProgress, ChangePace, SwitchRoles)
+"""Requests whose answer is more than an inode; a unit of the other role is asked for them anew."""
 
 _IDENTITY = struct.Struct(">8sQ")
 
@@ -67,12 +75,11 @@ class BackupUnit(ControlUnit):
         stale_reads: bool,
     ) -> None:
         super().__init__(volume)
-        self.applier = Applier(volume, communication, self.is_open)
+        self.applier = Applier(volume, communication, self.is_open, self._take_role)
         self.communication = communication
         self.forwarded_total = 0
         self.answered_total = 0
         self._instance = instance
-        self._serial = 1
         self._acknowledge = Acknowledge.SYNC
         self._io_timeout_s = io_timeout_s
         self._stale_reads = stale_reads
@@ -113,7 +120,9 @@ class BackupUnit(ControlUnit):
         """
         if not self.communication.has_room(len(data)):
             await self._while_progressing(self.communication.wait_room, len(data))
-        identity, self._serial = self._identity(self._serial), self._serial + 1
+        self.check_not_retired()
+        identity = self._identity(self.request_serial)
+        self.request_serial += 1
         time_ns = self.volume.time_ns() if kept else 0
         staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
         if kept and isinstance(operation, Write):
@@ -174,7 +183,7 @@ class BackupUnit(ControlUnit):
         told = None
         with suppress(ConnectionLost):
             while True:
-                live = self.communication.oldest_live or self._identity(self._serial)
+                live = self.communication.oldest_live or self._identity(self.request_serial)
                 if live != told:
                     link.forward.send(Ended(live))
                     told = live
@@ -216,6 +225,7 @@ class BackupUnit(ControlUnit):
     async def _wait_readable(self) -> None:
         with trio.move_on_after(self._io_timeout_s):
             while True:
+                self.check_not_retired()
                 link = self.link
                 if link is None or not self.applier.serves:
                     await self.applier.changed.wait()
@@ -263,7 +273,6 @@ class BackupUnit(ControlUnit):
     ) -> None:
         """Serve one link after the other, and give check reports to what waits too long, for ever."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.communication.run)
             nursery.start_soon(self._expire_for_ever)
             nursery.start_soon(self._commit_for_ever)
             task_status.started()
@@ -275,6 +284,12 @@ class BackupUnit(ControlUnit):
         """Apply what the link brings and take its answers, until it is lost."""
         self.link, self.link_ended = link, trio.Event()
         self._reported = False
+        # The primary asks the same of the same two histories: one of the two acts.
+        step = meet(claim_of(self.volume), link.peer.claim)
+        if step is not Step.LINK:
+            await self.run_unmirrored(link, step)
+            self.end_link(link)
+            return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
             nursery.start_soon(self._forward_for_ever, link)
@@ -282,12 +297,14 @@ class BackupUnit(ControlUnit):
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()
-        self.link = None
-        self.link_ended.set()
-        self.traffic.end(link)
+        self.end_link(link)
         self._early.clear()
         self.communication.doubt_sent()
         for staged in self.communication.pending():
+            if isinstance(staged.request.operation, SwitchRoles):  # asked once, and not again later
+                reason = f"{link.mirror.close_reason}; see `fusemirror status`"
+                staged.answer.reject(ConnectionLost(link.mirror.peer_name, reason))
+                self.communication.retire(staged.request.identity)
             if staged.abandoned:
                 self.communication.retire(staged.request.identity)
 
@@ -321,7 +338,7 @@ class BackupUnit(ControlUnit):
             self._note_failure(staged, answer.errno)
         elif answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
-        elif isinstance(staged.request.operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
+        elif isinstance(staged.request.operation, NOT_CHANGES):
             staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
@@ -354,6 +371,41 @@ class BackupUnit(ControlUnit):
             since = max(since, self.communication.retired_at)
         return since <= trio.current_time() - self._io_timeout_s
 
+    # --- roles --------------------------------------------------------------------------------------------
+
+    def _take_role(self, term: int) -> None:
+        self.role_change.resolve(RoleChange("primary", "the other host handed over the role", term))
+
+    def _show_diverged(self, reason: str) -> None:
+        self.applier.differ(reason)
+
+    async def ask_to_switch(self) -> None:
+        """Ask the primary for its role. RefusedForSafety, ConnectionLost, TimedOut; `RoleChanged` is the
+        answer hoped for."""
+        if self.applier.state is not BackupState.NORMAL:
+            word = WORDS[self.applier.state].value
+            raise RefusedForSafety(f"the mirror state is {word}, not normal; wait for it")
+        try:
+            await self._request(SwitchRoles())
+        except OperationFailed:
+            raise RefusedForSafety("the mirror state is not normal at the primary; wait for it") from None
+        except CheckReport:
+            pass
+        raise TimedOut(self._io_timeout_s, "the primary did not hand over its role; see its log")
+
+    def retire(self, known: ChangeNumber) -> None:
+        """What is left in the communication volume the unit of the other role carries out."""
+        super().retire(known)
+        for staged in self.communication.pending():
+            asks = isinstance(staged.request.operation, NOT_CHANGES)
+            if asks:
+                staged.answer.reject(RoleChanged())
+            if asks or staged.abandoned:
+                self.communication.retire(staged.request.identity)
+        self.applier.changed.set()  # nothing waits for it again: each looks first whether this has retired
+
+    # --- in the background ----------------------------------------------------------------------------------
+
     async def _commit_for_ever(self) -> None:
         while True:
             await trio.sleep(COMMIT_INTERVAL_S)
@@ -364,10 +416,12 @@ class BackupUnit(ControlUnit):
 
     async def wait_connected(self) -> None:
         while self.link is None:
+            self.check_not_retired()
             await self.applier.changed.wait()
 
     async def wait_normal(self) -> None:
         while self.applier.state is not BackupState.NORMAL:
+            self.check_not_retired()
             await self.applier.changed.wait()
 
     async def wait_drained(self) -> None:

@@ -9,6 +9,7 @@ change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
 import errno
 import logging
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,29 +17,34 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import DataChange, NamespaceChange, TruncateChange, WriteChange, encode_change
+from fusemirror.change import DataChange, NamespaceChange, Table, TruncateChange, WriteChange, encode_change
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.communication.volume import Staged
 from fusemirror.control.deciding import Decision, decide, purge_rows
 from fusemirror.control.reservations import check_reserved
-from fusemirror.control.unit import ControlUnit, Key, found
+from fusemirror.control.unit import ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
     DiskFailed,
     FusemirrorError,
     OperationFailed,
+    RefusedForSafety,
     RemoteProtocolError,
+    RoleChanged,
+    TimedOut,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
     COMMIT_INTERVAL_S,
     FILE_BYTES_MAX,
+    INODES_SKIPPED,
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
     WRITE_BYTES_MAX,
 )
-from fusemirror.mirror.histories import generation_row, generations_of
+from fusemirror.mirror.histories import Step, claim_of, generations_of, meet
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import WORDS, PrimaryState
 from fusemirror.mirror.verify import Report, Verifier
@@ -49,19 +55,20 @@ from fusemirror.operations import (
     Read,
     SetAttributes,
     StartVerify,
+    SwitchRoles,
     VerifyProgress,
     Write,
 )
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import Answer, Ended, PurgeOffer, Request
+from fusemirror.protocol.messages import Answer, Ended, HandOver, PurgeOffer, Request
 from fusemirror.seams import Seams
 from fusemirror.settings import Acknowledge, Fence, Settings
+from fusemirror.volume.catalog import INODES_FROM_KEY
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-_GENERATION_BYTES = 16
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 
@@ -81,20 +88,30 @@ class PrimaryUnit(ControlUnit):
         super().__init__(volume)
         self.mirror = Mirror(
             volume,
+            seams.random_bytes,
             peer_timeout_s=peer_timeout_s,
             io_timeout_s=io_timeout_s,
             fence=fence,
             resync_rate=resync_rate,
         )
+        self.ready = False
+        """Requests are served. Not before the other host was met, or this one goes on alone: the other may
+        have taken over meanwhile, or hold changes that an earlier process of this one has lost."""
+        self._made_ready = trio.Event()
+        self._inherited: list[Staged] = []
+        self._unanswered: list[tuple[Staged, ChangeNumber, InodeNumber]] = []
+        self._own_requests: set[RequestId] = set()
+        self._end_request: Callable[[RequestId], None] = volume.forget_request
+        self._io_timeout_s = io_timeout_s
         self._peer_timeout_s = peer_timeout_s
-        self._seams = seams
         self._acknowledge = Acknowledge.SYNC
         self._resync_rate = resync_rate
+        self._handing_over = False
         self._verifier: Verifier | None = None
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
         if not generations_of(volume):
-            self._begin_generation()
+            self.mirror.begin_generation()
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
@@ -108,10 +125,14 @@ class PrimaryUnit(ControlUnit):
     # --- changing ---------------------------------------------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        if not self.ready:
+            await self._wait_ready()
         if self.mirror.congested:
             await self.mirror.wait_room()
         if self.mirror.fenced:
             await self.mirror.admit()
+        if self.retired:
+            raise RoleChanged
         try:
             inode = self._make(operation, data, NO_REQUEST)
         except OperationFailed:
@@ -124,6 +145,40 @@ class PrimaryUnit(ControlUnit):
         if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
         return self.volume.catalog.inode(inode)
+
+    async def _wait_ready(self) -> None:
+        await self._made_ready.wait()
+        self.check_not_retired()
+
+    async def _get_ready(self) -> None:
+        """Decide from now on; what this host had asked for as the backup goes first, in its order."""
+        await self.mirror.settled_state()
+        inherited, self._inherited = self._inherited, []
+        for staged in inherited:
+            self._make_inherited(staged)
+        self.ready = True
+        self._made_ready.set()
+        while self._unanswered:
+            await self.mirror.acknowledged(self._unanswered[0][1])
+            staged, _, inode = self._unanswered.pop(0)
+            staged.answer.resolve(inode)
+
+    def _make_inherited(self, staged: Staged) -> None:
+        """Carry out what the communication volume holds, once: a kept request may have been done before."""
+        # Requests that no store takes up again need no name, which the journal would keep.
+        identity = staged.request.identity if staged.request.kept else NO_REQUEST
+        self._own_requests.add(identity)
+        try:
+            if identity in self.volume.requests_done:
+                inode = self.volume.requests_done[identity][1]
+            else:
+                inode = self._make(staged.request.operation, staged.data, identity)
+            self._unanswered.append((staged, self.volume.number, inode))
+        except OperationFailed as error:
+            staged.answer.reject(error)
+            if staged.acknowledged and isinstance(staged.request.operation, Write):
+                self.failed_writes.note(staged.request.operation.inode, error.errno)
+        self._end_request(staged.request.identity)
 
     def _make(self, operation: AnyOperation, data: Buffer, request: RequestId) -> InodeNumber:
         """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`."""
@@ -140,7 +195,7 @@ class PrimaryUnit(ControlUnit):
 
     def _host_of(self, request: RequestId) -> bytes:
         """Who asks: requests have an identity only where they come from the peer."""
-        return self.peer_identity if request else self.host_identity
+        return self.peer_identity if request and request not in self._own_requests else self.host_identity
 
     def _write(self, operation: Write, data: Buffer, request: RequestId) -> InodeNumber:
         volume = self.volume
@@ -159,13 +214,14 @@ class PrimaryUnit(ControlUnit):
         if operation.clear_privileges and inode.mode & _PRIVILEGES:
             self._change_namespace(SetAttributes(number, mode=_without_privileges(inode.mode)), NO_REQUEST)
         if self.mirror.must_begin_generation:
-            self._begin_generation()
+            self.mirror.begin_generation()
         change = WriteChange(_next(volume), request, volume.time_ns(), number, offset, len(data))
         encoded = encode_change(change)
         old_size = inode.size
         self._apply_data(change, data, encoded)
         # The backup holds the data of its own request: it crosses the network once.
-        self.mirror.publish(change, encoded, b"" if request else data, (number,), old_size)
+        is_there = request and request not in self._own_requests
+        self.mirror.publish(change, encoded, b"" if is_there else data, (number,), old_size)
         return number
 
     def _truncate(self, operation: SetAttributes, request: RequestId) -> InodeNumber:
@@ -179,7 +235,7 @@ class PrimaryUnit(ControlUnit):
         others = msgspec.structs.replace(operation, size=None)
         more = others != SetAttributes(operation.inode)
         if self.mirror.must_begin_generation:
-            self._begin_generation()
+            self.mirror.begin_generation()
         # One request may become two changes; the last of them answers it.
         change = TruncateChange(
             _next(volume), NO_REQUEST if more else request, volume.time_ns(), inode.number, size
@@ -205,7 +261,7 @@ class PrimaryUnit(ControlUnit):
         decision = decide(volume.catalog, operation, number, time_ns, host)
         if self.mirror.must_begin_generation:
             # Only now is it sure that there is a change; its number comes after the generation's.
-            self._begin_generation()
+            self.mirror.begin_generation()
             number, time_ns = _next(volume), volume.time_ns()
             decision = decide(volume.catalog, operation, number, time_ns, host)
         if decision.rows or request:
@@ -219,13 +275,6 @@ class PrimaryUnit(ControlUnit):
         encoded = encode_change(change)
         self.volume.apply(change, encoded=encoded)
         self.mirror.publish(change, encoded, b"", decision.keys)
-
-    def _begin_generation(self) -> None:
-        """Mark in the order of changes that from here on the backup was not there."""
-        self.mirror.generation_shared = False
-        number = _next(self.volume)
-        row = generation_row(self.volume, self._seams.random_bytes(_GENERATION_BYTES), number)
-        self._publish_rows(Decision((row,), InodeNumber(0), ()), number, self.volume.time_ns(), NO_REQUEST)
 
     async def settle(self, inode: InodeNumber) -> None:
         number = self.mirror.unsettled(inode)
@@ -252,13 +301,13 @@ class PrimaryUnit(ControlUnit):
     # --- reading ----------------------------------------------------------------------------------------
 
     async def _wait_met(self) -> None:
-        if not self.mirror.met:
-            await self.mirror.settled_state()
+        if not self.ready:
+            await self._wait_ready()
 
     async def showable(self, key: Key) -> None:
+        await self._wait_met()
         if self._acknowledge is Acknowledge.ASYNC:
             return  # main's order is what this host sees; the backup sees it a little later
-        await self._wait_met()
         while number := self.mirror.unsettled(key):
             await self.mirror.settled(number)
 
@@ -268,13 +317,13 @@ class PrimaryUnit(ControlUnit):
         return 0.0 if self.mirror.unsettled(inode) else self._peer_timeout_s
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        await self._wait_met()
         if self._acknowledge is Acknowledge.SYNC:
             await self._wait_settled(inode, offset, length)
         return self.read_here(inode, offset, length)
 
     async def _wait_settled(self, inode: InodeNumber, offset: int, length: int) -> None:
         """Return when the backup holds these bytes as they are here."""
-        await self._wait_met()
         while number := self.mirror.unsettled_range(inode, offset, offset + length):
             await self.mirror.settled(number)
 
@@ -289,6 +338,7 @@ class PrimaryUnit(ControlUnit):
         """Serve one link after the other, purge, and verify when asked, for ever."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.mirror.run_watch)
+            nursery.start_soon(self._get_ready)
             nursery.start_soon(self._purge_for_ever)
             nursery.start_soon(self._verify_for_ever)
             nursery.start_soon(self._commit_for_ever)
@@ -300,13 +350,16 @@ class PrimaryUnit(ControlUnit):
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""
         self.link, self.link_ended = link, trio.Event()
+        step = meet(claim_of(self.volume), link.peer.claim)
+        if step is not Step.LINK:
+            await self.run_unmirrored(link, step)
+            self.end_link(link)
+            return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
             await self.mirror.serve(link)
             nursery.cancel_scope.cancel()
-        self.link = None
-        self.link_ended.set()
-        self.traffic.end(link)
+        self.end_link(link)
 
     async def run_requests(self, link: Link) -> None:
         """Read the forward path; what needs waiting is done beside it."""
@@ -341,9 +394,17 @@ class PrimaryUnit(ControlUnit):
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
+        if isinstance(operation, SwitchRoles):
+            if self.mirror.state is not PrimaryState.NORMAL:
+                session.send(Answer(identity, errno=errno.EAGAIN))
+                return
+            self.role_change.resolve(RoleChange("backup", "asked for by the backup", hand_over=True))
+            return
         if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
             return
+        if self._handing_over:
+            return  # the backup still has it, and carries it out as the primary
         if self.mirror.fenced:
             return  # the link is ending; the backup asks again over the next
         done = self.volume.requests_done.get(identity)
@@ -388,6 +449,77 @@ class PrimaryUnit(ControlUnit):
             error = failed.errno
         _answer(session, Answer(identity, errno=error, value=value), data)
 
+    # --- roles --------------------------------------------------------------------------------------------
+
+    def _show_diverged(self, reason: str) -> None:
+        self.mirror.differ(reason)
+
+    def take_up(self, pending: list[Staged], end: Callable[[RequestId], None]) -> None:
+        """Carry out first what was asked of this host while it was the backup; `end` retires a request."""
+        self._inherited, self._end_request = pending, end
+
+    def go_alone(self, since: float) -> None:
+        """Without the other host: in a line of its own, with inodes that it cannot give, and acknowledging
+        alone from `since` on (trio time).
+        """
+        first = self.volume.catalog.next_inode + INODES_SKIPPED
+        self.mirror.begin_generation((Table.META, INODES_FROM_KEY, first.to_bytes(8, "big")))
+        self.mirror.hold_until(since, "taken over: the other host was not asked")
+
+    async def prepare_hand_over(self) -> None:
+        """Make both volumes durable, so that little is compared afterwards. RefusedForSafety, TimedOut."""
+        stream = self.mirror.stream
+        if stream is None or self.mirror.state is not PrimaryState.NORMAL:
+            raise RefusedForSafety(
+                f"the mirror state is {WORDS[self.mirror.state].value}, not normal; wait for it"
+            )
+        with trio.move_on_after(self._io_timeout_s) as limit:
+            await self.mirror.checkpoint(stream)
+        if limit.cancelled_caught:
+            raise TimedOut(self._io_timeout_s, "a checkpoint was not answered")
+
+    async def hand_over(self) -> None:
+        """Give the role to the backup. Nothing may be asked of this unit meanwhile.
+
+        On return this host is the backup, durably, and the other has heard of it, or will when they meet
+        again. On an error everything is as before, and the link is closed. RefusedForSafety, TimedOut.
+        """
+        link = self.link
+        self._handing_over = True
+        try:
+            with trio.move_on_after(self._io_timeout_s) as limit:
+                await self.mirror.acknowledged(self.volume.number)
+            if limit.cancelled_caught:
+                raise TimedOut(self._io_timeout_s, "a change was not acknowledged")
+            stream = self.mirror.stream
+            if link is None or stream is None or self.mirror.state is not PrimaryState.NORMAL:
+                raise RefusedForSafety(
+                    "the link was lost meanwhile; try again when the mirror state is normal"
+                )
+            term = max(self.volume.identity.term, link.peer.term) + 1
+            # Durable before it is said: so there is never a second primary.
+            self.volume.update_identity(role="backup", term=term, handed_over=True)
+        except BaseException:
+            self._handing_over = False
+            if link is not None:
+                link.close("the roles were not exchanged")  # so that the backup asks again
+            raise
+        with suppress(ConnectionLost):
+            stream.send(HandOver(term))
+        with trio.move_on_after(self._peer_timeout_s):
+            await self.link_ended.wait()
+
+    def retire(self, known: ChangeNumber) -> None:
+        super().retire(known)
+        self.mirror.retire(known)
+        self._made_ready.set()
+        # What was not made yet is still staged, and the backup of now forwards it.
+        for staged, number, inode in self._unanswered:
+            if number <= self.mirror.acknowledged_number:
+                staged.answer.resolve(inode)
+            else:
+                staged.answer.reject(RoleChanged())
+
     # --- in the background --------------------------------------------------------------------------------
 
     async def _commit_for_ever(self) -> None:
@@ -418,10 +550,10 @@ class PrimaryUnit(ControlUnit):
             return
         held = await self._held_by_backup(candidates)
         free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
-        if self.mirror.fenced:
+        if self.mirror.fenced or self.retired or self._handing_over or not self.ready:
             return
         if free and self.mirror.must_begin_generation:
-            self._begin_generation()
+            self.mirror.begin_generation()
         for start in range(0, len(free), PURGE_BATCH_MAX // 8):
             rows = purge_rows(self.volume.catalog, free[start : start + PURGE_BATCH_MAX // 8])
             decision = Decision(rows, InodeNumber(0), ())
@@ -448,10 +580,12 @@ class PrimaryUnit(ControlUnit):
 
     async def wait_connected(self) -> None:
         while self.link is None or self.mirror.link is None:
+            self.check_not_retired()
             await self.mirror.changed.wait()
 
     async def wait_normal(self) -> None:
         while self.mirror.state is not PrimaryState.NORMAL:
+            self.check_not_retired()
             await self.mirror.changed.wait()
 
     async def wait_drained(self) -> None:

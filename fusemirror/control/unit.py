@@ -9,19 +9,25 @@ import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
-from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict
+from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict, RoleChanged
 from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve
-from fusemirror.protocol.messages import Bye
+from fusemirror.promise import Promise
+from fusemirror.protocol.messages import Bye, Hello, History
 from fusemirror.settings import Settings
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
@@ -29,9 +35,30 @@ from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
+NO_CHANGE = ChangeNumber(0)
 NameKey = tuple[InodeNumber, bytes]
 Key = InodeNumber | NameKey
 """What a change touches, for those who must wait for it: an inode, or a name in a directory."""
+
+
+@dataclass(frozen=True)
+class RoleChange:
+    """What a unit of one role asks for: that this host takes the other role.
+
+    A backup becomes the primary: `alone`, without the other host, or handed the role under `term`. A
+    primary becomes the backup: by `hand_over` while the link lives, or because the peer is the primary
+    already. `known` is the last change of this host that the peer holds, `set_aside` says that what
+    differs here is to be kept beside. `done` is settled at the end.
+    """
+
+    role: str
+    reason: str
+    term: int = 0
+    alone: bool = False
+    hand_over: bool = False
+    set_aside: bool = False
+    known: ChangeNumber = NO_CHANGE
+    done: Promise[None] = field(default_factory=Promise)
 
 
 class ControlUnit(ABC):
@@ -39,10 +66,15 @@ class ControlUnit(ABC):
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        self.retired = False
+        """This host has the other role now: whoever asks here gets `RoleChanged`."""
+        self.role_change: Promise[RoleChange] = Promise()
+        self.request_serial = 1  # of the next request of this process to the primary
         self.reads_local = 0
         self.reads_routed = 0
         self.link: Link | None = None
         self.link_ended = trio.Event()
+        self.link_lost_at: float | None = None
         self.traffic = Traffic()
         self.host_identity = bytes.fromhex(volume.identity.host)
         self.peer_identity = bytes.fromhex(volume.identity.peer)
@@ -53,6 +85,90 @@ class ControlUnit(ABC):
     def peer_durable(self) -> ChangeNumber:
         """The peer has every change up to this number durably, as far as this host knows."""
         return ChangeNumber(0)
+
+    # --- roles ------------------------------------------------------------------------------------------
+
+    def inherit(self, before: "ControlUnit") -> None:
+        """Go on with what a unit of the other role had: its open inodes and its counts."""
+        self._open = before._open
+        self.traffic = before.traffic
+        self.link_lost_at = before.link_lost_at
+        self.failed_writes = before.failed_writes
+        self.request_serial = before.request_serial
+        self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
+
+    async def run_unmirrored(self, link: Link, step: Step) -> None:
+        """Do what the histories ask for, which is not to mirror. Where only a person can help the link
+        stays, and carries nothing, until it is lost; else it ends, and the peer is met anew."""
+        self.meet_peer(link.peer, step)
+        if step is not Step.DIVERGED:
+            link.close(f"the roles are to change: {step.name.lower()}")
+            return
+
+        async def listen(session: Session) -> None:
+            with suppress(ChannelError):
+                while True:
+                    await session.receive()
+            link.close("the other path was lost")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, link.mirror)
+            nursery.start_soon(listen, link.forward)
+
+    def end_link(self, link: Link) -> None:
+        """The link is over. Nothing where this is known."""
+        if self.link is link:
+            self.link = None
+            self.traffic.end(link)
+            self.link_lost_at = trio.current_time()
+            self.link_ended.set()
+
+    def last_contact_seconds(self) -> float | None:
+        """How long ago the last link was lost; 0 while there is one, None if there was none yet."""
+        if self.link is not None:
+            return 0.0
+        return None if self.link_lost_at is None else round(trio.current_time() - self.link_lost_at, 3)
+
+    def meet_peer(self, peer: Hello, step: Step) -> None:
+        """The peer was met, and `step` says what this host does about its role."""
+        identity = self.volume.identity
+        term = max(identity.term, peer.term) + 1
+        if step in (Step.GIVE_WAY, Step.YIELD):
+            known = _known_to(history_of(self.volume), peer.history)
+            reason = "the other host holds the newer copy"
+            aside = step is Step.YIELD
+            self.role_change.resolve(RoleChange("backup", reason, term, set_aside=aside, known=known))
+        elif step is Step.ACCEPT:
+            self.role_change.resolve(RoleChange("primary", "the other host handed over the role", peer.term))
+        elif step is Step.DIVERGED:
+            self.differ(peer)
+
+    def differ(self, peer: Hello) -> None:
+        """The peer was met, and no copy is to be made equal to the other."""
+        related = relation(history_of(self.volume), peer.history) is not Relation.UNRELATED
+        whole = self.volume.identity.complete and peer.history.complete
+        if not whole:
+            self._show_diverged("neither host has a whole copy")
+        elif related:
+            self._show_diverged("split brain: both volumes were changed apart")
+        else:
+            self._show_diverged("the volumes have nothing in common")
+
+    @abstractmethod
+    def _show_diverged(self, reason: str) -> None:
+        """The mirror state says so from now on."""
+
+    def retire(self, known: ChangeNumber) -> None:
+        """This host has the other role now. The link is closed; whoever waits here gets `RoleChanged`,
+        but for changes up to `known`, which are in both volumes."""
+        self.retired = True
+        if self.link is not None:
+            self.link.close("the roles changed")
+            self.end_link(self.link)
+
+    def check_not_retired(self) -> None:
+        if self.retired:
+            raise RoleChanged
 
     # --- handles ----------------------------------------------------------------------------------------
 
@@ -269,6 +385,16 @@ class ControlUnit(ABC):
 def name_of(path: bytes) -> str:
     """A path for people; bytes that are no text are shown as such."""
     return path.decode(errors="backslashreplace")
+
+
+def _known_to(ours: History, theirs: History) -> ChangeNumber:
+    """The last of our changes that they hold, where they went on in a line of their own."""
+    if not ours.generations:
+        return ChangeNumber(0)
+    for newer, older in pairwise(theirs.generations):
+        if older.identity == ours.generations[0].identity:
+            return ChangeNumber(newer.first_change - 1)
+    return ChangeNumber(0)
 
 
 def found(inode: Inode | None, error: int) -> Inode:

@@ -34,6 +34,7 @@ from fusemirror.protocol.messages import (
     Digests,
     FlushImage,
     ForgetMarks,
+    HandOver,
     ImageCopied,
     Normal,
     OutOfSync,
@@ -56,8 +57,14 @@ class Applier:
     """See the module. `serve` runs once per link; in between the state is DISCONNECTED."""
 
     def __init__(
-        self, volume: Volume, communication: CommunicationVolume, is_open: Callable[[InodeNumber], bool]
+        self,
+        volume: Volume,
+        communication: CommunicationVolume,
+        is_open: Callable[[InodeNumber], bool],
+        take_role: Callable[[int], None],
     ) -> None:
+        """`take_role(term)` is called when the primary has handed its role to this host."""
+        self._take_role = take_role
         self.volume = volume
         self.state = BackupState.DISCONNECTED
         self.reason: str | None = "the primary has not been met since the mount"
@@ -87,6 +94,7 @@ class Applier:
             PurgeOffer: self._purge_offer,
             RowsDigest: self._rows_digest,
             Resync: self._resync_progress,
+            HandOver: self._hand_over,
             Bye: self._bye,
         }
 
@@ -101,6 +109,13 @@ class Applier:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+    def differ(self, reason: str) -> None:
+        """The peer was met, and no copy is to be made equal to the other."""
+        if self.state is BackupState.DISCONNECTED:
+            log.error("%s; nothing was merged or overwritten, see fusemirror(7)", reason)
+        if self.state in (BackupState.DISCONNECTED, BackupState.DIVERGED):
+            self._go(BackupEvent.DIFFERED, reason)
 
     async def serve(self, session: Session) -> str:
         """Apply what arrives over one session until it is lost; return why it was.
@@ -163,11 +178,12 @@ class Applier:
             self.volume.update_identity(consistent=False)
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
-            if staged is None:
+            if staged is not None:
+                data = staged.data
+            elif not data:  # one that was the primary's own comes with its data
                 raise RemoteProtocolError(
                     self._session.peer_name, "a write names a request that is not pending"
                 )
-            data = staged.data
         try:
             self.volume.apply(change, data)
         except OSError as error:
@@ -293,6 +309,11 @@ class Applier:
         count, digest = self.volume.catalog.digest(message.table, message.first, message.last)
         same = (count, digest) == (message.count, message.digest)
         self._session.send(Reply(message.token, values=() if same else (count,)))
+
+    def _hand_over(self, message: HandOver, _: Buffer) -> None:
+        # One that was overtaken by another change of roles is not for us any more.
+        if message.term > self.volume.identity.term:
+            self._take_role(message.term)
 
     def _bye(self, message: Bye, _: Buffer) -> None:
         raise ChannelError(f"the primary said goodbye: {message.reason}")

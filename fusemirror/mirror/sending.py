@@ -11,6 +11,7 @@ With `fence = "data"` it does not: it refuses changes, and those that were under
 Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 """
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,15 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import AnyChange, DataChange, NamespaceChange, TruncateChange, WriteChange
+from fusemirror.change import (
+    AnyChange,
+    DataChange,
+    NamespaceChange,
+    Row,
+    TruncateChange,
+    WriteChange,
+    encode_change,
+)
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import (
@@ -30,18 +39,27 @@ from fusemirror.errors import (
     CheckReport,
     ConnectionLost,
     FusemirrorError,
+    OperationFailed,
+    RoleChanged,
     TimedOut,
 )
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RegionIndex
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RegionIndex
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier
-from fusemirror.mirror.histories import Verdict, compare, generations_of, history_of
+from fusemirror.mirror.histories import (
+    Missed,
+    generation_row,
+    generations_of,
+    history_of,
+    missed,
+)
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.states import (
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STREAMING,
+    PRIMARY_TRANSITIONS,
     PrimaryEvent,
     PrimaryState,
     next_primary_state,
@@ -71,6 +89,7 @@ log = logging.getLogger(__name__)
 
 _INODES_PER_MESSAGE = 8_192
 _MARKED_IMAGES_PER_S = 10_000  # a tenth of a second of work
+_GENERATION_BYTES = 16
 
 
 class InFlight(msgspec.Struct, gc=False):
@@ -91,6 +110,7 @@ class Mirror:
     def __init__(
         self,
         volume: Volume,
+        random_bytes: Callable[[int], bytes],
         *,
         peer_timeout_s: float,
         io_timeout_s: float,
@@ -98,6 +118,8 @@ class Mirror:
         resync_rate: int = 0,
     ) -> None:
         self.volume = volume
+        self.retired = False
+        self._random_bytes = random_bytes
         self.state = PrimaryState.HOLDING
         self.reason: str | None = "the backup has not been met since the mount"
         self.changed = trio.Event()
@@ -198,7 +220,8 @@ class Mirror:
     async def acknowledged(self, number: ChangeNumber) -> None:
         """Return when the backup holds change `number`, or the primary goes on without it.
 
-        `ChangeInDoubt` where it may not go on without it.
+        `ChangeInDoubt` where it may not go on without it; `RoleChanged` where this host became the backup
+        first, and nobody holds the change.
         """
         if not await self.settled(number):
             raise self._report(ChangeInDoubt(self.reason))
@@ -207,6 +230,7 @@ class Mirror:
         """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
         if number <= self.acknowledged_number:
             return True
+        self._check_not_retired()
         promise: Promise[bool] = Promise()
         self._waiting.append((number, promise))
         return await promise.wait()
@@ -250,6 +274,23 @@ class Mirror:
         """The next change is the first one that is made without the backup."""
         return self.generation_shared and self.state in PRIMARY_ACKNOWLEDGES_ALONE
 
+    def begin_generation(self, *more: Row) -> None:
+        """Mark in the order of changes that from here on the backup was not there. OSError, DiskFailed."""
+        volume = self.volume
+        number = ChangeNumber(volume.number + 1)
+        row = generation_row(volume, self._random_bytes(_GENERATION_BYTES), number)
+        self.record((row, *more))
+        self.generation_shared = False
+
+    def record(self, rows: tuple[Row, ...]) -> None:
+        """Make a change that nobody asked for and nobody waits for. OSError, DiskFailed."""
+        volume = self.volume
+        number = ChangeNumber(volume.number + 1)
+        change = NamespaceChange(number, NO_REQUEST, volume.time_ns(), InodeNumber(0), rows)
+        encoded = encode_change(change)
+        volume.apply(change, encoded=encoded)
+        self.publish(change, encoded, b"", ())
+
     # --- the fence ------------------------------------------------------------------------------------
 
     @property
@@ -266,6 +307,7 @@ class Mirror:
         with trio.move_on_after(self.io_timeout_s):
             while self.fenced and self.state not in (PrimaryState.ALONE, PrimaryState.DIVERGED):
                 await self.changed.wait()
+                self._check_not_retired()
         if self.fenced:
             raise self._report(ChangesRefused(self.reason or "the backup is being brought up to date"))
 
@@ -293,7 +335,10 @@ class Mirror:
     # --- states ---------------------------------------------------------------------------------------
 
     def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
-        before, self.state = self.state, next_primary_state(self.state, event)
+        before, after = self.state, next_primary_state(self.state, event)
+        if after in PRIMARY_ACKNOWLEDGES_ALONE and self.fence is Fence.NEVER:
+            self._leave_the_backup()
+        self.state = after
         self.reason = reason
         if self.state is not before:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
@@ -309,10 +354,55 @@ class Mirror:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
+    def _leave_the_backup(self) -> None:
+        """What is under way will be acknowledged by this host alone: so it stands in a line of its own."""
+        if not self.in_flight or not self.generation_shared:
+            return
+        try:
+            self.begin_generation()
+        except (OSError, FusemirrorError) as error:
+            log.error("changes under way are not acknowledged: %s", error)
+            waiting, self._waiting = self._waiting, []
+            for _, promise in waiting:
+                promise.reject(OperationFailed(getattr(error, "errno", None) or errno.EIO))
+
+    def differ(self, reason: str) -> None:
+        """The peer was met, and both went on apart. Nothing where the state says so already."""
+        if PrimaryEvent.DIFFERED not in PRIMARY_TRANSITIONS[self.state]:
+            return
+        if self.state is not PrimaryState.DIVERGED:
+            log.error("%s; nothing was merged or overwritten, see fusemirror(7)", reason)
+        self._go(PrimaryEvent.DIFFERED, reason)
+
+    def hold_until(self, when: float, reason: str) -> None:
+        """Go on alone at `when` (trio time), unless the peer was met before. For a mirror that begins."""
+        assert self.state is PrimaryState.HOLDING, "it has just begun"
+        self._hold_until, self.reason = when, reason
+
+    def retire(self, known: ChangeNumber) -> None:
+        """This host is the primary no more. The new one holds every change up to `known`; those who wait
+        for later ones, and whoever asks from now on, get `RoleChanged`."""
+        self.retired = True
+        self._held_back = None
+        self._acknowledge(known)
+        waiting, self._waiting = self._waiting, []
+        for _, promise in waiting:
+            promise.reject(RoleChanged())
+        if self.stream is not None:
+            self.stream.end(ConnectionLost(self.stream.session.peer_name, "the roles changed"))
+            self.stream = None
+        self._tell_changed()
+
+    def _check_not_retired(self) -> None:
+        if self.retired:
+            raise RoleChanged
+
     async def settled_state(self) -> None:
         """Return when the state is one in which requests are decided: streaming, or alone."""
         while not self.streams and self.state not in PRIMARY_ACKNOWLEDGES_ALONE:
+            self._check_not_retired()
             await self.changed.wait()
+        self._check_not_retired()
 
     async def run_watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End the lease when it is over, and a link that does not answer within `io_timeout`."""
@@ -338,32 +428,18 @@ class Mirror:
         """Mirror over `link` until it is lost. Never raises for the link's sake."""
         # Numbers of data changes end with the process; the backup may hold one that this one never gave.
         self.volume.advance(link.peer.history.number)
-        verdict = compare(history_of(self.volume), link.peer.history)
-        if verdict in (Verdict.DIVERGED, Verdict.BACKUP_AHEAD):
-            self._refuse(link, verdict)
-            return
         self.link = link
         self.stream = Stream(link.mirror)
         self._said_bye = False
         self._suspects = Promise()
         self._go(PrimaryEvent.LINKED)
         stream = self.stream
-        reason = await self.run_link(link, stream, verdict)
+        copy_catalog = missed(history_of(self.volume), link.peer.history) is Missed.CATALOG
+        reason = await self.run_link(link, stream, copy_catalog=copy_catalog)
         self._lost(link, reason)
         stream.end(ConnectionLost(link.mirror.peer_name, reason))
 
-    def _refuse(self, link: Link, verdict: Verdict) -> None:
-        why = (
-            "split brain: both volumes were changed apart"
-            if verdict is Verdict.DIVERGED
-            else "the backup holds changes that this volume lost"
-        )
-        if self.state is not PrimaryState.DIVERGED:
-            log.error("%s; nothing was merged or overwritten, see fusemirror(7)", why)
-        self._go(PrimaryEvent.DIFFERED, why)
-        link.close(why)
-
-    async def run_link(self, link: Link, stream: Stream, verdict: Verdict) -> str:
+    async def run_link(self, link: Link, stream: Stream, *, copy_catalog: bool) -> str:
         """Bring the backup up to date and keep it so; return why that ended."""
         reason = ""
 
@@ -383,7 +459,7 @@ class Mirror:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_lost, lambda: self._read(link.mirror, stream))
-            nursery.start_soon(until_lost, lambda: self._bring_up(link, stream, verdict))
+            nursery.start_soon(until_lost, lambda: self._bring_up(link, stream, copy_catalog=copy_catalog))
             nursery.start_soon(until_lost, lambda: self._keep_checkpoints(stream))
         return reason
 
@@ -427,9 +503,8 @@ class Mirror:
         if message.last:
             self._suspects.resolve(None)
 
-    async def _bring_up(self, link: Link, stream: Stream, verdict: Verdict) -> None:
+    async def _bring_up(self, link: Link, stream: Stream, *, copy_catalog: bool) -> None:
         theirs = link.peer.history
-        copy_catalog = verdict is Verdict.COPY_CATALOG
         stream.send(Begin(copy_catalog, generations_of(self.volume), self.volume.number))
         self._live = copy_catalog
         await self._suspects.wait()

@@ -69,6 +69,8 @@ class BackupState(Enum):
     """The namespace is up to date; images that differ are read at the primary."""
     NORMAL = auto()
     """The subvolume is a prefix of main."""
+    DIVERGED = auto()
+    """The histories split, or neither host is the primary: nothing travels until a person decides."""
 
 
 class BackupEvent(Enum):
@@ -76,15 +78,22 @@ class BackupEvent(Enum):
     CAUGHT_UP = auto()
     COPIED = auto()
     LOST = auto()
+    DIFFERED = auto()
 
 
 _B, _BE = BackupState, BackupEvent
 
 BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
-    _B.DISCONNECTED: {_BE.BEGUN: _B.CATCHING_UP, _BE.LOST: _B.DISCONNECTED},
+    _B.DISCONNECTED: {
+        _BE.BEGUN: _B.CATCHING_UP,
+        _BE.LOST: _B.DISCONNECTED,
+        _BE.DIFFERED: _B.DIVERGED,
+    },
     _B.CATCHING_UP: {_BE.CAUGHT_UP: _B.RESYNCING, _BE.LOST: _B.DISCONNECTED},
     _B.RESYNCING: {_BE.COPIED: _B.NORMAL, _BE.LOST: _B.DISCONNECTED},
     _B.NORMAL: {_BE.LOST: _B.DISCONNECTED},
+    # A link that ends without having begun changes nothing about that.
+    _B.DIVERGED: {_BE.BEGUN: _B.CATCHING_UP, _BE.LOST: _B.DIVERGED, _BE.DIFFERED: _B.DIVERGED},
 }
 
 BACKUP_SERVES = frozenset({_B.RESYNCING, _B.NORMAL})
@@ -112,6 +121,7 @@ WORDS: dict[PrimaryState | BackupState, MirrorWord] = {
     _B.CATCHING_UP: MirrorWord.RESYNCING,
     _B.RESYNCING: MirrorWord.RESYNCING,
     _B.NORMAL: MirrorWord.NORMAL,
+    _B.DIVERGED: MirrorWord.DIVERGED,
 }
 
 

@@ -46,8 +46,10 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
         return "another host of this filesystem than the peer; join it again with a new join file"
     if theirs.path not in DIALED_BY:
         return f"path {shown(theirs.path)!r} is unknown here"
-    if {ours.role, theirs.role} != set(DIALED_BY.values()):
-        return f"role {shown(theirs.role)!r} there, {ours.role!r} here; one must be primary, one backup"
+    if theirs.role not in DIALED_BY.values():
+        return f"role {shown(theirs.role)!r} is unknown here"
+    if theirs.role == ours.role:
+        return None  # they make no link, but each must know the other's Hello: see `open_session`
     if theirs.path != ours.path or (ours.role == DIALED_BY[ours.path]) != dialer:
         return f"the {shown(theirs.path)} path from the wrong side"
     return None

@@ -9,6 +9,8 @@ New fields have defaults and stand last; a type is never changed, only replaced 
 Tags 1-3 are those of `change.py`, whose values are messages of the mirror path as they are.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 from fusemirror.change import NamespaceChange, Row, TruncateChange, WriteChange
@@ -34,6 +36,19 @@ class History(msgspec.Struct, frozen=True, array_like=True):
     number: ChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
 
 
+class Claim(NamedTuple):
+    """What a host says of its role and its copy when two meet; `mirror.histories.meet` compares two."""
+
+    host: bytes
+    role: str
+    term: int
+    handed_over: bool
+    consistent: bool
+    keep: bytes
+    keep_at: bytes
+    history: History
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """First message of both sides of a connection."""
 
@@ -49,6 +64,25 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     version: str = ""
     peer_timeout_s: float = 5.0  # the sender goes on alone so long after it answered a Ping
     call: bytes = b""  # names a dial of the mirror path; the answering dial of the forward path says the same
+    term: int = 0  # how often a role was taken or given, as far as the sender knows
+    handed_over: bool = False  # the sender is a backup because it gave the role of primary away, at `term`
+    consistent: bool = True  # False while images of the sender are older than its names
+    keep: bytes = b""  # the host whose copy a person chose in a split brain
+    keep_at: bytes = b""  # the sender's newest generation when that was said
+
+    @property
+    def claim(self) -> Claim:
+        """What decides who is the primary."""
+        return Claim(
+            self.host,
+            self.role,
+            self.term,
+            self.handed_over,
+            self.consistent,
+            self.keep,
+            self.keep_at,
+            self.history,
+        )
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
@@ -105,6 +139,12 @@ class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
 
     number: ChangeNumber
     journal_number: ChangeNumber
+
+
+class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=45):
+    """The sender is the backup from here on, durably; the receiver becomes the primary under `term`."""
+
+    term: int
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
@@ -272,6 +312,7 @@ AnyMessage = (
     | PurgeOffer
     | RowsDigest
     | Resync
+    | HandOver
     | Applied
     | Reply
     | Suspects

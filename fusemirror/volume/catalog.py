@@ -54,6 +54,8 @@ _COOKIES = 1 << 62
 _BEFORE_FIRST = ChangeNumber(0)
 
 _OWN_META = ("number", "journal_number", "next_inode", "time_ns")
+INODES_FROM_KEY = b"inodes_from"
+"""A row of META: new inodes have this number (u64, big endian) or a higher one."""
 _OWN_META_KEYS = frozenset(name.encode() for name in _OWN_META)
 
 inode_key = _NUMBER.pack
@@ -309,6 +311,8 @@ class Catalog:
                     self._txn.delete(key, db=self._tables[table])
                 else:
                     self._txn.put(key, value, db=self._tables[table])
+                    if key == INODES_FROM_KEY and table == Table.META:
+                        self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
         except lmdb.Error as error:
             raise self._failure(error) from error
         return removed

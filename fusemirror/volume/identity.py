@@ -33,6 +33,10 @@ class Identity(msgspec.Struct, frozen=True):
     compare_all: bool  # every image and row is suspect: after a power cut or a repair
     consistent: bool = True  # False while names or images of it are older than others: a resync has not ended
     resync_paused: bool = False  # a person wants no images to be copied from this host for now
+    term: int = 0  # raised by each change of roles
+    handed_over: bool = False  # a backup that gave the role of primary to its peer, at `term`
+    keep: str = ""  # the host whose copy a person chose in a split brain, in hexadecimal
+    keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
 
     @property
     def whole(self) -> bool:

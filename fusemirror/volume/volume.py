@@ -573,6 +573,19 @@ class Volume:
         self.copying = False
         self.watcher.catalog_replaced()
 
+    def abandon_catalog_copy(self) -> None:
+        """Go back to the catalog that was there before a copy under way; every image and row is suspect.
+
+        Images may have got content of the copy meanwhile. DiskFailed, OSError.
+        """
+        self.catalog.close()
+        shutil.rmtree(self.directory / "catalog.new", ignore_errors=True)
+        self.catalog = Catalog(self.directory / "catalog")
+        self.copying = False
+        self.number = max(self.catalog.number, self.journal.last_number)
+        self.update_identity(compare_all=True)
+        self._recover_attributes(everything=True)
+
     def _keep_usable(self, commit: Callable[..., None], *place: Any) -> None:
         """Commit a catalog under copy. A commit that fails ends LMDB's transaction; what it held is gone."""
         try:

@@ -417,7 +417,6 @@ async def say(network: Network, said: bytes, *, hold: bool = False) -> Transport
         ({"host": b"a third"}, "another host of this filesystem than the peer"),
         ({"protocol": 9, "protocol_min": 9}, "protocol versions 9 to 9 there"),
         ({"host": b"host of primary"}, "this is myself"),
-        ({"role": "primary"}, "role 'primary' there, 'primary' here"),
     ],
 )
 async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
@@ -440,6 +439,25 @@ async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
             beta.linker.last_error
         ]
         assert all(reason in line for line in lines(caplog, logging.WARNING))
+
+
+async def test_two_hosts_of_the_same_role_tell_each_other_and_link_once_one_has_changed(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    beta.hello.update({"role": "primary"})
+    met: dict[str, list[str]] = {"alpha": [], "beta": []}
+    alpha.linker.met_same_role = lambda hello: met["alpha"].append(hello.role)
+    beta.linker.met_same_role = lambda hello: met["beta"].append(hello.role)
+    async with running(alpha, beta):
+        await trio.sleep(20)
+        assert met["alpha"]
+        assert met["beta"]
+        assert len(met["alpha"]) < 40, "they wait between their attempts"
+        beta.hello.update({"role": "backup"})
+        beta.linker.meet_anew("the role changed")
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began < 1
 
 
 async def test_a_peer_that_is_away_is_logged_once(

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,16 +11,25 @@ from hypothesis import strategies as st
 
 from fusemirror.change import NamespaceChange
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.mirror import histories
 from fusemirror.mirror.histories import (
-    TABLE,
-    Columns,
-    Verdict,
-    compare,
+    MEETINGS,
+    RELATIONS,
+    Better,
+    Missed,
+    Relation,
+    Step,
+    better,
+    claim_of,
+    decide_meeting,
     generation_row,
     generations_of,
     history_of,
+    meet,
+    missed,
+    relation,
 )
-from fusemirror.protocol.messages import Generation, History
+from fusemirror.protocol.messages import Claim, Generation, History
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import Writer, counting_seams
 
@@ -39,136 +49,376 @@ def history(
     return History(generations, ChangeNumber(last), ChangeNumber(first), complete, compare_all)
 
 
-def matching(facts: tuple[bool, ...]) -> list[Columns]:
+def rows_matching(table: Any, facts: tuple[Any, ...]) -> list[Any]:
     return [
-        columns
-        for columns, _ in TABLE
+        result
+        for columns, result in table
         if all(column is None or column == fact for column, fact in zip(columns, facts, strict=True))
     ]
 
 
+# --- how two histories stand to each other ------------------------------------------------------------
+
+
 @pytest.mark.parametrize("facts", list(itertools.product((True, False), repeat=5)), ids=str)
-def test_exactly_one_row_matches_each_combination(facts: tuple[bool, ...]) -> None:
-    assert len(matching(facts)) == 1
+def test_exactly_one_row_tells_the_relation_of_each_combination(facts: tuple[bool, ...]) -> None:
+    assert len(rows_matching(RELATIONS, facts)) == 1
 
 
 A, B, C = line("a", 1), line("b", 10), line("c", 20)
+AFTER_LOSS = line("c", 8)
 
-SCENARIOS = {
-    "the same": (history(A, last=9), history(A, last=9), Verdict.SEND_RECORDS),
-    "behind by some changes": (history(A, last=9), history(A, last=4), Verdict.SEND_RECORDS),
-    "behind by a time that the primary was alone": (
+RELATED = {
+    "the same": (history(A, last=9), history(A, last=9), Relation.SAME),
+    "some changes missed": (history(A, last=9), history(A, last=4), Relation.AHEAD),
+    "a time missed that the other was alone": (history(B, A, last=15), history(A, last=9), Relation.AHEAD),
+    "two such times missed": (history(C, B, A, last=25), history(A, last=3), Relation.AHEAD),
+    "the other took over from its last change": (history(A, last=9), history(B, A, last=15), Relation.BEHIND),
+    "the other took over, and had not got the last": (
+        history(A, last=11),
         history(B, A, last=15),
+        Relation.TAIL,
+    ),
+    "went on without what a power cut took, and the other has it": (
+        history(AFTER_LOSS, A, last=12),
         history(A, last=9),
-        Verdict.SEND_RECORDS,
+        Relation.AHEAD_OF_TAIL,
     ),
-    "behind by two such times": (history(C, B, A, last=25), history(A, last=3), Verdict.SEND_RECORDS),
-    "the journal holds just what was missed": (
-        history(A, last=9, first=5),
-        history(A, last=4),
-        Verdict.SEND_RECORDS,
-    ),
-    "the journal was trimmed by one too many": (
-        history(A, last=9, first=6),
-        history(A, last=4),
-        Verdict.COPY_CATALOG,
-    ),
-    "a new backup": (history(A, last=9), history(last=0), Verdict.COPY_CATALOG),
-    "a copy that was interrupted": (
-        history(A, last=9),
-        history(A, last=4, complete=False),
-        Verdict.COPY_CATALOG,
-    ),
-    "a copy that was interrupted of something else": (
-        history(A, last=9),
-        history(C, last=40, complete=False),
-        Verdict.COPY_CATALOG,
-    ),
-    "the primary had a power cut": (
-        history(A, last=9, compare_all=True),
-        history(A, last=9),
-        Verdict.COPY_CATALOG,
-    ),
-    "the backup had a power cut": (
-        history(A, last=9),
-        history(A, last=9, compare_all=True),
-        Verdict.COPY_CATALOG,
-    ),
-    "the primary lost its tail": (history(A, last=7), history(A, last=9), Verdict.BACKUP_AHEAD),
-    "the primary lost its tail in a power cut": (
-        history(A, last=7, compare_all=True),
-        history(A, last=9),
-        Verdict.BACKUP_AHEAD,
-    ),
-    "an old copy of the backup was restored": (
-        history(C, B, A, last=25),
-        history(B, A, last=12),
-        Verdict.SEND_RECORDS,
-    ),
-    "an old copy of the backup was restored, and the journal is too short": (
-        history(C, B, A, last=25, first=20),
-        history(B, A, last=12),
-        Verdict.COPY_CATALOG,
-    ),
-    "an old copy of the primary was restored": (
-        history(A, last=5),
-        history(B, A, last=15),
-        Verdict.BACKUP_AHEAD,
-    ),
-    "the backup took over": (history(A, last=9), history(B, A, last=15), Verdict.BACKUP_AHEAD),
-    "both went on apart": (history(B, A, last=15), history(C, A, last=25), Verdict.DIVERGED),
-    "the backup went on in the generation that the primary left": (
-        history(B, A, last=15),
-        history(A, last=10),
-        Verdict.DIVERGED,
-    ),
-    "another filesystem": (history(A, last=9), history(B, last=15), Verdict.DIVERGED),
-    "a primary without a generation": (history(last=9), history(A, last=9), Verdict.DIVERGED),
+    "both went on apart": (history(B, A, last=15), history(C, A, last=25), Relation.DIVERGED),
+    "another filesystem": (history(A, last=9), history(B, last=15), Relation.UNRELATED),
+    "one that never had a generation": (history(last=0), history(A, last=9), Relation.UNRELATED),
+}
+MIRRORED = {
+    Relation.SAME: Relation.SAME,
+    Relation.AHEAD: Relation.BEHIND,
+    Relation.BEHIND: Relation.AHEAD,
+    Relation.TAIL: Relation.AHEAD_OF_TAIL,
+    Relation.AHEAD_OF_TAIL: Relation.TAIL,
+    Relation.DIVERGED: Relation.DIVERGED,
+    Relation.UNRELATED: Relation.UNRELATED,
 }
 
 
-@pytest.mark.parametrize(("primary", "backup", "verdict"), SCENARIOS.values(), ids=SCENARIOS)
-def test_a_scenario_has_its_verdict(primary: History, backup: History, verdict: Verdict) -> None:
-    assert compare(primary, backup) is verdict
-
-
-def test_the_scenarios_need_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    for row in TABLE:
-        rest = tuple(other for other in TABLE if other is not row)
-        monkeypatch.setattr("fusemirror.mirror.histories.TABLE", rest)
-        undecided = 0
-        for primary, backup, _ in SCENARIOS.values():
-            try:
-                compare(primary, backup)
-            except AssertionError:
-                undecided += 1
-        assert undecided, f"no scenario needs {row}"
+@pytest.mark.parametrize(("ours", "theirs", "expected"), RELATED.values(), ids=RELATED)
+def test_two_histories_have_their_relation_from_both_sides(
+    ours: History, theirs: History, expected: Relation
+) -> None:
+    assert relation(ours, theirs) is expected
+    assert relation(theirs, ours) is MIRRORED[expected]
 
 
 @given(
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    missed=st.integers(0, 12),
+    missing=st.integers(0, 12),
     alone=st.integers(0, 3),
-    trimmed=st.integers(0, 12),
 )
-def test_what_happened_to_both_decides(lengths: list[int], missed: int, alone: int, trimmed: int) -> None:
-    """The primary's lines have `lengths`; the backup missed its last changes, and made some alone."""
+def test_what_happened_to_both_decides(lengths: list[int], missing: int, alone: int) -> None:
+    """One host's lines have `lengths`; the other missed its last changes, and made some alone."""
     firsts = [1 + sum(lengths[:index]) for index in range(len(lengths))]
     lines = [line(f"line {index}", first) for index, first in enumerate(firsts)]
     last = sum(lengths)
-    held = max(1, last - missed)
+    held = max(1, last - missing)
     known = [each for each in lines if each.first_change <= held]
     own = [line("own", held + 1)] if alone else []
-    primary = history(*reversed(lines), last=last, first=1 + min(trimmed, last))
-    backup = history(*own, *reversed(known), last=held + alone)
-    verdict = compare(primary, backup)
+    one = history(*reversed(lines), last=last)
+    other = history(*own, *reversed(known), last=held + alone)
+    found = relation(other, one)
     if not alone:
-        in_journal = held + 1 >= primary.journal_first
-        assert verdict is (Verdict.SEND_RECORDS if in_journal else Verdict.COPY_CATALOG)
-    elif len(known) == len(lines):  # the primary made nothing alone
-        assert verdict is Verdict.BACKUP_AHEAD
+        assert found is (Relation.SAME if held == last else Relation.BEHIND)
+    elif len(known) == len(lines):  # the one made nothing alone
+        assert found is (Relation.AHEAD if held == last else Relation.AHEAD_OF_TAIL)
     else:
-        assert verdict is Verdict.DIVERGED
+        assert found is Relation.DIVERGED
+
+
+# --- who is the primary -------------------------------------------------------------------------------
+
+WHO = [
+    facts
+    for facts in itertools.product((True, False), (True, False), Better, ("to us", "to them", "none"))
+    if facts[0] != facts[1] or facts[2] is not Better.EITHER  # the term has decided that before
+]
+
+
+@pytest.mark.parametrize("facts", WHO, ids=str)
+def test_exactly_one_row_decides_each_meeting(facts: tuple[bool, bool, Better, str]) -> None:
+    assert rows_matching(MEETINGS, facts) == [decide_meeting(facts)]
+
+
+def claim(role: str, past: History, **other: Any) -> Claim:
+    host = other.pop("host", b"one")
+    values: dict[str, Any] = {
+        "term": 1,
+        "handed_over": False,
+        "consistent": True,
+        "keep": b"",
+        "keep_at": b"",
+        "history": past,
+    }
+    return Claim(host=host, role=role, **(values | other))
+
+
+def other(role: str, past: History, **more: Any) -> Claim:
+    return claim(role, past, host=b"two", **more)
+
+
+P, S = "primary", "backup"
+NEW = history(last=0, complete=False)
+MEETING = {
+    "an ordinary reboot": (claim(P, history(A, last=9)), other(S, history(A, last=9)), Step.LINK, Step.LINK),
+    "a new backup": (claim(P, history(A, last=9)), other(S, NEW), Step.LINK, Step.LINK),
+    "a backup that missed changes": (
+        claim(P, history(B, A, last=15)),
+        other(S, history(A, last=9)),
+        Step.LINK,
+        Step.LINK,
+    ),
+    "a primary that lost its tail in a power cut": (
+        claim(P, history(A, last=7, compare_all=True)),
+        other(S, history(A, last=9)),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "the same, but the backup was getting images": (
+        claim(P, history(A, last=7, compare_all=True)),
+        other(S, history(A, last=9), consistent=False),
+        Step.LINK,
+        Step.LINK,
+    ),
+    "a primary that lost its tail and went on alone": (
+        claim(P, history(AFTER_LOSS, A, last=12)),
+        other(S, history(A, last=9)),
+        Step.LINK,
+        Step.LINK,
+    ),
+    "an old copy of the primary was restored": (
+        claim(P, history(A, last=5)),
+        other(S, history(B, A, last=15)),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "the old primary comes back after a take-over": (
+        claim(P, history(A, last=9)),
+        other(P, history(B, A, last=15), term=2),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "it has changes that were never acknowledged": (
+        claim(P, history(A, last=12)),
+        other(P, history(B, A, last=15), term=2),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "it went on alone": (
+        claim(P, history(C, A, last=25)),
+        other(P, history(B, A, last=15), term=2),
+        Step.DIVERGED,
+        Step.DIVERGED,
+    ),
+    "two primaries with one history": (
+        claim(P, history(A, last=9)),
+        other(P, history(A, last=9), term=2),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "two primaries with one history and one term": (
+        claim(P, history(A, last=9)),
+        other(P, history(A, last=9)),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "a switch that was cut short after its first half": (
+        claim(S, history(A, last=9), term=2, handed_over=True),
+        other(S, history(A, last=9)),
+        Step.WAIT,
+        Step.ACCEPT,
+    ),
+    "a switch that was cut short after its second half": (
+        claim(S, history(A, last=9), term=2, handed_over=True),
+        other(P, history(A, last=9), term=2),
+        Step.LINK,
+        Step.LINK,
+    ),
+    "a hand-over that was overtaken": (
+        claim(S, history(A, last=9), term=2, handed_over=True),
+        other(S, history(A, last=9), term=3, handed_over=True),
+        Step.ACCEPT,
+        Step.WAIT,
+    ),
+    "two backups": (
+        claim(S, history(A, last=9)),
+        other(S, history(A, last=8)),
+        Step.WAIT,
+        Step.GIVE_WAY,
+    ),
+    "two backups with one history": (
+        claim(S, history(A, last=9)),
+        other(S, history(A, last=9)),
+        Step.GIVE_WAY,
+        Step.WAIT,
+    ),
+    "two that were never complete": (claim(S, NEW), other(S, NEW), Step.DIVERGED, Step.DIVERGED),
+    "a backup that went on apart": (
+        claim(P, history(B, A, last=15)),
+        other(S, history(C, A, last=25)),
+        Step.DIVERGED,
+        Step.DIVERGED,
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "step", "their_step"), MEETING.values(), ids=MEETING)
+def test_a_meeting_has_its_outcome_on_both_hosts(
+    ours: Claim, theirs: Claim, step: Step, their_step: Step
+) -> None:
+    assert meet(ours, theirs) is step
+    assert meet(theirs, ours) is their_step
+
+
+def test_the_scenarios_need_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("RELATIONS", "MEETINGS"):
+        rows = getattr(histories, table)
+        impossible = ((True, True, False, False, None), Relation.UNRELATED)
+        for row in rows:
+            if row == impossible:
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(histories, table, tuple(each for each in rows if each is not row))
+                undecided = 0
+                for ours, theirs, *_ in MEETING.values():
+                    for one, two in ((ours, theirs), (theirs, ours)):
+                        try:
+                            meet(one, two)
+                            relation(one.history, two.history)
+                        except AssertionError:
+                            undecided += 1
+                assert undecided, f"no scenario needs {row}"
+
+
+RUNS = st.lists(st.sampled_from((A, B, C, line("d", 30))), unique=True, max_size=3).map(tuple)
+CLAIMS = st.tuples(
+    st.sampled_from((P, S)),
+    RUNS,
+    st.integers(0, 40),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from((b"", b"one", b"two")),
+)
+
+
+def drawn(values: Any, host: bytes) -> Claim:
+    role, generations, last, complete, consistent, term, handed_over, keep = values
+    newest_first = tuple(sorted(generations, key=lambda each: -each.first_change))
+    last = max([last, *(each.first_change for each in generations)])
+    return Claim(
+        host=host,
+        role=role,
+        term=term,
+        handed_over=handed_over and role == S,
+        consistent=consistent,
+        keep=keep,
+        keep_at=newest_first[0].identity if newest_first else b"",
+        history=history(*newest_first, last=last, complete=complete),
+    )
+
+
+ALLOWED = {
+    frozenset({Step.LINK}),
+    frozenset({Step.DIVERGED}),
+    frozenset({Step.WAIT, Step.GIVE_WAY}),
+    frozenset({Step.WAIT, Step.YIELD}),
+    frozenset({Step.WAIT, Step.ACCEPT}),
+}
+
+
+@given(one=CLAIMS, two=CLAIMS)
+def test_whatever_two_hosts_claim_exactly_one_of_them_acts(one: Any, two: Any) -> None:
+    ours, theirs = drawn(one, b"one"), drawn(two, b"two")
+    assert frozenset({meet(ours, theirs), meet(theirs, ours)}) in ALLOWED
+
+
+@given(one=CLAIMS, two=CLAIMS)
+def test_two_that_meet_again_and_again_come_to_one_primary(one: Any, two: Any) -> None:
+    """Each acts as it is told, durably, before they meet again."""
+    ours, theirs = drawn(one, b"one"), drawn(two, b"two")
+    for _ in range(4):
+        steps = meet(ours, theirs), meet(theirs, ours)
+        if steps == (Step.LINK, Step.LINK):
+            assert {ours.role, theirs.role} == {P, S}
+            return
+        if Step.DIVERGED in steps:
+            assert better(ours, theirs) is Better.NEITHER
+            return
+        ours, theirs = acted(ours, theirs, steps[0]), acted(theirs, ours, steps[1])
+    raise AssertionError(f"they do not agree: {ours} {theirs}")
+
+
+def acted(ours: Claim, theirs: Claim, step: Step) -> Claim:
+    if step in (Step.GIVE_WAY, Step.YIELD):
+        term = max(ours.term, theirs.term) + 1
+        past = ours.history
+        if step is Step.YIELD:
+            past = msgspec.structs.replace(past, complete=False)
+        return ours._replace(role=S, term=term, handed_over=True, history=past)
+    if step is Step.ACCEPT:
+        return ours._replace(role=P, term=theirs.term, handed_over=False, consistent=True)
+    return ours
+
+
+# --- what a person chose ------------------------------------------------------------------------------
+
+LEFT, RIGHT = history(B, A, last=15), history(C, A, last=25)
+
+
+def test_the_host_that_a_person_did_not_choose_yields_whoever_was_told() -> None:
+    for told in ("ours", "theirs"):
+        ours = claim(P, LEFT, keep=b"one" if told == "ours" else b"", keep_at=b"b", term=3)
+        theirs = other(P, RIGHT, keep=b"one" if told == "theirs" else b"", keep_at=b"c", term=3)
+        assert (meet(ours, theirs), meet(theirs, ours)) == (Step.WAIT, Step.YIELD)
+
+
+def test_of_two_words_the_later_counts_and_two_at_once_count_for_nothing() -> None:
+    ours = claim(P, LEFT, keep=b"one", keep_at=b"b", term=3)
+    theirs = other(P, RIGHT, keep=b"two", keep_at=b"c", term=4)
+    assert (meet(ours, theirs), meet(theirs, ours)) == (Step.YIELD, Step.WAIT)
+    assert meet(ours._replace(term=4), theirs) is Step.DIVERGED
+
+
+def test_a_word_about_an_earlier_split_says_nothing_about_this_one() -> None:
+    ours = claim(P, LEFT, keep=b"one", keep_at=b"a")
+    assert meet(ours, other(P, RIGHT)) is Step.DIVERGED
+
+
+# --- how the backup is brought up to date -------------------------------------------------------------
+
+BRINGING_UP = {
+    "the same": (history(A, last=9), history(A, last=9), Missed.RECORDS),
+    "the journal holds just what was missed": (
+        history(A, last=9, first=5),
+        history(A, last=4),
+        Missed.RECORDS,
+    ),
+    "the journal was trimmed by one too many": (
+        history(A, last=9, first=6),
+        history(A, last=4),
+        Missed.CATALOG,
+    ),
+    "a new backup": (history(A, last=9), history(last=0), Missed.CATALOG),
+    "a copy that was interrupted": (history(A, last=9), history(A, last=4, complete=False), Missed.CATALOG),
+    "a power cut here": (history(A, last=9, compare_all=True), history(A, last=9), Missed.CATALOG),
+    "a power cut there": (history(A, last=9), history(A, last=9, compare_all=True), Missed.CATALOG),
+    "a tail that is left out": (history(B, A, last=15), history(A, last=12), Missed.CATALOG),
+}
+
+
+@pytest.mark.parametrize(("primary", "backup", "what"), BRINGING_UP.values(), ids=BRINGING_UP)
+def test_a_backup_gets_what_it_lacks(primary: History, backup: History, what: Missed) -> None:
+    assert missed(primary, backup) is what
+
+
+# --- of one volume ------------------------------------------------------------------------------------
 
 
 def begin(writer: Writer, name: bytes) -> Generation:
@@ -232,11 +482,19 @@ def test_a_copy_of_the_records_makes_histories_the_same(
     writer.create(b"file")
     for _, payload in volume.journal.records(ChangeNumber(0)):
         backup.apply(msgspec.msgpack.decode(payload, type=NamespaceChange))
-    assert compare(history_of(volume), history_of(backup)) is Verdict.SEND_RECORDS
+    assert relation(history_of(volume), history_of(backup)) is Relation.SAME
     row = generation_row(backup, b"apart", ChangeNumber(backup.number + 1))
     number = ChangeNumber(backup.number + 1)
     backup.apply(NamespaceChange(number, NO_REQUEST, backup.time_ns(), InodeNumber(0), (row,)))
-    assert compare(history_of(volume), history_of(backup)) is Verdict.BACKUP_AHEAD
+    assert relation(history_of(volume), history_of(backup)) is Relation.BEHIND
     begin(writer, b"alone")
-    assert compare(history_of(volume), history_of(backup)) is Verdict.DIVERGED
+    assert relation(history_of(volume), history_of(backup)) is Relation.DIVERGED
     backup.close()
+
+
+def test_a_claim_says_what_the_identity_holds(volume: Volume) -> None:
+    volume.update_identity(term=4, keep="abcd", keep_at="ef")
+    found = claim_of(volume)
+    assert (found.term, found.keep, found.keep_at) == (4, b"\xab\xcd", b"\xef")
+    assert (found.role, found.host) == (volume.identity.role, bytes.fromhex(volume.identity.host))
+    assert found.history == history_of(volume)

@@ -45,6 +45,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.PurgeOffer(1, (INODE,)),
     m.RowsDigest(1, 1, b"", b"\xff", 10, 1 << 63),
     m.Resync(1, 2, 3, 4, 5.0, True, 6),
+    m.HandOver(3),
     m.Applied(FIVE),
     m.Reply(1, 2, FIVE, (1, 2)),
     m.Suspects(((INODE, (-1,)),), True),

@@ -138,8 +138,7 @@ REFUSALS = [
     ({"host": b"a third"}, "another host of this filesystem than the peer"),
     ({"peer": b"a third"}, "another host of this filesystem than the peer"),
     ({"path": "sideways"}, "path 'sideways' is unknown here"),
-    ({"role": "backup"}, "role 'backup' there, 'backup' here; one must be primary, one backup"),
-    ({"role": "king\n"}, "role 'king?' there"),
+    ({"role": "king\n"}, "role 'king?' is unknown here"),
     ({"path": "forward"}, "the forward path from the wrong side"),
 ]
 
@@ -177,6 +176,15 @@ def test_a_path_is_dialed_by_its_own_side_only(primary_hello: Any, backup_hello:
         assert (
             check_hello(backup, primary, dialer=not primary_dials) == f"the {path} path from the wrong side"
         )
+
+
+def test_two_of_the_same_role_hear_each_others_hello(primary_hello: Any, backup_hello: Any) -> None:
+    dialer = Connection(primary_hello(), dialer=True)
+    acceptor = Connection(backup_hello(role="primary"), dialer=False)
+    acceptor.receive_data(wire(dialer.shake_hands()))
+    dialer.receive_data(wire(acceptor.shake_hands()))
+    dialer.shake_hands()
+    assert (dialer.peer, acceptor.peer) == (acceptor.ours, dialer.ours)
 
 
 def test_a_newer_peer_that_still_speaks_our_version_is_welcome(primary_hello: Any, backup_hello: Any) -> None:

@@ -68,6 +68,9 @@ FAULTS = (
     "full both",
     "power backup",
     "replace backup",
+    "switch primary",
+    "switch backup",
+    "takeover primary",
 )
 """What happens, and to which host: see `trouble.py`."""
 

@@ -66,7 +66,7 @@ class Atlas:
 
 def _is_fenced(host: SimulatedHost) -> bool:
     """The primary has given its backup up, and may not go on alone."""
-    unit = host.unit
+    unit = host.present
     if not isinstance(unit, PrimaryUnit):
         return False
     return unit.mirror.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
@@ -184,22 +184,24 @@ class Program:
 
     def _expect_redundant(self, host: SimulatedHost, inode: InodeNumber, offset: int, length: int) -> None:
         """Both volumes hold what was acknowledged, unless the primary goes on alone (G1)."""
-        primary, backup = self._world.primary, self._world.backup
-        if primary.volume is None or backup.volume is None:
+        one, other = self._world.hosts
+        if one.volume is None or other.volume is None:
             return
-        assert isinstance(primary.unit, PrimaryUnit)
-        mirror = primary.unit.mirror
+        primaries = [each for each in (one, other) if isinstance(each.present, PrimaryUnit)]
+        if len(primaries) != 1:
+            return  # the roles are being exchanged
+        unit = primaries[0].present
+        assert isinstance(unit, PrimaryUnit)
+        mirror = unit.mirror
         # A request that was done while the primary was alone is answered as soon as the backup is back.
-        if host is backup and inode in mirror.out_of_sync:
+        if host is not primaries[0] and inode in mirror.out_of_sync:
             return
-        if primary.volume.catalog.inode(inode) is None:
+        if unit.volume.catalog.inode(inode) is None:
             return  # it had no name, nobody had it open, and it was purged
         # Where another change of the image is under way, it may have overwritten these bytes.
         if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.unsettled(inode):
             return
-        if primary.volume.catalog.inode(inode) is None:  # it had no name, and was purged
-            return
-        images = [volume.images.read(inode, offset, length) for volume in (primary.volume, backup.volume)]
+        images = [volume.images.read(inode, offset, length) for volume in (one.volume, other.volume)]
         assert images[0] == images[1], (
             f"bytes {offset}-{offset + length} of inode {inode} are not in both volumes"
         )

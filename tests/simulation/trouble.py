@@ -6,6 +6,8 @@ from contextlib import suppress
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.errors import FusemirrorError
+from fusemirror.mirror.states import PrimaryState
 from tests.simulation.disk import Killed
 from tests.simulation.world import SimulatedHost, Spawn, World
 
@@ -22,6 +24,8 @@ class Trouble:
         self._spawn = spawn
         self._random = world.random
         self._busy: set[str] = set()
+        self._line_faults = 0
+        self._calm = False  # the line stays as it is: the primary is being replaced
 
     async def run(self) -> None:
         options = self._world.options
@@ -46,6 +50,12 @@ class Trouble:
                 elif fault == "toggle":
                     for host in hosts:
                         host.toggle_acknowledge()
+                elif fault == "switch":
+                    for host in hosts[:1]:
+                        nursery.start_soon(self._switch, host)
+                elif fault == "takeover":
+                    for host in hosts[:1]:
+                        nursery.start_soon(self._take_over_from, host)
                 else:
                     for host in hosts:
                         nursery.start_soon(self._trouble_process, host, fault)
@@ -77,6 +87,8 @@ class Trouble:
 
     async def _trouble_line(self, fault: str, hosts: list[SimulatedHost]) -> None:
         """Something that the line does, until it is healed; several at once end together."""
+        if self._calm:
+            return
         network, names = self._world.network, [host.name for host in self._world.hosts]
         if fault == "break":
             network.break_one(*names)
@@ -95,7 +107,9 @@ class Trouble:
             network.stall(*names)
             for host in hosts:
                 host.reset()  # it knows at once, and the other does not hear of it
+        self._line_faults += 1
         await trio.sleep(self._outage_s())
+        self._line_faults -= 1
         self._heal()
 
     def _heal(self) -> None:
@@ -111,14 +125,17 @@ class Trouble:
         self._set_pace(paused=False)
 
     def _set_pace(self, *, paused: bool) -> None:
-        primary = self._world.primary
-        if primary.volume is None:
+        serving = [host for host in self._world.hosts if host.volume is not None]
+        primaries = [host for host in serving if isinstance(host.present, PrimaryUnit)]
+        if len(primaries) != 1:
             return
-        assert isinstance(primary.unit, PrimaryUnit)
+        primary = primaries[0]
+        unit = primary.present
+        assert isinstance(unit, PrimaryUnit)
         self._world.trace(f"resync {'paused' if paused else 'goes on'}")
         rate = self._random.choice((0, 1 << 20, 1 << 24))
         with primary.inside(), suppress(Killed, OSError):
-            primary.unit.mirror.change_pace(rate_bytes=rate, paused=paused)
+            unit.mirror.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
 
@@ -127,6 +144,52 @@ class Trouble:
         for host in hosts:
             host.wall_offset_ns = round(self._random.choice((0, 1e-3, 1.0, 3600.0, 1e9, -1.5e9)) * 10**9)
             self._world.trace(f"the clock of {host.name} is off by {host.wall_offset_ns} ns")
+
+    # --- roles --------------------------------------------------------------------------------------------
+
+    async def _switch(self, host: SimulatedHost) -> None:
+        """Ask this host for an exchange of roles; it may refuse, or die meanwhile."""
+        if host.volume is None:
+            return
+        self._world.trace(f"switch at {host.name}")
+        with (
+            host.inside(),
+            suppress(FusemirrorError),
+            trio.move_on_after(self._world.options.io_timeout),
+        ):
+            began = trio.current_time()
+            await host.roles.switch()
+            self._world.trace(f"switched in {trio.current_time() - began:.6f}")
+
+    async def _take_over_from(self, primary: SimulatedHost) -> None:
+        """The primary is lost, and the other goes on: where nothing is lost by that, and no link is made
+        to a process that lives. The old one comes back later, and has to give way by itself."""
+        (other,) = (host for host in self._world.hosts if host is not primary)
+        if self._busy or self._line_faults or primary.volume is None or other.volume is None:
+            return
+        # What was acknowledged early may be lost with the host, and is told of by `status` only.
+        if self._world.options.asynchronous or not _is_redundant(primary):
+            return
+        self._calm = True
+        self._busy.update((primary.name, other.name))
+        try:
+            primary.kill()
+            await primary.ended.wait()
+            with other.inside(), suppress(FusemirrorError):
+                with trio.move_on_after(self._world.options.peer_timeout * 2):
+                    await other.present.link_ended.wait()
+                self._world.trace(f"takeover at {other.name}")
+                await other.roles.takeover(force=False)
+            await trio.sleep(self._outage_s())
+            # A line that fails just now would make it a split brain.
+            primary.start(self._spawn)
+            with trio.move_on_after(self._world.options.peer_timeout * 2):
+                await primary.serving.wait()
+                with primary.inside():
+                    await primary.roles.wait_connected()
+        finally:
+            self._busy.clear()
+            self._calm = False
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -197,3 +260,9 @@ class Trouble:
         with trio.move_on_after(1):
             await host.ended.wait()
         host.disk.kill_never()
+
+
+def _is_redundant(primary: SimulatedHost) -> bool:
+    """Whether everything that the primary has acknowledged is at the backup too."""
+    unit = primary.present
+    return isinstance(unit, PrimaryUnit) and unit.mirror.state is PrimaryState.NORMAL

@@ -14,6 +14,7 @@ import trio
 
 from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Listener, Network, Transport
+from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import FusemirrorError
@@ -56,7 +57,7 @@ class World:
         self.backup = SimulatedHost(self, BACKUP, PRIMARY, directory / BACKUP)
         self.hosts = (self.primary, self.backup)
         for host in self.hosts:
-            host.make_volume()
+            host.make_volume("primary" if host.name == PRIMARY else "backup")
             if options.power_goes:
                 host.surface = Surface(host.directory)
 
@@ -75,10 +76,10 @@ class SimulatedHost:
     def __init__(self, world: World, name: str, peer: str, directory: Path) -> None:
         self.world = world
         self.name = name
-        self.role: Literal["primary", "backup"] = "primary" if name == PRIMARY else "backup"
+        self._first_role: Literal["primary", "backup"] = "primary" if name == PRIMARY else "backup"
         self.directory = directory
         self.programs: list[Program] = []
-        self._unit: ControlUnit | None = None
+        self._host: Host | None = None
         self.room = Room()
         self.surface: Surface | None = None
         self.boot = 0
@@ -103,7 +104,7 @@ class SimulatedHost:
             peer_timeout=world.options.peer_timeout,
             io_timeout=world.options.io_timeout,
             fence=world.options.fence,
-            acknowledge=Acknowledge(world.options.acknowledge[self.role == "backup"]),
+            acknowledge=Acknowledge(world.options.acknowledge[self._first_role == "backup"]),
             communication=Communication(world.options.communication),
         )
         self._seams = Seams(
@@ -140,7 +141,7 @@ class SimulatedHost:
         """A new disk, and a volume on it as `join` makes it."""
         self.world.trace(f"replace the disk of {self.name}")
         self.remove_volume()
-        self.make_volume()
+        self.make_volume("backup")
         self._directory_changed()
 
     def remove_volume(self) -> None:
@@ -155,8 +156,8 @@ class SimulatedHost:
     def acknowledges_early(self) -> bool:
         """Whether programs may be told of success before the other host sees it, at any time of the run."""
         options = self.world.options
-        return (
-            options.acknowledge[self.role == "backup"] == "async" or f"toggle {self.role}" in options.faults
+        return options.acknowledge[self._first_role == "backup"] == "async" or any(
+            fault.startswith("toggle") for fault in options.faults
         )
 
     def toggle_acknowledge(self) -> None:
@@ -165,10 +166,10 @@ class SimulatedHost:
         acknowledge = toggled[self._settings.acknowledge]
         self.world.trace(f"set {self.name} acknowledge={acknowledge}")
         self._settings = msgspec.structs.replace(self._settings, acknowledge=acknowledge)
-        if self._unit is not None:
-            self._unit.configure(self._settings)
+        if self._host is not None:
+            self._host.roles.configure(self._settings)
 
-    def make_volume(self) -> None:
+    def make_volume(self, role: Literal["primary", "backup"]) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
         identity = Identity(
             format=FORMAT_VERSION,
@@ -178,8 +179,8 @@ class SimulatedHost:
             host_name=self.name,
             peer=identities[self.peer],
             peer_name=self.peer,
-            role=self.role,
-            complete=self.role == "primary",
+            role=role,
+            complete=role == "primary",
             compare_all=False,
         )
         Volume.create(self.directory, identity, self._seams)
@@ -187,13 +188,27 @@ class SimulatedHost:
     @property
     def volume(self) -> Volume | None:
         """The volume of a process that lives and serves."""
-        return None if self._unit is None or self.disk.dead else self._unit.volume
+        return None if self._host is None or self.disk.dead else self._host.unit.volume
 
     @property
     def unit(self) -> ControlUnit:
         """What a program asks; only while the host serves."""
-        assert self._unit is not None, f"{self.name} does not serve"
-        return self._unit
+        return self.roles
+
+    @property
+    def roles(self) -> Roles:
+        assert self._host is not None, f"{self.name} does not serve"
+        return self._host.roles
+
+    @property
+    def present(self) -> ControlUnit:
+        """The unit of the role that the host has now."""
+        return self.roles.unit
+
+    @property
+    def role(self) -> str:
+        """As its volume says, whether a process serves it or not."""
+        return Identity.load(self.directory).role
 
     @contextmanager
     def inside(self) -> Iterator[ControlUnit]:
@@ -234,7 +249,7 @@ class SimulatedHost:
                 raise
             self.world.trace(f"{self.name} could not go on: {errors.exceptions}")
         finally:
-            self._unit = None
+            self._host = None
             self.up = False
             self.world.trace(f"end {self.name} after {self.disk.steps} steps")
             self.ended.set()
@@ -243,7 +258,7 @@ class SimulatedHost:
         async with AsyncExitStack() as stack:
             host = Host(self._settings, self._network, self._seams)
             await host.open(stack)
-            self._unit = host.unit
+            self._host = host
             self.serving.set()
             async with trio.open_nursery() as nursery:
                 await self._run_programs(nursery.start_soon)

@@ -1,0 +1,310 @@
+"""Roles: the control unit that stays, whichever role this host has.
+
+What stands above (the kernel's face, the admin socket, a simulation) asks here, and each request goes to
+the unit of the present role. When the role changes, the old unit ends with `RoleChanged` for everyone
+who waits in it, a unit of the other role takes its place over the same volume, and the request is made
+anew: programs wait, and none of them hears of it. What a program asked as the backup's and has no answer
+yet, the new primary carries out itself, once. Source: seed [0082].
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.unit import ControlUnit, Key, RoleChange
+from fusemirror.errors import FusemirrorError, HistoriesDiverged, RefusedForSafety, RoleChanged
+from fusemirror.identifiers import InodeNumber
+from fusemirror.mirror.histories import claim_of, meet, term_row
+from fusemirror.operations import AnyOperation
+from fusemirror.promise import Promise
+from fusemirror.protocol.messages import Hello
+from fusemirror.settings import Settings
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+SetAside = Callable[[], Awaitable[None]]
+
+
+class Roles(ControlUnit):
+    """See the module. `unit` is that of the present role.
+
+    `make_unit` builds one for the role that the volume's identity says; `meet_anew` ends whatever the
+    old role was linked by. `set_aside` keeps what differs here before it is given up.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        make_unit: Callable[[], ControlUnit],
+        meet_anew: Callable[[str], None],
+        set_aside: SetAside,
+        settings: Settings,
+    ) -> None:
+        super().__init__(volume)
+        self._make_unit = make_unit
+        self._meet_anew = meet_anew
+        self._set_aside = set_aside
+        self._parked: trio.Event | None = None
+        self._succession = trio.Event()  # set when there is another unit
+        self._settings = settings
+        self.unit = make_unit()
+        self.unit.inherit(self)
+        self.unit.configure(settings)
+
+    # --- requests: to the present unit, and anew to the next one ----------------------------------------
+
+    async def showable(self, key: Key) -> None:
+        while True:
+            unit = self.unit if self._parked is None else await self._unparked()
+            try:
+                return await unit.showable(key)
+            except RoleChanged:
+                await self._succeeded(unit)
+
+    def cacheable_s(self, inode: InodeNumber) -> float:
+        return self.unit.cacheable_s(inode) if self._parked is None else 0.0
+
+    async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        while True:
+            unit = self.unit if self._parked is None else await self._unparked()
+            try:
+                return await unit.read(inode, offset, length)
+            except RoleChanged:
+                await self._succeeded(unit)
+
+    async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        while True:
+            unit = self.unit if self._parked is None else await self._unparked()
+            try:
+                return await unit.perform(operation, data)
+            except RoleChanged:
+                await self._succeeded(unit)
+
+    async def _anew(self, ask: Callable[[ControlUnit], Awaitable[Any]]) -> Any:
+        while True:
+            unit = self.unit if self._parked is None else await self._unparked()
+            try:
+                return await ask(unit)
+            except RoleChanged:
+                await self._succeeded(unit)
+
+    async def _unparked(self) -> ControlUnit:
+        while self._parked is not None:
+            await self._parked.wait()
+        return self.unit
+
+    async def _succeeded(self, unit: ControlUnit) -> None:
+        while self.unit is unit:
+            await self._succession.wait()
+
+    async def flush(self, inode: InodeNumber) -> None:
+        await self._anew(lambda unit: unit.flush(inode))
+
+    async def settle(self, inode: InodeNumber) -> None:
+        await self._anew(lambda unit: unit.settle(inode))
+
+    def shown(self, inode: Inode) -> Inode:
+        return self.unit.shown(inode)
+
+    def configure(self, settings: Settings) -> None:
+        self._settings = settings
+        self.unit.configure(settings)
+
+    async def verify(self) -> None:
+        await self._anew(lambda unit: unit.verify())
+
+    async def verify_report(self) -> dict[str, Any]:
+        report: dict[str, Any] = await self._anew(lambda unit: unit.verify_report())
+        return report
+
+    async def wait_connected(self) -> None:
+        await self._anew(lambda unit: unit.wait_connected())
+
+    async def wait_normal(self) -> None:
+        await self._anew(lambda unit: unit.wait_normal())
+
+    async def wait_drained(self) -> None:
+        await self._anew(lambda unit: unit.wait_drained())
+
+    async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        await self._anew(lambda unit: unit.change_pace(rate_bytes=rate_bytes, paused=paused))
+
+    async def stop(self, reason: str) -> None:
+        await self.unit.stop(reason)
+
+    def status(self) -> dict[str, Any]:
+        return self.unit.status()
+
+    def _show_diverged(self, reason: str) -> None:
+        raise AssertionError("the unit of the present role is met")
+
+    # --- changes of the role ------------------------------------------------------------------------------
+
+    def met_same_role(self, peer: Hello) -> None:
+        """A peer was met that has the same role as this host: one of the two acts."""
+        self.unit.meet_peer(peer, meet(claim_of(self.volume), peer.claim))
+
+    async def switch(self) -> None:
+        """Exchange the roles with the peer; this host has its new one on return.
+
+        RefusedForSafety unless the mirror state is normal, HistoriesDiverged, TimedOut: then nothing has
+        changed.
+        """
+        unit = self.unit
+        self._check_not_diverged()
+        if isinstance(unit, PrimaryUnit):
+            change = RoleChange("backup", "asked for", hand_over=True)
+            unit.role_change.resolve(change)
+            await change.done.wait()
+        elif isinstance(unit, BackupUnit):
+            try:
+                await unit.ask_to_switch()
+            except RoleChanged:
+                await self._succeeded(unit)
+
+    def takeover_report(self) -> dict[str, Any]:
+        """What a take-over would lose, and why it would be refused without force, or None."""
+        identity, unit = self.volume.identity, self.unit
+        status = unit.status()
+        reason = None
+        if unit.link is not None:
+            reason = "the primary is connected; use `fusemirror switch` to exchange the roles"
+        elif not (identity.complete and identity.consistent):
+            reason = "this copy is not consistent: it was being brought up to date when the primary went away"
+        elif identity.compare_all:
+            reason = "this copy was not compared with the primary's since a power cut or a repair"
+        return {
+            "role": status["role"],
+            "refused": reason,
+            "last_contact_seconds": unit.last_contact_seconds(),
+            "pending_requests": status["communication"]["pending_requests"],
+            "pending_bytes": status["communication"]["pending_bytes"],
+            "out_of_sync": status["out_of_sync"],
+            "change": status["change"],
+        }
+
+    async def takeover(self, *, force: bool) -> None:
+        """Become the primary without the other host; nothing where this is the primary already.
+
+        What the primary had acknowledged and this host does not have gives way when it comes back.
+        RefusedForSafety unless forced, where this copy is not consistent or the primary is connected.
+        A witness calls this as a person does.
+        """
+        unit = self.unit
+        if isinstance(unit, PrimaryUnit):
+            return
+        reason = self.takeover_report()["refused"]
+        if reason is not None and not force:
+            raise RefusedForSafety(f"{reason}; --force takes over all the same")
+        term = self.volume.identity.term + 1
+        change = RoleChange("primary", "taken over", term, alone=True)
+        unit.role_change.resolve(change)
+        await change.done.wait()
+
+    def _check_not_diverged(self) -> None:
+        status = self.unit.status()
+        if status["mirror_state"] == "diverged":
+            raise HistoriesDiverged(status["reason"])
+
+    async def run(
+        self,
+        links: "trio.MemoryReceiveChannel[Link]",
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve in one role after the other, for ever. Cancellation leaves the volume as it is."""
+        is_first = True
+        while True:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.unit.run, links)
+                if is_first:
+                    task_status.started()
+                    is_first = False
+                change = await self._next_change()
+                nursery.cancel_scope.cancel()
+            await self._change(change)
+
+    async def _next_change(self) -> RoleChange:
+        """The change that is to be made now. One that could not be prepared is answered, and not made."""
+        unit = self.unit
+        while True:
+            change = await unit.role_change.wait()
+            unit.role_change = Promise()
+            try:
+                if change.hand_over:
+                    await self._hand_over(change)
+                elif change.set_aside:
+                    self._park()
+                    await self._set_aside()
+                self._make_durable(change)
+                return change
+            except (FusemirrorError, OSError) as error:
+                log.info("the role stays as it is: %s", error)
+                change.done.reject(error)
+                self._unpark()
+
+    async def _hand_over(self, change: RoleChange) -> None:
+        unit = self.unit
+        if not isinstance(unit, PrimaryUnit):
+            raise RefusedForSafety("this host is not the primary any more")
+        await unit.prepare_hand_over()
+        self._park()
+        await unit.hand_over()
+
+    def _park(self) -> None:
+        """Whoever asks from now on waits."""
+        if self._parked is None:
+            self._parked = trio.Event()
+
+    def _unpark(self) -> None:
+        if self._parked is not None:
+            self._parked.set()
+            self._parked = None
+
+    async def _change(self, change: RoleChange) -> None:
+        """Put a unit of the other role in the place of the present one. No task serves either meanwhile."""
+        before = self.unit
+        if self.volume.copying and change.role == "primary":
+            self.volume.abandon_catalog_copy()
+        before.retire(change.known)
+        self._meet_anew("the roles changed")
+        self.unit = self._make_unit()
+        self.unit.inherit(before)
+        self.unit.configure(self._settings)
+        if isinstance(self.unit, PrimaryUnit):
+            self._begin_as_primary(self.unit, change)
+        log.info("this host is the %s now: %s", change.role, change.reason)
+        succession, self._succession = self._succession, trio.Event()
+        succession.set()
+        self._unpark()
+        change.done.resolve(None)
+
+    def _make_durable(self, change: RoleChange) -> None:
+        """The one step that counts: a crash before leaves the old role, a crash after it the new one."""
+        identity = self.volume.identity
+        if change.role == "primary":
+            self.volume.update_identity(
+                role="primary", term=change.term, handed_over=False, complete=True, consistent=True
+            )
+        elif not change.hand_over:  # else it was durable before the other host heard of it
+            complete = identity.complete and not change.set_aside
+            self.volume.update_identity(role="backup", term=change.term, handed_over=True, complete=complete)
+
+    def _kernel_forgets_at(self) -> float:
+        """When the kernel of the other host has let go of what its process, now gone, had told it."""
+        lost_at = self.unit.link_lost_at
+        return (trio.current_time() if lost_at is None else lost_at) + self._settings.peer_timeout
+
+    def _begin_as_primary(self, unit: PrimaryUnit, change: RoleChange) -> None:
+        if change.alone:
+            unit.go_alone(self._kernel_forgets_at())
+        else:
+            # From here on this host is ahead, whatever the records of the two journals are.
+            unit.mirror.record((term_row(change.term),))

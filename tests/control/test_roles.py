@@ -1,0 +1,212 @@
+"""Roles that change while programs work: two hosts in one process, real disks, a network in memory."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.daemon import Host
+from fusemirror.errors import RefusedForSafety
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.mirror.histories import generations_of
+from fusemirror.operations import Create, Unlink, Write
+from tests.admin.conftest import Pair, network, pair
+from tests.volume.conftest import directory, volume
+
+__all__ = ["directory", "network", "pair", "volume"]
+
+PATIENCE_S = 60
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.01)
+
+
+async def create(host: Host, name: bytes) -> InodeNumber:
+    inode = await host.roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+    assert inode is not None
+    return inode.number
+
+
+async def append_for_ever(host: Host, file: InodeNumber, told: list[bytes]) -> None:
+    """One record after the other; `told` are those that were acknowledged."""
+    while True:
+        record = b"%s %04d\n" % (host.settings.volume[-5:].encode(), len(told))
+        await host.roles.perform(Write(file, 0, append=True), record)
+        told.append(record)
+        await trio.sleep(0.002)
+
+
+def content(host: Host, file: InodeNumber) -> bytes:
+    return host.roles.volume.read(file, 0, 1 << 20)
+
+
+async def normal(*hosts: Host) -> None:
+    with trio.fail_after(PATIENCE_S):
+        for host in hosts:
+            await host.roles.wait_normal()
+
+
+def roles(pair: Pair) -> list[str]:
+    return [type(host.unit).__name__ for host in (pair.primary, pair.backup)]
+
+
+@pytest.mark.parametrize("asked", ["primary", "backup"])
+async def test_a_switch_under_load_exchanges_the_roles_and_no_request_fails(pair: Pair, asked: str) -> None:
+    file = await create(pair.primary, b"file")
+    told: dict[str, list[bytes]] = {"primary": [], "backup": []}
+    async with trio.open_nursery() as nursery:
+        for name in told:
+            nursery.start_soon(append_for_ever, getattr(pair, name), file, told[name])
+        for expected in (["BackupUnit", "PrimaryUnit"], ["PrimaryUnit", "BackupUnit"]):
+            before = {name: len(records) for name, records in told.items()}
+            await until(lambda before=before: _went_on(told, before))  # type: ignore[misc]
+            await getattr(pair, asked).roles.switch()
+            before = {name: len(records) for name, records in told.items()}
+            await until(lambda before=before: _went_on(told, before))  # type: ignore[misc]
+            assert roles(pair) == expected
+            await normal(pair.primary, pair.backup)
+        nursery.cancel_scope.cancel()
+    await pair.primary.roles.wait_drained()
+    await pair.backup.roles.wait_drained()
+    assert content(pair.primary, file) == content(pair.backup, file)
+    lines = content(pair.primary, file).splitlines(keepends=True)
+    for records in told.values():
+        for record in records:
+            assert lines.count(record) == 1
+
+
+def _went_on(told: dict[str, list[bytes]], before: dict[str, int]) -> bool:
+    return all(len(told[name]) > before[name] + 20 for name in told)
+
+
+async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusemirror.control.primary.PURGE_AFTER_S", 0.05)
+    file = await create(pair.primary, b"file")
+    pair.backup.roles.opened(file)
+    await pair.primary.roles.switch()
+    await normal(pair.primary, pair.backup)
+    await pair.primary.roles.perform(Unlink(ROOT_INODE, b"file"))
+    assert isinstance(pair.backup.unit, PrimaryUnit)
+    await pair.backup.unit._purge()
+    with trio.move_on_after(0.1):
+        await trio.sleep_forever()
+    await pair.backup.unit._purge()
+    assert (await pair.primary.roles.attributes(file)).nlink == 0
+    pair.backup.roles.closed(file)
+    await until(lambda: pair.primary.roles.volume.catalog.inode(file) is None)
+
+
+async def test_a_switch_is_refused_while_the_peer_is_away(pair: Pair, network: MemoryNetwork) -> None:
+    network.cut("alpha", "beta")
+    await pair.primary.unit.link_ended.wait()
+    for host in (pair.primary, pair.backup):
+        with pytest.raises(RefusedForSafety, match="not normal"):
+            await host.roles.switch()
+    assert roles(pair) == ["PrimaryUnit", "BackupUnit"]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_switch_whose_word_is_lost_is_carried_to_its_end(
+    pair: Pair, network: MemoryNetwork, heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await create(pair.primary, b"file")
+    unit = pair.primary.unit
+    assert isinstance(unit, PrimaryUnit)
+    assert unit.mirror.stream is not None
+    if not heard:
+        monkeypatch.setattr(unit.mirror.stream, "send", lambda *_: network.cut("alpha", "beta"))
+        # The checkpoint before it asks through `ask`, which does not come by here.
+        monkeypatch.setattr(unit, "prepare_hand_over", trio.lowlevel.checkpoint)
+    await pair.primary.roles.switch()
+    assert isinstance(pair.primary.unit, BackupUnit)
+    assert isinstance(pair.backup.unit, PrimaryUnit) is heard
+    network.heal("alpha", "beta")
+    await normal(pair.primary, pair.backup)
+    assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
+    await pair.primary.roles.perform(Write(file, 0), b"still one filesystem")
+    assert content(pair.backup, file) == b"still one filesystem"
+
+
+async def test_a_take_over_carries_out_what_was_asked_and_the_old_primary_gives_way(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    file = await create(pair.primary, b"file")
+    network.cut("alpha", "beta")
+    await pair.backup.unit.link_ended.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.backup.roles.perform, Write(file, 0, append=True), b"asked")
+        await trio.sleep(0.1)
+        assert pair.backup.roles.takeover_report()["pending_requests"] == 1
+        await pair.backup.roles.takeover(force=False)
+    assert content(pair.backup, file) == b"asked"
+    assert roles(pair) == ["PrimaryUnit", "PrimaryUnit"]
+    assert len(generations_of(pair.backup.roles.volume)) == 2
+    network.heal("alpha", "beta")
+    await normal(pair.primary, pair.backup)
+    assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
+    assert content(pair.primary, file) == b"asked"
+
+
+async def test_a_request_that_the_old_primary_had_not_acknowledged_is_made_once(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    """It stands in the old primary's volume only, and its program waits: it is asked of the new one."""
+    file = await create(pair.primary, b"file")
+    network.stall("alpha", "beta")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.primary.roles.perform, Write(file, 0, append=True), b"waiting")
+        nursery.start_soon(create, pair.primary, b"name")
+        await trio.sleep(0.1)
+        network.cut("alpha", "beta")
+        await pair.backup.unit.link_ended.wait()
+        await pair.backup.roles.takeover(force=False)
+        await create(pair.backup, b"other")
+        network.heal("alpha", "beta")
+    await normal(pair.primary, pair.backup)
+    assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
+    for host in (pair.primary, pair.backup):
+        assert content(host, file) == b"waiting"
+        names = {name for _, name, _ in await host.roles.listing(ROOT_INODE, 0, 100)}
+        assert names == {b"file", b"name", b"other"}
+
+
+async def test_a_take_over_is_refused_while_the_primary_is_connected(pair: Pair) -> None:
+    with pytest.raises(RefusedForSafety, match="the primary is connected"):
+        await pair.backup.roles.takeover(force=False)
+    await pair.backup.roles.takeover(force=True)
+    await normal(pair.primary, pair.backup)
+    assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
+
+
+async def test_a_take_over_of_an_inconsistent_copy_is_refused(pair: Pair, network: MemoryNetwork) -> None:
+    network.cut("alpha", "beta")
+    await pair.backup.unit.link_ended.wait()
+    pair.backup.roles.volume.update_identity(consistent=False)
+    with pytest.raises(RefusedForSafety, match="not consistent"):
+        await pair.backup.roles.takeover(force=False)
+    assert isinstance(pair.backup.unit, BackupUnit)
+
+
+async def test_the_primary_takes_over_nothing(pair: Pair) -> None:
+    await pair.primary.roles.takeover(force=False)
+    assert roles(pair) == ["PrimaryUnit", "BackupUnit"]
+
+
+@pytest.mark.expects_warnings
+async def test_two_that_went_on_apart_show_it_and_both_serve(pair: Pair, network: MemoryNetwork) -> None:
+    network.cut("alpha", "beta")
+    await pair.backup.unit.link_ended.wait()
+    await pair.backup.roles.takeover(force=False)
+    await create(pair.backup, b"here")
+    await create(pair.primary, b"there")
+    network.heal("alpha", "beta")
+    for host in (pair.primary, pair.backup):
+        await until(lambda host=host: host.unit.status()["mirror_state"] == "diverged")  # type: ignore[misc]
+        assert host.unit.status()["role"] == "primary"
+        await create(host, b"still")
