@@ -166,8 +166,9 @@ async def test_a_request_that_the_old_primary_had_not_acknowledged_is_made_once(
         network.cut("alpha", "beta")
         await pair.backup.unit.link_ended.wait()
         await pair.backup.roles.takeover(force=False)
-        await create(pair.backup, b"other")
+        # Before the lease is over, with which the old primary would go on alone.
         network.heal("alpha", "beta")
+        await create(pair.backup, b"other")
     await normal(pair.primary, pair.backup)
     assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
     for host in (pair.primary, pair.backup):
