@@ -14,6 +14,7 @@ from fusemirror.volume.volume import Volume
 from tests.hosts import FILESYSTEM, Host, TwoHosts, what_is_missing
 
 NAMES = int(os.environ.get("FUSEMIRROR_NAMES", "100000"))  # 1000000 takes ten minutes
+PATIENCE_S = 120.0 + NAMES / 2000
 
 
 def fill(host: Host) -> None:
@@ -39,19 +40,30 @@ def test_very_many_names_are_listed_on_both_hosts() -> None:
     if missing := what_is_missing():
         pytest.skip(missing)
     with TwoHosts() as hosts:
-        hosts.create_and_join()
-        fill(hosts.primary)
-        hosts.mount()
-        expected = [f"name{index}" for index in range(NAMES)]
-        for host in hosts:
-            assert listed(host) == expected
-        _rename_while_listing(hosts)
-        # The oracle without its walk through both mounts, which would take minutes.
-        hosts.primary.fusemirror("verify", FILESYSTEM)
-        hosts.umount()
-        for host in hosts:
-            host.fusemirror("fsck", host.volume)
-        assert hosts.unexpected_warnings() == []
+        try:
+            _fill_list_and_verify(hosts)
+        finally:
+            for host in hosts:
+                print(f"--- log of {host.name} ---\n{host.log()[-8000:]}")
+
+
+def _fill_list_and_verify(hosts: TwoHosts) -> None:
+    hosts.create_and_join()
+    fill(hosts.primary)
+    for host in hosts:
+        host.mount(timeout_s=PATIENCE_S)
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)
+    expected = [f"name{index}" for index in range(NAMES)]
+    for host in hosts:
+        assert listed(host) == expected
+    _rename_while_listing(hosts)
+    # The oracle without its walk through both mounts, which would take minutes.
+    hosts.primary.fusemirror("verify", FILESYSTEM, timeout_s=PATIENCE_S)
+    hosts.umount()
+    for host in hosts:
+        host.fusemirror("fsck", host.volume, timeout_s=PATIENCE_S)
+    assert hosts.unexpected_warnings() == []
 
 
 def _rename_while_listing(hosts: TwoHosts) -> None:

@@ -11,6 +11,7 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from tests.hosts import CHECKOUT, FILESYSTEM, Host, TwoHosts, assert_same, digest, run, snapshot
@@ -111,6 +112,39 @@ def test_sqlite_keeps_its_transactions(pair: TwoHosts, name: str) -> None:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert database.execute("SELECT count(*), max(number) FROM lines").fetchone() == (1000, 999)
     assert not files[0].with_name(f"{name}.db-journal").exists()
+
+
+def test_sqlite_with_a_write_ahead_log_goes_from_host_to_host(pair: TwoHosts, name: str) -> None:
+    """Its index is a shared memory map; closed at one host, the database is opened at the other."""
+    files = [host.mountpoint / f"{name}.db" for host in pair]
+    for number in range(6):
+        with (
+            closing(sqlite3.connect(files[number % 2])) as one,
+            closing(sqlite3.connect(files[number % 2])) as two,
+        ):
+            assert one.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+            with one:
+                one.execute("CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY, words TEXT)")
+                rows = [(number * 100 + row, "words " * row) for row in range(100)]
+                one.executemany("INSERT INTO lines VALUES (?, ?)", rows)
+            assert files[number % 2].with_name(f"{name}.db-wal").stat().st_size > 0
+            assert two.execute("SELECT count(*) FROM lines").fetchone() == (number * 100 + 100,)
+            two.execute("DELETE FROM lines")
+            two.rollback()
+    for file in files:
+        with closing(sqlite3.connect(file)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert database.execute("SELECT count(*), max(number) FROM lines").fetchone() == (600, 599)
+
+
+def test_lmdb_writes_through_a_shared_map(mine: Path, theirs: Path) -> None:
+    for turn, directory in enumerate((mine, theirs, mine)):
+        with lmdb.open(str(directory), map_size=64 * MIB, writemap=True) as environment:
+            with environment.begin(write=True) as transaction:
+                for row in range(2000):
+                    transaction.put(b"%d %d" % (turn, row), b"value " * (row % 50))
+            with environment.begin() as transaction:
+                assert transaction.stat()["entries"] == 2000 * (turn + 1)
 
 
 def test_rsync_copies_everything(tree: Path, mine: Path, theirs: Path) -> None:
