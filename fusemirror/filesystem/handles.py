@@ -10,10 +10,13 @@ from fusemirror.identifiers import InodeNumber
 class FileHandle:
     """One open of a file, and what that open asked for."""
 
-    __slots__ = ("append", "clear_privileges", "failures_seen", "inode", "writes")
+    __slots__ = ("append", "cached", "clear_privileges", "failures_seen", "inode", "writes")
 
-    def __init__(self, inode: InodeNumber, flags: int, uid: int, failures_seen: int = 0) -> None:
+    def __init__(
+        self, inode: InodeNumber, flags: int, uid: int, failures_seen: int = 0, *, cached: bool = False
+    ) -> None:
         self.inode = inode
+        self.cached = cached  # the kernel keeps the content
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY
         self.failures_seen = failures_seen  # see `control/failed_writes.py`
         # The kernel's idea of where the file ends may be old; the primary knows.

@@ -6,13 +6,16 @@ answer is on its way throws that answer away, and goes by the attributes that it
 those are granted that the kernel has had for a while: then it had the same before.
 
 **Content** stays in the page cache as long as the kernel finds size and mtime unchanged, which it asks
-for before each read unless it was granted them. No two changes of data have the same mtime; where a
-program sets it back to what the kernel knows, the kernel is told one nanosecond less, once.
+for before each read unless it was granted them. But of two readers at once the first takes over a new
+mtime before it has dropped the old pages, and the second then finds nothing new. So while a file is open
+that way, after a change each answer has a mtime of its own, some nanoseconds less, until the kernel must
+have had one of them: each reader drops the pages by itself. Otherwise the next open drops them. Files
+that just changed are opened past the page cache.
 
-A local write, too, makes the kernel throw away an answer that is on its way. So a file is opened for
-the page cache only where nobody of this host has it open for writing, and while it is at rest. What is
-left: a file that was opened so, and is then written by both hosts while it is read, may show a read
-that runs beside a local write what was before the last write of the other host.
+A write of this host, too, makes the kernel throw away an answer that is on its way. So a file is not
+opened for the page cache where this host has it open for writing. What is left: a file that was opened
+at rest, and is then written by both hosts while it is read, may show to a read that runs beside a local
+write what was before the last write of the other host.
 
 **Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
 its pages are dropped, by a thread, because that waits for reads under way.
@@ -20,6 +23,8 @@ its pages are dropped, by a thread, because that waits for reads under way.
 No acknowledgement waits for a lock of a kernel, so two hosts cannot wait for each other's.
 """
 
+import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -29,12 +34,13 @@ import pyfuse3
 import trio
 
 from fusemirror.change import Row, Table
+from fusemirror.filesystem.handles import FileHandle
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.inode import Inode
 
-_FRESH = -1  # no mtime: the kernel's pages are as the content is
+_FRESH, _OLD = -math.inf, math.inf
 
 Invalidate = Callable[[InodeNumber, bool], None]
 """(inode, whether only its attributes): pyfuse3.invalidate_inode."""
@@ -50,19 +56,25 @@ class KernelCache:
         self.attributes_taken_back = 0
         self.pages_dropped = 0
         self._invalidate = invalidate
-        # Since when the kernel has been told the present attributes of an inode, and the mtime in them.
-        self._told: dict[InodeNumber, tuple[float, int]] = {}
+        # Since when the kernel has been told the present attributes of an inode.
+        self._told: dict[InodeNumber, float] = {}
         self._granted: set[InodeNumber] = set()
-        # Inodes of whose content the kernel may hold pages; the mtime that it knows where they are old.
-        self._paged: dict[InodeNumber, int] = {}
+        # Inodes of whose content the kernel may hold pages; until when they may be old.
+        self._paged: dict[InodeNumber, float] = {}
+        self._ticks = itertools.count(1)
         self._suspect: dict[InodeNumber, float] = {}  # when their pages are to be dropped
         self._wanted = trio.Event()
-        self._writers: Counter[InodeNumber] = Counter()  # handles open for writing
+        self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
+        self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
         self._moving: set[InodeNumber] = set()  # inodes whose data changed just now,
         self._moved: set[InodeNumber] = set()  # or a moment before
         self._moved_until = 0.0
 
     # --- opening ----------------------------------------------------------------------------------------
+
+    def keeps_pages(self, inode: InodeNumber) -> bool:
+        """Whether what the kernel has of the content is as it is now. Else an open must drop it."""
+        return inode not in self._paged or not self._is_old(inode, trio.current_time())
 
     def keeps_content(self, inode: InodeNumber, flags: int) -> bool:
         """Whether a file that is opened with `flags` now is for the page cache.
@@ -78,13 +90,17 @@ class KernelCache:
         self._rest()
         return not (inode in self._writers or inode in self._moving or inode in self._moved)
 
-    def opened_for_writing(self, inode: InodeNumber) -> None:
-        self._writers[inode] += 1
+    def opened(self, handle: FileHandle) -> None:
+        if handle.writes:
+            self._writers[handle.inode] += 1
+        elif handle.cached:
+            self._readers[handle.inode] += 1
 
-    def closed_for_writing(self, inode: InodeNumber) -> None:
-        self._writers[inode] -= 1
-        if not self._writers[inode]:
-            del self._writers[inode]
+    def closed(self, handle: FileHandle) -> None:
+        for handles in (self._writers,) if handle.writes else (self._readers,) if handle.cached else ():
+            handles[handle.inode] -= 1
+            if not handles[handle.inode]:
+                del handles[handle.inode]
 
     def _rest(self) -> None:
         now = trio.current_time()
@@ -99,14 +115,10 @@ class KernelCache:
         """The kernel is told the attributes of `inode` now: how long it may keep them, `lifetime_s` at
         most, and the mtime to tell.
         """
-        number, mtime_ns = inode.number, inode.mtime_ns
-        if self._paged.get(number, _FRESH) != _FRESH:
-            known = self._paged[number]
-            self._paged[number] = _FRESH  # by this answer the kernel finds that its pages are old
-            if known == mtime_ns:
-                return 0.0, mtime_ns - 1
-        now = trio.current_time()
-        since, _ = self._told.setdefault(number, (now, mtime_ns))
+        number, mtime_ns, now = inode.number, inode.mtime_ns, trio.current_time()
+        if number in self._readers and number in self._paged and self._is_old(number, now):
+            return 0.0, mtime_ns - next(self._ticks)
+        since = self._told.setdefault(number, now)
         if lifetime_s <= 0 or now - since < KERNEL_DELAY_S:
             return 0.0, mtime_ns
         self._granted.add(number)
@@ -116,6 +128,13 @@ class KernelCache:
     def reads(self, inode: InodeNumber) -> None:
         """The kernel may keep the content that it is told now."""
         self._paged.setdefault(inode, _FRESH)
+
+    def _is_old(self, inode: InodeNumber, now: float) -> bool:
+        """Whether pages may be old; if so, the kernel hears of it now and will have dropped them soon."""
+        until = self._paged[inode]
+        if until == _OLD:
+            self._paged[inode] = until = now + KERNEL_DELAY_S
+        return now < until
 
     def forgotten(self, inode: InodeNumber) -> None:
         """The kernel has let go of the inode."""
@@ -132,14 +151,13 @@ class KernelCache:
         self._changed(inode, own=own)
 
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:
-        told = self._told.pop(inode, None)
+        self._told.pop(inode, None)
         if inode in self._granted:
             self._granted.discard(inode)
             self.attributes_taken_back += 1
             self._notify(inode, attributes_only=True)
         if inode in self._paged:
-            if told is not None:
-                self._paged[inode] = told[1]
+            self._paged[inode] = _OLD
             # Its own programs' writes a kernel that maps direct I/O brings into its pages by itself.
             if not (own and self.maps_direct_io) and inode not in self._suspect:
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
@@ -182,8 +200,7 @@ class KernelCache:
             await trio.sleep_until(due)
             if self._suspect.pop(inode, None) is None:
                 continue
-            told = self._told.get(inode)
-            if told is not None and trio.current_time() - told[0] < KERNEL_DELAY_S:
+            if trio.current_time() - self._told.get(inode, -math.inf) < KERNEL_DELAY_S:
                 # The kernel would throw away an answer that it needs, as with attributes.
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
                 continue

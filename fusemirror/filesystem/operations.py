@@ -268,11 +268,12 @@ class Operations(pyfuse3.Operations):
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
         self._unit.opened(inode)
-        handle = FileHandle(inode, flags, uid, self._unit.failed_writes.seen_at_open(inode))
         cached = self._cache.keeps_content(inode, flags)
-        if handle.writes:
-            self._cache.opened_for_writing(inode)
-        return FileInfo(fh=self._files.add(handle), direct_io=not cached, keep_cache=cached)
+        keep = cached and self._cache.keeps_pages(inode)
+        failures_seen = self._unit.failed_writes.seen_at_open(inode)
+        handle = FileHandle(inode, flags, uid, failures_seen, cached=cached)
+        self._cache.opened(handle)
+        return FileInfo(fh=self._files.add(handle), direct_io=not cached, keep_cache=keep)
 
     @answers_errno
     async def create(
@@ -353,8 +354,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         handle = self._files.remove(fh)
         self._unit.closed(handle.inode)
-        if handle.writes:
-            self._cache.closed_for_writing(handle.inode)
+        self._cache.closed(handle)
 
 
 def _there(inode: Inode | None) -> Inode:

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
+from fusemirror.filesystem.handles import FileHandle
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
@@ -107,21 +108,39 @@ async def test_a_new_catalog_takes_back_everything(cache: KernelCache, kernel: K
     assert sorted(kernel.notified) == [(INODE, ATTRIBUTES), (OTHER, ATTRIBUTES)]
 
 
-async def test_a_kernel_with_old_pages_never_finds_the_mtime_that_it_knows(cache: KernelCache) -> None:
-    cache.tell(inode(), LIFETIME_S)
+async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must_have_gone(
+    cache: KernelCache,
+) -> None:
+    reader = FileHandle(INODE, os.O_RDONLY, 0, cached=True)
+    cache.opened(reader)
     cache.reads(INODE)
     cache.data_changed(INODE, own=False)
-    cache.rows_changed([(Table.INODES, inode_key(INODE), b"with the mtime set back")])
-    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS - 1)
+    await trio.sleep(2 * KERNEL_DELAY_S)  # however long nobody asks
+    mtimes = set()
+    for _ in range(3):
+        lifetime_s, mtime_ns = cache.tell(inode(), LIFETIME_S)
+        assert lifetime_s == 0
+        assert MTIME_NS - 10 < mtime_ns < MTIME_NS
+        mtimes.add(mtime_ns)
+        await trio.sleep(KERNEL_DELAY_S / 5)
+    assert len(mtimes) == 3
+    await trio.sleep(KERNEL_DELAY_S)
     assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
-
-
-async def test_another_mtime_is_told_as_it_is(cache: KernelCache) -> None:
-    cache.tell(inode(), LIFETIME_S)
-    cache.reads(INODE)
     cache.data_changed(INODE, own=False)
-    assert cache.tell(inode(mtime_ns=MTIME_NS + 5), LIFETIME_S) == (0, MTIME_NS + 5)
-    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
+    cache.closed(reader)
+    assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS), "the next open drops them"
+
+
+async def test_an_open_drops_pages_that_may_be_old(cache: KernelCache) -> None:
+    assert cache.keeps_pages(INODE)
+    cache.reads(INODE)
+    assert cache.keeps_pages(INODE)
+    cache.data_changed(INODE, own=False)
+    await trio.sleep(2 * KERNEL_DELAY_S)
+    for _ in range(2):
+        assert not cache.keeps_pages(INODE), "the first who opens may not have dropped them yet"
+    await trio.sleep(KERNEL_DELAY_S)
+    assert cache.keeps_pages(INODE)
 
 
 @pytest.mark.parametrize(("own", "maps", "dropped"), [(False, True, 1), (True, True, 0), (True, False, 1)])
@@ -145,6 +164,7 @@ async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
 ) -> None:
     cache.reads(INODE)
     cache.data_changed(INODE, own=False)
+    cache.keeps_pages(INODE)
     await trio.sleep(MAPPING_DELAY_S - KERNEL_DELAY_S / 2)
     cache.tell(inode(), LIFETIME_S)
     await trio.sleep(KERNEL_DELAY_S)
@@ -174,11 +194,12 @@ async def test_content_is_kept_of_files_that_are_only_read_or_could_not_be_mappe
 
 
 async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing(cache: KernelCache) -> None:
+    writer = FileHandle(INODE, os.O_WRONLY, 0, cached=False)
     for _ in range(2):
-        cache.opened_for_writing(INODE)
+        cache.opened(writer)
     for _ in range(2):
         assert not cache.keeps_content(INODE, os.O_RDONLY)
-        cache.closed_for_writing(INODE)
+        cache.closed(writer)
     assert cache.keeps_content(INODE, os.O_RDONLY)
 
 

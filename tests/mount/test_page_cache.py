@@ -1,0 +1,143 @@
+"""G2 with the kernel's caches in effect: what it keeps is never older than what a call has returned."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import Host, wait_until
+from tests.mount.test_coherence import in_parallel
+
+BLOCK = 4096
+LOOKS_MAX = 2_000
+DEADLINE_S = 30
+
+_numbers = count()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"kept{next(_numbers)}"
+
+
+@pytest.fixture
+def mine(here: Host, name: str) -> Path:
+    return here.mountpoint / name
+
+
+def reads_of(host: Host) -> int:
+    """Reads that reached the mount process: what the kernel answers by itself is not among them."""
+    reads = host.status()["reads"]
+    return int(reads["local"]) + int(reads["routed"])
+
+
+def opened_at_rest(path: Path, host: Host) -> int:
+    """A descriptor whose content the kernel keeps: that of a file which nobody changes for a while."""
+    found: list[int] = []
+
+    def kept() -> bool:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.pread(descriptor, BLOCK, 0)
+        before = reads_of(host)
+        os.pread(descriptor, BLOCK, 0)
+        if reads_of(host) == before:
+            found.append(descriptor)
+            return True
+        os.close(descriptor)
+        return False
+
+    wait_until(kept, DEADLINE_S, "the kernel keeps the content")
+    return found[0]
+
+
+@pytest.fixture
+def reading(mine: Path, there: Host, name: str) -> Iterator[int]:
+    """The other host's descriptor of a file at rest, with its content in the other host's page cache."""
+    mine.write_bytes(b"0" * BLOCK)
+    descriptor = opened_at_rest(there.mountpoint / name, there)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_reads_and_attributes_of_a_file_at_rest_reach_no_mount_process(reading: int, there: Host) -> None:
+    def kept() -> bool:
+        granted = there.status()["kernel_cache"]["attributes_granted"]
+        for _ in range(100):
+            os.fstat(reading)
+            assert os.pread(reading, BLOCK, 0) == b"0" * BLOCK
+        return bool(there.status()["kernel_cache"]["attributes_granted"] == granted > 0)
+
+    before = reads_of(there)
+    wait_until(kept, DEADLINE_S, "the kernel keeps the attributes")
+    assert reads_of(there) == before
+
+
+def test_a_write_is_read_at_once_by_who_kept_the_content(mine: Path, reading: int) -> None:
+    with mine.open("r+b", buffering=0) as writing:
+        for number in range(LOOKS_MAX // 4):
+            content = b"%08d" % number
+            os.pwrite(writing.fileno(), content, 8 * (number % 100))
+            assert os.pread(reading, 8, 8 * (number % 100)) == content
+
+
+def test_growth_and_truncation_are_read_at_once(mine: Path, reading: int) -> None:
+    size = BLOCK
+    with mine.open("ab", buffering=0) as writing:
+        for number in range(200):
+            writing.write(b"%08d" % number)
+            size += 8
+            assert os.pread(reading, 16, size - 8) == b"%08d" % number
+            assert os.fstat(reading).st_size == size
+    for size in (BLOCK, 100, 0, 50):
+        os.truncate(mine, size)
+        assert len(os.pread(reading, 2 * BLOCK, 0)) == size
+    assert os.pread(reading, 50, 0) == bytes(50)
+
+
+def test_a_time_that_was_set_back_hides_no_change(mine: Path, reading: int, there: Host) -> None:
+    times = mine.stat()
+    assert os.fstat(reading).st_mtime_ns == times.st_mtime_ns
+    for letter in b"abc":
+        with mine.open("r+b", buffering=0) as writing:
+            writing.write(bytes([letter]) * BLOCK)
+        os.utime(mine, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert os.pread(reading, BLOCK, 0) == bytes([letter]) * BLOCK
+    # A moment after a change the time is some nanoseconds less, where a program reads the file.
+    wait_until(lambda: os.fstat(reading).st_mtime_ns == times.st_mtime_ns, DEADLINE_S, "the time as set")
+
+
+def test_a_program_that_maps_the_file_sees_what_the_other_host_wrote(mine: Path, reading: int) -> None:
+    with mmap.mmap(reading, BLOCK, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+        assert mapped[:1] == b"0"
+        with mine.open("r+b", buffering=0) as writing:
+            writing.write(b"1")
+        wait_until(lambda: mapped[:1] == b"1", DEADLINE_S, "the mapping shows the write")
+
+
+def test_readers_never_go_back_while_the_other_host_writes(mine: Path, reading: int) -> None:
+    """A register that only grows: no read may be older than a read, or a write, that ended before it."""
+    acknowledged = 0
+    done = False
+
+    def write() -> None:
+        nonlocal acknowledged, done
+        with mine.open("r+b", buffering=0) as writing:
+            for number in range(1, LOOKS_MAX):
+                os.pwrite(writing.fileno(), b"%08d" % number, 0)
+                acknowledged = number
+        done = True
+
+    def read() -> None:
+        newest = 0
+        while not done:
+            known = acknowledged
+            seen = int(os.pread(reading, 8, 0))
+            assert seen >= max(known, newest)
+            newest = seen
+
+    with mine.open("r+b", buffering=0) as writing:
+        writing.write(b"%08d" % 0)
+    in_parallel(write, read, read, read)
