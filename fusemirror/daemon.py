@@ -72,7 +72,6 @@ class Host:
             volume,
             self._make_unit,
             self.linker.meet_anew,
-            self._set_aside,
             settings,
         )
         self.linker.met_same_role = self.roles.met_same_role
@@ -81,15 +80,13 @@ class Host:
         send, receive = trio.open_memory_channel[Link](1)
         await nursery.start(self._communication.run)
         await nursery.start(self.roles.run, receive)
+        await nursery.start(self.roles.bringing_in.run)
         await nursery.start(self.linker.run, send)
 
     @property
     def unit(self) -> ControlUnit:
         """The control unit of the present role."""
         return self.roles.unit
-
-    async def _set_aside(self) -> None:
-        """Keep what differs here from the peer's copy, before this host becomes its backup."""
 
     def _make_unit(self) -> ControlUnit:
         settings, volume = self.settings, self._volume

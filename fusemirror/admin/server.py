@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
 from fusemirror.identifiers import InodeNumber
@@ -84,6 +85,8 @@ class AdminServer:
                 return self._unit.reservations()
             case "resync":
                 return await self._resync(request)
+            case "switch" | "takeover" | "conflicts" | "resolve" as command:
+                return await self._change_roles(command, request)
             case "set":
                 return self._set(request.get("values"))
             case "stop":
@@ -91,6 +94,21 @@ class AdminServer:
                 return None
             case other:
                 raise UsageError(f"the mount process knows no command {other!r}; is it of another version?")
+
+    async def _change_roles(self, command: str, request: Answer) -> Any:
+        roles = self._unit
+        if not isinstance(roles, Roles):
+            raise UsageError("this mount cannot change its role")
+        if command == "switch":
+            await roles.switch()
+            return roles.volume.identity.role
+        if command == "takeover":
+            if request.get("dry_run") is True:
+                return roles.takeover_report()
+            return await roles.takeover(force=request.get("force") is True)
+        if command == "conflicts":
+            return roles.conflicts()
+        return roles.resolve(str(request.get("keep", "")))
 
     def _set(self, values: Any) -> Any:
         if not isinstance(values, dict):

@@ -14,12 +14,13 @@ from typing import Any
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.control import conflicts
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit, Key, RoleChange
-from fusemirror.errors import FusemirrorError, HistoriesDiverged, RefusedForSafety, RoleChanged
+from fusemirror.errors import FusemirrorError, HistoriesDiverged, RefusedForSafety, RoleChanged, UsageError
 from fusemirror.identifiers import InodeNumber
-from fusemirror.mirror.histories import claim_of, meet, term_row
+from fusemirror.mirror.histories import claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello
@@ -29,14 +30,12 @@ from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-SetAside = Callable[[], Awaitable[None]]
-
 
 class Roles(ControlUnit):
     """See the module. `unit` is that of the present role.
 
     `make_unit` builds one for the role that the volume's identity says; `meet_anew` ends whatever the
-    old role was linked by. `set_aside` keeps what differs here before it is given up.
+    old role was linked by.
     """
 
     def __init__(
@@ -44,13 +43,12 @@ class Roles(ControlUnit):
         volume: Volume,
         make_unit: Callable[[], ControlUnit],
         meet_anew: Callable[[str], None],
-        set_aside: SetAside,
         settings: Settings,
     ) -> None:
         super().__init__(volume)
         self._make_unit = make_unit
         self._meet_anew = meet_anew
-        self._set_aside = set_aside
+        self.bringing_in = conflicts.BringingIn(self)
         self._parked: trio.Event | None = None
         self._succession = trio.Event()  # set when there is another unit
         self._settings = settings
@@ -208,6 +206,37 @@ class Roles(ControlUnit):
         unit.role_change.resolve(change)
         await change.done.wait()
 
+    def conflicts(self) -> dict[str, Any]:
+        """What was changed here since the lines parted, while they are apart, and what was set aside."""
+        diverged = self.unit.status()["mirror_state"] == "diverged"
+        theirs = None if self.unit.met is None else self.unit.met.history
+        changed = conflicts.changed_files(self.volume, theirs) if diverged else []
+        return {
+            "diverged": diverged,
+            "changed_here": conflicts.described(changed),
+            "set_aside": conflicts.described(conflicts.set_aside_files(self.volume)),
+        }
+
+    def resolve(self, keep: str) -> str:
+        """Record durably whose copy stays; the other host yields when they meet, at once where it is there.
+
+        UsageError unless `keep` names one of the hosts. What was done, for people.
+        """
+        identity, unit = self.volume.identity, self.unit
+        hosts = {identity.peer_name: identity.peer, identity.host_name: identity.host}
+        if keep not in hosts:
+            raise UsageError(f"`{keep}` is neither host; it is {' or '.join(sorted(hosts))}")
+        diverged = unit.status()["mirror_state"] == "diverged"
+        if not diverged and unit.link is not None:
+            return "there is no split brain; nothing is to be done"
+        generations = generations_of(self.volume)
+        at = generations[0].identity.hex() if generations else ""
+        if (identity.keep, identity.keep_at) != (hosts[keep], at):
+            term = max(identity.term, 0 if unit.met is None else unit.met.term) + 1
+            self.volume.update_identity(keep=hosts[keep], keep_at=at, term=term)
+        self._meet_anew("a person has chosen a copy")
+        return f"the copy of {keep} stays; the other host's changes are set aside when the hosts meet"
+
     def _check_not_diverged(self) -> None:
         status = self.unit.status()
         if status["mirror_state"] == "diverged":
@@ -242,7 +271,8 @@ class Roles(ControlUnit):
                     await self._hand_over(change)
                 elif change.set_aside:
                     self._park()
-                    await self._set_aside()
+                    count = conflicts.keep(self.volume, None if unit.met is None else unit.met.history)
+                    log.info("%d files that were changed here are set aside", count)
                 self._make_durable(change)
                 return change
             except (FusemirrorError, OSError) as error:
@@ -285,6 +315,8 @@ class Roles(ControlUnit):
         succession.set()
         self._unpark()
         change.done.resolve(None)
+        if change.set_aside:
+            self.bringing_in.wanted.set()
 
     def _make_durable(self, change: RoleChange) -> None:
         """The one step that counts: a crash before leaves the old role, a crash after it the new one."""

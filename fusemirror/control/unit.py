@@ -68,6 +68,7 @@ class ControlUnit(ABC):
         self.volume = volume
         self.retired = False
         """This host has the other role now: whoever asks here gets `RoleChanged`."""
+        self.met: Hello | None = None  # the peer as it was met last, where that changed what this host is
         self.role_change: Promise[RoleChange] = Promise()
         self.request_serial = 1  # of the next request of this process to the primary
         self.reads_local = 0
@@ -94,6 +95,7 @@ class ControlUnit(ABC):
         self.traffic = before.traffic
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
+        self.met = before.met
         self.request_serial = before.request_serial
         self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
 
@@ -131,6 +133,7 @@ class ControlUnit(ABC):
 
     def meet_peer(self, peer: Hello, step: Step) -> None:
         """The peer was met, and `step` says what this host does about its role."""
+        self.met = peer
         identity = self.volume.identity
         term = max(identity.term, peer.term) + 1
         if step in (Step.GIVE_WAY, Step.YIELD):

@@ -1,0 +1,45 @@
+"""`fusemirror takeover`: the backup becomes the primary, without the other host."""
+
+from typing import Any
+
+import click
+
+from fusemirror.admin.client import ask
+from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.settings import format_bytes
+
+SILENCE_TIMEOUT_S = 120.0
+
+
+@click.command("takeover")
+@name_argument
+@click.option("--dry-run", is_flag=True, help="Say what would be lost, and do nothing.")
+@click.option("--force", is_flag=True, help="Also while the primary is connected, or with an older copy.")
+@pass_places
+def command(places: Places, name: str, dry_run: bool, force: bool) -> None:
+    """Let this host be the primary of NAME, because the other is lost.
+
+    Refused without --force (exit status 6) while the primary is connected, or this copy not consistent.
+    """
+    if dry_run:
+        describe(name, ask(places.runtime_dir, name, "takeover", {"dry_run": True}))
+        return
+    ask(places.runtime_dir, name, "takeover", {"force": force}, timeout_s=SILENCE_TIMEOUT_S)
+    click.echo(f"{name}: this host is the primary now")
+
+
+def describe(name: str, report: dict[str, Any]) -> None:
+    """Print what a take-over would do."""
+    if report["role"] == "primary":
+        click.echo(f"{name}: this host is the primary already")
+        return
+    contact, out_of_sync = report["last_contact_seconds"], report["out_of_sync"]
+    told = "not since the mount" if contact is None else f"{contact:g} s ago"
+    click.echo(f"{name}: the primary was last heard of: {told}")
+    click.echo(f"{name}: this copy has everything up to change {report['change']}")
+    pending = format_bytes(report["pending_bytes"])
+    click.echo(f"{name}: {report['pending_requests']} pending requests ({pending}) would be carried out here")
+    size = format_bytes(out_of_sync["bytes"])
+    click.echo(f"{name}: {out_of_sync['images']} images ({size}) are older than the primary's")
+    if report["refused"]:
+        click.echo(f"{name}: it would be refused without --force: {report['refused']}")
