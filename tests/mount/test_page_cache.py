@@ -8,14 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import Host, wait_until
+from tests.hosts import Host, TwoHosts, wait_until
+from tests.mount.conftest import checked
 from tests.mount.test_coherence import in_parallel
 
 BLOCK = 4096
 LOOKS_MAX = 2_000
+PEER_TIMEOUT_S = 15.0  # the backup's kernel keeps nothing longer than that
 DEADLINE_S = 30
 
 _numbers = count()
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    with checked(request, peer_timeout_s=PEER_TIMEOUT_S) as shared:
+        yield shared
 
 
 @pytest.fixture
