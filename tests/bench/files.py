@@ -1,6 +1,6 @@
 """Make, stat and delete many small files from one process that does not fork.
 
-    python files.py DIRECTORY COUNT PHASE...       phases: create stat delete
+    python files.py DIRECTORY COUNT PHASE...       phases: create stat restat delete
 
 Prints one JSON object: files per second of each phase. Imports nothing of the project, so that it
 runs wherever a system is visible.
@@ -21,7 +21,12 @@ def create(path: str) -> None:
     os.close(descriptor)
 
 
-PHASES: dict[str, Callable[[str], object]] = {"create": create, "stat": os.stat, "delete": os.unlink}
+PHASES: dict[str, Callable[[str], object]] = {
+    "create": create,
+    "stat": os.stat,
+    "restat": os.stat,
+    "delete": os.unlink,
+}
 
 
 def main(directory: str, count: int, phases: list[str]) -> None:

@@ -85,6 +85,7 @@ class SmallFiles:
     figures = (
         Figure("create", "small files: create", "/s", {"primary": 3.0, "backup": 3.0}),
         Figure("stat", "small files: stat", "/s", {}),
+        Figure("restat", "small files: stat again", "/s", {"primary": 5.0, "backup": 5.0}),
         Figure("delete", "small files: delete", "/s", {}),
     )
 
@@ -120,4 +121,9 @@ JOBS: dict[str, Job] = {
         Figure("read", "1 MiB sequential read", "MiB/s", {}), "--rw=read", "--bs=1M", "--loops=100000"
     ),
     "files": SmallFiles(),
+    # After the small files: what changed a moment ago is not read through the page cache.
+    "reread": FioJob(
+        Figure("reread", "4 KiB random read, cached", "/s", {"primary": 20.0, "backup": 20.0}),
+        *("--rw=randread", "--bs=4k", "--time_based", "--invalidate=0", "--pre_read=1"),
+    ),
 }
