@@ -137,6 +137,7 @@ class Host:
             consistent=identity.consistent,
             keep=bytes.fromhex(identity.keep),
             keep_at=bytes.fromhex(identity.keep_at),
+            host_name=identity.host_name,
         )
 
     async def drain(self, reason: str) -> None:

@@ -286,6 +286,7 @@ class BackupUnit(ControlUnit):
         self._reported = False
         # The primary asks the same of the same two histories: one of the two acts.
         step = meet(claim_of(self.volume), link.peer.claim)
+        self.learn_name(link.peer)
         if step is not Step.LINK:
             await self.run_unmirrored(link, step)
             self.end_link(link)

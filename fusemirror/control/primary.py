@@ -351,6 +351,7 @@ class PrimaryUnit(ControlUnit):
         """Mirror over the link and answer its requests, until it is lost."""
         self.link, self.link_ended = link, trio.Event()
         step = meet(claim_of(self.volume), link.peer.claim)
+        self.learn_name(link.peer)
         if step is not Step.LINK:
             await self.run_unmirrored(link, step)
             self.end_link(link)

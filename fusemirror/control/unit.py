@@ -24,9 +24,11 @@ from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict, RoleChanged
 from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve
 from fusemirror.promise import Promise
+from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Bye, Hello, History
 from fusemirror.settings import Settings
 from fusemirror.volume.catalog import Entry
@@ -131,9 +133,15 @@ class ControlUnit(ABC):
             return 0.0
         return None if self.link_lost_at is None else round(trio.current_time() - self.link_lost_at, 3)
 
+    def learn_name(self, peer: Hello) -> None:
+        """`create` knew the other host by its address only: from now on it has the name it has itself."""
+        if peer.host_name and len(peer.host_name) <= NAME_BYTES_MAX:
+            self.volume.update_identity(peer_name=shown(peer.host_name))
+
     def meet_peer(self, peer: Hello, step: Step) -> None:
         """The peer was met, and `step` says what this host does about its role."""
         self.met = peer
+        self.learn_name(peer)
         identity = self.volume.identity
         term = max(identity.term, peer.term) + 1
         if step in (Step.GIVE_WAY, Step.YIELD):

@@ -69,6 +69,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     consistent: bool = True  # False while images of the sender are older than its names
     keep: bytes = b""  # the host whose copy a person chose in a split brain
     keep_at: bytes = b""  # the sender's newest generation when that was said
+    host_name: str = ""  # what people call the sender
 
     @property
     def claim(self) -> Claim:

@@ -1,0 +1,162 @@
+"""Roles through two kernels: exchanged under load, taken over, and after a split brain."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import FILESYSTEM, Host, TwoHosts, wait_until
+from tests.mount.conftest import IO_TIMEOUT_S
+from tests.mount.test_failures import Writer
+
+PATIENCE_S = 2 * IO_TIMEOUT_S
+
+
+def role(host: Host) -> str:
+    return str(host.status()["role"])
+
+
+class NamedWriter(Writer):
+    """A writer with a directory of its own, so that each host has one."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.directory = host.mountpoint / f"records-of-{host.name}"
+
+
+@contextmanager
+def open_file(host: Host, name: str) -> Iterator[int]:
+    descriptor = os.open(host.mountpoint / name, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_a_switch_under_load_keeps_files_open_and_no_request_fails(hosts: TwoHosts) -> None:
+    with ExitStack() as stack:
+        writers = [stack.enter_context(NamedWriter(host)) for host in hosts]
+        opened = [stack.enter_context(open_file(host, f"open-{host.name}")) for host in hosts]
+        for descriptor in opened:
+            os.write(descriptor, b"before ")
+        for asked in (hosts.primary, hosts.backup, hosts.primary):
+            for writer in writers:
+                writer.write_more(10)
+            before = [role(host) for host in hosts]
+            began = time.monotonic()  # noqa: TID251 - the clock of a test, not of the product
+            asked.fusemirror("switch", FILESYSTEM)
+            for writer in writers:
+                writer.write_more(1)
+            took = time.monotonic() - began  # noqa: TID251
+            print(f"switch asked at {asked.name}: {took:.2f} s, command included, until both wrote again")
+            wait_until(lambda b=before: [role(h) for h in hosts] == b[::-1], PATIENCE_S, "roles")  # type: ignore[misc]
+            for host in hosts:
+                host.wait_for("normal")
+        for descriptor in opened:
+            os.write(descriptor, b"after")
+            os.fsync(descriptor)
+    for writer in writers:
+        assert writer.error == 0
+        for host in hosts:
+            writer.assert_kept(host)
+    for host in hosts:
+        for name in ("alpha", "beta"):
+            assert (host.mountpoint / f"open-{name}").read_text() == "before after"
+
+
+def test_a_switch_is_refused_while_the_backup_is_away(hosts: TwoHosts) -> None:
+    hosts.backup.umount()
+    refused = hosts.primary.fusemirror("switch", FILESYSTEM, expect=6)
+    assert "not normal" in refused.stderr
+    assert role(hosts.primary) == "primary"
+
+
+def test_the_backup_takes_over_from_a_killed_primary_that_then_gives_way(hosts: TwoHosts) -> None:
+    primary, backup = hosts
+    with NamedWriter(backup) as writer:
+        writer.write_more()
+        (primary.mountpoint / "kept").write_bytes(b"k" * 100_000)
+        refused = backup.fusemirror("takeover", FILESYSTEM, expect=6)
+        assert "connected" in refused.stderr
+        primary.kill()
+        told = backup.fusemirror("takeover", FILESYSTEM, "--dry-run").stdout
+        assert "pending requests" in told
+        assert role(backup) == "backup"
+        backup.fusemirror("takeover", FILESYSTEM)
+        writer.write_more()
+        assert role(backup) == "primary"
+        backup.fusemirror("takeover", FILESYSTEM)
+        (backup.mountpoint / "kept").rename(backup.mountpoint / "renamed")
+        primary.mount()
+        primary.wait_for("normal")
+        assert role(primary) == "backup"
+        writer.write_more()
+    assert writer.error == 0
+    assert (primary.mountpoint / "renamed").read_bytes() == b"k" * 100_000
+    (primary.mountpoint / "new").write_text("from the old primary")
+    assert (backup.mountpoint / "new").read_text() == "from the old primary"
+    writer.assert_kept(primary)
+
+
+def split(hosts: TwoHosts) -> None:
+    """Both hosts change one file and make one each, apart, and have met again."""
+    for host in hosts:
+        host.expect_warnings("split brain")
+        host.expect_warnings("check report")
+    (hosts.primary.mountpoint / "both").write_text("common")
+    hosts.cut()
+    wait_until(lambda: not hosts.backup.status()["peer"]["connected"], PATIENCE_S, "the cut is noticed")
+    hosts.backup.fusemirror("takeover", FILESYSTEM)
+    for host in hosts:
+        (host.mountpoint / "both").write_text(f"of {host.name}")
+        (host.mountpoint / f"only-{host.name}").write_text(host.name)
+    hosts.heal()
+    for host in hosts:
+        wait_until(lambda h=host: h.status()["mirror_state"] == "diverged", PATIENCE_S, "split brain")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("told", "keep"), [("primary", "alpha"), ("primary", "beta"), ("backup", "alpha")])
+def test_a_split_brain_is_shown_and_ended_by_one_command(hosts: TwoHosts, told: str, keep: str) -> None:
+    split(hosts)
+    for host in hosts:
+        assert "split brain" in host.status()["reason"]
+        listed = host.fusemirror("conflicts", FILESYSTEM, expect=7)
+        assert "/both" in listed.stdout
+        assert f"/only-{host.name}" in listed.stdout
+        host.fusemirror("switch", FILESYSTEM, expect=7)
+    teller: Host = getattr(hosts, told)
+    for _ in range(2):
+        teller.fusemirror("resolve", FILESYSTEM, "--keep", keep)
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)
+    lost = {"alpha": "beta", "beta": "alpha"}[keep]
+    loser = hosts.primary if lost == hosts.primary.name else hosts.backup
+    aside = Path(".fusemirror-conflicts") / lost
+    wait_until(lambda: not any((loser.volume / "aside").iterdir()), PATIENCE_S, "files set aside")
+    for host in hosts:
+        assert (host.mountpoint / "both").read_text() == f"of {keep}"
+        assert not (host.mountpoint / f"only-{lost}").exists()
+        assert (host.mountpoint / aside / "both").read_text() == f"of {lost}"
+        assert (host.mountpoint / aside / f"only-{lost}").read_text() == lost
+        assert f"/{aside}/both" in host.fusemirror("conflicts", FILESYSTEM).stdout
+    (hosts.backup.mountpoint / aside / "both").unlink()
+    assert not (hosts.primary.mountpoint / aside / "both").exists()
+
+
+def test_resolve_waits_for_a_host_that_is_away(hosts: TwoHosts) -> None:
+    split(hosts)
+    hosts.primary.umount()
+    hosts.backup.fusemirror("resolve", FILESYSTEM, "--keep", "beta")
+    hosts.backup.umount()
+    hosts.backup.mount()
+    hosts.primary.mount()
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)
+    assert role(hosts.primary) == "backup"
+    assert (hosts.primary.mountpoint / "both").read_text() == "of beta"
+    wait_until(lambda: not any((hosts.primary.volume / "aside").iterdir()), PATIENCE_S, "files set aside")
+    kept = hosts.backup.mountpoint / ".fusemirror-conflicts" / "alpha" / "both"
+    assert kept.read_text() == "of alpha"
