@@ -27,7 +27,7 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import MountFailed
+from fusemirror.errors import DiskFailed, MountFailed
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.filesystem.operations import Operations
@@ -82,6 +82,18 @@ class Host:
         await nursery.start(self.roles.run, receive)
         await nursery.start(self.roles.bringing_in.run)
         await nursery.start(self.linker.run, send)
+        nursery.start_soon(self._stop_serving_when_the_disk_fails)
+
+    async def _stop_serving_when_the_disk_fails(self) -> None:
+        """Then programs get check reports, and the peer carries on, until a person mounts again."""
+        health = self.unit.volume.health
+        await health.failed.wait()
+        log.error("%s", DiskFailed(self.settings.volume, health.failure))
+        self.linker.retire()
+        with trio.move_on_after(self.settings.io_timeout):
+            await self.unit.say_goodbye(f"its disk failed: {health.failure}")
+        if self.unit.link is not None:
+            self.unit.link.close("the disk failed")
 
     @property
     def unit(self) -> ControlUnit:

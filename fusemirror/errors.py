@@ -65,6 +65,11 @@ class ChangeInDoubt(CheckReport):
     exit_code = 5
 
 
+class DiskStopped(CheckReport):
+    """check report: the disk of this host failed ({0}), so this host stopped serving. \
+Use the other host; check the disk, then mount again"""
+
+
 class PeerUnreachable(FusemirrorError):
     """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
 
@@ -202,7 +207,13 @@ class ExportFailed(FusemirrorError):
 
 
 class DiskFailed(VolumeError):
-    """volume {0}: the disk failed: {1}; this host stops serving, check the disk"""
+    """volume {0}: the disk failed: {1}; this host stops serving. Check the disk, then mount again"""
+
+
+class DiskFull(DiskFailed):
+    """volume {0}: the disk is full: {1}; delete something, or make it larger"""
+
+    errno = _errno.ENOSPC
 
 
 # --- the peer ---------------------------------------------------------------------------------------

@@ -36,6 +36,16 @@ INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on it
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
 PURGE_BATCH_MAX = 1_024
 
+# --- space on the disk ----------------------------------------------------------------------------
+SPACE_RESERVE_PART = 8  # at most this part of a small disk is kept free
+SPACE_RESERVE_BYTES_MAX = 64 * MIB  # two journal segments, catalog pages, and what others write meanwhile
+SPACE_RESERVE_INODES = 64  # images made between two looks at the disk
+SPACE_PER_CHANGE_BYTES = 4 * KIB  # a block for the record, the rows or the end of an image
+SPACE_ANSWER_BYTES_MAX = 16 * MIB  # taken before the disk is asked again; well within the full reserve
+SPACE_TOLD_BYTES_MAX = GIB  # room beyond this is no news to the primary
+SPACE_LOOK_INTERVAL_S = 1.0  # others fill and free a disk without a word
+CATALOG_CHANGES_PER_COMMIT_SHORT = 64  # on a full disk: about 1 MiB of new pages in each commit
+
 # --- protocol -------------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
@@ -81,6 +91,7 @@ ROWS_PER_MESSAGE = 512
 RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
 RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
+VERIFY_ROUNDS_MAX = 4  # of mending what programs write to meanwhile
 DIFFERENCES_LISTED_MAX = 1_000
 
 # Quartz errs by up to 200 ppm and ntpd slews by up to 500 more, at each host.
@@ -94,4 +105,5 @@ assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
 assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
+assert SPACE_ANSWER_BYTES_MAX * 2 <= SPACE_RESERVE_BYTES_MAX
 assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

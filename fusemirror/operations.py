@@ -106,7 +106,12 @@ class Flush(Operation, tag=11, frozen=True, array_like=True, gc=False):
 
 
 class StartVerify(Operation, tag=12, frozen=True, array_like=True):
-    """Begin to compare the volumes, or join a comparison under way."""
+    """Begin to compare the volumes, or join a comparison under way.
+
+    `keep`: the role of the host whose version replaces what differs; "" to change nothing.
+    """
+
+    keep: str = ""
 
 
 class VerifyProgress(Operation, tag=13, frozen=True, array_like=True):

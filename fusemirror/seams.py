@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import trio
@@ -36,3 +37,4 @@ class Seams:
     run_blocking: RunBlocking = run_in_thread
     fdatasync: Callable[[int], None] = os.fdatasync
     fsync: Callable[[int], None] = os.fsync
+    statvfs: Callable[[Path], os.statvfs_result] = os.statvfs

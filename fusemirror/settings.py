@@ -144,6 +144,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     resync_rate: Annotated[
         int, Meta(ge=0, le=1024 * GIB, description="Bytes per second that a resync may copy; 0 is no limit.")
     ] = 0
+    verify_rate: Annotated[
+        int, Meta(ge=0, le=1024 * GIB, description="Bytes per second that verify may read; 0 is no limit.")
+    ] = 0
     log_level: Annotated[
         LogLevel, Meta(description="The least severe messages to log: debug, info, warning or error.")
     ] = LogLevel.INFO
@@ -166,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return parse_address(self.peer)
 
 
-BYTE_KEYS = ("communication_capacity", "resync_rate")
+BYTE_KEYS = ("communication_capacity", "resync_rate", "verify_rate")
 """Keys that may be written with a unit."""
 
 

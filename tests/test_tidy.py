@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "limits": "test_tidy",  # its assertions run at import
     "mirror/applying": "simulation/test_simulation",
     "mirror/copying": "simulation/test_simulation",
+    "mirror/fetching": "mirror/test_repair",
     "mirror/sending": "simulation/test_simulation",
     "operations": "protocol/test_codec",
     "protocol/messages": "protocol/test_codec",

@@ -75,7 +75,7 @@ class AdminServer:
             case "wait":
                 return await self._wait(str(request.get("for")), _seconds(request.get("timeout", 0)))
             case "verify":
-                return await self._verify(send)
+                return await self._verify(send, str(request.get("keep", "")))
             case "reserve":
                 path = os.fsencode(str(request.get("path", "")))
                 await self._unit.reserve(_inode(request), path, preempt=request.get("preempt") is True)
@@ -139,8 +139,14 @@ class AdminServer:
             await self._unit.change_pace(rate_bytes=rate, paused=paused)
         return self._take_snapshot()
 
-    async def _verify(self, send: Send) -> Any:
-        await self._unit.verify()
+    async def _verify(self, send: Send, keep: str) -> Any:
+        """`keep` names the host whose version replaces what differs, by its name or its role."""
+        identity = self._unit.volume.identity
+        other = "backup" if identity.role == "primary" else "primary"
+        roles = {identity.host_name: identity.role, identity.peer_name: other}
+        if keep and keep not in ("primary", "backup", *roles):
+            raise UsageError(f"there is no host {keep!r}; the hosts are {' and '.join(roles)}")
+        await self._unit.verify(roles.get(keep, keep))
         while True:
             report = await self._unit.verify_report()
             if not report["running"]:
@@ -155,6 +161,7 @@ class AdminServer:
             "rows": report["rows"],
             "bytes": report["done_bytes"],
             "differences": report["differences"],
+            "repaired": report["repaired"],
         }
 
 

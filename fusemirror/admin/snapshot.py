@@ -43,7 +43,7 @@ def snapshot(
     return {
         "name": settings.name,
         "host": identity.host_name,
-        **status,
+        **_at_a_failed_disk(status),
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
@@ -64,3 +64,11 @@ def snapshot(
         "pid": mounted.process_id,
         "version": mounted.version,
     }
+
+
+def _at_a_failed_disk(status: dict[str, Any]) -> dict[str, Any]:
+    """A host whose disk failed mirrors nothing, whatever state its unit was in."""
+    failure = status["disk"]["failure"]
+    if failure is None:
+        return status
+    return {**status, "mirror_state": "degraded", "reason": f"this host's disk failed: {failure}"}

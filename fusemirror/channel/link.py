@@ -163,6 +163,8 @@ class Linker:
         """Dial until both paths lead to the same process of the peer."""
         self._pause_s = limits.RECONNECT_FIRST_S
         while True:
+            if self._retired:
+                await trio.sleep_forever()
             self._arrival = trio.Event()
             self._call = self._next_call()
             beginning = self._beginnings

@@ -72,6 +72,7 @@ def describe(status: dict[str, Any]) -> str:
         *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
         *_reserved(status["reservations"]),
+        *_disk(status["disk"]),
         ("modes", _modes(status)),
         ("mounted on", status["mountpoint"]),
         ("volume", status["volume"]),
@@ -128,6 +129,12 @@ def describe_resync(status: dict[str, Any]) -> str:
     """One line: the mirror state, and how far a resync is."""
     row = _resync(status["resync"])
     return f"{status['mirror_state']}, " + (row[0][1] if row else "nothing is being copied")
+
+
+def _disk(disk: dict[str, Any]) -> list[tuple[str, str]]:
+    if disk["failure"] is not None:
+        return [("disk", f"failed: {disk['failure']}; nothing is served, mount again once it is mended")]
+    return [("disk", "full: only deleting, cutting and overwriting work")] if disk["full"] else []
 
 
 def _traffic(counters: dict[str, Any]) -> str:

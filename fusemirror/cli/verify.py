@@ -7,7 +7,7 @@ import click
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places
 from fusemirror.cli.progress import shown
-from fusemirror.errors import DifferencesFound
+from fusemirror.errors import DifferencesFound, UsageError
 from fusemirror.settings import format_bytes
 
 SILENCE_TIMEOUT_S = 120.0
@@ -16,18 +16,30 @@ SILENCE_TIMEOUT_S = 120.0
 
 @click.command("verify")
 @name_argument
+@click.option("--repair", is_flag=True, help="Replace what differs by the version of the primary.")
+@click.option("--keep", metavar="HOST", help="With --repair: by the version of HOST, a name or a role.")
 @pass_places
-def command(places: Places, name: str) -> None:
-    """Compare every image and every catalog row of both volumes; exit status 9 where they differ."""
+def command(places: Places, name: str, repair: bool, keep: str | None) -> None:
+    """Compare every image and every catalog row of both volumes; exit status 9 where they differ.
+
+    With --repair: exit status 0 where no difference is left.
+    """
+    if keep and not repair:
+        raise UsageError("--keep says what --repair does; use both")
+    chosen = {"keep": keep or "primary"} if repair else {}
     with shown("verify") as advance:
 
         def progress(record: dict[str, Any]) -> None:
             advance(int(record["done"]), int(record["total"]))
 
-        result = ask(places.runtime_dir, name, "verify", timeout_s=SILENCE_TIMEOUT_S, progress=progress)
+        result = ask(
+            places.runtime_dir, name, "verify", chosen, timeout_s=SILENCE_TIMEOUT_S, progress=progress
+        )
     for difference in result["differences"]:
         click.echo(difference)
     if result["differences"]:
         raise DifferencesFound(len(result["differences"]))
+    if result.get("repaired"):
+        click.echo(f"{name}: {result['repaired']} differences mended")
     size = format_bytes(result["bytes"])
     click.echo(f"{name}: no difference in {result['images']} images ({size}), {result['rows']} catalog rows")

@@ -21,7 +21,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
-from fusemirror.control.unit import ControlUnit, Key, RoleChange, found
+from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
     CheckReport,
@@ -35,7 +35,7 @@ from fusemirror.errors import (
     TimedOut,
 )
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import BACKLOG_BYTES_MAX, COMMIT_INTERVAL_S, ENDED_INTERVAL_S, KERNEL_DELAY_S
+from fusemirror.limits import BACKLOG_BYTES_MAX, ENDED_INTERVAL_S, KERNEL_DELAY_S
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
@@ -118,6 +118,7 @@ class BackupUnit(ControlUnit):
         volumes have the change (Fig. 8). Raises `OperationFailed` for the primary's refusal,
         `PrimaryUnreachable` after `io_timeout`. Cancelled, the request stays staged, and takes effect or not.
         """
+        self.check_disk()
         if not self.communication.has_room(len(data)):
             await self._while_progressing(self.communication.wait_room, len(data))
         self.check_not_retired()
@@ -206,6 +207,7 @@ class BackupUnit(ControlUnit):
 
         With what this host's own writes put on top; one in doubt must have taken its place first.
         """
+        self.check_disk()
         link = self.link
         if link is None or not self.applier.serves or trio.current_time() >= link.mirror.lease_until:
             if self._stale_reads and link is None and self.volume.identity.whole:
@@ -409,7 +411,7 @@ class BackupUnit(ControlUnit):
 
     async def _commit_for_ever(self) -> None:
         while True:
-            await trio.sleep(COMMIT_INTERVAL_S)
+            await self.wait_commit_due()
             if self.applier.state is not BackupState.CATCHING_UP:
                 await self.make_names_durable()
 
@@ -431,8 +433,13 @@ class BackupUnit(ControlUnit):
     async def stop(self, reason: str) -> None:
         await self.say_goodbye(reason)
 
-    async def verify(self) -> None:
-        await self._request(StartVerify())
+    async def verify(self, keep: str = "") -> None:
+        try:
+            await self._request(StartVerify(keep))
+        except OperationFailed as error:
+            if error.errno == errno.EBUSY:
+                raise RefusedForSafety(VERIFY_UNDER_WAY) from None
+            raise
 
     async def verify_report(self) -> dict[str, Any]:
         answer: tuple[Answer, bytes] = await self._request(VerifyProgress())
@@ -459,6 +466,7 @@ class BackupUnit(ControlUnit):
             "reason": applier.reason or self._reason_of_age(),
             "change": self.volume.number,
             "peer_change": self.volume.number,
+            "disk": self.disk_status(),
             "out_of_sync": {"images": len(applier.out_of_sync), "bytes": 0},
             "resync": applier.resync and msgspec.structs.asdict(applier.resync),
             "communication": {

@@ -17,13 +17,22 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import DataChange, NamespaceChange, Table, TruncateChange, WriteChange, encode_change
+from fusemirror.change import (
+    DataChange,
+    NamespaceChange,
+    Row,
+    Table,
+    TruncateChange,
+    WriteChange,
+    encode_change,
+)
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control.deciding import Decision, decide, purge_rows
 from fusemirror.control.reservations import check_reserved
-from fusemirror.control.unit import ControlUnit, Key, RoleChange, found
+from fusemirror.control.room import space_needed
+from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -37,7 +46,6 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
-    COMMIT_INTERVAL_S,
     FILE_BYTES_MAX,
     INODES_SKIPPED,
     PURGE_AFTER_S,
@@ -45,9 +53,10 @@ from fusemirror.limits import (
     WRITE_BYTES_MAX,
 )
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet
+from fusemirror.mirror.repair import FromBackup, FromPrimary
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import WORDS, PrimaryState
-from fusemirror.mirror.verify import Report, Verifier
+from fusemirror.mirror.verify import Repair, Report, Verifier
 from fusemirror.operations import (
     AnyOperation,
     ChangePace,
@@ -63,7 +72,7 @@ from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import Answer, Ended, HandOver, PurgeOffer, Request
 from fusemirror.seams import Seams
 from fusemirror.settings import Acknowledge, Fence, Settings
-from fusemirror.volume.catalog import INODES_FROM_KEY
+from fusemirror.volume.catalog import INODES_FROM_KEY, key_inode
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -102,12 +111,15 @@ class PrimaryUnit(ControlUnit):
         self._unanswered: list[tuple[Staged, ChangeNumber, InodeNumber]] = []
         self._own_requests: set[RequestId] = set()
         self._end_request: Callable[[RequestId], None] = volume.forget_request
-        self._io_timeout_s = io_timeout_s
         self._peer_timeout_s = peer_timeout_s
         self._acknowledge = Acknowledge.SYNC
         self._resync_rate = resync_rate
         self._handing_over = False
         self._verifier: Verifier | None = None
+        self._verifier_keep = ""
+        self.verify_rate = 0
+        """Bytes of images per second that a comparison reads; 0 is no limit."""
+        self._io_timeout_s = io_timeout_s
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
         if not generations_of(volume):
@@ -115,6 +127,7 @@ class PrimaryUnit(ControlUnit):
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
+        self.verify_rate = settings.verify_rate
         self.mirror.io_timeout_s = settings.io_timeout
         if settings.fence is not self.mirror.fence:
             self.mirror.set_fence(settings.fence)
@@ -125,6 +138,7 @@ class PrimaryUnit(ControlUnit):
     # --- changing ---------------------------------------------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        self.check_disk()
         if not self.ready:
             await self._wait_ready()
         if self.mirror.congested:
@@ -144,6 +158,7 @@ class PrimaryUnit(ControlUnit):
         number = self.volume.number
         if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
+            self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
         return self.volume.catalog.inode(inode)
 
     async def _wait_ready(self) -> None:
@@ -185,17 +200,32 @@ class PrimaryUnit(ControlUnit):
         if self.volume.catalog.reservations:
             check_reserved(self.volume.catalog, operation, self._host_of(request))
         try:
+            self._check_room(operation, len(data))
             if type(operation) is Write:
                 return self._write(operation, data, request)
             if type(operation) is SetAttributes and operation.size is not None:
                 return self._truncate(operation, request)
             return self._change_namespace(operation, request)
-        except OSError as error:
+        except (OSError, DiskFailed) as error:
             raise OperationFailed(error.errno or errno.EIO) from error
 
     def _host_of(self, request: RequestId) -> bytes:
         """Who asks: requests have an identity only where they come from the peer."""
         return self.peer_identity if request and request not in self._own_requests else self.host_identity
+
+    def _check_room(self, operation: AnyOperation, data_bytes: int) -> None:
+        """Refuse with ENOSPC what one of the two disks has no room for; what needs none is always done."""
+        needed = space_needed(operation, data_bytes)
+        if not needed or (self.volume.space.take(needed) and self.mirror.backup_takes(needed)):
+            return
+        in_place = type(operation) is Write and not operation.append
+        if not (in_place and self._is_allocated(operation, data_bytes)):
+            raise OperationFailed(errno.ENOSPC)
+
+    def _is_allocated(self, operation: AnyOperation, data_bytes: int) -> bool:
+        assert type(operation) is Write
+        end = operation.offset + data_bytes
+        return self.volume.images.is_allocated(operation.inode, operation.offset, end)
 
     def _write(self, operation: Write, data: Buffer, request: RequestId) -> InodeNumber:
         volume = self.volume
@@ -251,7 +281,7 @@ class PrimaryUnit(ControlUnit):
     def _apply_data(self, change: DataChange, data: Buffer, encoded: bytes) -> None:
         try:
             self.volume.apply(change, data, encoded=encoded, journal_request=change.request != NO_REQUEST)
-        except OSError:
+        except (OSError, DiskFailed):
             self.mirror.mend(change)
             raise
 
@@ -284,11 +314,12 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.settled(number)
 
     async def flush(self, inode: InodeNumber) -> None:
+        self.check_disk()
         await self.settle(inode)
         at_peer = self.mirror.ask_flush(inode)  # both disks work at the same time
         try:
             await self.volume.flush(inode)
-        except OSError as error:
+        except (OSError, DiskFailed) as error:
             raise OperationFailed(error.errno or errno.EIO) from error
         failed = await self.mirror.flushed(inode, at_peer)
         if failed:
@@ -305,6 +336,7 @@ class PrimaryUnit(ControlUnit):
             await self._wait_ready()
 
     async def showable(self, key: Key) -> None:
+        self.check_disk()
         await self._wait_met()
         if self._acknowledge is Acknowledge.ASYNC:
             return  # main's order is what this host sees; the backup sees it a little later
@@ -326,6 +358,7 @@ class PrimaryUnit(ControlUnit):
         """Return when the backup holds these bytes as they are here."""
         while number := self.mirror.unsettled_range(inode, offset, offset + length):
             await self.mirror.settled(number)
+        self.check_disk()
 
     # --- serving the backup -------------------------------------------------------------------------------
 
@@ -441,11 +474,13 @@ class PrimaryUnit(ControlUnit):
             elif isinstance(operation, Flush):
                 await self.flush(operation.inode)
             elif isinstance(operation, StartVerify):
-                await self.verify()
+                await self.verify(operation.keep)
             elif isinstance(operation, ChangePace):
                 await self.change_pace(rate_bytes=operation.rate_bytes, paused=operation.paused)
             else:
                 value = msgspec.json.encode(await self.verify_report())
+        except RefusedForSafety:
+            error = errno.EBUSY
         except FusemirrorError as failed:
             error = failed.errno
         _answer(session, Answer(identity, errno=error, value=value), data)
@@ -525,7 +560,7 @@ class PrimaryUnit(ControlUnit):
 
     async def _commit_for_ever(self) -> None:
         while True:
-            await trio.sleep(COMMIT_INTERVAL_S)
+            await self.wait_commit_due()
             await self.make_names_durable()
 
     async def _purge_for_ever(self) -> None:
@@ -544,6 +579,8 @@ class PrimaryUnit(ControlUnit):
         """
         now = trio.current_time()
         orphans = self.volume.catalog.orphans()
+        if self.volume.health.failure is not None:
+            return
         self._orphans_since = {inode: self._orphans_since.get(inode, now) for inode in orphans}
         old = [inode for inode, since in self._orphans_since.items() if now - since >= PURGE_AFTER_S]
         candidates = [inode for inode in old if not self.is_open(inode)][:PURGE_BATCH_MAX]
@@ -578,6 +615,7 @@ class PrimaryUnit(ControlUnit):
             self._verify_wanted = trio.Event()
             assert self._verifier is not None
             await self._verifier.run()
+            self.mirror.written_since = None
 
     async def wait_connected(self) -> None:
         while self.link is None or self.mirror.link is None:
@@ -601,10 +639,38 @@ class PrimaryUnit(ControlUnit):
                 log.warning("the last checkpoint failed, the marks stay for the next mount: %s", error)
         await self.say_goodbye(reason)
 
-    async def verify(self) -> None:
-        if self._verifier is None or not self._verifier.report.running:
-            self._verifier = Verifier(self.mirror)
-            self._verify_wanted.set()
+    async def verify(self, keep: str = "") -> None:
+        if self._verifier is not None and self._verifier.report.running:
+            if self._verifier_keep != keep:
+                raise RefusedForSafety(VERIFY_UNDER_WAY)
+            return
+        repair: Repair | None = None
+        if keep:
+            repair = FromPrimary(self.volume) if keep == "primary" else FromBackup(self.mirror, self)
+        self._verifier_keep = keep
+        self._verifier = Verifier(
+            self.mirror,
+            bytes_per_second=self.verify_rate,
+            link_timeout_s=self.mirror.io_timeout_s,
+            repair=repair,
+        )
+        self._verify_wanted.set()
+
+    def restore_rows(self, rows: tuple[Row, ...]) -> None:
+        """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""
+        inodes = tuple({key_inode(key) for table, key, _ in rows if table != Table.META})
+        if rows:
+            decision = Decision(rows, InodeNumber(0), inodes)
+            self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
+
+    def restore_length(self, inode: InodeNumber) -> None:
+        """Make both images as long as the row says. OperationFailed."""
+        size = found(self.volume.catalog.inode(inode), errno.ESTALE).size
+        self._make(SetAttributes(inode, size=size), b"", NO_REQUEST)
+
+    def restore_data(self, inode: InodeNumber, offset: int, data: bytes) -> None:
+        """Make bytes of the backup a change of both volumes. OperationFailed."""
+        self._make(Write(inode, offset), data, NO_REQUEST)
 
     async def verify_report(self) -> dict[str, Any]:
         report = self._verifier.report if self._verifier is not None else Report(running=False)
@@ -620,11 +686,12 @@ class PrimaryUnit(ControlUnit):
         mirror = self.mirror
         return {
             "role": "primary",
-            "mirror_state": WORDS[mirror.state].value,
+            "mirror_state": "degraded" if mirror.backup_full else WORDS[mirror.state].value,
             "state": mirror.state.name.lower(),
             "reason": mirror.told_reason,
             "change": self.volume.number,
             "peer_change": mirror.peer_durable,
+            "disk": self.disk_status(),
             "out_of_sync": {
                 "images": len(mirror.out_of_sync),
                 "bytes": mirror.out_of_sync.size_bytes(

@@ -115,8 +115,8 @@ class Roles(ControlUnit):
         self._settings = settings
         self.unit.configure(settings)
 
-    async def verify(self) -> None:
-        await self._anew(lambda unit: unit.verify())
+    async def verify(self, keep: str = "") -> None:
+        await self._anew(lambda unit: unit.verify(keep))
 
     async def verify_report(self) -> dict[str, Any]:
         report: dict[str, Any] = await self._anew(lambda unit: unit.verify_report())

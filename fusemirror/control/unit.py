@@ -22,9 +22,16 @@ from fusemirror.channel.session import Session
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
-from fusemirror.errors import ChannelError, DiskFailed, OperationFailed, ReservationConflict, RoleChanged
+from fusemirror.errors import (
+    ChannelError,
+    DiskFailed,
+    DiskStopped,
+    OperationFailed,
+    ReservationConflict,
+    RoleChanged,
+)
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.limits import COMMIT_INTERVAL_S, NAME_BYTES_MAX, SPACE_LOOK_INTERVAL_S
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve
 from fusemirror.promise import Promise
@@ -41,6 +48,9 @@ NO_CHANGE = ChangeNumber(0)
 NameKey = tuple[InodeNumber, bytes]
 Key = InodeNumber | NameKey
 """What a change touches, for those who must wait for it: an inode, or a name in a directory."""
+
+
+VERIFY_UNDER_WAY = "a comparison is under way that was asked for otherwise; wait for its end"
 
 
 @dataclass(frozen=True)
@@ -195,9 +205,25 @@ class ControlUnit(ABC):
     def is_open(self, inode: InodeNumber) -> bool:
         return inode in self._open
 
+    def check_disk(self) -> None:
+        """Raises DiskStopped once the disk of this host has failed: nothing is served any more."""
+        if self.volume.health.failure is not None:
+            raise DiskStopped(self.volume.health.failure)
+
+    def disk_status(self) -> dict[str, Any]:
+        """How the disk of this host's volume is, for `status`."""
+        return {"full": self.volume.space.short, "failure": self.volume.health.failure}
+
+    async def wait_commit_due(self) -> None:
+        """Return when the names are to be made durable. On a full disk sooner: it frees what was deleted."""
+        await trio.sleep(SPACE_LOOK_INTERVAL_S if self.volume.space.short else COMMIT_INTERVAL_S)
+
     async def make_names_durable(self) -> None:
         """What the timer does: the namespace so far is durable, as after a local disk's own commit."""
+        if self.volume.health.failure is not None:
+            return
         try:
+            self.volume.space.measure()
             await self.volume.flush(InodeNumber(0))
             await self.volume.remove_purged()
             self.volume.commit()
@@ -376,8 +402,8 @@ class ControlUnit(ABC):
             log.info("stopped without a goodbye: %s", error)
 
     @abstractmethod
-    async def verify(self) -> None:
-        """Begin a comparison of the volumes, or join the one under way."""
+    async def verify(self, keep: str = "") -> None:
+        """Begin a comparison of the volumes, or join the one under way (`operations.StartVerify`)."""
 
     @abstractmethod
     async def verify_report(self) -> dict[str, Any]:

@@ -18,9 +18,18 @@ import trio
 from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.errors import ChannelError, ConnectionLost, DiskFailed, FusemirrorError, RemoteProtocolError
+from fusemirror.errors import (
+    ChannelError,
+    ConnectionLost,
+    DiskFailed,
+    DiskFull,
+    FusemirrorError,
+    RemoteProtocolError,
+)
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import ROWS_PER_MESSAGE
+from fusemirror.limits import HANDSHAKE_TIMEOUT_S, ROWS_PER_MESSAGE, SPACE_LOOK_INTERVAL_S
+from fusemirror.mirror.fetching import fetch_region, fetch_rows, replace_rows
+from fusemirror.mirror.room import RoomTeller
 from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, next_backup_state
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
@@ -32,6 +41,8 @@ from fusemirror.protocol.messages import (
     CaughtUp,
     Checkpoint,
     Digests,
+    FetchRegion,
+    FetchRows,
     FlushImage,
     ForgetMarks,
     HandOver,
@@ -40,11 +51,14 @@ from fusemirror.protocol.messages import (
     OutOfSync,
     PurgeOffer,
     RegionData,
+    ReplaceRows,
     Reply,
     Resync,
+    Room,
     RowsDigest,
     Suspects,
 )
+from fusemirror.volume.health import disk_error
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -75,6 +89,8 @@ class Applier:
         self._is_open = is_open
         self._told = volume.number  # the newest change that the primary knows to be applied here
         self._progress: Promise[None] | None = None
+        self._room = RoomTeller(volume.space)
+        self._full = False  # what the primary sent did not fit
         self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
             WriteChange: self._change,
@@ -95,6 +111,9 @@ class Applier:
             RowsDigest: self._rows_digest,
             Resync: self._resync_progress,
             HandOver: self._hand_over,
+            ReplaceRows: self._replace_rows,
+            FetchRows: self._fetch_rows,
+            FetchRegion: self._fetch_region,
             Bye: self._bye,
         }
 
@@ -135,10 +154,16 @@ class Applier:
         reason = ""
         self._session = session
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_room, session)
             try:
+                await self._wait_room(session)
                 await self._apply_all(session, nursery.start_soon)
             except ChannelError as error:
                 reason = error.why
+            except DiskFull as error:
+                reason = str(error)
+                self._full = True
+                await self._leave(session, reason)
             except (FusemirrorError, OSError) as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
                 log.error("cannot apply what the primary sent: %s", error)
@@ -153,7 +178,11 @@ class Applier:
                 handler = self._handlers.get(type(message))
                 if handler is None:
                     raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
-                work = handler(message, data)
+                try:
+                    work = handler(message, data)
+                except OSError as error:
+                    self.volume.health.note(error)
+                    raise disk_error(self.volume.directory, error) from error
                 if work is not None:
                     start(work)
             # One acknowledgement for all that came together.
@@ -162,6 +191,41 @@ class Applier:
                 session.send(Applied(self._told))
                 if self._progress is not None:
                     self._progress.resolve(None)
+                self._room.tell_if_due(session)
+
+    # --- room on the disk ---------------------------------------------------------------------------------
+
+    async def _watch_room(self, session: Session) -> None:
+        """Look at the disk from time to time: others fill it, and free it."""
+        with suppress(ConnectionLost):
+            while True:
+                await trio.sleep(SPACE_LOOK_INTERVAL_S)
+                try:
+                    if self.serves:
+                        self._room.tell(session)
+                except OSError as error:
+                    self.volume.health.note(error)
+                    session.close(str(error))
+
+    async def _wait_room(self, session: Session) -> None:
+        """After a change that did not fit, take nothing before there is room. ConnectionLost, OSError."""
+        if self._full:
+            session.send(Room(-1, full=True))
+            while self.volume.space.measure() == 0:
+                await trio.sleep(SPACE_LOOK_INTERVAL_S)
+                if session.closed:
+                    return
+            session.send(Room(-1))
+            self._full = False
+
+    async def _leave(self, session: Session, reason: str) -> None:
+        """Say goodbye, so that the primary goes on alone at once: nothing is read here from now on."""
+        log.error("%s", reason)
+        self._go(BackupEvent.LOST, reason)
+        with suppress(ChannelError), trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+            session.send(Bye(reason))
+            while True:
+                await session.receive()  # until the primary ends the link: closing could overtake the word
 
     async def wait_applied(self, number: ChangeNumber) -> None:
         """Return when change `number` is applied here. One task waits at a time."""
@@ -184,10 +248,8 @@ class Applier:
                 raise RemoteProtocolError(
                     self._session.peer_name, "a write names a request that is not pending"
                 )
-        try:
-            self.volume.apply(change, data)
-        except OSError as error:
-            raise FusemirrorError(f"{error.strerror}") from error
+        self.volume.apply(change, data)
+        self._room.take(change)
         if change.request:
             self.volume.forget_request(change.request)  # only a primary is asked about them
         if staged is not None:
@@ -227,6 +289,7 @@ class Applier:
             self.volume.advance(message.number)
         self._told = message.number
         self._session.send(Applied(self._told))
+        self._room.begin(self._session)
         self._go(BackupEvent.CAUGHT_UP)
 
     # --- images ---------------------------------------------------------------------------------------
@@ -245,10 +308,7 @@ class Applier:
         self._session.send(Reply(message.token, values=tuple(differing)))
 
     def _region_data(self, message: RegionData, data: Buffer) -> None:
-        try:
-            self.volume.copy_data(message.inode, message.offset, data)
-        except OSError as error:
-            raise FusemirrorError(f"{error.strerror}") from error
+        self.volume.copy_data(message.inode, message.offset, data)
 
     def _image_copied(self, message: ImageCopied, _: Buffer) -> None:
         self.out_of_sync.discard(message.inode)
@@ -314,6 +374,15 @@ class Applier:
         # One that was overtaken by another change of roles is not for us any more.
         if message.term > self.volume.identity.term:
             self._take_role(message.term)
+
+    def _replace_rows(self, message: ReplaceRows, _: Buffer) -> None:
+        replace_rows(self.volume, message)
+
+    def _fetch_rows(self, message: FetchRows, _: Buffer) -> None:
+        self._session.send(fetch_rows(self.volume, message))
+
+    def _fetch_region(self, message: FetchRegion, _: Buffer) -> None:
+        self._session.send(fetch_region(self.volume, message))
 
     def _bye(self, message: Bye, _: Buffer) -> None:
         raise ChannelError(f"the primary said goodbye: {message.reason}")

@@ -73,16 +73,19 @@ from fusemirror.protocol.messages import (
     Bye,
     CaughtUp,
     Checkpoint,
+    Fetched,
     FlushImage,
     ForgetMarks,
     Normal,
     Reply,
+    Room,
     Suspects,
 )
 from fusemirror.protocol.messages import (
     OutOfSync as OutOfSyncMessage,
 )
 from fusemirror.settings import Fence
+from fusemirror.volume.space import space_of
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -150,6 +153,12 @@ class Mirror:
         self._reported = False  # this time apart has its line in the log
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
+        self.written_since: list[tuple[InodeNumber, int, int]] | None = None
+        """Bytes of images that changes were published for, while someone asks to know."""
+        self.backup_full = False
+        """The backup is linked, and takes nothing because its disk is full."""
+        self._room_limit: int | None = None  # as the backup said last over this link
+        self._room_taken = 0  # of that by the changes since it caught up
         self._mend_wanted = trio.Event()
         self._checkpoint_wanted = trio.Event()
         self._said_bye = False
@@ -171,10 +180,13 @@ class Mirror:
         `old_size_bytes`: how long the file was. A change beyond its end shows zeros from there on.
         """
         if self._live and self.stream is not None:
+            self._room_taken += space_of(change)
             try:
                 self.stream.send_encoded(encoded, data)
             except ConnectionLost:
                 self._live = False  # `serve` hears of it too; this change is not sent
+        if self.written_since is not None:
+            self.written_since.append(_range(change))
         if not self._live:
             self._mark(change)
         if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
@@ -188,6 +200,12 @@ class Mirror:
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
+
+    def backup_takes(self, size_bytes: int) -> bool:
+        """Whether the subvolume has room for so much more, as far as this host knows."""
+        if not self.streams or self._room_limit is None:
+            return True
+        return self._room_taken + size_bytes <= self._room_limit
 
     def mend(self, change: DataChange) -> None:
         """A change of data failed here, perhaps halfway: its bytes are compared, now or later."""
@@ -432,6 +450,7 @@ class Mirror:
         self.stream = Stream(link.mirror)
         self._said_bye = False
         self._suspects = Promise()
+        self._room_limit = None
         self._go(PrimaryEvent.LINKED)
         stream = self.stream
         copy_catalog = missed(history_of(self.volume), link.peer.history) is Missed.CATALOG
@@ -465,6 +484,7 @@ class Mirror:
 
     def _lost(self, link: Link, reason: str) -> None:
         self._live = False
+        self.backup_full = False
         self.link = self.stream = None
         link.close(reason)
         streaming = self.streams
@@ -487,13 +507,27 @@ class Mirror:
                     self._acknowledge(message.number)
                 elif type(message) is Reply:
                     stream.answered(message)
+                elif type(message) is Fetched:
+                    stream.fetched(message)
                 elif type(message) is Suspects:
                     self._take_suspects(message, session.peer.instance)
+                elif type(message) is Room:
+                    self._take_room(message)
                 elif type(message) is Bye:
                     self._said_bye = True
                     raise ConnectionLost(session.peer_name, f"it said goodbye: {message.reason}")
                 else:
                     raise ConnectionLost(session.peer_name, f"unexpected {type(message).__name__}")
+
+    def _take_room(self, message: Room) -> None:
+        if message.full and not self.backup_full:
+            self.reason = "the disk of the backup's volume is full; it goes on when there is room"
+            log.warning("%s", self.reason)
+        elif self.backup_full and not message.full:
+            self.reason = None
+            log.info("the disk of the backup's volume has room again")
+        self.backup_full = message.full
+        self._room_limit = message.limit if message.limit >= 0 else None
 
     def _take_suspects(self, message: Suspects, peer_instance: bytes) -> None:
         # A process that was there all the time has lost nothing that it acknowledged.
@@ -544,6 +578,7 @@ class Mirror:
         send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
         stream.send(CaughtUp(self.volume.number, self.volume.journal_number))
+        self._room_taken = 0
         self._live = True
 
     def _send_out_of_sync(self, stream: Stream) -> None:

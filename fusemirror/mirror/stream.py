@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fusemirror.channel.session import Session
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import AnyMessage, Reply
+from fusemirror.protocol.messages import AnyMessage, Fetched, Reply
 
 Question = Callable[[int], AnyMessage]
 """Makes a message out of the token that its reply will carry."""
@@ -19,6 +19,7 @@ class Stream:
         self.session = session
         self._tokens = itertools.count(1)
         self._questions: dict[int, Promise[Reply]] = {}
+        self._fetching: dict[int, Promise[Fetched]] = {}
 
     def send(self, message: AnyMessage, data: Buffer = b"") -> None:
         self.session.send(message, data)
@@ -39,11 +40,26 @@ class Stream:
         if promise is not None:
             promise.resolve(reply)
 
+    def fetch(self, question: Question) -> Promise[Fetched]:
+        """The same for a question that is answered with content."""
+        token = next(self._tokens)
+        promise = self._fetching[token] = Promise[Fetched]()
+        self.session.send(question(token))
+        return promise
+
+    def fetched(self, answer: Fetched) -> None:
+        promise = self._fetching.pop(answer.token, None)
+        if promise is not None:
+            promise.resolve(answer)
+
     def end(self, error: Exception) -> None:
         """Every question under way fails with `error`."""
         questions, self._questions = self._questions, {}
         for promise in questions.values():
             promise.reject(error)
+        fetching, self._fetching = self._fetching, {}
+        for fetch in fetching.values():
+            fetch.reject(error)
 
     async def wait_room(self, bytes_max: int | None = None) -> None:
         """As `Session.wait_room`."""

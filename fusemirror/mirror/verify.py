@@ -3,23 +3,30 @@
 The primary takes the checksum of some rows, or of some regions of an image, and sends it in the
 stream of changes; the backup compares it with its own at the same place of the stream. So both look
 at the same moment of the one order, nothing is locked, and no difference is reported that is not
-one (G5).
+one (G5). What differs is looked at a second time before it counts: a write that failed halfway for a
+full disk makes a difference that is being mended already.
+
+A lost link ends nothing: the comparison goes on where it was once the mirror is normal again. With
+`keep` set, what differs is then made equal (`repair.py`) and looked at once more.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import trio
 
 from fusemirror.change import Table
-from fusemirror.errors import ConnectionLost, RefusedForSafety
+from fusemirror.errors import ConnectionLost, FusemirrorError, RefusedForSafety, TimedOut
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIFFERENCES_LISTED_MAX,
     DIGESTS_PER_MESSAGE,
     REGION_BYTES,
     ROWS_PER_MESSAGE,
+    VERIFY_ROUNDS_MAX,
     VERIFY_WINDOW_MESSAGES,
 )
 from fusemirror.mirror.sending import Mirror
@@ -31,6 +38,7 @@ from fusemirror.volume.catalog import key_inode
 
 _LAST_KEY = b"\xff" * 511  # LMDB's longest key: no key stands after it
 _WHAT = {Table.INODES: "inode", Table.ENTRIES: "directory", Table.XATTRS: "extended attribute of inode"}
+LENGTH_HERE, LENGTH_THERE = -2, -1
 
 
 class Report(msgspec.Struct):
@@ -43,122 +51,244 @@ class Report(msgspec.Struct):
     rows: int = 0
     differences: list[str] = msgspec.field(default_factory=list)
     failed: str | None = None
+    repaired: int = 0
 
-    def found(self, difference: str) -> None:
-        if len(self.differences) < DIFFERENCES_LISTED_MAX:
-            self.differences.append(difference)
+
+class SuspectRows(NamedTuple):
+    """Rows with after < key <= last, of which the primary has one at most."""
+
+    table: Table
+    after: bytes | None
+    last: bytes
+    key: bytes | None
+
+    @property
+    def first(self) -> bytes:
+        return b"" if self.after is None else self.after + b"\x00"  # the key that follows at once
+
+    def __str__(self) -> str:
+        return f"catalog: {_describe(self.table, self.key or self.first)}"
+
+
+class SuspectRegion(NamedTuple):
+    """A region of an image, or its length at either host."""
+
+    inode: InodeNumber
+    region: int
+
+    def __str__(self) -> str:
+        start = self.region * REGION_BYTES
+        lengths = {LENGTH_HERE: "length at the primary", LENGTH_THERE: "length"}
+        what = lengths.get(self.region, f"bytes {start}-{start + REGION_BYTES - 1}")
+        return f"image of inode {self.inode}: {what}"
+
+
+Suspect = SuspectRows | SuspectRegion
+Repair = Callable[[Stream, list[Suspect]], Awaitable[None]]
+"""Makes suspects equal on both hosts. ConnectionLost: some may be."""
 
 
 class Verifier:
     """One comparison of everything; `report` can be read while it runs."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(
+        self, mirror: Mirror, *, bytes_per_second: int = 0, link_timeout_s: float = 0.0, repair: Repair | None
+    ) -> None:
         self._mirror = mirror
         self._volume = mirror.volume
+        self._bytes_per_second = bytes_per_second
+        self._link_timeout_s = link_timeout_s
+        self._repair = repair
+        self._suspects: list[Suspect] = []
+        # Where it is: rows up to this key of these tables, and images up to this inode, are done.
+        self._tables = deque(Table)
+        self._after: bytes | None = None
+        self._image_after: bytes | None = None
+        self._started = 0.0
         self.report = Report()
         self.ended = trio.Event()
+
+    @property
+    def repairs(self) -> bool:
+        return self._repair is not None
 
     async def run(self) -> None:
         """Compare all rows and all images. The outcome is in `report`; it never raises."""
         try:
-            stream = self._mirror.stream
-            if stream is None or self._mirror.state is not PrimaryState.NORMAL:
+            if self._mirror.state is not PrimaryState.NORMAL:
                 raise RefusedForSafety(
                     f"the mirror is {self._mirror.state.name.lower()}, and only a normal one can be "
                     "compared; see `fusemirror wait --for normal`"
                 )
             await self._measure()
-            await self._compare_rows(stream)
-            await self._compare_images(stream)
-        except (ConnectionLost, RefusedForSafety) as error:
+            self._started = trio.current_time()
+            for phase in (self._compare_rows, self._compare_images, self._settle):
+                await self._through_cuts(phase)
+        except (FusemirrorError, OSError) as error:
             self.report.failed = str(error)
         finally:
             self.report.running = False
             self.ended.set()
 
+    async def _through_cuts(self, phase: Callable[[Stream], Awaitable[None]]) -> None:
+        """Do a phase; after a lost link go on with it over the next one."""
+        while True:
+            stream = self._mirror.stream
+            with suppress(ConnectionLost):
+                if stream is not None and self._mirror.state is PrimaryState.NORMAL:
+                    await phase(stream)
+                    return
+            await self._wait_normal()
+
+    async def _wait_normal(self) -> None:
+        """Wait for a link, so long and no longer; with one, for the end of its resync."""
+        while self._mirror.state is not PrimaryState.NORMAL or self._mirror.stream is None:
+            changed = self._mirror.changed
+            with trio.move_on_after(self._link_timeout_s):
+                await changed.wait()
+            if not changed.is_set() and self._mirror.link is None:
+                raise TimedOut(self._link_timeout_s, "verify waited for the backup to come back")
+
     # --- rows ---------------------------------------------------------------------------------------------
 
     async def _compare_rows(self, stream: Stream) -> None:
-        for table in Table:
-            after: bytes | None = None
-            while True:
-                rows = self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE)
-                whole_table = len(rows) < ROWS_PER_MESSAGE
-                last = _LAST_KEY if whole_table else rows[-1][0]
-                await self._compare_range(stream, table, after, last)
-                self.report.rows += len(rows)
-                if whole_table:
-                    break
-                after = last
+        while self._tables:
+            table = self._tables[0]
+            rows = self._volume.catalog.rows(table, self._after, ROWS_PER_MESSAGE)
+            whole_table = len(rows) < ROWS_PER_MESSAGE
+            last = _LAST_KEY if whole_table else rows[-1][0]
+            self._suspects += await self._differing_rows(stream, table, self._after, last)
+            self.report.rows += len(rows)
+            self._after = last
+            if whole_table:
+                self._tables.popleft()
+                self._after = None
 
-    async def _compare_range(self, stream: Stream, table: Table, after: bytes | None, last: bytes) -> None:
+    async def _differing_rows(
+        self, stream: Stream, table: Table, after: bytes | None, last: bytes
+    ) -> list[Suspect]:
         """Compare the rows with after < key <= last; where they differ, halve until single rows are left."""
-        first = b"" if after is None else after + b"\x00"  # the key that follows at once
-        count, digest = self._volume.catalog.digest(table, first, last)
-        reply = stream.ask(lambda token: RowsDigest(token, table, first, last, count, digest))
+        suspect = SuspectRows(table, after, last, None)
+        count, digest = self._volume.catalog.digest(table, suspect.first, last)
+        reply = stream.ask(lambda token: RowsDigest(token, table, suspect.first, last, count, digest))
         if not (await reply.wait()).values:
-            return
+            return []
         rows = self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE)
         keys = [key for key, _ in rows if key <= last]
         if len(keys) <= 1:
-            self.report.found(f"catalog: {_describe(table, keys[0] if keys else first)}")
-            return
+            return [suspect._replace(key=keys[0] if keys else None)]
         middle = keys[len(keys) // 2 - 1]
-        await self._compare_range(stream, table, after, middle)
-        await self._compare_range(stream, table, middle, last)
+        return [
+            *await self._differing_rows(stream, table, after, middle),
+            *await self._differing_rows(stream, table, middle, last),
+        ]
 
     # --- images -------------------------------------------------------------------------------------------
 
     async def _compare_images(self, stream: Stream) -> None:
-        under_way: deque[tuple[InodeNumber, int, Promise[Reply]]] = deque()
-        for inode in self._regular_inodes():
-            self.report.images += 1
-            first = 0
-            while True:
-                under_way.append(self._ask(stream, inode, first))
-                if len(under_way) >= VERIFY_WINDOW_MESSAGES:
-                    await self._finish(*under_way.popleft())
-                first += DIGESTS_PER_MESSAGE
-                if first * REGION_BYTES >= self._size(inode):
-                    break
-        while under_way:
-            await self._finish(*under_way.popleft())
-
-    def _regular_inodes(self) -> Iterator[InodeNumber]:
-        """Every regular file with content, in the order of inode numbers, also those made meanwhile."""
-        after: bytes | None = None
-        while rows := self._volume.catalog.rows(Table.INODES, after, ROWS_PER_MESSAGE):
+        while rows := self._volume.catalog.rows(Table.INODES, self._image_after, ROWS_PER_MESSAGE):
             for key, _ in rows:
-                inode = self._volume.catalog.inode(key_inode(key))
-                if inode is not None and inode.is_regular and inode.size:
-                    yield inode.number
-            after = rows[-1][0]
+                inode = key_inode(key)
+                if self._has_content(inode):
+                    self._suspects += await self._differing_regions(stream, inode)
+                    self.report.images += 1
+                self._image_after = key
+
+    def _has_content(self, number: InodeNumber) -> bool:
+        inode = self._volume.catalog.inode(number)
+        return inode is not None and inode.is_regular and inode.size > 0
+
+    async def _differing_regions(self, stream: Stream, inode: InodeNumber) -> list[Suspect]:
+        found: list[Suspect] = []
+        under_way: deque[Promise[Reply]] = deque()
+        if self._volume.images.size(inode) != self._size(inode):
+            found.append(SuspectRegion(inode, LENGTH_HERE))
+        first = 0
+        while first == 0 or first * REGION_BYTES < self._size(inode):
+            size = self._size(inode)
+            under_way.append(self._ask(stream, inode, first, DIGESTS_PER_MESSAGE))
+            if len(under_way) >= VERIFY_WINDOW_MESSAGES:
+                found += [SuspectRegion(inode, region) for region in await _answer(under_way.popleft())]
+            self.report.done_bytes += max(
+                0, min(size - first * REGION_BYTES, DIGESTS_PER_MESSAGE * REGION_BYTES)
+            )
+            first += DIGESTS_PER_MESSAGE
+            await self._keep_rate()
+        while under_way:
+            found += [SuspectRegion(inode, region) for region in await _answer(under_way.popleft())]
+        return list(dict.fromkeys(found))  # each piece tells of the length
+
+    def _ask(self, stream: Stream, inode: InodeNumber, first: int, count: int) -> Promise[Reply]:
+        size = self._size(inode)
+        digests = self._volume.images.region_digests(inode, first, count)
+        return stream.ask(lambda token: Digests(token, inode, size, first, digests, mend=False))
 
     async def _measure(self) -> None:
         """How much there is to compare, for those who watch."""
-        for count, inode in enumerate(self._regular_inodes()):
-            self.report.total_bytes += self._size(inode)
-            if count % ROWS_PER_MESSAGE == 0:
-                await trio.lowlevel.checkpoint()
+        after: bytes | None = None
+        while rows := self._volume.catalog.rows(Table.INODES, after, ROWS_PER_MESSAGE):
+            numbers = [key_inode(key) for key, _ in rows]
+            self.report.total_bytes += sum(
+                self._size(number) for number in numbers if self._has_content(number)
+            )
+            after = rows[-1][0]
+            await trio.lowlevel.checkpoint()
+
+    async def _keep_rate(self) -> None:
+        if self._bytes_per_second:
+            due = self._started + self.report.done_bytes / self._bytes_per_second
+            if due > trio.current_time():
+                await trio.sleep_until(due)
 
     def _size(self, number: InodeNumber) -> int:
         inode = self._volume.catalog.inode(number)
         return 0 if inode is None else inode.size
 
-    def _ask(self, stream: Stream, inode: InodeNumber, first: int) -> tuple[InodeNumber, int, Promise[Reply]]:
-        size = self._size(inode)
-        if first == 0 and self._volume.images.size(inode) != size:
-            self.report.found(f"image of inode {inode}: length at the primary")
-        digests = self._volume.images.region_digests(inode, first, DIGESTS_PER_MESSAGE)
-        reply = stream.ask(lambda token: Digests(token, inode, size, first, digests, mend=False))
-        return inode, min(len(digests) * REGION_BYTES, max(0, size - first * REGION_BYTES)), reply
+    # --- what differs -------------------------------------------------------------------------------------
 
-    async def _finish(self, inode: InodeNumber, size_bytes: int, reply: Promise[Reply]) -> None:
-        for region in (await reply.wait()).values:
-            start = region * REGION_BYTES
-            what = "length" if region < 0 else f"bytes {start}-{start + REGION_BYTES - 1}"
-            self.report.found(f"image of inode {inode}: {what}")
-        self.report.done_bytes += size_bytes
+    async def _settle(self, stream: Stream) -> None:
+        """Look again at what differed, mend it if that was asked for, and report what is left."""
+        suspects = await self._still_differing(stream, self._suspects)
+        found = len(suspects)
+        for _ in range(VERIFY_ROUNDS_MAX):
+            if self._repair is None or not suspects:
+                break
+            await self._repair(stream, suspects)
+            for inode in dict.fromkeys(_image_to_look_at(suspect) for suspect in suspects):
+                if inode is not None and self._has_content(inode):
+                    suspects += await self._differing_regions(stream, inode)
+            suspects = await self._still_differing(stream, list(dict.fromkeys(suspects)))
+        self.report.repaired = max(0, found - len(suspects))
+        self.report.differences = [str(suspect) for suspect in suspects[:DIFFERENCES_LISTED_MAX]]
+
+    async def _still_differing(self, stream: Stream, suspects: list[Suspect]) -> list[Suspect]:
+        left: list[Suspect] = []
+        for suspect in suspects:
+            if isinstance(suspect, SuspectRows):
+                left += await self._differing_rows(stream, suspect.table, suspect.after, suspect.last)
+            # What is known to be out of sync is being mended, and no secret.
+            elif suspect.inode not in self._mirror.out_of_sync and await self._differs(stream, suspect):
+                left.append(suspect)
+        return left
+
+    async def _differs(self, stream: Stream, suspect: SuspectRegion) -> bool:
+        if self._volume.catalog.inode(suspect.inode) is None:
+            return False  # deleted meanwhile
+        if suspect.region == LENGTH_HERE:
+            return self._volume.images.size(suspect.inode) != self._size(suspect.inode)
+        first = max(suspect.region, 0)
+        return suspect.region in await _answer(self._ask(stream, suspect.inode, first, 1))
+
+
+async def _answer(reply: Promise[Reply]) -> tuple[int, ...]:
+    return (await reply.wait()).values
+
+
+def _image_to_look_at(suspect: Suspect) -> InodeNumber | None:
+    """An inode that came back brings its image, and an image that has got its length all of its content."""
+    if isinstance(suspect, SuspectRegion):
+        return suspect.inode if suspect.region < 0 else None
+    return key_inode(suspect.key) if suspect.table is Table.INODES and suspect.key is not None else None
 
 
 def _describe(table: Table, key: bytes) -> str:

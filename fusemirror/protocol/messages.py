@@ -231,6 +231,33 @@ class Resync(msgspec.Struct, frozen=True, array_like=True, tag=58, gc=False):
     rate_limit_bytes: int
 
 
+class ReplaceRows(msgspec.Struct, frozen=True, array_like=True, tag=52):
+    """A repair: from here on `rows` are all that the catalog has with first <= key <= last."""
+
+    table: int
+    first: bytes
+    last: bytes
+    rows: tuple[Row, ...]
+
+
+class FetchRows(msgspec.Struct, frozen=True, array_like=True, tag=53):
+    """A repair: which rows has the backup with first <= key <= last? Answered with `Fetched`."""
+
+    token: int
+    table: int
+    first: bytes
+    last: bytes
+
+
+class FetchRegion(msgspec.Struct, frozen=True, array_like=True, tag=54):
+    """A repair: what has the backup there in an image? Answered with `Fetched`."""
+
+    token: int
+    inode: InodeNumber
+    offset: int
+    length: int
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -254,6 +281,25 @@ class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
 
     marks: tuple[tuple[InodeNumber, tuple[int, ...]], ...]
     last: bool
+
+
+class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
+    """How far the primary may go before the subvolume's disk is full: changes since `CaughtUp` may take
+    `limit` bytes in all, as `volume.space.space_of` counts them; below 0 nothing is said of that.
+    `full`: the backup takes nothing now.
+    """
+
+    limit: int
+    full: bool = False
+
+
+class Fetched(msgspec.Struct, frozen=True, array_like=True, tag=71):
+    """Answer to `FetchRows` or `FetchRegion`; `size` is the length of the file, -1 where there is none."""
+
+    token: int
+    size: int = -1
+    data: bytes = b""
+    rows: tuple[Row, ...] = ()
 
 
 # --- forward path ---------------------------------------------------------------------------------------
@@ -314,9 +360,14 @@ AnyMessage = (
     | RowsDigest
     | Resync
     | HandOver
+    | ReplaceRows
+    | FetchRows
+    | FetchRegion
     | Applied
     | Reply
     | Suspects
+    | Room
+    | Fetched
     | Request
     | Answer
     | Ended

@@ -32,7 +32,7 @@ import lmdb
 import xxhash
 
 from fusemirror.change import Row, Table
-from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged
+from fusemirror.errors import DiskFailed, DiskFull, FusemirrorError, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import CATALOG_MAP_BYTES, INODES_CACHED_MAX, NAME_BYTES_MAX
 from fusemirror.volume.durable import sync_directory
@@ -262,6 +262,10 @@ class Catalog:
                 break
             found.append((key, value))
         return found
+
+    def is_shared(self, table: int, key: bytes) -> bool:
+        """Whether both volumes should have the row: the catalog's own say where this one stands."""
+        return table != Table.META or key not in _OWN_META_KEYS
 
     def rows_from(self, table: int, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All rows of a table from key `first` on. Nothing may be put while they are walked."""
@@ -570,7 +574,9 @@ class Catalog:
         return VolumeDamaged(self._directory.parent, f"catalog: {table.name} {key.hex()}")
 
     def _failure(self, error: lmdb.Error) -> DiskFailed:
-        return DiskFailed(self._directory.parent, f"catalog: {error}")
+        # py-lmdb has a class for ENOSPC, and none for EIO.
+        kind = DiskFull if isinstance(error, lmdb.DiskError | lmdb.MapFullError) else DiskFailed
+        return kind(self._directory.parent, f"catalog: {error}")
 
 
 def _is_entry(value: bytes) -> bool:

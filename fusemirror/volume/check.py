@@ -4,6 +4,11 @@ Everything that the parts of a volume say of each other is compared: names and i
 parents, the derived tables, images and their sizes. Mending is towards keeping data: a file without
 a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A mended
 volume is compared with the peer's from end to end when they meet.
+
+A catalog that cannot be read at all is set aside, and made again: at the backup by a copy of the
+primary's, at the primary from the journal and the images. Where the journal does not reach back to
+the beginning, names are lost; their files are then in /lost+found, named by inode number, and the
+volume begins another line of changes, so that it never overwrites a peer that knows better.
 """
 
 import stat
@@ -20,6 +25,7 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import (
+    Catalog,
     Entry,
     check_rows,
     entry_key,
@@ -29,14 +35,16 @@ from fusemirror.volume.catalog import (
     pack_entry,
     unpack_entry,
 )
-from fusemirror.volume.identity import Identity, VolumeLock
+from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.probe import is_readable
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
 from fusemirror.volume.volume import Volume
 
 _ROWS_PER_TURN = 4096
 _LOST_AND_FOUND = b"lost+found"
+_CATALOG_DAMAGED = "the catalog cannot be read"
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,18 @@ def check(directory: Path, repair: bool, report: Callable[[str], None]) -> Check
     DiskFailed, OSError: the volume could not be checked.
     """
     findings = _Findings(repair, report)
+    rebuilt = False
+    if _catalog_is_damaged(directory):
+        rebuilt = findings.add(f"{_CATALOG_DAMAGED} of {directory}", lambda: _set_catalog_aside(directory))
+        if not rebuilt:
+            return CheckResult(findings.problems, findings.mended)
     volume = _open(directory, findings)
     if volume is not None:
         findings.before_mending = lambda: volume.update_identity(compare_all=True)
         try:
-            _Check(volume, findings).run()
+            if rebuilt:
+                _tell_what_is_lost(volume, report)
+            _Check(volume, findings, rebuilt=rebuilt).run()
         finally:
             volume.close()
     return CheckResult(findings.problems, findings.mended)
@@ -123,6 +138,43 @@ def _set_journal_aside(directory: Path) -> None:
     (directory / "journal").mkdir(mode=0o700)
 
 
+def _catalog_is_damaged(directory: Path) -> bool:
+    try:
+        Identity.load(directory)  # before the lock, which would make a file in any directory
+    except VolumeDamaged:
+        return False  # opening says so
+    lock = VolumeLock(directory)
+    try:
+        if (directory / "catalog.new").exists():
+            return False  # opening decides which of the two counts
+        return not is_readable(directory / "catalog")
+    finally:
+        lock.release()
+
+
+def _set_catalog_aside(directory: Path) -> None:
+    """Opening then puts what the journal holds into an empty catalog, and sizes and times of images."""
+    identity = Identity.load(directory)
+    complete = identity.complete and identity.role == "primary"
+    msgspec.structs.replace(identity, compare_all=True, complete=complete).store(directory)
+    State(clean=False, boot_id="").store(directory)
+    if (directory / "catalog").exists():
+        (directory / "catalog").rename(_unused(directory / "lost-catalog"))
+    Catalog.create(directory / "catalog")
+
+
+def _tell_what_is_lost(volume: Volume, report: Callable[[str], None]) -> None:
+    first = volume.journal.first_number
+    if volume.identity.role == "backup":
+        report("the primary's catalog will be copied when the hosts meet; images that are the same stay")
+    elif first <= 1:
+        report("the journal held the whole history: no name is lost")
+    else:
+        report(f"names made before change {first} are lost: their files are in /lost+found by inode number")
+        # What this volume shows is no state that the peer ever saw.
+        volume.catalog.discard(Table.META, b"generations")
+
+
 def _unused(path: Path) -> Path:
     """The path, with a number behind it where it is taken."""
     number, free = 1, path
@@ -135,8 +187,9 @@ def _unused(path: Path) -> Path:
 class _Check:
     """One pass over each table and over the images, each relying on what the passes before mended."""
 
-    def __init__(self, volume: Volume, findings: _Findings) -> None:
+    def __init__(self, volume: Volume, findings: _Findings, *, rebuilt: bool) -> None:
         self._volume = volume
+        self._rebuilt = rebuilt
         self._catalog = volume.catalog
         self._found = findings
         self._names: Counter[InodeNumber] = Counter()  # entries of each inode
@@ -147,6 +200,8 @@ class _Check:
         self._cookies_of = InodeNumber(0)
 
     def run(self) -> None:
+        if self._rebuilt:
+            self._adopt_images()
         for key, row in self._rows(Table.INODES):
             self._check_inode(key, row)
         self._check_root()
@@ -406,7 +461,24 @@ class _Check:
         inode.size = size
         self._put_inode(inode)
 
+    def _adopt_images(self) -> None:
+        """Give every image of no inode an inode, which gets a name in /lost+found then."""
+        if self._volume.identity.role == "backup":
+            return
+        for number in sorted(self._volume.images.numbers()):
+            self._catalog.reserve_inodes(number)
+            inode = self._inode(number)
+            facts = self._volume.images.facts(number)
+            if inode is not None or facts is None or facts.size == 0:
+                continue
+            found = new_directory(number, ROOT_INODE, facts.ctime_ns)
+            found.mode, found.nlink, found.size = stat.S_IFREG | 0o600, 1, facts.size
+            found.parent, found.mtime_ns = InodeNumber(0), facts.mtime_ns
+            self._put_inode(found)
+
     def _check_strays(self) -> None:
+        if not self._volume.identity.complete:
+            return  # the copy to come finds what is the same, and removes the rest
         for number in list(self._volume.images.numbers()):
             inode = self._inode(number)
             if inode is None or not inode.is_regular:

@@ -110,6 +110,14 @@ class Images:
         """Where the image is, or would be."""
         return Path(self._path(inode))
 
+    def is_allocated(self, inode: InodeNumber, offset: int, end: int) -> bool:
+        """Whether writing there takes no room: the image has blocks for all of it. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is None or os.fstat(descriptor).st_size < end:
+            return False
+        hole = os.lseek(descriptor, offset, os.SEEK_HOLE)  # the offset itself where there is no data
+        return hole >= end
+
     def release(self, inode: InodeNumber) -> None:
         """Let go of an image that is about to be removed."""
         descriptor = self._open.pop(inode, None)

@@ -48,15 +48,22 @@ from fusemirror.errors import (
     VolumeError,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import CATALOG_CHANGES_PER_COMMIT_MAX, JOURNAL_BYTES_MAX
+from fusemirror.limits import (
+    CATALOG_CHANGES_PER_COMMIT_MAX,
+    CATALOG_CHANGES_PER_COMMIT_SHORT,
+    JOURNAL_BYTES_MAX,
+    JOURNAL_SEGMENT_BYTES,
+)
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog, check_rows, key_inode
 from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
 from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal, Record
 from fusemirror.volume.regions import Marks, Regions
+from fusemirror.volume.space import Space, reserve_bytes
 from fusemirror.volume.watcher import Nobody, Watcher
 
 _log = logging.getLogger(__name__)
@@ -150,6 +157,8 @@ class Volume:
         self.catalog = Catalog(directory / "catalog")
         self.watcher: Watcher = Nobody()
         self.copying = False
+        self.health = Health()
+        self.space = Space(directory, seams.statvfs)
         self.requests_done: dict[RequestId, tuple[ChangeNumber, InodeNumber]] = {}
         """The peer's requests that took effect: the change, and the inode its requester asks for."""
         self._seams = seams
@@ -224,10 +233,14 @@ class Volume:
             self.advance(ChangeNumber(cookie // 2))
 
     def statvfs(self) -> os.statvfs_result:
-        return os.statvfs(self.directory)
+        """What the disk says, its free space less the reserve."""
+        found = self._seams.statvfs(self.directory)
+        free = max(0, found.f_bavail - -(-reserve_bytes(found) // found.f_frsize))
+        return os.statvfs_result((*found[:4], free, *found[5:]))
 
     # --- changes -------------------------------------------------------------------------------------
 
+    @noting
     def apply(
         self,
         change: AnyChange,
@@ -348,6 +361,7 @@ class Volume:
 
     # --- reading -------------------------------------------------------------------------------------
 
+    @noting
     def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         """The bytes at `offset`, fewer at the end of the file. OperationFailed (ESTALE), OSError."""
         found = self.catalog.inode(inode)
@@ -369,6 +383,7 @@ class Volume:
 
     # --- durability ----------------------------------------------------------------------------------
 
+    @noting_async
     async def flush(self, inode: InodeNumber) -> None:
         """On return what was written to the inode, and all of the namespace, is durable; inode 0 is none.
 
@@ -381,6 +396,7 @@ class Volume:
             await self._seams.run_blocking(self._sync, dirty)
             self.images.settle(dirty)
 
+    @noting_async
     async def make_durable(self) -> ChangeNumber:
         """The number up to which every change is durable on return, the data too. It is read at the call.
 
@@ -395,6 +411,7 @@ class Volume:
         await self.remove_purged()
         return number
 
+    @noting_async
     async def remove_purged(self) -> None:
         """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
         durable = self.journal.durable_number
@@ -426,6 +443,7 @@ class Volume:
         for inode in inodes:
             self.images.unlink(inode)
 
+    @noting
     def commit(self) -> None:
         """On return the catalog is durable. DiskFailed: nothing is lost, and it may be tried again."""
         if self.copying:
@@ -440,7 +458,7 @@ class Volume:
         except DiskFailed:
             self._rebuild_catalog()
             raise
-        self._commit_at = CATALOG_CHANGES_PER_COMMIT_MAX
+        self._commit_at = self._changes_per_commit()
 
     def _commit_or_later(self) -> None:
         try:
@@ -450,7 +468,11 @@ class Volume:
                 raise
             # The change itself is safe in the journal; the timer's commit reports to who can act.
             _log.warning("%s", error)
-            self._commit_at = self.catalog.changes_since_commit + CATALOG_CHANGES_PER_COMMIT_MAX
+            self._commit_at = self.catalog.changes_since_commit + self._changes_per_commit()
+
+    def _changes_per_commit(self) -> int:
+        """A commit needs room for every page that it changes."""
+        return CATALOG_CHANGES_PER_COMMIT_SHORT if self.space.short else CATALOG_CHANGES_PER_COMMIT_MAX
 
     def _rebuild_catalog(self) -> None:
         """LMDB lost its transaction: put again what the journal holds, and what only memory held."""
@@ -466,7 +488,7 @@ class Volume:
         """Let go of records that nobody needs: the peer has them durably, the catalog holds them, and no
         request is remembered that they answered.
 
-        Beyond JOURNAL_BYTES_MAX the peer is not waited for. OSError.
+        Beyond JOURNAL_BYTES_MAX, and on a full disk at once, the peer is not waited for. OSError.
         """
         held = self.catalog.journal_number
         if self._purged:
@@ -477,8 +499,10 @@ class Volume:
             oldest = next(iter(self.requests_done.values()))[0]
             peer_durable = min(peer_durable, ChangeNumber(oldest - 1))
         self.journal.trim(min(peer_durable, held))
-        self.journal.trim(held, keep_bytes=JOURNAL_BYTES_MAX)
+        kept = JOURNAL_SEGMENT_BYTES if self.space.short else JOURNAL_BYTES_MAX
+        self.journal.trim(held, keep_bytes=kept)
 
+    @noting
     def drop_marks(self, epoch: int, keep: Marks | None = None) -> None:
         """Forget the marks of `regions.rotate()` and before: both volumes hold durably what they stood for,
         but for `keep`.
@@ -490,6 +514,7 @@ class Volume:
 
     # --- what resync brings: content as it is at the peer, no change of its own ---------------------------
 
+    @noting
     def copy_rows(self, rows: Iterable[Row]) -> None:
         """Put rows of the peer's catalog. No journal holds them: a crash may lose them. DiskFailed."""
         rows = list(rows)
@@ -504,6 +529,7 @@ class Volume:
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
 
+    @noting
     def copy_data(self, inode: InodeNumber, offset: int, data: bytes | memoryview) -> None:
         """Put content into an image; size and times of the inode are left as they are. OSError."""
         found = self.catalog.inode(inode)
@@ -512,6 +538,7 @@ class Volume:
         self.images.write(inode, offset, data, ctime_ns)
         self.images.set_times(inode, mtime_ns, ctime_ns)
 
+    @noting
     def copy_size(self, inode: InodeNumber, size: int) -> None:
         """Make an image and its inode `size` bytes long; the times are left as they are. OSError."""
         found = self.catalog.inode(inode)
@@ -529,6 +556,7 @@ class Volume:
 
     # --- a new catalog ---------------------------------------------------------------------------------
 
+    @noting
     def begin_catalog_copy(self) -> None:
         """From now on rows and changes go into a new, empty catalog; a copy under way is thrown away.
 
@@ -552,6 +580,7 @@ class Volume:
             self.catalog = Catalog(self.directory / "catalog")
             raise
 
+    @noting
     def finish_catalog_copy(self, number: ChangeNumber, journal_number: ChangeNumber) -> None:
         """On return the new catalog durably stands in the place of the old, complete up to `number`, and to
         the peer's record `journal_number`.

@@ -45,6 +45,7 @@ FIELDS: dict[str, Any] = {
     "out_of_sync": {"images": COUNT, "bytes": COUNT},
     "resync": (dict, type(None)),
     "paths": {"mirror": PATH, "forward": PATH},
+    "disk": {"full": YES_OR_NO, "failure": MAYBE_TEXT},
     "reads": {"local": COUNT, "routed": COUNT},
     "mountpoint": TEXT,
     "volume": TEXT,

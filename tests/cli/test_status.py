@@ -35,6 +35,7 @@ STATUS: dict[str, Any] = {
         "mirror": {"sent_bytes": 2048, "received_bytes": 10, "sent_data_bytes": 1024},
         "forward": {"sent_bytes": 0, "received_bytes": 0, "sent_data_bytes": 0},
     },
+    "disk": {"full": False, "failure": None},
     "reads": {"local": 3, "routed": 0},
     "reservations": [],
     "mountpoint": "/mnt",

@@ -143,6 +143,11 @@ def boot_id() -> str:
 # --- putting them in place ----------------------------------------------------------------------------------
 
 
+def roomy(_directory: Path) -> os.statvfs_result:
+    """A disk with a terabyte free, whatever this machine has: a seed runs alike everywhere."""
+    return os.statvfs_result((4096, 4096, 1 << 28, 1 << 28, 1 << 28, 1 << 20, 1 << 20, 1 << 20, 0, 255))
+
+
 class _CountedOs:
     """The module `os`, with a step before each call that changes the disk."""
 

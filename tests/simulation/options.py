@@ -7,7 +7,7 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror.control import backup, primary
+from fusemirror.control import primary, unit
 from fusemirror.mirror import catching_up, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
@@ -184,8 +184,7 @@ def limits_in_effect(options: Options) -> Iterator[None]:
     """Timers hurry, and with `small_limits` what takes thousands of changes in earnest comes after a few."""
     timers = (
         (sending, "CHECKPOINT_INTERVAL_S"),
-        (primary, "COMMIT_INTERVAL_S"),
-        (backup, "COMMIT_INTERVAL_S"),
+        (unit, "COMMIT_INTERVAL_S"),
         (primary, "PURGE_AFTER_S"),
     )
     small = (

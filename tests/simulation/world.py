@@ -113,6 +113,7 @@ class SimulatedHost:
             run_blocking=self._run_blocking,
             fdatasync=disk.sync_data,
             fsync=disk.sync,
+            statvfs=disk.roomy,
         )
 
     def _draw_clock(self, world: "World") -> Clock:

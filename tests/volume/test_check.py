@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fusemirror.change import Table
@@ -414,11 +415,11 @@ def test_a_damaged_journal_is_set_aside_and_the_volume_goes_on(damaged: Writer) 
 def test_damage_that_cannot_be_mended_here_is_left_and_named(damaged: Writer) -> None:
     directory = damaged.volume.directory
     damaged.volume.close()
-    (directory / "catalog" / "data.mdb").write_bytes(b"not LMDB" * 10_000)
+    (directory / "identity.json").write_bytes(b"not JSON")
     before = sorted(os.listdir(directory))
     result, lines = checked(directory, repair=True)
     assert (result.problems, result.mended) == (1, 0)
-    assert "catalog" in lines[0]
+    assert "identity" in lines[0]
     assert sorted(os.listdir(directory)) == before
 
 
@@ -428,3 +429,72 @@ def test_lost_and_found_is_for_root_alone(damaged: Writer) -> None:
     lost = mended.inode(mended.catalog.entry(ROOT_INODE, b"lost+found").inode)
     assert stat.S_IMODE(lost.mode) == 0o700
     mended.volume.close()
+
+
+# --- a catalog that cannot be read ------------------------------------------------------------------------
+
+
+def destroy_catalog(writer: Writer) -> Path:
+    writer.volume.close()
+    directory = writer.volume.directory
+    (directory / "catalog" / "data.mdb").write_bytes(b"nothing that LMDB ever wrote" * 1000)
+    return directory
+
+
+def tree_of(volume: Volume) -> dict[bytes, InodeNumber]:
+    """Names of the root directory, and their inodes."""
+    return {name: entry.inode for _, name, entry in volume.catalog.listing(ROOT_INODE, 0, 1000)}
+
+
+def test_a_catalog_is_made_again_from_a_whole_journal(damaged: Writer) -> None:
+    def without_own(volume: Volume) -> list[object]:
+        return [row for row in rows_of(volume) if row[1] not in (b"number", b"journal_number", b"time_ns")]
+
+    before = without_own(damaged.volume)
+    directory = destroy_catalog(damaged)
+    result, lines = checked(directory, repair=False)
+    assert (result.left, len(lines)) == (1, 1)
+    result, lines = checked(directory, repair=True)
+    assert (result.mended, result.left) == (1, 0), lines
+    assert "no name is lost" in lines[1]
+    assert checked(directory, repair=False)[0].problems == 0
+    volume = Volume.open(directory)
+    assert without_own(volume) == before
+    assert volume.identity.compare_all
+    assert list(directory.glob("lost-catalog"))
+    volume.close()
+
+
+def test_without_the_journal_files_are_found_by_inode_number(damaged: Writer) -> None:
+    damaged.volume.commit()
+    damaged.volume.journal.restart(damaged.volume.number)
+    damaged.create(b"later")
+    put(damaged, (Table.META, b"generations", b"line"))
+    directory = destroy_catalog(damaged)
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    assert any("lost+found" in line for line in lines)
+    assert checked(directory, repair=False)[0].problems == 0
+    volume = Volume.open(directory)
+    tree = tree_of(volume)
+    assert set(tree) == {b"later", b"lost+found"}
+    found = {name: entry.inode for _, name, entry in volume.catalog.listing(tree[b"lost+found"], 0, 10)}
+    assert found[b"#%d" % FILE] == FILE
+    assert volume.read(FILE, 0, 100) == b"0123456789"
+    assert volume.catalog.meta(b"generations") is None, "another line: it must not overwrite its peer"
+    volume.close()
+
+
+def test_a_backup_asks_for_a_complete_copy(tmp_path: Path) -> None:
+    directory = tmp_path / "volume"
+    Volume.create(directory, msgspec.structs.replace(IDENTITY, role="backup"))
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"file")
+    writer.write(inode, 0, b"content")
+    destroy_catalog(writer)
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    volume = Volume.open(directory)
+    assert not volume.identity.complete
+    assert volume.images.size(inode) == 7, "what is the same need not travel again"
+    volume.close()

@@ -1,0 +1,59 @@
+"""Space: how much a volume may still take, so that a full disk never meets it in the middle of something.
+
+Some of the disk is kept in reserve. Changes that need room are refused while they would reach into
+it; the journal, the catalog and everything that removes live on it, so files can be deleted, cut and
+renamed on a full disk. Asking the disk costs a system call, so an answer is good for half of the room
+that it found; whoever else writes to the disk meanwhile takes from the reserve.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fusemirror.change import AnyChange, WriteChange
+from fusemirror.limits import (
+    SPACE_ANSWER_BYTES_MAX,
+    SPACE_PER_CHANGE_BYTES,
+    SPACE_RESERVE_BYTES_MAX,
+    SPACE_RESERVE_INODES,
+    SPACE_RESERVE_PART,
+    WRITE_BYTES_MAX,
+)
+
+
+def space_of(change: AnyChange) -> int:
+    """The most that a change takes from the disk, in bytes. Both hosts count the same."""
+    return SPACE_PER_CHANGE_BYTES + (change.length if type(change) is WriteChange else 0)
+
+
+class Space:
+    """The room of one volume above its reserve."""
+
+    def __init__(self, directory: Path, statvfs: Callable[[Path], os.statvfs_result]) -> None:
+        self._directory = directory
+        self._statvfs = statvfs
+        self._left = 0  # of the last answer
+        self.short = False
+        """Whether a large write had no room any more, as of the last answer."""
+
+    def measure(self) -> int:
+        """The room above the reserve in bytes, 0 where there is none. OSError."""
+        found = self._statvfs(self._directory)
+        room = found.f_bavail * found.f_frsize - reserve_bytes(found)
+        if found.f_files and found.f_favail < SPACE_RESERVE_INODES:
+            room = 0  # each image takes an inode; filesystems that make them as needed say 0 of 0
+        self.short = room < WRITE_BYTES_MAX
+        self._left = min(room // 2, SPACE_ANSWER_BYTES_MAX)
+        return max(room, 0)
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there is room for so much; it then counts as taken. OSError."""
+        if size_bytes > self._left and size_bytes > self.measure():
+            return False
+        self._left -= size_bytes
+        return True
+
+
+def reserve_bytes(found: os.statvfs_result) -> int:
+    """What is kept free of a disk: enough for the journal, a commit of the catalog, and to delete."""
+    return min(found.f_blocks * found.f_frsize // SPACE_RESERVE_PART, SPACE_RESERVE_BYTES_MAX)

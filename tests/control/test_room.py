@@ -1,0 +1,101 @@
+"""Room: which operations a full disk refuses, at a primary alone; all others go through."""
+
+import errno
+
+import pytest
+
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.room import space_needed
+from fusemirror.errors import DiskStopped, OperationFailed
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.operations import (
+    AnyOperation,
+    Create,
+    Link,
+    RemoveDirectory,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+    Write,
+)
+from fusemirror.volume.volume import Volume
+from tests.filesystem.conftest import unit
+from tests.volume.conftest import directory, volume
+from tests.volume.test_space import Disk
+
+__all__ = ["directory", "unit", "volume"]
+
+FILE = InodeNumber(2)
+DONE: list[AnyOperation] = [
+    SetAttributes(FILE, size=1),
+    SetAttributes(FILE, size=1 << 40),
+    SetAttributes(FILE, mode=0o600),
+    Rename(ROOT_INODE, b"file", ROOT_INODE, b"other"),
+    RemoveXattr(FILE, b"user.a"),
+    RemoveDirectory(ROOT_INODE, b"directory"),
+    Unlink(ROOT_INODE, b"file"),
+]
+REFUSED: list[tuple[AnyOperation, bytes]] = [
+    (Create(ROOT_INODE, b"new", 0o100644, 0, 0), b""),
+    (Link(FILE, ROOT_INODE, b"new"), b""),
+    (SetXattr(FILE, b"user.b", b"value"), b""),
+    (Write(FILE, 0, append=True), b"more"),
+    (Write(FILE, 65536), b"more"),
+]
+
+
+@pytest.fixture
+async def full(unit: PrimaryUnit, volume: Volume) -> PrimaryUnit:
+    """A primary with a file, a directory and an attribute, whose disk is full by now."""
+    await unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    await unit.perform(Create(ROOT_INODE, b"directory", 0o040755, 0, 0))
+    await unit.perform(SetXattr(FILE, b"user.a", b"value"))
+    await unit.perform(Write(FILE, 0), b"content")
+    disk = Disk(1 << 30)
+    disk.free_bytes = 0
+    volume.space._statvfs = disk.statvfs
+    volume.space.measure()
+    return unit
+
+
+@pytest.mark.parametrize("operation", DONE, ids=repr)
+async def test_what_frees_or_needs_no_room_is_done(full: PrimaryUnit, operation: AnyOperation) -> None:
+    assert space_needed(operation, 0) == 0
+    before = full.volume.number
+    await full.perform(operation)
+    assert full.volume.number > before
+
+
+@pytest.mark.parametrize(("operation", "data"), REFUSED, ids=repr)
+async def test_what_needs_room_is_refused_and_changes_nothing(
+    full: PrimaryUnit, operation: AnyOperation, data: bytes
+) -> None:
+    before = full.volume.number
+    with pytest.raises(OperationFailed) as raised:
+        await full.perform(operation, data)
+    assert raised.value.errno == errno.ENOSPC
+    assert full.volume.number == before
+
+
+async def test_bytes_that_are_there_are_overwritten(full: PrimaryUnit) -> None:
+    await full.perform(Write(FILE, 0), b"CONTENT")
+    assert await full.read(FILE, 0, 10) == b"CONTENT"
+
+
+async def test_after_an_error_of_the_disk_everything_gets_a_check_report(
+    unit: PrimaryUnit, volume: Volume
+) -> None:
+    await unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    volume.health.note(OSError(errno.EIO, "broken"))
+    for attempt in (
+        unit.perform(Write(FILE, 0), b"x"),
+        unit.read(FILE, 0, 1),
+        unit.lookup(ROOT_INODE, b"file"),
+        unit.flush(FILE),
+        unit.listing(ROOT_INODE, 0, 10),
+    ):
+        with pytest.raises(DiskStopped, match="broken"):
+            await attempt
+    assert unit.status()["disk"]["failure"]
