@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from tests.bench import jobs, scaling, systems
+from tests.bench import jobs, modes, scaling, systems
 from tests.bench.jobs import Job, Scale
 from tests.bench.memory import watched
 from tests.bench.report import Report
@@ -52,6 +52,7 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 )
 @click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
 @click.option("--million", is_flag=True, help="Instead: start-up and lookups with 1,000,000 files.")
+@click.option("--modes", "by_mode", is_flag=True, help="Instead: the modes, as ratios to synchronous.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all here.")
 @click.option(
     "--directory",
@@ -66,6 +67,7 @@ def main(
     wanted: tuple[str, ...],
     memory: bool,
     million: bool,
+    by_mode: bool,
     json_file: Path | None,
     directory: Path | None,
 ) -> None:
@@ -82,6 +84,10 @@ def main(
         if memory or million:
             found = scaling.memory_of_many(Path(base)) if memory else scaling.start_up(Path(base))
             show(found, json_file)
+            return
+        if by_mode:
+            selected = [jobs.JOBS[name] for name in chosen or modes.JOBS]
+            print(modes.table(modes.measure(Path(base), selected, scale), selected))
             return
         selected = [jobs.JOBS[name] for name in chosen or jobs.JOBS]
         report = measure(Path(base), names, selected, scale)

@@ -43,7 +43,7 @@ class Report:
         """Figures by system, then the ratios to the others, with the floors that were set."""
         absolute = [["", "", *self.systems], *([*self._line(figure)] for figure in self.figures)]
         blocks = [absolute, *(self._ratio_rows(system) for system in MEASURED), self._memory_rows()]
-        return "\n\n".join([self._title(), *("\n".join(_aligned(block)) for block in blocks if block)])
+        return "\n\n".join([self._title(), *("\n".join(aligned(block)) for block in blocks if block)])
 
     def _title(self) -> str:
         facts, rounds, seconds = machine(), self.scale["rounds"], self.scale["seconds"]
@@ -117,7 +117,7 @@ def machine() -> dict[str, str | int]:
     return {"cpus": os.cpu_count() or 0, "kernel": platform.release(), "python": platform.python_version()}
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, the first to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -39,13 +39,14 @@ def fusemirror(directory: Path) -> Iterator[tuple[System, System]]:
     with TwoHosts(directory) as hosts:
         hosts.create_and_join()
         hosts.mount()
-        yield _seen_from(hosts.primary, "primary"), _seen_from(hosts.backup, "backup")
+        yield seen_from(hosts.primary, "primary"), seen_from(hosts.backup, "backup")
         hosts.umount()
         for warning in hosts.unexpected_warnings():
             print(f"bench: {warning}", file=sys.stderr)
 
 
-def _seen_from(host: Host, name: str) -> System:
+def seen_from(host: Host, name: str) -> System:
+    """The mount of a host as a system, with a directory of its own."""
     work = host.mountpoint / name
     work.mkdir()
     return System(name, work, lambda: [host.pid])
