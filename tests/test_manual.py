@@ -128,6 +128,20 @@ def test_every_mount_option_is_in_its_page() -> None:
     assert {*FUSE_OPTIONS, *IGNORED_OPTIONS, *REFUSED_OPTIONS} <= documented
 
 
+def test_the_table_of_the_source_names_modules_that_are_there() -> None:
+    rows = re.findall(r"^([^|\n]+)\|T{\n(.+):$", section(text_of("fusemirror.7"), "THE SOURCE"), re.M)
+    elements = {element: names.split(", ") for element, names in rows}
+    named = [name for names in elements.values() for name in names]
+    assert all((CHECKOUT / "fusemirror" / name).is_file() for name in named), named
+    told = " ".join(elements)
+    for element in (101, 102, 202, 203, 301, 302, 601, 602, 603, *(f"JOB{number}" for number in range(1, 6))):
+        assert re.search(rf"\b{element}\b", told), element
+    figures: set[int] = set()
+    for first, _, last in re.findall(r"(?<=[ ,(])(\d+)(-(\d+))?(?=[,;) ])", told + " "):
+        figures.update(range(int(first), int(last or first) + 1))
+    assert {*range(3, 10), *range(11, 18), 19, 20} <= figures
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man")
 def test_a_page_is_good_roff(page: Path) -> None:
