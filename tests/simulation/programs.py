@@ -118,7 +118,7 @@ class Program:
             self._name, target, name, *arguments, host=host.name, early=early and host.acknowledges_early
         )
         self._world.trace(f"ask {operation}")
-        fenced = _is_fenced(host)
+        fenced, began = _is_fenced(host), trio.current_time()
         try:
             result = await call(operation)
         except OperationFailed as error:
@@ -132,10 +132,18 @@ class Program:
         if host.disk.dead:
             result = DOUBT
         self._history.end(operation, result)
+        self._expect_bounded(trio.current_time() - began)
         if fenced and not host.disk.dead and _is_fenced(host) and result != DOUBT:
             assert operation.changes_nothing, f"{operation} succeeded behind the fence"
         self._world.trace(f"told #{operation.index} {short(result)}")
         return result
+
+    def _expect_bounded(self, took_s: float) -> None:
+        """No call waits for ever (G8), unless its process is paused: each of its waits has a setting."""
+        options = self._world.options
+        if not any(fault.startswith("pause") for fault in options.faults):
+            limit_s = 3 * (options.io_timeout + options.peer_timeout)
+            assert took_s <= limit_s, f"a call took {took_s:g} s, and may take {limit_s:g}"
 
     # --- content --------------------------------------------------------------------------------------
 
