@@ -111,6 +111,9 @@ class Roles(ControlUnit):
     def shown(self, inode: Inode) -> Inode:
         return self.unit.shown(inode)
 
+    def modes_in_effect(self) -> dict[str, str]:
+        return self.unit.modes_in_effect()
+
     def configure(self, settings: Settings) -> None:
         self._settings = settings
         self.unit.configure(settings)
