@@ -38,6 +38,8 @@ class Trouble:
                 self._world.faults[kind] += 1
                 fault, *whose = kind.split()
                 hosts = [host for host in self._world.hosts if {host.role, "both"}.intersection(whose)]
+                if whose and not hosts:
+                    continue  # the roles are being exchanged, and nobody has this one
                 if fault in _LINE_FAULTS:
                     nursery.start_soon(self._trouble_line, fault, hosts)
                 elif fault == "hold":
