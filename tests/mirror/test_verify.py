@@ -1,5 +1,6 @@
 """Verify finds each kind of difference and names it, and reports none that is not one."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -125,6 +126,37 @@ async def test_one_row_among_many_is_singled_out(pair: Pair) -> None:
         "catalog: directory 1, name '0300'",
         "catalog: directory 1, name '0515'",
     ]
+
+
+async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million of them once kept the heartbeats back until the peer held the primary dead."""
+    unit = pair.primary.unit
+    for index in range(2 * ROWS_PER_MESSAGE + 20):
+        await unit.perform(Create(ROOT_INODE, b"%04d" % index, 0o100644, 0, 0))
+    turns, catalog = 0, unit.volume.catalog
+    read_in_turn: list[int] = []
+    rows = catalog.rows
+
+    def recorded(table: Table, after: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+        if table is Table.INODES:
+            read_in_turn.append(turns)
+        return rows(table, after, count)
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(catalog, "rows", recorded)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await unit.verify()
+        while (await unit.verify_report())["running"]:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert len(read_in_turn) >= 9, "measured, compared as rows and as images"
+    assert max(Counter(read_in_turn).values()) <= 2, "one part's last look and the next one's first"
 
 
 async def test_changes_of_both_hosts_meanwhile_are_no_differences(pair: Pair) -> None:
