@@ -15,6 +15,7 @@ XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX
 LINKS_MAX = 65_000  # ext4's; programs that probe for EMLINK expect one
 FILE_BYTES_MAX = (1 << 63) - 1  # off_t
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # the years 1677 to 2262, in an inode's row
 
 # --- image files ----------------------------------------------------------------------------------
 WRITE_BYTES_MAX = MIB  # the most that the kernel hands over in one FUSE write (256 pages)

@@ -21,6 +21,8 @@ from fusemirror.limits import (
     LINKS_MAX,
     NAME_BYTES_MAX,
     SYMLINK_BYTES_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
@@ -306,6 +308,11 @@ def _exchange(draft: Draft, operation: Rename, moved: Inode, other: Inode) -> De
     return draft.decision(moved.number)
 
 
+def nearest_time(time_ns: int) -> int:
+    """The time itself, or the first or last that an inode can hold, as Linux does it (utimensat(2))."""
+    return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
 def _set_attributes(draft: Draft, operation: SetAttributes) -> Decision:
     inode = draft.inode(operation.inode)
     if operation.mode is not None:
@@ -314,10 +321,14 @@ def _set_attributes(draft: Draft, operation: SetAttributes) -> Decision:
         if access is not None:
             changed = acl.after_chmod(acl.parse(access), inode.mode)
             draft.put_xattr(inode.number, acl.ACCESS, acl.encode(changed))
-    for field in ("uid", "gid", "atime_ns", "mtime_ns"):
+    for field in ("uid", "gid"):
         value = getattr(operation, field)
         if value is not None:
             setattr(inode, field, value)
+    for field in ("atime_ns", "mtime_ns"):
+        time_ns = getattr(operation, field)
+        if time_ns is not None:
+            setattr(inode, field, nearest_time(time_ns))
     inode.ctime_ns = draft.time_ns
     return draft.decision(inode.number)
 

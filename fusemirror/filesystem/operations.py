@@ -18,6 +18,7 @@ from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
 from fusemirror.control import acl
+from fusemirror.control.deciding import nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
@@ -212,8 +213,9 @@ class Operations(pyfuse3.Operations):
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            # Here, too: a number of more than 64 bits does not travel.
+            atime_ns=nearest_time(attr.st_atime_ns) if fields.update_atime else None,
+            mtime_ns=nearest_time(attr.st_mtime_ns) if fields.update_mtime else None,
         )
         return self._entry(_there(await self._unit.perform(operation)))
 

@@ -412,6 +412,12 @@ def test_what_is_made_in_a_directory_inherits_its_default_list(decider: Decider)
     assert decider.catalog.xattrs(link) == []
 
 
+def test_a_time_that_no_inode_can_hold_becomes_the_nearest(decider: Decider) -> None:
+    file = decider.create(b"file", FILE)
+    decider.do(SetAttributes(file, atime_ns=-(1 << 70), mtime_ns=1 << 70))
+    assert (decider.inode(file).atime_ns, decider.inode(file).mtime_ns) == (-(1 << 63), (1 << 63) - 1)
+
+
 def test_a_default_list_stands_in_for_the_umask(decider: Decider) -> None:
     directory = decider.create(b"dir", DIRECTORY)
     decider.do(SetXattr(directory, acl.DEFAULT, entries(7, 7, 0)))

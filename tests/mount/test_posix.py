@@ -272,6 +272,9 @@ def test_every_attribute_is_set(mine: Path, theirs: Path) -> None:
         os.utime(path, ns=times)
         found = (theirs / "file").stat()
         assert (found.st_atime_ns, found.st_mtime_ns) == times
+    os.utime(path, (-(1 << 40), 1 << 40))  # seconds, that are more nanoseconds than 64 bits hold
+    found = (theirs / "file").stat()
+    assert (found.st_atime_ns, found.st_mtime_ns) == (-(1 << 63), (1 << 63) - 1)
     os.lchown(path, 0, 0)
     os.utime(path)
     assert (theirs / "file").stat().st_mtime_ns > 1_700_000_000_000_000_000
