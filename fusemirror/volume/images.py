@@ -65,13 +65,21 @@ class Images:
         os.utime(descriptor, ns=(time_ns, time_ns))
 
     def truncate(self, inode: InodeNumber, size: int, time_ns: int) -> None:
-        """On return the image is `size` bytes long and both its times are `time_ns`. OSError."""
+        """On return the image is `size` bytes long and both its times are `time_ns`. OSError.
+
+        Where a full disk refuses the times, they are the old ones.
+        """
         descriptor = self._descriptor(inode, create=size > 0)
         if descriptor is not None:
             self._serial += 1
             self.dirty[inode] = self._serial
             os.ftruncate(descriptor, size)
-            os.utime(descriptor, ns=(time_ns, time_ns))
+            try:
+                os.utime(descriptor, ns=(time_ns, time_ns))
+            except OSError as error:
+                # What was cut cannot be taken back: it is done, and recovery knows it without the times.
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
 
     def cut(self, inode: InodeNumber, size: int) -> None:
         """Take away what a write that failed left behind `size`; times stay as they are. OSError."""

@@ -17,7 +17,8 @@ from unittest import mock
 
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFull
+from fusemirror.volume import check as check_module
 from fusemirror.volume import durable, images, journal, regions
 from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
@@ -206,7 +207,7 @@ def _commit(method: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             catalog.flush_touched()
             catalog._txn.abort()
-            raise DiskFailed(catalog._directory, error) from error
+            raise DiskFull(catalog._directory, error) from error
         method(catalog, *args)
 
     return commit
@@ -217,7 +218,7 @@ def _store(method: Callable[..., None]) -> Callable[..., None]:
         try:
             step("store")
         except OSError as error:
-            raise DiskFailed(volume._directory, error) from error
+            raise DiskFull(volume._directory, error) from error
         method(volume, *args)
 
     return store
@@ -248,6 +249,7 @@ def counted_steps() -> Iterator[None]:
         (shutil, "rmtree", _counted("rmtree", shutil.rmtree)),
         (images, "sync_filesystem", _sync_filesystem),
         (volume_module, "boot_id", boot_id),
+        (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here
         (Catalog, "__init__", _opened(Catalog)),
         (Catalog, "commit", _commit(Catalog.commit)),
         (Catalog, "commit_unfinished", _commit(Catalog.commit_unfinished)),
