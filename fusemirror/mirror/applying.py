@@ -347,7 +347,7 @@ class Applier:
         error, number = 0, ChangeNumber(0)
         try:
             number = await self.volume.make_durable()
-            self.volume.commit()
+            self.volume.end_checkpoint(message.checkpoint)
             self.volume.trim(message.durable)
         except (OSError, DiskFailed) as failed:
             log.error("checkpoint: %s", failed)

@@ -665,6 +665,8 @@ class Mirror:
 
         Those of what is out of sync at this place of the stream stay: they are what a crash leaves of it.
         """
+        number = self.volume.checkpoint_begun + 1
+        self.volume.begin_checkpoint(number)
         epoch = self.volume.regions.rotate()
         keep = self.out_of_sync.marks()
         durable = self.volume.journal.durable_number
@@ -673,13 +675,14 @@ class Mirror:
         def question(given: int) -> Checkpoint:
             nonlocal token
             token = given
-            return Checkpoint(given, ChangeNumber(durable))
+            return Checkpoint(given, ChangeNumber(durable), number)
 
         reply = stream.ask(question)
         await self.volume.make_durable()
         answer = await reply.wait()
         if answer.errno:
             raise ConnectionLost(stream.session.peer_name, f"its checkpoint failed with errno {answer.errno}")
+        self.volume.end_checkpoint(number)
         self.volume.drop_marks(epoch, keep)
         # From here on the marks say what must be compared, so that an interrupted resync goes on.
         self.volume.update_identity(compare_all=False)

@@ -34,6 +34,8 @@ class History(msgspec.Struct, frozen=True, array_like=True):
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # after a power cut or a repair every image and row is suspect
     number: ChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
+    checkpoint_begun: int = 0  # the last checkpoint of the pair that it heard of
+    checkpoint: int = 0  # the last one up to which it is durable
 
 
 class Claim(NamedTuple):
@@ -189,10 +191,13 @@ class FlushImage(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False)
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
-    """Make everything up to this place of the stream durable. `durable` is what the primary has so."""
+    """Make everything up to this place of the stream durable, and keep the number of the checkpoint with it.
+    `durable` is what the primary has so.
+    """
 
     token: int
     durable: ChangeNumber
+    checkpoint: int = 0  # counts those of the pair, over all processes
 
 
 class ForgetMarks(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):

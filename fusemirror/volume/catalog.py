@@ -8,8 +8,9 @@
 
 Rows of META are the generations (`mirror/histories.py`) and reservations (`reservations.py`).
 A cookie names an entry in a listing for ever: it grows with time, is given by the primary, and is
-below 2**62. The names `number`, `journal_number`, `next_inode` and `time_ns` of META say where this
-volume stands; they are the catalog's own, written at each commit and shown to nobody.
+below 2**62. The names `number`, `journal_number`, `next_inode`, `time_ns`, `checkpoint_begun` and
+`checkpoint` of META say where this volume stands; they are the catalog's own, written at each commit and
+shown to nobody.
 
 Two tables are derived from the others and are not rows of any change:
 
@@ -53,7 +54,7 @@ _TYPES = frozenset((1, 2, 4, 6, 8, 10, 12))  # fifo, character, directory, block
 _COOKIES = 1 << 62
 _BEFORE_FIRST = ChangeNumber(0)
 
-_OWN_META = ("number", "journal_number", "next_inode", "time_ns")
+_OWN_META = ("number", "journal_number", "next_inode", "time_ns", "checkpoint_begun", "checkpoint")
 INODES_FROM_KEY = b"inodes_from"
 """A row of META: new inodes have this number (u64, big endian) or a higher one."""
 _OWN_META_KEYS = frozenset(name.encode() for name in _OWN_META)
@@ -136,6 +137,7 @@ class Catalog:
     number: ChangeNumber  # all three as of the last commit
     journal_number: ChangeNumber
     time_ns: int
+    checkpoints: tuple[int, int]  # the last that was begun with the peer, and the last that was ended
     changes_since_commit: int
     reservations: dict[InodeNumber, Reservation]  # as the rows of META have them
     _next_inode: int
@@ -337,7 +339,7 @@ class Catalog:
         DiskFailed: nothing since the last commit is in the catalog; see `rollback`.
         """
         self.flush_touched()
-        place = (number, journal_number, self._next_inode, time_ns)
+        place = (number, journal_number, self._next_inode, time_ns, *self.checkpoints)
         try:
             for name, value in zip(_OWN_META, place, strict=True):
                 self._txn.put(name.encode(), _NUMBER.pack(value), db=self._meta)
@@ -346,7 +348,7 @@ class Catalog:
             raise self._failure(error) from error
         self._begin()
         self._flushed.clear()
-        self.number, self.journal_number, _, self.time_ns = place
+        self.number, self.journal_number, self.time_ns = number, journal_number, time_ns
         self.changes_since_commit = 0
 
     def commit_unfinished(self) -> None:
@@ -460,6 +462,7 @@ class Catalog:
         self.number = ChangeNumber(self._own_meta("number") or 0)
         self.journal_number = ChangeNumber(self._own_meta("journal_number") or 0)
         self.time_ns = self._own_meta("time_ns") or 0
+        self.checkpoints = (self._own_meta("checkpoint_begun") or 0, self._own_meta("checkpoint") or 0)
         self._next_inode = self._own_meta("next_inode") or 2
         self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
         self._load_reservations()

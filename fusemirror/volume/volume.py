@@ -502,6 +502,32 @@ class Volume:
         kept = JOURNAL_SEGMENT_BYTES if self.space.short else JOURNAL_BYTES_MAX
         self.journal.trim(held, keep_bytes=kept)
 
+    @property
+    def checkpoint_begun(self) -> int:
+        """The last checkpoint with the peer that this volume knows of; it may not have come to its end."""
+        return self.catalog.checkpoints[0]
+
+    @property
+    def checkpoint(self) -> int:
+        """The last checkpoint with the peer up to which this volume is known to be durable."""
+        return self.catalog.checkpoints[1]
+
+    def begin_checkpoint(self, checkpoint: int) -> None:
+        """On return it is durably known that a checkpoint began. DiskFailed, OSError."""
+        self._set_checkpoints(checkpoint, self.checkpoint)
+
+    def end_checkpoint(self, checkpoint: int) -> None:
+        """On return it is durably known that this volume is durable up to a checkpoint. DiskFailed, OSError.
+
+        So a volume that was put back from an older copy can be told from one that is as its peer left it.
+        """
+        self._set_checkpoints(checkpoint, checkpoint)
+
+    def _set_checkpoints(self, begun: int, ended: int) -> None:
+        self.catalog.checkpoints = begun, ended
+        self.catalog.changes_since_commit += 1
+        self.commit()
+
     @noting
     def drop_marks(self, epoch: int, keep: Marks | None = None) -> None:
         """Forget the marks of `regions.rotate()` and before: both volumes hold durably what they stood for,
