@@ -11,7 +11,7 @@ from typing import Any
 DOUBT = "doubt"
 """The result of an operation that was never answered, or got a check report: done wholly, or not at all."""
 
-_OBSERVERS = frozenset({"get", "listing", "lookup", "nlink", "read", "size"})
+_OBSERVERS = frozenset({"flush", "get", "listing", "lookup", "nlink", "read", "size"})
 
 Target = tuple[str, int]
 """What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG)."""
@@ -62,6 +62,7 @@ class History:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
+        self.loss: Operation | None = None
         self._order = itertools.count()
 
     @property
@@ -86,6 +87,13 @@ class History:
     def now(self) -> int:
         """A place in the order."""
         return next(self._order)
+
+    def lose_power(self) -> None:
+        """From here on what was not durable may be gone."""
+        self.loss = Operation(
+            0, "the world", ("power", 0), "loss", (), next(self._order), next(self._order), ""
+        )
+        self.loss.seen = self.loss.ended
 
     def settle(self, host: str, target: Target | None, before: int) -> None:
         """What ended on a host before that place is from now on seen on the other too."""

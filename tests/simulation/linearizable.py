@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from tests.simulation.history import DOUBT, Operation, short
-from tests.simulation.model import Model, State
+from tests.simulation.model import Model, State, left_by_loss
 
 _STATES_MAX = 20_000
 
@@ -79,6 +79,10 @@ class _Search:
         if done & self._answered == self._answered:
             yield done, state
         for bit, operation in self._next(done):
+            if operation.name == "loss":
+                for left in left_by_loss(state):
+                    yield done | bit, left
+                continue
             after = self._model(state, operation)
             if after is not None and (after != state or operation.result != DOUBT):
                 yield done | bit, after

@@ -81,8 +81,36 @@ _CONTENT: dict[str, Callable[..., tuple[bytes, object]]] = {
     "append": lambda state, data: (state + data, ANY),
     "truncate": lambda state, size: (state[:size].ljust(size, b"\0"), ANY),
     "read": lambda state, offset, length: (state, state[offset : offset + length]),
+    "flush": lambda state: (state, b""),
     "size": lambda state: (state, len(state)),
 }
+
+
+# --- a loss of power ------------------------------------------------------------------------------------
+
+
+class Lossy:
+    """A model of what the journal keeps, for hosts that may lose their power.
+
+    A state is what is there, with all that was there since the last flush: the beginnings that may be left.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, state: tuple[State, tuple[State, ...]], operation: Operation) -> State | None:
+        now, past = state
+        if operation.name == "flush":
+            return (now, (now,)) if operation.result == b"" else state
+        after = self._model(now, operation)
+        if after is None:
+            return None
+        return (after, past if after in past else (*past, after))
+
+
+def left_by_loss(state: tuple[State, tuple[State, ...]]) -> list[State]:
+    """What may be there after the loss, of a state of `Lossy`."""
+    return [(left, (left,)) for left in state[1]]
 
 
 # --- names --------------------------------------------------------------------------------------------

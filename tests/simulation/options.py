@@ -86,6 +86,10 @@ LOSES_MEMORY = frozenset({"kill backup", "kill both", "stop backup", "power back
 """The same where it is staged in memory only."""
 
 
+FINALES = ("", "", "", "power primary", "power both", "flip image", "flip row")
+"""What happens once, in the end: power that goes in the middle of the work, or a bit that flips after it."""
+
+
 class Options(msgspec.Struct, frozen=True):
     """Times in seconds. Up to `fault_count` faults are drawn, on average every `fault_interval`.
 
@@ -116,6 +120,7 @@ class Options(msgspec.Struct, frozen=True):
     kill_in_step: float
     small_limits: bool
     hurry: int
+    finale: str = ""
     acknowledge: tuple[str, str] = ("sync", "sync")  # at the primary, at the backup
     communication: str = "lmdb"
 
@@ -125,7 +130,7 @@ class Options(msgspec.Struct, frozen=True):
 
     @property
     def power_goes(self) -> bool:
-        return any(fault.startswith("power") for fault in self.faults)
+        return any(fault.startswith("power") for fault in (*self.faults, self.finale))
 
     def __str__(self) -> str:
         return " ".join(f"{name}={_text(getattr(self, name))}" for name in self.__struct_fields__)
@@ -144,8 +149,11 @@ def draw_options(random: Random) -> Options:
         faults += tuple(fault for fault in ("toggle primary", "toggle backup") if random.random() < 0.5)
         lost = LOSES_PENDING | LOSES_MEMORY if communication == "memory" else LOSES_PENDING
         faults = tuple(fault for fault in faults if fault not in lost)
+    finale = random.choice(FINALES)
+    if "async" in acknowledge and finale.startswith("power"):
+        finale = ""
     return msgspec.structs.replace(
-        options, acknowledge=acknowledge, communication=communication, faults=faults
+        options, acknowledge=acknowledge, communication=communication, faults=faults, finale=finale
     )
 
 

@@ -81,7 +81,7 @@ class Program:
         self._atlas = atlas
         self._name = name
         self._random = Random(f"{world.random.random()} {name}")
-        self._left = operation_count
+        self.left = operation_count
         self.done = trio.Event()
         self._names = [b"n%d" % index for index in range(world.options.names)]
         self._kinds = world.options.kinds
@@ -90,11 +90,11 @@ class Program:
             self._kinds = looks  # it is not stopped by what stops changes, and sees more of what is old
 
     async def run(self, host: SimulatedHost) -> None:
-        while self._left and not host.stopping.is_set():
+        while self.left and not host.stopping.is_set():
             await self._pause()
-            self._left -= 1
+            self.left -= 1
             await self._anything(host)
-        if not self._left:
+        if not self.left:
             self.done.set()
 
     async def _pause(self) -> None:
@@ -299,7 +299,8 @@ class Program:
             await (host.unit.flush(inode) if durably else host.unit.settle(inode))
             return b""
 
-        if await self._ask(host, ("file", tag), "read", 0, 0, call=call) == b"":
+        name, *arguments = ("flush",) if durably else ("read", 0, 0)
+        if await self._ask(host, ("file", tag), name, *arguments, call=call) == b"":
             for kind in ("file", "mode", "xattr"):
                 self._history.settle(host.name, (kind, tag), before)
 

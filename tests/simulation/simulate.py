@@ -22,7 +22,7 @@ from fusemirror.change import Table
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
-from tests.simulation import disk, linearizable, model
+from tests.simulation import disk, finale, linearizable, model
 from tests.simulation.history import DOUBT, History, Operation, Target
 from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
@@ -130,15 +130,17 @@ class Simulation:
                 trouble = Trouble(world, nursery.start_soon)
                 async with trio.open_nursery() as troubled:
                     troubled.start_soon(trouble.run)
-                    for program in self._programs:
-                        await program.done.wait()
+                    await self._wait_for_programs()
                     troubled.cancel_scope.cancel()
+                if world.options.finale.startswith("power"):
+                    await finale.lose_power(world, self.history)
                 await self._make_peace(trouble)
                 await self._look()
                 self._judge_history()
                 await self._verify()
                 await trio.sleep(self._settle_s)
                 self._compare()
+                await finale.flip(world)
                 for host in world.random.sample(world.hosts, 2):
                     host.stop()
                     await host.ended.wait()
@@ -172,6 +174,18 @@ class Simulation:
             if await program.create(host, model.ROOT_TAG, unique, is_directory=is_directory) != DOUBT:
                 return
         raise AssertionError(f"{name!r} cannot be created")
+
+    async def _wait_for_programs(self) -> None:
+        """Until all have ended; or until the power is to go, in the middle of their work."""
+        world = self._world
+        if world.options.finale.startswith("power"):
+            wanted = world.random.randrange(sum(program.left for program in self._programs))
+            with trio.move_on_after(wanted * world.options.think_time):
+                while len(self.history.operations) < wanted:  # noqa: ASYNC110
+                    await trio.sleep(world.options.think_time / 4)
+        else:
+            for program in self._programs:
+                await program.done.wait()
 
     async def _make_peace(self, trouble: Trouble) -> None:
         world = self._world
@@ -219,6 +233,8 @@ class Simulation:
                 targets.update(_bytes_of(target, targets.pop(target)))
         for target, operations in targets.items():
             judge, initial = _model_of(target[0], directories)
+            if self.history.loss is not None:
+                judge, initial, operations = self._through_loss(target, judge, initial, operations)
             try:
                 states = linearizable.check(operations, judge, initial)
             except linearizable.TooHard as error:
@@ -227,6 +243,19 @@ class Simulation:
             except linearizable.NotLinearizable as error:
                 raise linearizable.NotLinearizable(f"{target[0]} {target[1]}: {error}") from None
             self._world.trace(f"{target[0]} {target[1]}: {len(operations)} operations, {states} states")
+
+    def _through_loss(
+        self, target: Target, judge: model.Model, initial: Any, operations: list[Operation]
+    ) -> tuple[model.Model, Any, list[Operation]]:
+        """How to judge operations before and after a loss of power."""
+        history = self.history
+        assert history.loss is not None
+        before, after = finale.parted(history, operations)
+        if target[0] == "file":
+            finale.check_flushed(before, after, stays=target[1] <= self._world.options.files + 1)
+            return judge, initial, before
+        all_of_it = [*before, *finale.flushes(history), history.loss, *after]
+        return model.Lossy(judge), (initial, (initial,)), all_of_it
 
     def _compare(self) -> None:
         _compare_volumes(*(host.unit.volume for host in self._world.hosts))
