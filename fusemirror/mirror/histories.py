@@ -147,7 +147,7 @@ def better(ours: Claim, theirs: Claim) -> Better:
         return Better.NEITHER
     found = relation(ours.history, theirs.history)
     if found is Relation.SAME:
-        return Better.EITHER
+        return _newer(ours.history, theirs.history)
     if found in (Relation.AHEAD, Relation.AHEAD_OF_TAIL, Relation.BEHIND, Relation.TAIL):
         ahead = found in (Relation.AHEAD, Relation.AHEAD_OF_TAIL)
         one, other = (ours, theirs) if ahead else (theirs, ours)
@@ -158,6 +158,17 @@ def better(ours: Claim, theirs: Claim) -> Better:
             ahead = not ahead
         return Better.OURS if ahead else Better.THEIRS
     return _chosen(ours, theirs)
+
+
+def _newer(ours: History, theirs: History) -> Better:
+    """Of two that hold the same records: one that does not know of a checkpoint that the other ended was
+    put back from an older copy, and lacks data that no record tells of.
+    """
+    if ours.checkpoint_begun < theirs.checkpoint:
+        return Better.THEIRS
+    if theirs.checkpoint_begun < ours.checkpoint:
+        return Better.OURS
+    return Better.EITHER
 
 
 def _is_whole(claim: Claim) -> bool:
@@ -261,7 +272,8 @@ def missed(primary: History, backup: History) -> Missed:
     if not whole or relation(primary, backup) not in (Relation.SAME, Relation.AHEAD):
         return Missed.CATALOG
     # After a power cut, and where the journal was trimmed or lost, rows are compared by copying them.
-    suspect = primary.compare_all or backup.compare_all
+    # So they are where the backup is older than the last checkpoint: marks that it needs have been dropped.
+    suspect = primary.compare_all or backup.compare_all or backup.checkpoint < primary.checkpoint
     held = backup.journal_number + 1 >= primary.journal_first
     return Missed.RECORDS if held and not suspect else Missed.CATALOG
 
@@ -295,6 +307,8 @@ def history_of(volume: Volume) -> History:
         complete=volume.identity.complete,
         compare_all=volume.identity.compare_all,
         number=volume.number,
+        checkpoint_begun=volume.checkpoint_begun,
+        checkpoint=volume.checkpoint,
     )
 
 

@@ -220,6 +220,12 @@ class Journal:
     # --- writing -------------------------------------------------------------------------------------
 
     def _begin_segment(self, number: ChangeNumber) -> _Segment:
+        # Or a power cut could leave the new one behind one that is torn: only the last may be.
+        try:
+            self._seams.fdatasync(self._descriptor)
+        except OSError as error:
+            self._failed = str(error)
+            raise DiskFailed(self._volume, error) from error
         segment = self._create_segment(self.last_number + 1, 0)
         descriptor = os.open(segment.path, _APPEND)
         self._names_unsynced = True

@@ -413,6 +413,25 @@ BRINGING_UP = {
 }
 
 
+def checkpointed(ended: int, begun: int = 0) -> History:
+    """One that holds the same records as all others here."""
+    return msgspec.structs.replace(history(A, last=9), checkpoint=ended, checkpoint_begun=max(begun, ended))
+
+
+def test_a_backup_that_was_put_back_from_an_older_copy_is_compared() -> None:
+    """It knows all records, but marks of what it lacks were dropped at the checkpoint after the copy."""
+    assert missed(checkpointed(7), checkpointed(6)) is Missed.CATALOG
+    assert missed(checkpointed(7), checkpointed(7)) is Missed.RECORDS
+    assert missed(checkpointed(6, begun=7), checkpointed(7)) is Missed.RECORDS, "killed before it heard of it"
+
+
+def test_a_primary_that_was_put_back_from_an_older_copy_gives_way() -> None:
+    old, new = claim(P, checkpointed(6)), other(S, checkpointed(7))
+    assert (meet(old, new), meet(new, old)) == (Step.GIVE_WAY, Step.WAIT)
+    killed = claim(P, checkpointed(6, begun=7))
+    assert (meet(killed, new), meet(new, killed)) == (Step.LINK, Step.LINK)
+
+
 @pytest.mark.parametrize(("primary", "backup", "what"), BRINGING_UP.values(), ids=BRINGING_UP)
 def test_a_backup_gets_what_it_lacks(primary: History, backup: History, what: Missed) -> None:
     assert missed(primary, backup) is what

@@ -131,6 +131,7 @@ def _flip_row(host: SimulatedHost, world: World) -> Flipped:
 
     def put(row: bytes) -> None:
         catalog._txn.put(key, row, db=catalog._tables[table])
+        catalog.changes_since_commit += 1
 
     put(bytes(flipped))
     return f" {key_inode(key)}", lambda: put(value)

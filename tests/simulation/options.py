@@ -67,6 +67,7 @@ FAULTS = (
     "full backup",
     "full both",
     "power backup",
+    "restore backup",
     "replace backup",
     "switch primary",
     "switch backup",

@@ -277,6 +277,18 @@ def test_what_a_killed_process_left_is_synced_before_it_is_called_durable(tmp_pa
     journal.close()
 
 
+def test_a_segment_is_begun_only_behind_one_that_is_durable(tmp_path: Path) -> None:
+    """Or a power cut could leave a torn one that is not the last."""
+    synced: list[str] = []
+    journal = opened(
+        tmp_path,
+        Seams(fdatasync=lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))),
+    )
+    fill_segments(journal, 3)
+    assert synced == [*map(str, sorted(tmp_path.glob("*.log"))[:-1])]
+    journal.close()
+
+
 def test_a_sync_that_failed_is_never_taken_back(tmp_path: Path) -> None:
     failures = iter([OSError(errno.EIO, "lost")])
 
