@@ -218,9 +218,10 @@ class Trouble:
         if fault in ("stop", "restore", "replace"):
             host.stop()
         else:
-            await self._kill(host, host.power_off if fault == "power" else host.kill)
+            await self._kill(host, lambda: self._end_at_once(host, fault))
         await host.ended.wait()
-        self._change_disk(host, fault)
+        if self._is_spare(host):
+            self._change_disk(host, fault)
         await trio.sleep(self._outage_s())
         self._start(host)
         if self._random.random() < self._world.options.kill_in_step / 3:
@@ -228,6 +229,17 @@ class Trouble:
             if host.disk.dead:
                 await host.ended.wait()
                 self._start(host)
+
+    def _end_at_once(self, host: SimulatedHost, fault: str) -> None:
+        if fault == "power" and self._is_spare(host):
+            host.power_off()
+        else:
+            host.kill()
+
+    def _is_spare(self, host: SimulatedHost) -> bool:
+        """Whether the other host has all that was acknowledged; roles may have changed by now."""
+        others = [other.role for other in self._world.hosts if other is not host]
+        return host.role == "backup" and others == ["primary"]
 
     def _change_disk(self, host: SimulatedHost, fault: str) -> None:
         """What becomes of the disk of a host that is off."""
