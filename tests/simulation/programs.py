@@ -122,7 +122,7 @@ class Program:
         try:
             result = await call(operation)
         except OperationFailed as error:
-            result = -error.errno
+            result = DOUBT if error.errno == errno.EIO else -error.errno  # a disk that failed
         except ChangesRefused:
             result = DOUBT
             if not host.disk.dead:

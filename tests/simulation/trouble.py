@@ -69,6 +69,7 @@ class Trouble:
             host.disk.kill_never()
             host.room.has_room()
             host.resume()
+            await self._mount_again(host)
             if host.stopping.is_set() or host.disk.dead:
                 await host.ended.wait()
             self._start(host)
@@ -259,7 +260,14 @@ class Trouble:
         await trio.sleep(self._outage_s())
         host.room.has_room()
         if host.name not in self._busy:
+            await self._mount_again(host)
             self._start(host)
+
+    async def _mount_again(self, host: SimulatedHost) -> None:
+        """What a person does where a host stopped serving because its disk failed."""
+        if host.volume is not None and host.volume.health.failure is not None:
+            host.kill()
+            await host.ended.wait()
 
     async def _kill(self, host: SimulatedHost, kill: Callable[[], None]) -> None:
         """Before one of the next steps that it does on its disk, or wherever its tasks happen to wait."""
