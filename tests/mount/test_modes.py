@@ -162,6 +162,7 @@ def test_what_a_killed_backup_had_acknowledged_takes_effect_once(
         assert (host.mountpoint / "file").read_bytes() == wanted
 
 
+@pytest.mark.parametrize("kind", ["lmdb", "memory"], indirect=True)
 def test_a_killed_primary_gets_what_was_acknowledged_sent_again_once(
     hosts: TwoHosts, kind: str, start: Start
 ) -> None:
@@ -268,7 +269,11 @@ def test_set_says_what_is_in_effect_and_what_is_not(hosts: TwoHosts) -> None:
     assert backup.status()["effective"] == backup.status()["settings"]
 
 
-@pytest.mark.parametrize("acknowledge", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("acknowledge", "kind"),
+    [("sync", "lmdb"), ("async", "lmdb"), ("async", "subvolume"), ("async", "memory")],
+    indirect=["kind"],
+)
 def test_data_crosses_the_network_once_in_every_mode(
     hosts: TwoHosts, kind: str, acknowledge: str, start: Start
 ) -> None:

@@ -3,7 +3,7 @@
 A mutation says what brings it to light, so that few seeds are needed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from random import Random
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from unittest import mock
 import msgspec
 
 from fusemirror.change import NamespaceChange
+from fusemirror.communication.volume import CommunicationVolume, Entry
+from fusemirror.control import backup
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber
@@ -121,6 +123,14 @@ def _every_fifth_record_skipped() -> Iterator[None]:
         yield
 
 
+def _take_up_nothing(_: CommunicationVolume, entries: Iterable[Entry]) -> list[int]:
+    return [serial for serial, _, _ in entries]
+
+
+def _without_the_overlay(content: bytes, *_: object) -> bytes:
+    return content
+
+
 _CONTENTION: dict[str, Any] = {
     "acknowledge": ("sync", "sync"),
     "communication": "lmdb",
@@ -166,6 +176,9 @@ _KILLS_APART = {
     "kill_in_step": 0.0,
 }
 
+_ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"), "files": 2}
+_ASYNC_KILLS = {**_ASYNC, "faults": ("kill backup",), "fault_interval": 0.1, "outage": 0.01}
+
 
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
@@ -185,6 +198,9 @@ MUTATIONS = (
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
+    Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
+    Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
+    Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 
 
