@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.admin.answering import answering, progress, result
 from tests.cli.conftest import Run
 
@@ -24,3 +26,19 @@ def test_differences_are_listed(run: Run, tmp_path: Path) -> None:
     assert done.exit_code == 9
     assert done.stdout.splitlines() == differences
     assert done.stderr == "fusemirror: data: verify found 2 differences; they are listed above\n"
+
+
+@pytest.mark.parametrize(("options", "keep"), [((), "primary"), (("--keep", "beta"), "beta")])
+def test_what_was_mended_is_counted_and_no_failure(
+    run: Run, tmp_path: Path, options: tuple[str, ...], keep: str
+) -> None:
+    mended = result({**FOUND, "repaired": 2})
+    with answering(tmp_path / "run", "data", lambda _request: [mended]) as requests:
+        done = run("verify", "data", "--repair", *options)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "data: 2 differences mended"
+    assert requests[0]["keep"] == keep
+
+
+def test_keep_alone_is_refused(run: Run) -> None:
+    assert run("verify", "data", "--keep", "beta").exit_code == 2
