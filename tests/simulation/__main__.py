@@ -3,6 +3,7 @@
 import sys
 import traceback
 from argparse import ArgumentParser
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.simulate import Run, simulate
@@ -34,19 +35,24 @@ def _show(seed: int, *, quiet: bool) -> bool:
 
 
 def _run_many(seeds: range, jobs: int) -> int:
-    failed = 0
+    failed, operations, faults = 0, 0, Counter[str]()
     with ProcessPoolExecutor(jobs) as pool:
-        for line, good in pool.map(_one_line, seeds, chunksize=4):
+        for line, good, count, happened in pool.map(_one_line, seeds, chunksize=4):
+            operations += count
+            faults += happened
             if not good:
                 failed += 1
                 print(line, flush=True)
+    for fault, count in sorted(faults.items()):
+        print(f"{count:9,} {fault}")
+    print(f"{operations:9,} operations")
     print(f"{failed} of {len(seeds)} seeds failed")
     return failed
 
 
-def _one_line(seed: int) -> tuple[str, bool]:
+def _one_line(seed: int) -> tuple[str, bool, int, Counter[str]]:
     run = simulate(seed)
-    return f"{run.header}\n  {_verdict(run)}", run.failure is None
+    return f"{run.header}\n  {_verdict(run)}", run.failure is None, run.operations, run.faults
 
 
 def _verdict(run: Run) -> str:

@@ -180,6 +180,10 @@ _ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"),
 _ASYNC_KILLS = {**_ASYNC, "faults": ("kill backup",), "fault_interval": 0.1, "outage": 0.01}
 
 
+_FILES = {"kinds": ("write", "chmod", "append", "create", "unlink", "flush"), "io_timeout": 3.0}
+_OLD_COPIES = {**_FILES, "faults": ("restore backup",), "outage": 0.1, "fault_interval": 0.4, "hurry": 200}
+
+
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
     Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
@@ -197,6 +201,7 @@ MUTATIONS = (
     Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
+    Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
