@@ -72,9 +72,12 @@ def mount_at(directory: str) -> Mount | None:
 
 
 def is_stale(mount: Mount) -> bool:
-    """Whether the process that served the mount is gone."""
+    """Whether the process that served the mount is gone.
+
+    The attributes of the directory a kernel may have by itself for a while; statfs always asks.
+    """
     try:
-        os.stat(mount.directory)
+        os.statvfs(mount.directory)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
