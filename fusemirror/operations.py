@@ -8,6 +8,7 @@ one or two changes (`change.py`); one that fails becomes an errno.
 import msgspec
 
 from fusemirror.identifiers import InodeNumber
+from fusemirror.settings import Access
 
 
 class Operation(msgspec.Struct, frozen=True, array_like=True):
@@ -147,6 +148,12 @@ class SwitchRoles(Operation, tag=14, frozen=True, array_like=True):
     """Hand the role of primary to the backup, which asks for it. Answered by a `HandOver`, or not at all."""
 
 
+class ChangeAccess(Operation, tag=22, frozen=True, array_like=True):
+    """Take another access on both hosts."""
+
+    access: Access
+
+
 AnyOperation = (
     Write
     | SetAttributes
@@ -162,6 +169,7 @@ AnyOperation = (
     | StartVerify
     | VerifyProgress
     | Reserve
+    | ChangeAccess
     | Release
     | ChangePace
     | SwitchRoles

@@ -58,7 +58,7 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-AVAILABLE = {Access.ROUTED, *Acknowledge, *Communication, *Fence}
+AVAILABLE = {*Access, *Acknowledge, *Communication, *Fence}
 """The modes that this version carries out; the others are refused, not silently replaced."""
 
 
@@ -114,9 +114,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ]
     listen: Annotated[str, Meta(description="HOST:PORT where this host waits for the other.")]
     peer: Annotated[str, Meta(description="HOST:PORT where the other host waits for this one.")]
-    access: Annotated[Access, Meta(description="routed: the backup's requests go through the primary.")] = (
-        Access.ROUTED
-    )
+    access: Annotated[
+        Access,
+        Meta(
+            description="routed: the backup's requests go through the primary. exclusive: see fusemirror(7)."
+        ),
+    ] = Access.ROUTED
     acknowledge: Annotated[
         Acknowledge, Meta(description="When success is told: sync, in both volumes; async, safe here.")
     ] = Acknowledge.SYNC

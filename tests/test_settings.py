@@ -68,7 +68,6 @@ def test_a_rendered_file_explains_every_key() -> None:
         ({"volume": '"srv"'}, "volume"),
         ({"listen": '"alpha"'}, "listen: `alpha` is not HOST:PORT"),
         ({"peer": '"alpha:70000"'}, "peer: `alpha:70000` is not HOST:PORT"),
-        ({"access": '"exclusive"'}, "access: `exclusive` is not available in this version"),
         ({"fence": '"status"'}, "fence: invalid enum value 'status'"),
         ({"access": '"both"'}, "access: invalid enum value 'both'"),
         ({"communication_capacity": '"1 GB"'}, "communication_capacity: `1 GB` is not a size"),

@@ -25,6 +25,17 @@ class Mounted:
     kernel_cache: Callable[[], dict[str, int]]
 
 
+def _why_not_as_set(modes: dict[str, str], effective: dict[str, str]) -> str | None:
+    """Why a mode that is in effect is another than the one that was asked for."""
+    if effective["communication"] != modes["communication"]:
+        return "communication as set is taken by the next mount, once nothing is staged"
+    if effective["access"] != modes["access"]:
+        return "access is as the primary has it"
+    if effective["acknowledge"] != modes["acknowledge"]:
+        return "with exclusive access what is acknowledged is in both volumes"
+    return None
+
+
 def snapshot(
     mounted: Mounted, unit: ControlUnit, linker: Linker, now_ns: Callable[[], int]
 ) -> dict[str, Any]:
@@ -32,9 +43,8 @@ def snapshot(
     modes = {key: str(getattr(settings, key)) for key in _MODES}
     effective = {**modes, **unit.modes_in_effect()}
     status = unit.status()
-    if effective != modes and status["reason"] is None:
-        waiting = ", ".join(key for key in _MODES if effective[key] != modes[key])
-        status["reason"] = f"{waiting} as set is taken by the next mount, once nothing is staged"
+    if status["reason"] is None:
+        status["reason"] = _why_not_as_set(modes, effective)
     generations = generations_of(unit.volume)
     session = link.mirror if link is not None else None
     since = None
@@ -57,6 +67,7 @@ def snapshot(
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
+        "exclusive": unit.exclusive.status(),
         "reservations": unit.reservations(),
         "kernel_cache": mounted.kernel_cache(),
         "mountpoint": mounted.mountpoint,

@@ -13,14 +13,18 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
+from fusemirror.control import steps
+from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
+from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
@@ -34,13 +38,14 @@ from fusemirror.errors import (
     RoleChanged,
     TimedOut,
 )
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, ENDED_INTERVAL_S, KERNEL_DELAY_S
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.operations import (
     AnyOperation,
+    ChangeAccess,
     ChangePace,
     Flush,
     Read,
@@ -49,15 +54,17 @@ from fusemirror.operations import (
     VerifyProgress,
     Write,
 )
-from fusemirror.protocol.messages import Answer, Ended, Request
-from fusemirror.settings import Acknowledge, Settings
+from fusemirror.protocol.messages import Answer, Ended, Excluded, Request
+from fusemirror.settings import Access, Acknowledge, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-NOT_CHANGES = (Read, Flush, StartVerify, VerifyProgress, ChangePace, SwitchRoles)
+NOT_CHANGES = (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess, SwitchRoles)
 """Requests whose answer is more than an inode; a unit of the other role is asked for them anew."""
+
+T = TypeVar("T")
 
 _IDENTITY = struct.Struct(">8sQ")
 
@@ -75,6 +82,7 @@ class BackupUnit(ControlUnit):
         stale_reads: bool,
     ) -> None:
         super().__init__(volume)
+        self.exclusive = ExclusiveAccess(volume, steps.SUBVOLUME)
         self.applier = Applier(volume, communication, self.is_open, self._take_role)
         self.communication = communication
         self.forwarded_total = 0
@@ -86,6 +94,7 @@ class BackupUnit(ControlUnit):
         self._reported = False
         self._queue: deque[Staged] | None = None  # what must go first, while there is a link to send over
         self._queued = trio.Event()
+        self._writes: dict[RequestId, ExclusiveWrite] = {}  # that ask main, by their request
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
 
     def configure(self, settings: Settings) -> None:
@@ -95,23 +104,72 @@ class BackupUnit(ControlUnit):
         self.communication.capacity_bytes = settings.communication_capacity
 
     def modes_in_effect(self) -> dict[str, str]:
-        return {"communication": self.communication.kind}
+        exclusive = self.access is Access.EXCLUSIVE
+        return {
+            "access": str(self.access),
+            "acknowledge": str(Acknowledge.SYNC if exclusive else self._acknowledge),
+            "communication": self.communication.kind,
+        }
 
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
-        kept = self._acknowledge is Acknowledge.ASYNC and self._can_be_kept(operation, data)
-        answer = await self._request(operation, data, kept=kept)
+        if self.applier.access is Access.EXCLUSIVE:
+            answer = await self._request_exclusively(operation, data)
+        else:
+            kept = self._acknowledge is Acknowledge.ASYNC and self._can_be_kept(operation, data)
+            answer = await self._request(operation, data, kept=kept)
         number = answer.inode if isinstance(answer, Answer) else answer
         inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
         return inode and self.shown(inode)
 
+    async def _request_exclusively(self, operation: AnyOperation, data: bytes) -> Any:
+        """`_request`, with the subvolume's exclusive status taken first (Fig. 17, steps 858-861)."""
+        if self.volume.catalog.reservations:
+            await self.showable(operation.inode if isinstance(operation, Write) else ROOT_INODE)
+        write = self.exclusive.begin(operation, len(data), self.host_identity)
+        if write is None:
+            return await self._request(operation, data)
+        if write.step is not steps.Step.TRANSFERRING:
+            await self._in_time(write.take_turn)
+        try:
+            answer = await self._request(operation, data, write=write)
+        except OperationFailed as error:
+            write.meet(Found.RESERVED if error.errno == errno.EBUSY else Found.FAILED)
+            raise
+        except BaseException:
+            write.meet(Found.FAILED)
+            raise
+        write.transferred()
+        return answer
+
+    async def _in_time(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """What `wait` returns; a check report where that takes longer than `io_timeout`."""
+        with trio.move_on_after(self._io_timeout_s):
+            return await wait()
+        raise self._check_report()
+
+    def _main_is_exclusive(self, identity: RequestId) -> None:
+        """Steps 832, 851, 833: give up the subvolume's status; the request stands by at main."""
+        write = self._writes.pop(identity, None)
+        if write is not None:
+            write.meet(Found.MAIN_EXCLUSIVE)
+
     def _can_be_kept(self, operation: AnyOperation, data: bytes) -> bool:
         if type(operation) is not Write or not data:
             return False
+        if self.exclusive.is_reserved(operation, self.host_identity):
+            return False  # the primary refuses it: its program is to hear so
         return may_be_acknowledged_early(operation, self.volume.catalog.inode(operation.inode))
 
-    async def _request(self, operation: AnyOperation, data: bytes = b"", *, kept: bool = False) -> Any:
+    async def _request(
+        self,
+        operation: AnyOperation,
+        data: bytes = b"",
+        *,
+        kept: bool = False,
+        write: ExclusiveWrite | None = None,
+    ) -> Any:
         """Stage a request, forward it, and return its answer: an inode number, or an `Answer`.
 
         A kept one is answered as soon as the communication volume holds it (Fig. 9), others when both
@@ -128,8 +186,15 @@ class BackupUnit(ControlUnit):
         staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
         if kept and isinstance(operation, Write):
             self.volume.watcher.data_changed(operation.inode, own=True)  # the overlay shows it from soon on
-        self._forward(staged)
-        return await staged.answer.wait()
+        if write is None:
+            self._forward(staged)
+            return await staged.answer.wait()
+        self._writes[identity] = write
+        try:
+            self._forward(staged)
+            return await staged.answer.wait()
+        finally:
+            self._writes.pop(identity, None)
 
     def _identity(self, serial: int) -> RequestId:
         return RequestId(_IDENTITY.pack(self._instance, serial))
@@ -249,6 +314,17 @@ class BackupUnit(ControlUnit):
         return error
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        end = offset + length
+        if not self.exclusive.ranges.is_exclusive(inode, offset, end):
+            return await self._read(inode, offset, length)
+        claim = await self._in_time(partial(self.exclusive.stand_by, inode, offset, end))
+        try:
+            return await self._read(inode, offset, length)
+        finally:
+            if claim is not None:
+                self.exclusive.ranges.release(claim)
+
+    async def _read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self.showable(inode)
         if inode in self.applier.out_of_sync and self.link is not None:
             self.reads_routed += 1
@@ -316,6 +392,9 @@ class BackupUnit(ControlUnit):
         try:
             while True:
                 for message, data in await session.receive():
+                    if type(message) is Excluded:
+                        self._main_is_exclusive(message.identity)
+                        continue
                     if type(message) is not Answer:
                         raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
                     self._early.append((message, bytes(data)))
@@ -416,6 +495,13 @@ class BackupUnit(ControlUnit):
                 await self.make_names_durable()
 
     # --- the life of a mount ------------------------------------------------------------------------------
+
+    @property
+    def access(self) -> Access:
+        return self.applier.access
+
+    async def change_access(self, access: Access) -> None:
+        await self._request(ChangeAccess(access))
 
     async def wait_connected(self) -> None:
         while self.link is None:

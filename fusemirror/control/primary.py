@@ -29,9 +29,12 @@ from fusemirror.change import (
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
+from fusemirror.control import steps
 from fusemirror.control.deciding import Decision, decide, purge_rows
+from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.reservations import check_reserved
 from fusemirror.control.room import space_needed
+from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
@@ -59,6 +62,7 @@ from fusemirror.mirror.states import WORDS, PrimaryState
 from fusemirror.mirror.verify import Repair, Report, Verifier
 from fusemirror.operations import (
     AnyOperation,
+    ChangeAccess,
     ChangePace,
     Flush,
     Read,
@@ -69,9 +73,9 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import Answer, Ended, HandOver, PurgeOffer, Request
+from fusemirror.protocol.messages import Answer, Ended, Excluded, HandOver, PurgeOffer, Request
 from fusemirror.seams import Seams
-from fusemirror.settings import Acknowledge, Fence, Settings
+from fusemirror.settings import Access, Acknowledge, Fence, Settings
 from fusemirror.volume.catalog import INODES_FROM_KEY, key_inode
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -95,6 +99,7 @@ class PrimaryUnit(ControlUnit):
         resync_rate: int = 0,
     ) -> None:
         super().__init__(volume)
+        self.exclusive = ExclusiveAccess(volume, steps.MAIN)
         self.mirror = Mirror(
             volume,
             seams.random_bytes,
@@ -112,7 +117,7 @@ class PrimaryUnit(ControlUnit):
         self._own_requests: set[RequestId] = set()
         self._end_request: Callable[[RequestId], None] = volume.forget_request
         self._peer_timeout_s = peer_timeout_s
-        self._acknowledge = Acknowledge.SYNC
+        self._acknowledge = self._acknowledge_set = Acknowledge.SYNC
         self._resync_rate = resync_rate
         self._handing_over = False
         self._verifier: Verifier | None = None
@@ -126,7 +131,8 @@ class PrimaryUnit(ControlUnit):
             self.mirror.begin_generation()
 
     def configure(self, settings: Settings) -> None:
-        self._acknowledge = settings.acknowledge
+        self._acknowledge_set = settings.acknowledge
+        self._take_access(settings.access)
         self.verify_rate = settings.verify_rate
         self.mirror.io_timeout_s = settings.io_timeout
         if settings.fence is not self.mirror.fence:
@@ -143,12 +149,9 @@ class PrimaryUnit(ControlUnit):
             await self._wait_ready()
         if self.mirror.congested:
             await self.mirror.wait_room()
-        if self.mirror.fenced:
-            await self.mirror.admit()
-        if self.retired:
-            raise RoleChanged
         try:
-            inode = self._make(operation, data, NO_REQUEST)
+            write = await self._admit(operation, len(data))
+            inode = self._carry_out(operation, data, NO_REQUEST, write)
         except OperationFailed:
             # The error shows what is there now, so the backup must hold it too before it is told.
             if self._acknowledge is Acknowledge.SYNC:
@@ -160,6 +163,44 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.acknowledged(number)
             self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
         return self.volume.catalog.inode(inode)
+
+    async def _admit(self, operation: AnyOperation, length: int) -> ExclusiveWrite | None:
+        """On return `operation` may be made, if it is at once: main is exclusive for it, where access is.
+
+        Cancelled, nothing is left behind. `ChangesRefused`, `OperationFailed` for a reservation conflict.
+        """
+        while True:
+            if self.mirror.fenced:
+                await self.mirror.admit()
+            if self.retired:
+                raise RoleChanged
+            write = self._begin_exclusive(operation, length, self.host_identity)
+            if write is None:
+                return None
+            await write.take_turn()
+            if not self.mirror.fenced and not self.retired:
+                return write
+            write.meet(Found.FAILED)  # the backup, or the role, was lost while this stood by
+
+    def _begin_exclusive(self, operation: AnyOperation, length: int, host: bytes) -> ExclusiveWrite | None:
+        """A write that has begun to take main's exclusive status; None where none is taken."""
+        if self.mirror.access is Access.ROUTED:
+            return None
+        return self.exclusive.begin(operation, length, host)
+
+    def _carry_out(
+        self, operation: AnyOperation, data: Buffer, request: RequestId, write: ExclusiveWrite | None
+    ) -> InodeNumber:
+        """`_make`; a write keeps main's exclusive status until the backup has acknowledged."""
+        if write is None or write.step is steps.Step.CONFLICT:
+            return self._make(operation, data, request)
+        try:
+            inode = self._make(operation, data, request)
+        except FusemirrorError:
+            write.meet(Found.FAILED)
+            raise
+        self.mirror.when_settled(self.volume.number, write.transferred)
+        return inode
 
     async def _wait_ready(self) -> None:
         await self._made_ready.wait()
@@ -350,9 +391,14 @@ class PrimaryUnit(ControlUnit):
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self._wait_met()
-        if self._acknowledge is Acknowledge.SYNC:
-            await self._wait_settled(inode, offset, length)
-        return self.read_here(inode, offset, length)
+        claim = await self.exclusive.stand_by(inode, offset, offset + length)
+        try:
+            if self._acknowledge is Acknowledge.SYNC:
+                await self._wait_settled(inode, offset, length)
+            return self.read_here(inode, offset, length)
+        finally:
+            if claim is not None:
+                self.exclusive.ranges.release(claim)
 
     async def _wait_settled(self, inode: InodeNumber, offset: int, length: int) -> None:
         """Return when the backup holds these bytes as they are here."""
@@ -434,7 +480,7 @@ class PrimaryUnit(ControlUnit):
                 return
             self.role_change.resolve(RoleChange("backup", "asked for by the backup", hand_over=True))
             return
-        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace)):
+        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess)):
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
             return
         if self._handing_over:
@@ -445,10 +491,35 @@ class PrimaryUnit(ControlUnit):
         if done is not None:
             nursery.start_soon(partial(self._answer_again, session, identity, *done))
             return
+        write = self._begin_exclusive(operation, len(data), self.peer_identity)
+        if write is not None and write.step is steps.Step.STANDING_BY:
+            # The task has the write before the link can be lost, so that it ends with it.
+            nursery.start_soon(self._serve_in_turn, session, request, bytes(data), write)
+            session.send(Excluded(identity))
+        else:
+            self._serve_now(session, request, data, write)
+
+    def _serve_now(
+        self, session: Session, request: Request, data: Buffer, write: ExclusiveWrite | None
+    ) -> None:
         try:
-            self._make(operation, data, identity)
+            self._carry_out(request.operation, data, request.identity, write)
         except OperationFailed as error:
-            session.send(Answer(identity, errno=error.errno, after=self.volume.number))
+            _answer(session, Answer(request.identity, errno=error.errno, after=self.volume.number))
+
+    async def _serve_in_turn(
+        self, session: Session, request: Request, data: bytes, write: ExclusiveWrite
+    ) -> None:
+        """The backup has given up the subvolume's status; its data waits here, so that it travels once."""
+        try:
+            await write.take_turn()
+        except OperationFailed as error:
+            _answer(session, Answer(request.identity, errno=error.errno, after=self.volume.number))
+            return
+        if self.mirror.fenced or self.retired or self._handing_over:
+            write.meet(Found.FAILED)
+            return  # the link is ending; the backup asks again over the next, or carries it out itself
+        self._serve_now(session, request, data, write)
 
     async def _answer_again(
         self, session: Session, identity: RequestId, number: ChangeNumber, inode: InodeNumber
@@ -463,7 +534,7 @@ class PrimaryUnit(ControlUnit):
         self,
         session: Session,
         identity: RequestId,
-        operation: Read | Flush | StartVerify | VerifyProgress | ChangePace,
+        operation: Read | Flush | StartVerify | VerifyProgress | ChangePace | ChangeAccess,
     ) -> None:
         data, value, error = b"", b"", 0
         try:
@@ -477,6 +548,8 @@ class PrimaryUnit(ControlUnit):
                 await self.verify(operation.keep)
             elif isinstance(operation, ChangePace):
                 await self.change_pace(rate_bytes=operation.rate_bytes, paused=operation.paused)
+            elif isinstance(operation, ChangeAccess):
+                await self.change_access(operation.access)
             else:
                 value = msgspec.json.encode(await self.verify_report())
         except RefusedForSafety:
@@ -616,6 +689,24 @@ class PrimaryUnit(ControlUnit):
             assert self._verifier is not None
             await self._verifier.run()
             self.mirror.written_since = None
+
+    @property
+    def access(self) -> Access:
+        return self.mirror.access
+
+    async def change_access(self, access: Access) -> None:
+        self._take_access(access)
+        await self.wait_drained()
+
+    def _take_access(self, access: Access) -> None:
+        if access is not self.mirror.access:
+            self.mirror.announce_access(access)
+        # Whoever reads on the other host must see what was acknowledged here: exclusive access promises it.
+        exclusive = access is Access.EXCLUSIVE
+        self._acknowledge = Acknowledge.SYNC if exclusive else self._acknowledge_set
+
+    def modes_in_effect(self) -> dict[str, str]:
+        return {"access": str(self.access), "acknowledge": str(self._acknowledge)}
 
     async def wait_connected(self) -> None:
         while self.link is None or self.mirror.link is None:

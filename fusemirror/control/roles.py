@@ -24,7 +24,7 @@ from fusemirror.mirror.histories import claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello
-from fusemirror.settings import Settings
+from fusemirror.settings import Access, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -136,6 +136,13 @@ class Roles(ControlUnit):
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         await self._anew(lambda unit: unit.change_pace(rate_bytes=rate_bytes, paused=paused))
+
+    @property
+    def access(self) -> Access:
+        return self.unit.access
+
+    async def change_access(self, access: Access) -> None:
+        await self._anew(lambda unit: unit.change_access(access))
 
     async def stop(self, reason: str) -> None:
         await self.unit.stop(reason)

@@ -19,6 +19,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.traffic import Traffic
@@ -37,7 +38,7 @@ from fusemirror.operations import AnyOperation, Release, Reserve
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Bye, Hello, History
-from fusemirror.settings import Settings
+from fusemirror.settings import Access, Settings
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -75,6 +76,9 @@ class RoleChange:
 
 class ControlUnit(ABC):
     """What both roles have: their volume, and who has which inode open here."""
+
+    exclusive: ExclusiveAccess
+    """The exclusive statuses of this host's volume."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -183,6 +187,7 @@ class ControlUnit(ABC):
         """This host has the other role now. The link is closed; whoever waits here gets `RoleChanged`,
         but for changes up to `known`, which are in both volumes."""
         self.retired = True
+        self.exclusive.ranges.end(RoleChanged())
         if self.link is not None:
             self.link.close("the roles changed")
             self.end_link(self.link)
@@ -314,6 +319,21 @@ class ControlUnit(ABC):
     def modes_in_effect(self) -> dict[str, str]:
         """Modes that may be others than those of the settings, by their key."""
         return {}
+
+    # --- access -----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """The access in effect: the primary's, which the backup follows."""
+
+    @abstractmethod
+    async def change_access(self, access: Access) -> None:
+        """Take another access on both hosts. On return what was under way before has ended.
+
+        Nothing stops meanwhile: both ways of access put changes into the same order, and a host may
+        be ahead of the other. `PrimaryUnreachable` at a backup that cannot tell its primary.
+        """
 
     # --- reservations -------------------------------------------------------------------------------------
 

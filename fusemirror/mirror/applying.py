@@ -34,6 +34,7 @@ from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, ne
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
+    AccessInEffect,
     Applied,
     Begin,
     Bye,
@@ -58,6 +59,7 @@ from fusemirror.protocol.messages import (
     RowsDigest,
     Suspects,
 )
+from fusemirror.settings import Access
 from fusemirror.volume.health import disk_error
 from fusemirror.volume.volume import Volume
 
@@ -84,6 +86,7 @@ class Applier:
         self.reason: str | None = "the primary has not been met since the mount"
         self.changed = trio.Event()
         self.out_of_sync: set[InodeNumber] = set()
+        self.access = Access.ROUTED  # as the primary said last
         self.resync: Resync | None = None  # how far it is, as the primary said last
         self._communication = communication
         self._is_open = is_open
@@ -97,6 +100,7 @@ class Applier:
             TruncateChange: self._change,
             NamespaceChange: self._change,
             Begin: self._begin,
+            AccessInEffect: self._access_in_effect,
             CatalogRows: self._catalog_rows,
             OutOfSync: self._out_of_sync_images,
             CaughtUp: self._caught_up,
@@ -266,6 +270,9 @@ class Applier:
             self.volume.begin_catalog_copy()
         else:
             self.volume.rewind()
+
+    def _access_in_effect(self, message: AccessInEffect, _: Buffer) -> None:
+        self.access = message.access
 
     def _send_suspects(self) -> None:
         marks = [(inode, tuple(regions)) for inode, regions in self.volume.regions.marks().items()]

@@ -68,6 +68,7 @@ from fusemirror.mirror.stream import Question, Stream
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
+    AccessInEffect,
     Applied,
     Begin,
     Bye,
@@ -84,7 +85,7 @@ from fusemirror.protocol.messages import (
 from fusemirror.protocol.messages import (
     OutOfSync as OutOfSyncMessage,
 )
-from fusemirror.settings import Fence
+from fusemirror.settings import Access, Fence
 from fusemirror.volume.space import space_of
 from fusemirror.volume.volume import Volume
 
@@ -150,6 +151,8 @@ class Mirror:
         self._held_back: ChangeNumber | None = None  # not acknowledged before its image is copied
         self._applied_number = volume.number  # as the backup said last
         self._waiting: list[tuple[ChangeNumber, Promise[bool]]] = []
+        self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
+        self.access = Access.ROUTED
         self._reported = False  # this time apart has its line in the log
         self._peer_instance = b""
         self._suspects: Promise[None] = Promise()
@@ -212,6 +215,13 @@ class Mirror:
         self._mark(change)
         self._mend_wanted.set()
 
+    def announce_access(self, access: Access) -> None:
+        """Tell the backup which access is in effect, now or when there is a link."""
+        self.access = access
+        if self.stream is not None:
+            with suppress(ConnectionLost):
+                self.stream.send(AccessInEffect(access))
+
     @property
     def congested(self) -> bool:
         """More is waiting to be sent than the backlog should hold."""
@@ -253,6 +263,16 @@ class Mirror:
         self._waiting.append((number, promise))
         return await promise.wait()
 
+    def when_settled(self, number: ChangeNumber, action: Callable[[bool], None]) -> None:
+        """Call `action` as soon as `settled` returns, with its result. It must not change the mirror.
+
+        Never, where this host becomes the backup first.
+        """
+        if number > self.acknowledged_number:
+            self._actions.append((number, action))
+        else:
+            action(True)
+
     def unsettled(self, key: object) -> ChangeNumber:
         """The newest change under way that touches `key`, or 0."""
         for entry in reversed(self.in_flight):
@@ -282,6 +302,11 @@ class Mirror:
             else:
                 still.append(waiting)
         self._waiting = still
+        if self._actions:
+            ready = [action for action in self._actions if action[0] <= number]
+            self._actions = [action for action in self._actions if action[0] > number]
+            for _, action in ready:
+                action(not in_doubt)
 
     @property
     def streams(self) -> bool:
@@ -540,6 +565,7 @@ class Mirror:
     async def _bring_up(self, link: Link, stream: Stream, *, copy_catalog: bool) -> None:
         theirs = link.peer.history
         stream.send(Begin(copy_catalog, generations_of(self.volume), self.volume.number))
+        stream.send(AccessInEffect(self.access))
         self._live = copy_catalog
         await self._suspects.wait()
         compare_all = copy_catalog or theirs.compare_all or self.volume.identity.compare_all

@@ -16,6 +16,7 @@ import msgspec
 from fusemirror.change import NamespaceChange, Row, TruncateChange, WriteChange
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import AnyOperation
+from fusemirror.settings import Access
 
 
 class Generation(msgspec.Struct, frozen=True, array_like=True):
@@ -263,6 +264,12 @@ class FetchRegion(msgspec.Struct, frozen=True, array_like=True, tag=54):
     length: int
 
 
+class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
+    """Which access the primary has in effect from here on; the backup follows."""
+
+    access: Access
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -341,6 +348,12 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
     value: bytes = b""
 
 
+class Excluded(msgspec.Struct, frozen=True, array_like=True, tag=90, gc=False):
+    """Main is exclusive where the request writes: the request stands by there, and comes in its turn."""
+
+    identity: RequestId
+
+
 AnyMessage = (
     NamespaceChange
     | WriteChange
@@ -375,5 +388,7 @@ AnyMessage = (
     | Fetched
     | Request
     | Answer
+    | Excluded
+    | AccessInEffect
     | Ended
 )

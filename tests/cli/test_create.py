@@ -89,7 +89,6 @@ def test_after_a_failure_nothing_stays(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--access", "exclusive"), "access: `exclusive` is not available in this version"),
         (("--listen", "alpha"), "listen: `alpha` is not HOST:PORT"),
         (("--peer", "beta:x"), "peer: `beta:x` is not HOST:PORT"),
         (("--access", "both"), "'both' is not one of"),

@@ -20,13 +20,13 @@ Judge = Callable[[Sequence[Operation]], None]
 
 
 @contextmanager
-def two_hosts(*program: str) -> Iterator[TwoHosts]:
+def two_hosts(*program: str, **settings: str) -> Iterator[TwoHosts]:
     """Not mounted yet. `program` mounts, instead of the product's own."""
     if missing := what_is_missing():
         pytest.skip(missing)
     with TwoHosts() as hosts:
         try:
-            hosts.create_and_join(peer_timeout=PEER_TIMEOUT_S, io_timeout=IO_TIMEOUT_S)
+            hosts.create_and_join(peer_timeout=PEER_TIMEOUT_S, io_timeout=IO_TIMEOUT_S, **settings)
             for host in hosts:
                 host.program = program or host.program
             yield hosts
@@ -37,9 +37,12 @@ def two_hosts(*program: str) -> Iterator[TwoHosts]:
 
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
-    """For all tests of a module, which leave it mounted and normal; compared by the oracle in the end."""
+    """For all tests of a module, which leave it mounted and normal; compared by the oracle in the end.
+
+    The module says by ACCESS how the hosts have access.
+    """
     failed_before = request.session.testsfailed
-    with two_hosts() as hosts:
+    with two_hosts(access=request.module.ACCESS) as hosts:
         hosts.backup.expect_warnings("check report")
         hosts.mount()
         yield hosts

@@ -18,6 +18,7 @@ from tests.linearizability.history import Operation, load
 from tests.linearizability.model import violations
 from tests.linearizability.planted import BUGS
 
+ACCESS = "routed"
 CALLS = int(os.environ.get("FUSEMIRROR_LINEARIZABILITY_CALLS", "10000"))
 CALLS_AROUND_A_FAULT = CALLS // 20
 MEMBERS = 6
@@ -27,11 +28,16 @@ STALLS = 4
 
 
 def test_what_both_hosts_see_fits_one_order(pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path) -> None:
-    with Crew(pair.hosts, MEMBERS, tmp_path / "quiet", seed) as crew:
-        crew.wait_calls(CALLS)
+    judge(quiet(pair, seed, tmp_path, CALLS))
+
+
+def quiet(pair: TwoHosts, seed: int, control: Path, calls: int) -> list[Operation]:
+    """A history without any trouble."""
+    with Crew(pair.hosts, MEMBERS, control / "quiet", seed) as crew:
+        crew.wait_calls(calls)
         history = crew.finish()
     assert not [operation for operation in history if operation.returned is None]
-    judge(history)
+    return history
 
 
 def cut(hosts: TwoHosts, crew: Crew) -> None:
@@ -128,7 +134,12 @@ FAULTS: tuple[Fault, ...] = (
 def test_it_still_fits_one_order_after(
     fault: Fault, pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path
 ) -> None:
-    with Crew(pair.hosts, MEMBERS, tmp_path / fault.__name__, seed) as crew:
+    judge(troubled(fault, pair, seed, tmp_path))
+
+
+def troubled(fault: Fault, pair: TwoHosts, seed: int, control: Path) -> list[Operation]:
+    """A history of before, during and after two times the same fault."""
+    with Crew(pair.hosts, MEMBERS, control / fault.__name__, seed) as crew:
         for _ in range(2):
             crew.wait_calls(CALLS_AROUND_A_FAULT)
             fault(pair, crew)
@@ -139,7 +150,7 @@ def test_it_still_fits_one_order_after(
         history = crew.finish()
     in_doubt = sum(operation.returned is None for operation in history)
     print(f"{len(history)} operations, {in_doubt} in doubt")
-    judge(history)
+    return history
 
 
 def _planted(bug: str, seed: int, control: Path) -> Iterator[list[Operation]]:

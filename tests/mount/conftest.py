@@ -14,14 +14,16 @@ IO_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def checked(request: pytest.FixtureRequest, *, peer_timeout_s: float = PEER_TIMEOUT_S) -> Iterator[TwoHosts]:
+def checked(
+    request: pytest.FixtureRequest, *, peer_timeout_s: float = PEER_TIMEOUT_S, **settings: str
+) -> Iterator[TwoHosts]:
     """Two mounted hosts; unless a test failed meanwhile, they converge and are compared in the end."""
     if missing := what_is_missing():
         pytest.skip(missing)
     failed_before = request.session.testsfailed
     with TwoHosts() as hosts:
         try:
-            hosts.create_and_join(peer_timeout=peer_timeout_s, io_timeout=IO_TIMEOUT_S)
+            hosts.create_and_join(peer_timeout=peer_timeout_s, io_timeout=IO_TIMEOUT_S, **settings)
             hosts.mount()
             yield hosts
             if request.session.testsfailed == failed_before:

@@ -14,6 +14,7 @@ from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, Reques
 from fusemirror.operations import Rename, Write
 from fusemirror.protocol import messages as m
 from fusemirror.protocol.codec import decode, encode
+from fusemirror.settings import Access
 
 FIVE = ChangeNumber(5)
 INODE = InodeNumber(7)
@@ -56,6 +57,8 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Fetched(1, 5, b"bytes", ((1, b"a", b"row"),)),
     m.Request(RequestId(b"1234567812345678"), Rename(INODE, b"\xff\xfe", INODE, b"new", 1)),
     m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
+    m.Excluded(RequestId(b"r" * 16)),
+    m.AccessInEffect(Access.EXCLUSIVE),
     m.Ended(RequestId(b"1234567812345678")),
 ]
 

@@ -26,6 +26,8 @@ def _judged(
 ) -> State | None:
     """`errors` are those that may be given; where there are none, the operation succeeds with `value`."""
     result = operation.result
+    if result == -errno.EBUSY:  # the other host's reservation
+        return state
     if result == DOUBT:
         return state if errors else after
     if result == -errno.ENOSPC:

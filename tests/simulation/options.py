@@ -34,6 +34,8 @@ WEIGHTS = {
     "flush": 1,
     "hold": 2,
     "verify": 1,
+    "reserve": 1,
+    "change_access": 1,
 }
 """What programs do, and how often one in relation to the others."""
 
@@ -124,6 +126,7 @@ class Options(msgspec.Struct, frozen=True):
     finale: str = ""
     acknowledge: tuple[str, str] = ("sync", "sync")  # at the primary, at the backup
     communication: str = "lmdb"
+    access: str = "routed"
 
     @property
     def asynchronous(self) -> bool:
@@ -154,7 +157,12 @@ def draw_options(random: Random) -> Options:
     if "async" in acknowledge and finale.startswith("power"):
         finale = ""
     return msgspec.structs.replace(
-        options, acknowledge=acknowledge, communication=communication, faults=faults, finale=finale
+        options,
+        acknowledge=acknowledge,
+        communication=communication,
+        faults=faults,
+        finale=finale,
+        access=random.choice(["routed", "exclusive"]),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed
+from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
@@ -24,8 +24,9 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
-from fusemirror.settings import Fence
+from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.reservations import EVERYTHING
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.model import ROOT_TAG
 from tests.simulation.options import LOOKS, WEIGHTS
@@ -288,6 +289,26 @@ class Program:
         finally:
             if not host.disk.dead:
                 host.unit.closed(inode)
+
+    async def _reserve(self, host: SimulatedHost) -> None:
+        """Hold a file or everything for a while; what the other host is refused has no effect.
+
+        Not where writes are acknowledged early: one that is refused later was told as done.
+        """
+        if self._world.options.asynchronous:
+            return
+        tag, inode = self._any_file()
+        held = self._random.choice((inode, EVERYTHING))
+        with suppress(OperationFailed, CheckReport, ReservationConflict):
+            await host.unit.reserve(held, b"#%d" % tag, preempt=self._random.random() < 0.5)
+            await self._pause()
+            await host.unit.release(held, preempt=False)
+
+    async def _change_access(self, host: SimulatedHost) -> None:
+        if self._world.options.asynchronous:
+            return  # what was acknowledged early is promised less: a change to exclusive access mixes both
+        with suppress(CheckReport):
+            await host.unit.change_access(self._random.choice(list(Access)))
 
     async def _flush(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()

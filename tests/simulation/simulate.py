@@ -258,6 +258,8 @@ class Simulation:
         return model.Lossy(judge), (initial, (initial,)), all_of_it
 
     def _compare(self) -> None:
+        for host in self._world.hosts:
+            assert host.roles.unit.exclusive.is_idle(), f"{host.name} keeps bytes exclusive"
         _compare_volumes(*(host.unit.volume for host in self._world.hosts))
 
     def judge_volumes(self) -> None:

@@ -19,7 +19,7 @@ from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import FusemirrorError
 from fusemirror.seams import Seams
-from fusemirror.settings import Acknowledge, Communication, Settings
+from fusemirror.settings import Access, Acknowledge, Communication, Settings
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk
@@ -106,6 +106,7 @@ class SimulatedHost:
             fence=world.options.fence,
             acknowledge=Acknowledge(world.options.acknowledge[self._first_role == "backup"]),
             communication=Communication(world.options.communication),
+            access=Access(world.options.access),
         )
         self._seams = Seams(
             now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
