@@ -15,6 +15,7 @@ from tests.hosts import TwoHosts
 REFERENCE = "sync"
 MODES: dict[str, dict[str, str]] = {
     REFERENCE: {},
+    "exclusive": {"access": "exclusive"},
     "async lmdb": {"acknowledge": "async"},
     "async subvolume": {"acknowledge": "async", "communication": "subvolume"},
     "async memory": {"acknowledge": "async", "communication": "memory"},
