@@ -134,10 +134,12 @@ class Verifier:
         """Do a phase; after a lost link go on with it over the next one."""
         while True:
             stream = self._mirror.stream
-            with suppress(ConnectionLost):
-                if stream is not None and self._mirror.state is PrimaryState.NORMAL:
+            if stream is not None and self._mirror.state is PrimaryState.NORMAL:
+                with suppress(ConnectionLost):
                     await phase(stream)
                     return
+                while self._mirror.stream is stream:  # the mirror has yet to hear that it is lost
+                    await self._mirror.changed.wait()
             await self._wait_normal()
 
     async def _wait_normal(self) -> None:

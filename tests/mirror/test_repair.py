@@ -119,6 +119,21 @@ async def test_a_comparison_goes_on_where_it_was_after_a_lost_link(
     assert 6 <= report["images"] <= 7, "what was done before was done again"
 
 
+async def test_a_comparison_waits_while_a_lost_link_is_not_yet_known_to_be_lost(pair: Pair) -> None:
+    """A session that broke while something was sent: the mirror hears of it from its own task."""
+    await furnish(pair)
+    unit = pair.primary.unit
+    assert isinstance(unit, PrimaryUnit)
+    assert unit.mirror.stream is not None
+    unit.mirror.stream.session.close("broken in the middle of a message")
+    await unit.verify()
+    with trio.fail_after(60):
+        while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert report["failed"] is None
+    assert report["differences"] == []
+
+
 async def test_a_comparison_keeps_its_rate(pair: Pair) -> None:
     await furnish(pair)
     assert isinstance(pair.primary.unit, PrimaryUnit)
