@@ -168,14 +168,6 @@ _QUICK_KILLS = {
     "io_timeout": 10.0,
     "kill_in_step": 0.0,
 }
-_KILLS_APART = {
-    "faults": ("kill primary", "kill primary", "kill backup"),
-    "kinds": ("write", "chmod", "read"),
-    "outage": 0.6,
-    "peer_timeout": 0.3,
-    "kill_in_step": 0.0,
-}
-
 _ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"), "files": 2}
 _ASYNC_KILLS = {**_ASYNC, "faults": ("kill backup",), "fault_interval": 0.1, "outage": 0.01}
 
@@ -198,7 +190,6 @@ MUTATIONS = (
     Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
     Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
     Mutation("catch up without sizes", _replaced(sending, "send_inodes", _nothing), _SIZES),
-    Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
