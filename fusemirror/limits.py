@@ -73,6 +73,7 @@ LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two
 REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
 KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given to it
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
+NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 MAPPING_DELAY_S = 1.0  # so long after a change by the other host a mapping may show what was before
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
 ADMIN_REQUEST_BYTES_MAX = 64 * KIB

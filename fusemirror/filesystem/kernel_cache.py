@@ -1,7 +1,7 @@
 """What this host's kernel may answer without asking, and how that is taken back.
 
 **Attributes** are granted for a time. A notification takes them back as the change is applied, before
-the other host can see it (`volume/watcher.py`); it waits for no lock. A kernel that gets it while an
+the other host can see it (`volume/watcher.py`). A kernel that gets it while an
 answer is on its way throws that answer away, and goes by the attributes that it had before. So only
 those are granted that the kernel has had for a while: then it had the same before.
 
@@ -23,12 +23,14 @@ its pages are dropped, by a thread, because that waits for reads under way.
 No acknowledgement waits for a lock of a kernel, so two hosts cannot wait for each other's.
 """
 
+import errno
 import itertools
+import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 
 import pyfuse3
 import trio
@@ -36,10 +38,15 @@ import trio
 from fusemirror.change import Row, Table
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
+from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, NOTIFICATION_TIMEOUT_S, REST_S
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.inode import Inode
 
+log = logging.getLogger(__name__)
+
+# The kernel does not have the inode, or not the mount any more; libfuse says the last.
+_LET_GO = {errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EINVAL}
+_NOTIFIERS = 4  # threads: one that waits for an inode to be freed must not keep the others waiting
 _FRESH, _OLD = -math.inf, math.inf
 
 Invalidate = Callable[[InodeNumber, bool], None]
@@ -64,6 +71,7 @@ class KernelCache:
         self._ticks = itertools.count(1)
         self._suspect: dict[InodeNumber, float] = {}  # when their pages are to be dropped
         self._wanted = trio.Event()
+        self._notifiers = ThreadPoolExecutor(_NOTIFIERS, "notifier")
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
         self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
         self._moving: set[InodeNumber] = set()  # inodes whose data changed just now,
@@ -155,7 +163,7 @@ class KernelCache:
         if inode in self._granted:
             self._granted.discard(inode)
             self.attributes_taken_back += 1
-            self._notify(inode, attributes_only=True)
+            self._take_back(inode)
         if inode in self._paged:
             self._paged[inode] = _OLD
             # Its own programs' writes a kernel that maps direct I/O brings into its pages by itself.
@@ -175,9 +183,24 @@ class KernelCache:
         for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
             self._changed(inode, own=False)
 
+    def _take_back(self, inode: InodeNumber) -> None:
+        """On return the kernel asks again, or it is letting go of the inode.
+
+        The notification takes no lock, but it waits for an inode that is being freed, and that may wait
+        for the answer to its last write: hence a thread, and a limit. A freed inode is granted nothing.
+        """
+        notified = self._notifiers.submit(self._notify, inode, attributes_only=True)
+        try:
+            notified.result(timeout=NOTIFICATION_TIMEOUT_S)
+        except TimeoutError:
+            log.info("the kernel is letting go of inode %d, and was not waited for", inode)
+
     def _notify(self, inode: InodeNumber, *, attributes_only: bool) -> None:
-        with suppress(FileNotFoundError):  # the kernel has let go of it
+        try:
             self._invalidate(inode, attributes_only)
+        except OSError as error:
+            if error.errno not in _LET_GO:
+                log.error("the kernel could not be told that inode %d changed: %s", inode, error)
 
     def counters(self) -> dict[str, int]:
         """For `fusemirror status`. What the kernel answers by itself nobody sees, and nobody counts."""

@@ -1,6 +1,8 @@
 """What the kernel may keep, with the kernel played by a list of the notifications that it gets."""
 
+import errno
 import os
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +10,7 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
+from fusemirror.filesystem import kernel_cache
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import InodeNumber
@@ -33,11 +36,17 @@ class Kernel:
     def __init__(self) -> None:
         self.notified: list[tuple[InodeNumber, bool]] = []
         self.unknown: set[InodeNumber] = set()
+        self.gone = False
+        self.freed = threading.Event()  # until it is set, the notification of an inode being freed waits
+        self.freed.set()
 
     def invalidate(self, inode: InodeNumber, attributes_only: bool) -> None:
+        assert self.freed.wait(30), "the test never freed the inode"
         self.notified.append((inode, attributes_only))
         if inode in self.unknown:
-            raise FileNotFoundError
+            raise OSError(errno.ENOENT, "it has let go of it")
+        if self.gone:
+            raise OSError(errno.ENODEV, "it has let go of the mount")
 
 
 @pytest.fixture
@@ -88,6 +97,28 @@ async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(cache: 
     assert cache.tell(inode(), 0)[0] == 0
     cache.forgotten(INODE)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
+
+
+async def test_a_mount_that_has_gone_is_no_error(cache: KernelCache, kernel: Kernel) -> None:
+    await grant(cache)
+    kernel.gone = True
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, ATTRIBUTES)]
+
+
+async def test_an_inode_that_is_being_freed_is_not_waited_for_longer_than_a_moment(
+    cache: KernelCache, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel frees it once its last write is answered, by the task that notifies."""
+    monkeypatch.setattr(kernel_cache, "NOTIFICATION_TIMEOUT_S", 0.01)
+    await grant(cache)
+    await grant(cache, OTHER)
+    kernel.freed.clear()
+    cache.data_changed(INODE, own=True)
+    assert kernel.notified == []
+    kernel.freed.set()
+    cache.data_changed(OTHER, own=True)
+    assert (OTHER, ATTRIBUTES) in kernel.notified
 
 
 @pytest.mark.parametrize(
