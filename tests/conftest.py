@@ -4,6 +4,11 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, and nothing of the product.
+settings.register_profile("fusemirror", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fusemirror")
 
 
 @pytest.fixture(autouse=True)
