@@ -35,6 +35,7 @@ from fusemirror.volume.catalog import (
     pack_entry,
     unpack_entry,
 )
+from fusemirror.volume.durable import unused
 from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
@@ -134,7 +135,7 @@ def _journal_is_damaged(directory: Path) -> bool:
 def _set_journal_aside(directory: Path) -> None:
     """Opening then begins an empty journal where the catalog ends; the peer has what was lost."""
     msgspec.structs.replace(Identity.load(directory), compare_all=True).store(directory)
-    (directory / "journal").rename(_unused(directory / "lost-journal"))
+    (directory / "journal").rename(unused(directory / "lost-journal"))
     (directory / "journal").mkdir(mode=0o700)
 
 
@@ -159,7 +160,7 @@ def _set_catalog_aside(directory: Path) -> None:
     msgspec.structs.replace(identity, compare_all=True, complete=complete).store(directory)
     State(clean=False, boot_id="").store(directory)
     if (directory / "catalog").exists():
-        (directory / "catalog").rename(_unused(directory / "lost-catalog"))
+        (directory / "catalog").rename(unused(directory / "lost-catalog"))
     Catalog.create(directory / "catalog")
 
 
@@ -173,15 +174,6 @@ def _tell_what_is_lost(volume: Volume, report: Callable[[str], None]) -> None:
         report(f"names made before change {first} are lost: their files are in /lost+found by inode number")
         # What this volume shows is no state that the peer ever saw.
         volume.catalog.discard(Table.META, b"generations")
-
-
-def _unused(path: Path) -> Path:
-    """The path, with a number behind it where it is taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
 
 
 class _Check:
@@ -484,11 +476,5 @@ class _Check:
             if inode is None or not inode.is_regular:
                 self._found.add(
                     f"an image of inode {number}, which is no file",
-                    lambda number=number: self._set_image_aside(number),  # type: ignore[misc]
+                    lambda number=number: self._volume.set_image_aside(number),  # type: ignore[misc]
                 )
-
-    def _set_image_aside(self, number: InodeNumber) -> None:
-        lost = self._volume.directory / "lost-images"
-        lost.mkdir(mode=0o700, exist_ok=True)
-        self._volume.images.release(number)
-        self._volume.images.path(number).rename(_unused(lost / f"{number:x}"))

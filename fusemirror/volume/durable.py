@@ -43,3 +43,12 @@ def append_whole(descriptor: int, data: bytes) -> None:
     """Write all of `data` at the end in one call, or raise OSError: then the caller cuts what was begun."""
     if os.write(descriptor, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def unused(path: Path) -> Path:
+    """The path, with a number behind it where it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

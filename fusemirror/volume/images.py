@@ -43,6 +43,7 @@ class Images:
         self._open: OrderedDict[InodeNumber, int] = OrderedDict()  # the least recently used first
         self._flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME
         self._unsynced_names: set[InodeNumber] = set()
+        self._unsynced_times: set[InodeNumber] = set()
         self.dirty: dict[InodeNumber, int] = {}
         """Images changed since they were last durable, with the serial of their last change."""
         self._serial = 0
@@ -80,6 +81,10 @@ class Images:
                 # What was cut cannot be taken back: it is done, and recovery knows it without the times.
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
+
+    def keep_times(self, inode: InodeNumber) -> None:
+        """The image's times as of now are to be durable with its next sync: a record is judged by them."""
+        self._unsynced_times.add(inode)
 
     def cut(self, inode: InodeNumber, size: int) -> None:
         """Take away what a write that failed left behind `size`; times stay as they are. OSError."""
@@ -132,6 +137,7 @@ class Images:
         if descriptor is not None:
             os.close(descriptor)
         self.dirty.pop(inode, None)
+        self._unsynced_times.discard(inode)
 
     def unlink(self, inode: InodeNumber) -> None:
         """Remove a released image, where there is one. Thread-safe. OSError."""
@@ -166,7 +172,11 @@ class Images:
         except FileNotFoundError:
             return
         try:
-            self._seams.fdatasync(descriptor)
+            if inode in self._unsynced_times:
+                self._unsynced_times.discard(inode)  # before: what is set meanwhile is the next sync's
+                self._seams.fsync(descriptor)
+            else:
+                self._seams.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         if inode in self._unsynced_names:

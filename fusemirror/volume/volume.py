@@ -11,7 +11,8 @@ The order of steps makes each change whole when the process is killed between an
   from the image whether the last such record took effect (`_took_effect`).
 
 And for a power cut: the journal is durable before the catalog that holds its records; an image is
-removed only when the record that says so is durable; everything else is compared with the peer.
+removed only when the record that says so is durable; an image that no inode has is set aside, and times
+that a record is judged by are durable with the data; everything else is compared with the peer.
 """
 
 import contextlib
@@ -56,7 +57,7 @@ from fusemirror.limits import (
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog, check_rows, key_inode
-from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
 from fusemirror.volume.images import ImageFacts, Images
@@ -315,6 +316,8 @@ class Volume:
         except OSError:
             self._take_back(change, inode, journalled=record is not None)
             raise
+        if record is not None:
+            self.images.keep_times(number)
         if inode is None:
             return
         if end > inode.size:
@@ -336,6 +339,8 @@ class Volume:
         except OSError:
             self._take_back(change, inode, journalled=record is not None)
             raise
+        if record is not None:
+            self.images.keep_times(change.inode)
         if inode is None:
             return
         inode.size = change.size
@@ -670,6 +675,8 @@ class Volume:
                 self.images.remove(inode)
             if self._identity.whole:  # else images wait for their data, and the rows are right
                 self._recover_attributes(everything=power_cut or self.regions.marks_lost)
+                if power_cut and state.boot_id:  # `check`, which made a catalog anew, adopts them instead
+                    self._set_strays_aside()
             self.commit()
         self.recovery = Recovery(state.clean, same_boot, replayed, self.journal.cut_bytes, in_doubt)
         # Last: until here another crash must find what this one left.
@@ -719,8 +726,26 @@ class Volume:
             self.images.cut(change.inode, record.note)  # nothing, where the note is no size
             self.images.set_times(change.inode, facts.ctime_ns, facts.ctime_ns)
         self.requests_done.pop(change.request, None)
+        self.regions.mark_whole(change.inode)  # its size is not what its row says
         self.journal.retract(change.number)  # or the next opening would take it for done
+        self.catalog.changes_since_commit += 1  # nor may the catalog go on telling of the record
         return change
+
+    def set_image_aside(self, inode: InodeNumber) -> None:
+        """Move an image that no inode has into VOLUME_DIR/lost-images. OSError."""
+        lost = self.directory / "lost-images"
+        lost.mkdir(mode=0o700, exist_ok=True)
+        self.images.release(inode)
+        self.images.path(inode).rename(unused(lost / f"{inode:x}"))
+
+    def _set_strays_aside(self) -> None:
+        """An image may survive a power cut that its file's making did not: another file will get its number,
+        and must not begin with its bytes."""
+        for number in list(self.images.numbers()):
+            inode = self.catalog.inode(number)
+            if inode is None or not inode.is_regular:
+                _log.info("volume %s: image %x of no file goes to lost-images", self.directory, number)
+                self.set_image_aside(number)
 
     def _recover_attributes(self, *, everything: bool) -> None:
         """Size and times that only memory held, from the images that were written to."""

@@ -1,6 +1,7 @@
 """A volume as a whole: changes, reading, durability, and being killed between any two system calls."""
 
 import errno
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -548,6 +549,58 @@ def test_a_power_cut_makes_everything_suspect_and_looks_at_every_image(directory
     assert writer.volume.identity.compare_all
     assert writer.inode(inode).size == 4
     writer.volume.close()
+
+
+def test_a_new_file_has_nothing_of_an_image_whose_file_a_power_cut_took(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    stray = writer.volume.catalog.next_inode
+    writer.volume.images.write(stray, 0, b"of a file that is lost", 1)
+    writer.volume.abandon()
+    State(clean=False, boot_id="another").store(directory)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    assert inode == stray
+    writer.write(inode, 4, b"x")
+    assert writer.content(inode) == b"\0\0\0\0x"
+    assert (directory / "lost-images" / f"{stray:x}").read_bytes() == b"of a file that is lost"
+    writer.volume.close()
+
+
+def test_a_record_that_is_taken_back_is_not_missed_later(directory: Path) -> None:
+    """Its catalog row of size, too, follows the image that is cut."""
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"before", request=R1)
+    writer.write(inode, 6, b" and after", request=R2)
+    writer.volume.commit()
+    writer.volume.regions.drop(writer.volume.regions.rotate())
+    writer.volume.images.truncate(inode, 8, 1)  # what the disk had not yet written is gone
+    writer = killed(writer.volume)
+    assert writer.volume.recovery.last_request_in_doubt == R2
+    assert writer.inode(inode).size == 6
+    assert writer.volume.catalog.journal_number == writer.volume.journal.last_number
+    writer.volume.close()
+
+
+async def test_the_times_that_a_record_is_judged_by_are_durable_with_the_data(directory: Path) -> None:
+    synced: list[str] = []
+    seams = replace(counting_seams(), fsync=functools.partial(_note_synced, synced))
+    writer = Writer(Volume.open(directory, seams))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"a")
+    await writer.volume.flush(inode)
+    image = str(writer.volume.images.path(inode))
+    assert image not in synced
+    writer.write(inode, 0, b"b", request=R1)
+    await writer.volume.flush(inode)
+    writer.write(inode, 0, b"c")
+    await writer.volume.flush(inode)
+    assert synced.count(image) == 1
+    writer.volume.close()
+
+
+def _note_synced(synced: list[str], descriptor: int) -> None:
+    synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def test_a_host_that_was_restarted_in_good_order_is_not_suspect(directory: Path) -> None:
