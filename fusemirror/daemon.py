@@ -24,6 +24,7 @@ from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.transport import Network, TcpNetwork
 from fusemirror.communication.opening import open_wanted
 from fusemirror.control.backup import BackupUnit
+from fusemirror.control.going_alone import GoingAlone
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
@@ -37,6 +38,8 @@ from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
 from fusemirror.settings import MountOptions, Settings, changed_while_mounted
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.interface import Witness
+from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,20 @@ class Host:
     A mount and a simulation build the same.
     """
 
-    def __init__(self, settings: Settings, network: Network, seams: Seams) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        network: Network,
+        seams: Seams,
+        witness_of: Callable[[str], Witness] | None = None,
+    ) -> None:
+        """`witness_of` gives the witness's record for a filesystem; none is asked without it."""
         self.settings = settings
         self.instance = seams.random_bytes(_INSTANCE_BYTES)
         self.seams = seams
         self._network = network
+        self._witness_of = witness_of
+        self.permission = Permission()
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open the volume and begin to meet the peer; the stack undoes it."""
@@ -68,12 +80,12 @@ class Host:
         self.linker = Linker(
             self._network, settings.listen, settings.peer, self.make_hello, settings.peer_timeout
         )
-        self.roles = Roles(
-            volume,
-            self._make_unit,
-            self.linker.meet_anew,
-            settings,
-        )
+        if self._witness_of is not None:
+            identity = volume.identity
+            witness = self._witness_of(identity.filesystem)
+            self.permission = Permission(witness, identity.host, settings.peer_timeout)
+        self.roles = Roles(volume, self._make_unit, self.linker.meet_anew, settings, self.permission)
+        going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
         self.linker.met_same_role = self.roles.met_same_role
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -81,6 +93,7 @@ class Host:
         await nursery.start(self._communication.run)
         await nursery.start(self.roles.run, receive)
         await nursery.start(self.roles.bringing_in.run)
+        await nursery.start(going_alone.run)
         await nursery.start(self.linker.run, send)
         nursery.start_soon(self._stop_serving_when_the_disk_fails)
 
@@ -110,6 +123,7 @@ class Host:
                 io_timeout_s=settings.io_timeout,
                 fence=settings.fence,
                 resync_rate=settings.resync_rate,
+                permission=self.permission,
             )
             unit.take_up(self._communication.pending(), self._communication.retire)
             return unit
@@ -186,7 +200,8 @@ async def _serve(
     settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
 ) -> int:
     async with AsyncExitStack() as stack:
-        host = Host(settings, TcpNetwork(unacknowledged_s=settings.peer_timeout), Seams())
+        network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
+        host = Host(settings, network, Seams(), _witness_of(settings))
         await host.open(stack)
         kernel = Kernel(mountpoint)
         cache = KernelCache()
@@ -196,7 +211,8 @@ async def _serve(
 
         def take_snapshot() -> dict[str, Any]:
             now = replace(mounted, settings=host.settings)
-            return snapshot(now, host.unit, host.linker, host.seams.now_ns)
+            status = snapshot(now, host.unit, host.linker, host.seams.now_ns)
+            return {**status, "witness": host.permission.status()}
 
         admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -212,6 +228,19 @@ async def _serve(
         kernel.unmount()
         await host.drain(kernel.reason)
     return 0
+
+
+def _witness_of(settings: Settings) -> Callable[[str], Witness] | None:
+    """The witness of the settings, or None; `MountFailed` where what it takes is not installed."""
+    endpoints = settings.witness_endpoints
+    if not endpoints:
+        return None
+    try:
+        from fusemirror.witness.etcd import Etcd  # only here, since few mounts have the library for it
+    except ImportError as error:
+        raise MountFailed(f"witness: {error}; install fusemirror[witness], or take `witness` out") from error
+    timeout_s = settings.peer_timeout / len(endpoints)
+    return lambda filesystem: Etcd(endpoints, filesystem, timeout_s)
 
 
 class Kernel:

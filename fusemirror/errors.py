@@ -70,6 +70,26 @@ class DiskStopped(CheckReport):
 Use the other host; check the disk, then mount again"""
 
 
+class NotPermitted(CheckReport):
+    """check report: this host may not go on without the other: {0}. Bring the other host or the witness \
+back, or go on alone with `fusemirror takeover NAME --force`"""
+
+    exit_code = 5
+
+
+class ChangeUnconfirmed(CheckReport):
+    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it, \
+and this host may not go on without it: {0}. Bring the other host or the witness back"""
+
+    exit_code = 5
+
+
+class WitnessUnreachable(FusemirrorError):
+    """the witness cannot be asked: {0}; check that it runs, and the network between"""
+
+    exit_code = 5
+
+
 class PeerUnreachable(FusemirrorError):
     """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
 

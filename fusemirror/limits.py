@@ -85,6 +85,7 @@ STAGED_REQUESTS_MAX = 262_144  # a staged request takes about 1 KiB of memory be
 STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; removed whole
 STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk is full
 ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
+WITNESS_LOOK_S = 10.0  # how late `status` may know that the witness has gone
 FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
 # --- resync and verify ----------------------------------------------------------------------------

@@ -80,6 +80,17 @@ def parse_address(text: str) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+def parse_endpoints(text: str) -> tuple[str, ...]:
+    """Endpoints `http://HOST:PORT`, with commas between, none for no text; ValueError says what is wrong."""
+    endpoints = tuple(filter(None, (part.strip().rstrip("/") for part in text.split(","))))
+    for endpoint in endpoints:
+        scheme, separator, address = endpoint.partition("://")
+        if scheme != "http" or not separator:
+            raise ValueError(f"`{endpoint}` is not http://HOST:PORT")
+        parse_address(address)
+    return endpoints
+
+
 UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": KIB * GIB}
 
 
@@ -150,6 +161,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_rate: Annotated[
         int, Meta(ge=0, le=1024 * GIB, description="Bytes per second that verify may read; 0 is no limit.")
     ] = 0
+    witness: Annotated[
+        str, Meta(description="etcd that decides who goes on alone: http://HOST:PORT, several with commas.")
+    ] = ""
     log_level: Annotated[
         LogLevel, Meta(description="The least severe messages to log: debug, info, warning or error.")
     ] = LogLevel.INFO
@@ -160,12 +174,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for key in ("access", "acknowledge", "communication", "fence"):
             if getattr(self, key) not in AVAILABLE:
                 raise _Refused(key, f"`{getattr(self, key)}` is not available in this version")
+        _attributed("witness", parse_endpoints, self.witness)
+        if self.witness and self.fence is Fence.DATA:
+            raise _Refused("witness", "is for a host that goes on alone, which fence = `data` never lets it")
         if self.io_timeout < self.peer_timeout:
             raise _Refused("io_timeout", f"must be at least peer_timeout ({self.peer_timeout:g} s)")
 
     @property
     def listen_address(self) -> Address:
         return parse_address(self.listen)
+
+    @property
+    def witness_endpoints(self) -> tuple[str, ...]:
+        return parse_endpoints(self.witness)
 
     @property
     def peer_address(self) -> Address:
@@ -230,6 +251,7 @@ FIXED_WHILE_MOUNTED = {
     "listen": "the peer knows this address",
     "peer": "the link is made of it",
     "peer_timeout": "leases were given by it",
+    "witness": "both hosts must change it at the same time",
     "access": "both hosts must change it at the same time",
 }
 """Keys that a running mount does not change, and why."""

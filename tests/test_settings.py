@@ -42,6 +42,12 @@ def test_the_least_file_has_the_documented_defaults(path: Path) -> None:
     assert found.peer_address == Address("fd00::2", 7000)
 
 
+def test_the_members_of_a_witness_are_told_apart() -> None:
+    chosen = settings.make(**LEAST, witness="http://a:1, http://[fd00::2]:2379/")
+    assert chosen.witness_endpoints == ("http://a:1", "http://[fd00::2]:2379")
+    assert settings.make(**LEAST).witness_endpoints == ()
+
+
 def test_what_is_rendered_is_loaded_again_the_same(path: Path) -> None:
     chosen = settings.make(**LEAST, io_timeout=60, communication_capacity=100 * MIB + 1, stale_reads=True)
     path.write_text(settings.render(chosen))
@@ -73,6 +79,9 @@ def test_a_rendered_file_explains_every_key() -> None:
         ({"communication_capacity": '"1 GB"'}, "communication_capacity: `1 GB` is not a size"),
         ({"communication_capacity": '"1 MiB"'}, "communication_capacity: expected `int` >= 16777216"),
         ({"name": '"other"'}, "name: `other` does not agree with the name of the file"),
+        ({"witness": '"alpha:2379"'}, "witness: `alpha:2379` is not http://HOST:PORT"),
+        ({"witness": '"http://a:1, http://b"'}, "witness: `b` is not HOST:PORT"),
+        ({"fence": '"data"', "witness": '"http://a:1"'}, "witness: is for a host that goes on alone"),
         ({"resync_rate": "-1"}, "resync_rate: expected `int` >= 0"),
     ],
 )

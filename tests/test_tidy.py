@@ -22,6 +22,7 @@ LAYERS = (
     ("filesystem",),
     ("control",),
     ("mirror",),
+    ("witness",),
     ("communication",),
     ("channel",),
     ("protocol",),
@@ -45,6 +46,7 @@ TESTED_ELSEWHERE = {
     "communication/opening": "communication/test_volume",
     "communication/subvolume_volume": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
+    "control/going_alone": "simulation/test_witness",
     "control/primary": "simulation/test_simulation",
     "control/unit": "filesystem/test_operations",  # drives it without a kernel
     "daemon": "mount/test_life",
@@ -56,6 +58,7 @@ TESTED_ELSEWHERE = {
     "mirror/sending": "simulation/test_simulation",
     "operations": "protocol/test_codec",
     "protocol/messages": "protocol/test_codec",
+    "witness/interface": "witness/test_etcd",
 }
 """Modules whose tests stand in the file of another; this list is to shrink."""
 

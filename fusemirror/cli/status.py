@@ -74,6 +74,7 @@ def describe(status: dict[str, Any]) -> str:
         *_reserved(status["reservations"]),
         *_disk(status["disk"]),
         ("modes", _modes(status)),
+        *_witness(status.get("witness")),
         ("mounted on", status["mountpoint"]),
         ("volume", status["volume"]),
         ("process", f"{status['pid']}, version {status['version']}"),
@@ -151,6 +152,12 @@ def _reserved(reservations: list[dict[str, Any]]) -> list[tuple[str, str]]:
     if more := len(reservations) - len(rows):
         rows.append(("reserved", f"and {more} more, see --json"))
     return rows
+
+
+def _witness(witness: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if witness is None:
+        return []
+    return [("witness", ": ".join(filter(None, (witness["state"], witness["reason"]))))]
 
 
 def _modes(status: dict[str, Any]) -> str:

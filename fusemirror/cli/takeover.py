@@ -14,12 +14,17 @@ SILENCE_TIMEOUT_S = 120.0
 @click.command("takeover")
 @name_argument
 @click.option("--dry-run", is_flag=True, help="Say what would be lost, and do nothing.")
-@click.option("--force", is_flag=True, help="Also while the primary is connected, or with an older copy.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also while the primary is connected, with an older copy, or without the witness.",
+)
 @pass_places
 def command(places: Places, name: str, dry_run: bool, force: bool) -> None:
     """Let this host be the primary of NAME, because the other is lost.
 
-    Refused without --force (exit status 6) while the primary is connected, or this copy not consistent.
+    Refused without --force (exit status 6) while the primary is connected, this copy is not consistent,
+    or a witness does not permit it.
     """
     if dry_run:
         describe(name, ask(places.runtime_dir, name, "takeover", {"dry_run": True}))

@@ -79,6 +79,7 @@ from fusemirror.settings import Access, Acknowledge, Fence, Settings
 from fusemirror.volume.catalog import INODES_FROM_KEY, key_inode
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class PrimaryUnit(ControlUnit):
         io_timeout_s: float,
         fence: Fence = Fence.NEVER,
         resync_rate: int = 0,
+        permission: Permission | None = None,
     ) -> None:
         super().__init__(volume)
         self.exclusive = ExclusiveAccess(volume, steps.MAIN)
@@ -107,6 +109,7 @@ class PrimaryUnit(ControlUnit):
             io_timeout_s=io_timeout_s,
             fence=fence,
             resync_rate=resync_rate,
+            permission=permission,
         )
         self.ready = False
         """Requests are served. Not before the other host was met, or this one goes on alone: the other may
@@ -172,13 +175,15 @@ class PrimaryUnit(ControlUnit):
         while True:
             if self.mirror.fenced:
                 await self.mirror.admit()
+            if not self.mirror.entitled:
+                await self.mirror.wait_entitled()
             if self.retired:
                 raise RoleChanged
             write = self._begin_exclusive(operation, length, self.host_identity)
             if write is None:
                 return None
             await write.take_turn()
-            if not self.mirror.fenced and not self.retired:
+            if not self.mirror.fenced and self.mirror.entitled and not self.retired:
                 return write
             write.meet(Found.FAILED)  # the backup, or the role, was lost while this stood by
 
@@ -203,8 +208,12 @@ class PrimaryUnit(ControlUnit):
         return inode
 
     async def _wait_ready(self) -> None:
-        await self._made_ready.wait()
-        self.check_not_retired()
+        while not self.ready:
+            with trio.move_on_after(self.mirror.io_timeout_s):
+                await self._made_ready.wait()
+            self.check_not_retired()
+            if not self.ready and not self.mirror.entitled:
+                raise self.mirror.not_permitted()
 
     async def _get_ready(self) -> None:
         """Decide from now on; what this host had asked for as the backup goes first, in its order."""
@@ -379,15 +388,16 @@ class PrimaryUnit(ControlUnit):
     async def showable(self, key: Key) -> None:
         self.check_disk()
         await self._wait_met()
-        if self._acknowledge is Acknowledge.ASYNC:
-            return  # main's order is what this host sees; the backup sees it a little later
-        while number := self.mirror.unsettled(key):
+        # In main's order this host sees what the backup sees a little later, if it need not wait for that.
+        while self._acknowledge is Acknowledge.SYNC and (number := self.mirror.unsettled(key)):
             await self.mirror.settled(number)
+        if not self.mirror.entitled:
+            await self.mirror.wait_entitled()
 
     def cacheable_s(self, inode: InodeNumber) -> float:
         # No longer than a backup would wait before it takes over from a killed process, whose mount is
         # still there with all that its kernel keeps.
-        return 0.0 if self.mirror.unsettled(inode) else self._peer_timeout_s
+        return 0.0 if self.mirror.unsettled(inode) else self.mirror.shows_for_s(self._peer_timeout_s)
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self._wait_met()
@@ -395,6 +405,8 @@ class PrimaryUnit(ControlUnit):
         try:
             if self._acknowledge is Acknowledge.SYNC:
                 await self._wait_settled(inode, offset, length)
+            if not self.mirror.entitled:
+                await self.mirror.wait_entitled()
             return self.read_here(inode, offset, length)
         finally:
             if claim is not None:
@@ -662,6 +674,8 @@ class PrimaryUnit(ControlUnit):
         held = await self._held_by_backup(candidates)
         free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
         if self.mirror.fenced or self.retired or self._handing_over or not self.ready:
+            return
+        if not self.mirror.entitled:
             return
         if free and self.mirror.must_begin_generation:
             self.mirror.begin_generation()

@@ -27,6 +27,7 @@ from fusemirror.protocol.messages import Hello
 from fusemirror.settings import Access, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Roles(ControlUnit):
         make_unit: Callable[[], ControlUnit],
         meet_anew: Callable[[str], None],
         settings: Settings,
+        permission: Permission | None = None,
     ) -> None:
         super().__init__(volume)
         self._make_unit = make_unit
@@ -52,6 +54,7 @@ class Roles(ControlUnit):
         self._parked: trio.Event | None = None
         self._succession = trio.Event()  # set when there is another unit
         self._settings = settings
+        self._permission = permission or Permission()
         self.unit = make_unit()
         self.unit.inherit(self)
         self.unit.configure(settings)
@@ -199,12 +202,24 @@ class Roles(ControlUnit):
         }
 
     async def takeover(self, *, force: bool) -> None:
-        """Become the primary without the other host; nothing where this is the primary already.
+        """Become the primary without the other host; where this is the primary already, only `force` does
+        anything: it then goes on alone whatever the witness says.
 
         What the primary had acknowledged and this host does not have gives way when it comes back.
-        RefusedForSafety unless forced, where this copy is not consistent or the primary is connected.
-        A witness calls this as a person does.
+        RefusedForSafety unless forced, where this copy is not consistent, the primary is connected, or there
+        is a witness and it does not permit this. `GoingAlone` calls this as a person does.
         """
+        unit = self.unit
+        if isinstance(unit, PrimaryUnit):
+            if force and unit.mirror.wants_permission:
+                self._permission.overridden = True
+                unit.mirror.permission_changed()
+            return
+        if force:
+            self._permission.overridden = True
+        if self._permission.needed and not self._permission.granted and not await self._permission.ask():
+            why = self._permission.reason or "the witness has not been heard"
+            raise RefusedForSafety(f"{why}; --force takes over all the same")
         unit = self.unit
         if isinstance(unit, PrimaryUnit):
             return

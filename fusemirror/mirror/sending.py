@@ -8,11 +8,13 @@ not acknowledged yet (a read, a lookup, an error) waits for it first: that is G2
 When the link is lost, the backup may go on serving reads until its lease ends. So changes wait
 (`HOLDING`) until the backup is back or the lease is over; only then does the primary go on alone.
 With `fence = "data"` it does not: it refuses changes, and those that were under way are in doubt.
+With a witness it needs its permission (`witness/permission.py`), and holds until it has it.
 Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 """
 
 import errno
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,16 +37,18 @@ from fusemirror.channel.session import Session
 from fusemirror.errors import (
     ChangeInDoubt,
     ChangesRefused,
+    ChangeUnconfirmed,
     ChannelError,
     CheckReport,
     ConnectionLost,
     FusemirrorError,
+    NotPermitted,
     OperationFailed,
     RoleChanged,
     TimedOut,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RegionIndex
-from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX
+from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX, KERNEL_DELAY_S
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier
 from fusemirror.mirror.histories import (
@@ -88,6 +92,7 @@ from fusemirror.protocol.messages import (
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.space import space_of
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +125,11 @@ class Mirror:
         io_timeout_s: float,
         fence: Fence = Fence.NEVER,
         resync_rate: int = 0,
+        permission: Permission | None = None,
     ) -> None:
         self.volume = volume
+        self.permission = permission or Permission()
+        self._session: Session | None = None  # of the last link: its lease outlasts it
         self.retired = False
         self._random_bytes = random_bytes
         self.state = PrimaryState.HOLDING
@@ -192,7 +200,7 @@ class Mirror:
             self.written_since.append(_range(change))
         if not self._live:
             self._mark(change)
-        if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+        if self.acknowledges_alone:
             self.acknowledged_number = change.number
             return
         inode, start, end = _range(change)
@@ -252,7 +260,9 @@ class Mirror:
         first, and nobody holds the change.
         """
         if not await self.settled(number):
-            raise self._report(ChangeInDoubt(self.reason))
+            if self.permission.granted:
+                raise self._report(ChangeInDoubt(self.reason))
+            raise self._report(ChangeUnconfirmed(self._reason_alone))
 
     async def settled(self, number: ChangeNumber) -> bool:
         """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
@@ -313,9 +323,14 @@ class Mirror:
         return self.state in PRIMARY_STREAMING
 
     @property
+    def acknowledges_alone(self) -> bool:
+        """Changes are acknowledged without the backup."""
+        return self.state in PRIMARY_ACKNOWLEDGES_ALONE and self.permission.granted
+
+    @property
     def must_begin_generation(self) -> bool:
         """The next change is the first one that is made without the backup."""
-        return self.generation_shared and self.state in PRIMARY_ACKNOWLEDGES_ALONE
+        return self.generation_shared and self.acknowledges_alone
 
     def begin_generation(self, *more: Row) -> None:
         """Mark in the order of changes that from here on the backup was not there. OSError, DiskFailed."""
@@ -333,6 +348,63 @@ class Mirror:
         encoded = encode_change(change)
         volume.apply(change, encoded=encoded)
         self.publish(change, encoded, b"", ())
+
+    # --- the witness ----------------------------------------------------------------------------------
+
+    @property
+    def wants_permission(self) -> bool:
+        """It is time to go on alone, and the witness has to say whether this host may."""
+        if self.permission.held or not self.permission.needed:
+            return False
+        holds = self.state is PrimaryState.HOLDING
+        return trio.current_time() >= self._hold_until if holds else self.state in PRIMARY_ACKNOWLEDGES_ALONE
+
+    def permission_changed(self) -> None:
+        """The witness, or a person, has said that this host may go on alone."""
+        self._tell_changed()
+
+    @property
+    def entitled(self) -> bool:
+        """Programs of this host may see what is here: the other cannot have become the primary."""
+        if self.permission.granted:
+            return True
+        if self._session is None or self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+            return False
+        return trio.current_time() < self._session.lease_until
+
+    async def wait_entitled(self) -> None:
+        """Return when programs of this host may see what is here; `NotPermitted` after `io_timeout`.
+
+        There is no checkpoint between that moment and the return.
+        """
+        with trio.move_on_after(self.io_timeout_s):
+            while not self.entitled:
+                self._check_not_retired()
+                link = self.link
+                apart = self.state in PRIMARY_ACKNOWLEDGES_ALONE
+                if link is not None and not link.mirror.closed and not apart:
+                    await link.mirror.wait_lease()
+                else:
+                    await self.changed.wait()
+        if not self.entitled:
+            self._check_not_retired()
+            raise self.not_permitted()
+
+    def shows_for_s(self, seconds: float) -> float:
+        """For how long of `seconds` a kernel may keep what it is shown now."""
+        if self.permission.granted:
+            return seconds
+        until = self._session.lease_until if self._session is not None else 0.0
+        return min(seconds, max(0.0, until - trio.current_time() - KERNEL_DELAY_S))
+
+    def not_permitted(self) -> CheckReport:
+        """What a request gets that waited too long for the other host or the witness."""
+        return self._report(NotPermitted(self._reason_alone))
+
+    @property
+    def _reason_alone(self) -> str:
+        reasons = (self.reason, self.permission.reason)
+        return "; ".join(filter(None, reasons)) or "it waits for the other host"
 
     # --- the fence ------------------------------------------------------------------------------------
 
@@ -371,6 +443,8 @@ class Mirror:
         """Why the state is not normal, and what that means for changes, for people."""
         if self._copier is not None and self.pace.paused:
             return "the resync is paused; let it go on with `fusemirror resync NAME --resume`"
+        if self.wants_permission:
+            return str(NotPermitted(self._reason_alone))
         if not self.fenced or self.state is PrimaryState.HOLDING:
             return self.reason
         return str(ChangesRefused(self.reason or "the backup is being brought up to date"))
@@ -379,7 +453,8 @@ class Mirror:
 
     def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
         before, after = self.state, next_primary_state(self.state, event)
-        if after in PRIMARY_ACKNOWLEDGES_ALONE and self.fence is Fence.NEVER:
+        granted = self.permission.granted
+        if after in PRIMARY_ACKNOWLEDGES_ALONE and self.fence is Fence.NEVER and granted:
             self._leave_the_backup()
         self.state = after
         self.reason = reason
@@ -387,11 +462,14 @@ class Mirror:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
         self.met = self.met or self.streams or self.state in PRIMARY_ACKNOWLEDGES_ALONE
         if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
-            self._held_back = None
-            self._acknowledge(self.volume.number, in_doubt=self.fence is Fence.DATA)
+            self._give_up_waiting(in_doubt=self.fence is Fence.DATA or not granted)
         elif self.streams:
             self._reported = False
         self._tell_changed()
+
+    def _give_up_waiting(self, *, in_doubt: bool) -> None:
+        self._held_back = None
+        self._acknowledge(self.volume.number, in_doubt=in_doubt)
 
     def _tell_changed(self) -> None:
         changed, self.changed = self.changed, trio.Event()
@@ -442,7 +520,7 @@ class Mirror:
 
     async def settled_state(self) -> None:
         """Return when the state is one in which requests are decided: streaming, or alone."""
-        while not self.streams and self.state not in PRIMARY_ACKNOWLEDGES_ALONE:
+        while not self.streams and not self.acknowledges_alone:
             self._check_not_retired()
             await self.changed.wait()
         self._check_not_retired()
@@ -452,10 +530,7 @@ class Mirror:
         task_status.started()
         while True:
             if self.state is PrimaryState.HOLDING:
-                with trio.move_on_at(self._hold_until):
-                    await self.changed.wait()
-                if self.state is PrimaryState.HOLDING and trio.current_time() >= self._hold_until:
-                    self._go(PrimaryEvent.LEASE_OVER, self.reason)
+                await self._hold()
                 continue
             deadline = trio.current_time() + self.io_timeout_s
             if self.in_flight:
@@ -465,6 +540,21 @@ class Mirror:
             with trio.move_on_at(max(deadline, trio.current_time() + self.io_timeout_s / 10)):
                 await self.changed.wait()
 
+    async def _hold(self) -> None:
+        """Go on alone when that is due and permitted. What waits longer for the permission is in doubt."""
+        now = trio.current_time()
+        if now >= self._hold_until and self.permission.granted:
+            self._go(PrimaryEvent.LEASE_OVER, self.reason)
+            return
+        late = self.in_flight[0].since + self.io_timeout_s if self.in_flight else math.inf
+        if now >= max(late, self._hold_until):
+            self._give_up_waiting(in_doubt=True)
+            return
+        # A change may still come while the lease that this host has of the backup lasts.
+        late = min(late, now + self.io_timeout_s)
+        with trio.move_on_at(self._hold_until if now < self._hold_until else late):
+            await self.changed.wait()
+
     # --- one link ---------------------------------------------------------------------------------------
 
     async def serve(self, link: Link) -> None:
@@ -472,6 +562,7 @@ class Mirror:
         # Numbers of data changes end with the process; the backup may hold one that this one never gave.
         self.volume.advance(link.peer.history.number)
         self.link = link
+        self._session = link.mirror
         self.stream = Stream(link.mirror)
         self._said_bye = False
         self._suspects = Promise()
@@ -522,7 +613,10 @@ class Mirror:
             # Else it served no reads: a link that comes and goes must not make changes wait on and on.
             self._hold_until = max(self._hold_until, link.mirror.answered_until)
         self._copier = None
-        self._go(PrimaryEvent.SAID_BYE if self._said_bye else PrimaryEvent.LOST, reason)
+        said_bye = self._said_bye
+        if said_bye and not self.permission.granted:
+            said_bye, self._hold_until = False, trio.current_time()  # its next process may take over
+        self._go(PrimaryEvent.SAID_BYE if said_bye else PrimaryEvent.LOST, reason)
 
     async def _read(self, session: Session, stream: Stream) -> None:
         while True:
@@ -669,8 +763,10 @@ class Mirror:
             if patience.cancelled_caught and self.link is not None:
                 # Then it goes on alone, and brings the backup up to date with nobody waiting.
                 self.link.close(str(TimedOut(self.io_timeout_s, "the backup was not brought up to date")))
+            if patience.cancelled_caught and not self.entitled:
+                raise self.not_permitted()
             promise = self.ask_flush(inode)
-            if promise is None and self.state in PRIMARY_ACKNOWLEDGES_ALONE:
+            if promise is None and self.acknowledges_alone:
                 return 0
             if promise is None:
                 await self.changed.wait()

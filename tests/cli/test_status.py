@@ -110,6 +110,12 @@ def test_reservations_are_shown_with_their_holders() -> None:
     assert "  reserved      and 2 more, see --json\n" in text
 
 
+def test_what_the_witness_says_is_shown() -> None:
+    assert "witness" not in text_of()
+    away = {"state": "unreachable", "reason": "http://a:2379: no route"}
+    assert "witness       unreachable: http://a:2379: no route" in text_of(witness=away)
+
+
 def test_json_is_given_as_it_came(run: Run, tmp_path: Path) -> None:
     with answering(tmp_path / "run", "data", lambda _request: [result(STATUS)]):
         assert json.loads(run("status", "data", "--json").stdout) == STATUS

@@ -24,6 +24,7 @@ from fusemirror.settings import Fence
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.permission import Permission
 from tests.simulation.options import Options, draw_options
 
 Planting = Callable[[], AbstractContextManager[object]]
@@ -176,6 +177,37 @@ _FILES = {"kinds": ("write", "chmod", "append", "create", "unlink", "flush"), "i
 _OLD_COPIES = {**_FILES, "faults": ("restore backup",), "outage": 0.1, "fault_interval": 0.4, "hurry": 200}
 
 
+_LONELY_PRIMARY = {
+    "witness": True,
+    "faults": ("alone primary",),
+    "kinds": ("write", "read"),
+    "think_time": 0.1,
+    "peer_timeout": 0.3,
+    "io_timeout": 3.0,
+    "fault_interval": 1.0,
+    "outage": 3.0,
+}
+_LONELY_BOTH = {
+    **_LONELY_PRIMARY,
+    "faults": ("cut", "kill primary", "alone primary"),
+    "kill_in_step": 0.0,
+}
+
+
+@contextmanager
+def _lapsing_permissions() -> Iterator[None]:
+    """A host that cannot be the only one with the last changes gives the record back, as by a lease."""
+    give_back = Permission.give_back
+
+    async def mutated(permission: Permission, _may: Callable[[], bool]) -> None:
+        held = permission.held
+        await give_back(permission, lambda: True)
+        permission.held = held
+
+    with mock.patch.object(Permission, "give_back", mutated):
+        yield
+
+
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
     Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
@@ -193,6 +225,9 @@ MUTATIONS = (
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
+    Mutation("go alone without the witness", _replaced(Permission, "granted", True), _LONELY_PRIMARY),
+    Mutation("show what an old primary has", _replaced(Mirror, "entitled", True), _LONELY_PRIMARY),
+    Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),

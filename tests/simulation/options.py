@@ -7,7 +7,7 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror.control import primary, unit
+from fusemirror.control import going_alone, primary, unit
 from fusemirror.mirror import catching_up, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
@@ -78,6 +78,16 @@ FAULTS = (
 """What happens, and to which host: see `trouble.py`."""
 
 
+WITNESS_FAULTS = (
+    "blind primary",
+    "blind backup",
+    "blind both",
+    "sluggish",
+    "alone primary",
+    "alone backup",
+)
+"""With a witness: who does not reach it, that it is slow, and who reaches neither it nor the other host."""
+
 CLOCK_SKEW_MAX = 0.0045
 """Far more than the 200 ppm of a bad oscillator: what `limits.LEASE_CLOCK_MARGIN` is made for."""
 
@@ -127,6 +137,7 @@ class Options(msgspec.Struct, frozen=True):
     acknowledge: tuple[str, str] = ("sync", "sync")  # at the primary, at the backup
     communication: str = "lmdb"
     access: str = "routed"
+    witness: bool = False
 
     @property
     def asynchronous(self) -> bool:
@@ -156,13 +167,18 @@ def draw_options(random: Random) -> Options:
     finale = random.choice(FINALES)
     if "async" in acknowledge and finale.startswith("power"):
         finale = ""
+    access = random.choice(["routed", "exclusive"])
+    witness = acknowledge == ("sync", "sync") and options.fence is Fence.NEVER and random.random() < 0.4
+    if witness:
+        faults += tuple(fault for fault in WITNESS_FAULTS if random.random() < 0.5)
     return msgspec.structs.replace(
         options,
         acknowledge=acknowledge,
         communication=communication,
         faults=faults,
         finale=finale,
-        access=random.choice(["routed", "exclusive"]),
+        access=access,
+        witness=witness,
     )
 
 
@@ -203,6 +219,7 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (sending, "CHECKPOINT_INTERVAL_S"),
         (unit, "COMMIT_INTERVAL_S"),
         (primary, "PURGE_AFTER_S"),
+        (going_alone, "WITNESS_LOOK_S"),
     )
     small = (
         (journal, "JOURNAL_SEGMENT_BYTES", 700),

@@ -8,17 +8,20 @@ import logging
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import trio
 import trio.testing
 
 from fusemirror.change import Table
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.mirror.sending import Mirror
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
@@ -39,6 +42,7 @@ _WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072)
 _EXPECTED_WARNINGS = (
     "a write to inode",  # of a file that had gone
     "check report: ",
+    "the witness cannot be asked",
     "stopped before everything was drained",
     "the last checkpoint failed",
     "the namespace could not be made durable",
@@ -64,6 +68,7 @@ class Run:
     failure: BaseException | None = None
     operations: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    acknowledging_alone: Callable[[], list[str]] = field(default=list, repr=False)
 
     @property
     def header(self) -> str:
@@ -82,9 +87,11 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         disk.counted_steps(),
         clocks_of_hosts(),
         limits_in_effect(options),
+        _checked_for_two_primaries(run) if options.witness else nullcontext(),
         _traced_log(run) as complaints,
     ):
         simulation = Simulation(seed, options, Path(directory), run)
+        run.acknowledging_alone = simulation.acknowledging_alone
         try:
             clock = trio.testing.MockClock(autojump_threshold=0)
             trio.run(simulation.run, clock=clock)
@@ -119,6 +126,15 @@ class Simulation:
 
     def close(self) -> None:
         self._world.close()
+
+    def acknowledging_alone(self) -> list[str]:
+        """Hosts whose process lives, and acknowledges without the other."""
+        units = {host.name: host.present for host in self._world.hosts if host.volume is not None}
+        return [
+            name
+            for name, unit in units.items()
+            if isinstance(unit, PrimaryUnit) and unit.mirror.acknowledges_alone
+        ]
 
     async def run(self) -> None:
         world = self._world
@@ -342,6 +358,19 @@ def _deterministic_trio(seed: int) -> Iterator[None]:
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
         scheduler._r.setstate(state)
+
+
+@contextmanager
+def _checked_for_two_primaries(run: Run) -> Iterator[None]:
+    """Whenever a primary goes from one state to another, and where it has a new permission."""
+    tell_changed = Mirror._tell_changed
+
+    def checked(mirror: Mirror) -> None:
+        tell_changed(mirror)
+        assert len(run.acknowledging_alone()) < 2, "two hosts acknowledge changes alone"
+
+    with mock.patch.object(Mirror, "_tell_changed", checked):
+        yield
 
 
 @contextmanager

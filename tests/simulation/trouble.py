@@ -42,6 +42,8 @@ class Trouble:
                     continue  # the roles are being exchanged, and nobody has this one
                 if fault in _LINE_FAULTS:
                     nursery.start_soon(self._trouble_line, fault, hosts)
+                elif fault in ("blind", "alone", "sluggish"):
+                    nursery.start_soon(self._trouble_witness, fault, hosts)
                 elif fault == "hold":
                     nursery.start_soon(self._hold_resync)
                 elif fault == "clock":
@@ -74,6 +76,9 @@ class Trouble:
                 await host.ended.wait()
             self._start(host)
         self._heal()
+        if self._world.witness is not None:
+            self._world.witness.cut_from.clear()
+            self._world.witness.slow_s = 0.0
         await self._world.primary.serving.wait()
         self._set_pace(paused=False)
 
@@ -114,6 +119,22 @@ class Trouble:
         await trio.sleep(self._outage_s())
         self._line_faults -= 1
         self._heal()
+
+    async def _trouble_witness(self, fault: str, hosts: list[SimulatedHost]) -> None:
+        """Hosts do not reach the witness, and with `alone` not each other either; or the witness is slow."""
+        witness = self._world.witness
+        assert witness is not None
+        self._world.trace(f"{fault} {[host.name for host in hosts]}")
+        if fault == "sluggish":
+            witness.slow_s = self._outage_s()
+        else:
+            witness.cut_from.update(host.name for host in hosts)
+        if fault == "alone":
+            await self._trouble_line("cut", hosts)
+        else:
+            await trio.sleep(self._outage_s())
+        witness.slow_s = 0.0
+        witness.cut_from.clear()
 
     def _heal(self) -> None:
         self._world.network.accept_delay = lambda: 0.0

@@ -27,6 +27,7 @@ from tests.simulation.disk import Disk, Killed, Room
 from tests.simulation.options import Options
 from tests.simulation.power import Surface
 from tests.simulation.process import Clock, Process, current
+from tests.simulation.witness import SimulatedWitness
 
 T = TypeVar("T")
 Program = Callable[["SimulatedHost"], Awaitable[None]]
@@ -52,6 +53,9 @@ class World:
             jitter_s=options.jitter,
             buffer_bytes=options.buffer_bytes,
             trace=self.trace_lines.append,
+        )
+        self.witness = (
+            SimulatedWitness(Random(f"{seed} witness"), options.latency) if options.witness else None
         )
         self.primary = SimulatedHost(self, PRIMARY, BACKUP, directory / PRIMARY)
         self.backup = SimulatedHost(self, BACKUP, PRIMARY, directory / BACKUP)
@@ -258,7 +262,9 @@ class SimulatedHost:
 
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
-            host = Host(self._settings, self._network, self._seams)
+            witness = self.world.witness
+            witness_of = None if witness is None else lambda _: witness.of(self.name)
+            host = Host(self._settings, self._network, self._seams, witness_of)
             await host.open(stack)
             self._host = host
             self.serving.set()

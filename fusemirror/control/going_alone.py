@@ -1,0 +1,78 @@
+"""Going alone: asks the witness when this host would go on without the other, and gives back what it said.
+
+The rule stands in `witness/permission.py`. While both hosts are there and equal the witness is looked at only
+so that `status` can say whether it is there.
+"""
+
+import logging
+import math
+
+import trio
+
+from fusemirror.control.backup import BackupUnit
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.roles import Roles
+from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import FusemirrorError
+from fusemirror.limits import HEARTBEATS_PER_TIMEOUT, WITNESS_LOOK_S
+from fusemirror.mirror.states import BackupState, PrimaryState
+from fusemirror.witness.permission import Permission
+
+log = logging.getLogger(__name__)
+
+_LEASES = 2  # so long a backup waits for its primary, which asks the witness after one
+
+
+class GoingAlone:
+    """See the module. One task for both roles; nothing to do where there is no witness."""
+
+    def __init__(self, roles: Roles, permission: Permission, peer_timeout_s: float) -> None:
+        self._roles = roles
+        self._permission = permission
+        self._peer_timeout_s = peer_timeout_s
+        self._apart_since = 0.0
+        self._unit: ControlUnit | None = None
+        self._looked_at = -math.inf
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask whenever it is time to, for ever. Cancelled, the record stays as it is or as was asked."""
+        task_status.started()
+        while self._permission.needed:
+            await self._act(self._roles.unit)
+            await trio.sleep(self._peer_timeout_s / HEARTBEATS_PER_TIMEOUT)
+
+    async def _act(self, unit: ControlUnit) -> None:
+        if unit.volume.health.failed.is_set():
+            return  # this host serves nothing, and leaves the other to go on
+        now = trio.current_time()
+        if unit is not self._unit or unit.link is not None:
+            self._unit, self._apart_since = unit, now
+        if self._is_normal():
+            self._permission.overridden = False
+        if isinstance(unit, PrimaryUnit) and unit.mirror.wants_permission:
+            if await self._permission.ask(seize=self._permission.overridden):
+                unit.mirror.permission_changed()
+        elif isinstance(unit, BackupUnit) and self._may_take_over(unit, now):
+            await self._take_over()
+        elif now - self._looked_at >= WITNESS_LOOK_S or (self._permission.held and self._is_normal()):
+            self._looked_at = now
+            await self._permission.give_back(self._is_normal)
+
+    def _may_take_over(self, unit: BackupUnit, now: float) -> bool:
+        if unit.applier.state is not BackupState.DISCONNECTED:
+            return False
+        waited = now - self._apart_since >= _LEASES * self._peer_timeout_s
+        return waited and self._roles.takeover_report()["refused"] is None
+
+    async def _take_over(self) -> None:
+        """Become the primary if the witness and the copy allow it. The other may be met again meanwhile."""
+        try:
+            await self._roles.takeover(force=False)
+        except (FusemirrorError, OSError) as error:
+            log.debug("this host does not take over: %s", error)
+
+    def _is_normal(self) -> bool:
+        unit = self._roles.unit
+        if isinstance(unit, PrimaryUnit):
+            return unit.mirror.state is PrimaryState.NORMAL
+        return isinstance(unit, BackupUnit) and unit.applier.state is BackupState.NORMAL

@@ -1,0 +1,1 @@
+"""The third voice: who of the two hosts may go on without the other."""

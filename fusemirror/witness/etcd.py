@@ -1,0 +1,65 @@
+"""etcd as the witness: one key for each filesystem, over the JSON form of its protocol, version 3.
+
+Reads are etcd's linearizable ones, and a swap is one transaction, so both go through a majority of its
+members, whichever endpoint is asked. An endpoint that does not answer is passed over for the next.
+Source: etcd.io, "gRPC gateway" and "etcd API Reference"; the revision is the key's `mod_revision`.
+"""
+
+import ssl
+from base64 import b64decode, b64encode
+from typing import Any
+
+import httpx
+
+from fusemirror.errors import WitnessUnreachable
+from fusemirror.witness.interface import Record, Witness
+
+
+class Etcd(Witness):
+    """The record of `filesystem`. Each endpoint gets `timeout_s` in all."""
+
+    def __init__(self, endpoints: tuple[str, ...], filesystem: str, timeout_s: float) -> None:
+        self._endpoints = list(endpoints)
+        self._key = _packed(f"fusemirror/{filesystem}")
+        self._timeout_s = timeout_s
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: else httpx loads one each time
+
+    async def look(self) -> Record:
+        answer = await self._ask("range", {"key": self._key})
+        found = answer.get("kvs")
+        if not found:
+            return Record("", 0)
+        return Record(b64decode(found[0].get("value", "")).decode(), int(found[0]["mod_revision"]))
+
+    async def swap(self, holder: str, revision: int) -> bool:
+        # A key that is not there has mod_revision 0.
+        compare = {"key": self._key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        put = {"requestPut": {"key": self._key, "value": _packed(holder)}}
+        answer = await self._ask("txn", {"compare": [compare], "success": [put]})
+        return bool(answer.get("succeeded"))
+
+    async def _ask(self, what: str, question: dict[str, Any]) -> dict[str, Any]:
+        """The answer of the first endpoint that gives one; it is asked first from then on.
+
+        `WitnessUnreachable` says why the last one gave none.
+        """
+        # Not by way of a proxy, which the environment of a mount may name by accident.
+        async with httpx.AsyncClient(timeout=self._timeout_s, verify=self._tls, trust_env=False) as client:
+            for endpoint in list(self._endpoints):
+                try:
+                    answer = await client.post(f"{endpoint}/v3/kv/{what}", json=question)
+                    answer.raise_for_status()
+                    found = answer.json()
+                except (httpx.HTTPError, ValueError) as error:
+                    why = f"{endpoint}: {error or type(error).__name__}"
+                    continue
+                if isinstance(found, dict) and "header" in found:
+                    self._endpoints.remove(endpoint)
+                    self._endpoints.insert(0, endpoint)
+                    return found
+                why = f"{endpoint}: it is no etcd"
+        raise WitnessUnreachable(why)
+
+
+def _packed(text: str) -> str:
+    return b64encode(text.encode()).decode()

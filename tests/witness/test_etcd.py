@@ -1,0 +1,130 @@
+"""etcd as the witness, against a real one; and what is said of one that is not there, or is none."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import trio
+
+from fusemirror.errors import WitnessUnreachable
+from fusemirror.witness.etcd import Etcd
+from fusemirror.witness.interface import Record
+from fusemirror.witness.permission import Permission
+from tests.witness.etcd_process import etcd, is_there
+
+ALPHA, BETA = "a" * 32, "b" * 32
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not is_there():
+        pytest.skip("no etcd: install the package etcd-server")
+    with etcd(tmp_path_factory.mktemp("etcd")) as found:
+        yield found
+
+
+@pytest.fixture
+def witness(endpoint: str, request: pytest.FixtureRequest) -> Etcd:
+    """A record that no other test has."""
+    return Etcd((endpoint,), request.node.name, TIMEOUT_S)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An endpoint at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+async def test_a_record_that_was_never_written_names_nobody(witness: Etcd) -> None:
+    assert await witness.look() == Record("", 0)
+
+
+async def test_a_swap_is_made_only_on_the_revision_that_was_seen(witness: Etcd) -> None:
+    assert await witness.swap(ALPHA, 0)
+    first = await witness.look()
+    assert first.holder == ALPHA
+    assert not await witness.swap(BETA, 0)
+    assert not await witness.swap(BETA, first.revision - 1)
+    assert await witness.look() == first
+    assert await witness.swap(ALPHA, first.revision)
+    again = await witness.look()
+    assert again.revision > first.revision
+    assert not await witness.swap("", first.revision)
+    assert await witness.swap("", again.revision)
+    assert (await witness.look()).holder == ""
+
+
+async def test_of_many_that_swap_at_once_one_does(witness: Etcd) -> None:
+    won: list[str] = []
+
+    async def swap(host: str) -> None:
+        if await witness.swap(host, 0):
+            won.append(host)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(swap, str(number))
+    assert [(await witness.look()).holder] == won
+
+
+async def test_two_filesystems_have_a_record_each(endpoint: str) -> None:
+    one, other = (Etcd((endpoint,), name, TIMEOUT_S) for name in ("one", "other"))
+    assert await one.swap(ALPHA, 0)
+    assert (await other.look()).holder == ""
+
+
+async def test_an_endpoint_that_is_not_there_is_passed_over(endpoint: str, closed_port: str) -> None:
+    witness = Etcd((closed_port, endpoint), "passed over", TIMEOUT_S)
+    assert await witness.swap(ALPHA, 0)
+    assert (await witness.look()).holder == ALPHA
+
+
+async def test_that_nobody_answers_is_said_with_the_endpoint(closed_port: str) -> None:
+    with pytest.raises(WitnessUnreachable, match=closed_port):
+        await Etcd((closed_port,), "none", TIMEOUT_S).look()
+
+
+class _Other(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"greeting": "hello"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+async def test_a_server_that_is_no_etcd_is_not_believed() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Other) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(WitnessUnreachable, match="no etcd"):
+                await Etcd((f"http://127.0.0.1:{server.server_port}",), "none", TIMEOUT_S).look()
+        finally:
+            await trio.to_thread.run_sync(server.shutdown)
+            thread.join()
+
+
+@pytest.mark.expects_warnings
+async def test_an_etcd_that_was_killed_remembers_who_holds_the_record(tmp_path: Path) -> None:
+    if not is_there():
+        pytest.skip("no etcd: install the package etcd-server")
+    with etcd(tmp_path / "data", port=23890) as endpoint:
+        alpha, beta = (Permission(Etcd((endpoint,), "f", 5.0), host, 5.0) for host in (ALPHA, BETA))
+        assert await alpha.ask()
+    assert not await beta.ask()
+    assert beta.state == "unreachable"
+    with etcd(tmp_path / "data", port=23890):
+        assert not await beta.ask()
+        assert beta.reason == "the witness says that the other host goes on without this one"
+        await alpha.give_back(lambda: True)
+        assert await beta.ask()
+        assert not await alpha.ask()
