@@ -103,7 +103,13 @@ def test_the_mount_is_told_the_values_and_its_status_comes_back(
     "key", [key for key in settings.FIXED_WHILE_MOUNTED if key not in ("name", "access")]
 )
 def test_a_running_mount_refuses_what_only_the_next_one_can_take(key: str) -> None:
-    values: dict[str, Any] = {"volume": "/other", "listen": "c:1", "peer": "d:1", "peer_timeout": 1.0}
+    values: dict[str, Any] = {
+        "volume": "/other",
+        "listen": "c:1",
+        "peer": "d:1",
+        "peer_timeout": 1.0,
+        "witness": "http://e:1",
+    }
     own = settings.make(name=NAME, volume="/srv/data", **ADDRESSES)
     with pytest.raises(UsageError, match=f"^{key} cannot change while mounted"):
         settings.changed_while_mounted(own, {key: values[key]})
