@@ -148,6 +148,7 @@ _CONTENTION: dict[str, Any] = {
     "peer_timeout": 1.0,
     "io_timeout": 3.0,
     "fence": Fence.NEVER,
+    "witness": False,
     "fault_interval": 0.3,
     "outage": 0.3,
     "fault_count": 20,

@@ -152,6 +152,7 @@ def test_an_operation_is_done_wholly_or_not_at_all_whatever_step_fails(kind: str
         faults=(),
         small_limits=False,
         fence=Fence.NEVER,
+        witness=False,  # else what was under way when the backup was lost is in doubt
         acknowledge=("sync", "sync"),
     )
     with (
