@@ -189,11 +189,12 @@ def test_close_waits_until_both_volumes_have_it_and_the_other_host_sees_it(hosts
             assert (there.mountpoint / path).read_bytes() == piece(number)
 
 
-def stalled_write(hosts: TwoHosts, program: Program) -> None:
-    """Acknowledged before the primary has heard of it."""
-    hosts.primary.stop()
+def refused_write(hosts: TwoHosts, program: Program) -> None:
+    """Acknowledged at the backup, and refused by the primary, which reserved the file while it was alone."""
+    hosts.cut()
     assert program.ask("os.pwrite(fd, b'XXXX', 0)") == 4
-    hosts.primary.resume()
+    hosts.primary.fusemirror("reserve", FILESYSTEM, hosts.primary.mountpoint / "file")
+    hosts.heal()
 
 
 def test_a_write_that_fails_after_it_was_acknowledged_is_told_to_each_open_file_once(
@@ -202,12 +203,12 @@ def test_a_write_that_fails_after_it_was_acknowledged_is_told_to_each_open_file_
     hosts.backup.fusemirror("set", FILESYSTEM, "acknowledge=async")
     hosts.backup.expect_warnings("failed after it was acknowledged")
     one, other = start(hosts.backup), start(hosts.backup)
-    hosts.primary.fusemirror("reserve", FILESYSTEM, hosts.primary.mountpoint / "file")
-    stalled_write(hosts, one)  # the primary refuses it later
+    refused_write(hosts, one)
     for program in (one, other):
         assert program.ask("os.fsync(fd)") == errno.EBUSY
         assert program.ask("os.fsync(fd)") is None
-    stalled_write(hosts, one)
+    hosts.primary.fusemirror("release", FILESYSTEM, hosts.primary.mountpoint / "file")
+    refused_write(hosts, one)
     assert other.ask("os.close(fd)") == errno.EBUSY
     hosts.primary.fusemirror("release", FILESYSTEM, hosts.primary.mountpoint / "file")
     for host in hosts:
