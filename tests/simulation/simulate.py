@@ -49,6 +49,8 @@ _EXPECTED_WARNINGS = (
     "refused the peer at a:",
     "refused the peer at b:",
     # of a full disk
+    "changes under way are not acknowledged",
+    "requests are held in memory alone",
     "cannot apply what the primary sent",
     "checkpoint: ",
     "deleted files could not be removed",
