@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,12 @@ from tests.bench.systems import System
 from tests.hosts import unwind_on_sigterm, what_is_missing
 
 OWN_SYSTEMS = ("primary", "backup", "passthrough")
-PEERS = ("glusterfs", "glusterfs-sync")
+PEERS: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
+    "glusterfs": ({}, ()),
+    "glusterfs-sync": (systems.NO_WRITE_BEHIND, ()),
+    "glusterfs-strict": (systems.STRICT, systems.STRICT_MOUNT),
+}
+"""What GlusterFS is measured with: settings of its volume, and options of its mount."""
 
 
 def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
@@ -36,7 +41,7 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 @click.option(
     "--peers",
     is_flag=True,
-    help="GlusterFS too, as it comes and without write-behind.",
+    help="GlusterFS too: as it comes, without write-behind, and as coherent as fusemirror.",
 )
 @click.option("--quick", is_flag=True, help="One short round, to see that all works.")
 @click.option(
@@ -47,12 +52,20 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
     "--system",
     "wanted",
     multiple=True,
-    type=names_of(OWN_SYSTEMS + PEERS),
+    type=names_of((*OWN_SYSTEMS, *PEERS)),
     help="Only this system; repeatable.",
 )
 @click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
 @click.option("--million", is_flag=True, help="Instead: start-up and lookups with 1,000,000 files.")
 @click.option("--modes", "by_mode", is_flag=True, help="Instead: the modes, as ratios to synchronous.")
+@click.option(
+    "--round-trip",
+    "round_trip_ms",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    metavar="MS",
+    help="With --modes: the hosts are so far apart (default: 0, joined directly).",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all here.")
 @click.option(
     "--directory",
@@ -68,6 +81,7 @@ def main(
     memory: bool,
     million: bool,
     by_mode: bool,
+    round_trip_ms: float,
     json_file: Path | None,
     directory: Path | None,
 ) -> None:
@@ -76,7 +90,7 @@ def main(
         print(f"fusemirror: {missing}", file=sys.stderr)
         sys.exit(4)
     unwind_on_sigterm()
-    names = wanted or OWN_SYSTEMS + (PEERS if peers else ())
+    names = wanted or (*OWN_SYSTEMS, *(PEERS if peers else ()))
     scale = jobs.QUICK if quick else jobs.FULL
     if rounds is not None:
         scale = replace(scale, rounds=rounds)
@@ -87,7 +101,7 @@ def main(
             return
         if by_mode:
             selected = [jobs.JOBS[name] for name in chosen or modes.JOBS]
-            print(modes.table(modes.measure(Path(base), selected, scale), selected))
+            print(modes.measure(Path(base), selected, scale, round_trip_ms).table(selected))
             return
         selected = [jobs.JOBS[name] for name in chosen or jobs.JOBS]
         report = measure(Path(base), names, selected, scale)
@@ -129,10 +143,8 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
         yield from (system for system in pair if system.name in names)
     if "passthrough" in names:
         yield stack.enter_context(systems.passthrough(base))
-    if "glusterfs" in names:
-        yield stack.enter_context(systems.glusterfs(base, "glusterfs"))
-    if "glusterfs-sync" in names:
-        yield stack.enter_context(systems.glusterfs(base, "glusterfs-sync", write_behind="off"))
+    for name in filter(names.__contains__, PEERS):
+        yield stack.enter_context(systems.glusterfs(base, name, *PEERS[name]))
 
 
 if __name__ == "__main__":

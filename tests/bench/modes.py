@@ -1,16 +1,21 @@
-"""The modes by job: each on two hosts of its own, all measured in turn, as ratios to synchronous routed."""
+"""The modes by job: each on two hosts of its own, all measured in turn, as ratios to synchronous routed.
+
+Both hosts run on one machine, joined directly, or through relays that make them `round_trip_ms` apart.
+"""
 
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import jobs
 from tests.bench.jobs import Job, Scale
 from tests.bench.report import aligned
 from tests.bench.systems import System, seen_from
-from tests.hosts import TwoHosts
+from tests.hosts import CHECKOUT, PORT, Host, TwoHosts, wait_until
 
 REFERENCE = "sync"
 MODES: dict[str, dict[str, str]] = {
@@ -25,45 +30,76 @@ MODES: dict[str, dict[str, str]] = {
 JOBS = ("randwrite", "randwrite4", "fsync", "write", "randread", "files")
 HOSTS = ("primary", "backup")
 
-Values = dict[tuple[str, str, str], float]
-"""By figure, host and mode."""
+RELAY = f"127.0.0.1:{PORT + 1}"
+RELAY_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Measured:
+    """The medians by figure, host and mode; and the round trips that the hosts measured, in seconds."""
+
+    values: dict[tuple[str, str, str], float]
+    round_trips_s: list[float]
+
+    def table(self, selected: Sequence[Job]) -> str:
+        """Figures of the reference, and the other modes as ratios to it."""
+        others = [mode for mode in MODES if mode != REFERENCE]
+        rows = [["modes by job", "at the", "", REFERENCE, *(f"{mode} / {REFERENCE}" for mode in others)]]
+        for job in selected:
+            for figure in job.figures:
+                for host in HOSTS:
+                    base = self.values[figure.key, host, REFERENCE]
+                    ratios = [f"{self.values[figure.key, host, mode] / base:.2f}" for mode in others]
+                    rows.append([figure.title, host, figure.unit, f"{base:,.0f}", *ratios])
+        round_trip_ms = 1000 * statistics.median(self.round_trips_s)
+        title = f"the hosts are {round_trip_ms:.2f} ms apart (round trip, as they measure it at rest)"
+        return "\n".join([title, "", *aligned(rows)])
 
 
 @contextmanager
-def mounted(directory: Path, mode: str) -> Iterator[dict[str, System]]:
+def mounted(directory: Path, mode: str, round_trip_ms: float) -> Iterator[tuple[TwoHosts, dict[str, System]]]:
     """Two mounted hosts in one mode, each seen as a system."""
     with TwoHosts(directory) as hosts:
         hosts.create_and_join(**MODES[mode])
+        if round_trip_ms:
+            for host, peer in ((hosts.primary, hosts.backup), (hosts.backup, hosts.primary)):
+                start_relay(host, peer, round_trip_ms / 2000)
         hosts.mount()
-        yield {"primary": seen_from(hosts.primary, "primary"), "backup": seen_from(hosts.backup, "backup")}
+        seen = {"primary": seen_from(hosts.primary, "primary"), "backup": seen_from(hosts.backup, "backup")}
+        yield hosts, seen
         hosts.umount()
 
 
-def measure(directory: Path, selected: Sequence[Job], scale: Scale) -> Values:
-    """The medians of all figures."""
+def start_relay(host: Host, peer: Host, delay_s: float) -> None:
+    """From now on `host` dials its peer through a relay. It ends with the namespace of the host."""
+    target = f"{peer.namespace.address}:{PORT}"
+    host.start(sys.executable, "-m", "tests.bench.relay", RELAY, target, str(delay_s), cwd=CHECKOUT)
+
+    def listens() -> bool:
+        return RELAY in host.run("ss", "--no-header", "--listening", "--tcp", "--numeric").stdout
+
+    wait_until(listens, RELAY_TIMEOUT_S, "relay")
+    host.configure(peer=RELAY)
+
+
+def measure(directory: Path, selected: Sequence[Job], scale: Scale, round_trip_ms: float = 0.0) -> Measured:
+    """Run every job in every mode on each host, in turn."""
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        systems = {mode: stack.enter_context(mounted(directory, mode)) for mode in MODES}
-        for pair in systems.values():
+        mounts = {mode: stack.enter_context(mounted(directory, mode, round_trip_ms)) for mode in MODES}
+        for _, pair in mounts.values():
             for system in pair.values():
                 jobs.lay_out(system, scale)
         for job in selected:
             for _ in range(scale.rounds):
                 for host in HOSTS:
-                    for mode, pair in systems.items():
+                    for mode, (_, pair) in mounts.items():
                         for key, value in job.run(pair[host], scale).items():
                             found[key, host, mode].append(value)
-    return {key: statistics.median(values) for key, values in found.items()}
+        round_trips_s = [round_trip for pair, _ in mounts.values() for round_trip in round_trips(pair)]
+    return Measured({key: statistics.median(values) for key, values in found.items()}, round_trips_s)
 
 
-def table(values: Values, selected: Sequence[Job]) -> str:
-    """Figures of the reference, and the other modes as ratios to it."""
-    others = [mode for mode in MODES if mode != REFERENCE]
-    rows = [["modes by job", "at the", "", REFERENCE, *(f"{mode} / {REFERENCE}" for mode in others)]]
-    for job in selected:
-        for figure in job.figures:
-            for host in HOSTS:
-                base = values[figure.key, host, REFERENCE]
-                ratios = [f"{values[figure.key, host, mode] / base:.2f}" for mode in others]
-                rows.append([figure.title, host, figure.unit, f"{base:,.0f}", *ratios])
-    return "\n".join(aligned(rows))
+def round_trips(hosts: TwoHosts) -> list[float]:
+    """What each host measured last, in seconds; at the end all but the last job's hosts have come to rest."""
+    return [host.status()["peer"]["round_trip_seconds"] for host in hosts]

@@ -70,12 +70,25 @@ def passthrough(directory: Path) -> Iterator[System]:
         shutil.rmtree(source)
 
 
+NO_WRITE_BEHIND = {"write-behind": "off"}
+STRICT = dict.fromkeys(
+    ("write-behind", "io-cache", "quick-read", "read-ahead", "readdir-ahead", "open-behind", "stat-prefetch"),
+    "off",
+)
+STRICT_MOUNT = ("--attribute-timeout=0", "--entry-timeout=0", "--direct-io-mode=enable")
+"""GlusterFS with the promise of fusemirror: what one host was told, the other sees at once."""
+
+
 @contextmanager
-def glusterfs(directory: Path, name: str, **settings: str) -> Iterator[System]:
+def glusterfs(
+    directory: Path, name: str, settings: Mapping[str, str] = {}, options: Sequence[str] = ()
+) -> Iterator[System]:
     """GlusterFS with two replicas on one host, all of it in namespaces of its own.
 
-    Without `settings` as it comes, which is with "write-behind": it reports the success of a small
-    write before any brick has it, until fsync or close.
+    Without `settings` (of its volume, in the group "performance") and `options` (of its mount) as it
+    comes. That is with "write-behind": it reports the success of a small write before any brick has it,
+    until fsync or close. And names, attributes and pages stay in the kernel for a second, and attributes
+    and small files in the client, whatever the other host does meanwhile.
 
     Its daemons listen on an address that only they have, and the directories that are built into
     them are covered by temporary ones, so an installed GlusterFS is left as it was. Mounts end with
@@ -88,7 +101,7 @@ def glusterfs(directory: Path, name: str, **settings: str) -> Iterator[System]:
     try:
         namespace.run("ip", "address", "add", f"{GLUSTER_ADDRESS}/32", "dev", "lo")
         enter = _private_mounts(namespace, base)
-        _start_volume(enter, base, settings)
+        _start_volume(enter, base, settings, options)
         yield System(name, base / "mnt", namespace.pids, enter)
         _gluster(enter, "volume", "stop", "bench", "force")
         _gluster(enter, "volume", "delete", "bench")
@@ -108,7 +121,7 @@ def _private_mounts(namespace: Namespace, base: Path) -> Enter:
     return lambda command: ["nsenter", f"--net=/run/netns/{namespace.name}", mounts, *command]
 
 
-def _start_volume(enter: Enter, base: Path, settings: Mapping[str, str]) -> None:
+def _start_volume(enter: Enter, base: Path, settings: Mapping[str, str], options: Sequence[str]) -> None:
     run(*enter(["glusterd", f"--pid-file={base}/glusterd.pid"]))
 
     def answers() -> bool:
@@ -118,9 +131,10 @@ def _start_volume(enter: Enter, base: Path, settings: Mapping[str, str]) -> None
     bricks = [f"{GLUSTER_ADDRESS}:{base / name}" for name in ("brick1", "brick2")]
     _gluster(enter, "volume", "create", "bench", "replica", "2", *bricks, "force")
     for key, value in settings.items():
-        _gluster(enter, "volume", "set", "bench", f"performance.{key.replace('_', '-')}", value)
+        _gluster(enter, "volume", "set", "bench", f"performance.{key}", value)
     _gluster(enter, "volume", "start", "bench")
-    run(*enter(["glusterfs", f"--volfile-server={GLUSTER_ADDRESS}", "--volfile-id=bench", base / "mnt"]))
+    server = (f"--volfile-server={GLUSTER_ADDRESS}", "--volfile-id=bench")
+    run(*enter(["glusterfs", *server, *options, base / "mnt"]))
     # The client answers as soon as one brick does; measured are writes to both.
     probe = base / "mnt" / "probe"
     run(*enter(["touch", probe]))
