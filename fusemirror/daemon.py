@@ -87,12 +87,14 @@ class Host:
         self.roles = Roles(volume, self._make_unit, self.linker.meet_anew, settings, self.permission)
         going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
         self.linker.met_same_role = self.roles.met_same_role
+        self.linker.talk = self.roles.telling.run_talk
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         send, receive = trio.open_memory_channel[Link](1)
         await nursery.start(self._communication.run)
         await nursery.start(self.roles.run, receive)
         await nursery.start(self.roles.bringing_in.run)
+        await nursery.start(self.roles.telling.run)
         await nursery.start(going_alone.run)
         await nursery.start(self.linker.run, send)
         nursery.start_soon(self._stop_serving_when_the_disk_fails)

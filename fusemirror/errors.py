@@ -277,10 +277,10 @@ class PeerRefused(ChannelError):
 class SameRole(PeerRefused):
     """refused the peer at {0}: both hosts are {1}"""
 
-    # Two that met in the same role; `hello` is the peer's, by which it is decided who stays.
-    def __init__(self, peer_name: str, role: str, hello: object) -> None:
+    # Two that met in the same role; `session` is open, and who takes the error closes it.
+    def __init__(self, peer_name: str, role: str, session: object) -> None:
         super().__init__(peer_name, role)
-        self.hello = hello
+        self.session = session
 
 
 class IllegalTransition(FusemirrorError):

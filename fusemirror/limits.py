@@ -86,6 +86,12 @@ STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; remov
 STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk is full
 ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
 WITNESS_LOOK_S = 10.0  # how late `status` may know that the witness has gone
+APART_KNOWN_MAX = 262_144  # names and inodes whose changes apart are remembered; each takes some 200 bytes
+APART_LOOK_INTERVAL_S = 1.0  # how late `status` may count a change apart
+DIFFERENCES_TOLD_MAX = 10_000  # of a host's changes apart; a person looks at fewer
+DIFFERENCES_PER_MESSAGE = 64
+DIFFERENCE_PATH_BYTES_MAX = 4 * KIB  # PATH_MAX
+COPY_PIECE_BYTES = 8 * MIB  # copied in a thread between two checkpoints
 FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
 # --- resync and verify ----------------------------------------------------------------------------

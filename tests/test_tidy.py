@@ -47,6 +47,7 @@ TESTED_ELSEWHERE = {
     "communication/subvolume_volume": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
     "control/going_alone": "simulation/test_witness",
+    "control/telling": "control/test_conflicts",
     "control/primary": "simulation/test_simulation",
     "control/unit": "filesystem/test_operations",  # drives it without a kernel
     "daemon": "mount/test_life",

@@ -107,7 +107,7 @@ class AdminServer:
                 return roles.takeover_report()
             return await roles.takeover(force=request.get("force") is True)
         if command == "conflicts":
-            return roles.conflicts()
+            return await roles.conflicts()
         return roles.resolve(str(request.get("keep", "")))
 
     def _set(self, values: Any) -> Any:

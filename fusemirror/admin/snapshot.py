@@ -57,7 +57,7 @@ def snapshot(
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
-            "connected": link is not None,
+            "connected": link is not None or unit.telling.connected,
             "since": since,
             "round_trip_seconds": session and session.round_trip_seconds,
             "error": linker.last_error,
@@ -67,6 +67,7 @@ def snapshot(
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
+        "conflicts": unit.telling.status(),
         "exclusive": unit.exclusive.status(),
         "reservations": unit.reservations(),
         "kernel_cache": mounted.kernel_cache(),

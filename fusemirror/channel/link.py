@@ -7,11 +7,14 @@ starts again. The newest connection wins: a peer that dials again has given up w
 Both must make their links of the same two sessions, or each would go on pairing what it dialed last
 with what the other dials next. So the primary *calls*: it names each of its dials, and the backup
 answers by dialing with the same name. A backup that was not called dials too, to wake the primary.
+
+Two hosts of the same role make no link. Where only a person can help them, they talk over what was
+dialed, and dial no more until that is lost.
 """
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
@@ -88,8 +91,10 @@ class Linker:
         peer_timeout: float,
     ) -> None:
         self.last_error: str | None = None
-        self.met_same_role: Callable[[Hello], None] = _ignore
-        """Told of a peer that has the role of this host; it makes no link."""
+        self.met_same_role: Callable[[Hello], bool] = lambda _: False
+        """Told of a peer that has the role of this host; it makes no link. Whether the two are to talk."""
+        self.talk: Callable[[Session], Awaitable[None]] = _hang_up
+        """Talks over a session with such a peer, until it is lost."""
         self.peer_timeout = peer_timeout
         # What takes longer than `peer_timeout` would not last: no heartbeat would be answered in time.
         self._patience_s = min(max(peer_timeout, limits.PARTNER_TIMEOUT_MIN_S), limits.HANDSHAKE_TIMEOUT_S)
@@ -103,6 +108,7 @@ class Linker:
         self._beginnings = 0  # how often our role has changed
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
+        self._talks: set[Session] = set()
         self._call = b""  # what our dial says; its partner says the same
         self._calls = itertools.count(1)
         self._strangers = 0
@@ -120,6 +126,7 @@ class Linker:
         if self._link is not None:
             self._link.close(reason)
         self._discard_accepted(reason)
+        self._end_talks(reason)
         if self._dialed is not None:
             self._dialed.close(reason)
         self._beginnings += 1
@@ -180,6 +187,9 @@ class Linker:
             # A peer that dials us is there: no reason to wait longer.
             with trio.move_on_after(self._pause_s):
                 await self._arrival.wait()
+            while self._talks:  # the peer has dialed: nothing else is to be met until that is lost
+                self._arrival = trio.Event()
+                await self._arrival.wait()
             self._pause_s = min(2 * self._pause_s, limits.RECONNECT_MAX_S)
 
     def _next_call(self) -> bytes:
@@ -202,19 +212,44 @@ class Linker:
         except trio.TooSlowError:
             self._report(PeerUnreachable(self._peer_name, f"no answer for {patience_s:g} s"))
         except SameRole as error:
-            self._meet_same_role(error)
+            await self._meet_same_role(error)
         except (PeerUnreachable, ChannelError) as error:
             self._report(error)
         return None
 
-    def _meet_same_role(self, error: SameRole) -> None:
+    async def _meet_same_role(self, error: SameRole) -> None:
+        """Return when the session of the error is closed. Cancellation closes it."""
         self.last_error = str(error)
-        assert isinstance(error.hello, Hello)
+        session = error.session
+        assert isinstance(session, Session)
         # Which of the two acts is not ours to say; whoever waits for an answer of the old role need not.
         if self._dialed is not None:
             self._dialed.close("both hosts have the same role")
             self._arrival.set()
-        self.met_same_role(error.hello)
+        if any(talk.peer.instance != session.peer.instance for talk in self._talks):
+            self._end_talks("the peer restarted")
+        if self.met_same_role(session.peer) and not self._retired:
+            await self.run_talk(session)
+        else:
+            session.close("both hosts have the same role")
+
+    async def run_talk(self, session: Session) -> None:
+        """Talk over a session that makes no link, until it is lost. Cancellation closes it."""
+        self._talks.add(session)
+        self._pause_s = limits.RECONNECT_FIRST_S
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.run)
+                await self.talk(session)
+                session.close("nobody talks any more")
+        finally:
+            self._talks.discard(session)
+            session.close("closed on this host")
+            self._arrival.set()
+
+    def _end_talks(self, reason: str) -> None:
+        for session in list(self._talks):
+            session.close(reason)
 
     async def _pair(self, dialed: Session) -> Link | None:
         """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
@@ -272,6 +307,7 @@ class Linker:
 
     async def _greet(self, transport: Transport) -> None:
         """Shake hands with whoever dialed; every refusal is one line in the log."""
+        same_role: SameRole | None = None
         try:
             with trio.fail_after(limits.HANDSHAKE_TIMEOUT_S):
                 self._welcome(await self._open(transport, dialer=False))
@@ -279,13 +315,15 @@ class Linker:
             reason = f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
             log.warning("%s", PeerRefused(transport.peer_name, reason))
         except SameRole as error:
-            self._meet_same_role(error)
+            same_role = error
         except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
             log.info("%s", error)
         except ChannelError as error:
             log.warning("%s", error)
         finally:
             self._strangers -= 1
+        if same_role is not None:
+            await self._meet_same_role(same_role)
 
     def _welcome(self, session: Session) -> None:
         """The newest connection of the peer ends what there was before, unless it answers an older call."""
@@ -296,6 +334,7 @@ class Linker:
             restarted = session.peer.instance != self._link.peer.instance
             self._link.close("the peer restarted" if restarted else "the peer connected again")
         self._discard_accepted("the peer connected again")
+        self._end_talks("the peer has another role")
         self._accepted = session
         self._arrival.set()
 
@@ -320,8 +359,8 @@ class Linker:
         return format_address(*self._peer_address)
 
 
-def _ignore(_: Hello) -> None:
-    pass
+async def _hang_up(_: Session) -> None:
+    """Nothing is to be said."""
 
 
 def _match(dialed: Session, accepted: Session) -> bool:

@@ -27,9 +27,9 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
     """Shake hands over a new stream.
 
     `PeerRefused` if we do not talk to that peer, `HandshakeRefused` if it does not talk to us,
-    `SameRole` if both hosts say that they are the primary, or the backup, `RemoteProtocolError` for a
-    stranger's bytes, `ConnectionLost` if the stream ends.
-    The stream is closed on any error and on cancellation.
+    `RemoteProtocolError` for a stranger's bytes, `ConnectionLost` if the stream ends. `SameRole` if both
+    hosts say that they are the primary, or the backup: it holds the session, which makes no link.
+    The stream is closed on any other error and on cancellation.
     """
     connection = Connection(ours, dialer=dialer, peer_name=transport.peer_name)
     try:
@@ -38,7 +38,8 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
             if connection.refusal is not None:
                 raise connection.refusal
             if connection.peer is not None and connection.peer.role == ours.role:
-                raise SameRole(transport.peer_name, ours.role, connection.peer)
+                session = Session(transport, connection, peer_timeout=peer_timeout)
+                raise SameRole(transport.peer_name, ours.role, session)
             if connection.state is ConnectionState.OPEN:
                 return Session(transport, connection, peer_timeout=peer_timeout)
             data = await transport.receive(limits.HANDSHAKE_BYTES_MAX)
@@ -47,6 +48,8 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
                     raise RemoteProtocolError(transport.peer_name, "it ended in the middle of its Hello")
                 raise ConnectionLost(transport.peer_name, "it ended without a Hello")
             connection.receive_data(data)
+    except SameRole:
+        raise
     except BaseException:
         transport.close()
         raise

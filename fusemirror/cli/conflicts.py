@@ -1,5 +1,6 @@
 """`fusemirror conflicts`: what the hosts changed apart, and what was set aside."""
 
+import json
 from typing import Any
 
 import click
@@ -14,22 +15,60 @@ SILENCE_TIMEOUT_S = 120.0
 
 @click.command("conflicts")
 @name_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @pass_places
-def command(places: Places, name: str) -> None:
-    """List the files of NAME that this host changed apart, and those that were set aside.
+def command(places: Places, name: str, as_json: bool) -> None:
+    """List what the two hosts of NAME changed apart, and the files that were set aside.
 
     Exit status 7 while there is a split brain.
     """
     found = ask(places.runtime_dir, name, "conflicts", timeout_s=SILENCE_TIMEOUT_S)
-    for file in found["changed_here"]:
-        click.echo(f"changed here: {_described(file)}")
-    for file in found["set_aside"]:
-        click.echo(f"set aside: /.fusemirror-conflicts{_described(file)}")
+    click.echo(json.dumps(found, indent=2) if as_json else describe(name, found))
     if found["diverged"]:
-        raise HistoriesDiverged(f"{len(found['changed_here'])} files on this host")
-    if not found["set_aside"]:
-        click.echo(f"{name}: no conflicts")
+        raise HistoriesDiverged(
+            f"{len(found['changed'])} names differ; choose a side with `fusemirror resolve`"
+        )
 
 
-def _described(file: dict[str, Any]) -> str:
-    return f"{file['path']} ({format_bytes(file['size'])})"
+def describe(name: str, found: dict[str, Any]) -> str:
+    """A line for each name that was changed apart, for what is not known, and for each file set aside."""
+    lines = [_changed(entry) for entry in found["changed"]]
+    for host, said in found["hosts"].items():
+        lines.extend(_unknown(host, said))
+    deleted = sorted({host for entry in found["changed"] for host in _deleters(entry)})
+    lines.extend(f"what {host} deleted comes back where the copy of the other host stays" for host in deleted)
+    lines.extend(
+        f"set aside: /.fusemirror-conflicts{file['path']} ({format_bytes(file['size'])})"
+        for file in found["set_aside"]
+    )
+    return "\n".join(lines) or f"{name}: no conflicts"
+
+
+def _changed(entry: dict[str, Any]) -> str:
+    return f"{entry['path']}: " + "; ".join(
+        f"{host}: {_happened(change)}" for host, change in entry["changed_by"].items()
+    )
+
+
+def _happened(change: dict[str, Any]) -> str:
+    kinds = ", ".join(change["kinds"])
+    if change["was"]:
+        kinds += f" (was {change['was']})"
+    return kinds if "deleted" in change["kinds"] else f"{kinds}, {format_bytes(change['size'])}"
+
+
+def _deleters(entry: dict[str, Any]) -> list[str]:
+    return [host for host, change in entry["changed_by"].items() if "deleted" in change["kinds"]]
+
+
+def _unknown(host: str, said: dict[str, Any] | None) -> list[str]:
+    if said is None:
+        return [f"what {host} changed is not known: it is not connected, or did not answer; ask there"]
+    lines = []
+    if said["count"] > said["listed"]:
+        lines.append(f"{host} changed {said['count']} names, of which {said['listed']} are listed")
+    if not said["complete"]:
+        lines.append(
+            f"{host} may have changed more: its journal does not reach back to where the hosts parted"
+        )
+    return lines

@@ -67,6 +67,7 @@ def describe(status: dict[str, Any]) -> str:
         ("peer", _peer(status["peer"])),
         ("change", f"{status['change']}, of which the peer has {status['peer_change']} safely on disk"),
         ("pending", _pending(status["communication"])),
+        *_conflicts(status),
         ("out of sync", _out_of_sync(status["out_of_sync"])),
         *_resync(status["resync"]),
         *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
@@ -110,6 +111,15 @@ def _out_of_sync(counters: dict[str, Any]) -> str:
     if not counters["images"] and not counters["bytes"]:
         return "nothing"
     return f"{counters['images']} images, {format_bytes(counters['bytes'])}"
+
+
+def _conflicts(status: dict[str, Any]) -> list[tuple[str, str]]:
+    counts = status.get("conflicts")
+    if counts is None:
+        return []
+    here, there = ("unknown" if count is None else count for count in (counts["here"], counts["there"]))
+    text = f"names changed apart: {here} here, {there} at {status['peer'].get('name', 'the peer')}"
+    return [("split brain", f"{text}; see `fusemirror conflicts {status['name']}`")]
 
 
 def _resync(resync: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -218,6 +218,7 @@ class PrimaryUnit(ControlUnit):
     async def _get_ready(self) -> None:
         """Decide from now on; what this host had asked for as the backup goes first, in its order."""
         await self.mirror.settled_state()
+        await self.not_suspended()
         inherited, self._inherited = self._inherited, []
         for staged in inherited:
             self._make_inherited(staged)

@@ -14,17 +14,21 @@ from typing import Any
 import trio
 
 from fusemirror.channel.link import Link
-from fusemirror.control import conflicts
+from fusemirror.control.apart import ChangesApart, parted_at
 from fusemirror.control.backup import BackupUnit
+from fusemirror.control.conflicts import BringingIn, set_aside_files
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.unit import ControlUnit, Key, RoleChange
+from fusemirror.control.telling import Listed
+from fusemirror.control.unit import ControlUnit, Key, RoleChange, name_of
 from fusemirror.errors import FusemirrorError, HistoriesDiverged, RefusedForSafety, RoleChanged, UsageError
 from fusemirror.identifiers import InodeNumber
-from fusemirror.mirror.histories import claim_of, generations_of, meet, term_row
+from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation
 from fusemirror.promise import Promise
-from fusemirror.protocol.messages import Hello
+from fusemirror.protocol.connection import shown
+from fusemirror.protocol.messages import Difference, Hello
 from fusemirror.settings import Access, Settings
+from fusemirror.volume.aside import set_aside
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
@@ -50,7 +54,8 @@ class Roles(ControlUnit):
         super().__init__(volume)
         self._make_unit = make_unit
         self._meet_anew = meet_anew
-        self.bringing_in = conflicts.BringingIn(self)
+        self.bringing_in = BringingIn(self)
+        self.telling.is_diverged = self._is_diverged
         self._parked: trio.Event | None = None
         self._succession = trio.Event()  # set when there is another unit
         self._settings = settings
@@ -102,7 +107,7 @@ class Roles(ControlUnit):
         return self.unit
 
     async def _succeeded(self, unit: ControlUnit) -> None:
-        while self.unit is unit:
+        while self.unit is unit and unit.retired:
             await self._succession.wait()
 
     async def flush(self, inode: InodeNumber) -> None:
@@ -158,9 +163,12 @@ class Roles(ControlUnit):
 
     # --- changes of the role ------------------------------------------------------------------------------
 
-    def met_same_role(self, peer: Hello) -> None:
-        """A peer was met that has the same role as this host: one of the two acts."""
-        self.unit.meet_peer(peer, meet(claim_of(self.volume), peer.claim))
+    def met_same_role(self, peer: Hello) -> bool:
+        """A peer was met that has the same role as this host: one of the two acts. Whether only a person
+        can say which."""
+        step = meet(claim_of(self.volume), peer.claim)
+        self.unit.meet_peer(peer, step)
+        return step is Step.DIVERGED
 
     async def switch(self) -> None:
         """Exchange the roles with the peer; this host has its new one on return.
@@ -231,15 +239,25 @@ class Roles(ControlUnit):
         unit.role_change.resolve(change)
         await change.done.wait()
 
-    def conflicts(self) -> dict[str, Any]:
-        """What was changed here since the lines parted, while they are apart, and what was set aside."""
-        diverged = self.unit.status()["mirror_state"] == "diverged"
-        theirs = None if self.unit.met is None else self.unit.met.history
-        changed = conflicts.changed_files(self.volume, theirs) if diverged else []
+    def _is_diverged(self) -> bool:
+        return bool(self.unit.status()["mirror_state"] == "diverged")
+
+    async def conflicts(self) -> dict[str, Any]:
+        """What each host changed since the lines parted, while they are apart, and what was set aside.
+
+        The other host is asked, for `io_timeout` at most.
+        """
+        identity = self.volume.identity
+        diverged = self._is_diverged()
+        hosts: dict[str, Listed | None] = {}
+        if diverged:
+            hosts[identity.host_name] = await self.telling.list_here()
+            hosts[identity.peer_name] = await self.telling.list_there(self._settings.io_timeout)
         return {
             "diverged": diverged,
-            "changed_here": conflicts.described(changed),
-            "set_aside": conflicts.described(conflicts.set_aside_files(self.volume)),
+            "hosts": {name: _counted(listed) for name, listed in hosts.items()},
+            "changed": _joined({name: listed.differences for name, listed in hosts.items() if listed}),
+            "set_aside": await set_aside_files(self.volume),
         }
 
     def resolve(self, keep: str) -> str:
@@ -296,14 +314,25 @@ class Roles(ControlUnit):
                     await self._hand_over(change)
                 elif change.set_aside:
                     self._park()
-                    count = conflicts.keep(self.volume, None if unit.met is None else unit.met.history)
-                    log.info("%d files that were changed here are set aside", count)
+                    await self._set_aside(unit)
                 self._make_durable(change)
                 return change
             except (FusemirrorError, OSError) as error:
                 log.info("the role stays as it is: %s", error)
                 change.done.reject(error)
+                unit.resume()
+                self._tell_succession()
                 self._unpark()
+
+    async def _set_aside(self, unit: ControlUnit) -> None:
+        """Keep beside what was changed here; nothing is changed meanwhile. OSError: nothing was kept."""
+        unit.suspend()
+        apart = ChangesApart(
+            self.volume, parted_at(self.volume, None if unit.met is None else unit.met.history)
+        )
+        files = await apart.files()
+        count = await set_aside(self.volume, files)
+        log.info("%d files that were changed here are set aside", count)
 
     async def _hand_over(self, change: RoleChange) -> None:
         unit = self.unit
@@ -323,6 +352,10 @@ class Roles(ControlUnit):
             self._parked.set()
             self._parked = None
 
+    def _tell_succession(self) -> None:
+        succession, self._succession = self._succession, trio.Event()
+        succession.set()
+
     async def _change(self, change: RoleChange) -> None:
         """Put a unit of the other role in the place of the present one. No task serves either meanwhile."""
         before = self.unit
@@ -336,8 +369,7 @@ class Roles(ControlUnit):
         if isinstance(self.unit, PrimaryUnit):
             self._begin_as_primary(self.unit, change)
         log.info("this host is the %s now: %s", change.role, change.reason)
-        succession, self._succession = self._succession, trio.Event()
-        succession.set()
+        self._tell_succession()
         self._unpark()
         change.done.resolve(None)
         if change.set_aside:
@@ -365,3 +397,24 @@ class Roles(ControlUnit):
         else:
             # From here on this host is ahead, whatever the records of the two journals are.
             unit.mirror.record((term_row(change.term),))
+
+
+def _counted(listed: Listed | None) -> dict[str, Any] | None:
+    """What is said of a host's list; None where the host did not say anything."""
+    if listed is None:
+        return None
+    return {"count": listed.count, "listed": len(listed.differences), "complete": listed.whole}
+
+
+def _joined(lists: dict[str, list[Difference]]) -> list[dict[str, Any]]:
+    """By path: which hosts changed it, and how."""
+    paths: dict[bytes, dict[str, Any]] = {}
+    for host, differences in lists.items():
+        for difference in differences:
+            paths.setdefault(difference.path, {})[host] = {
+                "kinds": [shown(kind) for kind in difference.kinds],
+                "was": name_of(difference.was) or None,
+                "size": difference.size,
+                "modified": difference.mtime_ns / 1e9,
+            }
+    return [{"path": name_of(path), "changed_by": by_host} for path, by_host in sorted(paths.items())]

@@ -22,6 +22,7 @@ from fusemirror.channel.session import Session
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
+from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
     ChannelError,
@@ -96,6 +97,8 @@ class ControlUnit(ABC):
         self.host_identity = bytes.fromhex(volume.identity.host)
         self.peer_identity = bytes.fromhex(volume.identity.peer)
         self.failed_writes = FailedWrites()
+        self.telling = Telling(volume)
+        self._resumed = trio.Event()
         self._open: Counter[InodeNumber] = Counter()
 
     @property
@@ -112,6 +115,7 @@ class ControlUnit(ABC):
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
         self.met = before.met
+        self.telling = before.telling
         self.request_serial = before.request_serial
         self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
 
@@ -130,8 +134,9 @@ class ControlUnit(ABC):
             link.close("the other path was lost")
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(listen, link.mirror)
             nursery.start_soon(listen, link.forward)
+            await self.telling.run_talk(link.mirror)
+            link.close("the other path was lost")
 
     def end_link(self, link: Link) -> None:
         """The link is over. Nothing where this is known."""
@@ -170,6 +175,7 @@ class ControlUnit(ABC):
 
     def differ(self, peer: Hello) -> None:
         """The peer was met, and no copy is to be made equal to the other."""
+        self.telling.begin(peer.history)
         related = relation(history_of(self.volume), peer.history) is not Relation.UNRELATED
         whole = self.volume.identity.complete and peer.history.complete
         if not whole:
@@ -191,6 +197,21 @@ class ControlUnit(ABC):
         if self.link is not None:
             self.link.close("the roles changed")
             self.end_link(self.link)
+
+    def suspend(self) -> None:
+        """Until `resume`, or for ever, nothing is changed here: whoever asks gets `RoleChanged`."""
+        self.retired = True
+        self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        """The roles stay as they are: go on."""
+        self.retired = False
+        self._resumed.set()
+
+    async def not_suspended(self) -> None:
+        """Return when changes may be made again; without a checkpoint if they may."""
+        while self.retired:
+            await self._resumed.wait()
 
     def check_not_retired(self) -> None:
         if self.retired:

@@ -354,6 +354,45 @@ class Excluded(msgspec.Struct, frozen=True, array_like=True, tag=90, gc=False):
     identity: RequestId
 
 
+# --- between two hosts whose lines are apart, on any path ------------------------------------------------
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """One name of the sender, and what happened there since the lines parted (`control.apart.Kind`).
+
+    `was` is the name before, of what was renamed. Sizes in bytes.
+    """
+
+    path: bytes
+    kinds: tuple[str, ...]
+    was: bytes = b""
+    size: int = 0
+    mtime_ns: int = 0
+
+
+class CountApart(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
+    """How many files the sender changed since the lines parted, as far as it has counted."""
+
+    count: int
+
+
+class AskApart(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
+    """What has the receiver changed? Answered with `Apart`, once or several times."""
+
+    token: int
+
+
+class Apart(msgspec.Struct, frozen=True, array_like=True, tag=102):
+    """Some of what the sender changed. With the last of them it says how much that is in all, and whether
+    its journal reached back to where the lines parted."""
+
+    token: int
+    differences: tuple[Difference, ...]
+    last: bool = False
+    count: int = 0
+    whole: bool = True
+
+
 AnyMessage = (
     NamespaceChange
     | WriteChange
@@ -391,4 +430,7 @@ AnyMessage = (
     | Excluded
     | AccessInEffect
     | Ended
+    | CountApart
+    | AskApart
+    | Apart
 )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import xxhash
 
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTES
+from fusemirror.limits import IMAGES_PER_DIRECTORY, MIB, OPEN_IMAGES_MAX, REGION_BYTES
 from fusemirror.seams import Seams
 from fusemirror.volume.durable import sync_directory, sync_filesystem
 
@@ -204,6 +204,25 @@ class Images:
             return tuple(_digests(descriptor, first_region * REGION_BYTES, stop))
         finally:
             os.close(descriptor)
+
+    def copy_out(self, inode: InodeNumber, target: int, offset: int, end: int) -> int:
+        """Copy what the image holds from `offset` to before `end` to the same place of an open file; `end`.
+
+        Holes are left out. Thread-safe. OSError.
+        """
+        try:
+            descriptor = os.open(self._path(inode), self._flags & ~os.O_RDWR)
+        except FileNotFoundError:
+            return end
+        try:
+            start = _next_data(descriptor, offset, end)
+            while start < end:
+                stop = min(start + MIB, end, os.lseek(descriptor, start, os.SEEK_HOLE))
+                os.pwrite(target, os.pread(descriptor, stop - start, start), start)
+                start = _next_data(descriptor, stop, end)
+        finally:
+            os.close(descriptor)
+        return end
 
     def extents(self, inode: InodeNumber, size: int) -> Iterator[tuple[int, int]]:
         """Where the first `size` bytes of an image hold data, as (offset, length); holes lie between."""

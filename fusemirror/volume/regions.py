@@ -73,6 +73,10 @@ class Regions:
                 union.setdefault(inode, set()).update(indexes)
         return union
 
+    def inodes(self) -> set[InodeNumber]:
+        """The images that have a mark."""
+        return set(self._current).union(*self._older.values())
+
     def has(self, inode: InodeNumber) -> bool:
         """Whether any region of the image is marked."""
         return inode in self._current or any(inode in epoch for epoch in self._older.values())

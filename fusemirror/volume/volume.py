@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import xxhash
@@ -72,6 +72,7 @@ _log = logging.getLogger(__name__)
 _IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
 _INODES_PER_TURN = 4096
 _REAL = Seams()
+T = TypeVar("T")
 _CONTENT_NOTE = 1 << 63
 _NO_IMAGE = ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
 
@@ -238,6 +239,11 @@ class Volume:
         found = self._seams.statvfs(self.directory)
         free = max(0, found.f_bavail - -(-reserve_bytes(found) // found.f_frsize))
         return os.statvfs_result((*found[:4], free, *found[5:]))
+
+    async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """What `function` returns; it blocks on the disk, and nobody else waits for it. On return it has
+        ended, even when cancelled."""
+        return await self._seams.run_blocking(function, *args)
 
     # --- changes -------------------------------------------------------------------------------------
 

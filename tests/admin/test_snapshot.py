@@ -34,6 +34,7 @@ FIELDS: dict[str, Any] = {
     "effective": MODES,
     "generation": MAYBE_TEXT,
     "reservations": (list,),
+    "conflicts": (dict, type(None)),
     "exclusive": dict.fromkeys(("held", "standing_by", "stood_by_total", "given_up_total"), COUNT),
     "change": COUNT,
     "peer_change": COUNT,

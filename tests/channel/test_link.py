@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from fusemirror import limits
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.channel.session import Session
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
-from fusemirror.errors import ConnectionLost, ListenFailed
+from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
 
@@ -441,13 +443,18 @@ async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
         assert all(reason in line for line in lines(caplog, logging.WARNING))
 
 
+def remember(met: list[str], hello: Hello) -> bool:
+    met.append(hello.role)
+    return False
+
+
 async def test_two_hosts_of_the_same_role_tell_each_other_and_link_once_one_has_changed(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
     beta.hello.update({"role": "primary"})
     met: dict[str, list[str]] = {"alpha": [], "beta": []}
-    alpha.linker.met_same_role = lambda hello: met["alpha"].append(hello.role)
-    beta.linker.met_same_role = lambda hello: met["beta"].append(hello.role)
+    alpha.linker.met_same_role = partial(remember, met["alpha"])
+    beta.linker.met_same_role = partial(remember, met["beta"])
     async with running(alpha, beta):
         await trio.sleep(20)
         assert met["alpha"]
@@ -458,6 +465,40 @@ async def test_two_hosts_of_the_same_role_tell_each_other_and_link_once_one_has_
         began = trio.current_time()
         await assert_linked(await alpha.link(), await beta.link())
         assert trio.current_time() - began < 1
+
+
+async def test_two_hosts_of_the_same_role_that_are_to_talk_keep_what_they_dialed_until_one_changes(
+    alpha: Host, beta: Host, memory: MemoryNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
+    beta.hello.update({"role": "primary"})
+    talks: list[Session] = []
+
+    async def talk(session: Session) -> None:
+        talks.append(session)
+        with suppress(ChannelError):
+            while True:
+                await session.receive()
+
+    for host in (alpha, beta):
+        host.linker.met_same_role = lambda _: True
+        host.linker.talk = talk
+    async with running(alpha, beta):
+        await trio.sleep(60)
+        before = len(talks)
+        assert 2 <= before <= 4, "the two ends of one session, or of two that were dialed at once"
+        assert not any(talk.closed for talk in talks)
+        memory.cut("alpha", "beta")
+        await trio.sleep(60)
+        assert all(talk.closed for talk in talks)
+        memory.heal("alpha", "beta")
+        await trio.sleep(10)
+        assert len(talks) > before
+        beta.hello.update({"role": "backup"})
+        beta.linker.meet_anew("the role changed")
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began < 2
+        assert all(talk.closed for talk in talks)
 
 
 async def test_a_peer_that_is_away_is_logged_once(

@@ -127,3 +127,12 @@ def test_without_a_mount_there_is_nothing_to_show(run: Run) -> None:
     assert run("status").stdout == "nothing is mounted\n"
     assert run("status", "--json").stdout == "[]\n"
     assert run("status", "data").exit_code == 3
+
+
+def test_a_split_brain_has_its_counts() -> None:
+    peer = {**STATUS["peer"], "name": "beta"}
+    text = text_of(mirror_state="diverged", peer=peer, conflicts={"here": 3, "there": None})
+    assert (
+        "  split brain   names changed apart: 3 here, unknown at beta; see `fusemirror conflicts data`\n"
+        in text
+    )

@@ -1,14 +1,23 @@
 """Split brain: shown, resolved from either host, and nothing that gives way is thrown away."""
 
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
+from trio.testing import MockClock
 
 from fusemirror.channel.memory import MemoryNetwork
-from fusemirror.control.conflicts import CONFLICTS_NAME
+from fusemirror.control import telling
+from fusemirror.control.apart import CONFLICTS_NAME
+from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import HistoriesDiverged, OperationFailed, UsageError
+from fusemirror.errors import HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.operations import Create, Unlink, Write
+from fusemirror.operations import Create, Link, SetAttributes, SetXattr, Unlink, Write
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import create, normal, until
 from tests.volume.conftest import directory, volume
@@ -54,17 +63,23 @@ async def content(host: Host, *names: bytes) -> bytes:
     return bytes(await host.roles.read(await find(host, *names), 0, 1000))
 
 
-def set_aside(host: Host) -> set[str]:
-    return {file["path"] for file in host.roles.conflicts()["set_aside"]}
+async def set_aside(host: Host) -> set[str]:
+    return {file["path"] for file in (await host.roles.conflicts())["set_aside"]}
 
 
-async def test_a_split_brain_is_shown_and_what_differs_is_listed(pair: Pair, network: MemoryNetwork) -> None:
+async def test_a_split_brain_is_shown_and_what_differs_is_listed(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
     await split(pair, network)
-    for host, name in ((pair.primary, "alpha"), (pair.backup, "beta")):
-        found = host.roles.conflicts()
+    for host in (pair.primary, pair.backup):
+        await until(lambda host=host: host.roles.telling.connected)  # type: ignore[misc]
+        found = await host.roles.conflicts()
         assert found["diverged"]
-        changed = {file["path"] for file in found["changed_here"]}
-        assert {"/both", f"/dir/in {name}"} <= changed <= {"/both", f"/dir/in {name}", "/untouched"}
+        changed = {entry["path"]: sorted(entry["changed_by"]) for entry in found["changed"]}
+        changed.pop("/untouched", None)
+        expected = {"/dir/in alpha": ["alpha"], "/dir/in beta": ["beta"]}
+        assert changed == {"/both": ["alpha", "beta"], "/dir": ["alpha", "beta"], **expected}
+        assert {said["complete"] for said in found["hosts"].values()} == {True}
         with pytest.raises(HistoriesDiverged):
             await host.roles.switch()
 
@@ -72,7 +87,7 @@ async def test_a_split_brain_is_shown_and_what_differs_is_listed(pair: Pair, net
 @pytest.mark.parametrize("told", ["primary", "backup"])
 @pytest.mark.parametrize("keep", ["alpha", "beta"])
 async def test_either_host_can_be_told_which_copy_stays(
-    pair: Pair, network: MemoryNetwork, told: str, keep: str
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, told: str, keep: str
 ) -> None:
     await split(pair, network)
     winner, loser = (pair.primary, pair.backup) if keep == "alpha" else (pair.backup, pair.primary)
@@ -85,8 +100,8 @@ async def test_either_host_can_be_told_which_copy_stays(
     await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
     aside = (CONFLICTS_NAME, lost.encode())
     for host in (winner, loser):
-        assert set_aside(host) == {f"/{lost}/both", f"/{lost}/dir/in {lost}"}
-        assert not host.roles.conflicts()["diverged"]
+        assert await set_aside(host) == {f"/{lost}/both", f"/{lost}/dir/in {lost}"}
+        assert not (await host.roles.conflicts())["diverged"]
         assert await content(host, b"both") == b"of " + keep.encode()
         assert await content(host, b"untouched") == b"the same"
         assert await content(host, *aside, b"both") == b"of " + lost.encode()
@@ -97,7 +112,9 @@ async def test_either_host_can_be_told_which_copy_stays(
         await find(loser, *aside, b"both")
 
 
-async def test_a_host_that_is_away_yields_when_it_comes_back(pair: Pair, network: MemoryNetwork) -> None:
+async def test_a_host_that_is_away_yields_when_it_comes_back(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
     await split(pair, network)
     network.cut("alpha", "beta")
     pair.backup.roles.resolve("beta")
@@ -107,6 +124,220 @@ async def test_a_host_that_is_away_yields_when_it_comes_back(pair: Pair, network
     await until(lambda: pair.primary.roles.volume.identity.role == "backup")
     await normal(pair.primary, pair.backup)
     assert await content(pair.primary, b"both") == b"of beta"
+
+
+async def resolved(pair: Pair, keep: str) -> tuple[Host, Host]:
+    """The winner and the loser, once what the loser had is in the filesystem."""
+    winner, loser = (pair.primary, pair.backup) if keep == "alpha" else (pair.backup, pair.primary)
+    winner.roles.resolve(keep)
+    await until(lambda: loser.roles.volume.identity.role == "backup")
+    await normal(winner, loser)
+    await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
+    return winner, loser
+
+
+@pytest.mark.parametrize("keep", ["alpha", "beta"])
+async def test_what_is_set_aside_keeps_everything_that_a_file_has(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, keep: str
+) -> None:
+    await split(pair, network)
+    loser = pair.backup if keep == "alpha" else pair.primary
+    perform, acl = loser.roles.perform, bytes.fromhex("02000000")
+    acl += b"".join(struct.pack("<HHI", *entry) for entry in ACL_ENTRIES)
+    made = await perform(Create(ROOT_INODE, b"tree", 0o042750, 7, 8))
+    assert made is not None
+    tree = made.number
+    await perform(SetXattr(tree, DEFAULT, acl))
+    made = await perform(Create(tree, b"file", 0o100640, 5, 6))
+    assert made is not None
+    file = made.number
+    await write(loser, file, b"linked")
+    await perform(Link(file, ROOT_INODE, b"second name"))
+    await perform(SetXattr(file, b"user.label", b"value"))
+    await perform(SetXattr(file, ACCESS, acl))
+    await perform(SetAttributes(file, atime_ns=4_000, mtime_ns=3_000))
+    await perform(Create(tree, b"symlink", 0o120777, 9, 10, target=b"file"))
+    await perform(Create(tree, b"fifo", 0o010600, 0, 0))
+    await perform(Create(tree, b"empty", 0o040711, 11, 12))
+    await perform(SetAttributes(tree, mtime_ns=5_000))
+    before = await facts(loser, b"tree")
+    winner, loser = await resolved(pair, keep)
+    aside = (CONFLICTS_NAME, loser.roles.volume.identity.host_name.encode())
+    for host in (winner, loser):
+        assert await facts(host, *aside, b"tree") == before
+        number = await find(host, *aside, b"tree", b"file")
+        assert number == await find(host, *aside, b"second name")
+        assert (await host.roles.attributes(number)).nlink == 2
+        root = await host.roles.attributes(await find(host, *aside))
+        assert root.mode & 0o777 == 0o700
+
+
+ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
+ACL_ENTRIES = ((1, 6, 0xFFFFFFFF), (2, 4, 1000), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+
+
+async def facts(host: Host, *names: bytes) -> dict[bytes, object]:
+    """Everything about what a name stands for, and about what is in it."""
+    inode = await host.roles.attributes(await find(host, *names))
+    number = inode.number
+    found: dict[bytes, object] = {
+        b".": (inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.mtime_ns, inode.target),
+        b"xattrs": {name: await host.roles.xattr(number, name) for name in await host.roles.xattrs(number)},
+    }
+    if inode.is_directory:
+        for _, name, _ in await host.roles.listing(number, 0, 100):
+            found[name] = await facts(host, *names, name)
+    elif inode.is_regular:
+        found[b"content"] = await content(host, *names)
+    return found
+
+
+async def test_a_file_that_only_one_host_looked_at_again_is_not_set_aside(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    file = await split(pair, network)
+    await write(pair.backup, file, b"of alpha")  # as the other has it
+    await pair.primary.roles.perform(SetAttributes(file, mode=0o600))
+    await pair.backup.roles.perform(SetAttributes(file, mode=0o600))
+    winner, _ = await resolved(pair, "alpha")
+    assert b"both" not in await names_aside(winner, b"beta")
+
+
+async def names_aside(host: Host, *names: bytes) -> set[bytes]:
+    number = await find(host, CONFLICTS_NAME, *names)
+    return {name for _, name, _ in await host.roles.listing(number, 0, 100)}
+
+
+async def test_a_deletion_that_loses_comes_back_and_a_file_that_the_winner_deleted_is_kept(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    for name in (b"gone at beta", b"gone at alpha"):
+        await write(pair.primary, await create(pair.primary, name), b"common")
+    await split(pair, network)
+    await write(pair.backup, await find(pair.backup, b"gone at alpha"), b"changed")
+    await pair.backup.roles.perform(Unlink(ROOT_INODE, b"gone at beta"))
+    await pair.primary.roles.perform(Unlink(ROOT_INODE, b"gone at alpha"))
+    await until(lambda: pair.primary.roles.telling.connected)
+    changed = {
+        entry["path"]: {host: change["kinds"] for host, change in entry["changed_by"].items()}
+        for entry in (await pair.primary.roles.conflicts())["changed"]
+    }
+    assert changed["/gone at beta"] == {"beta": ["deleted"]}
+    assert changed["/gone at alpha"] == {"alpha": ["deleted"], "beta": ["content"]}
+    winner, _ = await resolved(pair, "alpha")
+    assert await content(winner, b"gone at beta") == b"common"
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"gone at alpha") == b"changed"
+
+
+async def test_a_second_split_brain_leaves_what_the_first_had_set_aside(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    await split(pair, network)
+    winner, loser = await resolved(pair, "alpha")
+    network.cut("alpha", "beta")
+    await loser.unit.link_ended.wait()
+    await loser.roles.takeover(force=False)
+    for host in (winner, loser):
+        await write(
+            host, await find(host, b"both"), b"again " + host.roles.volume.identity.host_name.encode()
+        )
+    network.heal("alpha", "beta")
+    await until(lambda: loser.unit.status()["mirror_state"] == "diverged")
+    await resolved(pair, "alpha")
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
+    assert await content(winner, CONFLICTS_NAME, b"beta-2", b"both") == b"again beta"
+
+
+async def test_what_programs_change_while_files_are_set_aside_waits_and_is_kept(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that was admitted before must not be made behind the copy: it would be lost."""
+    file = await split(pair, network)
+    images = pair.backup.roles.volume.images
+    copying, copied, copy_out = trio.Event(), trio.Event(), images.copy_out
+
+    async def slowly(function: Callable[..., int], *args: Any) -> int:
+        if function == copy_out:
+            copying.set()
+            await copied.wait()
+        return function(*args)
+
+    monkeypatch.setattr(pair.backup.roles.volume, "run_blocking", slowly)
+    pair.primary.roles.resolve("alpha")
+    await copying.wait()
+    done = []
+
+    async def change(unit: ControlUnit) -> None:
+        done.append(await unit.perform(Write(file, 0), b"later"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change, pair.backup.roles)
+        with pytest.raises(RoleChanged):
+            await change(pair.backup.unit)
+        await trio.sleep(60)
+        assert not done
+        assert pair.backup.unit.status()["mirror_state"] == "diverged"  # its commands are answered
+        copied.set()
+    await resolved(pair, "alpha")
+    assert await content(pair.primary, b"both") == b"laterpha"
+    assert await content(pair.primary, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
+
+
+async def test_a_disk_without_room_for_what_is_to_be_set_aside_leaves_everything_as_it_was(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await split(pair, network)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.backup.roles.volume.images, "copy_out", full)
+        pair.primary.roles.resolve("alpha")
+        await trio.sleep(10)
+        assert pair.backup.roles.volume.identity.role == "primary"
+        await write(pair.backup, file, b"still written")
+    winner, _ = await resolved(pair, "alpha")
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"still written"
+
+
+async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    await split(pair, network)
+    for host in (pair.primary, pair.backup):
+        await until(
+            lambda host=host: None not in (pair.status(host)["conflicts"] or {"here": None}).values()  # type: ignore[misc]
+        )
+        counts = pair.status(host)["conflicts"]
+        assert counts["here"] >= 3
+        assert counts["there"] >= 3
+        assert pair.status(host)["peer"]["connected"]
+    network.cut("alpha", "beta")
+    await until(lambda: not pair.primary.roles.telling.connected)
+    found = await pair.primary.roles.conflicts()
+    assert found["hosts"]["beta"] is None
+    assert found["hosts"]["alpha"]["complete"]
+    assert {host for entry in found["changed"] for host in entry["changed_by"]} == {"alpha"}
+    status = pair.status(pair.primary)
+    assert status["conflicts"]["there"] is None
+    assert not status["peer"]["connected"]
+    network.heal("alpha", "beta")
+    await resolved(pair, "beta")
+    await until(lambda: pair.status(pair.primary)["conflicts"] is None)
+
+
+async def test_a_list_is_bounded_and_says_how_much_is_left_out(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await split(pair, network)
+    monkeypatch.setattr(telling, "DIFFERENCES_TOLD_MAX", 2)
+    monkeypatch.setattr(telling, "DIFFERENCES_PER_MESSAGE", 1)
+    await until(lambda: pair.primary.roles.telling.connected)
+    found = (await pair.primary.roles.conflicts())["hosts"]
+    for host in ("alpha", "beta"):
+        assert found[host]["listed"] == 2
+        assert found[host]["count"] > 2
 
 
 async def test_only_a_host_of_this_filesystem_can_be_kept(pair: Pair) -> None:

@@ -1,5 +1,6 @@
 """Roles through two kernels: exchanged under load, taken over, and after a split brain."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import FILESYSTEM, Host, TwoHosts, wait_until
+from tests.hosts import FILESYSTEM, Host, TwoHosts, snapshot, wait_until
 from tests.mount.conftest import IO_TIMEOUT_S
 from tests.mount.test_failures import Writer
 
@@ -118,14 +119,28 @@ def split(hosts: TwoHosts) -> None:
         wait_until(lambda h=host: h.status()["mirror_state"] == "diverged", PATIENCE_S, "split brain")  # type: ignore[misc]
 
 
+def conflicts(host: Host) -> str:
+    """What `fusemirror conflicts` says of both hosts in a split brain, once they have met to talk."""
+    wait_until(lambda: host.status()["peer"]["connected"], PATIENCE_S, "the two talk")
+    return host.fusemirror("conflicts", FILESYSTEM, expect=7).stdout
+
+
+def counts(host: Host) -> tuple[int | None, int | None]:
+    found = host.status()["conflicts"]
+    return (None, None) if found is None else (found["here"], found["there"])
+
+
 @pytest.mark.parametrize(("told", "keep"), [("primary", "alpha"), ("primary", "beta"), ("backup", "alpha")])
 def test_a_split_brain_is_shown_and_ended_by_one_command(hosts: TwoHosts, told: str, keep: str) -> None:
     split(hosts)
     for host in hosts:
         assert "split brain" in host.status()["reason"]
-        listed = host.fusemirror("conflicts", FILESYSTEM, expect=7)
-        assert "/both" in listed.stdout
-        assert f"/only-{host.name}" in listed.stdout
+        lines = conflicts(host).splitlines()
+        assert any(line.startswith("/both: ") and "alpha: content" in line for line in lines)
+        assert any(line.startswith("/both: ") and "beta: content" in line for line in lines)
+        assert "/only-alpha: alpha: created, 5 B" in lines
+        assert "/only-beta: beta: created, 4 B" in lines
+        wait_until(lambda h=host: counts(h) == (2, 2), PATIENCE_S, "counts")  # type: ignore[misc]
         host.fusemirror("switch", FILESYSTEM, expect=7)
     teller: Host = getattr(hosts, told)
     for _ in range(2):
@@ -160,3 +175,89 @@ def test_resolve_waits_for_a_host_that_is_away(hosts: TwoHosts) -> None:
     wait_until(lambda: not any((hosts.primary.volume / "aside").iterdir()), PATIENCE_S, "files set aside")
     kept = hosts.backup.mountpoint / ".fusemirror-conflicts" / "alpha" / "both"
     assert kept.read_text() == "of alpha"
+
+
+def test_what_both_changed_is_listed_and_what_gives_way_is_kept_with_all_that_it_has(hosts: TwoHosts) -> None:
+    primary, backup = hosts
+    for name in ("gone", "old name", "linked"):
+        (primary.mountpoint / name).write_text("common")
+    split(hosts)
+    at = backup.mountpoint
+    (at / "gone").unlink()
+    (at / "old name").rename(at / "new name")
+    os.chmod(at / "linked", 0o640)
+    os.chown(at / "linked", 1234, 2345)
+    os.link(at / "linked", at / "second name")
+    os.setxattr(at / "linked", "user.label", b"value")
+    backup.run("setfacl", "-m", "u:1000:rw", at / "linked")
+    (at / "tree").mkdir(mode=0o750)
+    (at / "tree" / "symlink").symlink_to("../both")
+    large = b"0123456789abcdef" * 65536
+    with (at / "tree" / "large").open("wb") as file:
+        for _ in range(64):
+            file.write(large)
+    os.utime(at / "linked", ns=(10**18, 10**18 + 7))
+    os.utime(at / "tree", ns=(10**18, 10**18 + 9))
+    kept = snapshot(at / "tree")
+    linked = snapshot_of(at / "linked")
+    expected = {
+        "/gone": {"beta": ["deleted"]},
+        "/new name": {"beta": ["renamed"]},
+        "/tree": {"beta": ["created"]},
+        "/only-alpha": {"alpha": ["created"]},
+    }
+    for host in hosts:
+        conflicts(host)
+        said = json.loads(host.fusemirror("conflicts", FILESYSTEM, "--json", expect=7).stdout)
+        listed = {
+            entry["path"]: {name: sorted(change["kinds"]) for name, change in entry["changed_by"].items()}
+            for entry in said["changed"]
+        }
+        assert {path: listed.get(path) for path in expected} == expected
+        assert set(listed["/both"]) == {"alpha", "beta"}
+        assert "attributes" in listed["/linked"]["beta"]
+        assert "created" in listed["/second name"]["beta"]
+        assert "what beta deleted comes back" in conflicts(host)
+    primary.fusemirror("resolve", FILESYSTEM, "--keep", "alpha")
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)
+    wait_until(lambda: not any((backup.volume / "aside").iterdir()), PATIENCE_S, "files set aside")
+    for host in hosts:
+        aside = host.mountpoint / ".fusemirror-conflicts" / "beta"
+        assert (host.mountpoint / "gone").read_text() == "common"
+        assert (host.mountpoint / "old name").read_text() == "common"
+        assert (aside / "new name").read_text() == "common"
+        assert snapshot(aside / "tree") == kept
+        assert snapshot_of(aside / "linked") == linked
+        assert (aside / "linked").samefile(aside / "second name")
+        assert counts(host) == (None, None)
+
+
+def snapshot_of(path: Path) -> object:
+    """Everything about one file but its number."""
+    found = path.lstat()
+    xattrs = {name: os.getxattr(path, name) for name in sorted(os.listxattr(path))}
+    return (
+        found.st_mode,
+        found.st_uid,
+        found.st_gid,
+        found.st_nlink,
+        found.st_mtime_ns,
+        path.read_bytes(),
+        xattrs,
+    )
+
+
+def test_conflicts_says_that_the_other_host_is_away(hosts: TwoHosts) -> None:
+    split(hosts)
+    conflicts(hosts.primary)
+    hosts.backup.umount()
+    wait_until(lambda: not hosts.primary.status()["peer"]["connected"], PATIENCE_S, "the other is away")
+    listed = hosts.primary.fusemirror("conflicts", FILESYSTEM, expect=7).stdout
+    assert "what beta changed is not known: it is not connected" in listed
+    assert "/only-alpha: alpha: created, 5 B" in listed
+    hosts.backup.mount()
+    assert "/only-beta: beta: created" in conflicts(hosts.primary)
+    hosts.primary.fusemirror("resolve", FILESYSTEM, "--keep", "alpha")
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)

@@ -60,6 +60,9 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Excluded(RequestId(b"r" * 16)),
     m.AccessInEffect(Access.EXCLUSIVE),
     m.Ended(RequestId(b"1234567812345678")),
+    m.CountApart(3),
+    m.AskApart(4),
+    m.Apart(4, (m.Difference(b"/new", ("renamed",), b"/old", 5, -1),), True, 6, False),
 ]
 
 

@@ -1,0 +1,318 @@
+"""What this host changed since the lines parted: its journal and its marked regions tell.
+
+The journal has every change of a name and of attributes, the changed-region map the images that this
+host's programs wrote to. What a name stood for when the lines parted is known from the first record that
+touches it, whose rows are those of `deciding.py`. Nothing is compared here: a file that both hosts changed
+alike is listed too, and one whose last change the other host has is not.
+"""
+
+import logging
+from enum import StrEnum
+
+import trio
+
+from fusemirror.change import AnyChange, NamespaceChange, Table, decode_change
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.limits import APART_KNOWN_MAX, DIFFERENCE_PATH_BYTES_MAX
+from fusemirror.mirror.histories import generations_of
+from fusemirror.protocol.messages import Difference, History
+from fusemirror.volume.catalog import key_inode, unpack_entry
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+NameKey = tuple[InodeNumber, bytes]
+CONFLICTS_NAME = b".fusemirror-conflicts"
+_DIRECTORY_TYPE = 4
+_PER_TURN = 256  # records, rows or names between two checkpoints: about a millisecond
+_BEFORE_PARTING = 10_000  # changes among which the last record before the parting is looked for
+
+
+class Kind(StrEnum):
+    """What happened to a name, or to what it stands for."""
+
+    CREATED = "created"
+    CONTENT = "content"
+    ATTRIBUTES = "attributes"
+    RENAMED = "renamed"
+    DELETED = "deleted"
+
+
+def parted_at(volume: Volume, theirs: History | None) -> ChangeNumber:
+    """The first change of this volume that the other does not have, as far as the two histories tell.
+
+    Where this host began a line of its own later than the other did, that is where the other began: what
+    was under way then was acknowledged here alone.
+    """
+    ours = generations_of(volume)
+    known = {generation.identity for generation in theirs.generations} if theirs is not None else set()
+    shared = next((generation.identity for generation in ours if generation.identity in known), None)
+    if theirs is None or shared is None:
+        return ChangeNumber(1)
+    first = volume.number + 1
+    for generations in (ours, theirs.generations):
+        for generation in generations:
+            if generation.identity == shared:
+                break
+            first = min(first, generation.first_change)
+    return ChangeNumber(first)
+
+
+class ChangesApart:
+    """The changes of this host's volume from `first` on; `scan` takes in what has come since."""
+
+    def __init__(self, volume: Volume, first: ChangeNumber) -> None:
+        self.first = first
+        self.whole = volume.journal.first_number <= first
+        """All of them are known: the journal reached back to the parting, and there were not too many."""
+        self._volume = volume
+        self._scanned = ChangeNumber(first - 1)
+        self._lock = trio.Lock()
+        self._known_ns = -1
+        self._content: set[InodeNumber] = set()
+        self._attributes: set[InodeNumber] = set()
+        self._created: set[InodeNumber] = set()
+        self._names: dict[NameKey, InodeNumber | None] = {}
+        """What each name that was touched stood for when the lines parted."""
+
+    # --- what the journal tells ---------------------------------------------------------------------------
+
+    def _last_time_before(self) -> int:
+        """Whatever this volume changed at this time or earlier, the other has. 0 where that is not known."""
+        last = None
+        for number, payload in self._volume.journal.records(max(0, self._scanned - _BEFORE_PARTING)):
+            if number > self._scanned:
+                break
+            last = payload
+        return 0 if last is None else decode_change(last).time_ns
+
+    async def scan(self) -> None:
+        """Take in what came into the journal since. Cancelled, it goes on at the next call."""
+        async with self._lock:
+            if self._volume.journal.first_number > self._scanned + 1:
+                self.whole = False  # it was trimmed meanwhile
+            try:
+                if self._known_ns < 0:
+                    self._known_ns = self._last_time_before()
+                await self._scan()
+            except OSError as error:  # also where it is trimmed now
+                log.info("what was changed apart is not wholly known: %s", error)
+                self.whole = False
+
+    async def _scan(self) -> None:
+        for index, (number, payload) in enumerate(self._volume.journal.records(self._scanned)):
+            if len(self._names) + len(self._attributes) + len(self._content) > APART_KNOWN_MAX:
+                self.whole = False
+                return
+            self._take(decode_change(payload))
+            self._scanned = number
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _take(self, change: AnyChange) -> None:
+        if not isinstance(change, NamespaceChange):
+            self._content.add(change.inode)
+            return
+        entries = [(_name(key), value) for table, key, value in change.rows if table == Table.ENTRIES]
+        puts = [(name, unpack_entry(value).inode) for name, value in entries if value is not None]
+        removed = [name for name, value in entries if value is None]
+        inodes = {key_inode(key): value for table, key, value in change.rows if table == Table.INODES}
+        if not entries:
+            # Of an inode that was purged nothing is left to be listed.
+            self._attributes.update(number for number, row in inodes.items() if row is not None)
+        elif len(puts) == 2:  # an exchange
+            (one, in_one), (other, in_other) = puts
+            self._touch(one, in_other)
+            self._touch(other, in_one)
+        elif removed:
+            self._touch(removed[0], change.inode)
+            for name, inode in puts:  # of a rename, which may replace a file
+                parents = {name[0], removed[0][0]}
+                self._touch(name, next((each for each in inodes if each not in {inode, *parents}), None))
+        else:
+            for name, number in puts:
+                self._touch(name, None)
+                row = inodes.get(number)
+                if row is not None and _is_new(Inode.unpack(number, row)):
+                    self._created.add(number)
+
+    def _touch(self, name: NameKey, before: InodeNumber | None) -> None:
+        self._names.setdefault(name, before)
+
+    # --- what stands now ----------------------------------------------------------------------------------
+
+    def _now(self, name: NameKey) -> InodeNumber | None:
+        entry = self._volume.catalog.entry(*name)
+        return None if entry is None else entry.inode
+
+    def _written(self) -> set[InodeNumber]:
+        """Files that existed before and were written to since, but for what the other is known to have."""
+        found = set(self._content)
+        for number in self._volume.regions.inodes():
+            inode = self._volume.catalog.inode(number)
+            if inode is None:
+                continue
+            # A write sets both times; a program may set the first back, which is a change of attributes.
+            changed_ns = inode.ctime_ns if number in self._attributes else inode.mtime_ns
+            if changed_ns > self._known_ns:
+                found.add(number)
+        return found - self._created
+
+    async def _by_name(self) -> tuple[dict[NameKey, set[Kind]], dict[NameKey, NameKey]]:
+        """Names that stand for something else now, with what happened; and the old name of each new one."""
+        kinds: dict[NameKey, set[Kind]] = {}
+        lost: dict[InodeNumber, list[NameKey]] = {}
+        was: dict[NameKey, NameKey] = {}
+        now: dict[NameKey, InodeNumber | None] = {}
+        for index, (name, before) in enumerate(list(self._names.items())):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            now[name] = self._now(name)
+            if before is not None and now[name] != before:
+                lost.setdefault(before, []).append(name)
+        for name, inode in now.items():
+            before = self._names[name]
+            if inode is None or inode == before:
+                continue
+            kinds[name] = set() if before is None else {Kind.CONTENT}
+            if inode not in self._created and lost.get(inode):
+                was[name] = lost[inode].pop()
+                kinds[name].add(Kind.RENAMED)
+            elif before is None:
+                kinds[name].add(Kind.CREATED)
+        for names in lost.values():
+            kinds.update({name: {Kind.DELETED} for name in names if now[name] is None})
+        return kinds, was
+
+    def _altered(self) -> dict[InodeNumber, set[Kind]]:
+        """Inodes that existed before and have a name now, with what happened to them."""
+        found: dict[InodeNumber, set[Kind]] = {}
+        for kind, inodes in (
+            (Kind.CONTENT, self._written()),
+            (Kind.ATTRIBUTES, self._attributes - self._created),
+        ):
+            for number in inodes:
+                inode = self._volume.catalog.inode(number)
+                if inode is not None and inode.nlink:
+                    found.setdefault(number, set()).add(kind)
+        return found
+
+    async def count(self) -> int:
+        """How many files and names there are to list; one with several names may be listed more often."""
+        await self.scan()
+        kinds, _ = await self._by_name()
+        named = {self._now(name) for name in kinds}
+        return len(kinds) + sum(number not in named for number in self._altered())
+
+    async def differences(self) -> list[Difference]:
+        """What was changed, by path."""
+        await self.scan()
+        kinds, was = await self._by_name()
+        altered = self._altered()
+        tree = Tree(self._volume)
+        await tree.walk(set(altered))
+        for number, more in altered.items():
+            for name in tree.names.get(number, ()):
+                kinds.setdefault(name, set()).update(more)
+        then = {before: name for name, before in self._names.items() if before is not None}
+        listed = []
+        for index, (name, happened) in enumerate(kinds.items()):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            path = tree.path(name, then if Kind.DELETED in happened else {})
+            if path[0] != CONFLICTS_NAME:
+                old = tree.path(was[name], then) if name in was else []
+                listed.append(self._difference(name, happened, path, old))
+        return sorted(listed, key=lambda difference: difference.path)
+
+    def _difference(self, name: NameKey, kinds: set[Kind], path: list[bytes], old: list[bytes]) -> Difference:
+        number = self._now(name)
+        inode = None if number is None else self._volume.catalog.inode(number)
+        return Difference(
+            path=_shown(path),
+            kinds=tuple(kind.value for kind in Kind if kind in kinds),
+            was=_shown(old) if old else b"",
+            size=inode.size if inode is not None and not inode.is_directory else 0,
+            mtime_ns=inode.mtime_ns if inode is not None else 0,
+        )
+
+    async def _inodes(self) -> set[InodeNumber] | None:
+        """None where it may be anything. More than what is listed: only the contents tell what differs."""
+        await self.scan()
+        if not self.whole:
+            return None
+        kinds, _ = await self._by_name()
+        named = {inode for name in kinds if (inode := self._now(name)) is not None and self._is_file(inode)}
+        return named | self._content | self._attributes | self._created | self._volume.regions.inodes()
+
+    async def files(self) -> dict[InodeNumber, list[list[bytes]]]:
+        """What this host must keep where it gives way: inodes, and their paths."""
+        tree = Tree(self._volume)
+        await tree.walk(await self._inodes())
+        found: dict[InodeNumber, list[list[bytes]]] = {}
+        for index, (number, names) in enumerate(tree.names.items()):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            paths = [tree.path(name, {}) for name in names]
+            if kept := [path for path in paths if path[0] not in (CONFLICTS_NAME, b"")]:
+                found[number] = kept
+        return found
+
+    def _is_file(self, number: InodeNumber) -> bool:
+        inode = self._volume.catalog.inode(number)
+        return inode is not None and not inode.is_directory
+
+
+class Tree:
+    """Which names inodes have, and the paths of names, as one walk over the catalog found them."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._directories: dict[InodeNumber, NameKey] = {}
+        self.names: dict[InodeNumber, list[NameKey]] = {}
+
+    async def walk(self, wanted: set[InodeNumber] | None) -> None:
+        """Find the names of all `wanted` inodes, None for every one. What changes meanwhile may be missed."""
+        if wanted is not None and ROOT_INODE in wanted:
+            self.names[ROOT_INODE] = [(ROOT_INODE, b"")]
+        after: bytes | None = None
+        while rows := self._volume.catalog.rows(Table.ENTRIES, after, _PER_TURN):
+            for key, value in rows:
+                entry = unpack_entry(value)
+                if entry.type == _DIRECTORY_TYPE:
+                    self._directories[entry.inode] = _name(key)
+                if wanted is None or entry.inode in wanted:
+                    self.names.setdefault(entry.inode, []).append(_name(key))
+            after = rows[-1][0]
+            await trio.lowlevel.checkpoint()
+
+    def path(self, name: NameKey, then: dict[InodeNumber, NameKey]) -> list[bytes]:
+        """The components of a name's path; directories that `then` has are where it says."""
+        path: list[bytes] = []
+        seen: set[InodeNumber] = set()
+        while name[0] not in seen:  # a directory may have moved while the names were read
+            path.insert(0, name[1])
+            seen.add(name[0])
+            parent = then.get(name[0]) or self._directories.get(name[0])
+            if name[0] == ROOT_INODE or parent is None:
+                break
+            name = parent
+        return path
+
+
+def _name(key: bytes) -> NameKey:
+    return key_inode(key), key[8:]
+
+
+def _is_new(inode: Inode) -> bool:
+    """Of an inode that got a name without losing one: whether it is the first."""
+    return inode.is_directory or inode.nlink == 1
+
+
+def _shown(path: list[bytes]) -> bytes:
+    """The path from the root; only the end of one that is too long."""
+    whole = b"/" + b"/".join(path)
+    if len(whole) <= DIFFERENCE_PATH_BYTES_MAX:
+        return whole
+    return b"..." + whole[3 - DIFFERENCE_PATH_BYTES_MAX :]

@@ -1,0 +1,189 @@
+"""Telling: while their lines are apart, two hosts tell each other what they changed.
+
+Each says how many files that is whenever it changes, and gives the list when it is asked. The session may
+be of either path, or one of two hosts with the same role, which make no link.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from fusemirror.channel.session import Session
+from fusemirror.control.apart import ChangesApart, parted_at
+from fusemirror.errors import ChannelError, ConnectionLost, RemoteProtocolError
+from fusemirror.limits import APART_LOOK_INTERVAL_S, DIFFERENCES_PER_MESSAGE, DIFFERENCES_TOLD_MAX
+from fusemirror.protocol.messages import (
+    Apart,
+    AskApart,
+    CountApart,
+    Difference,
+    History,
+)
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Listed:
+    """What one host changed: `count` in all, not all listed if they are many. `whole`: it knows all of it."""
+
+    differences: list[Difference] = field(default_factory=list)
+    count: int = 0
+    whole: bool = True
+
+
+@dataclass
+class _Question:
+    token: int
+    listed: Listed = field(default_factory=Listed)
+    ended: trio.Event = field(default_factory=trio.Event)
+    answered: bool = False
+
+
+class Telling:
+    """Idle until `begin`, and again once `is_diverged` says no."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.here: ChangesApart | None = None
+        self.is_diverged: Callable[[], bool] = lambda: True
+        self._volume = volume
+        self._begun = trio.Event()
+        self._here_count: int | None = None
+        self._there_count: int | None = None
+        self._session: Session | None = None
+        self._asking = trio.Lock()
+        self._question = _Question(0)
+        self._wanted = trio.Event()
+        self._wanted_token = 0
+
+    @property
+    def connected(self) -> bool:
+        """The other host is there to be asked."""
+        return self._session is not None
+
+    def status(self) -> dict[str, Any] | None:
+        """How many files were changed apart; None where they are not apart, or not yet counted."""
+        if self.here is None:
+            return None
+        return {"here": self._here_count, "there": self._there_count}
+
+    def begin(self, theirs: History | None) -> None:
+        """The lines of the two hosts are apart. Nothing where that is known."""
+        first = parted_at(self._volume, theirs)
+        if self.here is None or self.here.first != first:
+            self.here = ChangesApart(self._volume, first)
+            self._here_count = None
+        self._begun.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Count what is changed here while the lines are apart, for ever."""
+        task_status.started()
+        while True:
+            await self._begun.wait()
+            self._begun = trio.Event()
+            while self.here is not None:
+                if not self.is_diverged():
+                    self.here = None
+                    break
+                count = await self.here.count()
+                if count != self._here_count:
+                    self._here_count = count
+                    self._tell_count()
+                await trio.sleep(APART_LOOK_INTERVAL_S)
+
+    def _tell_count(self) -> None:
+        if self._session is not None and self._here_count is not None:
+            with suppress(ConnectionLost):
+                self._session.send(CountApart(self._here_count))
+
+    # --- lists --------------------------------------------------------------------------------------------
+
+    async def list_here(self) -> Listed:
+        """What this host changed."""
+        if self.here is None:
+            return Listed()
+        here = self.here
+        found = await here.differences()
+        return Listed(found[:DIFFERENCES_TOLD_MAX], len(found), here.whole)
+
+    async def list_there(self, timeout_s: float) -> Listed | None:
+        """What the other host says that it changed; None where it is away, or does not answer in time."""
+        async with self._asking:
+            session = self._session
+            if session is None:
+                return None
+            self._question = question = _Question(self._question.token + 1)
+            try:
+                session.send(AskApart(question.token))
+                with trio.move_on_after(timeout_s):
+                    await question.ended.wait()
+            except ChannelError as error:
+                log.info("the other host was not asked what it changed: %s", error)
+            return question.listed if question.answered else None
+
+    # --- the conversation ---------------------------------------------------------------------------------
+
+    async def run_talk(self, session: Session) -> None:
+        """Talk over a session until it is lost; it is closed on return. Cancellation leaves it as it is."""
+        self._session, self._there_count = session, None
+        self._wanted = trio.Event()
+        self._tell_count()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._answer_for_ever, session)
+                await self._listen(session)
+                nursery.cancel_scope.cancel()
+        finally:
+            if self._session is session:
+                self._session, self._there_count = None, None
+            self._question.ended.set()
+
+    async def _listen(self, session: Session) -> None:
+        try:
+            while True:
+                for message, _ in await session.receive():
+                    if isinstance(message, CountApart):
+                        self._there_count = max(0, message.count)
+                    elif isinstance(message, AskApart):
+                        self._wanted_token = message.token
+                        self._wanted.set()
+                    elif isinstance(message, Apart):
+                        self._take(session, message)
+                    else:
+                        raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+        except ChannelError as error:
+            session.close(error.why)
+
+    def _take(self, session: Session, message: Apart) -> None:
+        question = self._question
+        if message.token != question.token:
+            return  # asked for too long ago
+        if len(question.listed.differences) + len(message.differences) > DIFFERENCES_TOLD_MAX:
+            raise RemoteProtocolError(session.peer_name, "it lists more than may be listed")
+        question.listed.differences.extend(message.differences)
+        if message.last:
+            question.listed.count, question.listed.whole = max(0, message.count), message.whole
+            question.answered = True
+            question.ended.set()
+
+    async def _answer_for_ever(self, session: Session) -> None:
+        """One question at a time: who asks again has given the one before up."""
+        with suppress(ConnectionLost):  # who listens hears of it too
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                await self._answer(session, self._wanted_token)
+
+    async def _answer(self, session: Session, token: int) -> None:
+        listed = await self.list_here()
+        rest = listed.differences
+        while len(rest) > DIFFERENCES_PER_MESSAGE:
+            batch, rest = tuple(rest[:DIFFERENCES_PER_MESSAGE]), rest[DIFFERENCES_PER_MESSAGE:]
+            await session.wait_room()
+            session.send(Apart(token, batch))
+        session.send(Apart(token, tuple(rest), last=True, count=listed.count, whole=listed.whole))

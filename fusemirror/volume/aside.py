@@ -1,0 +1,163 @@
+"""What is set aside: files of a volume copied to plain files beside it, until they are brought in.
+
+VOLUME_DIR/aside/N holds one host's versions of one time: `I.file` describes a file, `I.data` is its
+content. A directory without its final name was cut short, and is thrown away.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import trio
+
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import COPY_PIECE_BYTES
+from fusemirror.volume.durable import replace_file, sync_directory
+from fusemirror.volume.inode import Inode
+from fusemirror.volume.volume import Volume
+
+_ASIDE = "aside"
+_UNFINISHED = "new"
+_NAME = "name"
+_PER_TURN = 256
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One inode that was set aside: where it was, and its attributes."""
+
+    path: list[bytes]
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    target: bytes
+    atime_ns: int = 0
+    rdev: int = 0
+    xattrs: dict[bytes, bytes] = {}
+    links: list[list[bytes]] = []
+    """Its other names, where it has more than one."""
+
+    @property
+    def paths(self) -> list[list[bytes]]:
+        return [self.path, *self.links]
+
+
+def place_of(volume: Volume) -> Path:
+    return volume.directory / _ASIDE
+
+
+def pending(volume: Volume) -> list[Path]:
+    """The directories of what waits to be brought in, the oldest first. OSError."""
+    place = place_of(volume)
+    if not place.is_dir():
+        return []
+    found = [path for path in place.iterdir() if path.is_dir() and path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def name_in(directory: Path) -> bytes | None:
+    """The name that was chosen for what a directory of `pending` holds, if one was. OSError."""
+    try:
+        return (directory / _NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def choose_name(directory: Path, name: bytes) -> None:
+    """On return `name_in` durably gives `name`. OSError."""
+    replace_file(directory / _NAME, name)
+
+
+def descriptions(directory: Path) -> list[Path]:
+    """The descriptions in a directory of `pending`, in the order to bring them in. OSError."""
+    names = [path for path in directory.iterdir() if path.suffix == ".file"]
+    return sorted(names, key=lambda path: int(path.stem))
+
+
+def load(description: Path) -> Kept:
+    """What a description says. OSError."""
+    return msgspec.msgpack.decode(description.read_bytes(), type=Kept)
+
+
+def data_of(description: Path) -> Path:
+    """The content that belongs to a description; there is none but of regular files."""
+    return description.with_suffix(".data")
+
+
+async def set_aside(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> int:
+    """Copy inodes, given with their paths, to plain files beside the volume; how many. Durable on return.
+
+    Nothing may change them meanwhile. OSError, and cancellation: then nothing was set aside.
+    """
+    place = place_of(volume)
+    place.mkdir(mode=0o700, exist_ok=True)
+    unfinished = place / _UNFINISHED
+    await volume.run_blocking(_remove, unfinished)
+    unfinished.mkdir(mode=0o700)
+    count = 0
+    for number in await _in_order(volume, files):
+        inode = volume.catalog.inode(number)
+        if inode is None:
+            continue
+        if inode.is_regular:
+            await _copy_out(volume, inode, unfinished / f"{count}.data")
+        description = msgspec.msgpack.encode(_described(volume, inode, sorted(files[number])))
+        (unfinished / f"{count}.file").write_bytes(description)
+        count += 1
+        await trio.lowlevel.checkpoint()  # programs of this host wait, but its peer and its commands do not
+    sync_directory(unfinished)
+    await volume.run_blocking(volume.images.sync_filesystem)
+    finished = place / f"{volume.identity.term}"
+    await volume.run_blocking(_remove, finished)  # of an attempt that ended before this host gave way
+    unfinished.rename(finished)
+    sync_directory(place)
+    return count
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+async def _in_order(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> list[InodeNumber]:
+    """Files first, then directories, the deepest first: the times of one are set when all in it is made."""
+    others: list[InodeNumber] = []
+    directories: list[InodeNumber] = []
+    for index, number in enumerate(files):
+        if index % _PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        inode = volume.catalog.inode(number)
+        if inode is not None:
+            (directories if inode.is_directory else others).append(number)
+    return [*others, *sorted(directories, key=lambda number: -len(files[number][0]))]
+
+
+def _described(volume: Volume, inode: Inode, paths: list[list[bytes]]) -> Kept:
+    return Kept(
+        path=paths[0],
+        mode=inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        size=inode.size,
+        mtime_ns=inode.mtime_ns,
+        target=inode.target,
+        atime_ns=inode.atime_ns,
+        rdev=inode.rdev,
+        xattrs={
+            name: volume.catalog.xattr(inode.number, name) or b""
+            for name in volume.catalog.xattrs(inode.number)
+        },
+        links=paths[1:],
+    )
+
+
+async def _copy_out(volume: Volume, inode: Inode, target: Path) -> None:
+    number, size = inode.number, inode.size
+    offset = 0
+    with target.open("wb") as copy:
+        while offset < size:
+            step = (number, copy.fileno(), offset, min(size, offset + COPY_PIECE_BYTES))
+            offset = await volume.run_blocking(volume.images.copy_out, *step)
+        os.ftruncate(copy.fileno(), size)

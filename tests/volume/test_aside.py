@@ -1,0 +1,93 @@
+"""What is set aside: plain files beside the volume, whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from fusemirror.change import Table
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import COPY_PIECE_BYTES, MIB
+from fusemirror.volume import aside
+from fusemirror.volume.catalog import xattr_key
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import Writer, directory, volume, writer
+
+__all__ = ["directory", "volume", "writer"]
+
+Files = dict[InodeNumber, list[list[bytes]]]
+
+
+def kept(volume: Volume) -> list[tuple[aside.Kept, Path]]:
+    [place] = aside.pending(volume)
+    return [(aside.load(path), aside.data_of(path)) for path in aside.descriptions(place)]
+
+
+async def test_files_come_before_directories_and_what_is_deep_before_what_holds_it(
+    volume: Volume, writer: Writer
+) -> None:
+    outer = writer.mkdir(b"outer")
+    inner = writer.mkdir(b"inner", outer)
+    file = writer.create(b"file", inner)
+    link = writer.create(b"link", mode=0o120777, target=b"outer/inner")
+    writer.write(file, 0, b"content")
+    writer.namespace((Table.XATTRS, xattr_key(file, b"user.label"), b"value"))
+    files: Files = {
+        outer: [[b"outer"]],
+        inner: [[b"outer", b"inner"]],
+        file: [[b"outer", b"inner", b"file"], [b"a name"]],
+        link: [[b"link"]],
+        InodeNumber(999): [[b"gone"]],
+    }
+    assert await aside.set_aside(volume, files) == 4
+    found = kept(volume)
+    assert [each.path[-1] for each, _ in found] == [b"a name", b"link", b"inner", b"outer"]
+    first, data = found[0]
+    assert first.links == [[b"outer", b"inner", b"file"]]
+    assert (first.mode, first.size, first.xattrs) == (0o100644, 7, {b"user.label": b"value"})
+    assert first.mtime_ns == writer.inode(file).mtime_ns
+    assert data.read_bytes() == b"content"
+    assert found[1][0].target == b"outer/inner"
+    assert not found[1][1].exists()
+
+
+async def test_a_large_file_is_copied_in_pieces_and_keeps_its_holes(volume: Volume, writer: Writer) -> None:
+    file = writer.create(b"file")
+    for offset in (0, COPY_PIECE_BYTES - 3, 2 * COPY_PIECE_BYTES):
+        writer.write(file, offset, b"content")
+    writer.truncate(file, 5 * COPY_PIECE_BYTES)
+    copy_out = mock.Mock(wraps=volume.images.copy_out)
+    with mock.patch.object(volume.images, "copy_out", copy_out):
+        await aside.set_aside(volume, {file: [[b"file"]]})
+    [(_, data)] = kept(volume)
+    assert data.read_bytes() == volume.read(file, 0, 5 * COPY_PIECE_BYTES)
+    assert data.stat().st_blocks * 512 < MIB
+    assert copy_out.call_count == 5
+
+
+async def test_a_disk_that_is_full_keeps_nothing_and_the_next_attempt_keeps_all(
+    volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = writer.create(b"file")
+    writer.write(file, 0, b"content")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.images, "copy_out", full)
+        with pytest.raises(OSError, match="No space"):
+            await aside.set_aside(volume, {file: [[b"file"]]})
+    assert aside.pending(volume) == []
+    for _ in range(2):  # the second takes the place of the first: this host gave way only once
+        assert await aside.set_aside(volume, {file: [[b"file"]]}) == 1
+    assert kept(volume)[0][1].read_bytes() == b"content"
+
+
+def test_the_name_that_was_chosen_stays(tmp_path: Path) -> None:
+    assert aside.name_in(tmp_path) is None
+    aside.choose_name(tmp_path, b"beta-2")
+    assert aside.name_in(tmp_path) == b"beta-2"
+    assert aside.descriptions(tmp_path) == []
