@@ -4,21 +4,32 @@ In that order an operation that returned before another was invoked stands befor
 is what a sequential model gives at its place. An operation in doubt may stand anywhere after its
 invocation, or nowhere.
 
-The search is that of Wing and Gong ("Testing and Verifying Concurrent Objects", 1993): take any
-operation that may come next, and take it back where that leads nowhere. It remembers which operations
-it had taken in which state, as Lowe does ("Testing for linearizability", 2017), so that each such
-configuration is tried once. Knossos and Porcupine search in the same way. A history may be checked
-in parts, one per independent object, because linearizability is local (Herlihy and Wing, 1990).
+The search goes from one return to the next. At each, the operation that returns must stand in the order,
+behind others under way where need be: the just-in-time linearization of Lowe ("Testing for
+linearizability", 2017). What may be true then is a state, and which operations under way stand in
+the order already. Where nothing may be, the search goes back (Wing and Gong, "Testing and Verifying
+Concurrent Objects", 1993), and tries at no moment again what it had tried there. So a wrong guess long
+ago costs no more than the moments since, each with the few possibilities that it has.
+A history may be checked in parts, one per independent object, because linearizability is local
+(Herlihy and Wing, 1990).
+
+Four things keep the possibilities few, and lose none:
+
+* What only looks stands in the order as soon as a state explains it.
+* An operation in doubt is put into the order only at a return that it may help to explain.
+* One that is not in the order may still come. So of two possibilities that differ in nothing else,
+  the one with fewer operations in doubt holds the other.
+* A model forgets what no operation to come can tell.
 """
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tests.linearizability.history import Operation
 
-CONFIGURATIONS_MAX = 500_000  # about a minute
+POSSIBILITIES_MAX = 500_000  # about a minute
 
 
 class Model(Protocol):
@@ -34,6 +45,12 @@ class Model(Protocol):
         """The states in which the operation may leave `state`; none where what it was told is impossible.
 
         For an operation in doubt: the states in which it may leave it if it takes effect.
+        """
+
+    def forget(self, state: Any, since: int, now: int) -> Hashable:
+        """`state` without what no operation can tell that was invoked at `since` or later.
+
+        What was done to it was done by `now`.
         """
 
 
@@ -67,15 +84,17 @@ def _timed(operation: Operation) -> str:
 class Undecided(Exception):
     """The history is too hard to judge."""
 
-    def __init__(self, configurations: int) -> None:
-        super().__init__(f"the search gave up after {configurations} configurations")
+    def __init__(self, possibilities: int) -> None:
+        super().__init__(f"the search gave up after {possibilities} possibilities")
 
 
-def check(history: Iterable[Operation], model: Model) -> Violation | None:
-    """None if the history is linearizable. `Undecided` beyond `CONFIGURATIONS_MAX`."""
+def check(
+    history: Iterable[Operation], model: Model, possibilities_max: int = POSSIBILITIES_MAX
+) -> Violation | None:
+    """None if the history is linearizable. `Undecided` if that takes more possibilities."""
     kept = [each for each in history if each.returned is not None or not model.observes(each)]
     kept.sort(key=lambda operation: operation.invoked)
-    return _Search(kept, model).run()
+    return _Search(kept, model, possibilities_max).run()
 
 
 def smallest(history: Sequence[Operation], model: Model) -> list[Operation]:
@@ -114,121 +133,128 @@ def _until(history: Sequence[Operation], end: int) -> list[Operation]:
     ]
 
 
-_Choice = tuple[int, Hashable]
+_Order = tuple["_Order", int] | None
+"""The operations of an order, the last one outside."""
+
+
+class _Moment(NamedTuple):
+    """When an operation returns."""
+
+    returning: int
+    open: tuple[int, ...]
+    """It, the others that had begun, and last those in doubt."""
+    since: int
+    """When the first operation began that has not returned by then."""
+    time: int
+
+
+class _Possible(NamedTuple):
+    """What may be true at a moment."""
+
+    state: Hashable
+    taken: frozenset[int]
+    """The operations that stand in the order already, of those that have not returned."""
+    order: _Order
+
+
+_Tried = dict[tuple[Hashable, frozenset[int]], list[frozenset[int]]]
+"""What was looked into: all that was taken, by the state and what was taken of that which will return."""
 
 
 class _Search:
-    """The events stand in a doubly linked list in the order of time: operation `i` is invoked in event
-    `2 * i` and returns in event `2 * i + 1`. Taking an operation unlinks both; putting it back, in the
-    reverse order, restores the list.
-    """
+    """Operations are known by their index in the history."""
 
-    def __init__(self, history: list[Operation], model: Model) -> None:
+    def __init__(self, history: list[Operation], model: Model, possibilities_max: int) -> None:
         self._history = history
         self._model = model
-        self._observes = [model.observes(operation) for operation in history]
-        self._left = sum(operation.returned is not None for operation in history)
-        self._done = 0
-        self._seen: set[tuple[int, int, Hashable]] = set()
-        self._link()
-        self._best: tuple[list[int], Hashable] = ([], model.initial)
-        self._best_left = self._left + 1
+        self._looks = frozenset(index for index, each in enumerate(history) if model.observes(each))
+        self._doubtful = frozenset(index for index, each in enumerate(history) if each.returned is None)
+        self._moments = list(self._each_moment())
+        self._left = self._possibilities_max = possibilities_max
 
-    def _link(self) -> None:
-        """At equal times invocations stand first, so that the two operations count as concurrent."""
-        timed: list[tuple[float, bool, int]] = []
+    def _each_moment(self) -> Iterator[_Moment]:
+        events: list[tuple[int, bool, int]] = []
         for index, operation in enumerate(self._history):
-            returned = float("inf") if operation.returned is None else operation.returned
-            timed += [(operation.invoked, False, 2 * index), (returned, True, 2 * index + 1)]
-        self._head = head = 2 * len(self._history)
-        order = [head, *(event for _, _, event in sorted(timed)), head]
-        self._next, self._before = [0] * (head + 1), [0] * (head + 1)
-        for one, other in pairwise(order):
-            self._next[one], self._before[other] = other, one
+            events.append((operation.invoked, False, index))
+            if operation.returned is not None:
+                events.append((operation.returned, True, index))
+        known: list[int] = []
+        doubtful: list[int] = []
+        # At equal times invocations stand first, so that the two operations count as concurrent.
+        for time, returns, index in sorted(events):
+            if not returns:
+                (doubtful if index in self._doubtful else known).append(index)
+                continue
+            others = [each for each in known if each != index]
+            since = self._history[others[0]].invoked if others else time
+            yield _Moment(index, (index, *others, *doubtful), since, time)
+            known = others
 
     def run(self) -> Violation | None:
-        state = self._model.initial
-        path: list[tuple[Iterator[_Choice], int, Hashable]] = []
-        choices = self._choices(state)
-        while self._left:
-            index, after = next(choices, (-1, None))
-            if index < 0:
-                self._remember(path, state)
-                if not path:
-                    return self._violation()
-                choices, index, state = path.pop()
-                self._put_back(index)
-                continue
-            self._take(index)
-            if self._is_new(after):
-                path.append((choices, index, state))
-                choices, state = self._choices(after), after
+        possible = _Possible(self._model.initial, frozenset(), None)
+        furthest: list[_Possible] = []  # at each moment, the one that came there first
+        tried: list[_Tried] = [{} for _ in self._moments]
+        ways = [iter((possible,))]
+        while ways:
+            depth = len(ways) - 1
+            for possible in ways[-1]:
+                if depth == len(self._moments):
+                    return None
+                if self._is_new(possible, tried[depth]):
+                    if depth == len(furthest):
+                        furthest.append(possible)
+                    ways.append(self._explaining(self._moments[depth], possible))
+                    break
             else:
-                self._put_back(index)
-        return None
+                ways.pop()
+        return self._violation(self._moments[len(furthest) - 1], furthest[-1])
 
-    def _choices(self, state: Hashable) -> Iterator[_Choice]:
-        """The operations that may come next, each with a state in which it leaves this one."""
-        known: list[_Choice] = []
-        doubtful: list[_Choice] = []
-        for index in list(self._callable()):
-            operation = self._history[index]
-            for after in self._model.steps(state, operation):
-                if after == state and self._observes[index]:
-                    # It can be explained now, and changes nothing: no order is lost by taking it first.
-                    yield index, after
-                    return
-                if operation.returned is not None:
-                    known.append((index, after))
-                elif after != state:
-                    doubtful.append((index, after))
-        yield from known
-        # Last, because most of what is in doubt never happened, or explains nothing.
-        yield from doubtful
-
-    def _callable(self) -> Iterator[int]:
-        """Operations that were invoked before any other one that is left returned."""
-        event = self._next[self._head]
-        while event % 2 == 0 and event != self._head:
-            yield event // 2
-            event = self._next[event]
-
-    def _take(self, index: int) -> None:
-        self._done ^= 1 << index
-        self._left -= self._history[index].returned is not None
-        for event in (2 * index, 2 * index + 1):
-            self._next[self._before[event]] = self._next[event]
-            self._before[self._next[event]] = self._before[event]
-
-    def _put_back(self, index: int) -> None:
-        self._done ^= 1 << index
-        self._left += self._history[index].returned is not None
-        for event in (2 * index + 1, 2 * index):
-            self._next[self._before[event]] = event
-            self._before[self._next[event]] = event
-
-    def _is_new(self, state: Hashable) -> bool:
-        # All before the first operation that is left are done: the rest tells which ones are.
-        first = self._next[self._head] // 2
-        configuration = (first, self._done >> first, state)
-        if configuration in self._seen:
+    def _is_new(self, possible: _Possible, tried: _Tried) -> bool:
+        """Whether nothing that was tried holds it."""
+        alike = tried.setdefault((possible.state, possible.taken - self._doubtful), [])
+        if any(taken <= possible.taken for taken in alike):
             return False
-        if len(self._seen) >= CONFIGURATIONS_MAX:
-            raise Undecided(len(self._seen))
-        self._seen.add(configuration)
+        alike.append(possible.taken)
+        self._left -= 1
+        if not self._left:
+            raise Undecided(self._possibilities_max)
         return True
 
-    def _remember(self, path: Sequence[tuple[object, int, object]], state: Hashable) -> None:
-        """Called wherever the search turns back, so the longest order is among them."""
-        if self._left < self._best_left:
-            self._best_left = self._left
-            self._best = [index for _, index, _ in path], state
+    def _explaining(self, moment: _Moment, start: _Possible) -> Iterator[_Possible]:
+        """All that may be true after the moment, that with the fewest more operations in the order first."""
+        tried: _Tried = {}
+        left = deque((self._looked(moment, start),))
+        while left:
+            possible = left.popleft()
+            if moment.returning in possible.taken:
+                state = self._model.forget(possible.state, moment.since, moment.time)
+                yield _Possible(state, possible.taken - {moment.returning}, possible.order)
+            else:
+                left.extend(each for each in self._next(moment, possible) if self._is_new(each, tried))
 
-    def _violation(self) -> Violation:
-        taken, state = self._best
-        left = [each for index, each in enumerate(self._history) if index not in set(taken)]
-        end = min(each.returned for each in left if each.returned is not None)
-        stuck = [each for each in left if each.invoked <= end]
-        stuck.sort(key=lambda each: (each.returned is None, each.returned))
-        explained = [self._history[index] for index in taken]
-        return Violation(explained, state, stuck, self._history)
+    def _next(self, moment: _Moment, possible: _Possible) -> Iterator[_Possible]:
+        """With one more operation in the order."""
+        state, taken, order = possible
+        for index in moment.open:
+            if index not in taken:
+                for after in self._model.steps(state, self._history[index]):
+                    if after != state or index not in self._doubtful:
+                        yield self._looked(moment, _Possible(after, taken | {index}, (order, index)))
+
+    def _looked(self, moment: _Moment, possible: _Possible) -> _Possible:
+        """With all in the order that only look, and find the state as it is."""
+        state, taken, order = possible
+        for index in moment.open:
+            looks = index in self._looks and index not in taken
+            if looks and state in self._model.steps(state, self._history[index]):
+                taken, order = taken | {index}, (order, index)
+        return _Possible(state, taken, order)
+
+    def _violation(self, moment: _Moment, possible: _Possible) -> Violation:
+        state, taken, order = possible
+        explained: list[Operation] = []
+        while order is not None:
+            order, last = order
+            explained.append(self._history[last])
+        stuck = [self._history[index] for index in moment.open if index not in taken]
+        return Violation(explained[::-1], state, stuck, self._history)

@@ -42,6 +42,9 @@ class File:
         if operation.returned is None or (operation.error == 0 and operation.result == result):
             yield after
 
+    def forget(self, state: Blocks, _since: int, _now: int) -> Blocks:
+        return state
+
 
 def _write(state: Blocks, block: int, tag: int) -> tuple[Blocks, None]:
     before = state[:block] + (HOLE,) * (block - len(state))
@@ -87,6 +90,10 @@ class Names:
         self._twice = frozenset(inode for inode, count in created.items() if inode and count > 1)
         # Whoever created these was not told that it did.
         self.unclaimed: frozenset[int] = frozenset(seen - created.keys())
+        self._last_seen: dict[int, int] = {}
+        for each in history:
+            if isinstance(each.result, int):
+                self._last_seen[each.result] = max(each.returned or 0, self._last_seen.get(each.result, 0))
 
     def observes(self, operation: Operation) -> bool:
         return operation.call in OBSERVERS or operation.error != 0
@@ -94,6 +101,11 @@ class Names:
     def steps(self, state: Directory, operation: Operation) -> Iterator[Directory]:
         call: Callable[..., Iterator[Directory]] = getattr(self, f"_{operation.call}")
         return call(state, operation, *operation.arguments)
+
+    def forget(self, state: Directory, since: int, now: int) -> Directory:
+        names, given = state
+        names = frozenset((name, _forget(entry, since, now)) for name, entry in names)
+        return names, frozenset(inode for inode in given if self._last_seen[inode] >= since)
 
     def _lookup(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
         entry = _entry(state, name)
@@ -108,7 +120,7 @@ class Names:
         names, given = state
         if operation.result in (entry.inode, None):
             yield state
-        elif entry.inode == UNSEEN and operation.result in self.unclaimed - given:
+        elif entry.inode == UNSEEN and operation.result in self.unclaimed and operation.result not in given:
             known = entry._replace(inode=operation.result)
             yield names - {(name, entry)} | {(name, known)}, given | {operation.result}
 
@@ -137,7 +149,7 @@ class Names:
             yield names | {(name, Entry(UNSEEN))}, given
         elif operation.call == "create":
             yield names | {(name, Entry(operation.result))}, given
-        elif operation.result in self.unclaimed - given:
+        elif operation.result in self.unclaimed and operation.result not in given:
             yield names | {(name, Entry(operation.result))}, given | {operation.result}
 
     def _unlink(self, state: Directory, operation: Operation, name: str) -> Iterator[Directory]:
@@ -171,6 +183,11 @@ def _was_just(entry: Entry, name: str, operation: Operation) -> bool:
     and succeeds: the filesystem is not asked. Every filesystem of several hosts has this.
     """
     return any(former == name and end >= operation.invoked for former, end in entry.trail)
+
+
+def _forget(entry: Entry, since: int, now: int) -> Entry:
+    trail = ((name, min(end, now)) for name, end in entry.trail)
+    return entry._replace(trail=tuple((name, end) for name, end in trail if end >= since))
 
 
 def _entry(state: Directory, name: str) -> Entry | None:

@@ -1,17 +1,20 @@
 """The model agrees with a local filesystem, and knows what a history of names may be."""
 
 import errno
+import random
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.hosts import CHECKOUT, wait_until
+from tests.linearizability.checker import check
 from tests.linearizability.history import Operation
-from tests.linearizability.model import parts, violations
+from tests.linearizability.model import Names, parts, violations
 from tests.linearizability.worker import read_record
 
 TMPFS = Path("/dev/shm")  # gives no inode number twice
@@ -103,6 +106,65 @@ def test_what_a_filesystem_may_tell_of_names_is_accepted(history: Sequence[Opera
 @pytest.mark.parametrize("history", WRONG.values(), ids=WRONG)
 def test_what_no_filesystem_tells_of_names_is_refused(history: Sequence[Operation]) -> None:
     assert list(violations(history)) == ["names"]
+
+
+GAP = 100  # between the moments at which two operations take effect
+SLOW, SLOW_GAPS = 4, 1500
+DOUBTFUL = 8
+HARD = 2  # among the choices that a search is likely to make wrong
+POSSIBILITIES_MAX = 25_000  # not a tenth of what was too few before
+
+
+def test_operations_in_doubt_beside_very_slow_ones_are_judged() -> None:
+    """As where one host goes on alone while calls of the other wait.
+
+    A search that goes back through all of that to guess again about one of them does not end.
+    """
+    chance = random.Random(HARD)
+    history = _executed(3000, chance)
+    for index in chance.sample(range(750, 2250), SLOW):
+        each = history[index]
+        assert each.returned is not None
+        history[index] = replace(
+            each,
+            invoked=each.invoked - chance.randrange(SLOW_GAPS * GAP),
+            returned=each.returned + chance.randrange(SLOW_GAPS * GAP),
+        )
+    for index in chance.sample(range(750), DOUBTFUL):
+        history[index] = history[index].in_doubt()
+    assert check(history, Names(history), POSSIBILITIES_MAX) is None
+
+
+def _executed(count: int, chance: random.Random) -> list[Operation]:
+    """What a directory tells that does one call after the other, to callers that overlap a little."""
+    names: dict[str, int] = {}
+    history: list[Operation] = []
+    for index in range(count):
+        call = chance.choice(
+            ("create", "open_or_create", "open_or_create", "unlink", "rename", "lookup", "lookup")
+        )
+        name, new = chance.sample("abc", 2)
+        result, error = _execute(names, call, name, new, index + 1)
+        arguments = (name, new) if call == "rename" else (name,)
+        invoked, returned = index * GAP - chance.randrange(GAP), index * GAP + chance.randrange(GAP)
+        history.append(Operation(f"p{index}", call, arguments, invoked, returned, result, error))
+    return history
+
+
+def _execute(names: dict[str, int], call: str, name: str, new: str, inode: int) -> tuple[int | None, int]:
+    """What is told: a result, and an errno."""
+    match call, name in names:
+        case "create", True:
+            return None, errno.EEXIST
+        case (("create" | "open_or_create"), False):
+            names[name] = inode
+        case (("lookup" | "rename" | "unlink"), False):
+            return None, errno.ENOENT
+        case "rename", True:
+            names[new] = names.pop(name)
+        case "unlink", True:
+            del names[name]
+    return (None if call in ("rename", "unlink") else names[name]), 0
 
 
 @pytest.mark.skipif(not TMPFS.is_dir(), reason="no tmpfs at /dev/shm")
