@@ -135,6 +135,7 @@ class Host:
             self.instance,
             io_timeout_s=settings.io_timeout,
             stale_reads=settings.stale_reads,
+            access=settings.access,
         )
 
     def change_settings(self, values: dict[str, Any]) -> None:

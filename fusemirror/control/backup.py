@@ -8,7 +8,6 @@ over, so what is read here is never old (G2). Source: seed [0050], [0051] (JOB1,
 
 import errno
 import logging
-import os
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -80,10 +79,13 @@ class BackupUnit(ControlUnit):
         *,
         io_timeout_s: float,
         stale_reads: bool,
+        access: Access = Access.ROUTED,
     ) -> None:
+        """`access` is in effect until the primary says which one is."""
         super().__init__(volume)
         self.exclusive = ExclusiveAccess(volume, steps.SUBVOLUME)
         self.applier = Applier(volume, communication, self.is_open, self._take_role)
+        self.applier.access = access
         self.communication = communication
         self.forwarded_total = 0
         self.answered_total = 0
@@ -417,21 +419,13 @@ class BackupUnit(ControlUnit):
         self.communication.retire(answer.identity)
         self.answered_total += 1
         if answer.errno and staged.acknowledged:
-            self._note_failure(staged, answer.errno)
+            self.note_failed_write(staged, answer.errno)
         elif answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
         elif isinstance(staged.request.operation, NOT_CHANGES):
             staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
-
-    def _note_failure(self, staged: Staged, error: int) -> None:
-        """A write failed that somebody was told had not: fsync or close says so, once to each."""
-        assert isinstance(staged.request.operation, Write)
-        inode = staged.request.operation.inode
-        log.warning("a write to inode %d failed after it was acknowledged: %s", inode, os.strerror(error))
-        self.failed_writes.note(inode, error)
-        self.volume.watcher.data_changed(inode, own=True)
 
     async def _expire_for_ever(self) -> None:
         """Programs that waited for `io_timeout` get a check report (seed step 703).

@@ -123,6 +123,7 @@ class PrimaryUnit(ControlUnit):
         self._acknowledge = self._acknowledge_set = Acknowledge.SYNC
         self._resync_rate = resync_rate
         self._handing_over = False
+        self._hand_over_ended = trio.Event()
         self._verifier: Verifier | None = None
         self._verifier_keep = ""
         self.verify_rate = 0
@@ -179,13 +180,22 @@ class PrimaryUnit(ControlUnit):
                 await self.mirror.wait_entitled()
             if self.retired:
                 raise RoleChanged
+            if self._handing_over:  # it was asked before that began; what is made now nobody would ever have
+                await self._hand_over_ended.wait()
+                continue
             write = self._begin_exclusive(operation, length, self.host_identity)
             if write is None:
                 return None
             await write.take_turn()
-            if not self.mirror.fenced and self.mirror.entitled and not self.retired:
+            if self._may_make_changes:
                 return write
             write.meet(Found.FAILED)  # the backup, or the role, was lost while this stood by
+
+    @property
+    def _may_make_changes(self) -> bool:
+        """What was decided now would not be lost, or unknown to the other host for ever."""
+        mirror = self.mirror
+        return not (mirror.fenced or self.retired or self._handing_over) and mirror.entitled
 
     def _begin_exclusive(self, operation: AnyOperation, length: int, host: bytes) -> ExclusiveWrite | None:
         """A write that has begun to take main's exclusive status; None where none is taken."""
@@ -242,8 +252,8 @@ class PrimaryUnit(ControlUnit):
             self._unanswered.append((staged, self.volume.number, inode))
         except OperationFailed as error:
             staged.answer.reject(error)
-            if staged.acknowledged and isinstance(staged.request.operation, Write):
-                self.failed_writes.note(staged.request.operation.inode, error.errno)
+            if staged.acknowledged:
+                self.note_failed_write(staged, error.errno)
         self._end_request(staged.request.identity)
 
     def _make(self, operation: AnyOperation, data: Buffer, request: RequestId) -> InodeNumber:
@@ -504,7 +514,8 @@ class PrimaryUnit(ControlUnit):
         if done is not None:
             nursery.start_soon(partial(self._answer_again, session, identity, *done))
             return
-        write = self._begin_exclusive(operation, len(data), self.peer_identity)
+        # A kept one comes from routed access: what its host asks after it must not pass it.
+        write = None if request.kept else self._begin_exclusive(operation, len(data), self.peer_identity)
         if write is not None and write.step is steps.Step.STANDING_BY:
             # The task has the write before the link can be lost, so that it ends with it.
             nursery.start_soon(self._serve_in_turn, session, request, bytes(data), write)
@@ -607,7 +618,7 @@ class PrimaryUnit(ControlUnit):
         again. On an error everything is as before, and the link is closed. RefusedForSafety, TimedOut.
         """
         link = self.link
-        self._handing_over = True
+        self._handing_over, self._hand_over_ended = True, trio.Event()
         try:
             with trio.move_on_after(self._io_timeout_s) as limit:
                 await self.mirror.acknowledged(self.volume.number)
@@ -623,6 +634,7 @@ class PrimaryUnit(ControlUnit):
             self.volume.update_identity(role="backup", term=term, handed_over=True)
         except BaseException:
             self._handing_over = False
+            self._hand_over_ended.set()
             if link is not None:
                 link.close("the roles were not exchanged")  # so that the backup asks again
             raise
@@ -635,6 +647,7 @@ class PrimaryUnit(ControlUnit):
         super().retire(known)
         self.mirror.retire(known)
         self._made_ready.set()
+        self._hand_over_ended.set()
         # What was not made yet is still staged, and the backup of now forwards it.
         for staged, number, inode in self._unanswered:
             if number <= self.mirror.acknowledged_number:
@@ -674,9 +687,7 @@ class PrimaryUnit(ControlUnit):
             return
         held = await self._held_by_backup(candidates)
         free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
-        if self.mirror.fenced or self.retired or self._handing_over or not self.ready:
-            return
-        if not self.mirror.entitled:
+        if not self.ready or not self._may_make_changes:
             return
         if free and self.mirror.must_begin_generation:
             self.mirror.begin_generation()

@@ -7,6 +7,7 @@ Reads show nothing that the other host could not see too (G2).
 
 import errno
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
@@ -19,6 +20,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.reservations import conflicts
@@ -35,7 +37,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import COMMIT_INTERVAL_S, NAME_BYTES_MAX, SPACE_LOOK_INTERVAL_S
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
-from fusemirror.operations import AnyOperation, Release, Reserve
+from fusemirror.operations import AnyOperation, Release, Reserve, Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Bye, Hello, History
@@ -336,6 +338,14 @@ class ControlUnit(ABC):
     @abstractmethod
     def configure(self, settings: Settings) -> None:
         """From now on these settings hold, as far as they concern the unit."""
+
+    def note_failed_write(self, staged: Staged, error: int) -> None:
+        """A write failed that somebody was told had not: fsync or close says so, once to each."""
+        assert isinstance(staged.request.operation, Write)
+        inode = staged.request.operation.inode
+        log.warning("a write to inode %d failed after it was acknowledged: %s", inode, os.strerror(error))
+        self.failed_writes.note(inode, error)
+        self.volume.watcher.data_changed(inode, own=True)
 
     def modes_in_effect(self) -> dict[str, str]:
         """Modes that may be others than those of the settings, by their key."""

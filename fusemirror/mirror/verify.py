@@ -207,13 +207,13 @@ class Verifier:
         if self._volume.images.size(inode) != self._size(inode):
             found.append(SuspectRegion(inode, LENGTH_HERE))
         first = 0
-        while first == 0 or first * REGION_BYTES < self._size(inode):
-            size = self._size(inode)
+        while first == 0 or first * REGION_BYTES < self._length(inode):
+            length = self._length(inode)
             under_way.append(self._ask(stream, inode, first, DIGESTS_PER_MESSAGE))
             if len(under_way) >= VERIFY_WINDOW_MESSAGES:
                 found += [SuspectRegion(inode, region) for region in await _answer(under_way.popleft())]
             self.report.done_bytes += max(
-                0, min(size - first * REGION_BYTES, DIGESTS_PER_MESSAGE * REGION_BYTES)
+                0, min(length - first * REGION_BYTES, DIGESTS_PER_MESSAGE * REGION_BYTES)
             )
             first += DIGESTS_PER_MESSAGE
             await self._keep_rate()
@@ -242,6 +242,13 @@ class Verifier:
             due = self._started + self.report.done_bytes / self._bytes_per_second
             if due > trio.current_time():
                 await trio.sleep_until(due)
+
+    def _length(self, number: InodeNumber) -> int:
+        """How much of an image there is to compare: what is missing of it is told as its length.
+
+        A row that was damaged may say that it has exbibytes.
+        """
+        return min(self._size(number), self._volume.images.size(number))
 
     def _size(self, number: InodeNumber) -> int:
         inode = self._volume.catalog.inode(number)

@@ -116,6 +116,21 @@ async def test_an_image_of_another_length_at_the_primary_is_found_too(pair: Pair
     assert f"image of inode {file}: length at the primary" in await verify(pair)
 
 
+async def test_a_damaged_row_that_says_exbibytes_is_named_like_any_other(pair: Pair) -> None:
+    """The image was once compared as far as the row said, for centuries."""
+    file = await furnish(pair)
+    volume = pair.primary.unit.volume
+    inode = volume.catalog.inode(file)
+    assert inode is not None
+    row = inode.copy()
+    row.size += 1 << 60
+    apply(volume, Table.INODES, inode_key(file), row.pack())
+    found = await verify(pair)
+    assert f"catalog: inode {file}" in found
+    assert f"image of inode {file}: length at the primary" in found
+    apply(volume, Table.INODES, inode_key(file), inode.pack())
+
+
 async def test_one_row_among_many_is_singled_out(pair: Pair) -> None:
     unit = pair.primary.unit
     for index in range(ROWS_PER_MESSAGE + 20):

@@ -22,7 +22,7 @@ class Operation:
     """`began` and `ended` are places in one order; `result` is a value, a negative errno, or DOUBT.
 
     `host` is where it was asked; from `seen` on the other host must see it too. With synchronous
-    acknowledgement that is when it ended; with asynchronous, once a flush or a close has covered it.
+    acknowledgement that is when it ended; with asynchronous (`early`), once a flush or a close covered it.
     """
 
     index: int
@@ -37,12 +37,19 @@ class Operation:
     host: str = ""
     early: bool = False
     seen: int | None = None
+    failed_late: int | None = None
+    """Where it was refused after it had been acknowledged: nothing of it is left, and its host said so."""
+
+    @property
+    def looks(self) -> bool:
+        """It was to change nothing."""
+        return self.name in _OBSERVERS
 
     @property
     def changes_nothing(self) -> bool:
         """It was answered, and it only looked or it failed."""
         failed = isinstance(self.result, int) and self.result < 0
-        return self.ended is not None and (failed or self.name in _OBSERVERS)
+        return self.ended is not None and (failed or self.looks)
 
     def __str__(self) -> str:
         arguments = ", ".join(short(argument) for argument in self.arguments)
@@ -106,6 +113,19 @@ class History:
     def refuse(self, operation: Operation) -> None:
         """It was refused before anything was done: it has no effect, now or later."""
         operation.refused = True
+
+    def fail_late(self, host: str, target: Target, offset: int, data: bytes) -> None:
+        """A write acknowledged early, or in doubt, came to nothing: nobody sees it from here on."""
+        now = next(self._order)
+        writes = [
+            operation
+            for operation in self.operations
+            if (operation.host, operation.target, operation.name) == (host, target, "write")
+            and operation.arguments == (offset, data)
+            and operation.failed_late is None
+        ]
+        assert writes, f"a write of {target} at {host} failed late that nobody had asked for"
+        writes[-1].failed_late = now
 
     def by_target(self) -> dict[Target, list[Operation]]:
         targets: dict[Target, list[Operation]] = {}

@@ -20,7 +20,8 @@ from fusemirror.identifiers import ChangeNumber
 from fusemirror.mirror import copying, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
-from fusemirror.settings import Fence
+from fusemirror.protocol.messages import Request
+from fusemirror.settings import Access, Fence
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
@@ -209,6 +210,51 @@ def _lapsing_permissions() -> Iterator[None]:
         yield
 
 
+def _pass_those_acknowledged_early() -> AbstractContextManager[object]:
+    """A write that was acknowledged early stands by at main, and what came after it does not."""
+    serve_request = PrimaryUnit._serve_request
+
+    def mutated(unit: PrimaryUnit, session: Any, request: Request, *others: Any) -> None:
+        serve_request(unit, session, msgspec.structs.replace(request, kept=False), *others)
+
+    return mock.patch.object(PrimaryUnit, "_serve_request", mutated)
+
+
+def _handing_over_unnoticed() -> AbstractContextManager[object]:
+    never = property(lambda _: False, lambda _, value: None)
+    return mock.patch.object(PrimaryUnit, "_handing_over", never, create=True)
+
+
+def _take_routed(unit: BackupUnit, *_: object, **__: object) -> None:
+    unit.applier.access = Access.ROUTED
+
+
+_CHANGING_ACCESS = {
+    **_ASYNC,
+    "kinds": ("write", "read", "change_access"),
+    "clients": 3,
+    "operations_per_client": 60,
+    "think_time": 0.005,
+    "latency": 0.02,
+}
+_SWITCHES = {
+    **_CHANGING_ACCESS,
+    "acknowledge": ("async", "async"),
+    "kinds": ("append", "read", "change_access"),
+    "think_time": 0.001,
+    "faults": ("switch primary",),
+    "fault_interval": 0.1,
+}
+_APART = {
+    **_ASYNC,
+    "access": "exclusive",
+    "faults": ("kill backup", "cut"),
+    "kill_in_step": 0.0,
+    "fault_interval": 0.2,
+    "outage": 0.5,
+}
+
+
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
     Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
@@ -232,6 +278,9 @@ MUTATIONS = (
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
+    Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _CHANGING_ACCESS),
+    Mutation("change what is handed over", _handing_over_unnoticed, _SWITCHES),
+    Mutation("begin with routed access", _after(BackupUnit, "__init__", _take_routed), _APART),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 

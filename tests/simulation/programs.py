@@ -114,11 +114,11 @@ class Program:
         call: Callable[[Operation], Awaitable[Any]],
     ) -> Any:
         """Ask, and record what was answered. A killed process answers nothing."""
-        early = self._world.options.asynchronous
         operation = self._history.begin(
-            self._name, target, name, *arguments, host=host.name, early=early and host.acknowledges_early
+            self._name, target, name, *arguments, host=host.name, early=host.acknowledges_early
         )
         self._world.trace(f"ask {operation}")
+        promised, modes_set = host.acknowledges_now, self._world.modes_set
         fenced, began = _is_fenced(host), trio.current_time()
         try:
             result = await call(operation)
@@ -132,6 +132,9 @@ class Program:
             result = DOUBT
         if host.disk.dead:
             result = DOUBT
+        # What a host shows of its own writes may still be on the way, whatever it promises by now.
+        if not operation.looks and promised == host.acknowledges_now == "sync":
+            operation.early = self._world.modes_set != modes_set
         self._history.end(operation, result)
         self._expect_bounded(trio.current_time() - began)
         if fenced and not host.disk.dead and _is_fenced(host) and result != DOUBT:
@@ -291,12 +294,7 @@ class Program:
                 host.unit.closed(inode)
 
     async def _reserve(self, host: SimulatedHost) -> None:
-        """Hold a file or everything for a while; what the other host is refused has no effect.
-
-        Not where writes are acknowledged early: one that is refused later was told as done.
-        """
-        if self._world.options.asynchronous:
-            return
+        """Hold a file or everything for a while; what the other host is refused has no effect."""
         tag, inode = self._any_file()
         held = self._random.choice((inode, EVERYTHING))
         with suppress(OperationFailed, CheckReport, ReservationConflict):
@@ -305,10 +303,10 @@ class Program:
             await host.unit.release(held, preempt=False)
 
     async def _change_access(self, host: SimulatedHost) -> None:
-        if self._world.options.asynchronous:
-            return  # what was acknowledged early is promised less: a change to exclusive access mixes both
+        self._world.modes_set += 1
         with suppress(CheckReport):
             await host.unit.change_access(self._random.choice(list(Access)))
+        self._world.modes_set += 1
 
     async def _flush(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()

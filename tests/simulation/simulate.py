@@ -4,7 +4,9 @@ Safety: what programs were told can be explained by one filesystem on one host. 
 faults have stopped both hosts become normal, and both volumes hold the same and are whole.
 """
 
+import errno
 import logging
+import os
 import signal
 import tempfile
 from collections import Counter
@@ -20,8 +22,11 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
+from fusemirror.communication.volume import Staged
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.unit import ControlUnit
 from fusemirror.mirror.sending import Mirror
+from fusemirror.operations import Write
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
@@ -71,6 +76,7 @@ class Run:
     operations: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     acknowledging_alone: Callable[[], list[str]] = field(default=list, repr=False)
+    write_failed: Callable[[ControlUnit, Staged, int], None] = field(default=lambda *_: None, repr=False)
 
     @property
     def header(self) -> str:
@@ -89,11 +95,13 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         disk.counted_steps(),
         clocks_of_hosts(),
         limits_in_effect(options),
+        _told_of_late_failures(run),
         _checked_for_two_primaries(run) if options.witness else nullcontext(),
         _traced_log(run) as complaints,
     ):
         simulation = Simulation(seed, options, Path(directory), run)
         run.acknowledging_alone = simulation.acknowledging_alone
+        run.write_failed = simulation.write_failed
         try:
             clock = trio.testing.MockClock(autojump_threshold=0)
             trio.run(simulation.run, clock=clock)
@@ -117,6 +125,12 @@ class Simulation:
         self.history = History()
         self._settle_s = 40 / options.hurry + options.peer_timeout  # two checkpoints and a purge
         self._atlas = Atlas()
+        reasons = {
+            errno.ESTALE: True,  # the file has gone
+            errno.EBUSY: "reserve" in options.kinds,
+            errno.ENOSPC: any(fault.startswith("full") for fault in options.faults),
+        }
+        self._late_errors = {error for error, may_be in reasons.items() if may_be}
         self._world = World(seed, options, directory)
         self._world.trace_lines = run.trace
         self._world.network._trace = run.trace.append
@@ -137,6 +151,15 @@ class Simulation:
             for name, unit in units.items()
             if isinstance(unit, PrimaryUnit) and unit.mirror.acknowledges_alone
         ]
+
+    def write_failed(self, unit: ControlUnit, staged: Staged, error: int) -> None:
+        """A host says that a write came to nothing that it had acknowledged."""
+        write = staged.request.operation
+        assert isinstance(write, Write), f"{write} was acknowledged early"
+        assert error in self._late_errors, f"a write failed late: {os.strerror(error)}"
+        (tag,) = (tag for tag, inode in self._atlas.inodes.items() if inode == write.inode)
+        host = unit.volume.identity.host_name
+        self.history.fail_late(host, ("file", tag), write.offset, staged.data)
 
     async def run(self) -> None:
         world = self._world
@@ -305,10 +328,25 @@ def _bytes_of(target: Target, operations: list[Operation]) -> dict[Target, list[
     A host sees its own writes at once and the other's later, so no one order explains a whole file; but
     of each byte there is one.
     """
-    return {
-        (f"byte {at} of file", target[1]): [each for each in (_about(at, one) for one in operations) if each]
-        for at in _WATCHED_BYTES
-    }
+    bytes_of = {}
+    for at in _WATCHED_BYTES:
+        about = [each for each in (_about(at, one) for one in operations) if each]
+        bytes_of[f"byte {at} of file", target[1]] = _without_failures(about)
+    return bytes_of
+
+
+def _without_failures(operations: list[Operation]) -> list[Operation]:
+    """What must be explained of a byte where writes failed late: by then its own host may have shown them."""
+    failed = [each for each in operations if each.failed_late is not None]
+
+    def showed_one(read: Operation) -> bool:
+        return read.name == "get" and any(
+            (read.host, read.result) == (write.host, write.arguments[0])
+            and read.began < (write.failed_late or 0)
+            for write in failed
+        )
+
+    return [each for each in operations if each.failed_late is None and not showed_one(each)]
 
 
 def _about(at: int, operation: Operation) -> Operation | None:
@@ -372,6 +410,18 @@ def _checked_for_two_primaries(run: Run) -> Iterator[None]:
         assert len(run.acknowledging_alone()) < 2, "two hosts acknowledge changes alone"
 
     with mock.patch.object(Mirror, "_tell_changed", checked):
+        yield
+
+
+@contextmanager
+def _told_of_late_failures(run: Run) -> Iterator[None]:
+    note = ControlUnit.note_failed_write
+
+    def noted(unit: ControlUnit, staged: Staged, error: int) -> None:
+        note(unit, staged, error)
+        run.write_failed(unit, staged, error)
+
+    with mock.patch.object(ControlUnit, "note_failed_write", noted):
         yield
 
 

@@ -45,6 +45,8 @@ class World:
         self.options = options
         self.random = Random(f"{seed} world")
         self.faults: Counter[str] = Counter()
+        self.modes_set = 0
+        """How often somebody began, or ended, to set another mode."""
         self.prepared = trio.Event()  # programs may begin
         self.trace_lines: list[str] = []
         self.network = MemoryNetwork(
@@ -166,8 +168,17 @@ class SimulatedHost:
             fault.startswith("toggle") for fault in options.faults
         )
 
+    @property
+    def acknowledges_now(self) -> str:
+        """What the host itself says of changes that are made now; nothing, where it does not serve."""
+        options = self.world.options
+        if options.access == "exclusive" and "change_access" not in options.kinds:
+            return "sync"  # whatever it says
+        return "" if self._host is None else self.roles.modes_in_effect()["acknowledge"]
+
     def toggle_acknowledge(self) -> None:
         """As `fusemirror set`: from now on, and after a restart."""
+        self.world.modes_set += 1
         toggled = {Acknowledge.SYNC: Acknowledge.ASYNC, Acknowledge.ASYNC: Acknowledge.SYNC}
         acknowledge = toggled[self._settings.acknowledge]
         self.world.trace(f"set {self.name} acknowledge={acknowledge}")
