@@ -2,22 +2,33 @@
 
     python -m tests.mount.hammering DIRECTORY SEED SECONDS PROGRESS_FILE [moves]
 
-It prints one line per surprise, then the number of calls. PROGRESS_FILE holds the call under way, for
-whoever finds it hanging. A surprise is an errno that a local filesystem would not give in that call, or
-a short write. With `moves`, directories are moved to other directories too.
+It prints one line per surprise, then the number of calls. PROGRESS_FILE holds the call under way, and was
+written as it began, for whoever finds it hanging. A surprise is an errno that a local filesystem would not
+give in that call, or a short write. With `moves`, directories are moved to other directories too.
 """
 
 import errno
+import mmap
 import os
 import random
+import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FILES = ("a", "b", "c", "d/a", "d/b", "e/a", "e/d/a")
 DIRECTORIES = ("d", "e", "e/d", "e/e")
 NAMES = FILES + DIRECTORIES
+
+# Nobody changes this one for most of the time, so that the kernels keep its content and attributes;
+# then all do, by every means, while others have it open and mapped.
+CALM = "calm"
+CYCLE_S, STORM_S = 5.0, 2.0
+CALM_SHARE = 0.1
+MAPPED_BYTES_MAX = 1 << 18
+SURPRISES_MAX = 50
 
 # What the walk to a path may find when others work there: a component that is gone, or is a file by now.
 WALK = {errno.ENOENT, errno.ENOTDIR}
@@ -42,13 +53,27 @@ ALLOWED: dict[str, set[int]] = {
     "utime": WALK,
     "setxattr": WALK,
     "fsync": WALK,
+    "look_again": WALK | {errno.EISDIR},
+    "map_and_read": WALK | {errno.EISDIR},
+    "map_and_write": WALK | {errno.EISDIR},
 }
+LOOKS = {"read", "stat", "look_again", "map_and_read"}
 # Any walk may meet a symbolic link to itself.
 EVERYWHERE = {errno.ELOOP}
 # A directory that the other host has moved is known to this kernel by its old place until somebody
 # looks it up at its new one. If another call is just changing the old place, the kernel does not wait
 # but answers ESTALE by itself (d_splice_alias), a second time as well: the request never reaches us.
 OF_MOVES = {errno.ESTALE}
+
+
+@contextmanager
+def suppress_truncated() -> Iterator[None]:
+    """Others truncate what is mapped here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
 
 
 class Hammer:
@@ -58,7 +83,11 @@ class Hammer:
         self.random = random.Random(seed)
         self.directory = directory
         self.calls = 0
+        self.mapped = 0
         self.surprises: list[str] = []
+        self._kept = -1  # a descriptor that stays open over many calls
+        self._memory = os.memfd_create("hammer")
+        os.truncate(self._memory, MAPPED_BYTES_MAX)
         self._progress = os.open(progress, os.O_CREAT | os.O_WRONLY)
         self._calls: list[Callable[[], None]] = [getattr(self, name) for name in ALLOWED]
 
@@ -75,9 +104,13 @@ class Hammer:
 
     def _surprise(self, what: str) -> None:
         self.surprises.append(what)
-        print(what, flush=True)
+        if len(self.surprises) <= SURPRISES_MAX:  # what nobody reads yet must fit into a pipe
+            print(what, flush=True)
 
     def _path(self, call: str) -> Path:
+        storm = time.monotonic() % CYCLE_S < STORM_S  # noqa: TID251 - the same for all processes
+        if self.random.random() < CALM_SHARE and (storm or call in LOOKS):
+            return self._note(call, self.directory / CALM)
         return self._note(call, self._any())
 
     def _any(self, names: Sequence[str] = NAMES) -> Path:
@@ -165,6 +198,41 @@ class Hammer:
         os.pread(descriptor, 100_000, self.random.choice((0, 4096)))
         os.fstat(descriptor)
 
+    def look_again(self) -> None:
+        """Through a descriptor that only reads, and for which the kernel may keep the content."""
+        if self._kept < 0 or self.random.random() < 0.02:
+            path = self._path("look_again")
+            if self._kept >= 0:
+                os.close(self._kept)
+                self._kept = -1
+            self._kept = os.open(path, os.O_RDONLY)
+        self._note("look_again", self.directory)
+        self._get(self._kept) if stat.S_ISREG(os.fstat(self._kept).st_mode) else os.fsync(self._kept)
+
+    def map_and_read(self) -> None:
+        self._in_file("map_and_read", os.O_RDONLY, lambda file: self._in_mapping(file, mmap.PROT_READ))
+
+    def map_and_write(self) -> None:
+        self._in_file(
+            "map_and_write", os.O_RDWR, lambda file: self._in_mapping(file, mmap.PROT_READ | mmap.PROT_WRITE)
+        )
+
+    def _in_mapping(self, file: int, protection: int) -> None:
+        """The kernel copies, so that a page which was truncated is an error and no signal."""
+        found = os.fstat(file)
+        size = min(found.st_size, MAPPED_BYTES_MAX)
+        if not stat.S_ISREG(found.st_mode) or not size:
+            return
+        offset = self.random.randrange(size)
+        # ValueError: it was truncated since.
+        with suppress(ValueError), mmap.mmap(file, size, mmap.MAP_SHARED, protection) as mapped:
+            with memoryview(mapped) as view, view[offset : offset + 5_000] as part, suppress_truncated():
+                os.pwrite(self._memory, part, 0)
+                if protection & mmap.PROT_WRITE:
+                    os.preadv(self._memory, [part], 0)
+                    mapped.flush()
+            self.mapped += 1
+
     def fsync(self) -> None:
         self._in_file("fsync", os.O_RDONLY, os.fsync)
 
@@ -186,7 +254,7 @@ class Hammer:
 def main(directory: str, seed: str, seconds: str, progress: str, *options: str) -> None:
     hammer = Hammer(Path(directory), int(seed), Path(progress), moves="moves" in options)
     hammer.run(float(seconds))
-    print(f"{hammer.calls} calls")
+    print(f"{hammer.calls} calls, {hammer.mapped} mappings")
 
 
 if __name__ == "__main__":
