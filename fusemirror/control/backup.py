@@ -190,6 +190,8 @@ class BackupUnit(ControlUnit):
             self.volume.watcher.data_changed(operation.inode, own=True)  # the overlay shows it from soon on
         if write is None:
             self._forward(staged)
+            if type(operation) is Write:
+                self.volume.prepare_image(operation.inode)  # while the primary carries it out
             return await staged.answer.wait()
         self._writes[identity] = write
         try:

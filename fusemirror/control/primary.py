@@ -64,6 +64,7 @@ from fusemirror.operations import (
     AnyOperation,
     ChangeAccess,
     ChangePace,
+    Create,
     Flush,
     Read,
     SetAttributes,
@@ -357,6 +358,8 @@ class PrimaryUnit(ControlUnit):
             decision = decide(volume.catalog, operation, number, time_ns, host)
         if decision.rows or request:
             self._publish_rows(decision, number, time_ns, request)
+        if type(operation) is Create and stat.S_ISREG(operation.mode):
+            volume.prepare_image(decision.inode)  # while the backup applies it: most files are written next
         return decision.inode
 
     def _publish_rows(

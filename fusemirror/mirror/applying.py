@@ -94,6 +94,7 @@ class Applier:
         self._progress: Promise[None] | None = None
         self._room = RoomTeller(volume.space)
         self._full = False  # what the primary sent did not fit
+        self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
         self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
             WriteChange: self._change,
@@ -196,6 +197,9 @@ class Applier:
                 if self._progress is not None:
                     self._progress.resolve(None)
                 self._room.tell_if_due(session)
+            # While the primary goes on: most files are written next.
+            while self._made:
+                self.volume.prepare_image(self._made.pop())
 
     # --- room on the disk ---------------------------------------------------------------------------------
 
@@ -252,6 +256,8 @@ class Applier:
                 raise RemoteProtocolError(
                     self._session.peer_name, "a write names a request that is not pending"
                 )
+        if type(change) is NamespaceChange and staged is None and not self.volume.catalog.inode(change.inode):
+            self._made.append(change.inode)
         self.volume.apply(change, data)
         self._room.take(change)
         if change.request:

@@ -65,6 +65,10 @@ class Images:
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
         os.utime(descriptor, ns=(time_ns, time_ns))
 
+    def prepare(self, inode: InodeNumber) -> None:
+        """On return there is an image, which a write would find or make first; its times are 0. OSError."""
+        self._descriptor(inode, create=True)
+
     def truncate(self, inode: InodeNumber, size: int, time_ns: int) -> None:
         """On return the image is `size` bytes long and both its times are `time_ns`. OSError.
 
@@ -138,6 +142,7 @@ class Images:
             os.close(descriptor)
         self.dirty.pop(inode, None)
         self._unsynced_times.discard(inode)
+        self._unsynced_names.discard(inode)
 
     def unlink(self, inode: InodeNumber) -> None:
         """Remove a released image, where there is one. Thread-safe. OSError."""
@@ -156,6 +161,11 @@ class Images:
                 for image in os.scandir(directory.path):
                     if _HEXADECIMAL.fullmatch(image.name):
                         yield InodeNumber(int(image.name, 16))
+
+    @property
+    def unsynced_names(self) -> int:
+        """How many images are remembered whose names may not be durable: no sync has asked for them yet."""
+        return len(self._unsynced_names)
 
     def settle(self, synced: dict[InodeNumber, int]) -> None:
         """Take from `dirty` what is durable now: a copy of it made before a sync, less what changed since."""

@@ -70,6 +70,7 @@ from fusemirror.volume.watcher import Nobody, Watcher
 _log = logging.getLogger(__name__)
 
 _IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
+_NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
 _INODES_PER_TURN = 4096
 _REAL = Seams()
 T = TypeVar("T")
@@ -287,6 +288,16 @@ class Volume:
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
 
+    def prepare_image(self, number: InodeNumber) -> None:
+        """Make the image of a file before it is written to: for a moment when the peer is waited for.
+
+        An error of the disk is left to the write.
+        """
+        inode = self.catalog.inode(number)
+        if inode is not None and inode.is_regular:
+            with contextlib.suppress(OSError):
+                self.images.prepare(number)
+
     def forget_request(self, request: RequestId) -> None:
         """The peer has the answer and will not ask again."""
         self.requests_done.pop(request, None)
@@ -434,7 +445,8 @@ class Volume:
     def _sync(self, dirty: Iterable[InodeNumber]) -> None:
         """Runs in any thread."""
         inodes = list(dirty)
-        if len(inodes) > _IMAGES_SYNCED_SINGLY_MAX:
+        many = len(inodes) > _IMAGES_SYNCED_SINGLY_MAX or self.images.unsynced_names > _NAMES_UNSYNCED_MAX
+        if many:
             self.images.sync_filesystem()
         else:
             for inode in inodes:
@@ -738,7 +750,10 @@ class Volume:
         return change
 
     def set_image_aside(self, inode: InodeNumber) -> None:
-        """Move an image that no inode has into VOLUME_DIR/lost-images. OSError."""
+        """Move an image that no inode has into VOLUME_DIR/lost-images, unless it is empty. OSError."""
+        if not self.images.size(inode):
+            self.images.remove(inode)
+            return
         lost = self.directory / "lost-images"
         lost.mkdir(mode=0o700, exist_ok=True)
         self.images.release(inode)

@@ -566,6 +566,46 @@ def test_a_new_file_has_nothing_of_an_image_whose_file_a_power_cut_took(director
     writer.volume.close()
 
 
+def test_an_image_is_prepared_for_a_file_and_holds_nothing_of_its_own(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    volume, inode = writer.volume, writer.create(b"a")
+    for prepared in (inode, ROOT_INODE, volume.catalog.next_inode):
+        volume.prepare_image(prepared)
+    assert list(volume.images.numbers()) == [inode]
+    before = writer.inode(inode).mtime_ns
+    writer = killed(volume)
+    assert (writer.inode(inode).size, writer.inode(inode).mtime_ns) == (0, before)
+    writer.write(inode, 2, b"x")
+    writer.volume.prepare_image(inode)
+    assert writer.content(inode) == b"\0\0x"
+    writer.volume.close()
+
+
+def test_an_image_that_cannot_be_prepared_is_left_to_the_write(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    (directory / "images" / "0").write_text("in the way")
+    writer.volume.prepare_image(inode)
+    assert writer.volume.health.failure is None
+    with pytest.raises(NotADirectoryError):
+        writer.write(inode, 0, b"x")
+    (directory / "images" / "0").unlink()
+    writer.write(inode, 0, b"x")
+    assert writer.content(inode) == b"x"
+    writer.volume.close()
+
+
+def test_a_prepared_image_whose_file_a_power_cut_took_is_removed(directory: Path) -> None:
+    volume = Volume.open(directory, counting_seams())
+    volume.images.prepare(volume.catalog.next_inode)
+    volume.abandon()
+    State(clean=False, boot_id="another").store(directory)
+    volume = Volume.open(directory, counting_seams())
+    assert not list(volume.images.numbers())
+    assert not (directory / "lost-images").exists()
+    volume.close()
+
+
 def test_a_record_that_is_taken_back_is_not_missed_later(directory: Path) -> None:
     """Its catalog row of size, too, follows the image that is cut."""
     writer = Writer(Volume.open(directory, counting_seams()))
