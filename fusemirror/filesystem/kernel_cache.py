@@ -216,7 +216,7 @@ class KernelCache:
         """Drop old pages for ever, each inode's in its time. Cancelled, it leaves its thread behind."""
         task_status.started()
         while True:
-            if not self._suspect:
+            while not self._suspect:  # the kernel may let go of an inode before this has heard of it
                 self._wanted = trio.Event()
                 await self._wanted.wait()
             inode, due = next(iter(self._suspect.items()))  # the first is the earliest

@@ -190,6 +190,21 @@ async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
     assert kernel.notified == [(INODE, PAGES)] * dropped
 
 
+async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
+    cache: KernelCache, kernel: Kernel
+) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=False)
+    cache.forgotten(INODE)  # before `run` has heard of the change
+    await trio.testing.wait_all_tasks_blocked()
+    cache.reads(OTHER)
+    cache.data_changed(OTHER, own=False)
+    await trio.sleep(MAPPING_DELAY_S * 2)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert kernel.notified == [(OTHER, PAGES)]
+
+
 async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
     cache: KernelCache, kernel: Kernel
 ) -> None:
