@@ -65,6 +65,7 @@ CONNECT_TIMEOUT_S = 2.0  # two packets were lost by then, and further ones would
 PARTNER_TIMEOUT_MIN_S = 3.0  # the peer may just have begun to dial, and dials anew
 RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
+UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
 HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
 LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two clocks run at the same rate
@@ -107,6 +108,7 @@ DIFFERENCES_LISTED_MAX = 1_000
 assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
+assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one message"
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX

@@ -249,6 +249,8 @@ async def _listen_on(host: str, port: int) -> socket.socket:
 
 def _tune(connected: socket.socket, unacknowledged_s: float) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # trio asks for 16 KiB on what it dials: then a large write goes in a dozen pieces, each with a wake-up.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.UNSENT_BYTES)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged_s * 1000))
 

@@ -55,7 +55,9 @@ class Regions:
         if last - first + 1 + len(marked or ()) > REGIONS_PER_IMAGE_MAX:
             self.mark_whole(inode)
             return
-        self._add(inode, {RegionIndex(index) for index in range(first, last + 1)} - (marked or set()))
+        fresh = {RegionIndex(index) for index in range(first, last + 1)} - (marked or set())
+        if fresh:
+            self._add(inode, fresh)
 
     def mark_whole(self, inode: InodeNumber) -> None:
         """On return the whole image is marked, whatever its size becomes. OSError."""
