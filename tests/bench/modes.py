@@ -36,9 +36,10 @@ RELAY_TIMEOUT_S = 10.0
 
 @dataclass
 class Measured:
-    """The medians by figure, host and mode; and the round trips that the hosts measured, in seconds."""
+    """The medians by figure, host and mode; what relays add to a round trip, and what the hosts measured."""
 
     values: dict[tuple[str, str, str], float]
+    relayed_ms: float
     round_trips_s: list[float]
 
     def table(self, selected: Sequence[Job]) -> str:
@@ -51,8 +52,9 @@ class Measured:
                     base = self.values[figure.key, host, REFERENCE]
                     ratios = [f"{self.values[figure.key, host, mode] / base:.2f}" for mode in others]
                     rows.append([figure.title, host, figure.unit, f"{base:,.0f}", *ratios])
-        round_trip_ms = 1000 * statistics.median(self.round_trips_s)
-        title = f"the hosts are {round_trip_ms:.2f} ms apart (round trip, as they measure it at rest)"
+        measured_ms = 1000 * statistics.median(self.round_trips_s)
+        how = f"through relays that add {self.relayed_ms:g} ms" if self.relayed_ms else "directly"
+        title = f"hosts joined {how}; round trip at rest, woken up at both ends: {measured_ms:.2f} ms"
         return "\n".join([title, "", *aligned(rows)])
 
 
@@ -97,7 +99,8 @@ def measure(directory: Path, selected: Sequence[Job], scale: Scale, round_trip_m
                         for key, value in job.run(pair[host], scale).items():
                             found[key, host, mode].append(value)
         round_trips_s = [round_trip for pair, _ in mounts.values() for round_trip in round_trips(pair)]
-    return Measured({key: statistics.median(values) for key, values in found.items()}, round_trips_s)
+    medians = {key: statistics.median(values) for key, values in found.items()}
+    return Measured(medians, round_trip_ms, round_trips_s)
 
 
 def round_trips(hosts: TwoHosts) -> list[float]:
