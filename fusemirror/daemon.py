@@ -209,7 +209,12 @@ async def _serve(
         kernel = Kernel(mountpoint)
         cache = KernelCache()
         host.roles.volume.watcher = cache
-        mounted = Mounted(settings, mountpoint, os.getpid(), __version__, cache.counters)
+        names = host.roles.names
+
+        def kernel_cache() -> dict[str, int]:
+            return {**cache.counters(), **names.counters()}
+
+        mounted = Mounted(settings, mountpoint, os.getpid(), __version__, kernel_cache)
         operations = Operations(host.roles, cache, on_bug=lambda: kernel.stop("a bug"))
 
         def take_snapshot() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
+from fusemirror.control.names import Borrowing
 from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
 from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
@@ -39,7 +40,7 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import BACKLOG_BYTES_MAX, ENDED_INTERVAL_S, KERNEL_DELAY_S
-from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.operations import (
@@ -53,7 +54,17 @@ from fusemirror.operations import (
     VerifyProgress,
     Write,
 )
-from fusemirror.protocol.messages import Answer, Ended, Excluded, Request
+from fusemirror.protocol.messages import (
+    Answer,
+    Ended,
+    Excluded,
+    FreeNames,
+    HoldNames,
+    LendNames,
+    RecallNames,
+    Request,
+    ShareNames,
+)
 from fusemirror.settings import Access, Acknowledge, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -84,7 +95,15 @@ class BackupUnit(ControlUnit):
         """`access` is in effect until the primary says which one is."""
         super().__init__(volume)
         self.exclusive = ExclusiveAccess(volume, steps.SUBVOLUME)
-        self.applier = Applier(volume, communication, self.is_open, self._take_role)
+        self.borrowing = Borrowing(self.names, communication)
+        others: dict[type, Handler] = {
+            LendNames: self.borrowing.lent,
+            HoldNames: self.borrowing.held,
+            ShareNames: self.borrowing.shared,
+            RecallNames: self.borrowing.recalled,
+            FreeNames: self.borrowing.freed,
+        }
+        self.applier = Applier(volume, communication, self.is_open, self._take_role, others)
         self.applier.access = access
         self.communication = communication
         self.forwarded_total = 0
@@ -98,6 +117,10 @@ class BackupUnit(ControlUnit):
         self._queued = trio.Event()
         self._writes: dict[RequestId, ExclusiveWrite] = {}  # that ask main, by their request
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
+
+    def inherit(self, before: ControlUnit) -> None:
+        super().inherit(before)
+        self.borrowing.names = self.names
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
@@ -122,6 +145,8 @@ class BackupUnit(ControlUnit):
             kept = self._acknowledge is Acknowledge.ASYNC and self._can_be_kept(operation, data)
             answer = await self._request(operation, data, kept=kept)
         number = answer.inode if isinstance(answer, Answer) else answer
+        if type(operation) is not Write:
+            self.names.change(operation)
         inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
         return inode and self.shown(inode)
 
@@ -181,6 +206,8 @@ class BackupUnit(ControlUnit):
         self.check_disk()
         if not self.communication.has_room(len(data)):
             await self._while_progressing(self.communication.wait_room, len(data))
+        if type(operation) is not Write:
+            await self.make_way(operation)
         self.check_not_retired()
         identity = self._identity(self.request_serial)
         self.request_serial += 1
@@ -286,12 +313,29 @@ class BackupUnit(ControlUnit):
             await self._while_progressing(self.communication.wait_ended, key, last)
             await self.showable(key)
 
-    def cacheable_s(self, inode: InodeNumber) -> float:
+    def cacheable_s(self, key: Key) -> float:
         link = self.link
-        if link is None or not self.applier.serves or self.communication.writes_of(inode):
+        if link is None or not self.applier.serves:
+            return 0.0
+        if not isinstance(key, tuple) and self.communication.writes_of(key):
             return 0.0
         # The kernel begins to count when it has taken the answer, a little later than now.
         return max(0.0, link.mirror.lease_until - trio.current_time() - KERNEL_DELAY_S)
+
+    def want_names(self, directory: InodeNumber) -> None:
+        if self.link is not None and self.applier.state is BackupState.NORMAL:
+            self.borrowing.want(self.link.forward, directory)
+
+    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+        link = self.link
+        if link is not None:
+            with suppress(ConnectionLost):
+                free = partial(self.borrowing.free, link.forward, directory, of_change=of_change)
+                await self._in_time(free)
+                return
+            await self._in_time(self.link_ended.wait)  # one of its paths was lost
+        self.check_not_retired()
+        await self._wait_readable()
 
     async def _wait_readable(self) -> None:
         with trio.move_on_after(self._io_timeout_s):
@@ -373,6 +417,7 @@ class BackupUnit(ControlUnit):
             await self.run_unmirrored(link, step)
             self.end_link(link)
             return
+        await self.names.run_out()  # the primary knows nothing of what this host's kernel keeps
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
             nursery.start_soon(self._forward_for_ever, link)
@@ -381,6 +426,7 @@ class BackupUnit(ControlUnit):
             link.close(reason)
             nursery.cancel_scope.cancel()
         self.end_link(link)
+        self.borrowing.link_lost()
         self._early.clear()
         self.communication.doubt_sent()
         for staged in self.communication.pending():

@@ -32,6 +32,7 @@ from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
 from fusemirror.control.deciding import Decision, decide, purge_rows
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
+from fusemirror.control.names import Lending
 from fusemirror.control.reservations import check_reserved
 from fusemirror.control.room import space_needed
 from fusemirror.control.steps import Found
@@ -74,7 +75,16 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import Answer, Ended, Excluded, HandOver, PurgeOffer, Request
+from fusemirror.protocol.messages import (
+    Answer,
+    Ended,
+    Excluded,
+    HandOver,
+    PurgeOffer,
+    Request,
+    WantBack,
+    WantNames,
+)
 from fusemirror.seams import Seams
 from fusemirror.settings import Access, Acknowledge, Fence, Settings
 from fusemirror.volume.catalog import INODES_FROM_KEY, key_inode
@@ -84,6 +94,7 @@ from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
+_NAMES_WANTED_MAX = 64  # directories waiting to be asked for; more are asked for another time
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 
@@ -112,6 +123,8 @@ class PrimaryUnit(ControlUnit):
             resync_rate=resync_rate,
             permission=permission,
         )
+        self.lending = Lending(self.names, self.mirror)
+        self._names_wanted = trio.open_memory_channel[InodeNumber](_NAMES_WANTED_MAX)
         self.ready = False
         """Requests are served. Not before the other host was met, or this one goes on alone: the other may
         have taken over meanwhile, or hold changes that an earlier process of this one has lost."""
@@ -135,6 +148,10 @@ class PrimaryUnit(ControlUnit):
         if not generations_of(volume):
             self.mirror.begin_generation()
 
+    def inherit(self, before: ControlUnit) -> None:
+        super().inherit(before)
+        self.lending.names = self.names
+
     def configure(self, settings: Settings) -> None:
         self._acknowledge_set = settings.acknowledge
         self._take_access(settings.access)
@@ -156,6 +173,8 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.wait_room()
         try:
             write = await self._admit(operation, len(data))
+            while type(operation) is not Write and await self.make_way(operation):
+                write = await self._admit(operation, len(data))
             inode = self._carry_out(operation, data, NO_REQUEST, write)
         except OperationFailed:
             # The error shows what is there now, so the backup must hold it too before it is told.
@@ -164,6 +183,8 @@ class PrimaryUnit(ControlUnit):
                 await self.mirror.settled(self.volume.number)
             raise
         number = self.volume.number
+        if type(operation) is not Write:
+            self.names.change(operation)
         if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
             self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
@@ -408,10 +429,24 @@ class PrimaryUnit(ControlUnit):
         if not self.mirror.entitled:
             await self.mirror.wait_entitled()
 
-    def cacheable_s(self, inode: InodeNumber) -> float:
+    def cacheable_s(self, key: Key) -> float:
         # No longer than a backup would wait before it takes over from a killed process, whose mount is
         # still there with all that its kernel keeps.
-        return 0.0 if self.mirror.unsettled(inode) else self.mirror.shows_for_s(self._peer_timeout_s)
+        return 0.0 if self.mirror.unsettled(key) else self.mirror.shows_for_s(self._peer_timeout_s)
+
+    def want_names(self, directory: InodeNumber) -> None:
+        with suppress(trio.WouldBlock):  # another time
+            self._names_wanted[0].send_nowait(directory)
+
+    async def _hold_names_for_ever(self) -> None:
+        async for directory in self._names_wanted[1]:
+            await self.lending.hold(directory)
+
+    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+        with trio.move_on_after(self._io_timeout_s):
+            await self.lending.free(directory, of_change=of_change)
+            return
+        raise self.mirror.not_permitted()
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self._wait_met()
@@ -445,6 +480,7 @@ class PrimaryUnit(ControlUnit):
             await nursery.start(self.mirror.run_watch)
             nursery.start_soon(self._get_ready)
             nursery.start_soon(self._purge_for_ever)
+            nursery.start_soon(self._hold_names_for_ever)
             nursery.start_soon(self._verify_for_ever)
             nursery.start_soon(self._commit_for_ever)
             task_status.started()
@@ -461,6 +497,7 @@ class PrimaryUnit(ControlUnit):
             await self.run_unmirrored(link, step)
             self.end_link(link)
             return
+        await self.lending.begin_link()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
             await self.mirror.serve(link)
@@ -476,6 +513,13 @@ class PrimaryUnit(ControlUnit):
                     for message, data in await session.receive():
                         if type(message) is Ended:
                             self._forget_ended(message.oldest_live, session.peer.instance)
+                            continue
+                        if type(message) is WantNames:
+                            nursery.start_soon(self.lending.lend, message.directory)
+                            continue
+                        if type(message) is WantBack:
+                            free = partial(self.lending.free_for_backup, of_change=message.of_change)
+                            nursery.start_soon(free, message.directory)
                             continue
                         if type(message) is not Request:
                             raise RemoteProtocolError(
@@ -611,6 +655,7 @@ class PrimaryUnit(ControlUnit):
             )
         with trio.move_on_after(self._io_timeout_s) as limit:
             await self.mirror.checkpoint(stream)
+            await self.lending.rest()  # so that nobody waits for it when the hosts meet
         if limit.cancelled_caught:
             raise TimedOut(self._io_timeout_s, "a checkpoint was not answered")
 

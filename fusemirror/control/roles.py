@@ -74,8 +74,15 @@ class Roles(ControlUnit):
             except RoleChanged:
                 await self._succeeded(unit)
 
-    def cacheable_s(self, inode: InodeNumber) -> float:
-        return self.unit.cacheable_s(inode) if self._parked is None else 0.0
+    def cacheable_s(self, key: Key) -> float:
+        return self.unit.cacheable_s(key) if self._parked is None else 0.0
+
+    def want_names(self, directory: InodeNumber) -> None:
+        if self._parked is None:
+            self.unit.want_names(directory)
+
+    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+        await self._anew(lambda unit: unit.free_names(directory, of_change=of_change))
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         while True:

@@ -23,6 +23,7 @@ from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
+from fusemirror.control.names import Names, directories_of, directory_that_must_be_empty
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
@@ -101,6 +102,7 @@ class ControlUnit(ABC):
         self.failed_writes = FailedWrites()
         self.telling = Telling(volume)
         self._resumed = trio.Event()
+        self.names = Names()
         self._open: Counter[InodeNumber] = Counter()
 
     @property
@@ -116,6 +118,8 @@ class ControlUnit(ABC):
         self.traffic = before.traffic
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
+        self.names = before.names
+        self.names.forget_link()
         self.met = before.met
         self.telling = before.telling
         self.request_serial = before.request_serial
@@ -145,6 +149,7 @@ class ControlUnit(ABC):
         if self.link is link:
             self.link = None
             self.traffic.end(link)
+            self.names.forget_link()
             self.link_lost_at = trio.current_time()
             self.link_ended.set()
 
@@ -266,10 +271,57 @@ class ControlUnit(ABC):
         """Return when what the catalog says of `key` may be shown: the other host sees it too (G2)."""
 
     @abstractmethod
-    def cacheable_s(self, inode: InodeNumber) -> float:
-        """Seconds for which this host's kernel may keep what the catalog says of an inode now; 0 for not
-        at all. What changes meanwhile the volume's watcher hears (`volume/watcher.py`).
+    def cacheable_s(self, key: Key) -> float:
+        """Seconds for which this host's kernel may keep what the catalog says of `key` now; 0 for not at
+        all. What changes meanwhile of inodes the volume's watcher hears (`volume/watcher.py`).
         """
+
+    def name_lifetime_s(self, parent: InodeNumber, name: bytes, keeping: int | None) -> float:
+        """Seconds for which this host's kernel may keep that there is, or is not, the name; often 0.
+
+        `keeping` is what `names.keeping` said of the parent before the catalog was asked.
+        """
+        if keeping is None or keeping != self.names.keeping(parent):
+            return 0.0
+        return self.names.lifetime_s(parent, self.cacheable_s((parent, name)))
+
+    @abstractmethod
+    def want_names(self, directory: InodeNumber) -> None:
+        """Try to keep the names of a directory (`names.py`)."""
+
+    @abstractmethod
+    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+        """Return when the other host is not in the way of a program that looks into a directory, or
+        changes a name in it; a check report after `io_timeout`.
+        """
+
+    async def make_way(self, operation: AnyOperation) -> bool:
+        """On return no kernel keeps names that `operation` changes, but for this one's what it holds.
+
+        Whether that took a wait. A check report as for `free_names`.
+        """
+        names, waited = self.names, False
+        names.change(operation)
+        while names.theirs or names.shared:
+            changed = directories_of(operation)
+            kept = [each for each in changed if names.are_in_the_way(each, of_change=True)]
+            emptied = directory_that_must_be_empty(operation, self.volume.catalog)
+            if kept:
+                await self.free_names(kept[0], of_change=True)
+            elif emptied in names.theirs:
+                await self.free_names(emptied, of_change=False)
+            else:
+                break
+            waited = True
+        return waited
+
+    async def _names_showable(self, directory: InodeNumber, key: Key) -> None:
+        if self.names.look(directory):
+            self.want_names(directory)
+        await self.showable(key)
+        while directory in self.names.theirs:
+            await self.free_names(directory, of_change=False)
+            await self.showable(key)
 
     async def attributes(self, inode: InodeNumber) -> Inode:
         """The inode; ESTALE where it has gone. The object is the catalog's own: read it at once."""
@@ -282,7 +334,7 @@ class ControlUnit(ABC):
 
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
         """The inode of a name; ENOENT where there is none."""
-        await self.showable((parent, name))
+        await self._names_showable(parent, (parent, name))
         entry = self.volume.catalog.entry(parent, name)
         if entry is None:
             found(self.volume.catalog.inode(parent), errno.ESTALE)
@@ -293,7 +345,7 @@ class ControlUnit(ABC):
         self, directory: InodeNumber, after_cookie: int, limit: int
     ) -> list[tuple[int, bytes, Entry]]:
         """Entries with a cookie above `after_cookie`, in the order of cookies, at most `limit`."""
-        await self.showable(directory)
+        await self._names_showable(directory, directory)
         return self.volume.catalog.listing(directory, after_cookie, limit)
 
     async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:

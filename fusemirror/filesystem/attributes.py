@@ -10,6 +10,14 @@ _SECTOR_BYTES = 512
 NO_LIFETIME_S = 0.0  # the kernel asks again each time: what the other host changed is seen (G2)
 
 
+def no_entry(kept_s: float) -> pyfuse3.EntryAttributes:
+    """There is no such name, and the kernel may keep that."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = kept_s
+    return entry
+
+
 def entry_attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number

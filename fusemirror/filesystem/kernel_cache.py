@@ -3,7 +3,8 @@
 **Attributes** are granted for a time. A notification takes them back as the change is applied, before
 the other host can see it (`volume/watcher.py`). A kernel that gets it while an
 answer is on its way throws that answer away, and goes by the attributes that it had before. So only
-those are granted that the kernel has had for a while: then it had the same before.
+those are granted that the kernel has had for a while, or had first: then it had the same before. It had
+them first if it did not have the inode, was told of it by name, and now asks for its attributes.
 
 **Content** stays in the page cache as long as the kernel finds size and mtime unchanged, which it asks
 for before each read unless it was granted them. But of two readers at once the first takes over a new
@@ -66,6 +67,8 @@ class KernelCache:
         # Since when the kernel has been told the present attributes of an inode.
         self._told: dict[InodeNumber, float] = {}
         self._granted: set[InodeNumber] = set()
+        self._known: Counter[InodeNumber] = Counter()  # how often the kernel was told the inode by a name
+        self._new: set[InodeNumber] = set()  # and had not had it before; it has not changed since
         # Inodes of whose content the kernel may hold pages; until when they may be old.
         self._paged: dict[InodeNumber, float] = {}
         self._ticks = itertools.count(1)
@@ -119,15 +122,23 @@ class KernelCache:
 
     # --- telling ----------------------------------------------------------------------------------------
 
-    def tell(self, inode: Inode, lifetime_s: float) -> tuple[float, int]:
+    def named(self, inode: InodeNumber) -> None:
+        """The kernel is told the inode by a name now; it lets go of it by as many `forgotten`."""
+        if inode not in self._known:
+            self._new.add(inode)
+        self._known[inode] += 1
+
+    def tell(self, inode: Inode, lifetime_s: float, *, asked: bool = False) -> tuple[float, int]:
         """The kernel is told the attributes of `inode` now: how long it may keep them, `lifetime_s` at
-        most, and the mtime to tell.
+        most, and the mtime to tell. `asked`: it has the inode and asks for no more than this.
         """
         number, mtime_ns, now = inode.number, inode.mtime_ns, trio.current_time()
         if number in self._readers and number in self._paged and self._is_old(number, now):
             return 0.0, mtime_ns - next(self._ticks)
         since = self._told.setdefault(number, now)
-        if lifetime_s <= 0 or now - since < KERNEL_DELAY_S:
+        if lifetime_s <= 0:
+            return 0.0, mtime_ns
+        if now - since < KERNEL_DELAY_S and not (asked and number in self._new):
             return 0.0, mtime_ns
         self._granted.add(number)
         self.attributes_granted += 1
@@ -144,8 +155,13 @@ class KernelCache:
             self._paged[inode] = until = now + KERNEL_DELAY_S
         return now < until
 
-    def forgotten(self, inode: InodeNumber) -> None:
-        """The kernel has let go of the inode."""
+    def forgotten(self, inode: InodeNumber, times: int) -> None:
+        """The kernel has let go of the inode, `times` of those that it was told it by a name."""
+        self._known[inode] -= times
+        if self._known[inode] > 0:
+            return  # it has been told anew meanwhile
+        del self._known[inode]
+        self._new.discard(inode)
         self._told.pop(inode, None)
         self._paged.pop(inode, None)
         self._granted.discard(inode)
@@ -160,6 +176,7 @@ class KernelCache:
 
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._told.pop(inode, None)
+        self._new.discard(inode)
         if inode in self._granted:
             self._granted.discard(inode)
             self.attributes_taken_back += 1

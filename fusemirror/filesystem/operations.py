@@ -21,7 +21,7 @@ from fusemirror.control import acl
 from fusemirror.control.deciding import nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
-from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes
+from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_entry
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -70,18 +70,31 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
         if name == b".":  # by a handle that open_by_handle_at(2) or an NFS server kept
-            return self._entry(_not_removed(await unit.attributes(parent_inode), unit))
+            return self._named(_not_removed(await unit.attributes(parent_inode), unit))
         if name == b"..":
             parent = (await unit.attributes(parent_inode)).parent
-            return self._entry(await unit.attributes(parent))
+            return self._named(await unit.attributes(parent))
         if len(name) > NAME_BYTES_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        return self._entry(await unit.lookup(parent_inode, name))
+        keeping = unit.names.keeping(parent_inode)
+        try:
+            inode = await unit.lookup(parent_inode, name)
+        except OperationFailed as error:
+            if error.errno == errno.ENOENT and (kept_s := unit.name_lifetime_s(parent_inode, name, keeping)):
+                return no_entry(kept_s)
+            raise
+        return self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
+
+    def _named(self, inode: Inode, name_lifetime_s: float = 0.0) -> pyfuse3.EntryAttributes:
+        entry = self._entry(inode)
+        entry.entry_timeout = name_lifetime_s
+        self._cache.named(inode.number)
+        return entry
 
     def forget(self, inode_list: list[tuple[InodeNumber, int]]) -> None:
         """Inodes without names stay all the same: by the rules of both hosts, not of one kernel."""
-        for inode, _ in inode_list:
-            self._cache.forgotten(inode)
+        for inode, times in inode_list:
+            self._cache.forgotten(inode, times)
 
     @answers_errno
     async def mknod(
@@ -105,13 +118,19 @@ class Operations(pyfuse3.Operations):
         return await self._create(Create(parent_inode, name, mode, ctx.uid, ctx.gid, target=target))
 
     async def _create(self, operation: Create) -> pyfuse3.EntryAttributes:
-        return self._entry(_there(await self._unit.perform(operation)))
+        unit, parent, name = self._unit, operation.parent, operation.name
+        keeping = unit.names.keeping(parent)
+        inode = _there(await unit.perform(operation))
+        return self._named(inode, unit.name_lifetime_s(parent, name, keeping))
 
     @answers_errno
     async def link(
         self, inode: InodeNumber, new_parent_inode: InodeNumber, new_name: bytes, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(_there(await self._unit.perform(Link(inode, new_parent_inode, new_name))))
+        unit = self._unit
+        keeping = unit.names.keeping(new_parent_inode)
+        linked = _there(await unit.perform(Link(inode, new_parent_inode, new_name)))
+        return self._named(linked, unit.name_lifetime_s(new_parent_inode, new_name, keeping))
 
     @answers_errno
     async def unlink(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
@@ -163,16 +182,20 @@ class Operations(pyfuse3.Operations):
         if position < _DOT_DOT and not await self._reply_dots(handle.inode, position, token):
             return
         cookie = max(position, _DOT_DOT) - _DOT_DOT
-        while entries := await self._unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
+        unit = self._unit
+        while entries := await unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
+            keeping = unit.names.keeping(handle.inode)
             for cookie, name, entry in entries:
                 if cookie >= handle.end:
                     return
-                inode = self._unit.volume.catalog.inode(entry.inode)
+                inode = unit.volume.catalog.inode(entry.inode)
                 if inode is None:
                     continue
-                shown = self._entry(self._unit.shown(inode))
+                shown = self._entry(unit.shown(inode))
+                shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
                 if not pyfuse3.readdir_reply(token, name, shown, cookie + _DOT_DOT):
                     return
+                self._cache.named(inode.number)
 
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
@@ -190,12 +213,12 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def getattr(self, inode: InodeNumber, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._unit.attributes(inode))
+        return self._entry(await self._unit.attributes(inode), asked=True)
 
-    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+    def _entry(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
         entry = entry_attributes(inode)
         lifetime_s = self._unit.cacheable_s(inode.number)
-        entry.attr_timeout, entry.st_mtime_ns = self._cache.tell(inode, lifetime_s)
+        entry.attr_timeout, entry.st_mtime_ns = self._cache.tell(inode, lifetime_s, asked=asked)
         return entry
 
     @answers_errno
@@ -283,8 +306,11 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         operation = Create(parent_inode, name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
+        unit = self._unit
+        keeping = unit.names.keeping(parent_inode)
         inode = await self._create_or_open(operation, flags, ctx)
-        return self._open(inode.number, flags, ctx.uid), self._entry(inode)
+        entry = self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
+        return self._open(inode.number, flags, ctx.uid), entry
 
     async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
         while True:

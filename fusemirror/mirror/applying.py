@@ -8,7 +8,7 @@ change is the answer that its program waits for. Source: seed [0056]-[0060] (JOB
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -68,6 +68,9 @@ log = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None]]
 """What a handler leaves to be done beside the stream, as long as the session lives."""
 
+Handler = Callable[[Any, Buffer, Session], Work | None]
+"""Takes a message, the data beside it, and the session that it came by."""
+
 
 class Applier:
     """See the module. `serve` runs once per link; in between the state is DISCONNECTED."""
@@ -78,8 +81,11 @@ class Applier:
         communication: CommunicationVolume,
         is_open: Callable[[InodeNumber], bool],
         take_role: Callable[[int], None],
+        others: Mapping[type, Handler] | None = None,
     ) -> None:
-        """`take_role(term)` is called when the primary has handed its role to this host."""
+        """`take_role(term)` is called when the primary has handed its role to this host; `others` take the
+        messages that are none of the mirror's business, in their place of the stream.
+        """
         self._take_role = take_role
         self.volume = volume
         self.state = BackupState.DISCONNECTED
@@ -96,6 +102,7 @@ class Applier:
         self._full = False  # what the primary sent did not fit
         self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
         self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
+        self._others = others or {}
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
             WriteChange: self._change,
             TruncateChange: self._change,
@@ -180,9 +187,7 @@ class Applier:
     async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
         while True:
             for message, data in await session.receive():
-                handler = self._handlers.get(type(message))
-                if handler is None:
-                    raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                handler = self._handlers.get(type(message)) or self._other(type(message), session)
                 try:
                     work = handler(message, data)
                 except OSError as error:
@@ -200,6 +205,12 @@ class Applier:
             # While the primary goes on: most files are written next.
             while self._made:
                 self.volume.prepare_image(self._made.pop())
+
+    def _other(self, kind: type, session: Session) -> Callable[[Any, Buffer], Work | None]:
+        handler = self._others.get(kind)
+        if handler is None:
+            raise RemoteProtocolError(session.peer_name, f"unexpected {kind.__name__}")
+        return lambda message, data: handler(message, data, session)
 
     # --- room on the disk ---------------------------------------------------------------------------------
 

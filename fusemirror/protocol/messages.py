@@ -270,6 +270,41 @@ class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
     access: Access
 
 
+class LendNames(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
+    """From here on the backup holds a directory (`control/names.py`)."""
+
+    directory: InodeNumber
+
+
+class HoldNames(msgspec.Struct, frozen=True, array_like=True, tag=47, gc=False):
+    """The primary wants to hold a directory. Where the answer is no error it does, from here on."""
+
+    token: int
+    directory: InodeNumber
+
+
+class ShareNames(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
+    """Both hosts would share a directory, whoever holds it now. Where the answer is no error they do."""
+
+    token: int
+    directory: InodeNumber
+
+
+class RecallNames(msgspec.Struct, frozen=True, array_like=True, tag=48, gc=False):
+    """From here on the backup keeps nothing of what it holds, or of what is `shared`. It answers when
+    its kernel does not either.
+    """
+
+    token: int
+    shared: bool
+
+
+class FreeNames(msgspec.Struct, frozen=True, array_like=True, tag=49, gc=False):
+    """From here on the primary holds nothing; or nothing is `shared`."""
+
+    shared: bool
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -332,6 +367,21 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=82, gc=False):
     """Every request that the backup staged before `oldest_live` has ended, and is never sent again."""
 
     oldest_live: RequestId
+
+
+class WantNames(msgspec.Struct, frozen=True, array_like=True, tag=83, gc=False):
+    """The backup would keep the names of a directory. Answered by `LendNames`, `ShareNames`, or not."""
+
+    directory: InodeNumber
+
+
+class WantBack(msgspec.Struct, frozen=True, array_like=True, tag=84, gc=False):
+    """A program of the backup looks into a directory that the primary holds, or changes one that it holds
+    or shares. Answered by `ShareNames` or `FreeNames`.
+    """
+
+    directory: InodeNumber
+    of_change: bool
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
@@ -429,8 +479,15 @@ AnyMessage = (
     | Answer
     | Excluded
     | AccessInEffect
+    | LendNames
+    | HoldNames
+    | ShareNames
+    | RecallNames
+    | FreeNames
     | Ended
     | CountApart
     | AskApart
     | Apart
+    | WantNames
+    | WantBack
 )

@@ -95,8 +95,31 @@ async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(ca
 async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(cache: KernelCache) -> None:
     await grant(cache)
     assert cache.tell(inode(), 0)[0] == 0
-    cache.forgotten(INODE)
+    cache.named(INODE)
+    cache.forgotten(INODE, 1)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
+
+
+async def test_a_kernel_that_had_not_the_inode_may_keep_what_it_asks_for_at_once(cache: KernelCache) -> None:
+    cache.named(INODE)
+    assert cache.tell(inode(), LIFETIME_S)[0] == 0
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == LIFETIME_S
+    cache.data_changed(INODE, own=False)
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == 0
+
+
+async def test_a_kernel_that_was_told_an_inode_twice_has_it_until_it_let_go_of_both(
+    cache: KernelCache,
+) -> None:
+    for _ in range(2):
+        cache.named(INODE)
+    cache.data_changed(INODE, own=False)
+    cache.forgotten(INODE, 1)
+    cache.named(INODE)
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == 0
+    cache.forgotten(INODE, 2)
+    cache.named(INODE)
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == LIFETIME_S
 
 
 async def test_a_mount_that_has_gone_is_no_error(cache: KernelCache, kernel: Kernel) -> None:
@@ -196,7 +219,7 @@ async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
     await trio.testing.wait_all_tasks_blocked()
     cache.reads(INODE)
     cache.data_changed(INODE, own=False)
-    cache.forgotten(INODE)  # before `run` has heard of the change
+    cache.forgotten(INODE, 1)  # before `run` has heard of the change
     await trio.testing.wait_all_tasks_blocked()
     cache.reads(OTHER)
     cache.data_changed(OTHER, own=False)

@@ -13,10 +13,11 @@ import msgspec
 
 from fusemirror.change import NamespaceChange
 from fusemirror.communication.volume import CommunicationVolume, Entry
-from fusemirror.control import backup
+from fusemirror.control import backup, names
 from fusemirror.control.backup import BackupUnit
+from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.identifiers import ChangeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.mirror import copying, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
@@ -171,6 +172,7 @@ _QUICK_KILLS = {
     "io_timeout": 10.0,
     "kill_in_step": 0.0,
 }
+_KEPT_NAMES = {"kinds": ("create", "unlink", "rename", "lookup"), "names_rest": 0.01, "clients": 3}
 _ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"), "files": 2}
 _ASYNC_KILLS = {**_ASYNC, "faults": ("kill backup",), "fault_interval": 0.1, "outage": 0.01}
 
@@ -194,6 +196,23 @@ _LONELY_BOTH = {
     "faults": ("cut", "kill primary", "alone primary"),
     "kill_in_step": 0.0,
 }
+
+
+def _are_theirs(names: Names, directory: InodeNumber, *, of_change: bool) -> bool:
+    return directory in names.theirs
+
+
+@contextmanager
+def _nothing_is_recent() -> Iterator[None]:
+    with (
+        mock.patch.object(names._Recent, "__contains__", _never),
+        mock.patch.object(Borrowing, "_is_changing", _never),
+    ):
+        yield
+
+
+def _never(*_: object) -> bool:
+    return False
 
 
 @contextmanager
@@ -277,6 +296,9 @@ MUTATIONS = (
     Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
+    Mutation("give names up at once", _without_waiting(names, "_until"), _KEPT_NAMES),
+    Mutation("change what is shared", _replaced(Names, "are_in_the_way", _are_theirs), _KEPT_NAMES),
+    Mutation("share what is being changed", _nothing_is_recent, _KEPT_NAMES),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
     Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _CHANGING_ACCESS),
     Mutation("change what is handed over", _handing_over_unnoticed, _SWITCHES),

@@ -7,7 +7,7 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror.control import going_alone, primary, unit
+from fusemirror.control import backup, going_alone, names, primary, unit
 from fusemirror.mirror import catching_up, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
@@ -138,6 +138,11 @@ class Options(msgspec.Struct, frozen=True):
     communication: str = "lmdb"
     access: str = "routed"
     witness: bool = False
+    names_rest: float = 0.0  # how long a directory rests before a kernel keeps its names; 0: no kernel does
+
+    @property
+    def kernel_delay(self) -> float:
+        return self.peer_timeout * 0.02
 
     @property
     def asynchronous(self) -> bool:
@@ -179,6 +184,7 @@ def draw_options(random: Random) -> Options:
         finale=finale,
         access=access,
         witness=witness,
+        names_rest=random.choice([0.0, 0.0, 0.001, 0.02, 0.2]) * options.peer_timeout,
     )
 
 
@@ -232,7 +238,20 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (verify, "ROWS_PER_MESSAGE", 3),
         (verify, "DIGESTS_PER_MESSAGE", 1),
     )
+    rest = options.names_rest
+    kept = (
+        (names, "DIRECTORY_REST_S", rest),
+        (names, "DIRECTORY_LEFT_MAX_S", rest * 4),
+        (names, "LOOKS_TO_KEEP", 1),
+        (names, "NAME_LIFETIME_S", options.peer_timeout * 0.2),
+        (names, "SHARED_NAME_LIFETIME_S", options.peer_timeout * 0.1),
+        (names, "KERNEL_DELAY_S", options.kernel_delay),
+        (backup, "KERNEL_DELAY_S", options.kernel_delay),
+        (sending, "KERNEL_DELAY_S", options.kernel_delay),
+    )
     with ExitStack() as stack:
+        for module, name, value in kept if rest else ():
+            stack.enter_context(mock.patch.object(module, name, value))
         for module, name in timers:
             stack.enter_context(mock.patch.object(module, name, getattr(module, name) / options.hurry))
         for module, name, value in small if options.small_limits else ():

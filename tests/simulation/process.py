@@ -100,6 +100,11 @@ def _clock() -> Clock:
     return _WORLD if process is None else process.clock
 
 
+def host_time() -> float:
+    """What the clock of the host shows whose task this is."""
+    return _clock().now()
+
+
 class _HostTrio:
     """The module `trio`, with the clock of whatever host calls."""
 
@@ -110,6 +115,9 @@ class _HostTrio:
 
     def current_time(self) -> float:
         return _clock().now()
+
+    async def sleep_until(self, deadline: float) -> None:
+        await trio.sleep_until(_clock().when(deadline))
 
     def move_on_at(self, deadline: float) -> trio.CancelScope:
         return trio.move_on_at(_clock().when(deadline))

@@ -3,17 +3,20 @@
 import errno
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from random import Random
 from typing import Any
 
 import trio
 
+from fusemirror.control.names import directory_that_must_be_empty
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
+    AnyOperation,
     Create,
     Link,
     RemoveDirectory,
@@ -28,6 +31,7 @@ from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
 from tests.simulation.history import DOUBT, History, Operation, Target, short
+from tests.simulation.kernel import Name
 from tests.simulation.model import ROOT_TAG
 from tests.simulation.options import LOOKS, WEIGHTS
 from tests.simulation.world import SimulatedHost, World
@@ -71,6 +75,28 @@ def _is_fenced(host: SimulatedHost) -> bool:
     if not isinstance(unit, PrimaryUnit):
         return False
     return unit.mirror.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
+
+
+def _locked(
+    host: SimulatedHost, *directories: InodeNumber, operation: AnyOperation | None = None
+) -> AbstractAsyncContextManager[None]:
+    """As by the host's kernel, for a call that works on the names in directories."""
+    if host.kernel is None:
+        return nullcontext()
+
+    def emptied() -> InodeNumber | None:
+        if operation is None:
+            return None
+        return directory_that_must_be_empty(operation, host.unit.volume.catalog)
+
+    return host.kernel.locked(*directories, emptied=emptied)
+
+
+async def _change_names(
+    host: SimulatedHost, operation: Unlink | RemoveDirectory | Rename, *names: Name
+) -> None:
+    change = host.unit.perform(operation)
+    await (change if host.kernel is None else host.kernel.change(change, *names))
 
 
 class Program:
@@ -345,10 +371,19 @@ class Program:
         directory = self._atlas.inodes[parent]
 
         async def call(operation: Operation) -> int:
-            inode = await host.unit.perform(Create(directory, name, mode, uid=operation.index, gid=0))
-            return operation.index if inode is None else self._atlas.see(inode)
+            create = Create(directory, name, mode, uid=operation.index, gid=0)
+            seen = await self._make_name(host, create)
+            return operation.index if seen is None else seen
 
-        return await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
+        async with _locked(host, directory):
+            return await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
+
+    async def _make_name(self, host: SimulatedHost, operation: Create | Link) -> int | None:
+        make, name = partial(host.unit.perform, operation), (operation.parent, operation.name)
+        if host.kernel is not None:
+            return await host.kernel.create(host.unit, name, make, self._atlas.see)
+        inode = await make()
+        return None if inode is None else self._atlas.see(inode)
 
     async def _unlink(self, host: SimulatedHost) -> None:
         parent, name = self._any_name()
@@ -362,31 +397,36 @@ class Program:
         self, host: SimulatedHost, what: Unlink | RemoveDirectory, name: str, parent: int
     ) -> None:
         async def call(_: Operation) -> str:
-            await host.unit.perform(what)
+            await _change_names(host, what, (what.parent, what.name))
             return "ok"
 
-        await self._ask(host, NAMES, name, parent, what.name, call=call)
+        async with _locked(host, what.parent, operation=what):
+            await self._ask(host, NAMES, name, parent, what.name, call=call)
 
     async def _rename(self, host: SimulatedHost) -> None:
         (parent, name), (new_parent, new_name) = self._any_name(), self._any_name()
         flags = self._random.choice((0, 0, 1, 2))
-        inodes = self._atlas.inodes
+        old, new = (self._atlas.inodes[parent], name), (self._atlas.inodes[new_parent], new_name)
+
+        what = Rename(*old, *new, flags)
 
         async def call(_: Operation) -> str:
-            await host.unit.perform(Rename(inodes[parent], name, inodes[new_parent], new_name, flags))
+            await _change_names(host, what, old, new)
             return "ok"
 
-        await self._ask(host, NAMES, "rename", parent, name, new_parent, new_name, flags, call=call)
+        async with _locked(host, old[0], new[0], operation=what):
+            await self._ask(host, NAMES, "rename", parent, name, new_parent, new_name, flags, call=call)
 
     async def _link(self, host: SimulatedHost) -> None:
         (tag, inode), (parent, name) = self._any_file(), self._any_name()
         directory = self._atlas.inodes[parent]
 
         async def call(_: Operation) -> int:
-            linked = await host.unit.perform(Link(inode, directory, name))
-            return tag if linked is None else self._atlas.see(linked)
+            seen = await self._make_name(host, Link(inode, directory, name))
+            return tag if seen is None else seen
 
-        await self._ask(host, NAMES, "link", tag, parent, name, call=call)
+        async with _locked(host, directory):
+            await self._ask(host, NAMES, "link", tag, parent, name, call=call)
 
     async def _lookup(self, host: SimulatedHost) -> None:
         await self.lookup(host, *self._any_name())
@@ -395,6 +435,8 @@ class Program:
         directory = self._atlas.inodes[parent]
 
         async def call(_: Operation) -> int:
+            if host.kernel is not None:
+                return await host.kernel.lookup(host.unit, (directory, name), self._atlas.see)
             return self._atlas.see(await host.unit.lookup(directory, name))
 
         return await self._ask(host, NAMES, "lookup", parent, name, call=call)
@@ -413,7 +455,8 @@ class Program:
             assert len(inodes) == len(dict(inodes)), "a name stands twice in a listing"
             return frozenset((name, self._atlas.see(inode)) for name, inode in inodes if inode)
 
-        return await self._ask(host, NAMES, "listing", parent, call=call)
+        async with _locked(host, directory):
+            return await self._ask(host, NAMES, "listing", parent, call=call)
 
     async def _nlink(self, host: SimulatedHost) -> None:
         await self.nlink(host, self._random.choice(sorted(set(self._atlas.inodes) - {ROOT_TAG})))

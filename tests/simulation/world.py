@@ -24,6 +24,7 @@ from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk
 from tests.simulation.disk import Disk, Killed, Room
+from tests.simulation.kernel import SimulatedKernel
 from tests.simulation.options import Options
 from tests.simulation.power import Surface
 from tests.simulation.process import Clock, Process, current
@@ -86,6 +87,7 @@ class SimulatedHost:
         self.directory = directory
         self.programs: list[Program] = []
         self._host: Host | None = None
+        self.kernel: SimulatedKernel | None = None  # keeps names, above a host that serves
         self.room = Room()
         self.surface: Surface | None = None
         self.boot = 0
@@ -278,6 +280,8 @@ class SimulatedHost:
             host = Host(self._settings, self._network, self._seams, witness_of)
             await host.open(stack)
             self._host = host
+            options = self.world.options
+            self.kernel = SimulatedKernel(self._random, options.kernel_delay) if options.names_rest else None
             self.serving.set()
             async with trio.open_nursery() as nursery:
                 await self._run_programs(nursery.start_soon)

@@ -1,0 +1,470 @@
+"""Names: of which directories a host's kernel may keep the names that it was told, and not ask again.
+
+A kernel shows a name that it keeps until the call that removes it has returned there, while the other
+host may have seen the removal already. And to take a name back from a kernel is to wait for the lock of
+its directory, which a call may hold that waits for the other host. So nothing is taken back. Names are
+kept for a short time, in directories that are
+
+- **held** by one host. Its programs may change them: its kernel knows. Before a program of the other host
+  looks into the directory or changes it, the holder gives up;
+- **shared** by both. Before a program of either host changes one, both give up. A directory is not
+  shared while one of the hosts changed it a moment ago: what its kernel kept then has run out.
+
+To give up is to let the kernel keep no more, and to wait until what it keeps has run out. Nothing that is
+under way is waited for, so that ends by itself. The primary decides who has what, and says so in the
+stream of changes. Each time that a directory had to be given up it is left alone for longer.
+"""
+
+import errno
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from fusemirror.channel.session import Session
+from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.errors import ChannelError, ConnectionLost
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import (
+    DIRECTORIES_KEPT_MAX,
+    DIRECTORIES_USED_MAX,
+    DIRECTORY_LEFT_MAX_S,
+    DIRECTORY_REST_S,
+    KERNEL_DELAY_S,
+    LOOKS_TO_KEEP,
+    NAME_LIFETIME_S,
+    REQUESTS_SEARCHED_MAX,
+    SHARED_NAME_LIFETIME_S,
+)
+from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.states import PrimaryState
+from fusemirror.mirror.stream import Question, Stream
+from fusemirror.operations import AnyOperation, Create, Link, RemoveDirectory, Rename, Unlink
+from fusemirror.promise import Promise
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import (
+    FreeNames,
+    HoldNames,
+    LendNames,
+    RecallNames,
+    Reply,
+    ShareNames,
+    WantBack,
+    WantNames,
+)
+from fusemirror.volume.catalog import Catalog
+
+_NEVER = -math.inf
+
+
+def directories_of(operation: AnyOperation) -> tuple[InodeNumber, ...]:
+    """The directories in which `operation` changes names."""
+    if isinstance(operation, Create | Link | Unlink | RemoveDirectory):
+        return (operation.parent,)
+    if isinstance(operation, Rename):
+        return operation.parent, operation.new_parent
+    return ()
+
+
+def directory_that_must_be_empty(operation: AnyOperation, catalog: Catalog) -> InodeNumber | None:
+    """The directory into which `operation` looks to see that it is empty."""
+    if isinstance(operation, RemoveDirectory):
+        entry = catalog.entry(operation.parent, operation.name)
+    elif isinstance(operation, Rename):
+        entry = catalog.entry(operation.new_parent, operation.new_name)
+    else:
+        return None
+    return None if entry is None else entry.inode
+
+
+class _Recent:
+    """Directories that programs of this host worked in a moment ago; more than can be kept are all."""
+
+    def __init__(self) -> None:
+        self._now: set[InodeNumber] = set()
+        self._before: set[InodeNumber] = set()
+        self._until = _NEVER
+
+    def add(self, directory: InodeNumber) -> None:
+        now = trio.current_time()
+        if now >= self._until:
+            # Whatever is in the older set was added a whole rest ago.
+            self._before = self._now if now < self._until + DIRECTORY_REST_S else set()
+            self._now = set()
+            self._until = now + DIRECTORY_REST_S
+        self._now.add(directory)
+
+    def __contains__(self, directory: object) -> bool:
+        if trio.current_time() >= self._until + DIRECTORY_REST_S:
+            return False
+        if len(self._now) + len(self._before) >= DIRECTORIES_USED_MAX:
+            return True
+        return directory in self._now or directory in self._before
+
+
+class Names:
+    """What one host knows of that, whichever role it has. Times are trio's."""
+
+    def __init__(self) -> None:
+        self.held: set[InodeNumber] = set()
+        """Directories that this host holds."""
+        self.shared: set[InodeNumber] = set()
+        """Directories that both hosts share, or have yet to give up."""
+        self.theirs: set[InodeNumber] = set()
+        """Directories that the other host holds, or may hold."""
+        self.used = _Recent()
+        self.changed = _Recent()
+        self.looked_up = 0
+        self.granted = 0
+        self._given_up = 0  # how often
+        self._sharing = True  # what is shared is kept
+        self._held_until = self._shared_until = _NEVER  # what the kernel keeps of them has run out then
+        self._looks: Counter[InodeNumber] = Counter()
+        self._looks_until = _NEVER
+
+    def look(self, directory: InodeNumber) -> bool:
+        """A program of this host looks for a name; whether it is one of so many that keeping them pays."""
+        now = trio.current_time()
+        if now >= self._looks_until:
+            self._looks.clear()
+            self._looks_until = now + NAME_LIFETIME_S
+        self.looked_up += 1
+        self._looks[directory] += 1
+        self.used.add(directory)
+        return self._looks[directory] == LOOKS_TO_KEEP and not self.is_known(directory)
+
+    def change(self, operation: AnyOperation) -> None:
+        """A program of this host changes names: called before that, and when it is done."""
+        for directory in directories_of(operation):
+            self.used.add(directory)
+            self.changed.add(directory)
+
+    def is_known(self, directory: InodeNumber) -> bool:
+        return directory in self.held or directory in self.shared or directory in self.theirs
+
+    def are_in_the_way(self, directory: InodeNumber, *, of_change: bool) -> bool:
+        """Whether a program must wait that looks into the directory, or changes a name in it."""
+        return directory in self.theirs or (of_change and directory in self.shared)
+
+    def keeping(self, directory: InodeNumber) -> int | None:
+        """Tells apart the times for which names of the directory may be kept; None if they may not now."""
+        may = directory in self.held or (self._sharing and directory in self.shared)
+        return self._given_up if may else None
+
+    def lifetime_s(self, directory: InodeNumber, limit_s: float) -> float:
+        """How long the kernel may keep a name that it is told now, `limit_s` at most."""
+        if limit_s <= 0:
+            return 0.0
+        self.granted += 1
+        # The kernel begins to count when it has taken the answer.
+        now = trio.current_time() + KERNEL_DELAY_S
+        if directory in self.held:
+            lifetime_s = min(NAME_LIFETIME_S, limit_s)
+            self._held_until = max(self._held_until, now + lifetime_s)
+        else:
+            lifetime_s = min(SHARED_NAME_LIFETIME_S, limit_s)
+            self._shared_until = max(self._shared_until, now + lifetime_s)
+        return lifetime_s
+
+    def share(self, directory: InodeNumber) -> None:
+        """Both hosts share the directory from now on, whoever held it."""
+        self.theirs.discard(directory)
+        self.held.discard(directory)
+        self._shared_until = max(self._shared_until, self._held_until)
+        self.shared.add(directory)
+
+    async def give_up_held(self) -> None:
+        """Hold nothing. On return this host's kernel keeps no name of what it held."""
+        self._given_up += 1
+        self.held.clear()
+        await _until(self._held_until)
+
+    async def give_up_shared(self) -> None:
+        """Keep nothing of what is shared. On return this host's kernel does not; the other's may."""
+        self._given_up += 1
+        self._sharing = False
+        await _until(self._shared_until)
+
+    def end_sharing(self) -> None:
+        """Both hosts have given up what they shared."""
+        self.shared.clear()
+        self._sharing = True
+
+    def forget_link(self) -> None:
+        """Hold and share nothing; the other host gives up by itself before there is another link."""
+        self._given_up += 1
+        self.held.clear()
+        self.theirs.clear()
+        self.end_sharing()
+
+    async def run_out(self) -> None:
+        """On return this host's kernel keeps nothing that it was told before `forget_link`."""
+        await _until(max(self._held_until, self._shared_until))
+
+    def counters(self) -> dict[str, int]:
+        """For `fusemirror status`. Looks that the kernel answers by itself nobody counts."""
+        return {
+            "names_looked_up": self.looked_up,
+            "names_granted": self.granted,
+            "directories_held": len(self.held),
+            "directories_shared": len(self.shared),
+        }
+
+
+async def _until(time: float) -> None:
+    if time > trio.current_time():
+        await trio.sleep_until(time)
+
+
+class Lending:
+    """The primary's half: who keeps the names of which directory is decided here, one after the other."""
+
+    def __init__(self, names: Names, mirror: Mirror) -> None:
+        self.names = names
+        self._mirror = mirror
+        self._deciding = trio.Lock()
+        self._left: dict[InodeNumber, tuple[float, float]] = {}  # until when, and for how long, by both
+
+    def _is_free(self, directory: InodeNumber) -> bool:
+        left_until = self._left.get(directory, (_NEVER, 0.0))[0]
+        return not self.names.is_known(directory) and trio.current_time() >= left_until
+
+    def _leave_alone(self, directory: InodeNumber) -> None:
+        """The hosts were in each other's way."""
+        now = trio.current_time()
+        until, left_s = self._left.pop(directory, (_NEVER, 0.0))
+        again = now < until + DIRECTORY_LEFT_MAX_S
+        left_s = min(2 * left_s, DIRECTORY_LEFT_MAX_S) if again else DIRECTORY_REST_S
+        self._left[directory] = now + left_s, left_s
+        if len(self._left) > DIRECTORIES_KEPT_MAX:
+            del self._left[next(iter(self._left))]
+
+    # --- keeping ------------------------------------------------------------------------------------------
+
+    async def lend(self, directory: InodeNumber) -> None:
+        """The backup would keep the names of a directory: it holds or shares it, or it hears nothing."""
+        names = self.names
+        async with self._deciding:
+            stream = self._normal_stream()
+            if stream is None or not self._is_free(directory):
+                return
+            if directory in names.used:
+                await self._share(stream, directory)
+            elif len(names.theirs) < DIRECTORIES_KEPT_MAX:
+                with suppress(ConnectionLost):
+                    stream.send(LendNames(directory))
+                    names.theirs.add(directory)
+
+    async def hold(self, directory: InodeNumber) -> None:
+        """This host would keep the names of a directory."""
+        names = self.names
+        async with self._deciding:
+            if len(names.held) >= DIRECTORIES_KEPT_MAX:
+                await self._free_held(self._mirror.stream)
+            stream = self._normal_stream()
+            if not self._is_free(directory):
+                return
+            if stream is None:
+                if self._mirror.stream is None and self._mirror.acknowledges_alone:
+                    names.held.add(directory)
+            elif await self._agrees(stream, partial(HoldNames, directory=directory)):
+                names.held.add(directory)
+            else:
+                await self._share(stream, directory)
+
+    def _normal_stream(self) -> Stream | None:
+        return self._mirror.stream if self._mirror.state is PrimaryState.NORMAL else None
+
+    async def _share(self, stream: Stream, directory: InodeNumber) -> bool:
+        """Share the directory if neither host changed it a moment ago; else this host does not hold it."""
+        names = self.names
+        if directory in names.changed or len(names.shared) >= DIRECTORIES_KEPT_MAX:
+            return False
+        were_theirs = directory in names.theirs
+        names.held.discard(directory)
+        names.theirs.add(directory)  # nobody here looks or changes before the answer
+        agreed = await self._agrees(stream, partial(ShareNames, directory=directory))
+        if agreed:
+            names.share(directory)
+        elif not were_theirs:
+            names.theirs.discard(directory)
+        return agreed
+
+    async def _agrees(self, stream: Stream, question: Question) -> bool:
+        return await _agreed(self._ask(stream, question))
+
+    def _ask(self, stream: Stream, question: Question) -> Promise[Reply] | None:
+        """The backup's answer to come; None where the link was lost."""
+        if stream is self._mirror.stream:  # else nobody answers any more
+            with suppress(ConnectionLost):
+                return stream.ask(question)
+        return None
+
+    # --- giving up ----------------------------------------------------------------------------------------
+
+    async def free(self, directory: InodeNumber, *, of_change: bool) -> None:
+        """On return the backup is not in the way of a program of this host. `RoleChanged`."""
+        mirror, names = self._mirror, self.names
+        while names.are_in_the_way(directory, of_change=of_change):
+            async with self._deciding:
+                stream = mirror.stream
+                if stream is not None and await self._free(stream, directory, of_change=of_change):
+                    continue
+            if stream is None:
+                await mirror.settled_state()
+                if not mirror.streams:
+                    names.forget_link()  # the backup's lease is over, and with it all that its kernel kept
+            elif stream is mirror.stream:
+                await mirror.changed.wait()  # the link is ending
+
+    async def _free(self, stream: Stream, directory: InodeNumber, *, of_change: bool) -> bool:
+        """False if the link was lost meanwhile."""
+        names = self.names
+        if not names.are_in_the_way(directory, of_change=of_change):
+            return True
+        if directory in names.shared:
+            self._leave_alone(directory)
+            return await self._end_sharing(stream)
+        if not of_change and await self._share(stream, directory):
+            return True
+        self._leave_alone(directory)
+        if not await self._agrees(stream, partial(RecallNames, shared=False)):
+            return False
+        names.theirs.clear()
+        return True
+
+    async def free_for_backup(self, directory: InodeNumber, *, of_change: bool) -> None:
+        """On return the backup has heard that this host is not in the way of its programs."""
+        async with self._deciding:
+            stream = self._mirror.stream
+            if stream is None:
+                return
+            is_held = directory in self.names.held
+            if is_held and not of_change and await self._share(stream, directory):
+                return
+            self._leave_alone(directory)
+            if directory in self.names.shared:
+                await self._end_sharing(stream)
+            else:
+                await self._free_held(stream)
+
+    async def _free_held(self, stream: Stream | None) -> None:
+        await self.names.give_up_held()
+        if stream is not None:
+            with suppress(ConnectionLost):
+                stream.send(FreeNames(shared=False))
+
+    async def _end_sharing(self, stream: Stream) -> bool:
+        """False if the link was lost meanwhile."""
+        answer = self._ask(stream, partial(RecallNames, shared=True))
+        await self.names.give_up_shared()  # both hosts at the same time
+        if not await _agreed(answer) or stream is not self._mirror.stream:
+            return False
+        self.names.end_sharing()
+        with suppress(ConnectionLost):
+            stream.send(FreeNames(shared=True))
+        return True
+
+    async def rest(self) -> None:
+        """On return neither host's kernel keeps any name, unless the link was lost."""
+        async with self._deciding:
+            stream = self._mirror.stream
+            if stream is None:
+                return
+            answer = self._ask(stream, partial(RecallNames, shared=False))
+            await self._end_sharing(stream)
+            await self._free_held(stream)
+            if await _agreed(answer):
+                self.names.theirs.clear()
+
+    async def begin_link(self) -> None:
+        """On return this host's kernel keeps nothing that the backup would not know of."""
+        async with self._deciding:
+            self.names.forget_link()
+            await self.names.run_out()
+
+
+async def _agreed(answer: Promise[Reply] | None) -> bool:
+    """Whether the backup's answer is no error; False, too, where the link is lost."""
+    with suppress(ChannelError):
+        return answer is not None and not (await answer.wait()).errno
+    return False
+
+
+class Borrowing:
+    """The backup's half: it asks, and takes what the primary says in the order of the stream."""
+
+    def __init__(self, names: Names, communication: CommunicationVolume) -> None:
+        self.names = names
+        self._communication = communication
+        self._changed = trio.Event()
+
+    def want(self, forward: Session, directory: InodeNumber) -> None:
+        """Ask to keep the names of a directory; there may be no answer."""
+        with suppress(ConnectionLost):
+            forward.send(WantNames(directory))
+
+    async def free(self, forward: Session, directory: InodeNumber, *, of_change: bool) -> None:
+        """Return when the primary is not in the way of a program of this host. ConnectionLost."""
+        if self.names.are_in_the_way(directory, of_change=of_change):
+            forward.send(WantBack(directory, of_change))
+        while self.names.are_in_the_way(directory, of_change=of_change):
+            await self._changed.wait()
+
+    def link_lost(self) -> None:
+        self.names.forget_link()
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def _refuses(self, directory: InodeNumber, recent: _Recent) -> bool:
+        return directory in recent or self._is_changing(directory)
+
+    def _is_changing(self, directory: InodeNumber) -> bool:
+        """Whether a change of this host may be on its way."""
+        if len(self._communication) > REQUESTS_SEARCHED_MAX:
+            return True
+        pending = self._communication.pending()
+        return any(directory in directories_of(staged.request.operation) for staged in pending)
+
+    # --- what the primary says: handlers of the stream ------------------------------------------------------
+
+    def lent(self, message: LendNames, _: Buffer, __: Session) -> None:
+        self.names.held.add(message.directory)
+
+    def held(self, message: HoldNames, _: Buffer, session: Session) -> None:
+        directory = message.directory
+        refused = self._refuses(directory, self.names.used)
+        if not refused:
+            self.names.theirs.add(directory)
+        session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))
+
+    def shared(self, message: ShareNames, _: Buffer, session: Session) -> None:
+        directory = message.directory
+        refused = self._refuses(directory, self.names.changed)
+        if not refused:
+            self.names.share(directory)
+            self._tell()
+        session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))
+
+    def recalled(self, message: RecallNames, _: Buffer, session: Session) -> Callable[[], Awaitable[None]]:
+        give_up = self.names.give_up_shared if message.shared else self.names.give_up_held
+
+        async def answer() -> None:
+            await give_up()
+            with suppress(ConnectionLost):
+                session.send(Reply(message.token))
+
+        return answer
+
+    def freed(self, message: FreeNames, _: Buffer, __: Session) -> None:
+        if message.shared:
+            self.names.end_sharing()
+        else:
+            self.names.theirs.clear()
+        self._tell()

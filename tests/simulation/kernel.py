@@ -1,0 +1,121 @@
+"""A kernel's cache of names above a simulated host, as far as it matters to what programs are shown.
+
+As in Linux, a call that changes names has its directory locked until it has returned, and so has a first
+look for a name; a look at a name that is known, but may have changed, takes no lock; and a name that may
+be kept is shown without asking. Answers are taken a moment after they were given.
+"""
+
+import errno
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+import trio
+
+from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import OperationFailed
+from fusemirror.identifiers import InodeNumber
+from fusemirror.volume.inode import Inode
+from tests.simulation.process import host_time
+
+Name = tuple[InodeNumber, bytes]
+See = Callable[[Inode], int]
+
+
+class _Entry:
+    """What the kernel knows of a name: the tag of its inode, and until when it need not ask."""
+
+    def __init__(self, tag: int | None) -> None:
+        self.tag = tag
+        self.until = 0.0
+
+
+class SimulatedKernel:
+    """One life of a mount. Times are its host's."""
+
+    def __init__(self, random: Random, delay_s: float) -> None:
+        """An answer is taken within `delay_s`."""
+        self._random = random
+        self._delay_s = delay_s
+        self._entries: dict[Name, _Entry] = {}
+        self._locks: defaultdict[InodeNumber, trio.Lock] = defaultdict(trio.Lock)
+        self.hits = 0
+
+    @asynccontextmanager
+    async def locked(
+        self, *directories: InodeNumber, emptied: Callable[[], InodeNumber | None] = lambda: None
+    ) -> AsyncIterator[None]:
+        """The directories, for a call that changes their names or lists them; and the one that must be
+        empty for it.
+        """
+        while True:
+            too = emptied()
+            async with AsyncExitStack() as stack:
+                for directory in sorted({*directories, too or directories[0]}):
+                    await stack.enter_async_context(self._locks[directory])
+                if emptied() == too:
+                    yield
+                    return
+
+    async def lookup(self, unit: ControlUnit, name: Name, see: See) -> int:
+        """The tag of the inode of a name. OperationFailed."""
+        entry = self._entries.get(name)
+        if entry is not None and host_time() < entry.until:
+            self.hits += 1
+            return _found(entry.tag)
+        if entry is not None and entry.tag is not None:
+            until, tag = await self._ask(unit, name, see)
+            if tag == entry.tag:
+                entry.until = until  # if it was dropped meanwhile, nobody finds it
+                return _found(tag)
+        async with self.locked(name[0]):
+            until, tag = await self._ask(unit, name, see)
+            entry = self._entries[name] = _Entry(tag)
+            entry.until = until
+        return _found(tag)
+
+    async def _ask(self, unit: ControlUnit, name: Name, see: See) -> tuple[float, int | None]:
+        """Until when the answer may be kept, and the answer. OperationFailed where it may not."""
+        keeping = unit.names.keeping(name[0])
+        tag = None
+        try:
+            tag = see(await unit.lookup(*name))
+        except OperationFailed:
+            if not (lifetime_s := unit.name_lifetime_s(*name, keeping)):
+                raise
+        else:
+            lifetime_s = unit.name_lifetime_s(*name, keeping)
+        await self._take_answer()
+        return host_time() + lifetime_s, tag
+
+    async def create(
+        self, unit: ControlUnit, name: Name, make: Callable[[], Awaitable[Inode | None]], see: See
+    ) -> int | None:
+        """Make a name, its directory being locked; the tag of its inode, None where it has gone again."""
+        keeping = unit.names.keeping(name[0])
+        inode = await make()
+        tag = None if inode is None else see(inode)
+        lifetime_s = unit.name_lifetime_s(*name, keeping)
+        await self._take_answer()
+        self._entries.pop(name, None)
+        if tag is not None:
+            entry = self._entries[name] = _Entry(tag)
+            entry.until = host_time() + lifetime_s
+        return tag
+
+    async def change(self, change: Awaitable[object], *changed: Name) -> None:
+        """Remove or rename, the directories being locked."""
+        await change
+        await self._take_answer()
+        for name in changed:
+            self._entries.pop(name, None)
+
+    async def _take_answer(self) -> None:
+        await trio.sleep(self._random.random() * self._delay_s)
+
+
+def _found(tag: int | None) -> int:
+    if tag is None:
+        raise OperationFailed(errno.ENOENT)
+    return tag
