@@ -2,8 +2,9 @@
 
     python -m tests.linearizability.planted BUG mount ...
 
-Each bug takes away one of the waits that make sync routed access linearizable. News reach the backup
-a little late, so that it shows for longer; nothing but that happens where the BUG is "slow".
+Each bug takes away one of the waits that make sync routed access linearizable, or lets a kernel keep what
+has changed. News reach the backup a little late, so that it shows for longer; nothing but that happens where
+the BUG is "slow".
 """
 
 import sys
@@ -18,6 +19,7 @@ from fusemirror.cli.main import main
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ConnectionLost
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import NO_REQUEST
 from fusemirror.volume.inode import Inode
 
@@ -58,6 +60,23 @@ def no_lease() -> None:
     setattr(BackupUnit, "showable", showable)  # noqa: B010
 
 
+def kept_pages() -> None:
+    """A kernel is told the same time of change as before, and keeps the pages that it has."""
+    tell = KernelCache.tell
+    times: dict[int, int] = {}
+
+    def tell_old(self: KernelCache, inode: Inode, lifetime_s: float) -> tuple[float, int]:
+        lifetime_s, mtime_ns = tell(self, inode, lifetime_s)
+        return lifetime_s, times.setdefault(inode.number, mtime_ns)
+
+    setattr(KernelCache, "tell", tell_old)  # noqa: B010
+
+
+def kept_attributes() -> None:
+    """A kernel is not told to ask again for attributes that it may keep."""
+    setattr(KernelCache, "_take_back", lambda *_: None)  # noqa: B010
+
+
 LATE_S = 0.005
 LATE_TO_LOSE_S = 0.1
 
@@ -83,7 +102,10 @@ def slow() -> None:
 
 BUGS: dict[str, Callable[[], None]] = {
     function.__name__: function
-    for function in (early_acknowledgement, no_lease, unsettled_data, unsettled_names)
+    for function in (
+        *(early_acknowledgement, no_lease, unsettled_data, unsettled_names),
+        *(kept_pages, kept_attributes),
+    )
 }
 
 if __name__ == "__main__":

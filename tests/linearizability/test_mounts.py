@@ -33,11 +33,19 @@ def test_what_both_hosts_see_fits_one_order(pair: TwoHosts, seed: int, judge: Ju
 
 def quiet(pair: TwoHosts, seed: int, control: Path, calls: int) -> list[Operation]:
     """A history without any trouble."""
+    before = _answered_reads(pair)
     with Crew(pair.hosts, MEMBERS, control / "quiet", seed) as crew:
         crew.wait_calls(calls)
         history = crew.finish()
+    reads = sum(operation.call in ("read", "read_block") for operation in history)
+    assert _answered_reads(pair) - before < reads, "no kernel kept anything that was read"
     assert not [operation for operation in history if operation.returned is None]
     return history
+
+
+def _answered_reads(pair: TwoHosts) -> int:
+    """Reads that were answered by a mount process, and not by a kernel from what it keeps."""
+    return sum(sum(host.status()["reads"].values()) for host in pair)
 
 
 def cut(hosts: TwoHosts, crew: Crew) -> None:
@@ -162,7 +170,8 @@ def _planted(bug: str, seed: int, control: Path) -> Iterator[list[Operation]]:
         for number in range(ROUNDS_MAX):
             chosen = seed + number * MEMBERS
             with Crew(hosts.hosts, MEMBERS, control / f"round{number}", chosen) as crew:
-                crew.wait_calls(CALLS_OF_A_BUG)
+                # What a kernel keeps, it keeps only of files that nobody had changed for seconds.
+                crew.wait_calls(CALLS_OF_A_BUG * (5 if bug.startswith("kept") else 1))
                 for _ in range(STALLS if bug == "no_lease" else 0):
                     # So few that the files that programs at the backup have open are still at work.
                     stall_backup(hosts, crew, calls=100)

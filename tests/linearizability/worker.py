@@ -2,6 +2,11 @@
 
     python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
 
+Besides there are two files that nobody renames or removes, one for each host. They are left alone for
+seconds; then everybody opens them to read, and keeps them open while the processes of one host change
+them. So the kernels keep what they read of them. (Where both hosts change a file that was opened in this way,
+a read beside a local write may show what was before: fusemirror(7).) NUMBER is odd on one of the hosts.
+
 DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
 `record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls
@@ -32,6 +37,10 @@ BLOCKS_MAX = 5
 IN_FILES_SHARE = 0.75  # how often a process works on the file that it has open, and not on names
 POLL_S = 0.005
 
+CALM_SHARE = 0.3  # how often a process works on one of the files that are left alone for a while
+CYCLE_S = 4.0
+STORM_S, REOPEN_S = 1.5, 3.7  # in a cycle they are changed until the one, and opened again after the other
+
 # What a mount says when it cannot tell: a check report, or the process that served it has gone.
 DOUBT = {errno.EIO, errno.ENOTCONN, errno.ECONNABORTED}
 # Where a host went on alone, the other one's open files without names are not kept.
@@ -56,6 +65,9 @@ class Worker:
         self._pause = Path(control, f"pause-{number}")
         self._record = os.open(Path(control, f"record-{number}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._random = random.Random(int(seed))
+        self._side = int(number) % 2
+        self._calm: dict[str, tuple[int, int]] = {}  # descriptor and inode number, by name
+        self._reopened = -1  # in this cycle
         self._tag = int(number) * TAGS_PER_PROCESS
         self._directory = -1
         self._file = -1  # its descriptor, inode number, and whether it was opened to append
@@ -95,13 +107,26 @@ class Worker:
                 os.close(self._directory)
             self._directory = -1
         if self._file >= 0:
-            self._write("busy")
-            with suppress(OSError):
-                os.close(self._file)
-            self._write("idle")
+            self._close(self._file)
             self._file = -1
+        if whole:
+            self._leave_calm()
+
+    def _leave_calm(self) -> None:
+        for descriptor, _ in self._calm.values():
+            self._close(descriptor)
+        self._calm.clear()
+
+    def _close(self, descriptor: int) -> None:
+        self._write("busy")
+        with suppress(OSError):
+            os.close(descriptor)
+        self._write("idle")
 
     def _step(self) -> None:
+        if self._random.random() < CALM_SHARE:
+            self._in_calm_file()
+            return
         in_file = self._file >= 0 and self._random.random() < IN_FILES_SHARE
         table = IN_FILES if in_file else ON_NAMES
         (action,) = self._random.choices([*table], [*table.values()])
@@ -218,37 +243,104 @@ class Worker:
 
     def write(self) -> None:
         """Where the file was opened to append, wherever one writes is its end (open(2))."""
+        if self._appends:
+            tag, data = self._new_block()
+            self._put(self._file, "append", (self._inode, tag), data, 0)
+        else:
+            self._overwrite(self._file, self._inode)
+
+    def _overwrite(self, descriptor: int, inode: int) -> None:
         block, (tag, data) = self._random.randrange(BLOCKS_MAX), self._new_block()
-        call, place = ("append", ()) if self._appends else ("write", (block,))
-        arguments = (self._inode, *place, tag)
-        written = self._timed(call, *arguments, do=lambda: os.pwrite(self._file, data, block * BLOCK_BYTES))
+        self._put(descriptor, "write", (inode, block, tag), data, block)
+
+    def _put(self, descriptor: int, call: str, arguments: tuple[int, ...], data: bytes, block: int) -> None:
+        written = self._timed(call, *arguments, do=lambda: os.pwrite(descriptor, data, block * BLOCK_BYTES))
         assert written == BLOCK_BYTES, f"{written} of {BLOCK_BYTES} bytes"
         self._told((call, arguments, None, 0))
 
     def truncate(self) -> None:
+        self._truncate(self._file, self._inode)
+
+    def _truncate(self, descriptor: int, inode: int) -> None:
         size = self._random.randrange(BLOCKS_MAX)
-        self._timed("truncate", self._inode, size, do=lambda: os.ftruncate(self._file, size * BLOCK_BYTES))
-        self._told(("truncate", (self._inode, size), None, 0))
+        self._timed("truncate", inode, size, do=lambda: os.ftruncate(descriptor, size * BLOCK_BYTES))
+        self._told(("truncate", (inode, size), None, 0))
 
     def read(self) -> None:
-        tags = self._tags("read", (self._inode,), READ_BLOCKS, 0)
+        tags = self._tags(self._file, "read", (self._inode,), READ_BLOCKS, 0)
         self._told(("read", (self._inode,), tags, 0))
 
     def read_block(self) -> None:
-        arguments = (self._inode, self._random.randrange(BLOCKS_MAX))
-        tags = self._tags("read_block", arguments, 1, arguments[1])
+        self._read_block(self._file, self._inode)
+
+    def _read_block(self, descriptor: int, inode: int) -> None:
+        arguments = (inode, self._random.randrange(BLOCKS_MAX))
+        tags = self._tags(descriptor, "read_block", arguments, 1, arguments[1])
         self._told(("read_block", arguments, tags[0] if tags else None, 0))
 
-    def _tags(self, call: str, arguments: tuple[int, ...], count: int, block: int) -> tuple[int, ...]:
+    def _tags(
+        self, descriptor: int, call: str, arguments: tuple[int, ...], count: int, block: int
+    ) -> tuple[int, ...]:
         length, offset = count * BLOCK_BYTES, block * BLOCK_BYTES
-        data = self._timed(call, *arguments, do=lambda: os.pread(self._file, length, offset))
+        data = self._timed(call, *arguments, do=lambda: os.pread(descriptor, length, offset))
         assert data is not None
         return tuple(_tag(data[start : start + BLOCK_BYTES]) for start in range(0, len(data), BLOCK_BYTES))
 
     def size(self) -> None:
-        found = self._timed("size", self._inode, do=lambda: os.fstat(self._file))
+        self._size(self._file, self._inode)
+
+    def _size(self, descriptor: int, inode: int) -> None:
+        found = self._timed("size", inode, do=lambda: os.fstat(descriptor))
         assert found is not None
-        self._told(("size", (self._inode,), _blocks(found.st_size), 0))
+        self._told(("size", (inode,), _blocks(found.st_size), 0))
+
+    # --- files that are left alone for a while ----------------------------------------------------------
+
+    def _in_calm_file(self) -> None:
+        cycle, phase = divmod(time.monotonic(), CYCLE_S)  # noqa: TID251 - the same for all processes
+        if phase > REOPEN_S and cycle != self._reopened:
+            self._reopened = int(cycle)
+            self._leave_calm()
+        side = self._random.randrange(2)
+        descriptor, inode = self._calm_file(f"calm-{side}")
+        if phase < STORM_S and side == self._side and self._random.random() < 0.5:
+            self._change_calm_file(f"calm-{side}", inode)
+        elif self._random.random() < 0.3:
+            self._size(descriptor, inode)
+        else:
+            self._read_block(descriptor, inode)  # of more than one the kernel reads each for itself
+
+    def _calm_file(self, name: str) -> tuple[int, int]:
+        """Open to read."""
+        if name not in self._calm:
+            descriptor = self._untold(lambda: self._open_calm(name, os.O_RDONLY | os.O_CREAT))
+            self._calm[name] = descriptor, self._untold(lambda: os.fstat(descriptor).st_ino)
+        return self._calm[name]
+
+    def _open_calm(self, name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600, dir_fd=self._directory)
+
+    def _untold(self, do: Callable[[], int]) -> int:
+        """Do what is no part of the history."""
+        self._write("busy")
+        try:
+            return do()
+        except OSError as error:
+            if error.errno not in DOUBT:
+                raise
+            raise Lost(error.errno) from error
+        finally:
+            self._write("idle")
+
+    def _change_calm_file(self, name: str, inode: int) -> None:
+        descriptor = self._untold(lambda: self._open_calm(name, os.O_WRONLY))
+        try:
+            if self._random.random() < 0.2:
+                self._truncate(descriptor, inode)
+            else:
+                self._overwrite(descriptor, inode)
+        finally:
+            self._close(descriptor)
 
 
 ON_NAMES: dict[Callable[[Worker], None], int] = {
