@@ -274,8 +274,9 @@ class Kernel:
 
     def stop(self, reason: str) -> None:
         """End `run`: requests under way are answered, no more are taken."""
-        self.reason = reason
-        pyfuse3.terminate()
+        if self._mounted:
+            self.reason = reason
+            pyfuse3.terminate()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve the kernel until unmounted or stopped."""

@@ -1,11 +1,12 @@
 """`fusemirror umount`: take the mount out of the tree, and wait until its process has made the data safe."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from fusemirror.admin.client import ask, process_id
+from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask, process_id
 from fusemirror.cli.arguments import Places, pass_places, say, set_subject
 from fusemirror.cli.mounts import (
     FSTYPE,
@@ -50,15 +51,29 @@ def unmount(
     NotMounted, NotAMount, MountBusy with the holders, UnmountFailed, TimedOut.
     """
     mount = _find(target, runtime_dir)
-    process = _process_of(mount, target, runtime_dir)
+    # umount(8) forgets where it was registered.
+    runtime_dir, name = _socket_of(mount, target, runtime_dir)
+    process = _process_of(mount, name, runtime_dir)
     if mount is None and process is None:
         raise NotMounted(target)
     if mount is not None:
         detach(mount.directory, force=force, lazy=lazy)
     if process is not None and not lazy:
-        if not process.wait(min(SILENCE_S, timeout_s)) and os.isatty(2):
-            say(f"waiting up to {timeout_s:g} s for process {process.pid} to bring its data to safety")
+        if not process.wait(min(SILENCE_S, timeout_s)):
+            _end(process, name, runtime_dir, timeout_s)
+            if os.isatty(2):
+                say(f"waiting up to {timeout_s:g} s for process {process.pid} to bring its data to safety")
         process.wait_until_safe(timeout_s)
+
+
+def _end(process: Process, name: str, runtime_dir: Path, timeout_s: float) -> None:
+    """Let a mount process end that was detached, and does not because another mount namespace, such as that
+    of a container, has a copy of the mount: it would be served for as long as that lives.
+    """
+    # Else it is about to end, or stuck: waiting for it is all that is left.
+    with suppress(NotMounted, TimedOut, CommandFailed):
+        if process_id(runtime_dir, name) == process.pid:  # and not that of a mount since
+            ask(runtime_dir, name, "stop", timeout_s=min(timeout_s, ANSWER_TIMEOUT_S))
 
 
 def _find(target: str, runtime_dir: Path) -> Mount | None:
@@ -75,13 +90,15 @@ def _find(target: str, runtime_dir: Path) -> Mount | None:
     return found[0] if found else None
 
 
-def _process_of(mount: Mount | None, target: str, runtime_dir: Path) -> Process | None:
-    """The process that serves the mount, or that still drains after it went; None if it is gone."""
+def _socket_of(mount: Mount | None, target: str, runtime_dir: Path) -> tuple[Path, str]:
+    """The runtime directory and the name of a mount, or of what may still drain after its mount went."""
     if mount is None:
-        name = target
-    else:
-        name = mount.source
-        runtime_dir = registered_runtime_dir(mount.directory) or runtime_dir
+        return runtime_dir, target
+    return registered_runtime_dir(mount.directory) or runtime_dir, mount.source
+
+
+def _process_of(mount: Mount | None, name: str, runtime_dir: Path) -> Process | None:
+    """The process that serves the mount, or that still drains after it went; None if it is gone."""
     try:
         process = Process(process_id(runtime_dir, name))
         if mount is not None and ask(runtime_dir, name, "status")["mountpoint"] != mount.directory:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,30 @@ def test_a_lazy_umount_waits_for_nobody_and_ends_when_the_last_user_has_gone(hos
 
 
 # --- the beginning --------------------------------------------------------------------------------------
+
+
+def test_a_mount_that_another_mount_namespace_keeps_is_ended(hosts: TwoHosts) -> None:
+    """A container that was started meanwhile, or unshare(1), has a copy of every mount."""
+    host = hosts.backup
+    (hosts.primary.mountpoint / "file").write_text("safe")
+    with someone_keeps_all_mounts():
+        host.umount()
+        assert not host.is_mounted
+        assert "unmounted: asked to stop" in host.log()
+        host.mount()
+        assert (host.mountpoint / "file").read_text() == "safe"
+
+
+@contextmanager
+def someone_keeps_all_mounts() -> Iterator[None]:
+    command = ("unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 300")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        try:
+            keeper.stdout.readline()
+            yield
+        finally:
+            keeper.kill()
 
 
 def test_a_mount_takes_the_place_of_a_killed_process(hosts: TwoHosts) -> None:

@@ -27,12 +27,14 @@ from tests.mount.kernel import (
     open_by_handle,
     renameat2,
 )
+from tests.mount.test_coherence import in_parallel
 
 NOBODY = 65_534
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 LEVELS = 200  # each path is looked up from the top: the time grows with the square
 LINKS = int(os.environ.get("FUSEMIRROR_LINKS", "500"))  # 65000 is where EMLINK begins; that takes minutes
 LINKS_MAX = 65_000
+WRITTEN_MIB = int(os.environ.get("FUSEMIRROR_WRITTEN_MIB", "32"))  # 4608: over 4 GiB, on each host
 FS_IOC_GETFLAGS = 0x80086601
 FICLONE = 0x40049409
 
@@ -172,17 +174,26 @@ def test_hard_links_share_everything(mine: Path, theirs: Path) -> None:
 
 
 def test_a_file_has_very_many_names(mine: Path, theirs: Path) -> None:
+    """Half of them given on one host and half on the other, at once."""
     (mine / "first").write_text("one file")
+
+    def give(directory: Path, numbers: range) -> Callable[[], None]:
+        def run() -> None:
+            for number in numbers:
+                os.link(directory / "first", directory / f"{number}")
+
+        return run
+
+    in_parallel(give(mine, range(1, LINKS // 2)), give(theirs, range(LINKS // 2, LINKS)))
+    for directory in (mine, theirs):
+        assert (directory / f"{LINKS - 1}").stat().st_nlink == LINKS
+        assert (directory / f"{LINKS // 2}").read_text() == "one file"
+        assert len(os.listdir(directory)) == LINKS
+        if LINKS == LINKS_MAX:
+            with refused(errno.EMLINK):
+                os.link(directory / "first", directory / "one-too-many")
     for number in range(1, LINKS):
-        os.link(mine / "first", mine / f"{number}")
-    assert (theirs / f"{LINKS - 1}").stat().st_nlink == LINKS
-    assert (theirs / f"{LINKS // 2}").read_text() == "one file"
-    assert len(os.listdir(theirs)) == LINKS
-    if LINKS == LINKS_MAX:
-        with refused(errno.EMLINK):
-            os.link(theirs / "first", theirs / "one-too-many")
-    for number in range(1, LINKS):
-        os.unlink(theirs / f"{number}")
+        os.unlink((mine, theirs)[number % 2] / f"{number}")
     assert (mine / "first").stat().st_nlink == 1
 
 
@@ -502,6 +513,25 @@ def test_a_file_is_sparse_past_4_gib(mine: Path, theirs: Path, here: Host, there
     os.ftruncate(descriptor, 10)  # else each look at the tree reads a tebibyte
     os.close(descriptor)
     assert (theirs / "big").read_bytes() == b"here 0".ljust(10, b"\0")
+
+
+def test_what_was_written_over_4_gib_is_read_on_the_other_host(mine: Path, theirs: Path) -> None:
+    """In one file of a tebibyte, on both sides of the offset of 4 GiB."""
+    begin = 4 * GIB - WRITTEN_MIB // 2 * MIB
+    with (mine / "big").open("xb", buffering=0) as file:
+        file.truncate(1 << 40)
+        for number in range(WRITTEN_MIB):
+            assert os.pwrite(file.fileno(), _mebibyte(number), begin + number * MIB) == MIB
+    with (theirs / "big").open("r+b", buffering=0) as seen:
+        for number in range(WRITTEN_MIB):
+            assert os.pread(seen.fileno(), MIB, begin + number * MIB) == _mebibyte(number), f"MiB {number}"
+        assert os.fstat(seen.fileno()).st_size == 1 << 40
+        seen.truncate(MIB)  # else each look at the tree reads a tebibyte
+    assert (mine / "big").stat().st_size == MIB
+
+
+def _mebibyte(number: int) -> bytes:
+    return number.to_bytes(8) * (MIB // 8)
 
 
 def test_a_file_is_cut_and_extended(mine: Path, theirs: Path) -> None:
