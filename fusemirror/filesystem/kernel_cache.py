@@ -16,7 +16,9 @@ that just changed are opened past the page cache.
 A write of this host, too, makes the kernel throw away an answer that is on its way. So a file is not
 opened for the page cache where this host has it open for writing. What is left: a file that was opened
 at rest, and is then written by both hosts while it is read, may show to a read that runs beside a local
-write what was before the last write of the other host.
+write what was before the last write of the other host. And a read that runs beside a truncation by
+this host may show zeros for what is cut off: the kernel does not believe then that an answer is short because
+the file is, and fills it up.
 
 **Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
 its pages are dropped, by a thread, because that waits for reads under way.

@@ -2,10 +2,11 @@
 
     python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
 
-Besides there are two files that nobody renames or removes, one for each host. They are left alone for
-seconds; then everybody opens them to read, and keeps them open while the processes of one host change
-them. So the kernels keep what they read of them. (Where both hosts change a file that was opened in this way,
-a read beside a local write may show what was before: fusemirror(7).) NUMBER is odd on one of the hosts.
+Besides there are files that nobody renames or removes. They are left alone for seconds; then everybody opens
+them to read, and keeps them open while the processes of one host change them. So the kernels keep what they
+read of them. Two things that such a read may show are excepted in fusemirror(7), and kept out: only one host
+changes each of them, and one that it truncates is read on the other host only. NUMBER is odd on one of the
+hosts.
 
 DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
@@ -37,6 +38,7 @@ BLOCKS_MAX = 5
 IN_FILES_SHARE = 0.75  # how often a process works on the file that it has open, and not on names
 POLL_S = 0.005
 
+CALM = ("written-0", "written-1", "cut-0", "cut-1")  # the number is that of the host that changes it
 CALM_SHARE = 0.3  # how often a process works on one of the files that are left alone for a while
 CYCLE_S = 4.0
 STORM_S, REOPEN_S = 1.5, 3.7  # in a cycle they are changed until the one, and opened again after the other
@@ -301,11 +303,12 @@ class Worker:
         if phase > REOPEN_S and cycle != self._reopened:
             self._reopened = int(cycle)
             self._leave_calm()
-        side = self._random.randrange(2)
-        descriptor, inode = self._calm_file(f"calm-{side}")
-        if phase < STORM_S and side == self._side and self._random.random() < 0.5:
-            self._change_calm_file(f"calm-{side}", inode)
-        elif self._random.random() < 0.3:
+        name = self._random.choice(CALM)
+        descriptor, inode = self._calm_file(name)
+        mine, cut = name.endswith(str(self._side)), name.startswith("cut")
+        if mine and phase < STORM_S and self._random.random() < 0.5:
+            self._change_calm_file(name, inode, cut=cut)
+        elif (mine and cut) or self._random.random() < 0.3:
             self._size(descriptor, inode)
         else:
             self._read_block(descriptor, inode)  # of more than one the kernel reads each for itself
@@ -332,10 +335,10 @@ class Worker:
         finally:
             self._write("idle")
 
-    def _change_calm_file(self, name: str, inode: int) -> None:
+    def _change_calm_file(self, name: str, inode: int, *, cut: bool) -> None:
         descriptor = self._untold(lambda: self._open_calm(name, os.O_WRONLY))
         try:
-            if self._random.random() < 0.2:
+            if cut and self._random.random() < 0.3:
                 self._truncate(descriptor, inode)
             else:
                 self._overwrite(descriptor, inode)
