@@ -219,8 +219,27 @@ class Host:
 
     def umount(self, timeout_s: float = 60.0) -> None:
         """Unmount as a person does; the mount process has ended well on return."""
-        self.fusemirror("umount", self.mountpoint, timeout_s=timeout_s)
+        try:
+            self.fusemirror("umount", self.mountpoint, timeout_s=timeout_s)
+        except subprocess.TimeoutExpired:
+            print(f"--- {self.name} was not unmounted ---\n{self.where_it_waits()}")
+            raise
         self.ended(expect=0)
+
+    def where_it_waits(self) -> str:
+        """For people: what the kernel does for the mount process and for each other one that names the
+        mountpoint, such as umount(8), and which processes have a copy of the mount.
+        """
+        place = os.fsencode(self.mountpoint)
+        found = [f"it is {'mounted' if self.is_mounted else 'not mounted'}"]
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                if place in (process / "cmdline").read_bytes():
+                    found += [f"{stack}:\n{stack.read_text()}" for stack in process.glob("task/*/stack")]
+                elsewhere = not (process / "ns/mnt").samefile("/proc/self/ns/mnt")
+                if elsewhere and place in (process / "mountinfo").read_bytes():
+                    found.append(f"{process} has a copy: {(process / 'cmdline').read_bytes()!r}")
+        return "\n".join(found)
 
     def kill(self, number: signal.Signals = signal.SIGKILL, timeout_s: float = 60.0) -> None:
         """Send a signal that ends the mount process, and wait until it has ended."""

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from tests.crash.workers import Load
 from tests.hosts import FILESYSTEM, Host, TwoHosts
@@ -189,7 +188,7 @@ class Soak:
                 assert not hosts.unexpected_warnings(), hosts.unexpected_warnings()
             except BaseException:
                 for host in hosts:
-                    print(f"--- log of {host.name} ---\n{host.log()[-12000:]}\n{_where_it_waits(host)}")
+                    print(f"--- log of {host.name} ---\n{host.log()[-12000:]}\n{host.where_it_waits()}")
                 raise
 
     def _round(self, hosts: TwoHosts, *, excused: bool) -> None:
@@ -246,14 +245,6 @@ class Soak:
         if excused:
             self._replace_refused(load)
         load.stop()
-
-
-def _where_it_waits(host: Host) -> str:
-    """What the kernel does for each thread of a mount process that lives."""
-    if not host.is_running:
-        return f"{host.name} does not run"
-    tasks = Path(f"/proc/{host.pid}/task").iterdir()
-    return "\n".join(f"thread {task.name}:\n{(task / 'stack').read_text()}" for task in tasks)
 
 
 def _clear(host: Host, name: str) -> None:
