@@ -16,6 +16,7 @@ import trio
 from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.cli.main import main
+from fusemirror.control import names
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ConnectionLost
@@ -65,8 +66,10 @@ def kept_pages() -> None:
     tell = KernelCache.tell
     times: dict[int, int] = {}
 
-    def tell_old(self: KernelCache, inode: Inode, lifetime_s: float) -> tuple[float, int]:
-        lifetime_s, mtime_ns = tell(self, inode, lifetime_s)
+    def tell_old(
+        self: KernelCache, inode: Inode, lifetime_s: float, *, asked: bool = False
+    ) -> tuple[float, int]:
+        lifetime_s, mtime_ns = tell(self, inode, lifetime_s, asked=asked)
         return lifetime_s, times.setdefault(inode.number, mtime_ns)
 
     setattr(KernelCache, "tell", tell_old)  # noqa: B010
@@ -77,6 +80,28 @@ def kept_attributes() -> None:
     setattr(KernelCache, "_take_back", lambda *_: None)  # noqa: B010
 
 
+def eager_names() -> None:
+    """No bug: kernels keep the names of a directory from the first look on, however it is used."""
+    for name, value in EAGER.items():
+        setattr(names, name, value)
+
+
+def names_given_up_at_once() -> None:
+    """What a kernel keeps of names is not waited for."""
+    eager_names()
+
+    async def at_once(_: float) -> None: ...
+
+    setattr(names, "_until", at_once)  # noqa: B010
+
+
+EAGER = {
+    "LOOKS_TO_KEEP": 1,
+    "DIRECTORY_REST_S": 0.02,
+    "DIRECTORY_LEFT_MAX_S": 0.02,
+    "NAME_LIFETIME_S": 0.2,
+    "SHARED_NAME_LIFETIME_S": 0.1,
+}
 LATE_S = 0.005
 LATE_TO_LOSE_S = 0.1
 
@@ -103,12 +128,12 @@ def slow() -> None:
 BUGS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
-        *(early_acknowledgement, no_lease, unsettled_data, unsettled_names),
+        *(early_acknowledgement, names_given_up_at_once, no_lease, unsettled_data, unsettled_names),
         *(kept_pages, kept_attributes),
     )
 }
 
 if __name__ == "__main__":
     slow()
-    BUGS.get(sys.argv.pop(1), slow)()
+    {**BUGS, "eager_names": eager_names, "slow": slow}[sys.argv.pop(1)]()
     main()
