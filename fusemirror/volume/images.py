@@ -51,7 +51,8 @@ class Images:
     def write(self, inode: InodeNumber, offset: int, data: bytes | memoryview, time_ns: int) -> None:
         """On return the image holds all of `data` at `offset` and both its times are `time_ns`.
 
-        OSError: a part may have been written, and the times are the old ones.
+        OSError: a part may have been written, and the times are the old ones. So they are where a full
+        disk refuses them alone.
         """
         descriptor = self._open.get(inode)
         if descriptor is None:
@@ -63,7 +64,7 @@ class Images:
         written = os.pwrite(descriptor, data, offset)
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
-        os.utime(descriptor, ns=(time_ns, time_ns))
+        _set_times(descriptor, time_ns)
 
     def prepare(self, inode: InodeNumber) -> None:
         """On return there is an image, which a write would find or make first; its times are 0. OSError."""
@@ -79,12 +80,7 @@ class Images:
             self._serial += 1
             self.dirty[inode] = self._serial
             os.ftruncate(descriptor, size)
-            try:
-                os.utime(descriptor, ns=(time_ns, time_ns))
-            except OSError as error:
-                # What was cut cannot be taken back: it is done, and recovery knows it without the times.
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
+            _set_times(descriptor, time_ns)
 
     def keep_times(self, inode: InodeNumber) -> None:
         """The image's times as of now are to be durable with its next sync: a record is judged by them."""
@@ -307,6 +303,15 @@ class Images:
         except FileExistsError:
             return
         sync_directory(self._directory)  # once for IMAGES_PER_DIRECTORY images
+
+
+def _set_times(descriptor: int, time_ns: int) -> None:
+    try:
+        os.utime(descriptor, ns=(time_ns, time_ns))
+    except OSError as error:
+        # What was cut or overwritten cannot be taken back: it is done, and recovery needs no times.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:

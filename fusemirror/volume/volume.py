@@ -507,6 +507,7 @@ class Volume:
         for inode in unsaved:
             self.catalog.adopt(inode)
 
+    @noting
     def trim(self, peer_durable: ChangeNumber) -> None:
         """Let go of records that nobody needs: the peer has them durably, the catalog holds them, and no
         request is remembered that they answered.

@@ -15,13 +15,16 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import lmdb
+
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
-from fusemirror.errors import DiskFull
+from fusemirror.errors import DiskFailed
 from fusemirror.volume import check as check_module
 from fusemirror.volume import durable, images, journal, regions
 from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.health import disk_error
 from tests.simulation.power import Surface
 from tests.simulation.process import current
 
@@ -207,7 +210,7 @@ def _commit(method: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             catalog.flush_touched()
             catalog._txn.abort()
-            raise DiskFull(catalog._directory, error) from error
+            raise disk_error(catalog._directory, error) from error
         method(catalog, *args)
 
     return commit
@@ -218,7 +221,9 @@ def _store(method: Callable[..., None]) -> Callable[..., None]:
         try:
             step("store")
         except OSError as error:
-            raise DiskFull(volume._directory, error) from error
+            raise disk_error(volume._directory, error) from error
+        except lmdb.Error as error:
+            raise DiskFailed(volume._directory, error) from error
         method(volume, *args)
 
     return store

@@ -238,7 +238,7 @@ def full_disk(*_arguments: Any, **_more: Any) -> int:
     raise OSError(errno.ENOSPC, "full")
 
 
-@pytest.mark.parametrize("call", ["pwrite", "write", "utime"])
+@pytest.mark.parametrize("call", ["pwrite", "write"])
 @pytest.mark.parametrize("request_id", [NO_REQUEST, R1])
 def test_a_write_that_fails_did_not_happen(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, call: str, request_id: RequestId
@@ -264,6 +264,43 @@ def test_a_write_that_fails_did_not_happen(
     volume._lock = VolumeLock(volume.directory)  # the fixture closes what was opened first
     volume.catalog = Catalog(volume.directory / "catalog")
     volume.journal = Journal(volume.directory / "journal", counting_seams())
+
+
+@pytest.mark.parametrize("request_id", [NO_REQUEST, R1])
+def test_a_write_whose_times_a_full_disk_refuses_is_done(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, request_id: RequestId
+) -> None:
+    """Its bytes are in the place of others: nobody can take them back."""
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"old")
+    volume = writer.volume
+    monkeypatch.setattr(os, "utime", full_disk)
+    number = writer.write(inode, 1, b"new", request_id)
+    monkeypatch.undo()
+    assert volume.number == number
+    assert writer.inode(inode).size == 4
+    again = killed(volume)
+    assert again.content(inode) == b"onew"
+    assert again.volume.recovery.change_in_doubt is None
+    assert (request_id in again.volume.requests_done) is (request_id != NO_REQUEST)
+    again.volume.close()
+    volume._lock = VolumeLock(volume.directory)  # the fixture closes what was opened first
+    volume.catalog = Catalog(volume.directory / "catalog")
+    volume.journal = Journal(volume.directory / "journal", counting_seams())
+
+
+def test_an_error_of_the_disk_in_trimming_the_journal_is_heard_of(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = writer.volume
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(volume.journal, "trim", broken)
+    with pytest.raises(OSError, match="broken"):
+        volume.trim(volume.number)
+    assert volume.health.failure is not None
 
 
 def test_a_commit_that_fails_loses_nothing_and_succeeds_later(
