@@ -86,6 +86,7 @@ DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
 ADMIN_REQUEST_BYTES_MAX = 64 * KIB
+RESERVED_PATH_BYTES_MAX = 64 * KIB  # a path may be longer than PATH_MAX; a row must fit into a record
 RESERVATIONS_MAX = 1_024  # each is a row that is held in memory too; ending all of them is one change
 DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
 DESTAGE_BATCH_BYTES_MAX = 8 * MIB
@@ -121,6 +122,7 @@ assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYT
 assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one message"
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
+assert RESERVED_PATH_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
 assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX

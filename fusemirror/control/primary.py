@@ -30,6 +30,7 @@ from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
+from fusemirror.control.checking import check_operation
 from fusemirror.control.deciding import Decision, decide, purge_rows
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Lending
@@ -544,6 +545,11 @@ class PrimaryUnit(ControlUnit):
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
+        try:
+            check_operation(operation)
+        except OperationFailed as error:
+            _answer(session, Answer(identity, errno=error.errno, after=self.volume.number))
+            return
         if isinstance(operation, SwitchRoles):
             if self.mirror.state is not PrimaryState.NORMAL:
                 session.send(Answer(identity, errno=errno.EAGAIN))

@@ -1,0 +1,134 @@
+"""What a peer may ask for: whatever it is, the primary answers, and its catalog stays whole."""
+
+import errno
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusemirror import operations as o
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.control.checking import check_operation
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.errors import OperationFailed
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber
+from fusemirror.operations import AnyOperation, Create, Read, Reserve, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.volume.check import check
+from fusemirror.volume.volume import Volume
+from tests.admin.conftest import Pair, network, pair
+from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
+
+__all__ = ["directory", "network", "pair", "volume"]
+
+INTEGERS = st.one_of(
+    st.sampled_from(
+        [0, 1, 2, 3, -1, 1 << 32, (1 << 32) - 1, 1 << 63, (1 << 63) - 1, (1 << 64) - 1, -(1 << 63)]
+    ),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+)
+NAMES = st.one_of(st.sampled_from([b"new", b"", b".", b"..", b"a/b", b"\0", b"x" * 256]), st.binary())
+
+FILE, DIRECTORY = InodeNumber(2), InodeNumber(3)
+PLAIN: list[AnyOperation] = [
+    Write(FILE, 0),
+    Write(FILE, 0, append=True),
+    SetAttributes(FILE, 0o600, 1, 2, None, 3, 4),
+    SetAttributes(FILE, size=5),
+    Create(ROOT_INODE, b"new", 0o100644, 0, 0),
+    Create(ROOT_INODE, b"node", 0o060644, 0, 0, 77),
+    Create(ROOT_INODE, b"link", 0o120777, 0, 0, target=b"file"),
+    Create(DIRECTORY, b"dir", 0o040755, 0, 0),
+    o.Link(FILE, DIRECTORY, b"second"),
+    o.Rename(DIRECTORY, b"second", DIRECTORY, b"third"),
+    Unlink(DIRECTORY, b"third"),
+    o.RemoveDirectory(DIRECTORY, b"dir"),
+    SetXattr(FILE, b"user.name", b"value"),
+    o.RemoveXattr(FILE, b"user.name"),
+    Reserve(FILE, b"/file"),
+    o.Release(FILE),
+]
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> AnyOperation:
+    """An operation with one field of another value, which may be none that a kernel gives."""
+    operation = draw(st.sampled_from(PLAIN))
+    fields = [
+        field for field in operation.__struct_fields__ if type(getattr(operation, field)) in (int, bytes)
+    ]
+    field = draw(st.sampled_from(fields))
+    is_number = type(getattr(operation, field)) is int
+    return msgspec.structs.replace(operation, **{field: draw(INTEGERS if is_number else NAMES)})
+
+
+@settings(max_examples=15)
+@given(st.lists(st.one_of(spoilt(), st.sampled_from(PLAIN)), min_size=30, max_size=80))
+def test_whatever_the_peer_asks_for_is_done_or_refused(asked: list[AnyOperation]) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
+        path = Path(place) / "volume"
+        Volume.create(path, IDENTITY, counting_seams())
+        trio.run(_ask, path, asked)
+        problems: list[str] = []
+        check(path, repair=False, report=problems.append)
+        assert not problems
+
+
+async def _ask(path: Path, asked: list[AnyOperation]) -> None:
+    volume = Volume.open(path, counting_seams())
+    unit = PrimaryUnit(volume, counting_seams(), peer_timeout_s=1.0, io_timeout_s=1.0)
+    unit._make(Create(ROOT_INODE, b"file", 0o100644, 0, 0), b"", NO_REQUEST)
+    unit._make(Create(ROOT_INODE, b"directory", 0o040755, 0, 0), b"", NO_REQUEST)
+    for operation in asked:
+        with suppress(OperationFailed):
+            check_operation(operation)
+            unit._make(operation, b"data", NO_REQUEST)
+    volume.close()
+
+
+WRONG: list[AnyOperation] = [
+    SetAttributes(ROOT_INODE, uid=1 << 32),
+    SetAttributes(ROOT_INODE, gid=-1),
+    SetAttributes(ROOT_INODE, mode=-1),
+    SetAttributes(InodeNumber(-1), mode=0o600),
+    Create(ROOT_INODE, b"name", 0o644, 0, 0),  # of no type
+    Create(ROOT_INODE, b"name", 0o170644, 0, 0),
+    Create(ROOT_INODE, b"a/b", 0o100644, 0, 0),
+    Create(ROOT_INODE, b"name", 0o120777, 0, 0, target=b"\0"),
+    Create(ROOT_INODE, b"name", stat.S_IFBLK, 0, 0, rdev=-1),
+    SetXattr(ROOT_INODE, b"", b"value"),
+    Write(ROOT_INODE, -1),
+    Read(ROOT_INODE, 0, 1 << 40),
+]
+
+
+@pytest.mark.parametrize("operation", WRONG, ids=str)
+def test_what_no_kernel_asks_is_no_argument(operation: AnyOperation) -> None:
+    with pytest.raises(OperationFailed) as failed:
+        check_operation(operation)
+    assert failed.value.errno == errno.EINVAL
+
+
+def test_the_path_of_a_reservation_has_an_end() -> None:
+    with pytest.raises(OperationFailed) as failed:
+        check_operation(Reserve(ROOT_INODE, b"x" * (1 << 20)))
+    assert failed.value.errno == errno.ENAMETOOLONG
+
+
+async def test_a_request_that_makes_no_sense_is_answered_and_the_link_stays(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    unit: Any = pair.backup.unit
+    link = unit.link
+    for operation in WRONG:
+        with pytest.raises(OperationFailed) as failed:
+            await unit._request(operation)
+        assert failed.value.errno == errno.EINVAL
+    assert unit.link is link
