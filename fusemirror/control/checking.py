@@ -55,6 +55,7 @@ def check_operation(operation: AnyOperation) -> None:
         _check(not any(b"/" in name for name in names))
     if isinstance(operation, Create):
         _check(stat.S_IFMT(operation.mode) in _TYPES)
+        _check(stat.S_ISLNK(operation.mode) == bool(operation.target))
     if isinstance(operation, Reserve) and len(operation.path) > RESERVED_PATH_BYTES_MAX:
         raise OperationFailed(errno.ENAMETOOLONG)
 

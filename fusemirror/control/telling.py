@@ -14,7 +14,7 @@ import trio
 
 from fusemirror.channel.session import Session
 from fusemirror.control.apart import ChangesApart, parted_at
-from fusemirror.errors import ChannelError, ConnectionLost, RemoteProtocolError
+from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, RemoteProtocolError
 from fusemirror.limits import APART_LOOK_INTERVAL_S, DIFFERENCES_PER_MESSAGE, DIFFERENCES_TOLD_MAX
 from fusemirror.protocol.messages import (
     Apart,
@@ -90,11 +90,18 @@ class Telling:
                 if not self.is_diverged():
                     self.here = None
                     break
-                count = await self.here.count()
-                if count != self._here_count:
-                    self._here_count = count
-                    self._tell_count()
+                await self._count(self.here)
                 await trio.sleep(APART_LOOK_INTERVAL_S)
+
+    async def _count(self, here: ChangesApart) -> None:
+        try:
+            count = await here.count()
+        except FusemirrorError as error:  # of the disk: it is for those who change something to report it
+            log.info("what was changed apart could not be counted: %s", error)
+            return
+        if count != self._here_count:
+            self._here_count = count
+            self._tell_count()
 
     def _tell_count(self) -> None:
         if self._session is not None and self._here_count is not None:
@@ -180,7 +187,11 @@ class Telling:
                 await self._answer(session, self._wanted_token)
 
     async def _answer(self, session: Session, token: int) -> None:
-        listed = await self.list_here()
+        try:
+            listed = await self.list_here()
+        except FusemirrorError as error:
+            log.info("what was changed apart could not be listed: %s", error)
+            listed = Listed(whole=False)
         rest = listed.differences
         while len(rest) > DIFFERENCES_PER_MESSAGE:
             batch, rest = tuple(rest[:DIFFERENCES_PER_MESSAGE]), rest[DIFFERENCES_PER_MESSAGE:]

@@ -15,7 +15,7 @@ from fusemirror.control import telling
 from fusemirror.control.apart import CONFLICTS_NAME
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import HistoriesDiverged, OperationFailed, RoleChanged, UsageError
+from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Link, SetAttributes, SetXattr, Unlink, Write
 from tests.admin.conftest import Pair, network, pair
@@ -325,6 +325,23 @@ async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(
     network.heal("alpha", "beta")
     await resolved(pair, "beta")
     await until(lambda: pair.status(pair.primary)["conflicts"] is None)
+
+
+async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_conversation(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await split(pair, network)
+    await until(lambda: pair.primary.roles.telling.connected)
+
+    def broken(*_: object) -> None:
+        raise DiskFailed("volume", "broken")
+
+    monkeypatch.setattr(pair.backup.roles.volume.catalog, "rows", broken)
+    monkeypatch.setattr(pair.backup.roles.volume.catalog, "entry", broken)
+    await trio.sleep(10)
+    found = await pair.primary.roles.conflicts()
+    assert found["hosts"]["beta"] == {"count": 0, "listed": 0, "complete": False}
+    assert pair.primary.roles.telling.connected
 
 
 async def test_a_list_is_bounded_and_says_how_much_is_left_out(
