@@ -59,10 +59,17 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
     m.Excluded(RequestId(b"r" * 16)),
     m.AccessInEffect(Access.EXCLUSIVE),
+    m.LendNames(INODE),
+    m.HoldNames(1, INODE),
+    m.ShareNames(1, INODE),
+    m.RecallNames(1, True),
+    m.FreeNames(True),
     m.Ended(RequestId(b"1234567812345678")),
     m.CountApart(3),
     m.AskApart(4),
     m.Apart(4, (m.Difference(b"/new", ("renamed",), b"/old", 5, -1),), True, 6, False),
+    m.WantNames(INODE),
+    m.WantBack(INODE, True),
 ]
 
 
