@@ -105,6 +105,7 @@ class Linker:
         self._link: Link | None = None
         self._dialed: Session | None = None  # ours, while it waits for its partner
         self._pause_s = limits.RECONNECT_FIRST_S
+        self._rest_s = 0.0  # after the next link that ends at once
         self._beginnings = 0  # how often our role has changed
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
@@ -149,7 +150,11 @@ class Linker:
                 nursery.start_soon(self._listen, listener, nursery)
                 task_status.started(listener)
                 while not self._retired:
-                    await self._serve(await self._meet(), links)
+                    link = await self._meet()
+                    met_at, beginning = trio.current_time(), self._beginnings
+                    await self._serve(link, links)
+                    if beginning == self._beginnings:
+                        await self._rest(trio.current_time() - met_at)
         finally:
             listener.close()
             self._discard_accepted("closed on this host")
@@ -163,6 +168,17 @@ class Linker:
             self._link = None
         self.last_error = str(ConnectionLost(self._peer_name, link.close_reason))
         log.info("%s", self.last_error)
+
+    async def _rest(self, lasted_s: float) -> None:
+        """Let links that end as soon as they are made follow each other ever more slowly: what ends them,
+        a full disk on either host, would else be met thousands of times a second."""
+        if lasted_s >= limits.RECONNECT_MAX_S:
+            self._rest_s = 0.0
+            return
+        self._arrival = trio.Event()
+        with trio.move_on_after(self._rest_s):
+            await self._arrival.wait()  # the peer has rested, or our role has changed
+        self._rest_s = min(max(2 * self._rest_s, limits.RECONNECT_FIRST_S), limits.RECONNECT_MAX_S)
 
     # --- dialing ----------------------------------------------------------------------------------
 

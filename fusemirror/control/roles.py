@@ -374,7 +374,12 @@ class Roles(ControlUnit):
         self.unit.inherit(before)
         self.unit.configure(self._settings)
         if isinstance(self.unit, PrimaryUnit):
-            self._begin_as_primary(self.unit, change)
+            try:
+                self._begin_as_primary(self.unit, change)
+            except (FusemirrorError, OSError) as error:
+                # The role is this host's all the same: it serves it once it is mounted again.
+                log.error("the role was taken, and the disk does not take the record of it: %s", error)
+                self.volume.health.fail(str(error))
         log.info("this host is the %s now: %s", change.role, change.reason)
         self._tell_succession()
         self._unpark()

@@ -311,6 +311,7 @@ class Applier:
             self.volume.finish_catalog_copy(message.number, message.journal_number)
         else:
             self.volume.advance(message.number)
+        self.volume.catalog.reserve_inodes(InodeNumber(message.next_inode - 1))
         self._told = message.number
         self._session.send(Applied(self._told))
         self._room.begin(self._session)

@@ -146,8 +146,9 @@ def better(ours: Claim, theirs: Claim) -> Better:
             return Better.OURS if _is_whole(ours) else Better.THEIRS
         return Better.NEITHER
     found = relation(ours.history, theirs.history)
-    if found is Relation.SAME:
-        return _newer(ours.history, theirs.history)
+    newer = _newer(ours, theirs)
+    if found is Relation.SAME or newer is not Better.EITHER:
+        return newer
     if found in (Relation.AHEAD, Relation.AHEAD_OF_TAIL, Relation.BEHIND, Relation.TAIL):
         ahead = found in (Relation.AHEAD, Relation.AHEAD_OF_TAIL)
         one, other = (ours, theirs) if ahead else (theirs, ours)
@@ -160,13 +161,16 @@ def better(ours: Claim, theirs: Claim) -> Better:
     return _chosen(ours, theirs)
 
 
-def _newer(ours: History, theirs: History) -> Better:
-    """Of two that hold the same records: one that does not know of a checkpoint that the other ended was
-    put back from an older copy, and lacks data that no record tells of.
+def _newer(ours: Claim, theirs: Claim) -> Better:
+    """Of two on one line: one that does not know of a checkpoint that the other ended was put back from an
+    older copy, and lacks data that no record tells of. It may have more records all the same: the primary
+    has one of each write that the backup asked for, and the backup has none of them.
     """
-    if ours.checkpoint_begun < theirs.checkpoint:
+    if ours.history.generations[0].identity != theirs.history.generations[0].identity:
+        return Better.EITHER
+    if ours.history.checkpoint_begun < theirs.history.checkpoint and theirs.consistent:
         return Better.THEIRS
-    if theirs.checkpoint_begun < ours.checkpoint:
+    if theirs.history.checkpoint_begun < ours.history.checkpoint and ours.consistent:
         return Better.OURS
     return Better.EITHER
 

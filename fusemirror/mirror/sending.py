@@ -697,7 +697,8 @@ class Mirror:
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
         send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
-        stream.send(CaughtUp(self.volume.number, self.volume.journal_number))
+        next_inode = self.volume.catalog.next_inode
+        stream.send(CaughtUp(self.volume.number, self.volume.journal_number, next_inode))
         self._room_taken = 0
         self._live = True
 

@@ -138,11 +138,13 @@ class OutOfSync(msgspec.Struct, frozen=True, array_like=True, tag=34):
 class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
     """The namespace is complete up to `number`; every change after it follows live.
 
-    `journal_number` is the last record up to there: numbers of data changes may be given again.
+    `journal_number` is the last record up to there: numbers of data changes may be given again. Inodes below
+    `next_inode` were given already, also where no row tells of them any more.
     """
 
     number: ChangeNumber
     journal_number: ChangeNumber
+    next_inode: InodeNumber = InodeNumber(0)
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=45):

@@ -45,8 +45,12 @@ class Health:
         """Take in an error that some use of the disk met."""
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno not in _BROKEN):
             return
+        self.fail(str(error.args[1]) if isinstance(error, DiskFailed) else str(error))
+
+    def fail(self, reason: str) -> None:
+        """Something could not be written without which this host must not go on."""
         if self.failure is None:
-            self.failure = str(error.args[1]) if isinstance(error, DiskFailed) else str(error)
+            self.failure = reason
             self.failed.set()
 
 

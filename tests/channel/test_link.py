@@ -211,6 +211,21 @@ async def test_hosts_meet_again_soon_after_a_cut(
             alpha.linker._link.close("next")  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("autojump_clock")
+async def test_links_that_end_at_once_follow_each_other_slowly(alpha: Host, beta: Host) -> None:
+    """Two hosts whose disks were full met each other anew in every millisecond."""
+    async with running(alpha, beta):
+        began = trio.current_time()
+        links = 0
+        with trio.move_on_after(30.0):
+            while True:
+                one, other = await alpha.link(), await beta.link()
+                one.close("its disk is full")
+                await beta.lost(other)
+                links += 1
+        assert 20 <= links <= 40, f"{links} links in {trio.current_time() - began:g} s"
+
+
 async def test_a_stalled_line_is_noticed_and_left_behind(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -432,6 +432,15 @@ def test_a_primary_that_was_put_back_from_an_older_copy_gives_way() -> None:
     assert (meet(killed, new), meet(new, killed)) == (Step.LINK, Step.LINK)
 
 
+def test_it_gives_way_also_where_it_has_records_of_writes_that_the_backup_asked_for() -> None:
+    """The backup has its own writes, and no records of them."""
+    old = claim(P, msgspec.structs.replace(checkpointed(6), journal_number=ChangeNumber(10)))
+    new = other(S, checkpointed(7))
+    assert (meet(old, new), meet(new, old)) == (Step.GIVE_WAY, Step.WAIT)
+    torn = other(S, checkpointed(7), consistent=False)
+    assert (meet(old, torn), meet(torn, old)) == (Step.LINK, Step.LINK), "its content is not whole"
+
+
 @pytest.mark.parametrize(("primary", "backup", "what"), BRINGING_UP.values(), ids=BRINGING_UP)
 def test_a_backup_gets_what_it_lacks(primary: History, backup: History, what: Missed) -> None:
     assert missed(primary, backup) is what

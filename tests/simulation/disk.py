@@ -1,7 +1,8 @@
 """The disk of a simulated host: a process can end before any step by which it changes the disk.
 
 A process that has ended writes nothing more, whatever of its code still runs. A full disk refuses each step
-that needs room. What is left when the power goes is the matter of `power.py`, which hears of every sync.
+that needs room, a broken one each step; a short one says that little more than its reserve is free. What is
+left when the power goes is the matter of `power.py`, which hears of every sync.
 Which host's process a step belongs to is known from the context that its tasks inherit.
 """
 
@@ -32,6 +33,7 @@ _SYNCS = frozenset({"fdatasync", "fsync"})
 _OF_NAMES = frozenset({"mkdir", "open", "rename", "replace", "rmtree", "unlink"})
 _STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
 _NEED_ROOM = frozenset({"commit", "mkdir", "pwrite", "write"})
+_ROOMY_BYTES = 1 << 40
 _MODULES: tuple[ModuleType, ...] = (durable, images, journal, regions, subvolume_volume)
 
 
@@ -40,28 +42,37 @@ class Killed(BaseException):
 
 
 class Room:
-    """Whether a host's disk has room, over all lives of its process."""
+    """Whether a host's disk has room, and works, over all lives of its process."""
 
     def __init__(self) -> None:
         self.full = False
         self.refused = 0
+        self.free_bytes = _ROOMY_BYTES
+        """What the disk says; to see how full it is takes more than that."""
+        self._error = errno.ENOSPC
         self._steps_left: int | None = None
 
     def full_after(self, steps: int) -> None:
         """Be full after so many steps more, until `has_room`."""
         self._steps_left = steps
 
+    def broken_after(self, steps: int) -> None:
+        """Answer each step with EIO after so many steps more, until `has_room`."""
+        self._steps_left, self._error = steps, errno.EIO
+
     def has_room(self) -> None:
-        self.full, self._steps_left = False, None
+        """The disk is as it was in the beginning."""
+        self.full, self._steps_left, self._error = False, None, errno.ENOSPC
+        self.free_bytes = _ROOMY_BYTES
 
     def step(self, name: str) -> None:
-        """OSError for a step that needs room where there is none."""
+        """OSError for a step that needs room where there is none, and for every one of a broken disk."""
         if self._steps_left is not None:
             self._steps_left -= 1
             self.full = self._steps_left < 0
-        if self.full and name in _NEED_ROOM:
+        if self.full and (name in _NEED_ROOM or self._error == errno.EIO):
             self.refused += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(self._error, os.strerror(self._error))
 
 
 class Disk:
@@ -148,8 +159,10 @@ def boot_id() -> str:
 
 
 def roomy(_directory: Path) -> os.statvfs_result:
-    """A disk with a terabyte free, whatever this machine has: a seed runs alike everywhere."""
-    return os.statvfs_result((4096, 4096, 1 << 28, 1 << 28, 1 << 28, 1 << 20, 1 << 20, 1 << 20, 0, 255))
+    """A disk of a terabyte, whatever this machine has: a seed runs alike everywhere."""
+    disk = _disk()
+    free = (_ROOMY_BYTES if disk is None else disk.room.free_bytes) // 4096
+    return os.statvfs_result((4096, 4096, 1 << 28, free, free, 1 << 20, 1 << 20, 1 << 20, 0, 255))
 
 
 class _CountedOs:
@@ -202,7 +215,7 @@ _PATH_OPEN = Path.open
 
 
 def _commit(method: Callable[..., None]) -> Callable[..., None]:
-    """A commit of LMDB meets a full disk as LMDB does: its transaction is gone."""
+    """A commit of LMDB meets a full or broken disk as LMDB does: its transaction is gone."""
 
     def commit(catalog: Catalog, *args: Any) -> None:
         try:

@@ -18,11 +18,12 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.mirror import copying, sending
+from fusemirror.mirror import copying, histories, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.messages import Request
 from fusemirror.settings import Access, Fence
+from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
@@ -181,6 +182,27 @@ _FILES = {"kinds": ("write", "chmod", "append", "create", "unlink", "flush"), "i
 _OLD_COPIES = {**_FILES, "faults": ("restore backup",), "outage": 0.1, "fault_interval": 0.4, "hurry": 200}
 
 
+_NEW_DISKS = {
+    "kinds": ("create", "unlink", "lookup"),
+    "faults": ("replace backup", "switch primary", "switch backup"),
+    "fault_interval": 1.0,
+    "outage": 0.1,
+    "think_time": 0.1,
+    "hurry": 200,
+    "operations_per_client": 60,
+}
+_OLD_PRIMARIES = {**_OLD_COPIES, "faults": ("restore primary",)}
+_KILLS_APART = {
+    "faults": ("kill primary", "kill primary", "cut", "cut"),
+    "kinds": ("write", "chmod", "read"),
+    "outage": 0.6,
+    "peer_timeout": 0.3,
+    "kill_in_step": 0.0,
+    "think_time": 0.1,
+    "hurry": 5,
+    "small_limits": False,
+}
+
 _LONELY_PRIMARY = {
     "witness": True,
     "faults": ("alone primary",),
@@ -244,6 +266,10 @@ def _handing_over_unnoticed() -> AbstractContextManager[object]:
     return mock.patch.object(PrimaryUnit, "_handing_over", never, create=True)
 
 
+def _either(*_: object) -> histories.Better:
+    return histories.Better.EITHER
+
+
 def _take_routed(unit: BackupUnit, *_: object, **__: object) -> None:
     unit.applier.access = Access.ROUTED
 
@@ -291,6 +317,9 @@ MUTATIONS = (
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
+    Mutation("take an old primary for a new one", _replaced(histories, "_newer", _either), _OLD_PRIMARIES),
+    Mutation("give inodes a second time", _without(Catalog, "reserve_inodes"), _NEW_DISKS),
+    Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
     Mutation("go alone without the witness", _replaced(Permission, "granted", True), _LONELY_PRIMARY),
     Mutation("show what an old primary has", _replaced(Mirror, "entitled", True), _LONELY_PRIMARY),
     Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),

@@ -68,7 +68,12 @@ FAULTS = (
     "full primary",
     "full backup",
     "full both",
+    "short primary",
+    "short backup",
+    "fail primary",
+    "fail backup",
     "power backup",
+    "restore primary",
     "restore backup",
     "replace backup",
     "switch primary",
@@ -92,10 +97,10 @@ CLOCK_SKEW_MAX = 0.0045
 """Far more than the 200 ppm of a bad oscillator: what `limits.LEASE_CLOCK_MARGIN` is made for."""
 
 
-LOSES_PENDING = frozenset({"replace backup", "restore backup", "full primary", "full backup", "full both"})
-"""Faults by which what was acknowledged early may be lost, or refused later, as fusemirror(7) tells."""
+LOSES_PENDING = frozenset({"replace backup", "restore backup", "restore primary"})
+"""Faults by which what was acknowledged early may be lost, as fusemirror(7) tells."""
 
-LOSES_MEMORY = frozenset({"kill backup", "kill both", "stop backup", "power backup"})
+LOSES_MEMORY = frozenset({"kill backup", "kill both", "stop backup", "power backup", "fail backup"})
 """The same where it is staged in memory only."""
 
 

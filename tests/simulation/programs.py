@@ -50,6 +50,8 @@ class Atlas:
 
     def __init__(self) -> None:
         self.inodes: dict[int, InodeNumber] = {ROOT_TAG: ROOT_INODE}
+        self.tags: dict[InodeNumber, int] = {ROOT_INODE: ROOT_TAG}
+        """Of all inodes: no number is given twice, but after a loss of power."""
         self.directories: set[int] = {ROOT_TAG}
         self.busy_file = ROOT_TAG
         self.busy_name = ROOT_TAG, b"n0"
@@ -58,6 +60,8 @@ class Atlas:
         """A program has been shown an inode; its owner tells which operation created it."""
         known = self.inodes.setdefault(inode.uid, inode.number)
         assert known == inode.number, f"#{inode.uid} was inode {known} and is inode {inode.number} now"
+        tag = self.tags.setdefault(inode.number, inode.uid)
+        assert tag == inode.uid, f"inode {inode.number} was #{tag} and is #{inode.uid} now"
         if inode.is_directory:
             self.directories.add(inode.uid)
         elif self.busy_file == ROOT_TAG:

@@ -62,6 +62,7 @@ _EXPECTED_WARNINGS = (
     "the disk of the backup's volume is full",
     "the mirror stops over this link",
     "volume ",
+    "the role was taken, and the disk does not take the record of it",
 )
 
 
@@ -128,7 +129,7 @@ class Simulation:
         reasons = {
             errno.ESTALE: True,  # the file has gone
             errno.EBUSY: "reserve" in options.kinds,
-            errno.ENOSPC: any(fault.startswith("full") for fault in options.faults),
+            errno.ENOSPC: any(fault.startswith(("full", "short")) for fault in options.faults),
         }
         self._late_errors = {error for error, may_be in reasons.items() if may_be}
         self._world = World(seed, options, directory)
@@ -176,6 +177,7 @@ class Simulation:
                     troubled.cancel_scope.cancel()
                 if world.options.finale.startswith("power"):
                     await finale.lose_power(world, self.history)
+                    self._atlas.tags.clear()
                 await self._make_peace(trouble)
                 await self._look()
                 self._judge_history()

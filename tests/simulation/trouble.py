@@ -7,6 +7,7 @@ import trio
 
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import FusemirrorError
+from fusemirror.limits import SPACE_RESERVE_BYTES_MAX
 from fusemirror.mirror.states import PrimaryState
 from tests.simulation.disk import Killed
 from tests.simulation.world import SimulatedHost, Spawn, World
@@ -48,15 +49,18 @@ class Trouble:
                     nursery.start_soon(self._hold_resync)
                 elif fault == "clock":
                     self._set_clocks(hosts)
-                elif fault == "full":
+                elif fault in ("full", "fail", "short"):
                     for host in hosts:
-                        nursery.start_soon(self._fill, host)
+                        nursery.start_soon(self._trouble_disk, host, fault)
                 elif fault == "toggle":
                     for host in hosts:
                         host.toggle_acknowledge()
                 elif fault == "switch":
                     for host in hosts[:1]:
                         nursery.start_soon(self._switch, host)
+                elif kind == "restore primary":
+                    for host in hosts[:1]:
+                        nursery.start_soon(self._restore_primary, host)
                 elif fault == "takeover":
                     for host in hosts[:1]:
                         nursery.start_soon(self._take_over_from, host)
@@ -205,15 +209,37 @@ class Trouble:
                 self._world.trace(f"takeover at {other.name}")
                 await other.roles.takeover(force=False)
             await trio.sleep(self._outage_s())
-            # A line that fails just now would make it a split brain.
-            primary.start(self._spawn)
-            with trio.move_on_after(self._world.options.peer_timeout * 2):
-                await primary.serving.wait()
-                with primary.inside():
-                    await primary.roles.wait_connected()
+            await self._bring_back(primary)
         finally:
             self._busy.clear()
             self._calm = False
+
+    async def _restore_primary(self, host: SimulatedHost) -> None:
+        """The primary's volume is put back from an older copy of it, where the backup lacks nothing."""
+        (other,) = (each for each in self._world.hosts if each is not host)
+        if self._busy or self._line_faults or host.volume is None or other.volume is None:
+            return
+        if not _is_redundant(host):
+            return
+        self._calm = True
+        self._busy.update((host.name, other.name))
+        try:
+            host.stop()
+            await host.ended.wait()
+            self._change_disk(host, "restore")
+            await trio.sleep(self._outage_s())
+            await self._bring_back(host)
+        finally:
+            self._busy.clear()
+            self._calm = False
+
+    async def _bring_back(self, primary: SimulatedHost) -> None:
+        """Start it, and wait until the hosts have met: a line that fails just now would part them."""
+        primary.start(self._spawn)
+        with trio.move_on_after(self._world.options.peer_timeout * 2):
+            await primary.serving.wait()
+            with primary.inside():
+                await primary.roles.wait_connected()
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -275,9 +301,16 @@ class Trouble:
             else:
                 host.restore()
 
-    async def _fill(self, host: SimulatedHost) -> None:
-        """A disk that is full for a while; a process that could not start, or end, is started after that."""
-        host.room.full_after(self._random.randrange(_STEPS_MAX))
+    async def _trouble_disk(self, host: SimulatedHost, fault: str) -> None:
+        """A disk that is full or broken for a while, or says that there is little room above its reserve; a
+        process that could not start, or end, is started after that."""
+        self._world.trace(f"{fault} the disk of {host.name}")
+        if fault == "short":
+            host.room.free_bytes = SPACE_RESERVE_BYTES_MAX + self._random.choice((0, 0, 9_000, 150_000))
+        elif fault == "fail":
+            host.room.broken_after(self._random.randrange(_STEPS_MAX))
+        else:
+            host.room.full_after(self._random.randrange(_STEPS_MAX))
         await trio.sleep(self._outage_s())
         host.room.has_room()
         if host.name not in self._busy:
