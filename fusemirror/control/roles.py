@@ -29,6 +29,7 @@ from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Difference, Hello
 from fusemirror.settings import Access, Settings
 from fusemirror.volume.aside import set_aside
+from fusemirror.volume.health import disk_error
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
@@ -326,7 +327,8 @@ class Roles(ControlUnit):
                 return change
             except (FusemirrorError, OSError) as error:
                 log.info("the role stays as it is: %s", error)
-                change.done.reject(error)
+                told = disk_error(self.volume.directory, error) if isinstance(error, OSError) else error
+                change.done.reject(told)
                 unit.resume()
                 self._tell_succession()
                 self._unpark()

@@ -203,6 +203,7 @@ class Volume:
     def identity(self) -> Identity:
         return self._identity
 
+    @noting
     def update_identity(self, **changes: Any) -> None:
         """On return the identity is durably changed. OSError."""
         identity = msgspec.structs.replace(self._identity, **changes)

@@ -29,6 +29,12 @@ has acknowledged changes alone; and the other host, which has none of them, woul
 and the rule above needs no clock but for 4. The price: where the holder is lost, a person decides
 (`takeover --force`), as one must who goes on without changes that were acknowledged.
 
+Why a host that was lost before it acknowledged anything keeps the record too. A second word in it, written
+before the first acknowledgement or look alone, would let the other host have a record without that word,
+soundly and without a clock. But who gets the record acknowledges at once what waits in its programs: the
+second word would follow the first by one exchange with the witness, help only a host that is lost within
+that, and make every time alone begin later by as much.
+
 The witness itself must not forget: etcd says so only after a majority of its members has a change on disk.
 Sources: etcd's transactions (etcd.io, "API guarantees"); the fencing of DRBD's quorum; design.md G1, G2.
 """

@@ -1,6 +1,7 @@
 """Run seeds: `python -m tests.simulation SEED...`, or `--count N [--first SEED] [--jobs N]`."""
 
 import sys
+import time
 import traceback
 from argparse import ArgumentParser
 from collections import Counter
@@ -36,8 +37,10 @@ def _show(seed: int, *, quiet: bool) -> bool:
 
 def _run_many(seeds: range, jobs: int) -> int:
     failed, operations, faults = 0, 0, Counter[str]()
+    slowest = (0.0, 0)
     with ProcessPoolExecutor(jobs) as pool:
-        for line, good, count, happened in pool.map(_one_line, seeds, chunksize=4):
+        for line, good, count, happened, took in pool.map(_one_line, seeds, chunksize=4):
+            slowest = max(slowest, took)
             operations += count
             faults += happened
             if not good:
@@ -46,13 +49,16 @@ def _run_many(seeds: range, jobs: int) -> int:
     for fault, count in sorted(faults.items()):
         print(f"{count:9,} {fault}")
     print(f"{operations:9,} operations")
+    print("the slowest took {:.1f} s of the processor: seed {}".format(*slowest))
     print(f"{failed} of {len(seeds)} seeds failed")
     return failed
 
 
-def _one_line(seed: int) -> tuple[str, bool, int, Counter[str]]:
+def _one_line(seed: int) -> tuple[str, bool, int, Counter[str], tuple[float, int]]:
+    began = time.process_time()
     run = simulate(seed)
-    return f"{run.header}\n  {_verdict(run)}", run.failure is None, run.operations, run.faults
+    took = time.process_time() - began, seed
+    return f"{run.header}\n  {_verdict(run)}", run.failure is None, run.operations, run.faults, took
 
 
 def _verdict(run: Run) -> str:

@@ -304,18 +304,20 @@ class Program:
             assert not report["differences"], report
 
     async def _hold(self, host: SimulatedHost) -> None:
-        """Keep a file open for a while: it stays, whatever becomes of its names.
+        """Keep a file open for a while: it stays, whatever becomes of its names, if it has one by now.
 
         A primary that was alone has not asked the backup.
         """
         tag, inode = self._any_file()
         host.unit.opened(inode)
+        row = host.unit.volume.catalog.inode(inode)
+        named = row is not None and row.nlink > 0
         try:
             opened = await self.size(host, tag, inode)
             for _ in range(self._random.randrange(6)):
                 await self._pause()
                 size = await self.size(host, tag, inode)
-                stays = opened not in (DOUBT, -errno.ESTALE) and (
+                stays = named and opened not in (DOUBT, -errno.ESTALE) and (
                     host.role == "primary" or not self._world.faults
                 )
                 assert not stays or size != -errno.ESTALE, f"#{tag} is open, and has gone"
