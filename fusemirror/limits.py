@@ -73,6 +73,7 @@ LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two
 # --- control --------------------------------------------------------------------------------------
 REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
 KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given to it
+KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to run than can
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 MAPPING_DELAY_S = 1.0  # so long after a change by the other host a mapping may show what was before
@@ -115,6 +116,7 @@ DIFFERENCES_LISTED_MAX = 1_000
 
 # Quartz errs by up to 200 ppm and ntpd slews by up to 500 more, at each host.
 assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
+assert KERNEL_STEADY_S >= KERNEL_DELAY_S
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX

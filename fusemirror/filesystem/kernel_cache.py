@@ -41,7 +41,13 @@ import trio
 from fusemirror.change import Row, Table
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, NOTIFICATION_TIMEOUT_S, REST_S
+from fusemirror.limits import (
+    KERNEL_DELAY_S,
+    KERNEL_STEADY_S,
+    MAPPING_DELAY_S,
+    NOTIFICATION_TIMEOUT_S,
+    REST_S,
+)
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.inode import Inode
 
@@ -140,7 +146,7 @@ class KernelCache:
         since = self._told.setdefault(number, now)
         if lifetime_s <= 0:
             return 0.0, mtime_ns
-        if now - since < KERNEL_DELAY_S and not (asked and number in self._new):
+        if now - since < KERNEL_STEADY_S and not (asked and number in self._new):
             return 0.0, mtime_ns
         self._granted.add(number)
         self.attributes_granted += 1
@@ -154,7 +160,7 @@ class KernelCache:
         """Whether pages may be old; if so, the kernel hears of it now and will have dropped them soon."""
         until = self._paged[inode]
         if until == _OLD:
-            self._paged[inode] = until = now + KERNEL_DELAY_S
+            self._paged[inode] = until = now + KERNEL_STEADY_S
         return now < until
 
     def forgotten(self, inode: InodeNumber, times: int) -> None:

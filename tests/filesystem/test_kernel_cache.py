@@ -14,7 +14,7 @@ from fusemirror.filesystem import kernel_cache
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import KERNEL_DELAY_S, MAPPING_DELAY_S, REST_S
+from fusemirror.limits import KERNEL_DELAY_S, KERNEL_STEADY_S, MAPPING_DELAY_S, REST_S
 from fusemirror.volume.catalog import inode_key, new_directory, xattr_key
 from fusemirror.volume.inode import Inode
 
@@ -66,7 +66,7 @@ async def cache(kernel: Kernel, autojump_clock: trio.testing.MockClock) -> Async
 async def grant(cache: KernelCache, number: InodeNumber = INODE) -> None:
     """The kernel is told twice, and may keep it from then on."""
     assert cache.tell(inode(number), LIFETIME_S) == (0, MTIME_NS)
-    await trio.sleep(KERNEL_DELAY_S)
+    await trio.sleep(KERNEL_STEADY_S)
     assert cache.tell(inode(number), LIFETIME_S) == (LIFETIME_S, MTIME_NS)
 
 
@@ -86,9 +86,9 @@ async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(ca
     await grant(cache)
     cache.data_changed(INODE, own=False)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
-    await trio.sleep(KERNEL_DELAY_S / 2)
+    await trio.sleep(KERNEL_STEADY_S / 2)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
-    await trio.sleep(KERNEL_DELAY_S / 2)
+    await trio.sleep(KERNEL_STEADY_S / 2)
     assert cache.tell(inode(), LIFETIME_S)[0] == LIFETIME_S
 
 
@@ -169,16 +169,16 @@ async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must
     cache.opened(reader)
     cache.reads(INODE)
     cache.data_changed(INODE, own=False)
-    await trio.sleep(2 * KERNEL_DELAY_S)  # however long nobody asks
+    await trio.sleep(2 * KERNEL_STEADY_S)  # however long nobody asks
     mtimes = set()
     for _ in range(3):
         lifetime_s, mtime_ns = cache.tell(inode(), LIFETIME_S)
         assert lifetime_s == 0
         assert MTIME_NS - 10 < mtime_ns < MTIME_NS
         mtimes.add(mtime_ns)
-        await trio.sleep(KERNEL_DELAY_S / 5)
+        await trio.sleep(KERNEL_STEADY_S / 5)
     assert len(mtimes) == 3
-    await trio.sleep(KERNEL_DELAY_S)
+    await trio.sleep(KERNEL_STEADY_S)
     assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
     cache.data_changed(INODE, own=False)
     cache.closed(reader)
@@ -190,10 +190,10 @@ async def test_an_open_drops_pages_that_may_be_old(cache: KernelCache) -> None:
     cache.reads(INODE)
     assert cache.keeps_pages(INODE)
     cache.data_changed(INODE, own=False)
-    await trio.sleep(2 * KERNEL_DELAY_S)
+    await trio.sleep(2 * KERNEL_STEADY_S)
     for _ in range(2):
         assert not cache.keeps_pages(INODE), "the first who opens may not have dropped them yet"
-    await trio.sleep(KERNEL_DELAY_S)
+    await trio.sleep(KERNEL_STEADY_S)
     assert cache.keeps_pages(INODE)
 
 

@@ -13,7 +13,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import KERNEL_DELAY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
+from fusemirror.limits import KERNEL_STEADY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
 from fusemirror.operations import Unlink
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -181,7 +181,7 @@ async def test_a_change_takes_back_what_the_kernel_was_told(
     handle = await kernel.open(inode)
     await kernel.operations.write(handle, 0, b"1")
     assert (await kernel.attributes(inode)).attr_timeout == 0
-    await trio.sleep(KERNEL_DELAY_S)
+    await trio.sleep(KERNEL_STEADY_S)
     assert (await kernel.attributes(inode)).attr_timeout == KEPT_S
     assert notified == []
     for _ in range(2):

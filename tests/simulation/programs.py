@@ -317,8 +317,10 @@ class Program:
             for _ in range(self._random.randrange(6)):
                 await self._pause()
                 size = await self.size(host, tag, inode)
-                stays = named and opened not in (DOUBT, -errno.ESTALE) and (
-                    host.role == "primary" or not self._world.faults
+                stays = (
+                    named
+                    and opened not in (DOUBT, -errno.ESTALE)
+                    and (host.role == "primary" or not self._world.faults)
                 )
                 assert not stays or size != -errno.ESTALE, f"#{tag} is open, and has gone"
         finally:
