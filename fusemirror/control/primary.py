@@ -40,6 +40,7 @@ from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
+    CheckReport,
     ConnectionLost,
     DiskFailed,
     FusemirrorError,
@@ -258,9 +259,16 @@ class PrimaryUnit(ControlUnit):
         self.ready = True
         self._made_ready.set()
         while self._unanswered:
-            await self.mirror.acknowledged(self._unanswered[0][1])
+            doubt: CheckReport | None = None
+            try:
+                await self.mirror.acknowledged(self._unanswered[0][1])
+            except CheckReport as error:  # the backup was lost, and this host may not go on alone
+                doubt = error
             staged, _, inode = self._unanswered.pop(0)
-            staged.answer.resolve(inode)
+            if doubt is None:
+                staged.answer.resolve(inode)
+            else:
+                staged.answer.reject(doubt)
 
     def _make_inherited(self, staged: Staged) -> None:
         """Carry out what the communication volume holds, once: a kept request may have been done before."""
