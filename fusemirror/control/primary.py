@@ -559,10 +559,12 @@ class PrimaryUnit(ControlUnit):
             _answer(session, Answer(identity, errno=error.errno, after=self.volume.number))
             return
         if isinstance(operation, SwitchRoles):
-            if self.mirror.state is not PrimaryState.NORMAL:
+            if self.mirror.state is not PrimaryState.NORMAL or self.role_change.settled:
                 session.send(Answer(identity, errno=errno.EAGAIN))
                 return
-            self.role_change.resolve(RoleChange("backup", "asked for by the backup", hand_over=True))
+            change = RoleChange("backup", "asked for by the backup", hand_over=True)
+            self.role_change.resolve(change)
+            nursery.start_soon(self._answer_refusal, session, identity, change)
             return
         if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess)):
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
@@ -583,6 +585,13 @@ class PrimaryUnit(ControlUnit):
             session.send(Excluded(identity))
         else:
             self._serve_now(session, request, data, write)
+
+    async def _answer_refusal(self, session: Session, identity: RequestId, change: RoleChange) -> None:
+        """Tell the backup of a hand-over that came to nothing; one that succeeds ends the link."""
+        try:
+            await change.done.wait()
+        except (FusemirrorError, OSError):
+            _answer(session, Answer(identity, errno=errno.EAGAIN))
 
     def _serve_now(
         self, session: Session, request: Request, data: Buffer, write: ExclusiveWrite | None
