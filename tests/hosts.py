@@ -459,8 +459,12 @@ Facts = tuple[object, ...]
 
 def snapshot(root: Path) -> dict[str, Facts]:
     """What a walk sees below `root`: names, attributes, extended attributes, content."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
     found = {".": _facts(root)}
-    for directory, names, files in os.walk(root):
+    for directory, names, files in os.walk(root, onerror=fail):
         for name in names + files:
             path = Path(directory, name)
             found[str(path.relative_to(root))] = _facts(path)
