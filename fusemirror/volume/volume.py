@@ -576,9 +576,18 @@ class Volume:
             if not self.copying:
                 self._rebuild_catalog()
             raise
+        if not self.copying:
+            self._hold_in_memory(rows)
         self.watcher.rows_changed(rows)
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
+
+    def _hold_in_memory(self, rows: Iterable[Row]) -> None:
+        """No record would bring these inodes back if a full disk refuses the commit (`_rebuild_catalog`)."""
+        for table, key, value in rows:
+            inode = self.catalog.inode(key_inode(key)) if table == Table.INODES and value else None
+            if inode is not None:
+                self.catalog.touch(inode)
 
     @noting
     def copy_data(self, inode: InodeNumber, offset: int, data: bytes | memoryview) -> None:

@@ -186,7 +186,7 @@ def test_a_planted_bug_is_found(bug: str, seed: int, judge: Judge, tmp_path: Pat
         judge(found)
     kept = tmp_path / "history.jsonl"
     assert load(kept) == found
-    again = run(sys.executable, "-m", "tests.linearizability", kept, expect=1, cwd=CHECKOUT)
+    again = run(sys.executable, "-m", "tests.linearizability", kept, expect=1, cwd=CHECKOUT, timeout_s=600.0)
     print(again.stdout)
     assert "the least of it" in again.stdout
 

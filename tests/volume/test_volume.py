@@ -24,7 +24,7 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_RECORD_BYTES_MAX, REGION_BYTES
-from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.catalog import Catalog, inode_key
 from fusemirror.volume.catalog import _open_environment as open_environment
 from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity, State, VolumeLock
@@ -327,6 +327,25 @@ def test_a_commit_that_fails_loses_nothing_and_succeeds_later(
     volume = Volume.open(directory)
     assert rows_of(volume) == after
     assert third in {inode.number for inode in volume.inodes()}
+    volume.close()
+
+
+def test_what_was_copied_from_the_peer_outlives_a_commit_that_fails(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    number = writer.create(b"first")
+    volume.commit()
+    copied = writer.inode(number).copy()
+    copied.uid = 4711
+    volume.copy_rows([(Table.INODES, inode_key(number), copied.pack())])
+    before = rows_of(volume)
+    _fail_one_commit(volume, monkeypatch)
+    with pytest.raises(DiskFailed):
+        volume.commit()
+    assert writer.inode(number).uid == 4711
+    assert rows_of(volume) == before
     volume.close()
 
 
