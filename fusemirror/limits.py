@@ -83,6 +83,7 @@ LOOKS_TO_KEEP = 16  # so many a second: keeping the names of a directory pays
 DIRECTORY_REST_S = 5.0  # a directory that the other host used so recently is left to both
 DIRECTORY_LEFT_MAX_S = 600.0  # and one that was wanted back again and again for so long
 DIRECTORIES_KEPT_MAX = 4_096
+DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks to remove it
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again

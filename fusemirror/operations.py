@@ -67,18 +67,28 @@ class Unlink(Operation, tag=5, frozen=True, array_like=True):
 
 
 class RemoveDirectory(Operation, tag=6, frozen=True, array_like=True):
+    """`expected`: the directory that the kernel takes the name for, 0 where that is not known.
+
+    It would take that one for removed, whatever else the other host has put under the name meanwhile.
+    """
+
     parent: InodeNumber
     name: bytes
+    expected: InodeNumber = InodeNumber(0)
 
 
 class Rename(Operation, tag=7, frozen=True, array_like=True):
-    """`flags`: 0, RENAME_NOREPLACE (1) or RENAME_EXCHANGE (2), as renameat2(2) has them."""
+    """`flags`: 0, RENAME_NOREPLACE (1) or RENAME_EXCHANGE (2), as renameat2(2) has them.
+
+    `expected`: the directory that is to be replaced, as for `RemoveDirectory`.
+    """
 
     parent: InodeNumber
     name: bytes
     new_parent: InodeNumber
     new_name: bytes
     flags: int = 0
+    expected: InodeNumber = InodeNumber(0)
 
 
 class SetXattr(Operation, tag=8, frozen=True, array_like=True):

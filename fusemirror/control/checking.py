@@ -16,6 +16,7 @@ _NUMBERS: dict[str, range] = {
     "inode": _U64,
     "parent": _U64,
     "new_parent": _U64,
+    "expected": _U64,
     "mode": range(1 << 16),  # the type, and what chmod(2) takes
     "umask": range(1 << 12),
     "uid": _U32,

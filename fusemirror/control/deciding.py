@@ -217,9 +217,16 @@ def _unlink(draft: Draft, operation: Unlink) -> Decision:
 def _remove_directory(draft: Draft, operation: RemoveDirectory) -> Decision:
     parent = draft.directory(operation.parent)
     inode = _existing(draft, operation.parent, operation.name)
+    _check_expected(operation, inode.number)
     _drop_directory(draft, parent, inode)
     draft.remove_name(operation.parent, operation.name)
     return draft.decision(inode.number)
+
+
+def _check_expected(operation: RemoveDirectory | Rename, found: InodeNumber | None) -> None:
+    """ESTALE makes the kernel that expected another directory look again, and ask again."""
+    if operation.expected and operation.expected != found:
+        raise OperationFailed(errno.ESTALE)
 
 
 def _drop_directory(draft: Draft, parent: Inode, inode: Inode) -> None:
@@ -249,6 +256,7 @@ def _rename(draft: Draft, operation: Rename) -> Decision:
         other = draft.inode(target.inode)
         _check_no_loop(draft.catalog, other, operation.parent)
         return _exchange(draft, operation, moved, other)
+    _check_expected(operation, None if target is None else target.inode)
     if target is not None:
         if operation.flags == RENAME_NOREPLACE:
             raise OperationFailed(errno.EEXIST)

@@ -25,6 +25,7 @@ from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_e
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.filesystem.told_directories import ToldDirectories
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import (
@@ -59,6 +60,7 @@ class Operations(pyfuse3.Operations):
         self.on_bug = on_bug
         self._unit = unit
         self._cache = cache
+        self._told = ToldDirectories()
         self._files = Handles[FileHandle]()
         self._directories = Handles[DirectoryHandle]()
 
@@ -80,9 +82,11 @@ class Operations(pyfuse3.Operations):
         try:
             inode = await unit.lookup(parent_inode, name)
         except OperationFailed as error:
+            self._told.forget(ctx.pid, parent_inode, name)
             if error.errno == errno.ENOENT and (kept_s := unit.name_lifetime_s(parent_inode, name, keeping)):
                 return no_entry(kept_s)
             raise
+        self._told.tell(ctx.pid, parent_inode, name, inode)
         return self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
 
     def _named(self, inode: Inode, name_lifetime_s: float = 0.0) -> pyfuse3.EntryAttributes:
@@ -138,7 +142,8 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def rmdir(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
-        await self._unit.perform(RemoveDirectory(parent_inode, name))
+        expected = self._told.take(ctx.pid, parent_inode, name)
+        await self._unit.perform(RemoveDirectory(parent_inode, name, expected))
 
     @answers_errno
     async def rename(
@@ -150,7 +155,8 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        operation = Rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        expected = self._told.take(ctx.pid, parent_inode_new, name_new)
+        operation = Rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, expected)
         await self._unit.perform(operation)
 
     @answers_errno

@@ -166,6 +166,8 @@ ERRORS = {
     "unlink: no such name": (Unlink(ROOT, b"none"), errno.ENOENT),
     "unlink: a name longer than any": (Unlink(ROOT, TOO_LONG), errno.ENOENT),
     "unlink: a directory": (Unlink(ROOT, b"empty"), errno.EISDIR),
+    "rmdir: another directory than expected": (RemoveDirectory(ROOT, b"dir", ROOT), errno.ESTALE),
+    "rename: another directory than expected": (Rename(ROOT, b"file", ROOT, b"new", 0, ROOT), errno.ESTALE),
     "rmdir: no such name": (RemoveDirectory(ROOT, b"none"), errno.ENOENT),
     "rmdir: a file": (RemoveDirectory(ROOT, b"file"), errno.ENOTDIR),
     "rmdir: not empty": (RemoveDirectory(ROOT, b"dir"), errno.ENOTEMPTY),

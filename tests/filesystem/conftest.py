@@ -27,6 +27,7 @@ class Caller:
     uid: int = 0
     gid: int = 0
     umask: int = 0
+    pid: int = 4711
 
 
 KEPT_S = 0.001  # attributes, by a primary whose peer_timeout this is
