@@ -166,6 +166,7 @@ _ERRORS = {"kinds": ("create", "lookup"), "think_time": 0.001, "jitter": 0.05, "
 _SIZES = {**_LONG_CUTS, "kinds": ("append", "size"), "files": 14, "crowding": 0.0}
 _QUICK_KILLS = {
     "faults": ("kill primary",),
+    "names_rest": 0.0,
     "kinds": ("append", "read"),
     "outage": 0.01,
     "fault_interval": 0.15,
