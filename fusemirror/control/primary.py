@@ -144,7 +144,6 @@ class PrimaryUnit(ControlUnit):
         self._verifier_keep = ""
         self.verify_rate = 0
         """Bytes of images per second that a comparison reads; 0 is no limit."""
-        self._io_timeout_s = io_timeout_s
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
         if not generations_of(volume):
@@ -452,7 +451,7 @@ class PrimaryUnit(ControlUnit):
             await self.lending.hold(directory)
 
     async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
-        with trio.move_on_after(self._io_timeout_s):
+        with trio.move_on_after(self.mirror.io_timeout_s):
             await self.lending.free(directory, of_change=of_change)
             return
         raise self.mirror.not_permitted()
@@ -676,11 +675,11 @@ class PrimaryUnit(ControlUnit):
             raise RefusedForSafety(
                 f"the mirror state is {WORDS[self.mirror.state].value}, not normal; wait for it"
             )
-        with trio.move_on_after(self._io_timeout_s) as limit:
+        with trio.move_on_after(self.mirror.io_timeout_s) as limit:
             await self.mirror.checkpoint(stream)
             await self.lending.rest()  # so that nobody waits for it when the hosts meet
         if limit.cancelled_caught:
-            raise TimedOut(self._io_timeout_s, "a checkpoint was not answered")
+            raise TimedOut(self.mirror.io_timeout_s, "a checkpoint was not answered")
 
     async def hand_over(self) -> None:
         """Give the role to the backup. Nothing may be asked of this unit meanwhile.
@@ -691,10 +690,10 @@ class PrimaryUnit(ControlUnit):
         link = self.link
         self._handing_over, self._hand_over_ended = True, trio.Event()
         try:
-            with trio.move_on_after(self._io_timeout_s) as limit:
+            with trio.move_on_after(self.mirror.io_timeout_s) as limit:
                 await self.mirror.acknowledged(self.volume.number)
             if limit.cancelled_caught:
-                raise TimedOut(self._io_timeout_s, "a change was not acknowledged")
+                raise TimedOut(self.mirror.io_timeout_s, "a change was not acknowledged")
             stream = self.mirror.stream
             if link is None or stream is None or self.mirror.state is not PrimaryState.NORMAL:
                 raise RefusedForSafety(
