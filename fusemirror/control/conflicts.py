@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from fusemirror.control.apart import CONFLICTS_NAME
-from fusemirror.control.unit import ControlUnit
+from fusemirror.control.unit import ControlUnit, name_of
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import MIB
@@ -59,8 +59,7 @@ async def set_aside_files(volume: Volume) -> list[dict[str, Any]]:
 
 
 def _described(path: bytes, inode: Inode) -> dict[str, Any]:
-    shown = path.decode(errors="backslashreplace")
-    return {"path": shown, "size": inode.size, "modified": inode.mtime_ns / 1e9}
+    return {"path": name_of(path), "size": inode.size, "modified": inode.mtime_ns / 1e9}
 
 
 class BringingIn:
