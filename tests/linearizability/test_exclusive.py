@@ -3,7 +3,6 @@
 A few faults only; with `FUSEMIRROR_LINEARIZABILITY_CALLS` all of them.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from tests.hosts import TwoHosts
 from tests.linearizability import test_mounts
 from tests.linearizability.conftest import Judge
-from tests.linearizability.test_mounts import Fault, quiet, troubled
+from tests.linearizability.test_mounts import LONG, Fault, quiet, troubled
 
 ACCESS = "exclusive"
-LONG = "FUSEMIRROR_LINEARIZABILITY_CALLS" in os.environ
 FEW = (test_mounts.cut, test_mounts.kill_primary, test_mounts.kill_backup, test_mounts.stall_backup)
 FAULTS: tuple[Fault, ...] = test_mounts.FAULTS if LONG else FEW
 
