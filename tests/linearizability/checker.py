@@ -104,11 +104,22 @@ def smallest(history: Sequence[Operation], model: Model) -> list[Operation]:
     nothing, and everything that was invoked after the rest had returned.
     """
     kept = _shortest_beginning(history, model)
-    for operation in [each for each in kept if model.observes(each)]:
-        without = [each for each in kept if each is not operation]
-        if check(without, model) is not None:
-            kept = without
+    observing = [each for each in kept if model.observes(each)]
+    size = len(observing)
+    while size:
+        # Many at once first: all but a few can be left out, and each check costs what is left.
+        for start in range(0, len(observing), size):
+            without = _without(kept, observing[start : start + size])
+            if check(without, model) is not None:
+                kept = without
+        observing = [each for each in kept if model.observes(each)]
+        size //= 2
     return kept
+
+
+def _without(history: Sequence[Operation], left_out: Sequence[Operation]) -> list[Operation]:
+    identities = {id(each) for each in left_out}
+    return [each for each in history if id(each) not in identities]
 
 
 def _shortest_beginning(history: Sequence[Operation], model: Model) -> list[Operation]:
