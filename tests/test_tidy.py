@@ -27,7 +27,18 @@ LAYERS = (
     ("channel",),
     ("protocol",),
     ("volume",),
-    ("settings", "operations", "change", "seams", "promise", "limits", "identifiers", "errors", "__init__"),
+    (
+        "settings",
+        "operations",
+        "change",
+        "seams",
+        "promise",
+        "recent",
+        "limits",
+        "identifiers",
+        "errors",
+        "__init__",
+    ),
 )
 """Nothing imports from a row above its own; design.md, section 5."""
 

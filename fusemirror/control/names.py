@@ -55,6 +55,7 @@ from fusemirror.protocol.messages import (
     WantBack,
     WantNames,
 )
+from fusemirror.recent import Recent
 from fusemirror.volume.catalog import Catalog
 
 _NEVER = -math.inf
@@ -80,31 +81,6 @@ def directory_that_must_be_empty(operation: AnyOperation, catalog: Catalog) -> I
     return None if entry is None else entry.inode
 
 
-class _Recent:
-    """Directories that programs of this host worked in a moment ago; more than can be kept are all."""
-
-    def __init__(self) -> None:
-        self._now: set[InodeNumber] = set()
-        self._before: set[InodeNumber] = set()
-        self._until = _NEVER
-
-    def add(self, directory: InodeNumber) -> None:
-        now = trio.current_time()
-        if now >= self._until:
-            # Whatever is in the older set was added a whole rest ago.
-            self._before = self._now if now < self._until + DIRECTORY_REST_S else set()
-            self._now = set()
-            self._until = now + DIRECTORY_REST_S
-        self._now.add(directory)
-
-    def __contains__(self, directory: object) -> bool:
-        if trio.current_time() >= self._until + DIRECTORY_REST_S:
-            return False
-        if len(self._now) + len(self._before) >= DIRECTORIES_USED_MAX:
-            return True
-        return directory in self._now or directory in self._before
-
-
 class Names:
     """What one host knows of that, whichever role it has. Times are trio's."""
 
@@ -115,8 +91,9 @@ class Names:
         """Directories that both hosts share, or have yet to give up."""
         self.theirs: set[InodeNumber] = set()
         """Directories that the other host holds, or may hold."""
-        self.used = _Recent()
-        self.changed = _Recent()
+        # Where programs of this host worked a moment ago.
+        self.used = Recent[InodeNumber](DIRECTORY_REST_S, DIRECTORIES_USED_MAX)
+        self.changed = Recent[InodeNumber](DIRECTORY_REST_S, DIRECTORIES_USED_MAX)
         self.looked_up = 0
         self.granted = 0
         self._given_up = 0  # how often
@@ -422,7 +399,7 @@ class Borrowing:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    def _refuses(self, directory: InodeNumber, recent: _Recent) -> bool:
+    def _refuses(self, directory: InodeNumber, recent: Recent[InodeNumber]) -> bool:
         return directory in recent or self._is_changing(directory)
 
     def _is_changing(self, directory: InodeNumber) -> bool:

@@ -48,6 +48,7 @@ from fusemirror.limits import (
     NOTIFICATION_TIMEOUT_S,
     REST_S,
 )
+from fusemirror.recent import Recent
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.inode import Inode
 
@@ -85,9 +86,7 @@ class KernelCache:
         self._notifiers = ThreadPoolExecutor(_NOTIFIERS, "notifier")
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
         self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
-        self._moving: set[InodeNumber] = set()  # inodes whose data changed just now,
-        self._moved: set[InodeNumber] = set()  # or a moment before
-        self._moved_until = 0.0
+        self._moved = Recent[InodeNumber](REST_S)  # inodes whose data changed just now
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -106,8 +105,7 @@ class KernelCache:
             return False
         if access == os.O_RDWR:
             return not self.maps_direct_io
-        self._rest()
-        return not (inode in self._writers or inode in self._moving or inode in self._moved)
+        return not (inode in self._writers or inode in self._moved)
 
     def opened(self, handle: FileHandle) -> None:
         if handle.writes:
@@ -120,13 +118,6 @@ class KernelCache:
             handles[handle.inode] -= 1
             if not handles[handle.inode]:
                 del handles[handle.inode]
-
-    def _rest(self) -> None:
-        now = trio.current_time()
-        if now > self._moved_until:
-            # Whatever is in the older set moved at least REST_S ago.
-            self._moving, self._moved = set(), self._moving if now < self._moved_until + REST_S else set()
-            self._moved_until = now + REST_S
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -178,8 +169,7 @@ class KernelCache:
     # --- taking back --------------------------------------------------------------------------------------
 
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
-        self._rest()
-        self._moving.add(inode)
+        self._moved.add(inode)
         self._changed(inode, own=own)
 
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:

@@ -22,6 +22,7 @@ from fusemirror.mirror import copying, histories, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.messages import Request
+from fusemirror.recent import Recent
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.journal import Journal
@@ -228,7 +229,7 @@ def _are_theirs(names: Names, directory: InodeNumber, *, of_change: bool) -> boo
 @contextmanager
 def _nothing_is_recent() -> Iterator[None]:
     with (
-        mock.patch.object(names._Recent, "__contains__", _never),
+        mock.patch.object(Recent, "__contains__", _never),
         mock.patch.object(Borrowing, "_is_changing", _never),
     ):
         yield
