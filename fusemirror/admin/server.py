@@ -20,6 +20,7 @@ from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
+from fusemirror.volume.health import disk_error
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,11 @@ class AdminServer:
         try:
             result = await self._carry_out(request, send)
         except FusemirrorError as error:
-            await send({"ok": False, "error": str(error), "exit_code": error.exit_code})
+            await send(_refusal(error))
+        except OSError as error:
+            volume = self._unit.volume
+            volume.health.note(error)
+            await send(_refusal(disk_error(volume.directory, error)))
         else:
             await send({"ok": True, "result": result})
 
@@ -163,6 +168,10 @@ class AdminServer:
             "differences": report["differences"],
             "repaired": report["repaired"],
         }
+
+
+def _refusal(error: FusemirrorError) -> Answer:
+    return {"ok": False, "error": str(error), "exit_code": error.exit_code}
 
 
 class _Ready:

@@ -1,5 +1,6 @@
 """The socket of a mount, asked as the commands ask it, and as nobody should."""
 
+import errno
 import json
 import os
 import socket
@@ -79,6 +80,21 @@ async def test_a_linked_pair_is_connected_normal_and_drained(pair: Pair, role: s
         assert result == {"images": 0, "rows": result["rows"], "bytes": 0, "differences": [], "repaired": 0}
         assert result["rows"] > 0
         nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_that_fails_under_a_command_is_named_and_used_no_more(
+    unit: PrimaryUnit, tmp_path: Path
+) -> None:
+    def fail() -> dict[str, Any]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    server = AdminServer(unit, fail, pytest.fail)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run, tmp_path / f"{NAME}.sock")
+        failed = await failure(Serving(tmp_path), "status")
+        nursery.cancel_scope.cancel()
+    assert "the disk failed: Input/output error; this host stops serving" in str(failed)
+    assert unit.volume.health.failed.is_set()
 
 
 async def test_several_commands_are_answered_at_once(serving: Serving) -> None:
