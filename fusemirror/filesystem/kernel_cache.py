@@ -4,7 +4,9 @@
 the other host can see it (`volume/watcher.py`). A kernel that gets it while an
 answer is on its way throws that answer away, and goes by the attributes that it had before. So only
 those are granted that the kernel has had for a while, or had first: then it had the same before. It had
-them first if it did not have the inode, was told of it by name, and now asks for its attributes.
+them first if it did not have the inode, was told of it by name, and now asks for its attributes. What was
+granted for a time that is over is not taken back: programs that wait for attributes because the other host
+was away go by what it changed meanwhile, not by what was before.
 
 **Content** stays in the page cache as long as the kernel finds size and mtime unchanged, which it asks
 for before each read unless it was granted them. But of two readers at once the first takes over a new
@@ -18,7 +20,9 @@ opened for the page cache where this host has it open for writing. What is left:
 at rest, and is then written by both hosts while it is read, may show to a read that runs beside a local
 write what was before the last write of the other host. And a read that runs beside a truncation by
 this host may show zeros for what is cut off: the kernel does not believe then that an answer is short because
-the file is, and fills it up.
+the file is, and fills it up. And of two readers at once the second goes by the attributes that the first was
+told, if the first takes its answer only after the second has asked: if the other host changed the file
+just between, the second does not see that change yet.
 
 **Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
 its pages are dropped, by a thread, because that waits for reads under way.
@@ -58,6 +62,7 @@ log = logging.getLogger(__name__)
 _LET_GO = {errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EINVAL}
 _NOTIFIERS = 4  # threads: one that waits for an inode to be freed must not keep the others waiting
 _FRESH, _OLD = -math.inf, math.inf
+_NEVER = -math.inf
 
 Invalidate = Callable[[InodeNumber, bool], None]
 """(inode, whether only its attributes): pyfuse3.invalidate_inode."""
@@ -75,7 +80,8 @@ class KernelCache:
         self._invalidate = invalidate
         # Since when the kernel has been told the present attributes of an inode.
         self._told: dict[InodeNumber, float] = {}
-        self._granted: set[InodeNumber] = set()
+        self._granted: dict[InodeNumber, float] = {}  # until when
+        self._asking: Counter[InodeNumber] = Counter()  # requests for attributes under way
         self._known: Counter[InodeNumber] = Counter()  # how often the kernel was told the inode by a name
         self._new: set[InodeNumber] = set()  # and had not had it before; it has not changed since
         # Inodes of whose content the kernel may hold pages; until when they may be old.
@@ -139,9 +145,18 @@ class KernelCache:
             return 0.0, mtime_ns
         if now - since < KERNEL_STEADY_S and not (asked and number in self._new):
             return 0.0, mtime_ns
-        self._granted.add(number)
+        self._granted[number] = now + lifetime_s + KERNEL_DELAY_S  # it may take the answer a little later
         self.attributes_granted += 1
         return lifetime_s, mtime_ns
+
+    def asks(self, inode: InodeNumber) -> None:
+        """The kernel asks for the attributes of the inode, until `answered`."""
+        self._asking[inode] += 1
+
+    def answered(self, inode: InodeNumber) -> None:
+        self._asking[inode] -= 1
+        if not self._asking[inode]:
+            del self._asking[inode]
 
     def reads(self, inode: InodeNumber) -> None:
         """The kernel may keep the content that it is told now."""
@@ -163,7 +178,7 @@ class KernelCache:
         self._new.discard(inode)
         self._told.pop(inode, None)
         self._paged.pop(inode, None)
-        self._granted.discard(inode)
+        self._granted.pop(inode, None)
         self._suspect.pop(inode, None)
 
     # --- taking back --------------------------------------------------------------------------------------
@@ -175,8 +190,7 @@ class KernelCache:
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._told.pop(inode, None)
         self._new.discard(inode)
-        if inode in self._granted:
-            self._granted.discard(inode)
+        if self._granted.pop(inode, _NEVER) > trio.current_time():
             self.attributes_taken_back += 1
             self._take_back(inode)
         if inode in self._paged:
@@ -238,7 +252,8 @@ class KernelCache:
             await trio.sleep_until(due)
             if self._suspect.pop(inode, None) is None:
                 continue
-            if trio.current_time() - self._told.get(inode, -math.inf) < KERNEL_DELAY_S:
+            told_s = trio.current_time() - self._told.get(inode, _NEVER)
+            if inode in self._asking or told_s < KERNEL_DELAY_S:
                 # The kernel would throw away an answer that it needs, as with attributes.
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
                 continue

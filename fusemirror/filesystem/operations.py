@@ -219,7 +219,11 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def getattr(self, inode: InodeNumber, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._unit.attributes(inode), asked=True)
+        self._cache.asks(inode)
+        try:
+            return self._entry(await self._unit.attributes(inode), asked=True)
+        finally:
+            self._cache.answered(inode)
 
     def _entry(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
         entry = entry_attributes(inode)

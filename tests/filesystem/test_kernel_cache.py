@@ -55,7 +55,7 @@ def kernel() -> Kernel:
 
 
 @pytest.fixture
-async def cache(kernel: Kernel, autojump_clock: trio.testing.MockClock) -> AsyncIterator[KernelCache]:
+async def cache(kernel: Kernel) -> AsyncIterator[KernelCache]:
     cache = KernelCache(kernel.invalidate)
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
@@ -70,7 +70,9 @@ async def grant(cache: KernelCache, number: InodeNumber = INODE) -> None:
     assert cache.tell(inode(number), LIFETIME_S) == (LIFETIME_S, MTIME_NS)
 
 
-async def test_only_what_was_granted_is_taken_back(cache: KernelCache, kernel: Kernel) -> None:
+async def test_only_what_was_granted_is_taken_back(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
     cache.tell(inode(), LIFETIME_S)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == []
@@ -82,7 +84,19 @@ async def test_only_what_was_granted_is_taken_back(cache: KernelCache, kernel: K
     assert kernel.notified == [(INODE, ATTRIBUTES)]
 
 
-async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(cache: KernelCache) -> None:
+async def test_what_was_granted_for_a_time_that_is_over_is_not_taken_back(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """It would take the answer from programs that wait for attributes since the other host is away."""
+    await grant(cache)
+    await trio.sleep(LIFETIME_S + KERNEL_DELAY_S)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == []
+
+
+async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     await grant(cache)
     cache.data_changed(INODE, own=False)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
@@ -92,7 +106,9 @@ async def test_what_changed_is_granted_again_only_after_the_kernel_has_had_it(ca
     assert cache.tell(inode(), LIFETIME_S)[0] == LIFETIME_S
 
 
-async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(cache: KernelCache) -> None:
+async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     await grant(cache)
     assert cache.tell(inode(), 0)[0] == 0
     cache.named(INODE)
@@ -100,7 +116,9 @@ async def test_nothing_is_granted_for_no_time_or_to_a_kernel_that_forgot(cache: 
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
 
 
-async def test_a_kernel_that_had_not_the_inode_may_keep_what_it_asks_for_at_once(cache: KernelCache) -> None:
+async def test_a_kernel_that_had_not_the_inode_may_keep_what_it_asks_for_at_once(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     cache.named(INODE)
     assert cache.tell(inode(), LIFETIME_S)[0] == 0
     assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == LIFETIME_S
@@ -110,6 +128,7 @@ async def test_a_kernel_that_had_not_the_inode_may_keep_what_it_asks_for_at_once
 
 async def test_a_kernel_that_was_told_an_inode_twice_has_it_until_it_let_go_of_both(
     cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     for _ in range(2):
         cache.named(INODE)
@@ -122,7 +141,9 @@ async def test_a_kernel_that_was_told_an_inode_twice_has_it_until_it_let_go_of_b
     assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == LIFETIME_S
 
 
-async def test_a_mount_that_has_gone_is_no_error(cache: KernelCache, kernel: Kernel) -> None:
+async def test_a_mount_that_has_gone_is_no_error(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
     await grant(cache)
     kernel.gone = True
     cache.data_changed(INODE, own=False)
@@ -130,7 +151,10 @@ async def test_a_mount_that_has_gone_is_no_error(cache: KernelCache, kernel: Ker
 
 
 async def test_an_inode_that_is_being_freed_is_not_waited_for_longer_than_a_moment(
-    cache: KernelCache, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
+    kernel: Kernel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel frees it once its last write is answered, by the task that notifies."""
     monkeypatch.setattr(kernel_cache, "NOTIFICATION_TIMEOUT_S", 0.01)
@@ -148,14 +172,19 @@ async def test_an_inode_that_is_being_freed_is_not_waited_for_longer_than_a_mome
     "row", [(Table.INODES, inode_key(INODE), b"row"), (Table.XATTRS, xattr_key(INODE, b"user.x"), None)]
 )
 async def test_rows_of_an_inode_take_back_its_attributes(
-    cache: KernelCache, kernel: Kernel, row: tuple[Table, bytes, bytes | None]
+    cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
+    kernel: Kernel,
+    row: tuple[Table, bytes, bytes | None],
 ) -> None:
     await grant(cache)
     cache.rows_changed([row])
     assert kernel.notified == [(INODE, ATTRIBUTES)]
 
 
-async def test_a_new_catalog_takes_back_everything(cache: KernelCache, kernel: Kernel) -> None:
+async def test_a_new_catalog_takes_back_everything(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
     await grant(cache)
     await grant(cache, OTHER)
     cache.catalog_replaced()
@@ -164,6 +193,7 @@ async def test_a_new_catalog_takes_back_everything(cache: KernelCache, kernel: K
 
 async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must_have_gone(
     cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     reader = FileHandle(INODE, os.O_RDONLY, 0, cached=True)
     cache.opened(reader)
@@ -185,7 +215,9 @@ async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must
     assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS), "the next open drops them"
 
 
-async def test_an_open_drops_pages_that_may_be_old(cache: KernelCache) -> None:
+async def test_an_open_drops_pages_that_may_be_old(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     assert cache.keeps_pages(INODE)
     cache.reads(INODE)
     assert cache.keeps_pages(INODE)
@@ -199,7 +231,12 @@ async def test_an_open_drops_pages_that_may_be_old(cache: KernelCache) -> None:
 
 @pytest.mark.parametrize(("own", "maps", "dropped"), [(False, True, 1), (True, True, 0), (True, False, 1)])
 async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
-    cache: KernelCache, kernel: Kernel, own: bool, maps: bool, dropped: int
+    cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
+    kernel: Kernel,
+    own: bool,
+    maps: bool,
+    dropped: int,
 ) -> None:
     cache.maps_direct_io = maps
     kernel.unknown.add(INODE)
@@ -214,7 +251,7 @@ async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
 
 
 async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
-    cache: KernelCache, kernel: Kernel
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     await trio.testing.wait_all_tasks_blocked()
     cache.reads(INODE)
@@ -229,7 +266,7 @@ async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
 
 
 async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
-    cache: KernelCache, kernel: Kernel
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     cache.reads(INODE)
     cache.data_changed(INODE, own=False)
@@ -238,6 +275,20 @@ async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
     cache.tell(inode(), LIFETIME_S)
     await trio.sleep(KERNEL_DELAY_S)
     assert kernel.notified == []
+    await trio.sleep(MAPPING_DELAY_S)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert kernel.notified == [(INODE, PAGES)]
+
+
+async def test_pages_are_not_dropped_while_the_kernel_waits_for_attributes(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    cache.reads(INODE)
+    cache.data_changed(INODE, own=False)
+    cache.asks(INODE)
+    await trio.sleep(MAPPING_DELAY_S * 3)
+    assert kernel.notified == []
+    cache.answered(INODE)
     await trio.sleep(MAPPING_DELAY_S)
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert kernel.notified == [(INODE, PAGES)]
@@ -256,13 +307,15 @@ async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
     ],
 )
 async def test_content_is_kept_of_files_that_are_only_read_or_could_not_be_mapped_otherwise(
-    cache: KernelCache, flags: int, maps_direct_io: bool, kept: bool
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, flags: int, maps_direct_io: bool, kept: bool
 ) -> None:
     cache.maps_direct_io = maps_direct_io
     assert cache.keeps_content(INODE, flags) == kept
 
 
-async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing(cache: KernelCache) -> None:
+async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     writer = FileHandle(INODE, os.O_WRONLY, 0, cached=False)
     for _ in range(2):
         cache.opened(writer)
@@ -272,7 +325,9 @@ async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing
     assert cache.keeps_content(INODE, os.O_RDONLY)
 
 
-async def test_content_is_kept_of_a_file_at_rest(cache: KernelCache) -> None:
+async def test_content_is_kept_of_a_file_at_rest(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock
+) -> None:
     cache.data_changed(INODE, own=False)
     for _ in range(10):
         assert not cache.keeps_content(INODE, os.O_RDONLY)

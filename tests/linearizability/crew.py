@@ -89,22 +89,14 @@ class Member:
 class Crew:
     """All of them, at work while the context lasts."""
 
-    def __init__(
-        self, hosts: tuple[Host, Host], members: int, control: Path, seed: int, *, calm: bool = True
-    ) -> None:
-        """`control` is a new directory; one of the same name is made in the mirrored filesystem.
-
-        `calm`: they work on files that are at rest, too.
-        """
-        self._calm = calm
+    def __init__(self, hosts: tuple[Host, Host], members: int, control: Path, seed: int) -> None:
+        """`control` is a new directory; one of the same name is made in the mirrored filesystem."""
         self._hosts, self._control = hosts, control
         self._members_count, self._seed = members, seed
         self.members: list[Member] = []
 
     def __enter__(self) -> Self:
         self._control.mkdir()
-        if not self._calm:
-            (self._control / "no-calm").touch()
         name = self._control.name
         (self._hosts[0].mountpoint / name).mkdir()
         for number in range(1, self._members_count + 1):

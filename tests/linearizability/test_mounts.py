@@ -150,8 +150,7 @@ def test_it_still_fits_one_order_after(
 
 def troubled(fault: Fault, pair: TwoHosts, seed: int, control: Path) -> list[Operation]:
     """A history of before, during and after two times the same fault."""
-    # Reads of the page cache around a fault were once not in order on a busy machine: to be looked into.
-    with Crew(pair.hosts, MEMBERS, control / fault.__name__, seed, calm=LONG) as crew:
+    with Crew(pair.hosts, MEMBERS, control / fault.__name__, seed) as crew:
         for _ in range(2):
             crew.wait_calls(CALLS_AROUND_A_FAULT)
             fault(pair, crew)

@@ -9,10 +9,10 @@ changes each of them, and one that it truncates is read on the other host only. 
 hosts.
 
 DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
-is a file `stop`, leaves files that are at rest alone where there is one `no-calm`, waits while there is a
-file `pause-NUMBER`, and appends its record to the file `record-NUMBER`: a line when a call begins, and a
-line with what it was told; it is "busy" with calls that tell nothing. After a call that ended in an error
-of the mount, the outcome is in doubt. An errno that a local filesystem would not give ends the process.
+is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
+`record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
+tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno that a
+local filesystem would not give ends the process.
 """
 
 import errno
@@ -68,7 +68,6 @@ class Worker:
         self._record = os.open(Path(control, f"record-{number}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._random = random.Random(int(seed))
         self._side = int(number) % 2
-        self._calm_share = 0.0 if Path(control, "no-calm").exists() else CALM_SHARE
         self._calm: dict[str, tuple[int, int]] = {}  # descriptor and inode number, by name
         self._reopened = -1  # in this cycle
         self._tag = int(number) * TAGS_PER_PROCESS
@@ -127,7 +126,7 @@ class Worker:
         self._write("idle")
 
     def _step(self) -> None:
-        if self._random.random() < self._calm_share:
+        if self._random.random() < CALM_SHARE:
             self._in_calm_file()
             return
         in_file = self._file >= 0 and self._random.random() < IN_FILES_SHARE

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ BLOCK = 4096
 LOOKS_MAX = 2_000
 PEER_TIMEOUT_S = 15.0  # the backup's kernel keeps nothing longer than that
 DEADLINE_S = 30
+PREAD64 = "17 "  # its number on x86-64, in the first column of a thread's `syscall`
 
 _numbers = count()
 
@@ -149,3 +151,28 @@ def test_readers_never_go_back_while_the_other_host_writes(mine: Path, reading: 
     with mine.open("r+b", buffering=0) as writing:
         writing.write(b"%08d" % 0)
     in_parallel(write, read, read, read)
+
+
+def test_a_read_that_waits_for_the_other_host_shows_what_it_changed_alone(hosts: TwoHosts) -> None:
+    there, mine = hosts.backup, hosts.primary.mountpoint / "alone"
+    mine.write_bytes(b"0" * BLOCK)
+    descriptor = opened_at_rest(there.mountpoint / "alone", there)
+
+    def granted() -> bool:
+        before = there.status()["kernel_cache"]["attributes_granted"]
+        os.fstat(descriptor)
+        return bool(there.status()["kernel_cache"]["attributes_granted"] > before)
+
+    wait_until(granted, DEADLINE_S, "the kernel keeps the attributes")
+    hosts.cut()
+    with mine.open("ab", buffering=0) as writing:
+        writing.write(b"1" * BLOCK)  # acknowledged by the primary alone
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(os.pread(descriptor, BLOCK, BLOCK)))
+    reader.start()
+    call = Path(f"/proc/self/task/{reader.native_id}/syscall")
+    wait_until(lambda: call.read_text().startswith(PREAD64), DEADLINE_S, "the read waits")
+    hosts.heal()
+    reader.join()
+    os.close(descriptor)
+    assert found == [b"1" * BLOCK]
