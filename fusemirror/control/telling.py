@@ -68,7 +68,7 @@ class Telling:
 
     def status(self) -> dict[str, Any] | None:
         """How many files were changed apart; None where they are not apart, or not yet counted."""
-        if self.here is None:
+        if self.here is None or not self.is_diverged():
             return None
         return {"here": self._here_count, "there": self._there_count}
 

@@ -96,6 +96,8 @@ async def test_either_host_can_be_told_which_copy_stays(
         getattr(pair, told).roles.resolve(keep)
     await until(lambda: loser.roles.volume.identity.role == "backup")
     await normal(winner, loser)
+    assert winner.roles.telling.status() is None, "once they are one again, nothing is counted"
+    assert loser.roles.telling.status() is None
     assert "no split brain" in getattr(pair, told).roles.resolve(keep)
     await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
     aside = (CONFLICTS_NAME, lost.encode())
