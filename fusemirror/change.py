@@ -65,11 +65,11 @@ class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
 DataChange = WriteChange | TruncateChange
 AnyChange = NamespaceChange | WriteChange | TruncateChange
 
-COOKIES_PER_CHANGE = 2  # the names that one change puts at most: those of an exchange
+COOKIES_PER_CHANGE = 2  # the names that one change adds at most; one is all that any does by now
 
 
 def first_cookie(number: ChangeNumber) -> int:
-    """Cookies of the names that change `number` puts begin here; those of all changes before are lower."""
+    """Cookies of the names that change `number` adds begin here; those of all changes before are lower."""
     return number * COOKIES_PER_CHANGE
 
 

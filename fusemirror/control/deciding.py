@@ -97,12 +97,17 @@ class Draft:
         self._inodes[inode.number] = inode
 
     def put_name(self, parent: InodeNumber, name: bytes, inode: Inode) -> None:
-        assert self._cookies < COOKIES_PER_CHANGE
-        cookie = first_cookie(self.number) + self._cookies
-        self._cookies += 1
+        """A name that there is keeps its place: a listing under way shows it, with one inode or the other."""
+        there = self.catalog.entry(parent, name)
+        cookie = self._new_cookie() if there is None else there.cookie
         entry = pack_entry(Entry(inode.number, stat.S_IFMT(inode.mode) >> 12, cookie))
         self._rows.append((Table.ENTRIES, entry_key(parent, name), entry))
         self._names.append((parent, name))
+
+    def _new_cookie(self) -> int:
+        assert self._cookies < COOKIES_PER_CHANGE
+        self._cookies += 1
+        return first_cookie(self.number) + self._cookies - 1
 
     def remove_name(self, parent: InodeNumber, name: bytes) -> None:
         self._rows.append((Table.ENTRIES, entry_key(parent, name), None))

@@ -184,6 +184,7 @@ class Operations(pyfuse3.Operations):
         handle = self._directories[fh]
         position = start_id
         if position == 0:  # opened, or rewound
+            await self._unit.attributes(handle.inode)  # this host may have to hear of changes first
             handle.end = self._next_cookie()
         if position < _DOT_DOT and not await self._reply_dots(handle.inode, position, token):
             return

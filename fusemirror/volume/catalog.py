@@ -7,10 +7,10 @@
     XATTRS   inode, name                      value
 
 Rows of META are the generations (`mirror/histories.py`) and reservations (`reservations.py`).
-A cookie names an entry in a listing for ever: it grows with time, is given by the primary, and is
-below 2**62. The names `number`, `journal_number`, `next_inode`, `time_ns`, `checkpoint_begun` and
-`checkpoint` of META say where this volume stands; they are the catalog's own, written at each commit and
-shown to nobody.
+A cookie is the place of a name in a listing for as long as there is the name, whatever inode it stands for:
+it grows with time, is given by the primary, and is below 2**62. The names `number`, `journal_number`,
+`next_inode`, `time_ns`, `checkpoint_begun` and `checkpoint` of META say where this volume stands; they are
+the catalog's own, written at each commit and shown to nobody.
 
 Two tables are derived from the others and are not rows of any change:
 

@@ -300,7 +300,7 @@ def test_a_rename_over_a_file_takes_one_link_of_it(decider: Decider) -> None:
     old, new = decider.create(b"old"), decider.create(b"new")
     decider.do(Link(new, ROOT, b"second"))
     decider.do(Rename(ROOT, b"old", ROOT, b"new"))
-    assert decider.names() == [b"second", b"new"]
+    assert decider.names() == [b"new", b"second"]
     assert (decider.inode(old).nlink, decider.inode(new).nlink) == (1, 1)
     assert decider.inode(new).ctime_ns == decider.time_ns
 

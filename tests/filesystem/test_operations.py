@@ -523,6 +523,23 @@ async def test_a_rewound_listing_tells_what_is_there_by_then(kernel: Kernel, lis
     assert [name for name, _, _ in await listing.read(handle, 0)] == [b".", b"..", b"new"]
 
 
+@pytest.mark.parametrize("flags", [0, pyfuse3.RENAME_EXCHANGE])
+async def test_a_name_that_is_given_to_another_file_is_in_every_listing(
+    kernel: Kernel, listing: Listing, flags: int
+) -> None:
+    for name in (b"kept", b"moved"):
+        await kernel.make(name)
+    handle = await kernel.operations.opendir(ROOT, USER)
+    ((_, _, position),) = await listing.read(handle, 0, room=1)
+    await kernel.operations.rename(ROOT, b"moved", ROOT, b"kept", flags, USER)
+    told = await listing.read(handle, position)
+    assert b"kept" in [name for name, _, _ in told]
+    position = told[-1][2]
+    await kernel.make(b"moved later")
+    await kernel.operations.rename(ROOT, b"moved later", ROOT, b"kept", 0, USER)
+    assert await listing.read(handle, position) == [], "nor is it twice in one"
+
+
 async def test_names_removed_behind_the_position_are_not_missed_before_it(
     kernel: Kernel, listing: Listing
 ) -> None:
