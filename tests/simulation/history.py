@@ -39,6 +39,10 @@ class Operation:
     seen: int | None = None
     failed_late: int | None = None
     """Where it was refused after it had been acknowledged: nothing of it is left, and its host said so."""
+    shows_from: int | None = None
+    """Where it looked at a name that its kernel keeps while a call there changed it: when that call began. It
+    was shown what was before the call, whose effect link counts may have shown already.
+    """
 
     @property
     def looks(self) -> bool:

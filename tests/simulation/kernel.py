@@ -7,8 +7,8 @@ be kept is shown without asking. Answers are taken a moment after they were give
 
 import errno
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
 
 import trio
@@ -40,6 +40,7 @@ class SimulatedKernel:
         self._delay_s = delay_s
         self._entries: dict[Name, _Entry] = {}
         self._locks: defaultdict[InodeNumber, trio.Lock] = defaultdict(trio.Lock)
+        self._changing: dict[Name, int] = {}
         self.hits = 0
 
     @asynccontextmanager
@@ -58,12 +59,33 @@ class SimulatedKernel:
                     yield
                     return
 
+    def _kept(self, name: Name) -> _Entry | None:
+        """What is shown without asking."""
+        entry = self._entries.get(name)
+        return None if entry is None or host_time() >= entry.until else entry
+
+    def shows_from(self, name: Name) -> int | None:
+        """When the call that changes the name began, in the history, if a look now is shown what was before
+        it; None where the look asks, or where no such call is under way.
+        """
+        return None if self._kept(name) is None else self._changing.get(name)
+
+    @contextmanager
+    def _change_under_way(self, began: int, *names: Name) -> Iterator[None]:
+        """The directories are locked: no other call changes these names meanwhile."""
+        self._changing.update(dict.fromkeys(names, began))
+        try:
+            yield
+        finally:
+            for name in set(names):
+                del self._changing[name]
+
     async def lookup(self, unit: ControlUnit, name: Name, see: See) -> int:
         """The tag of the inode of a name. OperationFailed."""
-        entry = self._entries.get(name)
-        if entry is not None and host_time() < entry.until:
+        if (kept := self._kept(name)) is not None:
             self.hits += 1
-            return _found(entry.tag)
+            return _found(kept.tag)
+        entry = self._entries.get(name)
         if entry is not None and entry.tag is not None:
             until, tag = await self._ask(unit, name, see)
             if tag == entry.tag:
@@ -90,24 +112,29 @@ class SimulatedKernel:
         return host_time() + lifetime_s, tag
 
     async def create(
-        self, unit: ControlUnit, name: Name, make: Callable[[], Awaitable[Inode | None]], see: See
+        self, unit: ControlUnit, name: Name, make: Callable[[], Awaitable[Inode | None]], see: See, began: int
     ) -> int | None:
-        """Make a name, its directory being locked; the tag of its inode, None where it has gone again."""
-        keeping = unit.names.keeping(name[0])
-        inode = await make()
-        tag = None if inode is None else see(inode)
-        lifetime_s = unit.name_lifetime_s(*name, keeping)
-        await self._take_answer()
+        """Make a name, its directory being locked; the tag of its inode, None where it has gone again.
+
+        `began` is when the call did, in the history.
+        """
+        with self._change_under_way(began, name):
+            keeping = unit.names.keeping(name[0])
+            inode = await make()
+            tag = None if inode is None else see(inode)
+            lifetime_s = unit.name_lifetime_s(*name, keeping)
+            await self._take_answer()
         self._entries.pop(name, None)
         if tag is not None:
             entry = self._entries[name] = _Entry(tag)
             entry.until = host_time() + lifetime_s
         return tag
 
-    async def change(self, change: Awaitable[object], *changed: Name) -> None:
-        """Remove or rename, the directories being locked."""
-        await change
-        await self._take_answer()
+    async def change(self, change: Awaitable[object], began: int, *changed: Name) -> None:
+        """Remove or rename, the directories being locked; `began` as for `create`."""
+        with self._change_under_way(began, *changed):
+            await change
+            await self._take_answer()
         for name in changed:
             self._entries.pop(name, None)
 

@@ -97,10 +97,10 @@ def _locked(
 
 
 async def _change_names(
-    host: SimulatedHost, operation: Unlink | RemoveDirectory | Rename, *names: Name
+    host: SimulatedHost, call: Operation, operation: Unlink | RemoveDirectory | Rename, *names: Name
 ) -> None:
     change = host.unit.perform(operation)
-    await (change if host.kernel is None else host.kernel.change(change, *names))
+    await (change if host.kernel is None else host.kernel.change(change, call.began, *names))
 
 
 class Program:
@@ -380,16 +380,16 @@ class Program:
 
         async def call(operation: Operation) -> int:
             create = Create(directory, name, mode, uid=operation.index, gid=0)
-            seen = await self._make_name(host, create)
+            seen = await self._make_name(host, operation, create)
             return operation.index if seen is None else seen
 
         async with _locked(host, directory):
             return await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
 
-    async def _make_name(self, host: SimulatedHost, operation: Create | Link) -> int | None:
+    async def _make_name(self, host: SimulatedHost, call: Operation, operation: Create | Link) -> int | None:
         make, name = partial(host.unit.perform, operation), (operation.parent, operation.name)
         if host.kernel is not None:
-            return await host.kernel.create(host.unit, name, make, self._atlas.see)
+            return await host.kernel.create(host.unit, name, make, self._atlas.see, call.began)
         inode = await make()
         return None if inode is None else self._atlas.see(inode)
 
@@ -404,8 +404,8 @@ class Program:
     async def _remove(
         self, host: SimulatedHost, what: Unlink | RemoveDirectory, name: str, parent: int
     ) -> None:
-        async def call(_: Operation) -> str:
-            await _change_names(host, what, (what.parent, what.name))
+        async def call(operation: Operation) -> str:
+            await _change_names(host, operation, what, (what.parent, what.name))
             return "ok"
 
         async with _locked(host, what.parent, operation=what):
@@ -418,8 +418,8 @@ class Program:
 
         what = Rename(*old, *new, flags)
 
-        async def call(_: Operation) -> str:
-            await _change_names(host, what, old, new)
+        async def call(operation: Operation) -> str:
+            await _change_names(host, operation, what, old, new)
             return "ok"
 
         async with _locked(host, old[0], new[0], operation=what):
@@ -429,8 +429,8 @@ class Program:
         (tag, inode), (parent, name) = self._any_file(), self._any_name()
         directory = self._atlas.inodes[parent]
 
-        async def call(_: Operation) -> int:
-            seen = await self._make_name(host, Link(inode, directory, name))
+        async def call(operation: Operation) -> int:
+            seen = await self._make_name(host, operation, Link(inode, directory, name))
             return tag if seen is None else seen
 
         async with _locked(host, directory):
@@ -442,10 +442,11 @@ class Program:
     async def lookup(self, host: SimulatedHost, parent: int, name: bytes) -> Any:
         directory = self._atlas.inodes[parent]
 
-        async def call(_: Operation) -> int:
-            if host.kernel is not None:
-                return await host.kernel.lookup(host.unit, (directory, name), self._atlas.see)
-            return self._atlas.see(await host.unit.lookup(directory, name))
+        async def call(operation: Operation) -> int:
+            if host.kernel is None:
+                return self._atlas.see(await host.unit.lookup(directory, name))
+            operation.shows_from = host.kernel.shows_from((directory, name))
+            return await host.kernel.lookup(host.unit, (directory, name), self._atlas.see)
 
         return await self._ask(host, NAMES, "lookup", parent, name, call=call)
 
