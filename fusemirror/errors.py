@@ -84,6 +84,13 @@ and this host may not go on without it: {0}. Bring the other host or the witness
     exit_code = 5
 
 
+class ChangeUnrecorded(CheckReport):
+    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it, \
+and the disk here does not take the record that this host goes on alone: {0}. Bring the backup back"""
+
+    exit_code = 5
+
+
 class WitnessUnreachable(FusemirrorError):
     """the witness cannot be asked: {0}; check that it runs, and the network between"""
 

@@ -139,6 +139,7 @@ class BackupUnit(ControlUnit):
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        self.check_disk()
         if self.applier.access is Access.EXCLUSIVE:
             answer = await self._request_exclusively(operation, data)
         else:
@@ -147,6 +148,7 @@ class BackupUnit(ControlUnit):
         number = answer.inode if isinstance(answer, Answer) else answer
         if type(operation) is not Write:
             self.names.change(operation)
+        self.check_disk()  # it failed meanwhile: nothing is looked up there any more
         inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
         return inode and self.shown(inode)
 

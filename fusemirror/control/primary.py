@@ -457,6 +457,7 @@ class PrimaryUnit(ControlUnit):
         raise self.mirror.not_permitted()
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        self.check_disk()
         await self._wait_met()
         claim = await self.exclusive.stand_by(inode, offset, offset + length)
         try:

@@ -369,25 +369,31 @@ class Roles(ControlUnit):
         """Put a unit of the other role in the place of the present one. No task serves either meanwhile."""
         before = self.unit
         if self.volume.copying and change.role == "primary":
-            self.volume.abandon_catalog_copy()
+            try:
+                self.volume.abandon_catalog_copy()
+            except (FusemirrorError, OSError) as error:
+                self._stop_serving(error)
         before.retire(change.known)
         self._meet_anew("the roles changed")
         self.unit = self._make_unit()
         self.unit.inherit(before)
         self.unit.configure(self._settings)
-        if isinstance(self.unit, PrimaryUnit):
+        if isinstance(self.unit, PrimaryUnit) and not self.volume.copying:
             try:
                 self._begin_as_primary(self.unit, change)
             except (FusemirrorError, OSError) as error:
-                # The role is this host's all the same: it serves it once it is mounted again.
-                log.error("the role was taken, and the disk does not take the record of it: %s", error)
-                self.volume.health.fail(str(error))
+                self._stop_serving(error)
         log.info("this host is the %s now: %s", change.role, change.reason)
         self._tell_succession()
         self._unpark()
         change.done.resolve(None)
         if change.set_aside:
             self.bringing_in.wanted.set()
+
+    def _stop_serving(self, error: FusemirrorError | OSError) -> None:
+        """The role is this host's all the same: it serves it once it is mounted again."""
+        log.error("the role was taken, and the disk does not take the record of it: %s", error)
+        self.volume.health.fail(str(error))
 
     def _make_durable(self, change: RoleChange) -> None:
         """The one step that counts: a crash before leaves the old role, a crash after it the new one."""

@@ -12,12 +12,12 @@ With a witness it needs its permission (`witness/permission.py`), and holds unti
 Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 """
 
-import errno
 import logging
 import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,12 +38,12 @@ from fusemirror.errors import (
     ChangeInDoubt,
     ChangesRefused,
     ChangeUnconfirmed,
+    ChangeUnrecorded,
     ChannelError,
     CheckReport,
     ConnectionLost,
     FusemirrorError,
     NotPermitted,
-    OperationFailed,
     RoleChanged,
     TimedOut,
 )
@@ -99,6 +99,9 @@ log = logging.getLogger(__name__)
 _INODES_PER_MESSAGE = 8_192
 _MARKED_IMAGES_PER_S = 10_000  # a tenth of a second of work
 _GENERATION_BYTES = 16
+
+Doubt = Callable[[], CheckReport]
+"""Makes what who asked for a change is told that may or may not have taken effect."""
 
 
 class InFlight(msgspec.Struct, gc=False):
@@ -158,7 +161,7 @@ class Mirror:
         self._live = False  # changes are sent as they are made
         self._held_back: ChangeNumber | None = None  # not acknowledged before its image is copied
         self._applied_number = volume.number  # as the backup said last
-        self._waiting: list[tuple[ChangeNumber, Promise[bool]]] = []
+        self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None]]] = []
         self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
         self.access = Access.ROUTED
         self._reported = False  # this time apart has its line in the log
@@ -256,20 +259,22 @@ class Mirror:
     async def acknowledged(self, number: ChangeNumber) -> None:
         """Return when the backup holds change `number`, or the primary goes on without it.
 
-        `ChangeInDoubt` where it may not go on without it; `RoleChanged` where this host became the backup
-        first, and nobody holds the change.
+        A check report that it is in doubt where the primary may not, or cannot, go on without it;
+        `RoleChanged` where this host became the backup first, and nobody holds the change.
         """
-        if not await self.settled(number):
-            if self.permission.granted:
-                raise self._report(ChangeInDoubt(self.reason))
-            raise self._report(ChangeUnconfirmed(self._reason_alone))
+        doubt = await self._doubt_of(number)
+        if doubt is not None:
+            raise self._report(doubt())
 
     async def settled(self, number: ChangeNumber) -> bool:
         """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
+        return await self._doubt_of(number) is None
+
+    async def _doubt_of(self, number: ChangeNumber) -> Doubt | None:
         if number <= self.acknowledged_number:
-            return True
+            return None
         self._check_not_retired()
-        promise: Promise[bool] = Promise()
+        promise: Promise[Doubt | None] = Promise()
         self._waiting.append((number, promise))
         return await promise.wait()
 
@@ -297,7 +302,7 @@ class Mirror:
                 return entry.number
         return ChangeNumber(0)
 
-    def _acknowledge(self, number: ChangeNumber, *, in_doubt: bool = False) -> None:
+    def _acknowledge(self, number: ChangeNumber, doubt: Doubt | None = None) -> None:
         if self._held_back is not None:
             number = min(number, ChangeNumber(self._held_back - 1))
         if number <= self.acknowledged_number:
@@ -305,10 +310,10 @@ class Mirror:
         self.acknowledged_number = number
         while self.in_flight and self.in_flight[0].number <= number:
             self.in_flight.popleft()
-        still: list[tuple[ChangeNumber, Promise[bool]]] = []
+        still: list[tuple[ChangeNumber, Promise[Doubt | None]]] = []
         for waiting in self._waiting:
             if waiting[0] <= number:
-                waiting[1].resolve(not in_doubt)
+                waiting[1].resolve(doubt)
             else:
                 still.append(waiting)
         self._waiting = still
@@ -316,7 +321,7 @@ class Mirror:
             ready = [action for action in self._actions if action[0] <= number]
             self._actions = [action for action in self._actions if action[0] > number]
             for _, action in ready:
-                action(not in_doubt)
+                action(doubt is None)
 
     @property
     def streams(self) -> bool:
@@ -453,39 +458,42 @@ class Mirror:
 
     def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
         before, after = self.state, next_primary_state(self.state, event)
-        granted = self.permission.granted
-        if after in PRIMARY_ACKNOWLEDGES_ALONE and self.fence is Fence.NEVER and granted:
-            self._leave_the_backup()
+        alone = after in PRIMARY_ACKNOWLEDGES_ALONE
+        doubt = self._leave_the_backup(reason) if alone else None
         self.state = after
         self.reason = reason
         if self.state is not before:
             log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
-        self.met = self.met or self.streams or self.state in PRIMARY_ACKNOWLEDGES_ALONE
-        if self.state in PRIMARY_ACKNOWLEDGES_ALONE:
-            self._give_up_waiting(in_doubt=self.fence is Fence.DATA or not granted)
+        self.met = self.met or self.streams or alone
+        if alone:
+            self._give_up_waiting(doubt)
         elif self.streams:
             self._reported = False
         self._tell_changed()
 
-    def _give_up_waiting(self, *, in_doubt: bool) -> None:
+    def _give_up_waiting(self, doubt: Doubt | None) -> None:
         self._held_back = None
-        self._acknowledge(self.volume.number, in_doubt=in_doubt)
+        self._acknowledge(self.volume.number, doubt)
 
     def _tell_changed(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
-    def _leave_the_backup(self) -> None:
-        """What is under way will be acknowledged by this host alone: so it stands in a line of its own."""
+    def _leave_the_backup(self, reason: str | None) -> Doubt | None:
+        """What is under way stands in a line of its own on return, to be acknowledged by this host alone;
+        or why that cannot be, while main has it and goes on showing it."""
+        if not self.permission.granted:
+            return lambda: ChangeUnconfirmed(self._reason_alone)
+        if self.fence is Fence.DATA:
+            return partial(ChangeInDoubt, reason)
         if not self.in_flight or not self.generation_shared:
-            return
+            return None
         try:
             self.begin_generation()
         except (OSError, FusemirrorError) as error:
             log.error("changes under way are not acknowledged: %s", error)
-            waiting, self._waiting = self._waiting, []
-            for _, promise in waiting:
-                promise.reject(OperationFailed(getattr(error, "errno", None) or errno.EIO))
+            return partial(ChangeUnrecorded, str(error))
+        return None
 
     def differ(self, reason: str) -> None:
         """The peer was met, and both went on apart. Nothing where the state says so already."""
@@ -548,7 +556,7 @@ class Mirror:
             return
         late = self.in_flight[0].since + self.io_timeout_s if self.in_flight else math.inf
         if now >= max(late, self._hold_until):
-            self._give_up_waiting(in_doubt=True)
+            self._give_up_waiting(lambda: ChangeUnconfirmed(self._reason_alone))
             return
         # A change may still come while the lease that this host has of the backup lasts.
         late = min(late, now + self.io_timeout_s)

@@ -187,15 +187,14 @@ class Catalog:
 
     def meta(self, name: bytes) -> bytes | None:
         """The value of a row of META, or None."""
-        value: bytes | None = self._txn.get(name, db=self._meta)
-        return value
+        return self._get(name, self._meta)
 
     def inode(self, number: InodeNumber) -> Inode | None:
         """The inode, or None. Do not keep it over an await: the cache may make another object of it."""
         inode = self._cached.get(number)
         if inode is not None:
             return inode
-        row = self._txn.get(_NUMBER.pack(number), db=self._inodes)
+        row = self._get(_NUMBER.pack(number), self._inodes)
         if row is None:
             return None
         if len(row) < ROW_BYTES_MIN:
@@ -207,7 +206,7 @@ class Catalog:
         key = _NUMBER.pack(parent) + name
         if len(name) > NAME_BYTES_MAX or not name:
             return None
-        value = self._txn.get(key, db=self._entries)
+        value = self._get(key, self._entries)
         return None if value is None else self._unpack_entry(key, value)
 
     def listing(self, parent: InodeNumber, after_cookie: int, limit: int) -> list[tuple[int, bytes, Entry]]:
@@ -229,8 +228,7 @@ class Catalog:
     def xattr(self, inode: InodeNumber, name: bytes) -> bytes | None:
         if len(name) > NAME_BYTES_MAX:
             return None
-        value: bytes | None = self._txn.get(xattr_key(inode, name), db=self._xattrs)
-        return value
+        return self._get(xattr_key(inode, name), self._xattrs)
 
     def xattrs(self, inode: InodeNumber) -> list[bytes]:
         """The names of the extended attributes, in byte order."""
@@ -250,7 +248,10 @@ class Catalog:
         return sorted(self._orphans)
 
     def inode_count(self) -> int:
-        return int(self._txn.stat(self._inodes)["entries"])
+        try:
+            return int(self._txn.stat(self._inodes)["entries"])
+        except lmdb.Error as error:
+            raise self._failure(error) from error
 
     def rows(self, table: int, after_key: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """At most `limit` rows of a table with keys above `after_key`, in the order of keys."""
@@ -484,15 +485,28 @@ class Catalog:
             raise self._damaged(Table.META, name.encode())
         return int.from_bytes(value, "big")
 
+    def _get(self, key: bytes, table: Any) -> bytes | None:
+        try:
+            value: bytes | None = self._txn.get(key, db=table)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+        return value
+
     def _walk(self, table: Any, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `first` on. Nothing may be put while it is walked."""
-        with self._txn.cursor(db=table) as cursor:
-            if cursor.set_range(first):
-                yield from cursor
+        try:
+            with self._txn.cursor(db=table) as cursor:
+                if cursor.set_range(first):
+                    yield from cursor
+        except lmdb.Error as error:
+            raise self._failure(error) from error
 
     def _has_prefix(self, table: Any, prefix: bytes) -> bool:
-        with self._txn.cursor(db=table) as cursor:
-            return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
+        try:
+            with self._txn.cursor(db=table) as cursor:
+                return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
 
     def _put_inode(self, key: bytes, row: bytes, number: ChangeNumber) -> None:
         inode_number = key_inode(key)

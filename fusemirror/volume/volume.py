@@ -633,12 +633,9 @@ class Volume:
         self.requests_done.clear()
         self.number = ChangeNumber(0)
         fresh = self.directory / "catalog.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with self._reopening("catalog"):
+            _remove_tree(fresh)
             self.catalog = Catalog(fresh, create=True)
-        except (OSError, FusemirrorError):
-            self.catalog = Catalog(self.directory / "catalog")
-            raise
 
     @noting
     def finish_catalog_copy(self, number: ChangeNumber, journal_number: ChangeNumber) -> None:
@@ -652,28 +649,42 @@ class Volume:
         # From here on it will be finished.
         self._keep_usable(self.catalog.commit, self.number, journal_number, self._time_ns)
         self.catalog.close()
-        fresh = self.directory / "catalog.new"
-        try:
+        with self._reopening("catalog.new", "catalog"):
             _settle_catalog_copy(self.directory, self.journal, self.images)
-        except (OSError, FusemirrorError):
-            self.catalog = Catalog(fresh if fresh.is_dir() else self.directory / "catalog")
-            raise
-        self.catalog = Catalog(self.directory / "catalog")
+            self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
         self.watcher.catalog_replaced()
 
+    @noting
     def abandon_catalog_copy(self) -> None:
         """Go back to the catalog that was there before a copy under way; every image and row is suspect.
 
-        Images may have got content of the copy meanwhile. DiskFailed, OSError.
+        Images may have got content of the copy meanwhile. VolumeError, DiskFailed, OSError: the copy may
+        still be there, and the next opening decides; nothing may be changed before that.
         """
         self.catalog.close()
-        shutil.rmtree(self.directory / "catalog.new", ignore_errors=True)
-        self.catalog = Catalog(self.directory / "catalog")
+        with self._reopening("catalog"):
+            _remove_tree(self.directory / "catalog.new")
+            self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
         self.number = max(self.catalog.number, self.journal.last_number)
         self.update_identity(compare_all=True)
         self._recover_attributes(everything=True)
+
+    @contextlib.contextmanager
+    def _reopening(self, *names: str) -> Iterator[None]:
+        """For what opens another catalog in the place of one that is closed. After an error the first of
+        `names` that is there is opened; where that fails too this host has none, and stops serving."""
+        try:
+            yield
+        except (OSError, FusemirrorError):
+            there = [self.directory / name for name in names if (self.directory / name).is_dir()]
+            try:
+                self.catalog = Catalog(there[0] if there else self.directory / names[-1])
+            except FusemirrorError as error:
+                self.health.fail(str(error))
+                raise
+            raise
 
     def _keep_usable(self, commit: Callable[..., None], *place: Any) -> None:
         """Commit a catalog under copy. A commit that fails ends LMDB's transaction; what it held is gone."""
@@ -846,9 +857,15 @@ def _settle_catalog_copy(directory: Path, journal: Journal, images: Images) -> N
         shutil.rmtree(fresh)
         return
     journal.restart(number)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove_tree(old)
     fresh.rename(old)
     sync_directory(directory)
+
+
+def _remove_tree(directory: Path) -> None:
+    """On return there is no such directory. OSError: some of it may be there still."""
+    if directory.is_dir():
+        shutil.rmtree(directory)
 
 
 def _settle_images(fresh: Path, images: Images) -> ChangeNumber | None:

@@ -2,6 +2,7 @@
 
 import errno
 
+import msgspec
 import pytest
 
 from fusemirror.control.primary import PrimaryUnit
@@ -20,12 +21,14 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
+from fusemirror.settings import Acknowledge
 from fusemirror.volume.volume import Volume
+from tests.admin.conftest import Pair, network, pair
 from tests.filesystem.conftest import unit
 from tests.volume.conftest import directory, volume
 from tests.volume.test_space import Disk
 
-__all__ = ["directory", "unit", "volume"]
+__all__ = ["directory", "network", "pair", "unit", "volume"]
 
 FILE = InodeNumber(2)
 DONE: list[AnyOperation] = [
@@ -99,3 +102,28 @@ async def test_after_an_error_of_the_disk_everything_gets_a_check_report(
         with pytest.raises(DiskStopped, match="broken"):
             await attempt
     assert unit.status()["disk"]["failure"]
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("acknowledge", list(Acknowledge))
+async def test_after_an_error_of_its_disk_the_backup_looks_nothing_up_and_gives_check_reports(
+    pair: Pair, acknowledge: Acknowledge
+) -> None:
+    created = await pair.primary.roles.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    assert created is not None
+    unit = pair.backup.roles
+    unit.configure(msgspec.structs.replace(pair.backup.settings, acknowledge=acknowledge))
+    unit.volume.health.note(OSError(errno.EIO, "broken"))
+    unit.volume.catalog.rollback()  # nothing is in memory
+    unit.volume.catalog._txn.abort()  # as an error of the disk leaves it
+    for attempt in (
+        unit.perform(Write(created.number, 0), b"x"),
+        unit.perform(Write(created.number, 0, append=True), b"x"),
+        unit.perform(Create(ROOT_INODE, b"other", 0o100644, 0, 0)),
+        unit.read(created.number, 0, 1),
+        unit.lookup(ROOT_INODE, b"file"),
+        unit.flush(created.number),
+    ):
+        with pytest.raises(DiskStopped, match="broken"):
+            await attempt
+    unit.volume.catalog.rollback()

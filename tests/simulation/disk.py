@@ -193,6 +193,18 @@ def _counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     return counted
 
 
+def _remove_tree(path: Any, ignore_errors: bool = False, **kwargs: Any) -> None:
+    """One that is to ignore errors leaves there what it cannot remove."""
+    try:
+        step("rmtree")
+    except OSError:
+        if ignore_errors:
+            return
+        raise
+    _RMTREE(path, ignore_errors, **kwargs)
+    _names_changed()
+
+
 def _counted_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
     if not flags & os.O_CREAT:
         return os.open(path, flags, *args, **kwargs)
@@ -212,6 +224,7 @@ def _path_open(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
 
 
 _PATH_OPEN = Path.open
+_RMTREE = shutil.rmtree
 
 
 def _commit(method: Callable[..., None]) -> Callable[..., None]:
@@ -264,7 +277,7 @@ def counted_steps() -> Iterator[None]:
             for name in ("mkdir", "rename", "replace", "unlink")
         ),
         (Path, "open", _path_open),
-        (shutil, "rmtree", _counted("rmtree", shutil.rmtree)),
+        (shutil, "rmtree", _remove_tree),
         (images, "sync_filesystem", _sync_filesystem),
         (volume_module, "boot_id", boot_id),
         (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here

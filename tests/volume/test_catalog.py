@@ -55,6 +55,26 @@ def names(catalog: Catalog, after: int = 0, limit: int = 100) -> list[bytes]:
     return [name for _, name, _ in catalog.listing(ROOT_INODE, after, limit)]
 
 
+def test_a_catalog_whose_transaction_is_gone_says_so_as_an_error_of_the_disk(catalog: Catalog) -> None:
+    catalog._txn.abort()
+    number = InodeNumber(4711)
+    for ask in (
+        lambda: catalog.inode(number),
+        lambda: catalog.entry(number, b"name"),
+        lambda: catalog.listing(number, 0, 1),
+        lambda: catalog.is_empty(number),
+        lambda: catalog.xattr(number, b"user.x"),
+        lambda: catalog.xattrs(number),
+        lambda: catalog.has_xattrs(number),
+        lambda: catalog.meta(b"name"),
+        lambda: catalog.rows(Table.INODES, None, 1),
+        lambda: catalog.digest(Table.INODES, b"", b"\xff"),
+        catalog.inode_count,
+    ):
+        with pytest.raises(DiskFailed):
+            ask()
+
+
 def test_a_new_catalog_holds_a_root_directory(catalog: Catalog) -> None:
     root = catalog.inode(ROOT_INODE)
     assert root is not None

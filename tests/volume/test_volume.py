@@ -1046,7 +1046,17 @@ def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
     volume.close()
 
 
-@pytest.mark.parametrize("step", ["making it", "a commit under way", "its last commit", "taking its place"])
+REFUSED_STEPS = [
+    "removing one before it",
+    "making it",
+    "a commit under way",
+    "its last commit",
+    "removing the old one",
+    "taking its place",
+]
+
+
+@pytest.mark.parametrize("step", REFUSED_STEPS)
 def test_a_copy_that_the_disk_refused_can_be_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -1069,6 +1079,10 @@ def test_a_copy_that_the_disk_refused_can_be_begun_again(
     with monkeypatch.context() as full:
         if step == "making it":
             full.setattr("fusemirror.volume.catalog._open_environment", refuse_creation(refuse))
+        elif "removing" in step:
+            if "before" in step:
+                (volume.directory / "catalog.new").mkdir()
+            full.setattr("shutil.rmtree", refuse)
         elif step == "taking its place":
             full.setattr(volume.journal, "restart", refuse)
         else:
@@ -1081,6 +1095,48 @@ def test_a_copy_that_the_disk_refused_can_be_begun_again(
     copy()
     assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
     volume.close()
+
+
+@pytest.mark.parametrize("step", ["removing one before it", "removing the old one", "giving it up"])
+def test_a_disk_that_fails_during_a_copy_leaves_a_catalog_that_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    rows, number = source_rows(tmp_path)
+    volume = old_volume(tmp_path / "volume").volume
+    volume.begin_catalog_copy()
+    volume.copy_rows(rows)
+    steps: dict[str, Callable[[], None]] = {
+        "removing one before it": volume.begin_catalog_copy,
+        "removing the old one": lambda: volume.finish_catalog_copy(number, number),
+        "giving it up": volume.abandon_catalog_copy,
+    }
+
+    def fail(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr("shutil.rmtree", fail)
+    with pytest.raises(OSError, match="broken"):
+        steps[step]()
+    assert volume.health.failure is not None
+    assert volume.catalog.inode(ROOT_INODE) is not None
+    volume.abandon()
+
+
+def test_where_no_catalog_can_be_opened_after_an_error_the_host_stops_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = old_volume(tmp_path / "volume").volume
+
+    def fail(directory: Path, **_named: Any) -> None:
+        raise VolumeDamaged(directory, "broken")
+
+    monkeypatch.setattr("fusemirror.volume.catalog._open_environment", fail)
+    with pytest.raises(VolumeDamaged, match="broken"):
+        volume.begin_catalog_copy()
+    assert "broken" in (volume.health.failure or "")
+    with pytest.raises(DiskFailed):
+        volume.catalog.inode(InodeNumber(4711))
+    volume.abandon()
 
 
 def refuse_creation(refuse: Callable[..., None]) -> Callable[..., Any]:
