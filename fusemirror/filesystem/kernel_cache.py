@@ -22,7 +22,7 @@ write what was before the last write of the other host. And a read that runs bes
 this host may show zeros for what is cut off: the kernel does not believe then that an answer is short because
 the file is, and fills it up. And of two readers at once the second goes by the attributes that the first was
 told, if the first takes its answer only after the second has asked: if the other host changed the file
-just between, the second does not see that change yet.
+just between, the second does not see that change yet, and zeros for what the change cut off.
 
 **Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
 its pages are dropped, by a thread, because that waits for reads under way.

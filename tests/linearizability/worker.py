@@ -4,9 +4,9 @@
 
 Besides there are files that nobody renames or removes. They are left alone for seconds; then everybody opens
 them to read, and keeps them open while the processes of one host change them. So the kernels keep what they
-read of them. Two things that such a read may show are excepted in fusemirror(7), and kept out: only one host
-changes each of them, and one that it truncates is read on the other host only. NUMBER is odd on one of the
-hosts.
+read of them. Some things that such a read may show are excepted in fusemirror(7), and kept out: only one host
+changes each of them, and one that it truncates is read on the other host only, by one process at a time.
+NUMBER is odd on one of the hosts.
 
 DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
@@ -16,13 +16,14 @@ local filesystem would not give ends the process.
 """
 
 import errno
+import fcntl
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
 from typing import Any, TypeVar
@@ -63,6 +64,7 @@ class Lost(Exception):
 class Worker:
     def __init__(self, directory: str, control: str, number: str, seed: str) -> None:
         self._path = directory
+        self._control = control
         self._stop = Path(control, "stop")
         self._pause = Path(control, f"pause-{number}")
         self._record = os.open(Path(control, f"record-{number}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -304,8 +306,26 @@ class Worker:
             self._reopened = int(cycle)
             self._leave_calm()
         name = self._random.choice(CALM)
-        descriptor, inode = self._calm_file(name)
         mine, cut = name.endswith(str(self._side)), name.startswith("cut")
+        with self._turn(name) as has_turn:
+            if has_turn or mine or not cut:
+                self._in_open_calm_file(name, phase, mine=mine, cut=cut)
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[bool]:
+        """Whether no other process of this host works on the file until the context is left."""
+        turn = os.open(f"{self._control}/turn-{name}-{self._side}", os.O_WRONLY | os.O_CREAT)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(turn)
+
+    def _in_open_calm_file(self, name: str, phase: float, *, mine: bool, cut: bool) -> None:
+        descriptor, inode = self._calm_file(name)
         if mine and phase < STORM_S and self._random.random() < 0.5:
             self._change_calm_file(name, inode, cut=cut)
         elif (mine and cut) or self._random.random() < 0.3:
