@@ -108,8 +108,7 @@ class SimulatedKernel:
                 raise
         else:
             lifetime_s = unit.name_lifetime_s(*name, keeping)
-        await self._take_answer()
-        return host_time() + lifetime_s, tag
+        return await self._take_answer() + lifetime_s, tag
 
     async def create(
         self, unit: ControlUnit, name: Name, make: Callable[[], Awaitable[Inode | None]], see: See, began: int
@@ -123,11 +122,11 @@ class SimulatedKernel:
             inode = await make()
             tag = None if inode is None else see(inode)
             lifetime_s = unit.name_lifetime_s(*name, keeping)
-            await self._take_answer()
+            taken = await self._take_answer()
         self._entries.pop(name, None)
         if tag is not None:
             entry = self._entries[name] = _Entry(tag)
-            entry.until = host_time() + lifetime_s
+            entry.until = taken + lifetime_s
         return tag
 
     async def change(self, change: Awaitable[object], began: int, *changed: Name) -> None:
@@ -138,8 +137,11 @@ class SimulatedKernel:
         for name in changed:
             self._entries.pop(name, None)
 
-    async def _take_answer(self) -> None:
+    async def _take_answer(self) -> float:
+        """When it was taken, of which the process hears once it runs: a pause stops it, not its kernel."""
+        given = host_time()
         await trio.sleep(self._random.random() * self._delay_s)
+        return min(host_time(), given + self._delay_s)
 
 
 def _found(tag: int | None) -> int:
