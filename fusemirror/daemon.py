@@ -106,7 +106,7 @@ class Host:
         log.error("%s", DiskFailed(self.settings.volume, health.failure))
         self.linker.retire()
         with trio.move_on_after(self.settings.io_timeout):
-            await self.unit.say_goodbye(f"its disk failed: {health.failure}")
+            await self.unit.say_goodbye(f"its disk failed: {health.failure}", mounted=True)
         if self.unit.link is not None:
             self.unit.link.close("the disk failed")
 

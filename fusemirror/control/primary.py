@@ -874,7 +874,7 @@ class PrimaryUnit(ControlUnit):
         mirror = self.mirror
         return {
             "role": "primary",
-            "mirror_state": "degraded" if mirror.backup_full else WORDS[mirror.state].value,
+            "mirror_state": "degraded" if mirror.takes_nothing else WORDS[mirror.state].value,
             "state": mirror.state.name.lower(),
             "reason": mirror.told_reason,
             "change": self.volume.number,

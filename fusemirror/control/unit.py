@@ -490,8 +490,9 @@ class ControlUnit(ABC):
     async def stop(self, reason: str) -> None:
         """Make both volumes durable where that can be done, and say goodbye to the peer."""
 
-    async def say_goodbye(self, reason: str) -> None:
-        """End the link in good order: the peer hears that this host serves nothing from now on.
+    async def say_goodbye(self, reason: str, *, mounted: bool = False) -> None:
+        """End the link in good order: the peer hears that this host serves nothing from now on, but for
+        what the kernel of one that stays mounted keeps.
 
         The peer ends it; closing it here could overtake the word.
         """
@@ -499,7 +500,7 @@ class ControlUnit(ABC):
             return
         try:
             await self.link.forward.wait_sent()
-            self.link.mirror.send(Bye(reason))
+            self.link.mirror.send(Bye(reason, mounted))
             await self.link_ended.wait()
         except ChannelError as error:
             log.info("stopped without a goodbye: %s", error)

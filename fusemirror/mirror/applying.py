@@ -238,11 +238,13 @@ class Applier:
             self._full = False
 
     async def _leave(self, session: Session, reason: str) -> None:
-        """Say goodbye, so that the primary goes on alone at once: nothing is read here from now on."""
+        """Say goodbye, so that the primary goes on alone once this host's kernel keeps nothing: nothing is
+        read here from now on.
+        """
         log.error("%s", reason)
         self._go(BackupEvent.LOST, reason)
         with suppress(ChannelError), trio.move_on_after(HANDSHAKE_TIMEOUT_S):
-            session.send(Bye(reason))
+            session.send(Bye(reason, mounted=True))
             while True:
                 await session.receive()  # until the primary ends the link: closing could overtake the word
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import trio
@@ -171,6 +171,8 @@ class Mirror:
         """Bytes of images that changes were published for, while someone asks to know."""
         self.backup_full = False
         """The backup is linked, and takes nothing because its disk is full."""
+        self.backup_leaves = False
+        """The backup has said goodbye; the link lasts as long as its kernel may show what it keeps."""
         self._room_limit: int | None = None  # as the backup said last over this link
         self._room_taken = 0  # of that by the changes since it caught up
         self._mend_wanted = trio.Event()
@@ -444,6 +446,11 @@ class Mirror:
         return error
 
     @property
+    def takes_nothing(self) -> bool:
+        """The backup is linked, and takes no changes."""
+        return self.backup_full or self.backup_leaves
+
+    @property
     def told_reason(self) -> str | None:
         """Why the state is not normal, and what that means for changes, for people."""
         if self._copier is not None and self.pace.paused:
@@ -608,7 +615,7 @@ class Mirror:
 
     def _lost(self, link: Link, reason: str) -> None:
         self._live = False
-        self.backup_full = False
+        self.backup_full = self.backup_leaves = False
         self.link = self.stream = None
         link.close(reason)
         streaming = self.streams
@@ -641,10 +648,19 @@ class Mirror:
                 elif type(message) is Room:
                     self._take_room(message)
                 elif type(message) is Bye:
-                    self._said_bye = True
-                    raise ConnectionLost(session.peer_name, f"it said goodbye: {message.reason}")
+                    await self._take_leave(message, session)
                 else:
                     raise ConnectionLost(session.peer_name, f"unexpected {type(message).__name__}")
+
+    async def _take_leave(self, message: Bye, session: Session) -> NoReturn:
+        """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""
+        reason = f"it said goodbye: {message.reason}"
+        if message.mounted:
+            self.backup_leaves, self.reason = True, reason
+            # Its Pings are not answered meanwhile: the lease ends.
+            await trio.sleep_until(session.answered_until)
+        self._said_bye = True
+        raise ConnectionLost(session.peer_name, reason)
 
     def _take_room(self, message: Room) -> None:
         if message.full and not self.backup_full:

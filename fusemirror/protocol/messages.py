@@ -104,9 +104,13 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=19, gc=False):
 
 
 class Bye(msgspec.Struct, frozen=True, array_like=True, tag=20):
-    """The sender stops in good order; it serves no reads from now on."""
+    """The sender stops in good order; it serves no reads from now on.
+
+    `mounted`: its kernel may do so, of what it was told, until the lease is over.
+    """
 
     reason: str
+    mounted: bool = False
 
 
 # --- mirror path, primary to backup ------------------------------------------------------------------
