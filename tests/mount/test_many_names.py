@@ -13,7 +13,7 @@ from fusemirror.operations import Create
 from fusemirror.volume.volume import Volume
 from tests.hosts import FILESYSTEM, Host, TwoHosts, what_is_missing
 
-NAMES = int(os.environ.get("FUSEMIRROR_NAMES", "100000"))  # 1000000 takes ten minutes
+NAMES = int(os.environ.get("FUSEMIRROR_NAMES", "100000"))  # 1000000 takes three minutes
 PATIENCE_S = 120.0 + NAMES / 2000
 
 
