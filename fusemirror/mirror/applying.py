@@ -361,7 +361,7 @@ class Applier:
         try:
             await self.volume.flush(message.inode)
         except (OSError, DiskFailed) as failed:
-            log.error("fsync: %s", failed)
+            log.error("fsync: %s", disk_error(self.volume.directory, failed))
             error = failed.errno or errno.EIO
         _reply(session, Reply(message.token, errno=error))
 
@@ -377,7 +377,7 @@ class Applier:
             self.volume.end_checkpoint(message.checkpoint)
             self.volume.trim(message.durable)
         except (OSError, DiskFailed) as failed:
-            log.error("checkpoint: %s", failed)
+            log.error("checkpoint: %s", disk_error(self.volume.directory, failed))
             error = failed.errno or errno.EIO
         _reply(session, Reply(message.token, errno=error, number=number))
 

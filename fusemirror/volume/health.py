@@ -54,8 +54,10 @@ class Health:
             self.failed.set()
 
 
-def disk_error(directory: Path, error: OSError) -> DiskFailed:
-    """The error of a volume that stands for one of its disk."""
+def disk_error(directory: Path, error: OSError | DiskFailed) -> DiskFailed:
+    """The error of a volume that stands for one of its disk, or is one already."""
+    if isinstance(error, DiskFailed):
+        return error
     return (DiskFull if error.errno in _FULL else DiskFailed)(directory, error.strerror or str(error))
 
 

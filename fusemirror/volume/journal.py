@@ -274,28 +274,36 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             (self._directory / "new").unlink()
         segments: list[_Segment] = []
-        paths = sorted(self._directory.glob("*.log"))
+        paths = self._since_fresh_start()
         for path in paths:
-            segment, fresh = self._scan_segment(path, is_last=path == paths[-1])
-            if fresh:
-                for void in segments:
-                    void.path.unlink()
-                segments.clear()
+            segment = self._scan_segment(path, is_last=path == paths[-1])
             if segments and segments[-1].last + 1 != segment.first:
                 raise VolumeDamaged(self._volume, f"journal: records before {path.name} are missing")
             segments.append(segment)
         return segments
 
-    def _scan_segment(self, path: Path, *, is_last: bool) -> tuple[_Segment, bool]:
-        if not _SEGMENT_NAME.fullmatch(path.name):
-            raise VolumeDamaged(self._volume, f"journal: stray file {path.name}")
-        segment = _Segment(path, int(path.stem, 16))
+    def _since_fresh_start(self) -> list[Path]:
+        """The segments that count. What a power cut brought back of those before is removed, torn or not."""
+        paths = sorted(self._directory.glob("*.log"))
+        for path in paths:
+            if not _SEGMENT_NAME.fullmatch(path.name):
+                raise VolumeDamaged(self._volume, f"journal: stray file {path.name}")
+        for index in reversed(range(len(paths))):
+            with paths[index].open("rb") as file:
+                flags = self._check_header(file.read(_HEADER_BYTES), _first_number(paths[index]))
+            if flags is not None and flags & _FRESH_START:
+                for void in paths[:index]:
+                    void.unlink()
+                return paths[index:]
+        return paths
+
+    def _scan_segment(self, path: Path, *, is_last: bool) -> _Segment:
+        segment = _Segment(path, _first_number(path))
         content = path.read_bytes()
-        flags = self._check_header(content, segment.first)
-        if flags is None:
+        if self._check_header(content, segment.first) is None:
             self._damage(path, 0, is_last)
             self.cut_bytes += len(content)
-            return self._create_segment(segment.first, 0), False
+            return self._create_segment(segment.first, 0)
         for record, end in _records(content[_HEADER_BYTES:]):
             if record.number <= segment.last:
                 break
@@ -305,7 +313,7 @@ class Journal:
             self._damage(path, segment.size_bytes, is_last)
             self.cut_bytes += len(content) - segment.size_bytes
             os.truncate(path, segment.size_bytes)
-        return segment, bool(flags & _FRESH_START)
+        return segment
 
     def _check_header(self, content: bytes, first: int) -> int | None:
         """The flags of a segment; None where its header is not whole."""
@@ -322,6 +330,10 @@ class Journal:
     def _damage(self, path: Path, offset: int, is_last: bool) -> None:
         if not is_last:
             raise VolumeDamaged(self._volume, f"journal: {path.name} at byte {offset}")
+
+
+def _first_number(path: Path) -> int:
+    return int(path.stem, 16)
 
 
 def _records(content: bytes) -> Iterator[tuple[Record, int]]:

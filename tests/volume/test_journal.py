@@ -173,6 +173,25 @@ def test_a_restart_that_was_killed_before_it_removed_the_old_segments_counts(
     journal.close()
 
 
+def test_old_segments_that_a_power_cut_brings_back_torn_stay_void(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path)
+    append(journal, 1, 2, 3)
+    monkeypatch.setattr(Path, "unlink", lambda _path, missing_ok=False: None)
+    journal.restart(ChangeNumber(10))
+    monkeypatch.undo()
+    old, _ = sorted(tmp_path.glob("*.log"))
+    for size in (old.stat().st_size - 1, 3):
+        os.truncate(old, size)
+        void = old.read_bytes()
+        journal = reopened(journal, tmp_path)
+        assert (journal.last_number, numbers(journal)) == (10, [])
+        assert not old.exists()
+        old.write_bytes(void)
+    journal.close()
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened(tmp_path)
     append(journal, 1)
