@@ -282,6 +282,8 @@ class PrimaryUnit(ControlUnit):
             self._unanswered.append((staged, self.volume.number, inode))
         except OperationFailed as error:
             staged.answer.reject(error)
+            if self.volume.health.failure is not None:
+                return  # it stays for the next mount
             if staged.acknowledged:
                 self.note_failed_write(staged, error.errno)
         self._end_request(staged.request.identity)
@@ -571,7 +573,7 @@ class PrimaryUnit(ControlUnit):
             return
         if self._handing_over:
             return  # the backup still has it, and carries it out as the primary
-        if self.mirror.fenced:
+        if self.mirror.fenced or self.volume.health.failure is not None:
             return  # the link is ending; the backup asks again over the next
         done = self.volume.requests_done.get(identity)
         if done is not None:
@@ -599,7 +601,14 @@ class PrimaryUnit(ControlUnit):
         try:
             self._carry_out(request.operation, data, request.identity, write)
         except OperationFailed as error:
-            _answer(session, Answer(request.identity, errno=error.errno, after=self.volume.number))
+            self._refuse(session, request.identity, error)
+
+    def _refuse(self, session: Session, identity: RequestId, error: OperationFailed) -> None:
+        """Answer that nothing was done. Not where the disk failed: the backup then keeps the request that it
+        may have acknowledged, for the next mount of this host, or carries it out itself.
+        """
+        if self.volume.health.failure is None:
+            _answer(session, Answer(identity, errno=error.errno, after=self.volume.number))
 
     async def _serve_in_turn(
         self, session: Session, request: Request, data: bytes, write: ExclusiveWrite
@@ -608,7 +617,7 @@ class PrimaryUnit(ControlUnit):
         try:
             await write.take_turn()
         except OperationFailed as error:
-            _answer(session, Answer(request.identity, errno=error.errno, after=self.volume.number))
+            self._refuse(session, request.identity, error)
             return
         if self.mirror.fenced or self.retired or self._handing_over:
             write.meet(Found.FAILED)

@@ -400,7 +400,12 @@ class Roles(ControlUnit):
         identity = self.volume.identity
         if change.role == "primary":
             self.volume.update_identity(
-                role="primary", term=change.term, handed_over=False, complete=True, consistent=True
+                role="primary",
+                term=change.term,
+                handed_over=False,
+                complete=True,
+                consistent=True,
+                resync_paused=False,  # what a person said when this host last was the primary
             )
         elif not change.hand_over:  # else it was durable before the other host heard of it
             complete = identity.complete and not change.set_aside

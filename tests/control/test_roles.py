@@ -102,6 +102,18 @@ async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: py
     await until(lambda: pair.primary.roles.volume.catalog.inode(file) is None)
 
 
+async def test_a_pause_of_the_resync_ends_when_the_roles_change(pair: Pair) -> None:
+    first = pair.primary.roles
+    await first.change_pace(paused=True)
+    await first.switch()
+    await normal(pair.primary, pair.backup)
+    await first.change_pace(paused=False)  # by the new primary
+    await first.switch()
+    await normal(pair.primary, pair.backup)
+    assert isinstance(first.unit, PrimaryUnit)
+    assert not first.unit.mirror.pace.paused
+
+
 async def test_a_switch_is_refused_while_the_peer_is_away(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
     await pair.primary.unit.link_ended.wait()

@@ -127,3 +127,25 @@ async def test_after_an_error_of_its_disk_the_backup_looks_nothing_up_and_gives_
         with pytest.raises(DiskStopped, match="broken"):
             await attempt
     unit.volume.catalog.rollback()
+
+
+@pytest.mark.expects_warnings
+async def test_what_a_primary_whose_disk_fails_cannot_do_stays_with_the_backup_that_acknowledged_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    created = await pair.primary.roles.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    assert created is not None
+    failing = pair.primary.roles.volume
+    backup = pair.backup.roles
+
+    def fail(*_: object, **__: object) -> None:
+        error = OSError(errno.EIO, "broken")
+        failing.health.note(error)
+        raise error
+
+    backup.configure(msgspec.structs.replace(pair.backup.settings, acknowledge=Acknowledge.ASYNC))
+    monkeypatch.setattr(failing, "apply", fail)
+    await backup.perform(Write(created.number, 0), b"acknowledged")
+    await backup.unit.link_ended.wait()
+    await backup.takeover(force=True)
+    assert await backup.read(created.number, 0, 100) == b"acknowledged"
