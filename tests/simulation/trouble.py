@@ -26,7 +26,8 @@ class Trouble:
         self._random = world.random
         self._busy: set[str] = set()
         self._line_faults = 0
-        self._calm = False  # the line stays as it is: the primary is being replaced
+        self._disk_faults = 0
+        self._calm = False  # the line and the disks stay as they are: the primary is being replaced
 
     async def run(self) -> None:
         options = self._world.options
@@ -153,17 +154,13 @@ class Trouble:
         self._set_pace(paused=False)
 
     def _set_pace(self, *, paused: bool) -> None:
-        serving = [host for host in self._world.hosts if host.volume is not None]
-        primaries = [host for host in serving if isinstance(host.present, PrimaryUnit)]
-        if len(primaries) != 1:
-            return
-        primary = primaries[0]
-        unit = primary.present
-        assert isinstance(unit, PrimaryUnit)
-        self._world.trace(f"resync {'paused' if paused else 'goes on'}")
-        rate = self._random.choice((0, 1 << 20, 1 << 24))
-        with primary.inside(), suppress(Killed, OSError):
-            unit.mirror.change_pace(rate_bytes=rate, paused=paused)
+        for host in self._world.hosts:  # both where one has yet to hear that it is the primary no more
+            unit = host.present if host.volume is not None else None
+            if isinstance(unit, PrimaryUnit):
+                self._world.trace(f"resync {'paused' if paused else 'goes on'}")
+                rate = self._random.choice((0, 1 << 20, 1 << 24))
+                with host.inside(), suppress(Killed, OSError):
+                    unit.mirror.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
 
@@ -217,7 +214,9 @@ class Trouble:
     async def _restore_primary(self, host: SimulatedHost) -> None:
         """The primary's volume is put back from an older copy of it, where the backup lacks nothing."""
         (other,) = (each for each in self._world.hosts if each is not host)
-        if self._busy or self._line_faults or host.volume is None or other.volume is None:
+        if self._busy or self._line_faults or self._disk_faults:
+            return
+        if host.volume is None or other.volume is None:
             return
         if not _is_redundant(host):
             return
@@ -304,6 +303,15 @@ class Trouble:
     async def _trouble_disk(self, host: SimulatedHost, fault: str) -> None:
         """A disk that is full or broken for a while, or says that there is little room above its reserve; a
         process that could not start, or end, is started after that."""
+        if self._calm:
+            return
+        self._disk_faults += 1
+        try:
+            await self._break_disk(host, fault)
+        finally:
+            self._disk_faults -= 1
+
+    async def _break_disk(self, host: SimulatedHost, fault: str) -> None:
         self._world.trace(f"{fault} the disk of {host.name}")
         if fault == "short":
             host.room.free_bytes = SPACE_RESERVE_BYTES_MAX + self._random.choice((0, 0, 9_000, 150_000))
