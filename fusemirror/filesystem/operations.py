@@ -183,11 +183,12 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._directories[fh]
         position = start_id
-        if position == 0:  # opened, or rewound
-            await self._unit.attributes(handle.inode)  # this host may have to hear of changes first
-            handle.end = self._next_cookie()
-        if position < _DOT_DOT and not await self._reply_dots(handle.inode, position, token):
-            return
+        if position < _DOT_DOT:
+            own = await self._unit.attributes(handle.inode)
+            if position == 0:  # opened, or rewound; and this host has heard of all changes by now
+                handle.end = self._next_cookie()
+            if not await self._reply_dots(own, position, token):
+                return
         cookie = max(position, _DOT_DOT) - _DOT_DOT
         unit = self._unit
         while entries := await unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
@@ -207,8 +208,7 @@ class Operations(pyfuse3.Operations):
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
 
-    async def _reply_dots(self, directory: InodeNumber, position: int, token: pyfuse3.ReaddirToken) -> bool:
-        own = await self._unit.attributes(directory)
+    async def _reply_dots(self, own: Inode, position: int, token: pyfuse3.ReaddirToken) -> bool:
         if own.nlink == 0:
             return False  # a removed directory lists nothing, not even itself
         if position < _DOT and not pyfuse3.readdir_reply(token, b".", self._entry(own), _DOT):

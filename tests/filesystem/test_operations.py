@@ -540,6 +540,22 @@ async def test_a_name_that_is_given_to_another_file_is_in_every_listing(
     assert await listing.read(handle, position) == [], "nor is it twice in one"
 
 
+async def test_a_listing_shows_what_its_host_has_to_hear_of_first(
+    kernel: Kernel, unit: PrimaryUnit, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await kernel.operations.opendir(ROOT, USER)
+    showable = unit.showable
+
+    async def hear(key: Any) -> None:
+        monkeypatch.setattr(unit, "showable", showable)
+        await kernel.make(b"made by the other host")
+        await showable(key)
+
+    monkeypatch.setattr(unit, "showable", hear)
+    told = await listing.read(handle, 0)
+    assert b"made by the other host" in [name for name, _, _ in told]
+
+
 async def test_names_removed_behind_the_position_are_not_missed_before_it(
     kernel: Kernel, listing: Listing
 ) -> None:
