@@ -22,6 +22,7 @@ WRITE_BYTES_MAX = MIB  # the most that the kernel hands over in one FUSE write (
 REGION_BYTES = 64 * KIB  # what one mark of the changed-region map stands for
 REGIONS_PER_IMAGE_MAX = 65_536  # marks of one image (4 GiB); beyond, the whole image is marked
 OPEN_IMAGES_MAX = 512  # descriptors held by the image cache, within the usual soft limit of 1,024
+SPARE_IMAGES_MAX = 4_096  # empty images kept for new files: a MiB of inodes
 IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size every host likes
 
 # --- catalog and journal --------------------------------------------------------------------------

@@ -143,7 +143,8 @@ class KernelCache:
         since = self._told.setdefault(number, now)
         if lifetime_s <= 0:
             return 0.0, mtime_ns
-        if now - since < KERNEL_STEADY_S and not (asked and number in self._new):
+        first = asked and number in self._new and number not in self._writers  # or a write follows
+        if now - since < KERNEL_STEADY_S and not first:
             return 0.0, mtime_ns
         self._granted[number] = now + lifetime_s + KERNEL_DELAY_S  # it may take the answer a little later
         self.attributes_granted += 1

@@ -2,26 +2,31 @@
 
 An image's own time stamps are slots: its mtime holds the file's mtime and its atime holds the file's
 ctime, so that both survive a killed process with the data and cost no record. A missing image
-is an empty one. Descriptors are cached; what another thread does opens a descriptor of its own, so
-that the cache belongs to the event loop's thread alone.
+is an empty one. Images that are no longer needed are emptied and kept as spares for new ones: a name
+costs a filesystem less than an inode does, and ext4 searches long for one where many were freed just now.
+Descriptors are cached; what another thread does opens a descriptor of its own, so that the cache
+belongs to the event loop's thread alone.
 """
 
 import contextlib
 import errno
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
 
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import IMAGES_PER_DIRECTORY, MIB, OPEN_IMAGES_MAX, REGION_BYTES
+from fusemirror.limits import IMAGES_PER_DIRECTORY, MIB, OPEN_IMAGES_MAX, REGION_BYTES, SPARE_IMAGES_MAX
 from fusemirror.seams import Seams
 from fusemirror.volume.durable import sync_directory, sync_filesystem
 
+_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
+_NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
 _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _ZEROS_DIGEST = xxhash.xxh3_64_intdigest(bytes(REGION_BYTES))
 
@@ -47,6 +52,11 @@ class Images:
         self.dirty: dict[InodeNumber, int] = {}
         """Images changed since they were last durable, with the serial of their last change."""
         self._serial = 0
+        self._spare_directory = f"{directory}/spare"
+        self._spares = deque(self._spares_kept())  # paths; any thread appends
+        self._leaving: set[InodeNumber] = set()  # to be recycled
+        self._recycling = threading.Lock()
+        self._made_directory = ""
 
     def write(self, inode: InodeNumber, offset: int, data: bytes | memoryview, time_ns: int) -> None:
         """On return the image holds all of `data` at `offset` and both its times are `time_ns`.
@@ -145,6 +155,56 @@ class Images:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(inode))
 
+    def leave(self, inode: InodeNumber) -> None:
+        """Let go of an image that is to be recycled, unless it is used again before."""
+        self.release(inode)
+        self._leaving.add(inode)
+
+    def keep_all(self) -> None:
+        """What was left is not recycled, but for what has been. It waits for one image under way."""
+        with self._recycling:
+            self._leaving.clear()
+
+    def recycle(self, inodes: Iterable[InodeNumber]) -> None:
+        """On return images that were left are spares, or are there no more. Thread-safe. OSError."""
+        emptied = [inode for inode in inodes if self._empty(inode)]
+        # Before a new file can get one: a power cut must not bring back what it held.
+        self.sync_all(emptied)
+        for inode in emptied:
+            self._make_spare(inode)
+
+    def _empty(self, inode: InodeNumber) -> bool:
+        """Whether it can be a spare. On a full or failing disk removing may be all that can be done."""
+        with self._recycling:
+            if inode not in self._leaving:
+                return False
+            with contextlib.suppress(OSError):
+                if len(self._spares) < SPARE_IMAGES_MAX:
+                    descriptor = self._open_path(self._path(inode))
+                    try:
+                        os.ftruncate(descriptor, 0)
+                        os.utime(descriptor, ns=(0, 0))
+                    finally:
+                        os.close(descriptor)
+                    return True
+            self._leaving.discard(inode)
+            self.unlink(inode)
+            return False
+
+    def _make_spare(self, inode: InodeNumber) -> None:
+        with self._recycling:
+            if inode not in self._leaving:
+                return
+            self._leaving.discard(inode)
+            with contextlib.suppress(OSError):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(self._spare_directory, 0o700)
+                spare = f"{self._spare_directory}/{inode:x}"
+                os.rename(self._path(inode), spare)
+                self._spares.append(spare)
+                return
+            self.unlink(inode)
+
     def remove(self, inode: InodeNumber) -> None:
         """On return there is no such image. OSError."""
         self.release(inode)
@@ -157,11 +217,6 @@ class Images:
                 for image in os.scandir(directory.path):
                     if _HEXADECIMAL.fullmatch(image.name):
                         yield InodeNumber(int(image.name, 16))
-
-    @property
-    def unsynced_names(self) -> int:
-        """How many images are remembered whose names may not be durable: no sync has asked for them yet."""
-        return len(self._unsynced_names)
 
     def settle(self, synced: dict[InodeNumber, int]) -> None:
         """Take from `dirty` what is durable now: a copy of it made before a sync, less what changed since."""
@@ -188,6 +243,14 @@ class Images:
         if inode in self._unsynced_names:
             sync_directory(os.path.dirname(path))
             self._unsynced_names.discard(inode)
+
+    def sync_all(self, inodes: Sequence[InodeNumber]) -> None:
+        """`sync` for many images. Thread-safe. OSError."""
+        if len(inodes) > _SYNCED_SINGLY_MAX or len(self._unsynced_names) > _NAMES_UNSYNCED_MAX:
+            self.sync_filesystem()
+        else:
+            for inode in inodes:
+                self.sync(inode)
 
     def sync_filesystem(self) -> None:
         """On return everything written before the call is durable. Thread-safe. OSError."""
@@ -261,6 +324,9 @@ class Images:
             return None
 
     def _open_image(self, inode: InodeNumber, *, create: bool) -> int:
+        if inode in self._leaving:  # another copy has it still: what is written to it is no spare
+            with self._recycling:
+                self._leaving.discard(inode)
         if len(self._open) >= OPEN_IMAGES_MAX:
             os.close(self._open.popitem(last=False)[1])
         path = self._path(inode)
@@ -277,6 +343,10 @@ class Images:
     def _create_image(self, path: str) -> int:
         """A new image under its name, whose times are 0 from the first moment: it tells of no change yet."""
         self._make_directory(os.path.dirname(path))
+        while self._spares:
+            with contextlib.suppress(FileNotFoundError):  # a person may tidy up
+                os.rename(self._spares.pop(), path)
+                return self._open_path(path)
         temporary = f"{self._directory}/new"
         descriptor = self._open_path(temporary, os.O_CREAT | os.O_TRUNC)
         try:
@@ -286,6 +356,13 @@ class Images:
             os.close(descriptor)
             raise
         return descriptor
+
+    def _spares_kept(self) -> Iterator[str]:
+        """The spares of earlier mounts. OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            for spare in os.scandir(self._spare_directory):
+                if spare.stat().st_size == 0:
+                    yield spare.path
 
     def _open_path(self, path: str, more_flags: int = 0) -> int:
         try:
@@ -298,11 +375,15 @@ class Images:
             return os.open(path, self._flags | more_flags, 0o600)
 
     def _make_directory(self, path: str) -> None:
+        if path == self._made_directory:
+            return
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            return
-        sync_directory(self._directory)  # once for IMAGES_PER_DIRECTORY images
+            pass
+        else:
+            sync_directory(self._directory)  # once for IMAGES_PER_DIRECTORY images
+        self._made_directory = path
 
 
 def _set_times(descriptor: int, time_ns: int) -> None:

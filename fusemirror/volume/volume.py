@@ -69,8 +69,6 @@ from fusemirror.volume.watcher import Nobody, Watcher
 
 _log = logging.getLogger(__name__)
 
-_IMAGES_SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
-_NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
 _INODES_PER_TURN = 4096
 _REAL = Seams()
 T = TypeVar("T")
@@ -182,7 +180,7 @@ class Volume:
         """
         try:
             self._sync(dict(self.images.dirty))
-            self._purge(self._release_purged(self.journal.durable_number))
+            self.images.recycle(self._release_purged(self.journal.durable_number))
             self.commit()
             self.regions.sync()
             State(clean=not self.copying, boot_id=boot_id()).store(self.directory)
@@ -439,33 +437,22 @@ class Volume:
         """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
-            await self._seams.run_blocking(self._purge, purged)
+            await self._seams.run_blocking(self.images.recycle, purged)
             while self._purged and self._purged[0][0] <= durable:
                 self._purged.popleft()
 
     def _sync(self, dirty: Iterable[InodeNumber]) -> None:
         """Runs in any thread."""
-        inodes = list(dirty)
-        many = len(inodes) > _IMAGES_SYNCED_SINGLY_MAX or self.images.unsynced_names > _NAMES_UNSYNCED_MAX
-        if many:
-            self.images.sync_filesystem()
-        else:
-            for inode in inodes:
-                self.images.sync(inode)
+        self.images.sync_all(list(dirty))
         self.journal.sync()
 
     def _release_purged(self, durable: ChangeNumber) -> list[InodeNumber]:
         """The images that durable records removed, let go of. They stay in the queue, for `trim`."""
         inodes = [inode for number, inode in self._purged if number <= durable]
         for inode in inodes:
-            self.images.release(inode)
+            self.images.leave(inode)
             self.regions.forget(inode)
         return inodes
-
-    def _purge(self, inodes: list[InodeNumber]) -> None:
-        """Runs in any thread."""
-        for inode in inodes:
-            self.images.unlink(inode)
 
     @noting
     def commit(self) -> None:
@@ -630,6 +617,7 @@ class Volume:
         self.catalog.close()
         self.copying = True
         self._purged.clear()  # whatever is in no catalog goes at the end
+        self.images.keep_all()
         self.requests_done.clear()
         self.number = ChangeNumber(0)
         fresh = self.directory / "catalog.new"

@@ -134,6 +134,23 @@ async def test_a_kernel_that_had_not_the_inode_may_keep_what_it_asks_for_at_once
     assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == 0
 
 
+async def test_a_file_that_was_made_and_is_written_next_is_granted_when_it_is_at_rest(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """What was granted would have to be taken back at once, which takes longer than to ask again."""
+    writer = FileHandle(INODE, os.O_WRONLY, 0, 0, cached=False)
+    cache.named(INODE)
+    cache.opened(writer)
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == 0
+    cache.data_changed(INODE, own=True)
+    assert kernel.notified == []
+    cache.tell(inode(), LIFETIME_S, asked=True)
+    await trio.sleep(KERNEL_STEADY_S)
+    assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == LIFETIME_S
+    cache.named(OTHER)
+    assert cache.tell(inode(OTHER), LIFETIME_S, asked=True)[0] == LIFETIME_S
+
+
 async def test_a_kernel_that_was_told_an_inode_twice_has_it_until_it_let_go_of_both(
     cache: KernelCache,
     autojump_clock: trio.testing.MockClock,

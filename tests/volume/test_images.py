@@ -13,7 +13,7 @@ from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTE
 from fusemirror.seams import Seams
 from fusemirror.volume.images import ImageFacts, Images
 
-ONE = InodeNumber(1)
+ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))
 
 
 @pytest.fixture
@@ -166,6 +166,118 @@ def test_a_new_directory_of_images_is_durable_before_it_is_used(
     images.write(ONE, 0, b"x", 1)
     assert synced == [str(tmp_path)]
     images.close()
+
+
+def recycle(images: Images, inode: InodeNumber) -> None:
+    images.leave(inode)
+    images.recycle([inode])
+
+
+def test_a_recycled_image_becomes_the_next_new_one_and_tells_of_nothing(
+    images: Images, tmp_path: Path
+) -> None:
+    images.write(ONE, 0, b"secret", 5)
+    on_disk = images.path(ONE).stat().st_ino
+    recycle(images, ONE)
+    assert not images.exists(ONE)
+    assert set(images.numbers()) == set()
+    images.prepare(TWO)
+    assert images.path(TWO).stat().st_ino == on_disk
+    assert images.facts(TWO) == ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
+    images.write(TWO, 2, b"x", 7)
+    assert images.read(TWO, 0, 10) == b"\0\0x"
+    images.write(ONE, 0, b"y", 8)
+    assert images.path(ONE).stat().st_ino != on_disk
+
+
+def test_an_image_is_durably_empty_before_it_is_a_spare(tmp_path: Path) -> None:
+    """Or a power cut could bring back, in a new file, what the deleted one held."""
+    synced: list[tuple[str, int]] = []
+
+    def note(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+
+    images = Images(tmp_path, Seams(fdatasync=note))
+    images.write(ONE, 0, b"secret", 5)
+    recycle(images, ONE)
+    assert synced == [(f"{tmp_path}/0/1", 0)]
+    images.close()
+
+
+def test_an_image_that_cannot_be_emptied_durably_is_no_spare_yet(tmp_path: Path) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    images = Images(tmp_path, Seams(fdatasync=fail))
+    images.write(ONE, 0, b"secret", 5)
+    with pytest.raises(OSError, match="broken"):
+        recycle(images, ONE)
+    assert not (tmp_path / "spare").exists()
+    images.write(TWO, 0, b"x", 6)
+    assert set(images.numbers()) == {ONE, TWO}, "it is removed another time"
+    images.close()
+
+
+def test_spares_outlast_the_mount_and_one_that_holds_bytes_is_not_used(tmp_path: Path) -> None:
+    images = Images(tmp_path, Seams())
+    for inode in (ONE, TWO):
+        images.write(inode, 0, b"data", 5)
+        recycle(images, inode)
+    images.close()
+    (tmp_path / "spare" / "1").write_bytes(b"somebody's")
+    images = Images(tmp_path, Seams())
+    for inode in (THREE, FOUR):
+        images.prepare(inode)
+        assert images.facts(inode) == ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
+    assert [path.name for path in (tmp_path / "spare").iterdir()] == ["1"]
+    images.close()
+
+
+def test_a_spare_that_has_gone_is_not_missed(images: Images, tmp_path: Path) -> None:
+    images.write(ONE, 0, b"data", 5)
+    recycle(images, ONE)
+    (tmp_path / "spare" / "1").unlink()
+    images.write(TWO, 0, b"x", 5)
+    assert images.read(TWO, 0, 10) == b"x"
+
+
+def test_only_so_many_spares_are_kept(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemirror.volume.images.SPARE_IMAGES_MAX", 1)
+    for inode in (ONE, TWO):
+        images.write(inode, 0, b"data", 5)
+    for inode in (ONE, TWO):
+        recycle(images, inode)
+    assert [path.name for path in (tmp_path / "spare").iterdir()] == ["1"]
+    assert set(images.numbers()) == set()
+
+
+def test_an_image_is_removed_where_a_full_disk_takes_no_spare(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    images.write(ONE, 0, b"data", 5)
+    monkeypatch.setattr(os, "rename", full_disk)
+    recycle(images, ONE)
+    assert not images.exists(ONE)
+    assert not list((tmp_path / "spare").iterdir())
+
+
+@pytest.mark.parametrize("use", ["write", "keep_all"])
+def test_an_image_that_is_needed_again_is_not_recycled(images: Images, use: str) -> None:
+    """A copy of the other host's catalog may bring a file back while a thread removes its image."""
+    images.write(ONE, 0, b"data", 5)
+    images.leave(ONE)
+    if use == "write":
+        images.write(ONE, 4, b" and more", 6)
+    else:
+        images.keep_all()
+    images.recycle([ONE])
+    images.write(TWO, 0, b"x", 7)
+    assert images.read(ONE, 0, 20) == (b"data and more" if use == "write" else b"data")
 
 
 def test_the_whole_filesystem_can_be_synced(images: Images) -> None:
