@@ -212,11 +212,15 @@ class Images:
 
     def numbers(self) -> Iterator[InodeNumber]:
         """The inode numbers of all images on the disk, in no order. OSError."""
+        for directory in self._directories():
+            for image in os.scandir(directory):
+                if _HEXADECIMAL.fullmatch(image.name):
+                    yield InodeNumber(int(image.name, 16))
+
+    def _directories(self) -> Iterator[str]:
         for directory in os.scandir(self._directory):
             if _HEXADECIMAL.fullmatch(directory.name) and directory.is_dir(follow_symlinks=False):
-                for image in os.scandir(directory.path):
-                    if _HEXADECIMAL.fullmatch(image.name):
-                        yield InodeNumber(int(image.name, 16))
+                yield directory.path
 
     def settle(self, synced: dict[InodeNumber, int]) -> None:
         """Take from `dirty` what is durable now: a copy of it made before a sync, less what changed since."""
@@ -251,6 +255,19 @@ class Images:
         else:
             for inode in inodes:
                 self.sync(inode)
+
+    def inherit(self, marked: Iterable[InodeNumber]) -> None:
+        """A killed process wrote to the marked images: their next sync makes that durable too.
+
+        On return the names of all images are durable, since which of them it made is not known. OSError.
+        """
+        for inode in marked:
+            self._serial += 1
+            self.dirty[inode] = self._serial
+            self._unsynced_times.add(inode)
+        for directory in self._directories():
+            sync_directory(directory)
+        sync_directory(self._directory)
 
     def sync_filesystem(self) -> None:
         """On return everything written before the call is durable. Thread-safe. OSError."""

@@ -698,6 +698,8 @@ class Volume:
         replayed, removed, last = self._replay()
         in_doubt = None
         if not state.clean:
+            if same_boot:
+                self.images.inherit(self.regions.marks())
             in_doubt = self._settle_last_record(last)
             for inode in removed:
                 self.images.remove(inode)

@@ -411,6 +411,35 @@ async def test_flush_syncs_the_image_and_the_journal_and_then_has_nothing_to_do(
     volume.close()
 
 
+@pytest.mark.parametrize("what", ["flush", "make_durable", "close"])
+async def test_what_a_killed_process_wrote_is_made_durable_by_the_next_sync(
+    directory: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write was acknowledged and its mount killed: an fsync over the next mount covers it all the same."""
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    inode, untouched = writer.create(b"a"), writer.create(b"b")
+    writer.write(inode, 0, b"x")
+    volume.prepare_image(untouched)
+    volume.abandon()
+    synced = Synced(directory)
+    with monkeypatch.context() as patching:
+        patching.setattr(os, "fsync", synced)  # of directories
+        volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced, fsync=synced))
+    assert {"images/0", "images"} <= set(synced.names), "an image whose name is lost is lost"
+    synced.names.clear()
+    if what == "flush":
+        await volume.flush(inode)
+    elif what == "make_durable":
+        await volume.make_durable()
+    else:
+        volume.close()
+    assert f"images/0/{inode:x}" in synced.names
+    assert f"images/0/{untouched:x}" not in synced.names
+    if what != "close":
+        volume.close()
+
+
 async def test_make_durable_syncs_everything_and_tells_the_number(directory: Path) -> None:
     synced = Synced(directory)
     volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced))
