@@ -1,4 +1,4 @@
-"""bin/bench: fusemirror, a bare passthrough and GlusterFS, measured in turn on this machine.
+"""bin/bench: fusemirror, the least that a mirror costs, and GlusterFS, measured in turn on this machine.
 
 Every job is run on one system after the other before the next job begins, so that whatever else the
 machine does meets them alike. Only the ratios within one run mean anything.
@@ -24,7 +24,7 @@ from tests.bench.report import Report
 from tests.bench.systems import System
 from tests.hosts import unwind_on_sigterm, what_is_missing
 
-OWN_SYSTEMS = ("primary", "backup", "passthrough")
+OWN_SYSTEMS = ("primary", "backup", "passthrough", "bare-mirror")
 PEERS: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
     "glusterfs": ({}, ()),
     "glusterfs-sync": (systems.NO_WRITE_BEHIND, ()),
@@ -143,6 +143,8 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
         yield from (system for system in pair if system.name in names)
     if "passthrough" in names:
         yield stack.enter_context(systems.passthrough(base))
+    if "bare-mirror" in names:
+        yield stack.enter_context(systems.bare_mirror(base))
     for name in filter(names.__contains__, PEERS):
         yield stack.enter_context(systems.glusterfs(base, name, *PEERS[name]))
 

@@ -14,7 +14,7 @@ import resource
 import stat
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -292,18 +292,28 @@ class Passthrough(pyfuse3.Operations):
         os.removexattr(self._path(inode), name)
 
 
-def main(source: Path, mountpoint: Path) -> None:
-    """Serve until the mountpoint is unmounted."""
+def mount(
+    operations: Passthrough, mountpoint: Path, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> None:
+    """Serve until the mountpoint is unmounted, and run `beside` meanwhile."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     options = pyfuse3.default_options | {"fsname=passthrough", "allow_other"}
-    pyfuse3.init(Passthrough(source), str(mountpoint), set(options))
+    pyfuse3.init(operations, str(mountpoint), set(options))
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            if beside is not None:
+                nursery.start_soon(beside)
+            await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
+            nursery.cancel_scope.cancel()
+
     try:
-        trio.run(partial(pyfuse3.main, min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX))
+        trio.run(serve)
     finally:
         pyfuse3.close(unmount=True)
 
 
 if __name__ == "__main__":
     os.umask(0)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    mount(Passthrough(Path(sys.argv[1])), Path(sys.argv[2]))

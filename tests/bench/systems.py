@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from tests.hosts import CHECKOUT, Host, Namespace, Result, TwoHosts, mountpoints_below, run, wait_until
+from tests.hosts import CHECKOUT, PORT, Host, Namespace, Result, TwoHosts, mountpoints_below, run, wait_until
 
 GLUSTER_ADDRESS = "10.77.90.1"
 START_TIMEOUT_S = 30.0
@@ -55,14 +55,45 @@ def seen_from(host: Host, name: str) -> System:
 @contextmanager
 def passthrough(directory: Path) -> Iterator[System]:
     """`passthrough.py` over a directory of the same disk."""
-    source, mountpoint = directory / "passthrough-source", directory / "passthrough"
+    with _mounted("passthrough", directory, []) as system:
+        yield system
+
+
+@contextmanager
+def bare_mirror(directory: Path) -> Iterator[System]:
+    """`bare_mirror.py`, its two processes on two hosts that are joined as fusemirror's are."""
+    copies = directory / "bare-mirror-copies"
+    copies.mkdir()
+    with TwoHosts(directory) as hosts:
+        address = f"{hosts.backup.namespace.address}:{PORT}"
+        program = (sys.executable, "-m", "tests.bench.bare_mirror")
+        there = Popen(hosts.backup.namespace.enter([*program, "--serve", copies, address]), cwd=CHECKOUT)
+
+        def listens() -> bool:
+            found = hosts.backup.run("ss", "--no-header", "--listening", "--tcp", "--numeric")
+            return address in found.stdout
+
+        try:
+            wait_until(listens, START_TIMEOUT_S, "bare-mirror: peer")
+            with _mounted("bare-mirror", directory, [address], hosts.primary.namespace.enter) as system:
+                yield system
+        finally:
+            there.kill()
+            there.wait(START_TIMEOUT_S)
+    shutil.rmtree(copies)
+
+
+@contextmanager
+def _mounted(name: str, directory: Path, arguments: Sequence[str], enter: Enter = list) -> Iterator[System]:
+    """A program of this directory that mounts, over a directory of the same disk."""
+    source, mountpoint = directory / f"{name}-source", directory / name
     source.mkdir()
     mountpoint.mkdir()
-    program = (sys.executable, "-m", "tests.bench.passthrough")
-    process = Popen([*program, source, mountpoint], cwd=CHECKOUT)
+    program = (sys.executable, "-m", f"tests.bench.{name.replace('-', '_')}")
+    process = Popen(enter([*program, source, mountpoint, *arguments]), cwd=CHECKOUT)
     try:
-        wait_until(lambda: bool(mountpoints_below(mountpoint)), START_TIMEOUT_S, "passthrough: mount")
-        yield System("passthrough", mountpoint, lambda: [process.pid])
+        wait_until(lambda: bool(mountpoints_below(mountpoint)), START_TIMEOUT_S, f"{name}: mount")
+        yield System(name, mountpoint, lambda: [process.pid])
     finally:
         run("umount", "--lazy", mountpoint, expect=None)
         process.send_signal(signal.SIGTERM)
