@@ -60,6 +60,7 @@ STRANGERS_MAX = 16  # connections in the handshake at once; more are refused at 
 # --- channel --------------------------------------------------------------------------------------
 RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
 RECEIVE_BYTES_MIN = 64 * KIB  # one recv while no large frame is expected
+GATHERED_BYTES_MAX = 64 * KIB  # of requests that nobody waits for, kept back to go together
 BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
 RECONNECT_FIRST_S = 0.1
 CONNECT_TIMEOUT_S = 2.0  # two packets were lost by then, and further ones would come ever later (tcp(7))
@@ -92,6 +93,7 @@ ADMIN_REQUEST_BYTES_MAX = 64 * KIB
 RESERVED_PATH_BYTES_MAX = 64 * KIB  # a path may be longer than PATH_MAX; a row must fit into a record
 RESERVATIONS_MAX = 1_024  # each is a row that is held in memory too; ending all of them is one change
 DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
+COMMIT_DELAY_S = 0.001  # a commit waits so long for as many writes as were made durable by the one before
 DESTAGE_BATCH_BYTES_MAX = 8 * MIB
 COMMUNICATION_BYTES_DEFAULT = 1 * GIB
 STAGED_REQUESTS_MAX = 262_144  # a staged request takes about 1 KiB of memory beside its data

@@ -7,8 +7,8 @@ was there when the Ping was sent, and will be held to be there for `peer_timeout
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import trio
@@ -87,6 +87,7 @@ class Session:
         self._connection = connection
         self._scope = trio.CancelScope()
         self._unsent: deque[Buffer] = deque()
+        self._corked = False
         self._writer = trio.lowlevel.ParkingLot()  # the writer task, while there is nothing unsent
         self._senders = trio.lowlevel.ParkingLot()  # tasks that wait for room
         self._leases = trio.lowlevel.ParkingLot()  # tasks that wait for the next Pong
@@ -125,12 +126,28 @@ class Session:
         buffers = self._connection.send_encoded(body, data)
         self.sent_bytes += sum(map(len, buffers))
         self.sent_data_bytes += len(data)
-        if not self._unsent:
+        if not self._unsent and not self._corked:
             buffers = drop_sent(buffers, self._try_send(buffers))
         if buffers:
             self._unsent.extend(buffers)
             self.backlog_bytes += sum(map(len, buffers))
-            self._writer.unpark()
+            if not self._corked:
+                self._writer.unpark()
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """Gather what is sent inside, which must not wait; it goes at the end, by as few calls as it takes.
+
+        `ConnectionLost` at the end if the stream is broken.
+        """
+        self._corked = True
+        try:
+            yield
+        finally:
+            self._corked = False
+            if self._unsent:
+                self._send_backlog()
+                self._writer.unpark()
 
     async def wait_room(self, bytes_max: int | None = None) -> None:
         """Return when the backlog is within `bytes_max` (`BACKLOG_BYTES_MAX`); without a checkpoint if it is.
@@ -264,7 +281,7 @@ class Session:
             self.close(error.args[1])
 
     async def _write(self) -> None:
-        # The only place that writes, besides the try in send_encoded(), which yields to it.
+        # The only place that writes, besides the tries in send_encoded() and corked(), which yield to it.
         while True:
             while not self._unsent:
                 await self._writer.park()

@@ -5,20 +5,27 @@ before it (seed [0047], [0048]). It is retired when its answer has arrived.
 
 A *kept* request is one that its program may forget: it is acknowledged as soon as the store holds
 it (Fig. 9), all that came together by one commit, and taken up again after a crash of this host.
-What else the store holds then was never acknowledged, and is discarded.
+What else the store holds then was never acknowledged, and is discarded. Where the primary is nearer
+than the disk its answer comes first, and acknowledges: the store is then spared, as for all others.
 """
 
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import trio
 
 from fusemirror.errors import DiskFailed
 from fusemirror.identifiers import InodeNumber, RequestId
-from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, STAGED_REQUESTS_MAX, STORE_RETRY_S
+from fusemirror.limits import (
+    COMMIT_DELAY_S,
+    DESTAGE_AFTER_S,
+    DESTAGE_BATCH_BYTES_MAX,
+    STAGED_REQUESTS_MAX,
+    STORE_RETRY_S,
+)
 from fusemirror.operations import Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import decode, encode
@@ -28,6 +35,9 @@ log = logging.getLogger(__name__)
 
 Entry = tuple[int, bytes, bytes]
 """What the store keeps of a request: its serial, the encoded request, and its data."""
+
+_SMOOTHING = 8  # measurements that a smoothed one stands for, as in TCP's round trip
+_STORE_REMEMBERED = 0.999  # of what the store took, at each request that spares it: it is tried again one day
 
 
 class Staged:
@@ -43,10 +53,11 @@ class Staged:
         "in_doubt",
         "request",
         "retired",
-        "sent",
+        "sent_at",
         "serial",
         "since",
         "time_ns",
+        "when_retired",
     )
 
     def __init__(self, serial: int, request: Request, data: bytes, since: float, time_ns: int) -> None:
@@ -62,12 +73,13 @@ class Staged:
         self.retired = False
         self.acknowledged = False
         """Its program was told success; nobody waits for the answer."""
-        self.sent = False
-        """It was sent over some link."""
+        self.sent_at: float | None = None
+        """When it was sent over some link, in trio's time."""
         self.in_doubt = False
         """It may have taken effect already: in main, and with what was copied since in the subvolume."""
         self.abandoned = False
         """Its program was told a check report; the data is kept as long as a change may need it."""
+        self.when_retired: Callable[[], None] | None = None
 
 
 class CommunicationVolume(ABC):
@@ -89,6 +101,9 @@ class CommunicationVolume(ABC):
         self._writes: dict[InodeNumber, dict[int, Staged]] = {}  # kept writes, by serial
         self._unstored: deque[Staged] = deque()
         self._kept_unstored = 0
+        self._kept_together = 1  # by the last commit: about as many programs write at once
+        self._store_s = 0.0  # that a commit of kept requests takes,
+        self._answer_s = math.inf  # and the primary's answer to one; both smoothed
         self._leaving: list[Staged] = []  # retired, and still in the store
         self._removing: list[Staged] = []  # being removed from it
         self._work: Promise[None] | None = None
@@ -114,6 +129,11 @@ class CommunicationVolume(ABC):
         """Whether there is a request that stands before this one and that nobody waits for."""
         first = next(iter(self._staged.values()), staged)
         return first.acknowledged and first.serial < staged.serial
+
+    @property
+    def answers_first(self) -> bool:
+        """The primary is expected to answer a kept request before the store could hold it."""
+        return self._answer_s < self._store_s
 
     # --- room -------------------------------------------------------------------------------------------
 
@@ -204,8 +224,14 @@ class CommunicationVolume(ABC):
         if staged is None:
             return
         staged.retired = True
+        if staged.when_retired is not None:
+            staged.when_retired()
         self.retired_total += 1
         self.retired_at = trio.current_time()
+        if staged.request.kept and staged.sent_at is not None:
+            self._answer_s = _smoothed(self._answer_s, self.retired_at - staged.sent_at)
+            if self.answers_first:
+                self._store_s *= _STORE_REMEMBERED
         self.pending_bytes -= len(staged.data)
         self._forget_write(staged)
         self._room.unpark_all()
@@ -228,7 +254,8 @@ class CommunicationVolume(ABC):
     def doubt_sent(self) -> None:
         """The link is over: of what was sent it is not known what took effect."""
         for staged in self._staged.values():
-            staged.in_doubt = staged.in_doubt or staged.sent
+            staged.in_doubt = staged.in_doubt or staged.sent_at is not None
+        self._answer_s = math.inf
 
     def newest_in_doubt(self, inode: InodeNumber) -> int:
         """The serial of the inode's newest kept write that may have taken effect already, or 0."""
@@ -250,7 +277,8 @@ class CommunicationVolume(ABC):
     def _enqueue(self, staged: Staged) -> None:
         self._unstored.append(staged)
         self._kept_unstored += staged.request.kept
-        self._wake(urgent=staged.request.kept)
+        hurries = staged.request.kept and not self.answers_first
+        self._wake(urgent=hurries and self._kept_unstored >= self._kept_together)
 
     def _wake(self, *, urgent: bool) -> None:
         if self._work is not None and (urgent or self._idle):
@@ -268,8 +296,10 @@ class CommunicationVolume(ABC):
                 self._idle = True
                 await self._sleep(math.inf)
                 self._idle = False
-            if not self._kept_unstored:
+            if not self._kept_unstored or self.answers_first:
                 await self._sleep(DESTAGE_AFTER_S)
+            elif self._kept_unstored < self._kept_together:
+                await self._sleep(COMMIT_DELAY_S)  # or programs that wrote together would part for ever
             try:
                 await self._destage()
                 failed = False
@@ -293,6 +323,7 @@ class CommunicationVolume(ABC):
             staged.destaged = True
         if batch or self._removing:
             entries = [(staged.serial, staged.encoded, staged.data) for staged in batch]
+            began = trio.current_time()
             try:
                 await self._store(entries, [staged.serial for staged in self._removing])
             except DiskFailed:
@@ -301,9 +332,12 @@ class CommunicationVolume(ABC):
             self._removing = []
             self._room.unpark_all()
             self.destaged_total += len(batch)
-        for staged in batch:
-            if staged.request.kept:
-                self._acknowledge(staged)
+        kept = [staged for staged in batch if staged.request.kept]
+        if kept:
+            self._store_s = _smoothed(self._store_s, trio.current_time() - began)
+        self._kept_together = max(1, len(kept))
+        for staged in kept:
+            self._acknowledge(staged)
 
     def _take_back(self, batch: list[Staged]) -> None:
         """The store has not got the batch, and still holds what it should have let go of."""
@@ -316,16 +350,19 @@ class CommunicationVolume(ABC):
 
     def _next_batch(self) -> list[Staged]:
         before = trio.current_time() - DESTAGE_AFTER_S
+        hurries = not self.answers_first
         batch: list[Staged] = []
         size = 0
         while self._unstored and size <= DESTAGE_BATCH_BYTES_MAX:
-            if not self._kept_unstored and self._unstored[0].since > before:
+            if not (self._kept_unstored and hurries) and self._unstored[0].since > before:
                 break
             staged = self._unstored.popleft()
             self._kept_unstored -= staged.request.kept
             if not staged.retired:
                 batch.append(staged)
                 size += len(staged.data)
+                if staged.since <= before:
+                    self._answer_s = max(self._answer_s, DESTAGE_AFTER_S)  # at least so long
         return batch
 
     def _acknowledge(self, staged: Staged) -> None:
@@ -345,3 +382,8 @@ class CommunicationVolume(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the store; what it holds stays."""
+
+
+def _smoothed(before: float, measured: float) -> float:
+    """Seconds; nothing was measured before where that is 0 or infinite."""
+    return before + (measured - before) / _SMOOTHING if 0 < before < math.inf else measured

@@ -39,7 +39,13 @@ from fusemirror.errors import (
     TimedOut,
 )
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import BACKLOG_BYTES_MAX, ENDED_INTERVAL_S, KERNEL_DELAY_S
+from fusemirror.limits import (
+    BACKLOG_BYTES_MAX,
+    ENDED_INTERVAL_S,
+    GATHERED_BYTES_MAX,
+    KERNEL_DELAY_S,
+    UNSENT_BYTES,
+)
 from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
@@ -115,6 +121,8 @@ class BackupUnit(ControlUnit):
         self._reported = False
         self._queue: deque[Staged] | None = None  # what must go first, while there is a link to send over
         self._queued = trio.Event()
+        self._gathered_bytes = 0  # of data that waits in the queue for more to go with it
+        self._last_kept: Staged | None = None  # the newest of the kept ones that were sent
         self._writes: dict[RequestId, ExclusiveWrite] = {}  # that ask main, by their request
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
 
@@ -243,18 +251,35 @@ class BackupUnit(ControlUnit):
                 raise self._check_report()
 
     def _forward(self, staged: Staged) -> None:
-        """Send it at once, or after those that must go first."""
+        """Send it at once, or after those that must go first.
+
+        Nobody waits for kept requests. While some are on their way, others gather, and go together when
+        those have ended: each costs both hosts less, and none waits for a clock (RFC 896).
+        """
         if self._queue is None or self.link is None:
             return  # all that is pending is sent, in its order, once the backup serves
+        gathers = staged.request.kept and not self.communication.answers_first
+        before = self._last_kept if gathers else None
+        if before is not None and not before.retired and self._gathered_bytes < GATHERED_BYTES_MAX:
+            before.when_retired = self._send_gathered
+            self._gathered_bytes += len(staged.data)
+            self._queue.append(staged)
+            return
         if self._queue or self.link.forward.backlog_bytes > BACKLOG_BYTES_MAX:
             self._queue.append(staged)
-            self._queued.set()
+            self._send_gathered()
             return
         with suppress(ConnectionLost):  # it is sent again over the next link
             self._send(self.link, staged)
 
+    def _send_gathered(self) -> None:
+        if self._queue:
+            self._queued.set()
+
     def _send(self, link: Link, staged: Staged) -> None:
-        staged.sent = True
+        staged.sent_at = trio.current_time()
+        if staged.request.kept:
+            self._last_kept = staged
         link.forward.send_encoded(staged.encoded, staged.data)
         self.forwarded_total += 1
 
@@ -267,15 +292,24 @@ class BackupUnit(ControlUnit):
             while True:
                 while self._queue:
                     await link.forward.wait_room()
-                    staged = self._queue.popleft()
-                    if not staged.retired:
-                        self._send(link, staged)
+                    self._send_together(link, self._queue)
                 self._queued = trio.Event()
                 await self._queued.wait()
         except ConnectionLost as error:
             link.close(str(error))
         finally:
             self._queue = None
+
+    def _send_together(self, link: Link, queue: deque[Staged]) -> None:
+        """Send what waits, or a part of it that the system takes in one piece."""
+        self._gathered_bytes = 0
+        sent_bytes = 0
+        with link.forward.corked():
+            while queue and sent_bytes < UNSENT_BYTES:
+                staged = queue.popleft()
+                if not staged.retired:
+                    sent_bytes += len(staged.data)
+                    self._send(link, staged)
 
     async def _tell_ended(self, link: Link) -> None:
         """Let the primary forget requests that are never sent again."""
@@ -296,6 +330,7 @@ class BackupUnit(ControlUnit):
 
     async def settle(self, inode: InodeNumber) -> None:
         last = self.communication.newest_write(inode)
+        self._send_gathered()
         await self._while_progressing(self.communication.wait_ended, inode, last)
 
     # --- reading ----------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ from fusemirror.operations import (
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
+    AnyMessage,
     Ended,
     Excluded,
     HandOver,
@@ -521,25 +522,31 @@ class PrimaryUnit(ControlUnit):
         async with trio.open_nursery() as nursery:
             try:
                 while True:
-                    for message, data in await session.receive():
-                        if type(message) is Ended:
-                            self._forget_ended(message.oldest_live, session.peer.instance)
-                            continue
-                        if type(message) is WantNames:
-                            nursery.start_soon(self.lending.lend, message.directory)
-                            continue
-                        if type(message) is WantBack:
-                            free = partial(self.lending.free_for_backup, of_change=message.of_change)
-                            nursery.start_soon(free, message.directory)
-                            continue
-                        if type(message) is not Request:
-                            raise RemoteProtocolError(
-                                session.peer_name, f"unexpected {type(message).__name__}"
-                            )
-                        self._serve_request(session, message, data, nursery)
+                    received = await session.receive()
+                    if len(received) == 1:
+                        self._serve_message(session, *received[0], nursery)
+                        continue
+                    with link.mirror.corked():  # what came together goes back together
+                        for message, data in received:
+                            self._serve_message(session, message, data, nursery)
             except ChannelError as error:
                 link.close(error.why)
             nursery.cancel_scope.cancel()
+
+    def _serve_message(
+        self, session: Session, message: AnyMessage, data: Buffer, nursery: trio.Nursery
+    ) -> None:
+        if type(message) is Request:
+            self._serve_request(session, message, data, nursery)
+        elif type(message) is Ended:
+            self._forget_ended(message.oldest_live, session.peer.instance)
+        elif type(message) is WantNames:
+            nursery.start_soon(self.lending.lend, message.directory)
+        elif type(message) is WantBack:
+            free = partial(self.lending.free_for_backup, of_change=message.of_change)
+            nursery.start_soon(free, message.directory)
+        else:
+            raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
 
     def _forget_ended(self, oldest_live: RequestId, instance: bytes) -> None:
         """Forget what was done of requests that stand before one in the backup's order.

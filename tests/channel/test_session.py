@@ -96,6 +96,38 @@ async def test_a_large_message_arrives_while_both_send(session_pair: Sessions) -
             nursery.start_soon(exchange, session)
 
 
+async def test_what_is_sent_corked_goes_at_once_at_the_end(
+    session_pair: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, receiver = session_pair
+    sends: list[int] = []
+    try_send = sender._transport.try_send
+
+    def counted(buffers: Any) -> int:
+        sends.append(len(buffers))
+        return try_send(buffers)
+
+    monkeypatch.setattr(sender._transport, "try_send", counted)
+    async with served(*session_pair):
+        await trio.testing.wait_all_tasks_blocked()
+        sends.clear()
+        with sender.corked():
+            for number in range(1, 11):
+                sender.send(write(number), bytes(100))
+            assert sends == []
+        assert sends == [30]
+        assert sender.backlog_bytes == 0
+        sender.send(applied(11))
+        received: list[Received] = []
+        while len(received) < 11:
+            received += await receiver.receive()
+        assert received == [*((write(number), bytes(100)) for number in range(1, 11)), (applied(11), b"")]
+        with sender.corked():
+            sender.send(applied(12))
+            sender.close("it closed meanwhile")
+        assert sender.backlog_bytes == 0
+
+
 async def test_bytes_are_counted_with_and_without_their_frames(session_pair: Sessions) -> None:
     sender, receiver = session_pair
     async with served(*session_pair):

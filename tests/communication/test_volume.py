@@ -365,6 +365,109 @@ async def test_what_comes_together_is_made_durable_by_one_commit(
     assert volume.writes == 1
 
 
+class SlowVolume(DictVolume):
+    """Its disk takes a while, and another while when it has become slower."""
+
+    def __init__(self, commit_s: float) -> None:
+        super().__init__(1 << 20)
+        self.commit_s = commit_s
+
+    async def _store(self, entries: Iterable[tuple[int, bytes, bytes]], ended: Iterable[int]) -> None:
+        await trio.sleep(self.commit_s)
+        await super()._store(entries, ended)
+
+
+async def test_programs_that_write_at_once_share_their_commits(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Without a moment's patience one of them would have every second commit for itself."""
+    volume, programs, writes = SlowVolume(0.0005), 4, 25
+    await nursery.start(volume.run)
+
+    async def write(first: int) -> None:
+        for number in range(first, first + writes):
+            await volume.stage(request(number, kept=True), b"data").answer.wait()
+            await trio.sleep(0.0001)
+
+    async with trio.open_nursery() as writing:
+        for program in range(programs):
+            writing.start_soon(write, program * writes)
+            await trio.sleep(0.0001)
+    assert volume.writes <= writes + 5
+
+
+async def test_a_program_that_writes_alone_after_others_waits_but_a_moment(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = SlowVolume(0.0005)
+    await nursery.start(volume.run)
+    for staged in [volume.stage(request(number, kept=True), b"data") for number in range(4)]:
+        await staged.answer.wait()
+    with trio.fail_after(0.002):
+        await volume.stage(request(5, kept=True), b"data").answer.wait()
+    with trio.fail_after(0.0006):
+        await volume.stage(request(6, kept=True), b"data").answer.wait()
+
+
+async def send_and_answer(volume: CommunicationVolume, number: int, answer_s: float) -> Staged:
+    """A kept request whose answer comes so late, if its program has not been told before."""
+    staged = volume.stage(request(number, kept=True), b"data")
+    staged.sent_at = trio.current_time()
+    await trio.sleep(answer_s)
+    volume.retire(staged.request.identity)
+    staged.answer.resolve(None)
+    return staged
+
+
+async def test_where_the_primary_answers_before_the_disk_the_disk_is_spared(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = SlowVolume(commit_s=0.004)
+    await nursery.start(volume.run)
+    for number in range(20):
+        staged = await send_and_answer(volume, number, 0.001)
+    assert volume.answers_first
+    assert not staged.acknowledged, "the answer came first"
+    await trio.sleep(1)
+    assert volume.writes <= 3, "the first, and its end"
+
+
+async def test_a_primary_that_answers_no_more_is_not_waited_for(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = SlowVolume(commit_s=0.004)
+    await nursery.start(volume.run)
+    for number in range(20):
+        await send_and_answer(volume, number, 0.001)
+    with trio.fail_after(3 * DESTAGE_AFTER_S):
+        await volume.stage(request(21, kept=True), b"data").answer.wait()
+    with trio.fail_after(0.005):
+        await volume.stage(request(22, kept=True), b"data").answer.wait()
+    assert not volume.answers_first
+
+
+async def test_without_a_link_no_answer_is_expected(autojump_clock: MockClock) -> None:
+    volume = SlowVolume(commit_s=0.004)
+    volume._store_s, volume._answer_s = 2.0, 1.0
+    volume.doubt_sent()
+    assert not volume.answers_first
+
+
+async def test_a_disk_that_was_spared_is_tried_again_one_day(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = SlowVolume(commit_s=0.004)
+    await nursery.start(volume.run)
+    for number in range(5):
+        staged = await send_and_answer(volume, number, 0.001)
+    assert not staged.acknowledged
+    volume.commit_s = 0.0001
+    for number in range(5, 5000):
+        staged = await send_and_answer(volume, number, 0.001)
+    assert not volume.answers_first
+    assert staged.acknowledged
+
+
 async def test_only_kept_writes_of_an_inode_are_told_of_it(opened: Open) -> None:
     volume = opened()
     kept = [volume.stage(request(number, kept=True), b"data") for number in (1, 2)]
