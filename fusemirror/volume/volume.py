@@ -699,7 +699,8 @@ class Volume:
         in_doubt = None
         if not state.clean:
             if same_boot:
-                self.images.inherit(self.regions.marks())
+                marked: Iterable[InodeNumber] = self.regions.marks()
+                self.images.inherit(self.images.numbers() if self.regions.marks_lost else marked)
             in_doubt = self._settle_last_record(last)
             for inode in removed:
                 self.images.remove(inode)

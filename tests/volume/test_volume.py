@@ -440,6 +440,21 @@ async def test_what_a_killed_process_wrote_is_made_durable_by_the_next_sync(
         volume.close()
 
 
+async def test_where_marks_are_lost_every_image_of_a_killed_process_is_synced(directory: Path) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    volume.abandon()
+    [marks] = [path for path in (directory / "regions").iterdir() if path.stat().st_size]
+    marks.write_bytes(bytes(marks.stat().st_size))
+    synced = Synced(directory)
+    volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced, fsync=synced))
+    await volume.flush(inode)
+    assert f"images/0/{inode:x}" in synced.names
+    volume.close()
+
+
 async def test_make_durable_syncs_everything_and_tells_the_number(directory: Path) -> None:
     synced = Synced(directory)
     volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced))
