@@ -23,6 +23,7 @@ from fusemirror.limits import (
     COMMIT_DELAY_S,
     DESTAGE_AFTER_S,
     DESTAGE_BATCH_BYTES_MAX,
+    KIB,
     STAGED_REQUESTS_MAX,
     STORE_RETRY_S,
 )
@@ -37,7 +38,8 @@ Entry = tuple[int, bytes, bytes]
 """What the store keeps of a request: its serial, the encoded request, and its data."""
 
 _SMOOTHING = 8  # measurements that a smoothed one stands for, as in TCP's round trip
-_STORE_REMEMBERED = 0.999  # of what the store took, at each request that spares it: it is tried again one day
+_STORE_REMEMBERED = 0.99  # of what the store took, at each request that spares it: it is tried again one day
+_SMALL_BYTES_MAX = 64 * KIB  # what more takes, to be written or to be sent, says nothing of small requests
 
 
 class Staged:
@@ -228,7 +230,7 @@ class CommunicationVolume(ABC):
             staged.when_retired()
         self.retired_total += 1
         self.retired_at = trio.current_time()
-        if staged.request.kept and staged.sent_at is not None:
+        if staged.request.kept and staged.sent_at is not None and len(staged.data) <= _SMALL_BYTES_MAX:
             self._answer_s = _smoothed(self._answer_s, self.retired_at - staged.sent_at)
             if self.answers_first:
                 self._store_s *= _STORE_REMEMBERED
@@ -333,7 +335,7 @@ class CommunicationVolume(ABC):
             self._room.unpark_all()
             self.destaged_total += len(batch)
         kept = [staged for staged in batch if staged.request.kept]
-        if kept:
+        if kept and sum(len(staged.data) for staged in kept) <= _SMALL_BYTES_MAX:
             self._store_s = _smoothed(self._store_s, trio.current_time() - began)
         self._kept_together = max(1, len(kept))
         for staged in kept:

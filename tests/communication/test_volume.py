@@ -17,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fusemirror.communication.opening import open_kind, open_wanted
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.identifiers import InodeNumber, RequestId
-from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX
+from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, MIB
 from fusemirror.operations import Write
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import Request
@@ -444,6 +444,18 @@ async def test_a_primary_that_answers_no_more_is_not_waited_for(
     with trio.fail_after(0.005):
         await volume.stage(request(22, kept=True), b"data").answer.wait()
     assert not volume.answers_first
+
+
+async def test_a_large_write_does_not_say_how_long_a_small_one_takes(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = SlowVolume(commit_s=0.050)
+    await nursery.start(volume.run)
+    await volume.stage(request(1, kept=True), bytes(MIB)).answer.wait()
+    volume.commit_s = 0.0005
+    for number in range(2, 20):
+        staged = await send_and_answer(volume, number, 0.001)
+        assert staged.acknowledged, "by the disk, which is nearer"
 
 
 async def test_without_a_link_no_answer_is_expected(autojump_clock: MockClock) -> None:
