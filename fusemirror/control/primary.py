@@ -722,8 +722,8 @@ class PrimaryUnit(ControlUnit):
         except BaseException:
             self._handing_over = False
             self._hand_over_ended.set()
-            if link is not None:
-                link.close("the roles were not exchanged")  # so that the backup asks again
+            if self.link is not None:  # perhaps another one than at the beginning
+                self.link.close("the roles were not exchanged")  # so that the backup asks again
             raise
         with suppress(ConnectionLost):
             stream.send(HandOver(term))

@@ -114,6 +114,37 @@ async def test_a_pause_of_the_resync_ends_when_the_roles_change(pair: Pair) -> N
     assert not first.unit.mirror.pace.paused
 
 
+async def test_a_switch_that_fails_leaves_no_request_of_a_newer_link_unanswered(
+    pair: Pair, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes while the role is given away is left to the backup, which is to ask again if it stays."""
+    file = await create(pair.primary, b"file")
+    unit, go_on = pair.primary.unit, trio.Event()
+    assert isinstance(unit, PrimaryUnit)
+    before = unit.link
+
+    async def fail_later(_: object) -> None:
+        await go_on.wait()
+        raise RefusedForSafety("the link was lost meanwhile")
+
+    async def give_away() -> None:
+        with pytest.raises(RefusedForSafety):
+            await unit.hand_over()
+
+    monkeypatch.setattr(unit.mirror, "acknowledged", fail_later)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_away)
+        network.break_one("alpha", "beta")
+        await until(lambda: unit.link is not None and unit.link is not before)
+        await normal(pair.primary, pair.backup)
+        nursery.start_soon(pair.backup.roles.perform, Write(file, 0), b"asked")
+        await until(lambda: unit.link is not None and unit.link.forward.received_data_bytes > 0)
+        go_on.set()
+        with trio.fail_after(PATIENCE_S):
+            await pair.backup.roles.wait_drained()
+    assert content(pair.primary, file) == content(pair.backup, file) == b"asked"
+
+
 async def test_a_switch_is_refused_while_the_peer_is_away(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
     await pair.primary.unit.link_ended.wait()
