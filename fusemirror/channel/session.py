@@ -147,6 +147,7 @@ class Session:
             self._corked = False
             if self._unsent:
                 self._send_backlog()
+            if self._unsent:
                 self._writer.unpark()
 
     async def wait_room(self, bytes_max: int | None = None) -> None:

@@ -82,6 +82,7 @@ class Staged:
         self.abandoned = False
         """Its program was told a check report; the data is kept as long as a change may need it."""
         self.when_retired: Callable[[], None] | None = None
+        """Called as it is retired, by whoever keeps others back until then."""
 
 
 class CommunicationVolume(ABC):

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,43 +167,49 @@ class Images:
 
     def recycle(self, inodes: Iterable[InodeNumber]) -> None:
         """On return images that were left are spares, or are there no more. Thread-safe. OSError."""
-        emptied = [inode for inode in inodes if self._empty(inode)]
+        emptied: list[InodeNumber] = []
+        for inode in inodes:
+            if len(self._spares) + len(emptied) < SPARE_IMAGES_MAX and self._empty(inode):
+                emptied.append(inode)
+            else:
+                self._remove_left(inode)
         # Before a new file can get one: a power cut must not bring back what it held.
         self.sync_all(emptied)
         for inode in emptied:
-            self._make_spare(inode)
+            if not self._make_spare(inode):
+                self._remove_left(inode)
 
     def _empty(self, inode: InodeNumber) -> bool:
-        """Whether it can be a spare. On a full or failing disk removing may be all that can be done."""
-        with self._recycling:
-            if inode not in self._leaving:
-                return False
-            with contextlib.suppress(OSError):
-                if len(self._spares) < SPARE_IMAGES_MAX:
-                    descriptor = self._open_path(self._path(inode))
-                    try:
-                        os.ftruncate(descriptor, 0)
-                        os.utime(descriptor, ns=(0, 0))
-                    finally:
-                        os.close(descriptor)
-                    return True
-            self._leaving.discard(inode)
-            self.unlink(inode)
-            return False
+        """Whether it was left, and is empty now: on a full or failing disk it can perhaps only be removed."""
+        with self._recycling, contextlib.suppress(OSError):
+            if inode in self._leaving:
+                descriptor = self._open_path(self._path(inode))
+                try:
+                    os.ftruncate(descriptor, 0)
+                    os.utime(descriptor, ns=(0, 0))
+                finally:
+                    os.close(descriptor)
+                return True
+        return False
 
-    def _make_spare(self, inode: InodeNumber) -> None:
-        with self._recycling:
-            if inode not in self._leaving:
-                return
-            self._leaving.discard(inode)
-            with contextlib.suppress(OSError):
+    def _make_spare(self, inode: InodeNumber) -> bool:
+        """Whether it was left still, and is a spare now."""
+        spare = f"{self._spare_directory}/{inode:x}"
+        with self._recycling, contextlib.suppress(OSError):
+            if inode in self._leaving:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self._spare_directory, 0o700)
-                spare = f"{self._spare_directory}/{inode:x}"
                 os.rename(self._path(inode), spare)
+                self._leaving.discard(inode)
                 self._spares.append(spare)
-                return
-            self.unlink(inode)
+                return True
+        return False
+
+    def _remove_left(self, inode: InodeNumber) -> None:
+        with self._recycling:
+            if inode in self._leaving:
+                self._leaving.discard(inode)
+                self.unlink(inode)
 
     def remove(self, inode: InodeNumber) -> None:
         """On return there is no such image. OSError."""
@@ -248,7 +254,7 @@ class Images:
             sync_directory(os.path.dirname(path))
             self._unsynced_names.discard(inode)
 
-    def sync_all(self, inodes: Sequence[InodeNumber]) -> None:
+    def sync_all(self, inodes: Collection[InodeNumber]) -> None:
         """`sync` for many images. Thread-safe. OSError."""
         if len(inodes) > _SYNCED_SINGLY_MAX or len(self._unsynced_names) > _NAMES_UNSYNCED_MAX:
             self.sync_filesystem()
@@ -264,7 +270,7 @@ class Images:
         for inode in marked:
             self._serial += 1
             self.dirty[inode] = self._serial
-            self._unsynced_times.add(inode)
+            self.keep_times(inode)
         for directory in self._directories():
             sync_directory(directory)
         sync_directory(self._directory)

@@ -21,7 +21,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -441,9 +441,9 @@ class Volume:
             while self._purged and self._purged[0][0] <= durable:
                 self._purged.popleft()
 
-    def _sync(self, dirty: Iterable[InodeNumber]) -> None:
+    def _sync(self, dirty: Collection[InodeNumber]) -> None:
         """Runs in any thread."""
-        self.images.sync_all(list(dirty))
+        self.images.sync_all(dirty)
         self.journal.sync()
 
     def _release_purged(self, durable: ChangeNumber) -> list[InodeNumber]:

@@ -241,6 +241,18 @@ def test_a_spare_that_has_gone_is_not_missed(images: Images, tmp_path: Path) -> 
     assert images.read(TWO, 0, 10) == b"x"
 
 
+def test_only_so_many_spares_are_kept_of_what_is_recycled_together(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemirror.volume.images.SPARE_IMAGES_MAX", 2)
+    for inode in (ONE, TWO, THREE, FOUR):
+        images.write(inode, 0, b"data", 5)
+        images.leave(inode)
+    images.recycle([ONE, TWO, THREE, FOUR])
+    assert {path.name for path in (tmp_path / "spare").iterdir()} == {"1", "2"}
+    assert set(images.numbers()) == set()
+
+
 def test_only_so_many_spares_are_kept(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
