@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.bench import jobs
 from tests.bench.jobs import Job, Scale
 from tests.bench.report import aligned
-from tests.bench.systems import System, seen_from
+from tests.bench.systems import System, listens, seen_from
 from tests.hosts import CHECKOUT, PORT, Host, TwoHosts, wait_until
 
 REFERENCE = "sync"
@@ -76,11 +76,7 @@ def start_relay(host: Host, peer: Host, delay_s: float) -> None:
     """From now on `host` dials its peer through a relay. It ends with the namespace of the host."""
     target = f"{peer.namespace.address}:{PORT}"
     host.start(sys.executable, "-m", "tests.bench.relay", RELAY, target, str(delay_s), cwd=CHECKOUT)
-
-    def listens() -> bool:
-        return RELAY in host.run("ss", "--no-header", "--listening", "--tcp", "--numeric").stdout
-
-    wait_until(listens, RELAY_TIMEOUT_S, "relay")
+    wait_until(lambda: listens(host, RELAY), RELAY_TIMEOUT_S, "relay")
     host.configure(peer=RELAY)
 
 

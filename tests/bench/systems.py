@@ -52,6 +52,12 @@ def seen_from(host: Host, name: str) -> System:
     return System(name, work, lambda: [host.pid])
 
 
+def listens(host: Host, address: str) -> bool:
+    """Whether a process of the host listens on an address and port."""
+    found = host.run("ss", "--no-header", "--listening", "--tcp", "--numeric")
+    return address in found.stdout
+
+
 @contextmanager
 def passthrough(directory: Path) -> Iterator[System]:
     """`passthrough.py` over a directory of the same disk."""
@@ -68,13 +74,8 @@ def bare_mirror(directory: Path) -> Iterator[System]:
         address = f"{hosts.backup.namespace.address}:{PORT}"
         program = (sys.executable, "-m", "tests.bench.bare_mirror")
         there = Popen(hosts.backup.namespace.enter([*program, "--serve", copies, address]), cwd=CHECKOUT)
-
-        def listens() -> bool:
-            found = hosts.backup.run("ss", "--no-header", "--listening", "--tcp", "--numeric")
-            return address in found.stdout
-
         try:
-            wait_until(listens, START_TIMEOUT_S, "bare-mirror: peer")
+            wait_until(lambda: listens(hosts.backup, address), START_TIMEOUT_S, "bare-mirror: peer")
             with _mounted("bare-mirror", directory, [address], hosts.primary.namespace.enter) as system:
                 yield system
         finally:
