@@ -183,6 +183,9 @@ class Session:
             self._unsent.popleft()
         if rest:
             self._unsent[0] = rest[0]
+        # Here, not in the writer task: it is not woken for what the end of a cork has sent.
+        if self.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+            self._senders.unpark_all()
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -292,8 +295,6 @@ class Session:
                 self.close(f"the peer took nothing for {self.peer_timeout:g} s")
                 return
             self._send_backlog()
-            if self.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
-                self._senders.unpark_all()
 
     async def _beat(self) -> None:
         """Ping, and notice silence: while someone listens, and not while our own side is slow."""

@@ -128,6 +128,31 @@ async def test_what_is_sent_corked_goes_at_once_at_the_end(
         assert sender.backlog_bytes == 0
 
 
+async def test_what_the_end_of_a_cork_sends_makes_room_for_who_waits(
+    session_pair: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, _ = session_pair
+    has_room = trio.Event()
+
+    async def wait_sent() -> None:
+        await sender.wait_sent()
+        has_room.set()
+
+    async with served(*session_pair) as nursery:
+        await trio.testing.wait_all_tasks_blocked()
+        with monkeypatch.context() as full:
+            full.setattr(sender._transport, "try_send", lambda buffers: 0)
+            full.setattr(sender._transport, "wait_writable", trio.sleep_forever)
+            sender.send(applied(1))
+            nursery.start_soon(wait_sent)
+            await trio.testing.wait_all_tasks_blocked()
+        with sender.corked():  # the writer task has not heard yet that the system takes something again
+            sender.send(applied(2))
+        assert sender.backlog_bytes == 0
+        with trio.fail_after(PEER_TIMEOUT / 2):
+            await has_room.wait()
+
+
 async def test_bytes_are_counted_with_and_without_their_frames(session_pair: Sessions) -> None:
     sender, receiver = session_pair
     async with served(*session_pair):
