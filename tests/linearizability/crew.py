@@ -51,6 +51,11 @@ class Member:
     def doubts(self) -> int:
         return self._record.read_bytes().count(b'["doubt"')
 
+    @property
+    def reopenings(self) -> int:
+        """How often it was about to open again the files that everybody had left alone."""
+        return self._record.read_bytes().count(b'["reopens"')
+
     def tail(self) -> str:
         """The end of its record, for people."""
         last = self._record.read_text().splitlines()[-4:]
@@ -125,6 +130,15 @@ class Crew:
             return sum(member.lines for member in members) >= wanted
 
         wait_until(reached, PATIENCE_S, f"{calls} calls")
+
+    def wait_reopened(self) -> None:
+        """Return once each process is opening again what everybody left alone for a while."""
+        before = {member: member.reopenings for member in self.members}
+        wait_until(
+            lambda: all(member.reopenings > count for member, count in before.items()),
+            PATIENCE_S,
+            "files opened again",
+        )
 
     def wait_blocked(self, host: Host) -> None:
         """Return once every process of the host waits for an answer."""

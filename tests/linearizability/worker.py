@@ -11,8 +11,8 @@ NUMBER is odd on one of the hosts.
 DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
 is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
 `record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
-tell nothing. After a call that ended in an error of the mount, the outcome is in doubt. An errno that a
-local filesystem would not give ends the process.
+tell nothing, and "reopens" the files that were left alone. After a call that ended in an error of the
+mount, the outcome is in doubt. An errno that a local filesystem would not give ends the process.
 """
 
 import errno
@@ -305,6 +305,7 @@ class Worker:
         if phase > REOPEN_S and cycle != self._reopened:
             self._reopened = int(cycle)
             self._leave_calm()
+            self._write("reopens")
         name = self._random.choice(CALM)
         mine, cut = name.endswith(str(self._side)), name.startswith("cut")
         with self._turn(name) as has_turn:
