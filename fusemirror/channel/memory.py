@@ -50,12 +50,18 @@ class MemoryNetwork:
         latency_s: float = 0.0002,
         jitter_s: float = 0.0002,
         buffer_bytes: int = 256 * limits.KIB,
+        short_sends: float = 0.0,
+        coalescing_s: float = 0.0,
         trace: Trace | None = None,
     ) -> None:
         self.random = random
         self.latency_s = latency_s
         self.jitter_s = jitter_s
         self.buffer_bytes = buffer_bytes
+        self.short_sends = short_sends
+        """How often a send takes less than there is room for: the room came a moment too late."""
+        self.coalescing_s = coalescing_s
+        """Bytes arrive at multiples of this, and so together: as where a network card gathers interrupts."""
         self.accept_delay: Callable[[], float] = lambda: 0.0
         """How long a connection waits until its listener hears of it; its dialer may be gone by then."""
         self.listeners: dict[tuple[str, int], MemoryListener] = {}
@@ -257,10 +263,22 @@ class Pipe:
 
     def put(self, data: bytes) -> None:
         self._network.trace(f"send {self.name} {len(data)}")
-        self.last_arrival = max(self.last_arrival, trio.current_time() + self._delay_s())
+        arrival = trio.current_time() + self._delay_s()
+        if interval_s := self._network.coalescing_s:
+            arrival = math.ceil(arrival / interval_s) * interval_s
+        self.last_arrival = max(self.last_arrival, arrival)
         self._under_way.append((self.last_arrival, data))
         self._held_bytes += len(data)
         self.changed.unpark_all()
+
+    def put_some(self, data: bytes) -> int:
+        """Put as much of it as is taken at once, and return how much that is."""
+        network, size = self._network, min(len(data), self.room_bytes)
+        if network.short_sends and network.random.random() < network.short_sends:
+            size = network.random.randrange(size + 1)
+        if size:
+            self.put(data[:size])
+        return size
 
     def _delay_s(self) -> float:
         return self._network.delay() + self.line.slowness_s * self._network.random.random()
@@ -301,10 +319,7 @@ class MemoryTransport(Transport):
         self._check()
         if not self._reset_seconds():
             raise ConnectionLost(self.peer_name, _RESET)
-        data = b"".join(buffers)[: self._outgoing.room_bytes]
-        if data:
-            self._outgoing.put(data)
-        return len(data)
+        return self._outgoing.put_some(b"".join(buffers))
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.checkpoint()

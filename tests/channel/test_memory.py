@@ -190,6 +190,35 @@ async def test_a_stream_holds_no_more_than_its_buffer(memory: MemoryNetwork, mem
     assert memory_pair[0].try_send([bytes(memory.buffer_bytes), b"more"]) == memory.buffer_bytes
 
 
+async def test_a_short_send_takes_a_part_and_leaves_room(memory_pair: Pair, memory: MemoryNetwork) -> None:
+    memory.short_sends = 1.0
+    sent = 0
+    while sent < 100:
+        await memory_pair[0].wait_writable()
+        taken = memory_pair[0].try_send([bytes(100 - sent)])
+        assert 0 <= taken <= 100 - sent
+        sent += taken
+    assert await _received(memory_pair[1], 100) == bytes(100)
+
+
+async def test_coalesced_bytes_arrive_together(
+    memory: MemoryNetwork, memory_pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    memory.coalescing_s = 1.0
+    for number in range(5):
+        memory_pair[0].try_send([bytes([number])])
+        await trio.sleep(0.1)
+    assert await memory_pair[1].receive(100) == bytes(range(5))
+    assert trio.current_time() % 1.0 == 0.0
+
+
+async def _received(transport: Transport, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += await transport.receive(size)
+    return received
+
+
 async def test_a_host_listens_on_its_own_name_once(memory: MemoryNetwork) -> None:
     host = memory.host("alpha")
     listener = await host.listen("", 7000)

@@ -7,8 +7,9 @@ from unittest import mock
 
 import msgspec
 
+from fusemirror import limits
 from fusemirror.control import backup, going_alone, names, primary, unit
-from fusemirror.mirror import catching_up, sending, verify
+from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
 
@@ -127,6 +128,8 @@ class Options(msgspec.Struct, frozen=True):
     latency: float
     jitter: float
     buffer_bytes: int
+    short_sends: float
+    coalescing: float
     disk_latency: float
     peer_timeout: float
     io_timeout: float
@@ -220,6 +223,8 @@ def _draw_all_but_modes(random: Random) -> Options:
         kill_in_step=random.choice([0.0, 0.5, 1.0]),
         small_limits=random.random() < 0.4,
         hurry=random.choice([5, 20, 200]),
+        short_sends=random.choice([0.0, 0.1, 0.5]),
+        coalescing=random.choice([0.0, 0.0, 0.001, 0.02]),
     )
 
 
@@ -238,6 +243,17 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (volume, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
         (catalog, "INODES_CACHED_MAX", 6),
         (images, "OPEN_IMAGES_MAX", 2),
+        (images, "SPARE_IMAGES_MAX", 3),
+        (images, "_SYNCED_SINGLY_MAX", 1),
+        (limits, "SEND_BUFFERS_MAX", 5),
+        (limits, "BACKLOG_BYTES_MAX", 20_000),
+        (sending, "BACKLOG_BYTES_MAX", 20_000),
+        (backup, "BACKLOG_BYTES_MAX", 20_000),
+        (backup, "GATHERED_BYTES_MAX", 1000),
+        (backup, "UNSENT_BYTES", 2000),
+        (copying, "RESYNC_BACKLOG_BYTES_MAX", 100),
+        (copying, "_WINDOW_BATCHES", 3),
+        (copying, "_BATCHES_CONFIRMED_AT_ONCE", 2),
         (catching_up, "ROWS_PER_MESSAGE", 3),
         (catching_up, "_RECORDS_PER_TURN", 2),
         (verify, "ROWS_PER_MESSAGE", 3),

@@ -84,7 +84,8 @@ class Trouble:
         if self._world.witness is not None:
             self._world.witness.cut_from.clear()
             self._world.witness.slow_s = 0.0
-        await self._world.primary.serving.wait()
+        for host in self._world.hosts:  # whichever is the primary by now
+            await host.serving.wait()
         self._set_pace(paused=False)
 
     def _start(self, host: SimulatedHost) -> None:

@@ -55,6 +55,8 @@ class World:
             latency_s=options.latency,
             jitter_s=options.jitter,
             buffer_bytes=options.buffer_bytes,
+            short_sends=options.short_sends,
+            coalescing_s=options.coalescing,
             trace=self.trace_lines.append,
         )
         self.witness = (
