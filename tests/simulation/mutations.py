@@ -148,6 +148,8 @@ _CONTENTION: dict[str, Any] = {
     "names": 2,
     "latency": 0.005,
     "jitter": 0.02,
+    "short_sends": 0.0,
+    "coalescing": 0.0,
     "disk_latency": 0.0003,
     "peer_timeout": 1.0,
     "io_timeout": 3.0,
