@@ -45,6 +45,15 @@ class _Question:
     answered: bool = False
 
 
+@dataclass(eq=False)
+class _Talk:
+    """Over one session; and the question of the other host that came by it last."""
+
+    session: Session
+    token: int = 0
+    asked: trio.Event = field(default_factory=trio.Event)
+
+
 class Telling:
     """Idle until `begin`, and again once `is_diverged` says no."""
 
@@ -55,16 +64,14 @@ class Telling:
         self._begun = trio.Event()
         self._here_count: int | None = None
         self._there_count: int | None = None
-        self._session: Session | None = None
+        self._talks: list[_Talk] = []  # each host may have dialed one; the newest is the last
         self._asking = trio.Lock()
         self._question = _Question(0)
-        self._wanted = trio.Event()
-        self._wanted_token = 0
 
     @property
     def connected(self) -> bool:
         """The other host is there to be asked."""
-        return self._session is not None
+        return bool(self._talks)
 
     def status(self) -> dict[str, Any] | None:
         """How many files were changed apart; None where they are not apart, or not yet counted."""
@@ -104,9 +111,11 @@ class Telling:
             self._tell_count()
 
     def _tell_count(self) -> None:
-        if self._session is not None and self._here_count is not None:
+        if self._here_count is None:
+            return
+        for talk in self._talks:  # which of them is the newest to the other host is not known here
             with suppress(ConnectionLost):
-                self._session.send(CountApart(self._here_count))
+                talk.session.send(CountApart(self._here_count))
 
     # --- lists --------------------------------------------------------------------------------------------
 
@@ -121,9 +130,9 @@ class Telling:
     async def list_there(self, timeout_s: float) -> Listed | None:
         """What the other host says that it changed; None where it is away, or does not answer in time."""
         async with self._asking:
-            session = self._session
-            if session is None:
+            if not self._talks:
                 return None
+            session = self._talks[-1].session
             self._question = question = _Question(self._question.token + 1)
             try:
                 session.send(AskApart(question.token))
@@ -137,28 +146,31 @@ class Telling:
 
     async def run_talk(self, session: Session) -> None:
         """Talk over a session until it is lost; it is closed on return. Cancellation leaves it as it is."""
-        self._session, self._there_count = session, None
-        self._wanted = trio.Event()
+        talk = _Talk(session)
+        self._talks.append(talk)
+        self._there_count = None
         self._tell_count()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._answer_for_ever, session)
-                await self._listen(session)
+                nursery.start_soon(self._answer_for_ever, talk)
+                await self._listen(talk)
                 nursery.cancel_scope.cancel()
         finally:
-            if self._session is session:
-                self._session, self._there_count = None, None
+            self._talks.remove(talk)
+            if not self._talks:
+                self._there_count = None
             self._question.ended.set()
 
-    async def _listen(self, session: Session) -> None:
+    async def _listen(self, talk: _Talk) -> None:
+        session = talk.session
         try:
             while True:
                 for message, _ in await session.receive():
                     if isinstance(message, CountApart):
                         self._there_count = max(0, message.count)
                     elif isinstance(message, AskApart):
-                        self._wanted_token = message.token
-                        self._wanted.set()
+                        talk.token = message.token
+                        talk.asked.set()
                     elif isinstance(message, Apart):
                         self._take(session, message)
                     else:
@@ -178,13 +190,13 @@ class Telling:
             question.answered = True
             question.ended.set()
 
-    async def _answer_for_ever(self, session: Session) -> None:
+    async def _answer_for_ever(self, talk: _Talk) -> None:
         """One question at a time: who asks again has given the one before up."""
         with suppress(ConnectionLost):  # who listens hears of it too
             while True:
-                await self._wanted.wait()
-                self._wanted = trio.Event()
-                await self._answer(session, self._wanted_token)
+                await talk.asked.wait()
+                talk.asked = trio.Event()
+                await self._answer(talk.session, talk.token)
 
     async def _answer(self, session: Session, token: int) -> None:
         try:

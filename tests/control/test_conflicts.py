@@ -4,21 +4,25 @@ import errno
 import os
 import struct
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control import telling
 from fusemirror.control.apart import CONFLICTS_NAME
+from fusemirror.control.telling import Telling
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Link, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
+from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
 from tests.control.test_roles import create, normal, until
 from tests.volume.conftest import directory, volume
 
@@ -327,6 +331,41 @@ async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(
     network.heal("alpha", "beta")
     await resolved(pair, "beta")
     await until(lambda: pair.status(pair.primary)["conflicts"] is None)
+
+
+async def test_hosts_that_talk_over_two_sessions_hear_each_other_over_whichever_is_left(
+    volume: Volume, autojump_clock: MockClock
+) -> None:
+    """Each host dials one, and takes another than the other host does for the newest."""
+    memory = MemoryNetwork(Random(1))
+    here, there = Telling(volume), Telling(volume)
+    async with trio.open_nursery() as nursery:
+        sessions = []
+        for _ in range(2):
+            transports = await connect_pair(memory.host("alpha"), memory.host("beta"), "beta")
+            sessions.append(await shake_hands(transports, PRIMARY, BACKUP))
+            for session in sessions[-1]:
+                await nursery.start(session.run)
+        first, second = sessions
+        nursery.start_soon(here.run_talk, first[0])
+        nursery.start_soon(there.run_talk, second[1])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(there.run_talk, first[1])
+        await wait_all_tasks_blocked()
+        there._here_count = 2
+        there._tell_count()
+        await until(lambda: here._there_count == 2)
+        nursery.start_soon(here.run_talk, second[0])  # it begins anew, and has yet to read what was told
+        await wait_all_tasks_blocked()
+        await until(lambda: here._there_count == 2)
+        second[0].close("the newest of this host is lost")
+        await until(lambda: len(here._talks) == len(there._talks) == 1)
+        listed = await here.list_there(5.0)
+        assert listed is not None
+        assert here._there_count == 2
+        first[0].close("it ends")
+    assert not here.connected
+    assert here._there_count is None
 
 
 async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_conversation(
