@@ -21,6 +21,7 @@ from fusemirror.admin.client import socket_path
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
 from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork
 from fusemirror.communication.opening import open_wanted
 from fusemirror.control.backup import BackupUnit
@@ -180,14 +181,23 @@ class Host:
 
 
 def run(
-    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+    settings: Settings,
+    keys: Path,
+    mountpoint: str,
+    options: MountOptions,
+    runtime_dir: Path,
+    ready: Callable[[], None],
 ) -> int:
     """Mount and serve until unmounted, signalled or told to stop; the exit status.
 
-    `ready` is called once the mount answers. `MountFailed` and the errors of the volume and the channel.
+    `keys` is the directory of the keys. `ready` is called once the mount answers. `MountFailed`,
+    `BadKeys`, and the errors of the volume and the channel.
     """
+    network: Network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
+    if settings.tls:
+        network = TlsNetwork(network, Credentials(keys))
     try:
-        return trio.run(_serve, settings, mountpoint, options, runtime_dir, ready)
+        return trio.run(_serve, settings, network, mountpoint, options, runtime_dir, ready)
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
 
@@ -200,10 +210,14 @@ def _only_error(group: BaseException) -> BaseException:
 
 
 async def _serve(
-    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+    settings: Settings,
+    network: Network,
+    mountpoint: str,
+    options: MountOptions,
+    runtime_dir: Path,
+    ready: Callable[[], None],
 ) -> int:
     async with AsyncExitStack() as stack:
-        network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
         host = Host(settings, network, Seams(), _witness_of(settings))
         await host.open(stack)
         kernel = Kernel(mountpoint)

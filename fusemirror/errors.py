@@ -169,6 +169,12 @@ class BadJoinFile(FusemirrorError):
     exit_code = 10
 
 
+class BadKeys(FusemirrorError):
+    """the keys in {0} cannot be used: {1}; see SECURITY in fusemirror(7)"""
+
+    exit_code = 10
+
+
 class ConfigMissing(FusemirrorError):
     """there is no {1}; make it with `fusemirror create {0}`, or `fusemirror join` on the second host"""
 

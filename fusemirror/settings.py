@@ -164,6 +164,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     witness: Annotated[
         str, Meta(description="etcd that decides who goes on alone: http://HOST:PORT, several with commas.")
     ] = ""
+    tls: Annotated[
+        bool, Meta(description="Encrypt, and talk to nobody but the other host. false: trust the network.")
+    ] = True
     log_level: Annotated[
         LogLevel, Meta(description="The least severe messages to log: debug, info, warning or error.")
     ] = LogLevel.INFO
@@ -252,6 +255,7 @@ FIXED_WHILE_MOUNTED = {
     "peer": "the link is made of it",
     "peer_timeout": "leases were given by it",
     "witness": "both hosts must change it at the same time",
+    "tls": "both hosts must change it at the same time",
     "access": "both hosts must change it at the same time",
 }
 """Keys that a running mount does not change, and why."""

@@ -29,6 +29,7 @@ LAYERS = (
     ("volume",),
     (
         "settings",
+        "keys",
         "operations",
         "change",
         "seams",

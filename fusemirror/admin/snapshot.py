@@ -60,6 +60,7 @@ def snapshot(
             "connected": link is not None or unit.telling.connected,
             "since": since,
             "round_trip_seconds": session and session.round_trip_seconds,
+            "encrypted": settings.tls,
             "error": linker.last_error,
         },
         "settings": modes,

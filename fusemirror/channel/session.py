@@ -33,6 +33,7 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
     """
     connection = Connection(ours, dialer=dialer, peer_name=transport.peer_name)
     try:
+        await transport.open()
         while True:
             await transport.send_all(connection.shake_hands())
             if connection.refusal is not None:

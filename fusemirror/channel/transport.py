@@ -1,6 +1,6 @@
 """Transports: streams of bytes between two hosts, and the networks that make them.
 
-All streams are behind these three interfaces: TCP here, TLS and memory (`memory.py`) beside it.
+All streams are behind these three interfaces: TCP here, TLS (`tls.py`) and memory (`memory.py`) beside it.
 A transport does not queue: `try_send` takes what the system takes now. One wake-up per receive, and
 none for a send that fits, is what makes a small mirrored write fast.
 """
@@ -24,11 +24,19 @@ class Transport(ABC):
     peer_name: str
     """The address of the other end, for people."""
 
+    async def open(self) -> None:  # noqa: B027 - most have nothing to do
+        """Return when the other end is known for who it is. Call it once, before anything else.
+
+        `PeerRefused` or `HandshakeRefused` if it is not, `ConnectionLost` if the stream ends. Close it
+        then, and after cancellation.
+        """
+
     @abstractmethod
     def try_send(self, buffers: Sequence[Buffer]) -> int:
         """Write what can be written without waiting; return how many bytes that was, perhaps 0.
 
-        At most `limits.SEND_BUFFERS_MAX` buffers. `ConnectionLost` if the stream is broken or closed.
+        What was not written must come first in the next call: it may be encrypted already. At most
+        `limits.SEND_BUFFERS_MAX` buffers. `ConnectionLost` if the stream is broken or closed.
         """
 
     @abstractmethod

@@ -25,6 +25,10 @@ class Places:
         """The settings of `name`; ConfigMissing, BadConfig."""
         return settings.load(settings.config_path(self.config_dir, name))
 
+    def keys_dir(self, name: str) -> Path:
+        """Where the keys of `name` are."""
+        return self.config_dir / name
+
 
 pass_places = click.make_pass_decorator(Places)
 

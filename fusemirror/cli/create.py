@@ -12,6 +12,7 @@ from fusemirror.cli.arguments import Places, name_argument, pass_places
 from fusemirror.cli.defining import Decorator, address_option, chosen_settings, define, volume_argument
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
 from fusemirror.errors import RefusedForSafety, UsageError
+from fusemirror.keys import make_key_pair
 from fusemirror.settings import Access, Acknowledge, Communication
 
 ID_BYTES = 16
@@ -52,11 +53,13 @@ def command(
 ) -> None:
     """Make the main volume of NAME in VOLUME_DIR, its configuration, and a join file for the other host.
 
-    Copy the join file to the other host and run `fusemirror join` there.
+    Copy the join file to the other host and run `fusemirror join` there. It holds the other host's key:
+    copy it over a safe way, and remove it afterwards.
     """
     path = join_file or Path(f"{name}.join")
     if path.exists():
         raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
+    primary_keys, backup_keys = make_key_pair(host_name), make_key_pair(peer_name or peer)
     join = JoinFile(
         name=name,
         filesystem=os.urandom(ID_BYTES).hex(),
@@ -65,6 +68,8 @@ def command(
         access=Access(access),
         acknowledge=Acknowledge(acknowledge),
         communication=Communication(communication),
+        primary_certificate=primary_keys.certificate,
+        backup_keys=backup_keys,
     )
     chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer)
     define(
@@ -73,6 +78,8 @@ def command(
         join,
         own=join.primary,
         other=join.backup,
+        keys=primary_keys,
+        peer_certificate=backup_keys.certificate,
         primary=True,
         also=lambda: write_join_file(path, join),
     )

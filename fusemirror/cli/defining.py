@@ -12,6 +12,7 @@ from fusemirror import settings
 from fusemirror.cli.arguments import Places
 from fusemirror.cli.join_file import JoinFile, Side
 from fusemirror.errors import RefusedForSafety
+from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
 from fusemirror.settings import Settings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -39,17 +40,19 @@ def define(
     *,
     own: Side,
     other: Side,
+    keys: KeyPair,
+    peer_certificate: str,
     primary: bool,
     also: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make the volume, the directory for keys and the config file; then do `also`.
+    """Make the volume, the keys and the config file; then do `also`.
 
     All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists.
     """
     config = settings.config_path(places.config_dir, chosen.name)
-    keys = places.config_dir / chosen.name
+    keys_dir = places.keys_dir(chosen.name)
     volume = Path(chosen.volume)
-    for path in (config, keys):
+    for path in (config, keys_dir):
         if path.exists():
             raise RefusedForSafety(f"{path} exists; choose another name, or remove it")
     if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
@@ -75,8 +78,11 @@ def define(
     with ExitStack() as undoing:
         undoing.callback(_empty if volume.exists() else _remove, volume)
         Volume.create(volume, identity)
-        keys.mkdir(mode=0o700)
-        undoing.callback(_remove, keys)
+        undoing.callback(_remove, keys_dir)
+        keys_dir.mkdir(mode=0o700)
+        files = {CERTIFICATE: keys.certificate, KEY: keys.key, PEER_CERTIFICATE: peer_certificate}
+        for name, content in files.items():
+            replace_file(keys_dir / name, content.encode(), mode=0o600)
         undoing.callback(config.unlink, missing_ok=True)
         replace_file(config, settings.render(chosen).encode())
         also()

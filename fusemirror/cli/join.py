@@ -40,5 +40,14 @@ def command(
     )
     if settings.parse_address(chosen.peer).host in EVERY_ADDRESS:
         raise UsageError(f"the other host listens on {chosen.peer}, every address; name one with --peer")
-    define(places, chosen, join, own=own, other=join.primary, primary=False)
+    define(
+        places,
+        chosen,
+        join,
+        own=own,
+        other=join.primary,
+        keys=join.backup_keys,
+        peer_certificate=join.primary_certificate,
+        primary=False,
+    )
     click.echo(f"Joined {join.name}. On both hosts: fusemirror mount {join.name} MOUNTPOINT", err=True)

@@ -1,4 +1,7 @@
-"""The join file: what `create` on one host tells `join` on the other. JSON, readable by its owner only."""
+"""The join file: what `create` on one host tells `join` on the other. JSON, readable by its owner only.
+
+It holds the key of the host that joins: whoever reads it can pass for that host.
+"""
 
 import os
 from pathlib import Path
@@ -6,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from fusemirror.errors import BadJoinFile
+from fusemirror.keys import KeyPair
 from fusemirror.limits import PROTOCOL_VERSION
 from fusemirror.settings import Access, Acknowledge, Communication
 
-JOIN_FORMAT = 1
+JOIN_FORMAT = 2
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -30,6 +34,8 @@ class JoinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access: Access
     acknowledge: Acknowledge
     communication: Communication
+    primary_certificate: str
+    backup_keys: KeyPair
     format: int = JOIN_FORMAT
     protocol: int = PROTOCOL_VERSION
 

@@ -85,7 +85,8 @@ def _serve(places: Places, chosen: Settings, directory: str, options: MountOptio
     # Only now, and in the process that serves: neither threads nor LMDB outlive a fork.
     from fusemirror import daemon
 
-    return daemon.run(chosen, directory, options, places.runtime_dir, ready)
+    keys = places.keys_dir(chosen.name)
+    return daemon.run(chosen, keys, directory, options, places.runtime_dir, ready)
 
 
 def _in_foreground(serve: Callable[[Ready], int], target: Mount, runtime_dir: Path, log: Log) -> int:

@@ -96,7 +96,8 @@ def _peer(peer: dict[str, Any]) -> str:
     if not peer["connected"]:
         return f"{peer['address']}, not connected"
     round_trip = peer["round_trip_seconds"]
-    return f"{peer['address']}, connected" + (f", {round_trip * 1000:.3g} ms away" if round_trip else "")
+    away = f", {round_trip * 1000:.3g} ms away" if round_trip else ""
+    return f"{peer['address']}, connected{away}{', encrypted' if peer.get('encrypted') else ''}"
 
 
 def _pending(communication: dict[str, Any]) -> str:

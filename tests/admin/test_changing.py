@@ -109,6 +109,7 @@ def test_a_running_mount_refuses_what_only_the_next_one_can_take(key: str) -> No
         "peer": "d:1",
         "peer_timeout": 1.0,
         "witness": "http://e:1",
+        "tls": False,
     }
     own = settings.make(name=NAME, volume="/srv/data", **ADDRESSES)
     with pytest.raises(UsageError, match=f"^{key} cannot change while mounted"):

@@ -29,6 +29,7 @@ FIELDS: dict[str, Any] = {
         "connected": YES_OR_NO,
         "since": MAYBE_NUMBER,
         "round_trip_seconds": MAYBE_NUMBER,
+        "encrypted": YES_OR_NO,
     },
     "settings": MODES,
     "effective": MODES,

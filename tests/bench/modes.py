@@ -18,8 +18,9 @@ from tests.bench.systems import System, listens, seen_from
 from tests.hosts import CHECKOUT, PORT, Host, TwoHosts, wait_until
 
 REFERENCE = "sync"
-MODES: dict[str, dict[str, str]] = {
+MODES: dict[str, dict[str, str | bool]] = {
     REFERENCE: {},
+    "no tls": {"tls": False},
     "exclusive": {"access": "exclusive"},
     "async lmdb": {"acknowledge": "async"},
     "async subvolume": {"acknowledge": "async", "communication": "subvolume"},

@@ -35,9 +35,12 @@ class System:
 
 @contextmanager
 def fusemirror(directory: Path) -> Iterator[tuple[System, System]]:
-    """Two mounted hosts in `sync` mode: the system seen from the primary, and from the backup."""
+    """Two mounted hosts in `sync` mode: the system seen from the primary, and from the backup.
+
+    Without TLS, as the others come; `--modes` measures what that takes.
+    """
     with TwoHosts(directory) as hosts:
-        hosts.create_and_join()
+        hosts.create_and_join(tls=False)
         hosts.mount()
         yield seen_from(hosts.primary, "primary"), seen_from(hosts.backup, "backup")
         hosts.umount()

@@ -1,6 +1,7 @@
 """What the tests of the channel share: two hosts, and open sessions between them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,8 +11,10 @@ import trio
 
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork, Transport
 from fusemirror.identifiers import ChangeNumber
+from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair, make_key_pair
 from fusemirror.protocol.messages import Hello, History
 
 PEER_TIMEOUT = 10.0
@@ -78,16 +81,51 @@ async def memory_pair(memory: MemoryNetwork) -> AsyncIterator[TransportPair]:
         transport.close()
 
 
-@pytest.fixture(params=["tcp", "tcp6", "memory"])
+@pytest.fixture(scope="session")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Credentials, Credentials]:
+    """Of alpha and of beta, who know each other."""
+    alpha, beta = make_key_pair("alpha"), make_key_pair("beta")
+    return credentials_of(tmp_path_factory.mktemp("keys"), alpha, beta, known=alpha)
+
+
+def credentials_of(
+    directory: Path, alpha: KeyPair, beta: KeyPair, *, known: KeyPair
+) -> tuple[Credentials, Credentials]:
+    """Of alpha, who knows beta, and of beta, who takes alpha for who has the `known` certificate."""
+    for name in ("alpha", "beta"):
+        (directory / name).mkdir()
+    of_alpha = write_keys(directory / "alpha", alpha, beta.certificate)
+    of_beta = write_keys(directory / "beta", beta, known.certificate)
+    return Credentials(of_alpha), Credentials(of_beta)
+
+
+def write_keys(directory: Path, own: KeyPair, peer_certificate: str) -> Path:
+    """As `create` and `join` leave them; the directory."""
+    (directory / CERTIFICATE).write_text(own.certificate)
+    (directory / KEY).write_text(own.key)
+    (directory / PEER_CERTIFICATE).write_text(peer_certificate)
+    return directory
+
+
+async def open_pair(pair: TransportPair) -> TransportPair:
+    async with trio.open_nursery() as nursery:
+        for transport in pair:
+            nursery.start_soon(transport.open)
+    return pair
+
+
+@pytest.fixture(params=["tcp", "tcp6", "memory", "tls", "tls in memory"])
 async def transport_pair(
-    request: pytest.FixtureRequest, memory: MemoryNetwork
+    request: pytest.FixtureRequest, memory: MemoryNetwork, credentials: tuple[Credentials, Credentials]
 ) -> AsyncIterator[TransportPair]:
-    """A stream of each kind: (the end that dialed, the end that accepted)."""
-    if request.param == "memory":
-        pair = await connect_pair(memory.host("alpha"), memory.host("beta"), "beta")
-    else:
-        network = TcpNetwork(unacknowledged_s=PEER_TIMEOUT)
-        pair = await connect_pair(network, network, "127.0.0.1" if request.param == "tcp" else "::1")
+    """A stream of each kind, open: (the end that dialed, the end that accepted)."""
+    networks: list[Network] = [TcpNetwork(unacknowledged_s=PEER_TIMEOUT)] * 2
+    address = "::1" if request.param == "tcp6" else "127.0.0.1"
+    if request.param.endswith("memory"):
+        networks, address = [memory.host("alpha"), memory.host("beta")], "beta"
+    if request.param.startswith("tls"):
+        networks = [TlsNetwork(*each) for each in zip(networks, credentials, strict=True)]
+    pair = await open_pair(await connect_pair(networks[0], networks[1], address))
     yield pair
     for transport in pair:
         transport.close()

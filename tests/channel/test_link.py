@@ -17,6 +17,7 @@ from fusemirror import limits
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
+from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
 from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed
 from fusemirror.identifiers import ChangeNumber
@@ -24,6 +25,9 @@ from fusemirror.protocol.messages import Applied, Hello
 
 PEER_TIMEOUT = 10.0
 MakeHello = Callable[..., Hello]
+
+
+Both = tuple[Credentials, Credentials]
 
 
 class Host:
@@ -123,15 +127,19 @@ async def test_two_hosts_meet_over_both_paths(
         assert alpha.linker.last_error is beta.linker.last_error is None
 
 
-async def test_two_hosts_meet_over_tcp(primary_hello: MakeHello, backup_hello: MakeHello) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_two_hosts_meet_over_tcp(
+    primary_hello: MakeHello, backup_hello: MakeHello, credentials: Both, tls: bool
+) -> None:
     network = TcpNetwork(unacknowledged_s=PEER_TIMEOUT)
+    networks = [TlsNetwork(network, own) if tls else network for own in credentials]
     first: Any = await network.listen("127.0.0.1", 0)
     second: Any = await network.listen("127.0.0.1", 0)
     addresses = [f"127.0.0.1:{listener.port}" for listener in (first, second)]
     first.close()
     second.close()
-    alpha = Host(network, addresses[0], addresses[1], primary_hello)
-    beta = Host(network, addresses[1], addresses[0], backup_hello)
+    alpha = Host(networks[0], addresses[0], addresses[1], primary_hello)
+    beta = Host(networks[1], addresses[1], addresses[0], backup_hello)
     async with running(alpha, beta):
         for _ in range(3):
             one, other = await alpha.link(), await beta.link()
@@ -212,7 +220,9 @@ async def test_hosts_meet_again_soon_after_a_cut(
 
 
 @pytest.mark.usefixtures("autojump_clock")
-async def test_links_that_end_at_once_follow_each_other_slowly(alpha: Host, beta: Host) -> None:
+async def test_links_that_end_at_once_follow_each_other_slowly(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
     """Two hosts whose disks were full met each other anew in every millisecond."""
     async with running(alpha, beta):
         began = trio.current_time()
@@ -594,8 +604,9 @@ async def test_strangers_are_few_and_do_not_stay(
 
 
 @pytest.mark.expects_warnings
+@pytest.mark.parametrize("tls", [False, True])
 def test_random_bytes_at_the_listener_disturb_no_link(
-    primary_hello: MakeHello, backup_hello: MakeHello
+    primary_hello: MakeHello, backup_hello: MakeHello, credentials: Both, tls: bool
 ) -> None:
     @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=5), st.integers())
@@ -604,8 +615,11 @@ def test_random_bytes_at_the_listener_disturb_no_link(
 
         async def main() -> None:
             memory = MemoryNetwork(Random(seed))
-            alpha = Host(memory.host("alpha"), "alpha:7000", "beta:7000", primary_hello)
-            beta = Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello)
+            networks: list[Network] = [memory.host(name) for name in ("alpha", "beta")]
+            if tls:
+                networks = [TlsNetwork(*each) for each in zip(networks, credentials, strict=True)]
+            alpha = Host(networks[0], "alpha:7000", "beta:7000", primary_hello)
+            beta = Host(networks[1], "beta:7000", "alpha:7000", backup_hello)
             async with running(alpha, beta):
                 one, other = await alpha.link(), await beta.link()
                 for said in pieces:

@@ -30,10 +30,13 @@ async def receive_bytes(transport: Transport, size: int) -> bytes:
     return received
 
 
+PIECE = bytes(64 * limits.KIB)
+
+
 def fill(transport: Transport) -> int:
-    """Send until nothing more is taken; return how much was."""
+    """Send until nothing more is taken; return how much was. What comes next begins with a piece."""
     sent = 0
-    while taken := transport.try_send([bytes(64 * limits.KIB)]):
+    while taken := transport.try_send([PIECE[sent % len(PIECE) :]]):
         sent += taken
     return sent
 
@@ -47,10 +50,13 @@ async def test_buffers_arrive_in_order_in_both_directions(transport_pair: Pair) 
 async def test_a_full_stream_takes_nothing_and_does_not_wait(transport_pair: Pair) -> None:
     sender, receiver = transport_pair
     sent = fill(sender)
-    assert sender.try_send([b"more"]) == 0
-    await receive_bytes(receiver, sent)
+    rest = PIECE[sent % len(PIECE) :]
+    assert sender.try_send([rest, b"more"]) == 0
+    received = await receive_bytes(receiver, sent)
     await sender.wait_writable()
-    assert sender.try_send([b"more"]) == 4
+    assert sender.try_send([rest, b"more"]) == len(rest) + 4
+    received += await receive_bytes(receiver, sent + len(rest) + 4 - len(received))
+    assert received == bytes(sent + len(rest)) + b"more"
 
 
 async def test_send_all_waits_for_room_and_leaves_nothing(transport_pair: Pair) -> None:
@@ -140,7 +146,8 @@ async def test_a_cancelled_wait_leaves_the_stream_usable(transport_pair: Pair) -
         await sender.wait_writable()
     assert scope.cancelled_caught
     await receive_bytes(receiver, sent)
-    assert sender.try_send([b"x"]) == 1
+    rest = PIECE[sent % len(PIECE) :]
+    assert sender.try_send([rest, b"x"]) == len(rest) + 1
 
 
 # --- TCP ------------------------------------------------------------------------------------------

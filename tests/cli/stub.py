@@ -22,7 +22,12 @@ from fusemirror.settings import MountOptions, Settings
 
 
 def run(
-    settings: Settings, mountpoint: str, options: MountOptions, runtime_dir: Path, ready: Callable[[], None]
+    settings: Settings,
+    _keys: Path,
+    mountpoint: str,
+    options: MountOptions,
+    runtime_dir: Path,
+    ready: Callable[[], None],
 ) -> int:
     """Stands in for `fusemirror.daemon.run`."""
     match os.environ.get("STUB"):

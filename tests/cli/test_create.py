@@ -1,11 +1,13 @@
 """`create` and `join`: two matching sides, wholly or not at all."""
 
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from fusemirror import settings
+from fusemirror.channel.tls import Credentials
 from fusemirror.cli import create
 from fusemirror.volume.identity import Identity
 from tests.cli.conftest import Run
@@ -41,13 +43,30 @@ def test_create_and_join_make_two_sides_that_match(run: Run, tmp_path: Path) -> 
 def test_keys_and_join_file_are_for_their_owner_only(run: Run, tmp_path: Path) -> None:
     run("create", "data", "main", *ADDRESSES)
     assert stat.S_IMODE((tmp_path / "etc" / "data").stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "data.join").stat().st_mode) == 0o600
+    files = [tmp_path / "data.join", *(tmp_path / "etc" / "data").iterdir()]
+    assert {path.name for path in files} == {"data.join", "certificate.pem", "key.pem", "peer.pem"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_each_host_has_a_key_of_its_own_and_knows_the_certificate_of_the_other(
+    run: Run, tmp_path: Path
+) -> None:
+    run("create", "data", "main", *ADDRESSES)
+    ours = (tmp_path / "etc").rename(tmp_path / "etc-alpha") / "data"
+    run("join", "data.join", "sub")
+    theirs = tmp_path / "etc" / "data"
+    assert (ours / "peer.pem").read_text() == (theirs / "certificate.pem").read_text()
+    assert (theirs / "peer.pem").read_text() == (ours / "certificate.pem").read_text()
+    assert (ours / "key.pem").read_text() != (theirs / "key.pem").read_text()
+    for directory in (ours, theirs):
+        Credentials(directory)
+    assert (ours / "key.pem").read_text() not in (tmp_path / "data.join").read_text()
 
 
 def test_join_takes_other_addresses_and_names(run: Run, tmp_path: Path) -> None:
     run("create", "data", "main", "--listen", "0.0.0.0:7000", "--peer", "beta:7000")
     (tmp_path / "etc" / "data.toml").unlink()
-    (tmp_path / "etc" / "data").rmdir()
+    shutil.rmtree(tmp_path / "etc" / "data")
     refused = run("join", "data.join", "sub")
     assert (refused.exit_code, "name one with --peer" in refused.stderr) == (2, True)
     own = ("--listen", "[::]:7001", "--peer", "[fd00::1]:7000", "--host-name", "gamma")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fusemirror.cli.join_file import JoinFile, Side, read_join_file, write_join_file
 from fusemirror.errors import BadJoinFile
+from fusemirror.keys import KeyPair
 from fusemirror.settings import Access, Acknowledge, Communication
 
 JOIN = JoinFile(
@@ -21,6 +22,8 @@ JOIN = JoinFile(
     access=Access.ROUTED,
     acknowledge=Acknowledge.SYNC,
     communication=Communication.LMDB,
+    primary_certificate="a certificate",
+    backup_keys=KeyPair("another", "and its key"),
 )
 
 
@@ -45,7 +48,7 @@ def test_it_never_replaces_a_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"format": 2}, "its format is 2, and this program knows 1"),
+        ({"format": 1}, "its format is 1, and this program knows 2"),
         ({"protocol": 99}, "its protocol is 99"),
         ({"name": 7}, "Expected `str`"),
         ({"extra": 1}, "unknown field `extra`"),
@@ -66,7 +69,7 @@ def test_a_missing_file_is_refused(path: Path) -> None:
         read_join_file(path)
 
 
-@given(st.binary() | st.sampled_from([b"[]", b"null", b"{}", b'{"format": 1, "protocol": 1}', b'"\xff"']))
+@given(st.binary() | st.sampled_from([b"[]", b"null", b"{}", b'{"format": 2, "protocol": 1}', b'"\xff"']))
 def test_no_bytes_raise_anything_but_bad_join_file(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:

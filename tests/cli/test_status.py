@@ -17,7 +17,13 @@ STATUS: dict[str, Any] = {
     "role": "primary",
     "mirror_state": "normal",
     "reason": None,
-    "peer": {"address": "beta:7000", "connected": True, "since": 1.0, "round_trip_seconds": 0.00042},
+    "peer": {
+        "address": "beta:7000",
+        "connected": True,
+        "since": 1.0,
+        "round_trip_seconds": 0.00042,
+        "encrypted": True,
+    },
     "settings": {"access": "routed", "acknowledge": "sync", "communication": "lmdb", "fence": "never"},
     "effective": {"access": "routed", "acknowledge": "sync", "communication": "lmdb", "fence": "never"},
     "generation": "ab" * 8,
@@ -54,7 +60,7 @@ def test_all_is_well() -> None:
         "data on alpha\n"
         "  role          primary\n"
         "  mirror state  normal\n"
-        "  peer          beta:7000, connected, 0.42 ms away\n"
+        "  peer          beta:7000, connected, 0.42 ms away, encrypted\n"
         "  change        12, of which the peer has 11 safely on disk\n"
         "  pending       0 requests, 0 B of 1 GiB\n"
         "  out of sync   nothing\n"

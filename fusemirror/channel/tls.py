@@ -1,0 +1,251 @@
+"""TLS over any transport: both hosts show a certificate, and each knows the other's (design.md G7).
+
+Only TLS 1.3 is spoken, and only with the one certificate that stands in the keys of the filesystem: no
+authority is asked, and names and dates in it say nothing. A stranger learns no more than that a port is open.
+Source: RFC 8446; Python's ssl.SSLObject, which does no I/O.
+"""
+
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from fusemirror import limits
+from fusemirror.channel.transport import Listener, Network, Transport, drop_sent
+from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
+from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE
+from fusemirror.protocol.framing import Buffer
+
+_RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
+_PIECE_BYTES = 4 * _RECORD_BYTES  # encrypted before the system is asked whether it takes more
+
+
+class Credentials:
+    """The keys of one filesystem on one host, ready to be used for either end of a connection."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read them. `BadKeys` says what is wrong with them."""
+        try:
+            for name in (CERTIFICATE, KEY):  # OpenSSL does not say which of them is not there
+                (directory / name).read_bytes()
+            self.peer_certificate = ssl.PEM_cert_to_DER_cert((directory / PEER_CERTIFICATE).read_text())
+            self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, directory)
+            self._server = self._context(ssl.PROTOCOL_TLS_SERVER, directory)
+        except ssl.SSLError as error:
+            raise BadKeys(directory, _words(error.reason or str(error))) from error
+        except OSError as error:
+            raise BadKeys(directory, f"{Path(error.filename).name}: {error.strerror}") from error
+        except ValueError as error:
+            raise BadKeys(directory, f"{PEER_CERTIFICATE}: {error}") from error
+        self._server.num_tickets = 0  # a session is never taken up again
+
+    def _context(self, protocol: int, directory: Path) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the certificate is known, so its names need not be
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever has signed it
+        context.load_verify_locations(cadata=self.peer_certificate)
+        context.load_cert_chain(directory / CERTIFICATE, directory / KEY, password=_no_password)
+        return context
+
+    def wrap(self, *, dialer: bool) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+        """One end of a new connection, with what it reads from and what it writes to."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = self._client if dialer else self._server
+        return context.wrap_bio(incoming, outgoing, server_side=not dialer), incoming, outgoing
+
+
+class TlsTransport(Transport):
+    """A transport, which it owns, with everything in it encrypted."""
+
+    def __init__(self, inner: Transport, credentials: Credentials, *, dialer: bool) -> None:
+        self.peer_name = inner.peer_name
+        self._inner = inner
+        self._peer_certificate = credentials.peer_certificate
+        self._tls, self._incoming, self._outgoing = credentials.wrap(dialer=dialer)
+        self._unsent: list[Buffer] = []  # encrypted
+        self._owed_bytes = 0  # of plain text in that, which nobody was told that it was taken
+        self._holds_more = True  # than was decrypted; the handshake may have brought some
+        self._heard = False  # something of the other end's was decrypted
+
+    async def open(self) -> None:
+        await self._inner.open()
+        while not self._shake_hands():
+            await self._send_pending()
+            await self._feed(limits.HANDSHAKE_BYTES_MAX)
+        await self._send_pending()
+        if self._tls.getpeercert(binary_form=True) != self._peer_certificate:
+            raise PeerRefused(self.peer_name, _STRANGER)
+
+    def _shake_hands(self) -> bool:
+        """Whether that is done."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLEOFError:
+            raise ConnectionLost(self.peer_name, "it ended without a TLS handshake") from None
+        except ssl.SSLError as error:
+            with suppress(ConnectionLost):
+                self._flush()  # the alert that tells the other end
+            raise self._refusal(error) from error
+        return True
+
+    def _refusal(self, error: ssl.SSLError) -> ChannelError:
+        reason = error.reason or str(error)
+        if "ALERT" in reason:  # from the other end
+            return HandshakeRefused(self.peer_name, f"{_words(reason)}; are the keys of one `create`?")
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE" in reason:
+            return PeerRefused(self.peer_name, _STRANGER)
+        return PeerRefused(self.peer_name, f"no TLS 1.3: {_words(reason)}; is `tls` the same on both hosts?")
+
+    async def _send_pending(self) -> None:
+        while not self._flush():
+            await self._inner.wait_writable()
+
+    def _flush(self) -> bool:
+        """Whether all that is encrypted has gone."""
+        if self._outgoing.pending:
+            self._unsent.append(self._outgoing.read())
+        while self._unsent:
+            sent_bytes = self._inner.try_send(self._unsent[:1])
+            if sent_bytes < len(self._unsent[0]):
+                self._unsent[0] = memoryview(self._unsent[0])[sent_bytes:]
+                return False
+            del self._unsent[0]
+        return True
+
+    def try_send(self, buffers: Sequence[Buffer]) -> int:
+        if self._unsent and not self._flush():
+            return 0
+        taken_bytes, self._owed_bytes = self._owed_bytes, 0
+        rest = drop_sent(buffers, taken_bytes) if taken_bytes else buffers
+        while rest:
+            piece, rest = _first_piece(rest)
+            self._encrypt(piece)
+            if not self._flush():
+                self._owed_bytes = len(piece)
+                break
+            taken_bytes += len(piece)
+        return taken_bytes
+
+    def _encrypt(self, piece: Buffer) -> None:
+        try:
+            written_bytes = self._tls.write(piece)
+        except ssl.SSLError as error:
+            raise ConnectionLost(self.peer_name, f"TLS: {_words(error.reason or str(error))}") from error
+        assert written_bytes == len(piece), "there is always room in memory"
+
+    async def wait_writable(self) -> None:
+        await self._inner.wait_writable()
+
+    async def receive(self, bytes_max: int) -> bytes:
+        if self._holds_more:
+            await trio.lowlevel.checkpoint()
+        while True:
+            if not self._holds_more:
+                await self._feed(bytes_max)
+            received = self._decrypt(bytes_max)
+            if received is not None:
+                return received
+
+    async def _feed(self, bytes_max: int) -> None:
+        encrypted = await self._inner.receive(bytes_max)
+        if encrypted:
+            self._incoming.write(encrypted)
+        else:
+            self._incoming.write_eof()
+
+    def _decrypt(self, bytes_max: int) -> bytes | None:
+        """What has arrived, b"" at the end; None where more must arrive first."""
+        pieces: list[bytes] = []
+        size = 0
+        self._holds_more = False
+        try:
+            while piece := self._tls.read(min(_RECORD_BYTES, bytes_max - size)):
+                pieces.append(piece)
+                size += len(piece)
+                self._holds_more = bool(self._incoming.pending or self._tls.pending())
+                if size == bytes_max or not self._holds_more:
+                    break
+        except ssl.SSLWantReadError:
+            self._holds_more = False
+            if not pieces:
+                return None
+        except ssl.SSLEOFError:
+            self._holds_more = False  # frames say for themselves whether they are whole
+        except ssl.SSLError as error:
+            if not self._heard:
+                raise self._refusal(error) from error
+            reason = _words(error.reason or str(error))
+            self.close()
+            raise ConnectionLost(self.peer_name, f"what came cannot be decrypted: {reason}") from error
+        self._heard = True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class TlsListener(Listener):
+    """Accepts at once; whoever takes a stream opens it, so that a slow stranger keeps nobody out."""
+
+    def __init__(self, inner: Listener, credentials: Credentials) -> None:
+        self._inner = inner
+        self._credentials = credentials
+
+    @property
+    def port(self) -> int:
+        """As the other network's listener has it."""
+        port: int = self._inner.port  # type: ignore[attr-defined]
+        return port
+
+    async def accept(self) -> TlsTransport:
+        return TlsTransport(await self._inner.accept(), self._credentials, dialer=False)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class TlsNetwork(Network):
+    """Another network, with everything encrypted and both hosts known to each other."""
+
+    def __init__(self, inner: Network, credentials: Credentials) -> None:
+        self._inner = inner
+        self._credentials = credentials
+
+    async def connect(self, host: str, port: int) -> TlsTransport:
+        return TlsTransport(await self._inner.connect(host, port), self._credentials, dialer=True)
+
+    async def listen(self, host: str, port: int) -> TlsListener:
+        return TlsListener(await self._inner.listen(host, port), self._credentials)
+
+
+def _first_piece(buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
+    """What comes first of them, and the rest. Small ones go together: each record costs microseconds."""
+    gathered: list[Buffer] = []
+    size = 0
+    for count, buffer in enumerate(buffers):
+        if size + len(buffer) > _PIECE_BYTES:
+            part = memoryview(buffer)[: _PIECE_BYTES - size]
+            rest = [memoryview(buffer)[len(part) :], *buffers[count + 1 :]]
+            return b"".join((*gathered, part)) if gathered else part, rest
+        gathered.append(buffer)
+        size += len(buffer)
+    return gathered[0] if len(gathered) == 1 else b"".join(gathered), ()
+
+
+_STRANGER = "it does not have the certificate of the other host"
+
+
+def _words(reason: str) -> str:
+    """OpenSSL's name of an error, for people."""
+    return reason.lower().replace("_", " ")
+
+
+def _no_password() -> str:
+    """Instead of asking a person in front of a terminal."""
+    raise ValueError("the key is locked with a password")
