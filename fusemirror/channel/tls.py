@@ -19,6 +19,7 @@ from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE
 from fusemirror.protocol.framing import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3)
 _PIECE_BYTES = 4 * _RECORD_BYTES  # encrypted before the system is asked whether it takes more
 
 
@@ -46,7 +47,8 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the certificate is known, so its names need not be
         context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever has signed it
+        # Whoever has signed it, and whatever the clock of either host says.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
         context.load_verify_locations(cadata=self.peer_certificate)
         context.load_cert_chain(directory / CERTIFICATE, directory / KEY, password=_no_password)
         return context

@@ -3,6 +3,7 @@
 import re
 import ssl
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -143,25 +144,29 @@ async def test_what_the_known_key_has_signed_is_not_known_for_that(
     assert isinstance(refusal, PeerRefused)
 
 
-async def test_keys_of_another_kind_will_do(memory_pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("years", [(1970, 9999), (1970, 1971), (9998, 9999)])
+async def test_keys_of_another_kind_and_of_any_time_will_do(
+    memory_pair: Pair, tmp_path: Path, years: tuple[int, int]
+) -> None:
     """As openssl(1) makes them where fusemirror(7) tells how: Ed25519, of an authority."""
     key = ed25519.Ed25519PrivateKey.generate()
-    alpha = key_pair(key, signed_by=key, authority=True)
+    alpha = key_pair(key, signed_by=key, authority=True, years=years)
     both = credentials_of(tmp_path, alpha, make_key_pair("beta"), known=alpha)
     dialed, accepted = await open_pair(tls_over(memory_pair, both))
     await dialed.send_all([b"hello"])
     assert await receive_bytes(accepted, 5) == b"hello"
 
 
-def key_pair(key: PrivateKey, *, signed_by: PrivateKey, authority: bool) -> KeyPair:
-    known = x509.load_pem_x509_certificate(make_key_pair("alpha").certificate.encode())
+def key_pair(
+    key: PrivateKey, *, signed_by: PrivateKey, authority: bool, years: tuple[int, int] = (1970, 9999)
+) -> KeyPair:
     builder = x509.CertificateBuilder(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(id(signed_by)))]),
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(id(key)))]),
         key.public_key(),
         x509.random_serial_number(),
-        known.not_valid_before_utc,
-        known.not_valid_after_utc,
+        datetime(years[0], 1, 1, tzinfo=UTC),
+        datetime(years[1], 1, 1, tzinfo=UTC),
     )
     builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
     is_ed25519 = isinstance(signed_by, ed25519.Ed25519PrivateKey)
