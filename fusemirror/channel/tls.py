@@ -20,7 +20,7 @@ from fusemirror.protocol.framing import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3)
-_PIECE_BYTES = 4 * _RECORD_BYTES  # encrypted before the system is asked whether it takes more
+_PIECE_BYTES = 2 * _RECORD_BYTES  # encrypted at once: more, and the other end has nothing to do meanwhile
 
 
 class Credentials:
