@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from fusemirror import limits
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.tls import Credentials, TlsNetwork
@@ -44,6 +45,7 @@ BACKUP = msgspec.structs.replace(
 MakeHello = Callable[..., Hello]
 TransportPair = tuple[Transport, Transport]
 SessionPair = tuple[Session, Session]
+Both = tuple[Credentials, Credentials]
 Connect = Callable[[], Awaitable[TransportPair]]
 
 
@@ -82,15 +84,13 @@ async def memory_pair(memory: MemoryNetwork) -> AsyncIterator[TransportPair]:
 
 
 @pytest.fixture(scope="session")
-def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Credentials, Credentials]:
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Both:
     """Of alpha and of beta, who know each other."""
     alpha, beta = make_key_pair("alpha"), make_key_pair("beta")
     return credentials_of(tmp_path_factory.mktemp("keys"), alpha, beta, known=alpha)
 
 
-def credentials_of(
-    directory: Path, alpha: KeyPair, beta: KeyPair, *, known: KeyPair
-) -> tuple[Credentials, Credentials]:
+def credentials_of(directory: Path, alpha: KeyPair, beta: KeyPair, *, known: KeyPair) -> Both:
     """Of alpha, who knows beta, and of beta, who takes alpha for who has the `known` certificate."""
     for name in ("alpha", "beta"):
         (directory / name).mkdir()
@@ -114,9 +114,19 @@ async def open_pair(pair: TransportPair) -> TransportPair:
     return pair
 
 
+async def receive_bytes(transport: Transport, size: int) -> bytes:
+    """At least so many; they come in pieces."""
+    received = b""
+    while len(received) < size:
+        piece = await transport.receive(limits.RECEIVE_BYTES)
+        assert piece, "the stream ended too soon"
+        received += piece
+    return received
+
+
 @pytest.fixture(params=["tcp", "tcp6", "memory", "tls", "tls in memory"])
 async def transport_pair(
-    request: pytest.FixtureRequest, memory: MemoryNetwork, credentials: tuple[Credentials, Credentials]
+    request: pytest.FixtureRequest, memory: MemoryNetwork, credentials: Both
 ) -> AsyncIterator[TransportPair]:
     """A stream of each kind, open: (the end that dialed, the end that accepted)."""
     networks: list[Network] = [TcpNetwork(unacknowledged_s=PEER_TIMEOUT)] * 2

@@ -17,17 +17,15 @@ from fusemirror import limits
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
-from fusemirror.channel.tls import Credentials, TlsNetwork
+from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
 from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
+from tests.channel.conftest import Both
 
 PEER_TIMEOUT = 10.0
 MakeHello = Callable[..., Hello]
-
-
-Both = tuple[Credentials, Credentials]
 
 
 class Host:
@@ -219,7 +217,6 @@ async def test_hosts_meet_again_soon_after_a_cut(
             alpha.linker._link.close("next")  # type: ignore[union-attr]
 
 
-@pytest.mark.usefixtures("autojump_clock")
 async def test_links_that_end_at_once_follow_each_other_slowly(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:

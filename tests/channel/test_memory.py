@@ -9,6 +9,7 @@ import trio.testing
 from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Transport
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from tests.channel.conftest import receive_bytes
 
 Pair = tuple[Transport, Transport]
 
@@ -198,7 +199,7 @@ async def test_a_short_send_takes_a_part_and_leaves_room(memory_pair: Pair, memo
         taken = memory_pair[0].try_send([bytes(100 - sent)])
         assert 0 <= taken <= 100 - sent
         sent += taken
-    assert await _received(memory_pair[1], 100) == bytes(100)
+    assert await receive_bytes(memory_pair[1], 100) == bytes(100)
 
 
 async def test_coalesced_bytes_arrive_together(
@@ -210,13 +211,6 @@ async def test_coalesced_bytes_arrive_together(
         await trio.sleep(0.1)
     assert await memory_pair[1].receive(100) == bytes(range(5))
     assert trio.current_time() % 1.0 == 0.0
-
-
-async def _received(transport: Transport, size: int) -> bytes:
-    received = b""
-    while len(received) < size:
-        received += await transport.receive(size)
-    return received
 
 
 async def test_a_host_listens_on_its_own_name_once(memory: MemoryNetwork) -> None:

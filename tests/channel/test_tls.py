@@ -29,13 +29,14 @@ from tests.channel.conftest import (
     BACKUP,
     PEER_TIMEOUT,
     PRIMARY,
+    Both,
     connect_pair,
     credentials_of,
     open_pair,
+    receive_bytes,
     write_keys,
 )
 
-Both = tuple[Credentials, Credentials]
 Pair = tuple[Transport, Transport]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -79,15 +80,6 @@ def stranger(tmp_path: Path, credentials: Both) -> Credentials:
 
 def tls_over(pair: Pair, both: Both) -> Pair:
     return TlsTransport(pair[0], both[0], dialer=True), TlsTransport(pair[1], both[1], dialer=False)
-
-
-async def receive_bytes(transport: Transport, size: int) -> bytes:
-    received = b""
-    while len(received) < size:
-        piece = await transport.receive(limits.RECEIVE_BYTES)
-        assert piece, "the stream ended too soon"
-        received += piece
-    return received
 
 
 async def outcomes(pair: Pair) -> list[ChannelError | None]:

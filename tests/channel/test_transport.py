@@ -17,17 +17,9 @@ from fusemirror.channel.transport import (
     parse_address,
 )
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable, UsageError
+from tests.channel.conftest import receive_bytes
 
 Pair = tuple[Transport, Transport]
-
-
-async def receive_bytes(transport: Transport, size: int) -> bytes:
-    received = b""
-    while len(received) < size:
-        piece = await transport.receive(limits.RECEIVE_BYTES)
-        assert piece, "the stream ended too soon"
-        received += piece
-    return received
 
 
 PIECE = bytes(64 * limits.KIB)
