@@ -35,7 +35,7 @@ class Credentials:
             self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, directory)
             self._server = self._context(ssl.PROTOCOL_TLS_SERVER, directory)
         except ssl.SSLError as error:
-            raise BadKeys(directory, _words(error.reason or str(error))) from error
+            raise BadKeys(directory, _words(error)) from error
         except OSError as error:
             raise BadKeys(directory, f"{Path(error.filename).name}: {error.strerror}") from error
         except ValueError as error:
@@ -97,12 +97,12 @@ class TlsTransport(Transport):
         return True
 
     def _refusal(self, error: ssl.SSLError) -> ChannelError:
-        reason = error.reason or str(error)
-        if "ALERT" in reason:  # from the other end
-            return HandshakeRefused(self.peer_name, f"{_words(reason)}; are the keys of one `create`?")
-        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE" in reason:
+        words = _words(error)
+        if "alert" in words:  # from the other end
+            return HandshakeRefused(self.peer_name, f"{words}; are the keys of one `create`?")
+        if isinstance(error, ssl.SSLCertVerificationError) or "certificate" in words:
             return PeerRefused(self.peer_name, _STRANGER)
-        return PeerRefused(self.peer_name, f"no TLS 1.3: {_words(reason)}; is `tls` the same on both hosts?")
+        return PeerRefused(self.peer_name, f"no TLS 1.3: {words}; is `tls` the same on both hosts?")
 
     async def _send_pending(self) -> None:
         while not self._flush():
@@ -138,7 +138,7 @@ class TlsTransport(Transport):
         try:
             written_bytes = self._tls.write(piece)
         except ssl.SSLError as error:
-            raise ConnectionLost(self.peer_name, f"TLS: {_words(error.reason or str(error))}") from error
+            raise ConnectionLost(self.peer_name, f"TLS: {_words(error)}") from error
         assert written_bytes == len(piece), "there is always room in memory"
 
     async def wait_writable(self) -> None:
@@ -182,9 +182,8 @@ class TlsTransport(Transport):
         except ssl.SSLError as error:
             if not self._heard:
                 raise self._refusal(error) from error
-            reason = _words(error.reason or str(error))
             self.close()
-            raise ConnectionLost(self.peer_name, f"what came cannot be decrypted: {reason}") from error
+            raise ConnectionLost(self.peer_name, f"what came cannot be decrypted: {_words(error)}") from error
         self._heard = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -243,9 +242,9 @@ def _first_piece(buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
 _STRANGER = "it does not have the certificate of the other host"
 
 
-def _words(reason: str) -> str:
+def _words(error: ssl.SSLError) -> str:
     """OpenSSL's name of an error, for people."""
-    return reason.lower().replace("_", " ")
+    return (error.reason or str(error)).lower().replace("_", " ")
 
 
 def _no_password() -> str:
