@@ -79,7 +79,12 @@ class Host:
         )
         stack.callback(self._communication.close)
         self.linker = Linker(
-            self._network, settings.listen, settings.peer, self.make_hello, settings.peer_timeout
+            self._network,
+            settings.listen,
+            settings.peer,
+            self.make_hello,
+            settings.peer_timeout,
+            self.seams.random_bytes,
         )
         if self._witness_of is not None:
             identity = volume.identity

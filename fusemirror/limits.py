@@ -55,7 +55,14 @@ MESSAGE_BYTES_MAX = MIB  # the encoded part of a frame, without its data
 DATA_BYTES_MAX = 4 * MIB  # the raw data beside it
 HANDSHAKE_BYTES_MAX = 64 * KIB  # what a stranger may make us hold
 HANDSHAKE_TIMEOUT_S = 10.0  # for a stranger; our own dials wait less, see `channel/link.py`
-STRANGERS_MAX = 16  # connections in the handshake at once; more are refused at accept
+PEER_HANDSHAKES_MAX = 8  # at once, from the peer's addresses: one for each path, and those it gave up
+PEER_HANDSHAKES_PER_S = 40.0  # a peer dials each path ten times a second at most (RECONNECT_FIRST_S)
+PEER_ADDRESSES_MAX = 16  # the newest; a host has a few
+STRANGERS_MAX = 16  # handshakes at once with all others; a further one takes the place of one of them
+STRANGER_HANDSHAKES_PER_S = 10.0  # each takes about a millisecond of the loop that serves reads and writes
+REFUSALS_LOGGED_MAX = 16  # lines in each interval; what is refused beyond is counted
+REFUSALS_INTERVAL_S = 60.0
+REFUSED_HOSTS_MAX = 1_024  # addresses told apart in that count
 
 # --- channel --------------------------------------------------------------------------------------
 RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
@@ -66,6 +73,9 @@ RECONNECT_FIRST_S = 0.1
 CONNECT_TIMEOUT_S = 2.0  # two packets were lost by then, and further ones would come ever later (tcp(7))
 PARTNER_TIMEOUT_MIN_S = 3.0  # the peer may just have begun to dial, and dials anew
 RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
+ACCEPTS_PER_TURN = 32  # connections taken before others have their turn
+ACCEPT_PAUSE_S = 0.005  # after so many at once: a flood gets a tenth of the loop (20 us each), not all of it
+LISTEN_BACKLOG = 1_024  # what waits meanwhile, so that the peer is not the one whose packets are dropped
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
 UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024

@@ -14,12 +14,15 @@ dialed, and dial no more until that is lost.
 
 import itertools
 import logging
+import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import trio
 
 from fusemirror import limits
+from fusemirror.channel.admission import Admission, Place
 from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.transport import Listener, Network, Transport, format_address, parse_address
 from fusemirror.errors import (
@@ -89,6 +92,7 @@ class Linker:
         peer_address: str,
         make_hello: Callable[[str], Hello],
         peer_timeout: float,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.last_error: str | None = None
         self.met_same_role: Callable[[Hello], bool] = lambda _: False
@@ -112,7 +116,7 @@ class Linker:
         self._talks: set[Session] = set()
         self._call = b""  # what our dial says; its partner says the same
         self._calls = itertools.count(1)
-        self._strangers = 0
+        self._admission = Admission(random_bytes)
         self._retired = False
 
     def retire(self) -> None:
@@ -147,6 +151,7 @@ class Linker:
         listener = await self._network.listen(*self._listen_address)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._admission.refusals.sum_up)
                 nursery.start_soon(self._listen, listener, nursery)
                 task_status.started(listener)
                 while not self._retired:
@@ -222,6 +227,7 @@ class Linker:
         try:
             with trio.fail_after(patience_s):
                 transport = await self._network.connect(*self._peer_address)
+            self._admission.know(transport.peer_host)
             patience_s = self._patience_s
             with trio.fail_after(patience_s):
                 return await self._open(transport, dialer=True)
@@ -310,34 +316,29 @@ class Linker:
 
     async def _listen(self, listener: Listener, nursery: trio.Nursery) -> None:
         while True:
-            transport = await listener.accept()
-            if self._retired:
-                transport.close()
-            elif self._strangers == limits.STRANGERS_MAX:
-                reason = f"{self._strangers} others have not said Hello yet"
-                log.warning("%s", PeerRefused(transport.peer_name, reason))
-                transport.close()
-            else:
-                self._strangers += 1
-                nursery.start_soon(self._greet, transport)
+            nursery.start_soon(self._greet, await listener.accept(self._admits))
+
+    def _admits(self, host: str) -> bool:
+        return not self._retired and self._admission.admits(host)
 
     async def _greet(self, transport: Transport) -> None:
-        """Shake hands with whoever dialed; every refusal is one line in the log."""
+        """Shake hands with whoever dialed; a refusal is told to the log."""
         same_role: SameRole | None = None
-        try:
-            with trio.fail_after(limits.HANDSHAKE_TIMEOUT_S):
-                self._welcome(await self._open(transport, dialer=False))
-        except trio.TooSlowError:
-            reason = f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
-            log.warning("%s", PeerRefused(transport.peer_name, reason))
-        except SameRole as error:
-            same_role = error
-        except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
-            log.info("%s", error)
-        except ChannelError as error:
-            log.warning("%s", error)
-        finally:
-            self._strangers -= 1
+        refuse = partial(self._admission.refusals.note, transport.peer_host)
+        with self._admission.handshake(transport.peer_host) as place:
+            try:
+                with place.scope:
+                    self._welcome(await self._open(transport, dialer=False))
+                    self._admission.know(transport.peer_host)
+                if place.scope.cancelled_caught:
+                    refuse(str(PeerRefused(transport.peer_name, _too_slow(place))))
+            except SameRole as error:
+                self._admission.know(transport.peer_host)
+                same_role = error
+            except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
+                refuse(str(error), logging.INFO)
+            except ChannelError as error:
+                refuse(str(error))
         if same_role is not None:
             await self._meet_same_role(same_role)
 
@@ -373,6 +374,12 @@ class Linker:
     @property
     def _peer_name(self) -> str:
         return format_address(*self._peer_address)
+
+
+def _too_slow(place: Place) -> str:
+    if place.given_away:
+        return "it had not said Hello when others wanted its place"
+    return f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
 
 
 async def _hang_up(_: Session) -> None:

@@ -17,7 +17,13 @@ from random import Random
 import trio
 
 from fusemirror import limits
-from fusemirror.channel.transport import Listener, Network, Transport, format_address
+from fusemirror.channel.transport import (
+    Listener,
+    Network,
+    Transport,
+    everybody,
+    format_address,
+)
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 
@@ -211,12 +217,16 @@ class MemoryListener(Listener):
         self._offered.sort(key=lambda offered: offered[0])
         self._changed.unpark_all()
 
-    async def accept(self) -> Transport:
+    async def accept(self, admits: Callable[[str], bool] = everybody) -> Transport:
         await trio.lowlevel.checkpoint()
         while not self._closed:
             wait_s = self._offered[0][0] - trio.current_time() if self._offered else math.inf
             if wait_s <= 0:
-                return self._offered.pop(0)[1]
+                transport = self._offered.pop(0)[1]
+                if admits(transport.peer_host):
+                    return transport
+                transport.close()
+                continue
             with trio.move_on_after(wait_s):
                 await self._changed.park()
         raise ConnectionLost("the listener", _CLOSED_HERE)
@@ -311,6 +321,7 @@ class Pipe:
 class MemoryTransport(Transport):
     def __init__(self, incoming: Pipe, outgoing: Pipe, *, peer_name: str) -> None:
         self.peer_name = peer_name
+        self.peer_host = peer_name.rpartition(":")[0]  # ports of a simulation may be higher than real ones
         self._incoming = incoming
         self._outgoing = outgoing
         self._closed = False

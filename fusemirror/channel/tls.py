@@ -6,14 +6,14 @@ Source: RFC 8446; Python's ssl.SSLObject, which does no I/O.
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import trio
 
 from fusemirror import limits
-from fusemirror.channel.transport import Listener, Network, Transport, drop_sent
+from fusemirror.channel.transport import Listener, Network, Transport, drop_sent, everybody
 from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE
 from fusemirror.protocol.framing import Buffer
@@ -65,6 +65,7 @@ class TlsTransport(Transport):
 
     def __init__(self, inner: Transport, credentials: Credentials, *, dialer: bool) -> None:
         self.peer_name = inner.peer_name
+        self.peer_host = inner.peer_host
         self._inner = inner
         self._peer_certificate = credentials.peer_certificate
         self._tls, self._incoming, self._outgoing = credentials.wrap(dialer=dialer)
@@ -204,8 +205,8 @@ class TlsListener(Listener):
         port: int = self._inner.port  # type: ignore[attr-defined]
         return port
 
-    async def accept(self) -> TlsTransport:
-        return TlsTransport(await self._inner.accept(), self._credentials, dialer=False)
+    async def accept(self, admits: Callable[[str], bool] = everybody) -> TlsTransport:
+        return TlsTransport(await self._inner.accept(admits), self._credentials, dialer=False)
 
     def close(self) -> None:
         self._inner.close()

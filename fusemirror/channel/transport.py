@@ -8,8 +8,9 @@ none for a send that fits, is what makes a small mirrored write fast.
 import errno
 import os
 import socket
+import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -23,6 +24,8 @@ class Transport(ABC):
 
     peer_name: str
     """The address of the other end, for people."""
+    peer_host: str
+    """The same address as the network knows it, without the port: who dials from there has the same."""
 
     async def open(self) -> None:  # noqa: B027 - most have nothing to do
         """Return when the other end is known for who it is. Call it once, before anything else.
@@ -74,10 +77,18 @@ def drop_sent(buffers: Sequence[Buffer], sent_bytes: int) -> list[Buffer]:
     return []
 
 
+def everybody(_: str) -> bool:
+    """The rule of a listener that turns nobody away."""
+    return True
+
+
 class Listener(ABC):
     @abstractmethod
-    async def accept(self) -> Transport:
-        """The next stream that someone opened. Cancellation: atomic. `ConnectionLost` once closed."""
+    async def accept(self, admits: Callable[[str], bool] = everybody) -> Transport:
+        """The next stream that someone opened from an address that `admits` lets in; others are closed.
+
+        Cancellation: atomic. `ConnectionLost` once closed.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -121,9 +132,10 @@ def format_address(host: str, port: int) -> str:
 class SocketTransport(Transport):
     """A connected stream socket, which it owns."""
 
-    def __init__(self, connected: socket.socket, peer_name: str) -> None:
+    def __init__(self, connected: socket.socket, peer_name: str, peer_host: str) -> None:
         connected.setblocking(False)
         self.peer_name = peer_name
+        self.peer_host = peer_host
         self._socket = connected
         self._closed = False
 
@@ -187,20 +199,34 @@ class SocketListener(Listener):
         port: int = self._socket.getsockname()[1]
         return port
 
-    async def accept(self) -> Transport:
+    async def accept(self, admits: Callable[[str], bool] = everybody) -> Transport:
         while True:
             if self._socket.fileno() < 0:
                 raise ConnectionLost("the listener", "closed on this host")
             try:
                 await trio.lowlevel.wait_readable(self._socket)
-                accepted, address = self._socket.accept()
+                accepted = self._take(admits)
             except trio.ClosedResourceError as error:
                 raise ConnectionLost("the listener", "closed on this host") from error
             except OSError as error:
                 await self._after(error)
                 continue
-            _tune(accepted, self._unacknowledged_s)
-            return SocketTransport(accepted, format_address(*address[:2]))
+            if accepted is not None:
+                return accepted
+            await trio.sleep(limits.ACCEPT_PAUSE_S)
+
+    def _take(self, admits: Callable[[str], bool]) -> SocketTransport | None:
+        """The first that is let in of those that wait; None if there was none among so many. OSError."""
+        for _ in range(limits.ACCEPTS_PER_TURN):
+            accepted, address = self._socket.accept()
+            host = _plain_host(address[0])
+            if admits(host):
+                _tune(accepted, self._unacknowledged_s)
+                return SocketTransport(accepted, format_address(*address[:2]), host)
+            # With a reset: the system would remember each ended connection for a minute.
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            accepted.close()
+        return None
 
     async def _after(self, error: OSError) -> None:
         # accept(2): errors of the network belong to the connection that is gone. Without descriptors
@@ -232,7 +258,7 @@ class TcpNetwork(Network):
         # trio knows how to try all addresses of a name; its stream is not needed any more.
         connected = socket.socket(fileno=stream.socket.detach())
         _tune(connected, self._unacknowledged_s)
-        return SocketTransport(connected, address)
+        return SocketTransport(connected, address, _remote_host(connected))
 
     async def listen(self, host: str, port: int) -> SocketListener:
         """Listen on the first address that the name has; an empty host means all, IPv4 and IPv6."""
@@ -245,14 +271,33 @@ class TcpNetwork(Network):
 
 def _listen_anywhere(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+        return socket.create_server(
+            ("::", port), family=socket.AF_INET6, backlog=limits.LISTEN_BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("", port), backlog=limits.LISTEN_BACKLOG)
 
 
 async def _listen_on(host: str, port: int) -> socket.socket:
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
-    return socket.create_server(address, family=family)
+    return socket.create_server(address, family=family, backlog=limits.LISTEN_BACKLOG)
+
+
+_NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no time; socket(7)
+_MAPPED = "::ffff:"  # how a socket for both shows an address of IPv4
+
+
+def _plain_host(host: str) -> str:
+    """The same text for the same address, whichever family of sockets it came through."""
+    host = host.partition("%")[0]  # the interface, of a link-local one
+    return host.removeprefix(_MAPPED) if "." in host else host
+
+
+def _remote_host(connected: socket.socket) -> str:
+    try:
+        return _plain_host(connected.getpeername()[0])
+    except OSError:  # it broke already: whoever uses it will be told
+        return ""
 
 
 def _tune(connected: socket.socket, unacknowledged_s: float) -> None:

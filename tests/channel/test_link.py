@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -583,21 +584,58 @@ async def test_strangers_are_few_and_do_not_stay(
         for _ in range(limits.STRANGERS_MAX):
             await say(memory.host("mallory"), b"fm", hold=True)
         assert lines(caplog, logging.WARNING) == []
-        late = await say(memory.host("mallory"), b"fm", hold=True)
-        assert await late.receive(1) == b""
-        [too_many] = lines(caplog, logging.WARNING)
-        assert "16 others have not said Hello yet" in too_many
+        await trio.sleep(1)
+        await say(memory.host("mallory"), b"fm", hold=True)
+        await trio.sleep(0.1)
+        [given_away] = lines(caplog, logging.WARNING)
+        assert "it had not said Hello when others wanted its place" in given_away
 
         one.mirror.peer_timeout = other.forward.peer_timeout = PEER_TIMEOUT
         await trio.sleep(limits.HANDSHAKE_TIMEOUT_S + 1)
         waited = lines(caplog, logging.WARNING)[1:]
-        assert len(waited) == limits.STRANGERS_MAX
         assert all("it did not say Hello within 10 s" in line for line in waited)
+        assert len(waited) == limits.REFUSALS_LOGGED_MAX - 1
         await assert_linked(one, other)
         caplog.clear()
-        await say(memory.host("mallory"), b"fm", hold=True)
-        await trio.sleep(1)
-        assert lines(caplog, logging.WARNING) == [], "there is room again"
+        await trio.sleep(limits.REFUSALS_INTERVAL_S)
+        [summed_up] = lines(caplog, logging.WARNING)
+        assert summed_up.startswith("refused 1 more connections in 60 s, of 1 address; the last: refused")
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("first", ["strangers", "peer"])
+async def test_strangers_who_say_nothing_do_not_keep_the_peer_out(
+    first: str, memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Sixty-four of them dial again as soon as they are closed, before the peer's first dial or after it."""
+
+    async def hold() -> None:
+        while True:
+            with suppress(ConnectionLost):
+                stream = await say(memory.host("mallory"), b"fm", hold=True)
+                await stream.receive(1)
+            await trio.sleep(0.5)
+
+    async def flood() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(hold)
+
+    async with running(alpha) as nursery:
+        if first == "strangers":
+            nursery.start_soon(flood)
+            await trio.sleep(5)
+        await nursery.start(beta.run)
+        with trio.fail_after(5):
+            one, other = await alpha.link(), await beta.link()
+        if first == "peer":
+            nursery.start_soon(flood)
+            await trio.sleep(5)
+        await assert_linked(one, other)
+        one.close("the network broke")
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began < 1
 
 
 @pytest.mark.expects_warnings

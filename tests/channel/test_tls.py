@@ -46,6 +46,7 @@ class Wire(Transport):
 
     def __init__(self, inner: Transport) -> None:
         self.peer_name = inner.peer_name
+        self.peer_host = inner.peer_host
         self.seen = b""
         self.flips_next = False
         self._inner = inner

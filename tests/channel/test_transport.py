@@ -170,6 +170,22 @@ async def test_an_empty_host_listens_on_all_addresses() -> None:
     listener.close()
 
 
+async def test_who_is_not_admitted_is_closed_and_keeps_nobody_waiting() -> None:
+    network = TcpNetwork(unacknowledged_s=1)
+    listener = await network.listen("", 0)
+    refused = [await network.connect("::1", listener.port) for _ in range(2 * limits.ACCEPTS_PER_TURN)]
+    dialed = await network.connect("127.0.0.1", listener.port)
+    with trio.fail_after(10):
+        accepted = await listener.accept(lambda host: host == "127.0.0.1")
+        assert accepted.peer_host == dialed.peer_host == "127.0.0.1", "however the listener sees IPv4"
+        for stranger in refused:
+            with pytest.raises(ConnectionLost, match="reset"):
+                await stranger.receive(1)
+    for transport in (*refused, dialed, accepted):
+        transport.close()
+    listener.close()
+
+
 async def test_a_port_in_use_is_said_in_one_line() -> None:
     network = TcpNetwork(unacknowledged_s=1)
     listener = await network.listen("127.0.0.1", 0)

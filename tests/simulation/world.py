@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
-from fusemirror.channel.transport import Listener, Network, Transport
+from fusemirror.channel.transport import Listener, Network, Transport, everybody
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
@@ -385,8 +385,8 @@ class _ProcessListener(Listener):
         self._listener = listener
         self._opened = opened
 
-    async def accept(self) -> Transport:
-        transport = await self._listener.accept()
+    async def accept(self, admits: Callable[[str], bool] = everybody) -> Transport:
+        transport = await self._listener.accept(admits)
         self._opened.append(transport)
         return transport
 
