@@ -29,7 +29,7 @@ from fusemirror.control.going_alone import GoingAlone
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import DiskFailed, MountFailed
+from fusemirror.errors import DiskFailed, MountFailed, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.filesystem.operations import Operations
@@ -37,7 +37,7 @@ from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_I
 from fusemirror.mirror.histories import history_of
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
-from fusemirror.settings import MountOptions, Settings, changed_while_mounted
+from fusemirror.settings import MountOptions, Settings, changed_while_mounted, is_host_name
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
 from fusemirror.witness.permission import Permission
@@ -73,6 +73,8 @@ class Host:
         settings = self.settings
         volume = Volume.open(Path(settings.volume), self.seams)
         stack.callback(volume.close)
+        if not is_host_name(volume.identity.host_name):
+            raise VolumeDamaged(volume.directory, f"`{volume.identity.host_name}` is no name for a host")
         self._volume = volume
         _, self._communication = open_wanted(
             settings.communication, Path(settings.volume), settings.communication_capacity, self.seams

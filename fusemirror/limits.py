@@ -10,6 +10,7 @@ GIB = 1024 * MIB
 
 # --- names and values: those of Linux, so that nothing a local filesystem takes is refused -------
 NAME_BYTES_MAX = 255
+HOST_NAME_BYTES_MAX = 240  # it names a directory, and a number behind it must fit; DNS ends at 253
 SYMLINK_BYTES_MAX = 4095  # PATH_MAX less its terminating zero
 XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX

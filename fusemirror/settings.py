@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from fusemirror.errors import BadConfig, ConfigMissing, UsageError
-from fusemirror.limits import COMMUNICATION_BYTES_DEFAULT, GIB, KIB, MIB
+from fusemirror.limits import COMMUNICATION_BYTES_DEFAULT, GIB, HOST_NAME_BYTES_MAX, KIB, MIB
 
 CONFIG_DIR = Path("/etc/fusemirror")
 RUNTIME_DIR = Path("/run/fusemirror")
@@ -113,7 +113,29 @@ def format_bytes(count: float) -> str:
 
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
+HOST_NAME_PATTERN = r"^[A-Za-z0-9\[][A-Za-z0-9_.:%\[\]-]*\Z"
 Seconds = float
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a host may be called so: a name or an address, that also names a directory of its files."""
+    return len(text) <= HOST_NAME_BYTES_MAX and re.fullmatch(HOST_NAME_PATTERN, text) is not None
+
+
+def check_host_name(text: str) -> str:
+    """The name of a host as it is; UsageError for what cannot be one."""
+    if not is_host_name(text):
+        raise UsageError(
+            f"`{text}` is not a name for a host: begin with a letter or digit, then also `_.:%[]-`, "
+            f"{HOST_NAME_BYTES_MAX} at most; see --host-name and --peer-name"
+        )
+    return text
+
+
+def nearest_host_name(text: str) -> str:
+    """A name for a host that has a bad one: each character that it may not have becomes `-`."""
+    name = re.sub(r"[^A-Za-z0-9_.:%\[\]-]", "-", text).lstrip("_.:%]-")[:HOST_NAME_BYTES_MAX]
+    return name or "host"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

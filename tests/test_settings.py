@@ -187,3 +187,17 @@ def test_a_formatted_size_is_near_the_size(count: int) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         settings.make(**LEAST).name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["alpha", "h-1.example.org", "10.77.0.2:7801", "[fe80::1%eth0]:7801", "A_b"])
+def test_hosts_are_called_by_names_and_addresses(name: str) -> None:
+    assert settings.is_host_name(name)
+    assert settings.nearest_host_name(name) == name
+
+
+@given(st.text())
+def test_every_host_name_is_a_directory_s_and_every_text_has_one_near(text: str) -> None:
+    if settings.is_host_name(text):
+        assert text not in ("", ".", "..")
+        assert not set(text) & set("/\0\n\x1b ")
+    assert settings.is_host_name(settings.nearest_host_name(text))

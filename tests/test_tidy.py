@@ -33,6 +33,7 @@ LAYERS = (
         "operations",
         "change",
         "seams",
+        "printable",
         "promise",
         "recent",
         "limits",

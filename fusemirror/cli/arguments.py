@@ -10,6 +10,7 @@ import click
 
 from fusemirror import settings
 from fusemirror.errors import FusemirrorError, PermissionRefused
+from fusemirror.printable import printable
 from fusemirror.settings import Settings
 
 
@@ -78,9 +79,14 @@ class Program(click.Group):
 
 
 def say(message: str, subject: str | None = None) -> None:
-    """One line on stderr."""
-    line = " ".join(message.split())
+    """One line on stderr, whatever the message holds of what users chose."""
+    line = printable(" ".join(message.split()))
     print(f"fusemirror: {subject}: {line}" if subject else f"fusemirror: {line}", file=sys.stderr)
+
+
+def tell(line: str, *, err: bool = False) -> None:
+    """One line on stdout, or stderr: escaped too."""
+    click.echo(printable(line), err=err)
 
 
 def attempt(action: Callable[[], int], code_of: Callable[[Exception], int], *, debug: bool = False) -> int:
@@ -113,7 +119,8 @@ def _text(error: OSError) -> str:
 def report(error: Exception, subject: str | None, *, debug: bool) -> int:
     """Say what went wrong, with a traceback for bugs or on `debug`; the exit code."""
     if debug or not isinstance(error, FusemirrorError | OSError):
-        traceback.print_exception(error)
+        lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+        print(*map(printable, lines), sep="\n", file=sys.stderr)
     message, code = explain(error)
     say(message, subject)
     return code

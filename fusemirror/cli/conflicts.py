@@ -8,6 +8,7 @@ import click
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places
 from fusemirror.errors import HistoriesDiverged
+from fusemirror.printable import printable_all
 from fusemirror.settings import format_bytes
 
 SILENCE_TIMEOUT_S = 120.0
@@ -31,7 +32,11 @@ def command(places: Places, name: str, as_json: bool) -> None:
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-    """A line for each name that was changed apart, for what is not known, and for each file set aside."""
+    """A line for each name that was changed apart, for what is not known, and for each file set aside.
+
+    Names are escaped.
+    """
+    found = printable_all(found)
     lines = [_changed(entry) for entry in found["changed"]]
     for host, said in found["hosts"].items():
         lines.extend(_unknown(host, said))

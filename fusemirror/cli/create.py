@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.defining import Decorator, address_option, chosen_settings, define, volume_argument
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
 from fusemirror.errors import RefusedForSafety, UsageError
@@ -59,12 +59,14 @@ def command(
     path = join_file or Path(f"{name}.join")
     if path.exists():
         raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
-    primary_keys, backup_keys = make_key_pair(host_name), make_key_pair(peer_name or peer)
+    host_name = settings.check_host_name(host_name)
+    peer_name = settings.check_host_name(peer_name or _other_name(peer, host_name))
+    primary_keys, backup_keys = make_key_pair(host_name), make_key_pair(peer_name)
     join = JoinFile(
         name=name,
         filesystem=os.urandom(ID_BYTES).hex(),
         primary=Side(os.urandom(ID_BYTES).hex(), host_name, listen),
-        backup=Side(os.urandom(ID_BYTES).hex(), peer_name or _other_name(peer, host_name), peer),
+        backup=Side(os.urandom(ID_BYTES).hex(), peer_name, peer),
         access=Access(access),
         acknowledge=Acknowledge(acknowledge),
         communication=Communication(communication),
@@ -83,7 +85,7 @@ def command(
         primary=True,
         also=lambda: write_join_file(path, join),
     )
-    click.echo(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)
+    tell(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)
 
 
 def _other_name(peer: str, host_name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fusemirror.cli.arguments import Places, attempt, pass_places
+from fusemirror.cli.arguments import Places, attempt, pass_places, tell
 
 CLEAN, MENDED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
 
@@ -21,7 +21,7 @@ def command(places: Places, volume_dir: Path, repair: bool) -> int:
     from fusemirror.volume.check import check
 
     def checked() -> int:
-        result = check(volume_dir, repair, click.echo)
+        result = check(volume_dir, repair, tell)
         return LEFT if result.left else MENDED if result.mended else CLEAN
 
     return attempt(checked, lambda _error: OPERATIONAL_ERROR, debug=places.debug)

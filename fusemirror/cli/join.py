@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places, pass_places, set_subject
+from fusemirror.cli.arguments import Places, pass_places, set_subject, tell
 from fusemirror.cli.defining import address_option, chosen_settings, define, volume_argument
 from fusemirror.cli.join_file import read_join_file
 from fusemirror.errors import UsageError
@@ -34,7 +34,10 @@ def command(
     """Make the subvolume in VOLUME_DIR, and its configuration, from the other host's JOIN_FILE."""
     join = read_join_file(join_file)
     set_subject(context, join.name)
-    own = msgspec.structs.replace(join.backup, host_name=host_name or join.backup.host_name)
+    own = msgspec.structs.replace(
+        join.backup, host_name=settings.check_host_name(host_name or join.backup.host_name)
+    )
+    settings.check_host_name(join.primary.host_name)
     chosen = chosen_settings(
         join, volume_dir, listen=listen or own.address, peer=peer or join.primary.address
     )
@@ -50,4 +53,4 @@ def command(
         peer_certificate=join.primary_certificate,
         primary=False,
     )
-    click.echo(f"Joined {join.name}. On both hosts: fusemirror mount {join.name} MOUNTPOINT", err=True)
+    tell(f"Joined {join.name}. On both hosts: fusemirror mount {join.name} MOUNTPOINT", err=True)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from logging.handlers import SysLogHandler
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, real_path, register
 from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused
+from fusemirror.printable import printable
 from fusemirror.settings import MountOptions, Settings
 
 SYSLOG = Path("/dev/log")
@@ -156,10 +158,21 @@ def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
     return logging.FileHandler(runtime_dir / f"{name}.log")
 
 
+class PrintableFormatter(logging.Formatter):
+    """Each message in one line, with what users and the peer chose escaped; tracebacks line by line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
 def _log_to(handler: logging.Handler, name: str, level: str) -> None:
     # The system's log adds the time and the program itself.
     origin = (
         "%(levelname)s" if isinstance(handler, SysLogHandler) else "%(asctime)s %(levelname)s fusemirror:"
     )
-    handler.setFormatter(logging.Formatter(f"{origin} {name}: %(message)s"))
+    handler.setFormatter(PrintableFormatter(f"{origin} {name}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper())

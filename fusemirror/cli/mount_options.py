@@ -18,8 +18,14 @@ FUSE_OPTIONS = {
 }
 """Options that libfuse takes, each with what it decides; the last of two that contradict counts."""
 
-ROOT_OPTIONS = {option: option for option in ("allow_other", "default_permissions", "dev", "suid")}
-"""What root mounts is for everyone, with the kernel checking permissions, as other filesystems are."""
+ROOT_OPTIONS = {
+    "allow_other": "allow_other",
+    "default_permissions": "default_permissions",
+    "dev": "nodev",
+    "suid": "nosuid",
+}
+"""What root mounts is for everyone, with the kernel checking permissions, as other filesystems are. But what
+the other host's root made is no device here, and gives nobody this host's privileges, unless asked for."""
 
 IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.reserve import find, path_argument, send
 
 
@@ -20,4 +20,4 @@ def command(places: Places, name: str, path: Path | None, preempt: bool) -> None
     """
     what = find(places, name, path)
     send(places, name, "release", what, preempt=preempt)
-    click.echo(f"{name}: not reserved: {what.path or 'everything'}")
+    tell(f"{name}: not reserved: {what.path or 'everything'}")

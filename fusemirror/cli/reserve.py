@@ -7,7 +7,7 @@ from typing import NamedTuple
 import click
 
 from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.errors import UsageError
 
 path_argument = click.argument("path", required=False, type=click.Path(path_type=Path))
@@ -26,7 +26,7 @@ def command(places: Places, name: str, path: Path | None, preempt: bool) -> None
     """
     what = find(places, name, path)
     send(places, name, "reserve", what, preempt=preempt)
-    click.echo(f"{name}: reserved for this host: {what.path or 'everything'}")
+    tell(f"{name}: reserved for this host: {what.path or 'everything'}")
 
 
 class Reserved(NamedTuple):

@@ -3,7 +3,7 @@
 import click
 
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 
 SILENCE_TIMEOUT_S = 120.0
 
@@ -18,4 +18,4 @@ def command(places: Places, name: str, keep: str) -> None:
     On either host, again and again; while the other host is away it takes effect when they meet.
     """
     done = ask(places.runtime_dir, name, "resolve", {"keep": keep}, timeout_s=SILENCE_TIMEOUT_S)
-    click.echo(f"{name}: {done}")
+    tell(f"{name}: {done}")

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.status import describe_resync
 from fusemirror.errors import UsageError
 from fusemirror.settings import format_bytes, parse_bytes
@@ -37,7 +37,7 @@ def command(places: Places, name: str, pause: bool, resume: bool, rate: int | No
     arguments: dict[str, Any] = {"rate": rate, "paused": pause if pause or resume else None}
     status = ask(places.runtime_dir, name, "resync", arguments, timeout_s=SILENCE_TIMEOUT_S)
     if pause or resume:
-        click.echo(f"{name}: resync {'paused' if pause else 'goes on'}")
+        tell(f"{name}: resync {'paused' if pause else 'goes on'}")
     if rate is not None:
-        click.echo(f"{name}: resync {f'at {format_bytes(rate)}/s at most' if rate else 'without a limit'}")
-    click.echo(f"{name}: {describe_resync(status)}")
+        tell(f"{name}: resync {f'at {format_bytes(rate)}/s at most' if rate else 'without a limit'}")
+    tell(f"{name}: {describe_resync(status)}")

@@ -4,7 +4,7 @@ import click
 
 from fusemirror import settings
 from fusemirror.admin.changing import change
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 
 
 @click.command("set")
@@ -16,10 +16,10 @@ def command(places: Places, name: str, assignments: tuple[str, ...]) -> None:
     config = settings.config_path(places.config_dir, name)
     status = change(config, places.runtime_dir, name, assignments)
     if status is None:
-        click.echo(f"{name}: set for the next mount")
+        tell(f"{name}: set for the next mount")
         return
     waiting = [key for key, value in status["settings"].items() if status["effective"][key] != value]
     if waiting:
-        click.echo(f"{name}: set; not in effect yet: {', '.join(waiting)}: {status['reason']}")
+        tell(f"{name}: set; not in effect yet: {', '.join(waiting)}: {status['reason']}")
     else:
-        click.echo(f"{name}: set, and in effect")
+        tell(f"{name}: set, and in effect")

@@ -12,6 +12,7 @@ import click
 from fusemirror.admin.client import ask, mounted_names
 from fusemirror.cli.arguments import Places, optional_name_argument, pass_places
 from fusemirror.errors import NotMounted
+from fusemirror.printable import printable_all
 from fusemirror.settings import format_bytes
 
 WATCH_INTERVAL_S = 1.0
@@ -60,7 +61,8 @@ def show(runtime_dir: Path, name: str | None, *, as_json: bool) -> None:
 
 
 def describe(status: dict[str, Any]) -> str:
-    """The status for people: a line for each thing that they would ask."""
+    """The status for people: a line for each thing that they would ask, what users chose escaped."""
+    status = printable_all(status)
     rows = [
         ("role", status["role"]),
         ("mirror state", _state(status)),

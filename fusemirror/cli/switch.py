@@ -3,7 +3,7 @@
 import click
 
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 
 SILENCE_TIMEOUT_S = 120.0
 """Both hosts make their volumes durable first, and give up after `io_timeout`."""
@@ -18,4 +18,4 @@ def command(places: Places, name: str) -> None:
     Refused (exit status 6) unless the mirror state is normal.
     """
     role = ask(places.runtime_dir, name, "switch", timeout_s=SILENCE_TIMEOUT_S)
-    click.echo(f"{name}: this host is the {role} now")
+    tell(f"{name}: this host is the {role} now")

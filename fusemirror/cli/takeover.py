@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.settings import format_bytes
 
 SILENCE_TIMEOUT_S = 120.0
@@ -30,21 +30,21 @@ def command(places: Places, name: str, dry_run: bool, force: bool) -> None:
         describe(name, ask(places.runtime_dir, name, "takeover", {"dry_run": True}))
         return
     ask(places.runtime_dir, name, "takeover", {"force": force}, timeout_s=SILENCE_TIMEOUT_S)
-    click.echo(f"{name}: this host is the primary now")
+    tell(f"{name}: this host is the primary now")
 
 
 def describe(name: str, report: dict[str, Any]) -> None:
     """Print what a take-over would do."""
     if report["role"] == "primary":
-        click.echo(f"{name}: this host is the primary already")
+        tell(f"{name}: this host is the primary already")
         return
     contact, out_of_sync = report["last_contact_seconds"], report["out_of_sync"]
     told = "not since the mount" if contact is None else f"{contact:g} s ago"
-    click.echo(f"{name}: the primary was last heard of: {told}")
-    click.echo(f"{name}: this copy has everything up to change {report['change']}")
+    tell(f"{name}: the primary was last heard of: {told}")
+    tell(f"{name}: this copy has everything up to change {report['change']}")
     pending = format_bytes(report["pending_bytes"])
-    click.echo(f"{name}: {report['pending_requests']} pending requests ({pending}) would be carried out here")
+    tell(f"{name}: {report['pending_requests']} pending requests ({pending}) would be carried out here")
     size = format_bytes(out_of_sync["bytes"])
-    click.echo(f"{name}: {out_of_sync['images']} images ({size}) are older than the primary's")
+    tell(f"{name}: {out_of_sync['images']} images ({size}) are older than the primary's")
     if report["refused"]:
-        click.echo(f"{name}: it would be refused without --force: {report['refused']}")
+        tell(f"{name}: it would be refused without --force: {report['refused']}")

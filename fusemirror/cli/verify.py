@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.progress import shown
 from fusemirror.errors import DifferencesFound, UsageError
 from fusemirror.settings import format_bytes
@@ -36,10 +36,10 @@ def command(places: Places, name: str, repair: bool, keep: str | None) -> None:
             places.runtime_dir, name, "verify", chosen, timeout_s=SILENCE_TIMEOUT_S, progress=progress
         )
     for difference in result["differences"]:
-        click.echo(difference)
+        tell(difference)
     if result["differences"]:
         raise DifferencesFound(len(result["differences"]))
     if result.get("repaired"):
-        click.echo(f"{name}: {result['repaired']} differences mended")
+        tell(f"{name}: {result['repaired']} differences mended")
     size = format_bytes(result["bytes"])
-    click.echo(f"{name}: no difference in {result['images']} images ({size}), {result['rows']} catalog rows")
+    tell(f"{name}: no difference in {result['images']} images ({size}), {result['rows']} catalog rows")

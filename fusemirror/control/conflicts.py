@@ -19,11 +19,22 @@ from typing import Any
 import trio
 
 from fusemirror.control.apart import CONFLICTS_NAME
+from fusemirror.control.deciding import RENAME_NOREPLACE
 from fusemirror.control.unit import ControlUnit, name_of
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import MIB
-from fusemirror.operations import Create, Link, RemoveXattr, SetAttributes, SetXattr, Write
+from fusemirror.operations import (
+    Create,
+    Link,
+    RemoveDirectory,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+    Write,
+)
 from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
 from fusemirror.volume.inode import Inode
@@ -31,22 +42,46 @@ from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
+NameOperation = Create | Link | Unlink | RemoveDirectory | Rename
+
 _ENTRIES_PER_TURN = 256
 # Only root looks in: a directory on the way to a file that was set aside is not rebuilt.
 _DIRECTORY_MODE = stat.S_IFDIR | 0o700
 
 
+def check_reserved(operation: NameOperation, uid: int) -> None:
+    """EPERM where a user would make, remove or rename `/.fusemirror-conflicts` itself: it is root's.
+
+    Its name is reserved also where users may write to the root. One who made it beforehand, or who renames
+    it in a root without the sticky bit, would own what root puts there of everybody's files. A user who
+    mounts without being root has a filesystem of their own.
+    """
+    if uid in (0, os.geteuid()):
+        return
+    names = [(operation.parent, operation.name)]
+    if isinstance(operation, Rename):
+        names.append((operation.new_parent, operation.new_name))
+    if (ROOT_INODE, CONFLICTS_NAME) in names:
+        raise OperationFailed(errno.EPERM)
+
+
+def is_roots_own(inode: Inode) -> bool:
+    """Whether it is a directory in which nobody but root makes or renames anything."""
+    return inode.is_directory and inode.uid == 0 and not inode.mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 async def set_aside_files(volume: Volume) -> list[dict[str, Any]]:
     """What stands below `/.fusemirror-conflicts` now, for the answer to a command."""
     entry = volume.catalog.entry(ROOT_INODE, CONFLICTS_NAME)
-    if entry is None:
+    directory = None if entry is None else volume.catalog.inode(entry.inode)
+    if entry is None or directory is None or not is_roots_own(directory):
         return []
     listed: list[dict[str, Any]] = []
     pending = [(entry.inode, b"")]
     while pending:
-        directory, path = pending.pop()
+        number, path = pending.pop()
         cookie = 0
-        while entries := volume.catalog.listing(directory, cookie, _ENTRIES_PER_TURN):
+        while entries := volume.catalog.listing(number, cookie, _ENTRIES_PER_TURN):
             cookie = entries[-1][0]
             for _, name, found in entries:
                 inode = volume.catalog.inode(found.inode)
@@ -87,6 +122,7 @@ class BringingIn:
                 log.error("what was set aside stays in %s until the next mount: %s", place, error)
 
     async def _bring_in(self, directory: Path) -> None:
+        await self._own_directory()
         self._name = aside.name_in(directory) or await self._choose_name(directory)
         for description in aside.descriptions(directory):
             kept, data = aside.load(description), aside.data_of(description)
@@ -97,6 +133,38 @@ class BringingIn:
         shutil.rmtree(directory)
         log.info("what this host had changed apart is in /%s", os.fsdecode(CONFLICTS_NAME))
 
+    async def _own_directory(self) -> None:
+        """On return `/.fusemirror-conflicts` is root's own; what a user made of that name has another one.
+
+        So it may be where it was made by an earlier version, or where root opened it to others.
+        """
+        try:
+            found = await self._unit.lookup(ROOT_INODE, CONFLICTS_NAME)
+        except OperationFailed as error:
+            if error.errno != errno.ENOENT:
+                raise
+        else:
+            if not is_roots_own(found):
+                await self._move_away()
+        made = await self._made(Create(ROOT_INODE, CONFLICTS_NAME, _DIRECTORY_MODE, 0, 0))
+        if not is_roots_own(await self._unit.attributes(made)):
+            raise OperationFailed(errno.EEXIST)
+
+    async def _move_away(self) -> None:
+        for number in itertools.count(1):
+            name = b"%s-of-users-%d" % (CONFLICTS_NAME, number)
+            try:
+                await self._unit.perform(
+                    Rename(ROOT_INODE, CONFLICTS_NAME, ROOT_INODE, name, RENAME_NOREPLACE)
+                )
+            except OperationFailed as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            else:
+                ours, theirs = os.fsdecode(CONFLICTS_NAME), os.fsdecode(name)
+                log.warning("/%s was not a directory of root's own: it is /%s now", ours, theirs)
+                return
+
     async def _choose_name(self, directory: Path) -> bytes:
         """A name below `/.fusemirror-conflicts` that holds nothing yet, durably chosen for these files."""
         host = os.fsencode(self._unit.volume.identity.host_name)
@@ -106,7 +174,7 @@ class BringingIn:
                 found = await self._find([CONFLICTS_NAME, name])
             except OperationFailed:
                 break
-            if found.is_directory and not await self._unit.listing(found.number, 0, 1):
+            if is_roots_own(found) and not await self._unit.listing(found.number, 0, 1):
                 break
         aside.choose_name(directory, name)
         return name

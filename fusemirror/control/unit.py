@@ -36,13 +36,12 @@ from fusemirror.errors import (
     RoleChanged,
 )
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import COMMIT_INTERVAL_S, NAME_BYTES_MAX, SPACE_LOOK_INTERVAL_S
+from fusemirror.limits import COMMIT_INTERVAL_S, SPACE_LOOK_INTERVAL_S
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve, Write
 from fusemirror.promise import Promise
-from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Bye, Hello, History
-from fusemirror.settings import Access, Settings
+from fusemirror.settings import Access, Settings, is_host_name
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -161,8 +160,10 @@ class ControlUnit(ABC):
 
     def learn_name(self, peer: Hello) -> None:
         """`create` knew the other host by its address only: from now on it has the name it has itself."""
-        if peer.host_name and len(peer.host_name) <= NAME_BYTES_MAX:
-            self.volume.update_identity(peer_name=shown(peer.host_name))
+        if is_host_name(peer.host_name):
+            self.volume.update_identity(peer_name=peer.host_name)
+        elif peer.host_name:
+            log.warning("the name that the other host gives itself is not taken: %s", peer.host_name[:100])
 
     def meet_peer(self, peer: Hello, step: Step) -> None:
         """The peer was met, and `step` says what this host does about its role."""

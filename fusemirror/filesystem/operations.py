@@ -18,6 +18,7 @@ from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
 from fusemirror.control import acl
+from fusemirror.control.conflicts import check_reserved
 from fusemirror.control.deciding import nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
@@ -124,6 +125,7 @@ class Operations(pyfuse3.Operations):
     async def _create(self, operation: Create) -> pyfuse3.EntryAttributes:
         unit, parent, name = self._unit, operation.parent, operation.name
         keeping = unit.names.keeping(parent)
+        check_reserved(operation, operation.uid)
         inode = _there(await unit.perform(operation))
         return self._named(inode, unit.name_lifetime_s(parent, name, keeping))
 
@@ -133,17 +135,22 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
         keeping = unit.names.keeping(new_parent_inode)
-        linked = _there(await unit.perform(Link(inode, new_parent_inode, new_name)))
+        operation = Link(inode, new_parent_inode, new_name)
+        check_reserved(operation, ctx.uid)
+        linked = _there(await unit.perform(operation))
         return self._named(linked, unit.name_lifetime_s(new_parent_inode, new_name, keeping))
 
     @answers_errno
     async def unlink(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
-        await self._unit.perform(Unlink(parent_inode, name))
+        operation = Unlink(parent_inode, name)
+        check_reserved(operation, ctx.uid)
+        await self._unit.perform(operation)
 
     @answers_errno
     async def rmdir(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
-        expected = self._told.take(ctx.pid, parent_inode, name)
-        await self._unit.perform(RemoveDirectory(parent_inode, name, expected))
+        operation = RemoveDirectory(parent_inode, name, self._told.take(ctx.pid, parent_inode, name))
+        check_reserved(operation, ctx.uid)
+        await self._unit.perform(operation)
 
     @answers_errno
     async def rename(
@@ -157,6 +164,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         expected = self._told.take(ctx.pid, parent_inode_new, name_new)
         operation = Rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, expected)
+        check_reserved(operation, ctx.uid)
         await self._unit.perform(operation)
 
     @answers_errno
@@ -326,6 +334,7 @@ class Operations(pyfuse3.Operations):
     async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
         while True:
             try:
+                check_reserved(operation, ctx.uid)
                 return _there(await self._unit.perform(operation))
             except OperationFailed as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:

@@ -12,6 +12,7 @@ from fusemirror.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
+from fusemirror.printable import printable
 from fusemirror.protocol.codec import decode, encode
 from fusemirror.protocol.framing import Buffer, FrameReader, encode_frame
 from fusemirror.protocol.messages import AnyMessage, Hello, Refused
@@ -27,8 +28,8 @@ _SHOWN_CHARACTERS_MAX = 200
 
 
 def shown(text: str) -> str:
-    """A stranger's text, fit for one line of a log: short, and without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS_MAX])
+    """A stranger's text, fit for one line of a log: short, and escaped."""
+    return printable(text[:_SHOWN_CHARACTERS_MAX])[:_SHOWN_CHARACTERS_MAX]
 
 
 def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
@@ -45,9 +46,9 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
     if theirs.host != ours.peer or theirs.peer != ours.host:
         return "another host of this filesystem than the peer; join it again with a new join file"
     if theirs.path not in DIALED_BY:
-        return f"path {shown(theirs.path)!r} is unknown here"
+        return f"path '{shown(theirs.path)}' is unknown here"
     if theirs.role not in DIALED_BY.values():
-        return f"role {shown(theirs.role)!r} is unknown here"
+        return f"role '{shown(theirs.role)}' is unknown here"
     if theirs.role == ours.role:
         return None  # they make no link, but each must know the other's Hello: see `open_session`
     if theirs.path != ours.path or (ours.role == DIALED_BY[ours.path]) != dialer:

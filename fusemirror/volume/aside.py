@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import trio
 
+from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_PIECE_BYTES
+from fusemirror.settings import is_host_name
 from fusemirror.volume.durable import replace_file, sync_directory
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -53,16 +55,20 @@ def pending(volume: Volume) -> list[Path]:
     place = place_of(volume)
     if not place.is_dir():
         return []
-    found = [path for path in place.iterdir() if path.is_dir() and path.name.isdecimal()]
+    found = [path for path in place.iterdir() if path.name.isdecimal() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name))
 
 
 def name_in(directory: Path) -> bytes | None:
-    """The name that was chosen for what a directory of `pending` holds, if one was. OSError."""
+    """The name that was chosen for what a directory of `pending` holds, if one was. OSError.
+
+    None also for one that an earlier version chose and no directory can have.
+    """
     try:
-        return (directory / _NAME).read_bytes()
+        name = (directory / _NAME).read_bytes()
     except FileNotFoundError:
         return None
+    return name if is_host_name(os.fsdecode(name)) else None
 
 
 def choose_name(directory: Path, name: bytes) -> None:
@@ -72,13 +78,17 @@ def choose_name(directory: Path, name: bytes) -> None:
 
 def descriptions(directory: Path) -> list[Path]:
     """The descriptions in a directory of `pending`, in the order to bring them in. OSError."""
-    names = [path for path in directory.iterdir() if path.suffix == ".file"]
+    names = [path for path in directory.iterdir() if path.suffix == ".file" and path.stem.isdecimal()]
     return sorted(names, key=lambda path: int(path.stem))
 
 
 def load(description: Path) -> Kept:
-    """What a description says. OSError."""
-    return msgspec.msgpack.decode(description.read_bytes(), type=Kept)
+    """What a description says. VolumeDamaged, OSError."""
+    try:
+        return msgspec.msgpack.decode(description.read_bytes(), type=Kept)
+    except msgspec.DecodeError as error:
+        where = description.relative_to(description.parents[2])
+        raise VolumeDamaged(description.parents[2], f"{where}: {error}") from error
 
 
 def data_of(description: Path) -> Path:

@@ -24,6 +24,7 @@ from fusemirror.errors import FusemirrorError, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.seams import Seams
+from fusemirror.settings import is_host_name, nearest_host_name
 from fusemirror.volume.catalog import (
     Catalog,
     Entry,
@@ -74,8 +75,9 @@ def check(directory: Path, repair: bool, report: Callable[[str], None]) -> Check
             return CheckResult(findings.problems, findings.mended)
     volume = _open(directory, findings)
     if volume is not None:
-        findings.before_mending = lambda: volume.update_identity(compare_all=True)
         try:
+            _check_host_name(volume, findings)
+            findings.before_mending = lambda: volume.update_identity(compare_all=True)
             if rebuilt:
                 _tell_what_is_lost(volume, report)
             _Check(volume, findings, rebuilt=rebuilt).run()
@@ -117,6 +119,17 @@ def _open(directory: Path, findings: _Findings) -> Volume | None:
         if not findings.add(str(error), lambda: _set_journal_aside(directory)):
             return None
     return Volume.open(directory)
+
+
+def _check_host_name(volume: Volume, findings: _Findings) -> None:
+    """Versions before took any text for a host's name, which also names a directory."""
+    name = volume.identity.host_name
+    if not is_host_name(name):
+        nearest = nearest_host_name(name)
+        findings.add(
+            f"the host name `{name}` cannot be used; `{nearest}` can",
+            lambda: volume.update_identity(host_name=nearest),
+        )
 
 
 def _journal_is_damaged(directory: Path) -> bool:

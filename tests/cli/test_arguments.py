@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.cli.arguments import attempt, explain, report
+from fusemirror.cli.arguments import attempt, explain, report, say, tell
 from fusemirror.cli.main import COMMANDS
 from fusemirror.errors import BadConfig, NotMounted
 from tests.cli.conftest import Run
@@ -62,3 +62,11 @@ def test_a_bad_config_names_file_and_line(run: Run, tmp_path: Path) -> None:
     done = run("mount", "data", tmp_path)
     assert done.exit_code == 10
     assert done.stderr == f"fusemirror: data: {config}, line 2: colour: unknown key\n"
+
+
+def test_a_message_is_one_line_that_does_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("no \x1b[2J\udcff\nfile", "data")
+    tell("/\x1b\n")
+    said = capsys.readouterr()
+    assert said.err == "fusemirror: data: no \\x1b[2J\\xff file\n"
+    assert said.out == "/\\x1b\\n\n"

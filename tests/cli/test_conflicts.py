@@ -75,3 +75,17 @@ def test_json_is_what_the_mount_process_said(run: Run, tmp_path: Path) -> None:
     done = answered(run, tmp_path, APART, "--json")
     assert done.exit_code == 7
     assert json.loads(done.stdout) == APART
+
+
+def test_names_of_users_do_nothing_to_a_terminal(run: Run, tmp_path: Path) -> None:
+    hostile = "/evil\x1b[2J\x1b]0;owned\a\nname: normal\u202e\x9b"
+    found = {
+        **APART,
+        "changed": [{"path": hostile, "changed_by": {"al\x1bpha": change("renamed", was=hostile)}}],
+        "set_aside": [{**FILE, "path": hostile}],
+        "hosts": {"be\x07ta": None},
+    }
+    done = answered(run, tmp_path, found)
+    assert done.stdout.count(r"/evil\x1b[2J\x1b]0;owned\x07\nname: normal\u202e\x9b") == 3
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert len(done.stdout.splitlines()) == 3

@@ -111,6 +111,10 @@ def test_after_a_failure_nothing_stays(
         (("--listen", "alpha"), "listen: `alpha` is not HOST:PORT"),
         (("--peer", "beta:x"), "peer: `beta:x` is not HOST:PORT"),
         (("--access", "both"), "'both' is not one of"),
+        (("--host-name", "a/b"), "`a/b` is not a name for a host"),
+        (("--peer-name", ".."), "`..` is not a name for a host"),
+        (("--host-name", "a\x1b[2J"), r"`a\x1b[2J` is not"),
+        (("--peer-name", "x" * 241), "240 at most"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(
@@ -120,6 +124,17 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert done.exit_code == 2
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_join_takes_no_name_that_is_none(run: Run, tmp_path: Path) -> None:
+    run("create", "data", "main", *ADDRESSES)
+    (tmp_path / "etc").rename(tmp_path / "etc-alpha")
+    done = run("join", "data.join", "sub", "--host-name", "../beta")
+    assert (done.exit_code, "`../beta` is not a name for a host" in done.stderr) == (2, True)
+    path = tmp_path / "data.join"
+    path.write_text(path.read_text().replace('"host_name": "beta"', '"host_name": "b/c"'))
+    assert run("join", "data.join", "sub").exit_code == 2
+    assert not (tmp_path / "sub").exists()
 
 
 def test_a_bad_join_file_is_exit_status_10(run: Run, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """`fusemirror mount`: the parent's exit status is the mount's, whatever becomes of the child."""
 
+import logging
 import os
 import signal
 
 import pytest
 
 from fusemirror.admin.client import process_id
+from fusemirror.cli.mount import PrintableFormatter
 from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale
 from tests.cli.conftest import Host
 
@@ -86,3 +88,8 @@ def test_what_cannot_be_mounted_is_one_line(
     assert found == code
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_a_line_of_the_log_holds_no_users_bytes_as_they_are() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "moved %s", ("a\n2026 ERROR \x1b[2J",), None)
+    assert PrintableFormatter("data: %(message)s").format(record) == r"data: moved a\n2026 ERROR \x1b[2J"

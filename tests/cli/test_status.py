@@ -142,3 +142,10 @@ def test_a_split_brain_has_its_counts() -> None:
         "  split brain   names changed apart: 3 here, unknown at beta; see `fusemirror conflicts data`\n"
         in text
     )
+
+
+def test_what_users_and_the_peer_chose_is_escaped() -> None:
+    held = {"inode": 5, "path": "/\x1b[2J\n", "holder": "be\u202eta", "since": 1.0}
+    text = text_of(reason="\x1b]0;x\a", reservations=[held], mountpoint="/mnt/\n", host="a\rb")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert r"/\x1b[2J\n (inode 5), by be\u202eta" in text

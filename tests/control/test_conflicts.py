@@ -14,12 +14,23 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control import telling
 from fusemirror.control.apart import CONFLICTS_NAME
+from fusemirror.control.conflicts import NameOperation, check_reserved
+from fusemirror.control.deciding import RENAME_EXCHANGE
 from fusemirror.control.telling import Telling
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.operations import Create, Link, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import (
+    Create,
+    Link,
+    RemoveDirectory,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+    Write,
+)
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
@@ -305,6 +316,55 @@ async def test_a_disk_without_room_for_what_is_to_be_set_aside_leaves_everything
         await write(pair.backup, file, b"still written")
     winner, _ = await resolved(pair, "alpha")
     assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"still written"
+
+
+@pytest.mark.parametrize(("mode", "uid"), [(0o040700, 1000), (0o040777, 0), (0o100600, 0)])
+async def test_what_is_set_aside_comes_into_a_directory_of_roots_own(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, mode: int, uid: int
+) -> None:
+    """A directory of the name that a user has, or may write to, is not used, and nothing of it is lost."""
+    await split(pair, network)
+    made = await pair.primary.roles.perform(Create(ROOT_INODE, CONFLICTS_NAME, mode, uid, uid))
+    assert made is not None
+    if made.is_directory:
+        await pair.primary.roles.perform(Create(made.number, b"beta", 0o040777, uid, uid))
+        await pair.primary.roles.perform(Create(made.number, b"mine", 0o100600, uid, uid))
+    assert await set_aside(pair.primary) == set(), "what users put there was never set aside"
+    winner, _ = await resolved(pair, "alpha")
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
+    for names in ((CONFLICTS_NAME,), (CONFLICTS_NAME, b"beta"), (CONFLICTS_NAME, b"beta", b"dir")):
+        parent = await winner.roles.attributes(await find(winner, *names))
+        assert (parent.uid, parent.mode & 0o022) == (0, 0)
+    assert await find(winner, CONFLICTS_NAME + b"-of-users-1") == made.number
+    if made.is_directory:
+        assert await find(winner, CONFLICTS_NAME + b"-of-users-1", b"mine")
+
+
+NAME = (ROOT_INODE, CONFLICTS_NAME)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Create(*NAME, 0o040755, 1000, 1000),
+        Link(InodeNumber(5), *NAME),
+        Unlink(*NAME),
+        RemoveDirectory(*NAME),
+        Rename(*NAME, ROOT_INODE, b"mine"),
+        Rename(ROOT_INODE, b"mine", *NAME),
+        Rename(InodeNumber(7), b"mine", *NAME, RENAME_EXCHANGE),
+    ],
+)
+def test_the_name_of_the_directory_is_reserved_for_root(operation: NameOperation) -> None:
+    with pytest.raises(OperationFailed) as caught:
+        check_reserved(operation, 1000)
+    assert caught.value.errno == errno.EPERM
+    check_reserved(operation, 0)
+
+
+def test_other_names_are_for_everybody() -> None:
+    check_reserved(Create(InodeNumber(5), CONFLICTS_NAME, 0o040755, 1000, 1000), 1000)
+    check_reserved(Rename(InodeNumber(5), CONFLICTS_NAME, ROOT_INODE, CONFLICTS_NAME + b"-1"), 1000)
 
 
 async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(

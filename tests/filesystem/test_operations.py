@@ -160,6 +160,29 @@ async def test_a_rename_takes_its_flags(kernel: Kernel) -> None:
     assert await refused(kernel.lookup(b"one")) == "ENOENT"
 
 
+async def test_the_directory_of_set_aside_files_is_made_removed_and_renamed_by_root_alone(
+    kernel: Kernel,
+) -> None:
+    name = b".fusemirror-conflicts"
+    o, mode = kernel.operations, stat.S_IFDIR | 0o777
+    assert await refused(o.mkdir(ROOT, name, mode, USER)) == "EPERM"
+    assert await refused(o.create(ROOT, name, 0o666, os.O_RDWR | os.O_CREAT, USER)) == "EPERM"
+    assert await refused(o.mknod(ROOT, name, stat.S_IFIFO | 0o666, 0, USER)) == "EPERM"
+    assert await refused(o.symlink(ROOT, name, b"/tmp", USER)) == "EPERM"
+    mine = await o.mkdir(ROOT, b"mine", mode, USER)
+    file = await kernel.make(b"file")
+    assert await refused(o.link(file, ROOT, name, USER)) == "EPERM"
+    assert await refused(o.rename(ROOT, b"mine", ROOT, name, 0, USER)) == "EPERM"
+    await o.mkdir(ROOT, name, mode, ROOT_USER)
+    assert await refused(o.rename(ROOT, name, ROOT, b"old", 0, USER)) == "EPERM"
+    exchange = (ROOT, b"mine", ROOT, name, pyfuse3.RENAME_EXCHANGE)
+    assert await refused(o.rename(*exchange, USER)) == "EPERM"
+    assert await refused(o.rmdir(ROOT, name, USER)) == "EPERM"
+    await o.mkdir(mine.st_ino, name, mode, USER)
+    await o.rename(*exchange, ROOT_USER)
+    await o.rmdir(ROOT, b"mine", ROOT_USER)
+
+
 # --- opening ----------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 
 from fusemirror.change import Table
+from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_PIECE_BYTES, MIB
 from fusemirror.volume import aside
@@ -91,3 +92,19 @@ def test_the_name_that_was_chosen_stays(tmp_path: Path) -> None:
     aside.choose_name(tmp_path, b"beta-2")
     assert aside.name_in(tmp_path) == b"beta-2"
     assert aside.descriptions(tmp_path) == []
+
+
+def test_a_name_that_no_directory_can_have_was_not_chosen(tmp_path: Path) -> None:
+    assert aside.name_in(tmp_path) is None
+    aside.choose_name(tmp_path, b"beta-2")
+    assert aside.name_in(tmp_path) == b"beta-2"
+    aside.choose_name(tmp_path, b"a/b")  # by a version that took any text for a host's name
+    assert aside.name_in(tmp_path) is None
+
+
+def test_a_damaged_description_is_said_to_be_one(tmp_path: Path) -> None:
+    description = tmp_path / "aside" / "1" / "0.file"
+    description.parent.mkdir(parents=True)
+    description.write_bytes(b"\xc1")
+    with pytest.raises(VolumeDamaged, match=r"aside/1/0\.file"):
+        aside.load(description)

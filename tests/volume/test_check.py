@@ -14,6 +14,7 @@ from fusemirror.errors import VolumeInUse, VolumeMissing
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.check import CheckResult, check
+from fusemirror.volume.identity import Identity
 from fusemirror.volume.reservations import KEY_PREFIX, Reservation, reservation_row
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode, rows_of
@@ -498,3 +499,11 @@ def test_a_backup_asks_for_a_complete_copy(tmp_path: Path) -> None:
     assert not volume.identity.complete
     assert volume.images.size(inode) == 7, "what is the same need not travel again"
     volume.close()
+
+
+def test_a_host_name_of_an_earlier_version_is_mended(damaged: Writer, tmp_path: Path) -> None:
+    damaged.volume.update_identity(host_name="al/p\x1bha")
+    damaged.volume.close()
+    assert check(tmp_path / "volume", True, lambda _: None).mended == 1
+    assert Identity.load(tmp_path / "volume").host_name == "al-p-ha"
+    assert check(tmp_path / "volume", False, lambda _: None).problems == 0
