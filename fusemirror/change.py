@@ -32,6 +32,14 @@ Row = tuple[int, bytes, bytes | None]
 """(table, key, value); the value None removes the row."""
 
 
+_ROW_OVERHEAD_BYTES = 13  # of the array, the table, and the heads of key and value
+
+
+def row_bytes(row: Row) -> int:
+    """The most that a row takes in an encoded change or message."""
+    return len(row[1]) + len(row[2] or b"") + _ROW_OVERHEAD_BYTES
+
+
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all changes have: their place in the order, and the backup's request they answer."""
 

@@ -14,6 +14,7 @@ HOST_NAME_BYTES_MAX = 240  # it names a directory, and a number behind it must f
 SYMLINK_BYTES_MAX = 4095  # PATH_MAX less its terminating zero
 XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX
+XATTR_NAMES_BYTES_MAX = 64 * KIB  # XATTR_LIST_MAX: of one inode with their zeros, or listxattr(2) would fail
 LINKS_MAX = 65_000  # ext4's; programs that probe for EMLINK expect one
 FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # the years 1677 to 2262, in an inode's row
@@ -29,15 +30,18 @@ IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size ev
 # --- catalog and journal --------------------------------------------------------------------------
 CATALOG_MAP_BYTES = 256 * GIB  # address space, not disk; LMDB needs a ceiling
 CATALOG_CHANGES_PER_COMMIT_MAX = 4_096  # bounds the dirty pages held in memory (about 3 a change)
+CATALOG_BYTES_PER_CHANGE = 12 * KIB  # three pages: of a change with longer rows as many count as it fills
 INODES_CACHED_MAX = 16_384  # decoded inodes; another costs about 3 us from LMDB
 JOURNAL_SEGMENT_BYTES = 4 * MIB  # a segment is removed whole; small enough to come often
 JOURNAL_BYTES_MAX = 64 * MIB  # a peer that missed more gets the catalogs compared; bounds start-up
 JOURNAL_RECORD_BYTES_MAX = 512 * KIB
+ROW_BYTES_PER_RECORD = 64 * KIB  # of a change that can be cut anywhere: some 2,000 rows, 10 ms of work
 COMMIT_INTERVAL_S = 5.0  # ext4 commits its journal as often
 CHECKPOINT_INTERVAL_S = 10.0  # how long a mark may outlive the moment both copies are durable
 INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on its own until they meet
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
-PURGE_BATCH_MAX = 1_024
+PURGE_BATCH_MAX = 1_024  # inodes that the backup is asked about at once
+PURGE_RECORDS_MAX = 8  # made in one turn, without a wait: what a backup opens meanwhile nobody hears of
 
 # --- space on the disk ----------------------------------------------------------------------------
 SPACE_RESERVE_PART = 8  # at most this part of a small disk is kept free
@@ -123,6 +127,7 @@ FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until someb
 # --- resync and verify ----------------------------------------------------------------------------
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
 ROWS_PER_MESSAGE = 512
+ROW_BYTES_PER_MESSAGE = 256 * KIB  # rows are read, sent and compared in pieces of this
 RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
 RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
@@ -137,6 +142,9 @@ assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one message"
+assert ROW_BYTES_PER_RECORD + XATTR_VALUE_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX, "one row too many"
+assert ROW_BYTES_PER_MESSAGE + XATTR_VALUE_BYTES_MAX + 4 * KIB <= MESSAGE_BYTES_MAX
+assert ROW_BYTES_PER_MESSAGE >= 2 * (XATTR_VALUE_BYTES_MAX + 4 * KIB), "a range of rows can be halved"
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVED_PATH_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX

@@ -36,6 +36,7 @@ LAYERS = (
         "printable",
         "promise",
         "recent",
+        "pieces",
         "limits",
         "identifiers",
         "errors",

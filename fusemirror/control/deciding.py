@@ -8,10 +8,10 @@ inode(7) for set-group-id directories and time stamps.
 
 import errno
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from fusemirror.change import COOKIES_PER_CHANGE, Row, Table, first_cookie
+from fusemirror.change import COOKIES_PER_CHANGE, Row, Table, first_cookie, row_bytes
 from fusemirror.control import acl
 from fusemirror.control.reservations import release_rows, reserve_rows
 from fusemirror.control.unit import Key, NameKey
@@ -20,10 +20,12 @@ from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
     LINKS_MAX,
     NAME_BYTES_MAX,
+    ROW_BYTES_PER_RECORD,
     SYMLINK_BYTES_MAX,
     TIME_NS_MAX,
     TIME_NS_MIN,
     XATTR_NAME_BYTES_MAX,
+    XATTR_NAMES_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
 from fusemirror.operations import (
@@ -39,6 +41,7 @@ from fusemirror.operations import (
     SetXattr,
     Unlink,
 )
+from fusemirror.pieces import first_piece
 from fusemirror.volume.catalog import Catalog, Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import reservation_row
@@ -352,6 +355,7 @@ def _set_xattr(draft: Draft, operation: SetXattr) -> Decision:
     if len(operation.value) > XATTR_VALUE_BYTES_MAX:
         raise OperationFailed(errno.E2BIG)
     inode = draft.inode(operation.inode)
+    _check_names_fit(draft.catalog, inode.number, operation.name)
     inode.ctime_ns = draft.time_ns
     value: bytes | None = operation.value
     if operation.name == acl.ACCESS:
@@ -364,6 +368,14 @@ def _set_xattr(draft: Draft, operation: SetXattr) -> Decision:
         acl.parse(operation.value)
     draft.put_xattr(inode.number, operation.name, value)
     return draft.decision(inode.number)
+
+
+def _check_names_fit(catalog: Catalog, inode: InodeNumber, name: bytes) -> None:
+    """ENOSPC where listxattr(2) could not tell all names any more. A value can always be replaced."""
+    if catalog.xattr(inode, name) is None:
+        names_bytes = sum(len(each) + 1 for each in catalog.xattr_names(inode))
+        if names_bytes + len(name) + 1 > XATTR_NAMES_BYTES_MAX:
+            raise OperationFailed(errno.ENOSPC)
 
 
 def _remove_xattr(draft: Draft, operation: RemoveXattr) -> Decision:
@@ -408,12 +420,21 @@ def decide(
     return _DECISIONS[type(operation)](Draft(catalog, number, time_ns, host), operation)
 
 
-def purge_rows(catalog: Catalog, inodes: list[InodeNumber]) -> tuple[Row, ...]:
-    """Rows that end inodes without names, with their extended attributes."""
-    rows: list[Row] = []
-    for number in inodes:
-        rows.extend((Table.XATTRS, xattr_key(number, name), None) for name in catalog.xattrs(number))
-        rows.append((Table.INODES, inode_key(number), None))
-        if number in catalog.reservations:
-            rows.append(reservation_row(number, None))
-    return tuple(rows)
+def purge_rows(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ...]:
+    """Rows that end inodes without names, with all that they have: as many as one change should carry.
+
+    Once these are applied, the next call gives the next of them; none where all inodes are ended. An inode
+    goes last of what belongs to it: one whose purge was cut short anywhere is still there to be purged.
+    """
+    rows = (row for number in inodes for row in _rows_of_end(catalog, number))
+    return tuple(first_piece(rows, row_bytes, ROW_BYTES_PER_RECORD))
+
+
+def _rows_of_end(catalog: Catalog, number: InodeNumber) -> Iterator[Row]:
+    if catalog.inode(number) is None:
+        return
+    for name in catalog.xattr_names(number):
+        yield (Table.XATTRS, xattr_key(number, name), None)
+    if number in catalog.reservations:
+        yield reservation_row(number, None)
+    yield (Table.INODES, inode_key(number), None)

@@ -56,6 +56,7 @@ from fusemirror.limits import (
     INODES_SKIPPED,
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
+    PURGE_RECORDS_MAX,
     WRITE_BYTES_MAX,
 )
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet
@@ -147,6 +148,7 @@ class PrimaryUnit(ControlUnit):
         """Bytes of images per second that a comparison reads; 0 is no limit."""
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
+        self._purge_after = InodeNumber(0)  # the last that the backup was asked about
         if not generations_of(volume):
             self.mirror.begin_generation()
 
@@ -753,12 +755,15 @@ class PrimaryUnit(ControlUnit):
         while True:
             await trio.sleep(PURGE_AFTER_S / 2)
             try:
-                await self._purge()
+                while await self._purge():
+                    if self.mirror.congested:
+                        await self.mirror.wait_room()
+                    await trio.lowlevel.checkpoint()
             except (OSError, DiskFailed) as error:
                 log.warning("deleted files could not be removed, and will be tried again: %s", error)
 
-    async def _purge(self) -> None:
-        """End inodes without names that neither host has open.
+    async def _purge(self) -> bool:
+        """End inodes without names that neither host has open; whether some were, and more may be there.
 
         They stay for `PURGE_AFTER_S`: a program on either host may have looked the name up just
         before it went, and may open the inode yet, as it could on a local disk.
@@ -766,22 +771,32 @@ class PrimaryUnit(ControlUnit):
         now = trio.current_time()
         orphans = self.volume.catalog.orphans()
         if self.volume.health.failure is not None:
-            return
+            return False
         self._orphans_since = {inode: self._orphans_since.get(inode, now) for inode in orphans}
         old = [inode for inode, since in self._orphans_since.items() if now - since >= PURGE_AFTER_S]
-        candidates = [inode for inode in old if not self.is_open(inode)][:PURGE_BATCH_MAX]
+        candidates = self._next_to_purge([inode for inode in old if not self.is_open(inode)])
         if not candidates:
-            return
+            return False
         held = await self._held_by_backup(candidates)
         free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
         if not self.ready or not self._may_make_changes:
-            return
+            return False
         if free and self.mirror.must_begin_generation:
             self.mirror.begin_generation()
-        for start in range(0, len(free), PURGE_BATCH_MAX // 8):
-            rows = purge_rows(self.volume.catalog, free[start : start + PURGE_BATCH_MAX // 8])
+        for _ in range(PURGE_RECORDS_MAX):
+            rows = purge_rows(self.volume.catalog, free)
+            if not rows:
+                break
             decision = Decision(rows, InodeNumber(0), ())
             self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
+        return bool(free)
+
+    def _next_to_purge(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
+        """Those after the last that the backup was asked about, in turn: what it has open stops no other."""
+        later = [inode for inode in inodes if inode > self._purge_after]
+        chosen = (later or inodes)[:PURGE_BATCH_MAX]
+        self._purge_after = chosen[-1] if chosen else InodeNumber(0)
+        return chosen
 
     async def _held_by_backup(self, inodes: list[InodeNumber]) -> set[int]:
         """Which of these the backup has open; all of them where it cannot be asked just now."""

@@ -393,7 +393,7 @@ class Applier:
         self._session.send(Reply(message.token, values=held))
 
     def _rows_digest(self, message: RowsDigest, _: Buffer) -> None:
-        count, digest = self.volume.catalog.digest(message.table, message.first, message.last)
+        count, digest = self.volume.catalog.digest(message.table, message.first, message.last, message.count)
         same = (count, digest) == (message.count, message.digest)
         self._session.send(Reply(message.token, values=() if same else (count,)))
 

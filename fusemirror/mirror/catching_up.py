@@ -5,20 +5,20 @@ the rows of the whole catalog are. Both end without a checkpoint of trio between
 and the return, so that the caller can send what comes after in the right order.
 """
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
 
-from fusemirror.change import NamespaceChange, Row, Table, decode_change
+from fusemirror.change import NamespaceChange, Row, Table, decode_change, row_bytes
 from fusemirror.errors import ConnectionLost
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import ROWS_PER_MESSAGE
+from fusemirror.limits import BACKLOG_BYTES_MAX, ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE
 from fusemirror.mirror.stream import Stream
+from fusemirror.pieces import pieces
 from fusemirror.protocol.messages import CatalogRows
 from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.volume import Volume
 
 _RECORDS_PER_TURN = 256  # other tasks run between turns
-_ROW_BYTES_PER_MESSAGE = 256 * 1024
+_RECORD_BYTES_PER_TURN = BACKLOG_BYTES_MAX // 8
 
 
 async def send_records(stream: Stream, volume: Volume, after: ChangeNumber) -> None:
@@ -26,14 +26,17 @@ async def send_records(stream: Stream, volume: Volume, after: ChangeNumber) -> N
     while True:
         if volume.journal.first_number > after + 1:
             raise ConnectionLost(stream.session.peer_name, "the journal was trimmed past what it missed")
-        batch = list(islice(volume.journal.records(after), _RECORDS_PER_TURN))
-        if not batch:
-            return
-        for number, payload in batch:
+        count = size_bytes = 0
+        for number, payload in volume.journal.records(after):
             # Requests of the backup for data stand in the journal too; images travel otherwise.
             if isinstance(decode_change(payload), NamespaceChange):
                 stream.send_encoded(payload)
             after = number
+            count, size_bytes = count + 1, size_bytes + len(payload)
+            if count >= _RECORDS_PER_TURN or size_bytes >= _RECORD_BYTES_PER_TURN:
+                break
+        if not count:
+            return
         await stream.wait_room()
 
 
@@ -43,9 +46,8 @@ async def send_catalog(stream: Stream, volume: Volume) -> None:
     """
     for table in Table:
         after: bytes | None = None
-        while rows := volume.catalog.rows(table, after, ROWS_PER_MESSAGE):
-            for message in _messages([(table, key, value) for key, value in rows]):
-                stream.send(message)
+        while rows := volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE):
+            stream.send(CatalogRows(tuple((table, key, value) for key, value in rows)))
             after = rows[-1][0]
             await stream.wait_room()
 
@@ -54,19 +56,7 @@ def send_inodes(stream: Stream, volume: Volume, numbers: Iterable[InodeNumber]) 
     """Send the attributes of these inodes, where they are still there: of sizes and times that writes
     changed no journal tells, and the backup shows them before it has the images.
     """
-    inodes = [inode for inode in map(volume.catalog.inode, numbers) if inode is not None]
-    for message in _messages([(Table.INODES, inode_key(inode.number), inode.pack()) for inode in inodes]):
-        stream.send(message)
-
-
-def _messages(rows: list[Row]) -> list[CatalogRows]:
-    messages, chunk, size = [], list[Row](), 0
-    for row in rows:
-        size += len(row[1]) + len(row[2] or b"")
-        chunk.append(row)
-        if size >= _ROW_BYTES_PER_MESSAGE:
-            messages.append(CatalogRows(tuple(chunk)))
-            chunk, size = [], 0
-    if chunk:
-        messages.append(CatalogRows(tuple(chunk)))
-    return messages
+    inodes = (inode for inode in map(volume.catalog.inode, numbers) if inode is not None)
+    rows: Iterator[Row] = ((Table.INODES, inode_key(inode.number), inode.pack()) for inode in inodes)
+    for piece in pieces(rows, row_bytes, ROW_BYTES_PER_MESSAGE):
+        stream.send(CatalogRows(tuple(piece)))

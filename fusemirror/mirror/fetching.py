@@ -1,7 +1,10 @@
 """Fetching: the backup's half of a repair: what is asked and put stands at its place of the stream."""
 
-from fusemirror.change import Table
-from fusemirror.limits import ROWS_PER_MESSAGE
+from collections.abc import Iterator
+
+from fusemirror.change import Row, Table, row_bytes
+from fusemirror.limits import ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE
+from fusemirror.pieces import first_piece
 from fusemirror.protocol.messages import Fetched, FetchRegion, FetchRows, ReplaceRows
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.volume import Volume
@@ -12,31 +15,35 @@ def replace_rows(volume: Volume, message: ReplaceRows) -> None:
     catalog, table = volume.catalog, Table(message.table)
     catalog.flush_touched()
     kept = {key: value for _, key, value in message.rows}
-    there = {
-        key: row for key, row in catalog.rows_from(table, message.first or b"\x00") if key <= message.last
-    }
-    extra = [key for key in there if key not in kept and catalog.is_shared(table, key)]
+    extra: list[bytes] = []
+    for key, row in catalog.rows_from(table, message.first or b"\x00"):
+        if key > message.last:
+            break
+        # An old row of a key that is kept may be none that can be read.
+        if kept.get(key) != row and catalog.is_shared(table, key):
+            extra.append(key)
     for key in extra:
         catalog.discard(table, key)
-        if table is Table.INODES and len(key) == 8:
+        if table is Table.INODES and len(key) == 8 and key not in kept:
             volume.images.remove(key_inode(key))
-    for key, value in kept.items():
-        if there.get(key, value) != value:
-            catalog.discard(table, key)  # the old row may be none that can be read
     volume.copy_rows(message.rows)
     catalog.rebuild_derived()
 
 
 def fetch_rows(volume: Volume, message: FetchRows) -> Fetched:
-    """The rows of a range, no more than one message holds. OSError."""
-    table = Table(message.table)
+    """The first rows of a range, no more than one message holds; none only where there is none. OSError."""
     volume.catalog.flush_touched()
-    rows = [
-        (table, key, value)
-        for key, value in volume.catalog.rows_from(table, message.first or b"\x00")
-        if key <= message.last and volume.catalog.is_shared(table, key)
-    ]
-    return Fetched(message.token, rows=tuple(rows[:ROWS_PER_MESSAGE]))
+    rows = _rows_between(volume, Table(message.table), message.first, message.last)
+    piece = first_piece(rows, row_bytes, ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE)
+    return Fetched(message.token, rows=tuple(piece))
+
+
+def _rows_between(volume: Volume, table: Table, first: bytes, last: bytes) -> Iterator[Row]:
+    for key, value in volume.catalog.rows_from(table, first or b"\x00"):
+        if key > last:
+            return
+        if volume.catalog.is_shared(table, key):
+            yield (table, key, value)
 
 
 def fetch_region(volume: Volume, message: FetchRegion) -> Fetched:

@@ -5,17 +5,20 @@ backup's version is fetched, and becomes a change like any other: it gets a numb
 apply it. Where a program wrote meanwhile, the program's write stands.
 """
 
+from functools import partial
 from typing import Protocol
 
-from fusemirror.change import Row, Table
+from fusemirror.change import Row, Table, row_bytes
+from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import REGION_BYTES, ROWS_PER_MESSAGE
+from fusemirror.limits import REGION_BYTES, ROW_BYTES_PER_MESSAGE, ROW_BYTES_PER_RECORD, ROWS_PER_MESSAGE
 from fusemirror.mirror.copying import Copier
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.stream import Stream
-from fusemirror.mirror.verify import LENGTH_HERE, Suspect, SuspectRegion, SuspectRows
+from fusemirror.mirror.verify import LENGTH_HERE, Suspect, SuspectRegion, SuspectRows, after_key
+from fusemirror.pieces import pieces
 from fusemirror.protocol.messages import FetchRegion, FetchRows, ReplaceRows
 from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.volume import Volume
@@ -41,7 +44,7 @@ class FromPrimary:
         marked = OutOfSync()
         for suspect in suspects:
             if isinstance(suspect, SuspectRows):
-                self._send_rows(stream, suspect)
+                await self._send_rows(stream, suspect)
                 if suspect.table is Table.INODES and suspect.key is not None:
                     marked.add_whole(key_inode(suspect.key))
             elif suspect.region == LENGTH_HERE:
@@ -56,10 +59,19 @@ class FromPrimary:
         copier = Copier(self._volume, stream, marked, Pace(0, paused=False), CopyProgress())
         await copier.copy(marked.inodes())
 
-    def _send_rows(self, stream: Stream, suspect: SuspectRows) -> None:
-        rows = self._volume.catalog.rows(suspect.table, suspect.after, ROWS_PER_MESSAGE)
-        kept = tuple((suspect.table, key, value) for key, value in rows if key <= suspect.last)
-        stream.send(ReplaceRows(suspect.table, suspect.first, suspect.last, kept))
+    async def _send_rows(self, stream: Stream, suspect: SuspectRows) -> None:
+        """Piece by piece, each as it is at its place of the stream: there may be many by now."""
+        table, after = suspect.table, suspect.after
+        while True:
+            rows = self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
+            kept = tuple((table, key, value) for key, value in rows if key <= suspect.last)
+            ends = not rows or len(kept) < len(rows)
+            last = suspect.last if ends else rows[-1][0]
+            stream.send(ReplaceRows(table, after_key(after), last, kept))
+            if ends:
+                return
+            after = last
+            await stream.wait_room()
 
 
 class FromBackup:
@@ -81,16 +93,35 @@ class FromBackup:
                 await self._fetch_region(stream, SuspectRegion(key_inode(suspect.key), LENGTH_HERE))
 
     async def _fetch_rows(self, stream: Stream, suspect: SuspectRows) -> None:
-        asked_at = self._volume.number
-        promise = stream.fetch(lambda token: FetchRows(token, suspect.table, suspect.first, suspect.last))
-        theirs = (await promise.wait()).rows
-        # Rows may have changed meanwhile, or be more than one answer holds; the next round looks again.
-        if self._volume.number != asked_at or len(theirs) >= ROWS_PER_MESSAGE:
-            return
-        there = {key for _, key, _ in theirs}
-        ours = self._volume.catalog.rows(suspect.table, suspect.after, ROWS_PER_MESSAGE)
-        gone = [(suspect.table, key, None) for key, _ in ours if key <= suspect.last and key not in there]
-        self._restorer.restore_rows((*gone, *theirs))
+        """Piece by piece, each made a change before the next is asked for."""
+        table, first = suspect.table, suspect.first
+        while first <= suspect.last:
+            asked_at = self._volume.number
+            question = partial(FetchRows, table=table, first=first, last=suspect.last)
+            theirs = (await stream.fetch(question).wait()).rows
+            if any(row[0] != table or not first <= row[1] <= suspect.last for row in theirs):
+                raise RemoteProtocolError(
+                    stream.session.peer_name, "it gave other rows than it was asked for"
+                )
+            if self._volume.number != asked_at:
+                return  # rows may have changed meanwhile; the next round looks again
+            last = theirs[-1][1] if theirs else suspect.last
+            gone = self._gone(table, first, last, {key for _, key, _ in theirs})
+            for piece in pieces((*gone, *theirs), row_bytes, ROW_BYTES_PER_RECORD):
+                self._restorer.restore_rows(tuple(piece))
+            if not theirs:
+                return
+            first = after_key(last)
+
+    def _gone(self, table: Table, first: bytes, last: bytes, there: set[bytes]) -> list[Row]:
+        """The ends of our rows in a range of which the backup has only `there`."""
+        gone: list[Row] = []
+        for key in self._volume.catalog.keys_from(table, first or b"\x00"):
+            if key > last:
+                break
+            if key not in there and self._volume.catalog.is_shared(table, key):
+                gone.append((table, key, None))
+        return gone
 
     async def _fetch_region(self, stream: Stream, suspect: SuspectRegion) -> None:
         if self._volume.catalog.inode(suspect.inode) is not None and suspect.region < 0:

@@ -25,6 +25,7 @@ from fusemirror.limits import (
     DIFFERENCES_LISTED_MAX,
     DIGESTS_PER_MESSAGE,
     REGION_BYTES,
+    ROW_BYTES_PER_MESSAGE,
     ROWS_PER_MESSAGE,
     VERIFY_ROUNDS_MAX,
     VERIFY_WINDOW_MESSAGES,
@@ -54,6 +55,11 @@ class Report(msgspec.Struct):
     repaired: int = 0
 
 
+def after_key(key: bytes | None) -> bytes:
+    """The first that may stand after a key; of a whole table without one."""
+    return b"" if key is None else key + b"\x00"
+
+
 class SuspectRows(NamedTuple):
     """Rows with after < key <= last, of which the primary has one at most."""
 
@@ -64,7 +70,7 @@ class SuspectRows(NamedTuple):
 
     @property
     def first(self) -> bytes:
-        return b"" if self.after is None else self.after + b"\x00"  # the key that follows at once
+        return after_key(self.after)
 
     def __str__(self) -> str:
         return f"catalog: {_describe(self.table, self.key or self.first)}"
@@ -156,8 +162,8 @@ class Verifier:
     async def _compare_rows(self, stream: Stream) -> None:
         while self._tables:
             table = self._tables[0]
-            rows = self._volume.catalog.rows(table, self._after, ROWS_PER_MESSAGE)
-            whole_table = len(rows) < ROWS_PER_MESSAGE
+            rows = self._rows(table, self._after)
+            whole_table = not rows or not self._volume.catalog.rows(table, rows[-1][0], 1)
             last = _LAST_KEY if whole_table else rows[-1][0]
             self._suspects += await self._differing_rows(stream, table, self._after, last)
             self.report.rows += len(rows)
@@ -165,6 +171,9 @@ class Verifier:
             if whole_table:
                 self._tables.popleft()
                 self._after = None
+
+    def _rows(self, table: Table, after: bytes | None) -> list[tuple[bytes, bytes]]:
+        return self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
 
     async def _differing_rows(
         self, stream: Stream, table: Table, after: bytes | None, last: bytes
@@ -175,7 +184,7 @@ class Verifier:
         reply = stream.ask(lambda token: RowsDigest(token, table, suspect.first, last, count, digest))
         if not (await reply.wait()).values:
             return []
-        rows = self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE)
+        rows = self._rows(table, after)
         keys = [key for key, _ in rows if key <= last]
         if len(keys) <= 1:
             return [suspect._replace(key=keys[0] if keys else None)]

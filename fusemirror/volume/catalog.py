@@ -25,6 +25,7 @@ row at the next commit; until then the image file holds them.
 
 import os
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,10 +33,15 @@ from typing import Any, NamedTuple
 import lmdb
 import xxhash
 
-from fusemirror.change import Row, Table
+from fusemirror.change import Row, Table, row_bytes
 from fusemirror.errors import DiskFailed, DiskFull, FusemirrorError, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
-from fusemirror.limits import CATALOG_MAP_BYTES, INODES_CACHED_MAX, NAME_BYTES_MAX
+from fusemirror.limits import (
+    CATALOG_BYTES_PER_CHANGE,
+    CATALOG_MAP_BYTES,
+    INODES_CACHED_MAX,
+    NAME_BYTES_MAX,
+)
 from fusemirror.volume.durable import sync_directory
 from fusemirror.volume.inode import DIRECTORY_SIZE, ROW_BYTES_MIN, Inode
 from fusemirror.volume.reservations import (
@@ -232,13 +238,15 @@ class Catalog:
 
     def xattrs(self, inode: InodeNumber) -> list[bytes]:
         """The names of the extended attributes, in byte order."""
+        return list(self.xattr_names(inode))
+
+    def xattr_names(self, inode: InodeNumber) -> Iterator[bytes]:
+        """The same one by one, without their values. Nothing may be put while they are walked."""
         prefix = _NUMBER.pack(inode)
-        names = []
-        for key, _ in self._walk(self._xattrs, prefix):
+        for key in self.keys_from(Table.XATTRS, prefix):
             if not key.startswith(prefix):
                 break
-            names.append(key[8:])
-        return names
+            yield key[8:]
 
     def has_xattrs(self, inode: InodeNumber) -> bool:
         return self._has_prefix(self._xattrs, _NUMBER.pack(inode))
@@ -253,15 +261,21 @@ class Catalog:
         except lmdb.Error as error:
             raise self._failure(error) from error
 
-    def rows(self, table: int, after_key: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        """At most `limit` rows of a table with keys above `after_key`, in the order of keys."""
+    def rows(
+        self, table: int, after_key: bytes | None, limit: int, bytes_max: int = sys.maxsize
+    ) -> list[tuple[bytes, bytes]]:
+        """At most `limit` rows of a table with keys above `after_key`, in the order of keys, and no more
+        than `bytes_max` of them but one; none only where there is none.
+        """
         self.flush_touched()
         first = b"\x00" if after_key is None else after_key + b"\x00"
         found: list[tuple[bytes, bytes]] = []
+        size_bytes = 0
         for key, value in self._walk(self._tables[table], first):
             if table == Table.META and key in _OWN_META_KEYS:
                 continue
-            if len(found) >= limit:
+            size_bytes += row_bytes((table, key, value))
+            if len(found) >= limit or (found and size_bytes > bytes_max):
                 break
             found.append((key, value))
         return found
@@ -274,12 +288,26 @@ class Catalog:
         """All rows of a table from key `first` on. Nothing may be put while they are walked."""
         return self._walk(self._tables[table], first)
 
-    def digest(self, table: int, first: bytes, last: bytes) -> tuple[int, int]:
-        """How many rows have first <= key <= last, and a checksum of all their keys and values."""
+    def keys_from(self, table: int, first: bytes) -> Iterator[bytes]:
+        """All keys of a table from `first` on; the values are not read. Nothing may be put meanwhile."""
+        try:
+            with self._txn.cursor(db=self._tables[table]) as cursor:
+                if cursor.set_range(first):
+                    yield from cursor.iternext(keys=True, values=False)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
+
+    def digest(
+        self, table: int, first: bytes, last: bytes, count_max: int = sys.maxsize
+    ) -> tuple[int, int]:
+        """How many rows have first <= key <= last, and a checksum of all their keys and values.
+
+        Where there are more than `count_max`, the count is above it and the rest is not looked at.
+        """
         self.flush_touched()
         count, digest = 0, xxhash.xxh3_64()
         for key, value in self._walk(self._tables[table], first or b"\x00"):
-            if key > last:
+            if key > last or count > count_max:
                 break
             if table == Table.META and key in _OWN_META_KEYS:
                 continue
@@ -302,9 +330,10 @@ class Catalog:
         rows may be applied, and the catalog must be rolled back.
         """
         removed: list[InodeNumber] = []
-        self.changes_since_commit += 1
+        size_bytes = 0
         try:
             for table, key, value in rows:
+                size_bytes += len(key) + len(value or b"")
                 if table == Table.INODES:
                     if value is None:
                         removed.append(self._remove_inode(key))
@@ -322,6 +351,8 @@ class Catalog:
                         self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
         except lmdb.Error as error:
             raise self._failure(error) from error
+        finally:
+            self.changes_since_commit += 1 + size_bytes // CATALOG_BYTES_PER_CHANGE
         return removed
 
     def flush_touched(self) -> None:

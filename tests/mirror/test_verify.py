@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -152,10 +153,10 @@ async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch
     read_in_turn: list[int] = []
     rows = catalog.rows
 
-    def recorded(table: Table, after: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+    def recorded(table: Table, *where: Any) -> list[tuple[bytes, bytes]]:
         if table is Table.INODES:
             read_in_turn.append(turns)
-        return rows(table, after, count)
+        return rows(table, *where)
 
     async def count_turns() -> None:
         nonlocal turns
