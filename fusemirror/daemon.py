@@ -33,11 +33,13 @@ from fusemirror.errors import DiskFailed, MountFailed, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.filesystem.operations import Operations
+from fusemirror.filesystem.server import OperationsServer
+from fusemirror.kernel.session import Session
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
-from fusemirror.settings import MountOptions, Settings, changed_while_mounted, is_host_name
+from fusemirror.settings import KernelSession, MountOptions, Settings, changed_while_mounted, is_host_name
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
 from fusemirror.witness.permission import Permission
@@ -251,11 +253,16 @@ async def _serve(
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
         cache.maps_direct_io = await run_negotiation(fuse_descriptor(), pyfuse3.main)
+        if options.session is KernelSession.FUSEMIRROR:
+            server = OperationsServer(operations, host.seams.now_ns, operations.on_bug)
+            kernel.session = Session(fuse_descriptor(), server)
         nursery.start_soon(kernel.run_signals)
-        await kernel.run(ready)
-        log.info("unmounted: %s", kernel.reason)
-        kernel.unmount()
-        await host.drain(kernel.reason)
+        try:
+            await kernel.run(ready)
+            log.info("unmounted: %s", kernel.reason)
+        finally:  # in order also where the session made a mistake
+            kernel.unmount()
+            await host.drain(kernel.reason)
     return 0
 
 
@@ -273,10 +280,12 @@ def _witness_of(settings: Settings) -> Callable[[str], Witness] | None:
 
 
 class Kernel:
-    """The FUSE session: mounted, served, stopped by whoever is first."""
+    """The FUSE connection: mounted, served, stopped by whoever is first."""
 
     def __init__(self, mountpoint: str) -> None:
         self.reason = "umount"
+        self.session: Session | None = None
+        """Our own session; without it pyfuse3's loop serves."""
         self._mountpoint = mountpoint
         self._mounted = False
 
@@ -297,13 +306,19 @@ class Kernel:
         """End `run`: requests under way are answered, no more are taken."""
         if self._mounted:
             self.reason = reason
-            pyfuse3.terminate()
+            if self.session is None:
+                pyfuse3.terminate()
+            else:
+                self.session.stop()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve the kernel until unmounted or stopped."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_ready, ready)
-            await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
+            if self.session is None:
+                await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
+            else:
+                await self.session.run()
             nursery.cancel_scope.cancel()
 
     async def _tell_ready(self, ready: Callable[[], None]) -> None:

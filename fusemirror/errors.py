@@ -189,6 +189,10 @@ class MountFailed(FusemirrorError):
     """cannot mount: {0}"""
 
 
+class MalformedRequest(FusemirrorError):
+    """the kernel sent a request that is none: {0}; please report it with the version of the kernel"""
+
+
 class NotAMount(FusemirrorError):
     """{0} is not the mountpoint of a mirrored filesystem; see `fusemirror status`"""
 

@@ -361,8 +361,16 @@ def _exact_size(count: int) -> int | str:
     return count
 
 
+class KernelSession(StrEnum):
+    """Who reads and answers the kernel's requests."""
+
+    FUSEMIRROR = "fusemirror"
+    PYFUSE3 = "pyfuse3"
+
+
 class MountOptions(msgspec.Struct, frozen=True):
     """How one mount was asked for. `fuse` are options for libfuse, in their order."""
 
     fuse: tuple[str, ...] = ()
     debug: bool = False
+    session: KernelSession = KernelSession.PYFUSE3

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.mount_options import parse_mount_options
@@ -54,7 +55,7 @@ def mount(
     _check_fuse()
     _clear(target)
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")
-    options = MountOptions(fuse=fuse, debug=places.debug)
+    options = msgspec.structs.replace(options, fuse=fuse, debug=places.debug)
     serve = partial(_serve, places, chosen, target.directory, options)
     log = partial(_log_to, name=chosen.name, level="debug" if places.debug else chosen.log_level)
     return (_in_foreground if foreground else _in_background)(serve, target, places.runtime_dir, log)

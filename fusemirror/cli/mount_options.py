@@ -1,7 +1,7 @@
 """The options of mount(8) and fstab(5): what libfuse takes, what goes without saying, what is refused."""
 
 from fusemirror.errors import UsageError
-from fusemirror.settings import MountOptions
+from fusemirror.settings import KernelSession, MountOptions
 
 FUSE_OPTIONS = {
     "allow_other": "allow_other",
@@ -27,6 +27,9 @@ ROOT_OPTIONS = {
 """What root mounts is for everyone, with the kernel checking permissions, as other filesystems are. But what
 the other host's root made is no device here, and gives nobody this host's privileges, unless asked for."""
 
+SESSION_OPTIONS = {f"session={kind}": kind for kind in KernelSession}
+"""Options that say who serves the kernel's requests; the last counts."""
+
 IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
 """Options that hold anyway, or that concern mount(8) alone."""
@@ -43,12 +46,15 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
     `sloppy` passes over unknown ones, as mount(8) asks with -s.
     """
     fuse = dict(ROOT_OPTIONS) if as_root else {}
+    session = MountOptions().session
     for option in filter(None, text.split(",")):
         key = option.partition("=")[0]
         if key in REFUSED_OPTIONS:
             raise UsageError(f"mount option {key}: {REFUSED_OPTIONS[key]}")
         if option in FUSE_OPTIONS:
             fuse[FUSE_OPTIONS[option]] = option
+        elif option in SESSION_OPTIONS:
+            session = SESSION_OPTIONS[option]
         elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:
             raise UsageError(f"unknown mount option {option}; see mount.fusemirror(8)")
-    return MountOptions(fuse=tuple(fuse.values()))
+    return MountOptions(fuse=tuple(fuse.values()), session=session)

@@ -22,6 +22,7 @@ from fusemirror.control.conflicts import check_reserved
 from fusemirror.control.deciding import nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
+from fusemirror.filesystem.answers import Listing, list_entry
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_entry
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
@@ -188,7 +189,7 @@ class Operations(pyfuse3.Operations):
         await self._unit.flush(self._directories[fh].inode)
 
     @answers_errno
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken | Listing) -> None:
         handle = self._directories[fh]
         position = start_id
         if position < _DOT_DOT:
@@ -209,20 +210,22 @@ class Operations(pyfuse3.Operations):
                     continue
                 shown = self._entry(unit.shown(inode))
                 shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
-                if not pyfuse3.readdir_reply(token, name, shown, cookie + _DOT_DOT):
+                if not list_entry(token, name, shown, cookie + _DOT_DOT):
                     return
                 self._cache.named(inode.number)
 
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
 
-    async def _reply_dots(self, own: Inode, position: int, token: pyfuse3.ReaddirToken) -> bool:
+    async def _reply_dots(
+        self, own: Inode, position: int, token: pyfuse3.ReaddirToken | Listing
+    ) -> bool:
         if own.nlink == 0:
             return False  # a removed directory lists nothing, not even itself
-        if position < _DOT and not pyfuse3.readdir_reply(token, b".", self._entry(own), _DOT):
+        if position < _DOT and not list_entry(token, b".", self._entry(own), _DOT):
             return False
         parent = await self._unit.attributes(own.parent)
-        return bool(pyfuse3.readdir_reply(token, b"..", self._entry(parent), _DOT_DOT))
+        return list_entry(token, b"..", self._entry(parent), _DOT_DOT)
 
     # --- attributes ---------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import pytest
 
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.errors import UsageError
+from fusemirror.settings import KernelSession
 
 
 def fuse(text: str, *, as_root: bool = False) -> set[str]:
@@ -37,7 +38,13 @@ def test_the_last_of_two_that_contradict_counts() -> None:
     assert fuse("rw,ro") == {"ro"}
 
 
-@pytest.mark.parametrize("option", ["remount", "bind", "colour", "rw,sync", "allow_other=1"])
+def test_the_session_with_the_kernel_can_be_chosen() -> None:
+    for chosen in KernelSession:
+        options = parse_mount_options(f"session=pyfuse3,noexec,session={chosen}", as_root=False)
+        assert (options.session, options.fuse) == (chosen, ("noexec",))
+
+
+@pytest.mark.parametrize("option", ["session=mine", "remount", "bind", "colour", "rw,sync", "allow_other=1"])
 def test_what_cannot_be_honoured_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="option"):
         fuse(option)

@@ -1,0 +1,335 @@
+"""`Operations` behind our own session with the kernel: each request becomes one call of a handler.
+
+It does what pyfuse3's own loop does, without what that costs: `kernel/session.py` reads and replies.
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+import pyfuse3
+
+from fusemirror.errors import MalformedRequest
+from fusemirror.filesystem.answers import Listing, attr_of, entry_of, open_flags_of, statfs_of
+from fusemirror.kernel import codec
+from fusemirror.kernel.codec import NS_PER_S, InHeader, Opcode, Reply
+
+log = logging.getLogger(__name__)
+
+_XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
+
+Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, Reply]]
+
+
+class Caller(NamedTuple):
+    """Who makes something: pyfuse3's RequestContext, which only pyfuse3 can make. `InHeader` serves as
+    the same where no umask is asked for."""
+
+    uid: int
+    gid: int
+    pid: int
+    umask: int
+
+
+class SetattrFields(NamedTuple):
+    """pyfuse3's, which only pyfuse3 can fill in."""
+
+    update_atime: bool
+    update_mtime: bool
+    update_ctime: bool
+    update_mode: bool
+    update_uid: bool
+    update_gid: bool
+    update_size: bool
+
+
+class OperationsServer:
+    """The `Server` of a session. A bug, too, is answered: with EIO, a trace in the log, and `on_bug`."""
+
+    def __init__(
+        self, operations: pyfuse3.Operations, now_ns: Callable[[], int], on_bug: Callable[[], None]
+    ) -> None:
+        # Its handlers take our own Caller and SetattrFields as well, and pyfuse3's types say otherwise.
+        self._operations: Any = operations
+        self._now_ns = now_ns
+        self._on_bug = on_bug
+        self._handlers: dict[int, Handler] = {
+            Opcode.LOOKUP: self._lookup,
+            Opcode.GETATTR: self._getattr,
+            Opcode.SETATTR: self._setattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.SYMLINK: self._symlink,
+            Opcode.MKNOD: self._mknod,
+            Opcode.MKDIR: self._mkdir,
+            Opcode.UNLINK: self._unlink,
+            Opcode.RMDIR: self._rmdir,
+            Opcode.RENAME: self._rename,
+            Opcode.RENAME2: self._rename2,
+            Opcode.LINK: self._link,
+            Opcode.OPEN: self._open,
+            Opcode.READ: self._read,
+            Opcode.WRITE: self._write,
+            Opcode.STATFS: self._statfs,
+            Opcode.RELEASE: self._release,
+            Opcode.FSYNC: self._fsync,
+            Opcode.SETXATTR: self._setxattr,
+            Opcode.GETXATTR: self._getxattr,
+            Opcode.LISTXATTR: self._listxattr,
+            Opcode.REMOVEXATTR: self._removexattr,
+            Opcode.FLUSH: self._flush,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+            Opcode.FSYNCDIR: self._fsyncdir,
+            Opcode.ACCESS: self._access,
+            Opcode.CREATE: self._create,
+            Opcode.DESTROY: self._destroy,
+            Opcode.IOCTL: self._ioctl,
+        }
+
+    def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
+        handler = self._handlers.get(header.opcode)
+        if handler is not None:
+            return self._answer(handler, header, body)
+        if header.opcode == Opcode.FORGET:
+            self._operations.forget([(header.nodeid, codec.FORGET_IN.read(body).nlookup)])
+        elif header.opcode == Opcode.BATCH_FORGET:
+            self._operations.forget(codec.forgotten_in(body))
+        return None
+
+    async def _answer(self, handler: Handler, header: InHeader, body: memoryview) -> Reply:
+        try:
+            return await handler(header, body)
+        except pyfuse3.FUSEError as error:
+            return codec.error_reply(header.unique, error.errno)
+        except MalformedRequest:
+            raise
+        except Exception:
+            log.critical("a bug in serving opcode %d: please report it", header.opcode, exc_info=True)
+            self._on_bug()
+            return codec.error_reply(header.unique, errno.EIO)
+
+    async def untaken(self, header: InHeader, reply: Reply) -> None:
+        handed = codec.handed_by(header.opcode, reply)
+        if handed.file is not None:
+            await self._operations.release(handed.file)
+        if handed.directory is not None:
+            await self._operations.releasedir(handed.directory)
+        if handed.inodes:
+            self._operations.forget([(inode, 1) for inode in handed.inodes])
+
+    # --- names ------------------------------------------------------------------------------------------
+
+    async def _lookup(self, header: InHeader, body: memoryview) -> Reply:
+        (name,) = codec.names_in(body, 0, 1)
+        return self._entry(header, await self._operations.lookup(header.nodeid, name, header))
+
+    def _entry(self, header: InHeader, entry: pyfuse3.EntryAttributes) -> Reply:
+        return codec.entry_reply(header.unique, entry_of(entry))
+
+    async def _mknod(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.MKNOD_IN.read(body)
+        (name,) = codec.names_in(body, codec.MKNOD_IN.size, 1)
+        caller = Caller(header.uid, header.gid, header.pid, asked.umask)
+        made = await self._operations.mknod(header.nodeid, name, asked.mode, asked.rdev, caller)
+        return self._entry(header, made)
+
+    async def _mkdir(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.MKDIR_IN.read(body)
+        (name,) = codec.names_in(body, codec.MKDIR_IN.size, 1)
+        caller = Caller(header.uid, header.gid, header.pid, asked.umask)
+        mode = stat.S_IFDIR | stat.S_IMODE(asked.mode)
+        return self._entry(header, await self._operations.mkdir(header.nodeid, name, mode, caller))
+
+    async def _symlink(self, header: InHeader, body: memoryview) -> Reply:
+        name, target = codec.names_in(body, 0, 2)
+        return self._entry(header, await self._operations.symlink(header.nodeid, name, target, header))
+
+    async def _link(self, header: InHeader, body: memoryview) -> Reply:
+        inode = codec.LINK_IN.read(body).oldnodeid
+        (name,) = codec.names_in(body, codec.LINK_IN.size, 1)
+        return self._entry(header, await self._operations.link(inode, header.nodeid, name, header))
+
+    async def _unlink(self, header: InHeader, body: memoryview) -> Reply:
+        (name,) = codec.names_in(body, 0, 1)
+        await self._operations.unlink(header.nodeid, name, header)
+        return codec.empty_reply(header.unique)
+
+    async def _rmdir(self, header: InHeader, body: memoryview) -> Reply:
+        (name,) = codec.names_in(body, 0, 1)
+        await self._operations.rmdir(header.nodeid, name, header)
+        return codec.empty_reply(header.unique)
+
+    async def _rename(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.RENAME_IN.read(body)
+        return await self._move(header, asked.newdir, codec.names_in(body, codec.RENAME_IN.size, 2), 0)
+
+    async def _rename2(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.RENAME2_IN.read(body)
+        names = codec.names_in(body, codec.RENAME2_IN.size, 2)
+        return await self._move(header, asked.newdir, names, asked.flags)
+
+    async def _move(self, header: InHeader, target: int, names: list[bytes], flags: int) -> Reply:
+        old, new = names
+        await self._operations.rename(header.nodeid, old, target, new, flags, header)
+        return codec.empty_reply(header.unique)
+
+    async def _readlink(self, header: InHeader, body: memoryview) -> Reply:
+        return codec.data_reply(header.unique, await self._operations.readlink(header.nodeid, header))
+
+    # --- directories ------------------------------------------------------------------------------------
+
+    async def _opendir(self, header: InHeader, body: memoryview) -> Reply:
+        return codec.open_reply(header.unique, await self._operations.opendir(header.nodeid, header), 0)
+
+    async def _readdirplus(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.READ_IN.read(body)
+        listing = Listing(asked.size)
+        await self._operations.readdir(asked.fh, asked.offset, listing)
+        return codec.data_reply(header.unique, listing.data)
+
+    async def _releasedir(self, header: InHeader, body: memoryview) -> Reply:
+        await self._operations.releasedir(codec.RELEASE_IN.read(body).fh)
+        return codec.empty_reply(header.unique)
+
+    async def _fsyncdir(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.FSYNC_IN.read(body)
+        await self._operations.fsyncdir(asked.fh, bool(asked.fsync_flags & codec.FSYNC_FDATASYNC))
+        return codec.empty_reply(header.unique)
+
+    # --- attributes ---------------------------------------------------------------------------------------
+
+    async def _getattr(self, header: InHeader, body: memoryview) -> Reply:
+        return self._attr(header, await self._operations.getattr(header.nodeid, header))
+
+    def _attr(self, header: InHeader, entry: pyfuse3.EntryAttributes) -> Reply:
+        return codec.attr_reply(header.unique, attr_of(entry), entry.attr_timeout)
+
+    async def _setattr(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.SETATTR_IN.read(body)
+        valid, wanted = asked.valid, pyfuse3.EntryAttributes()
+        fields = SetattrFields(
+            update_atime=bool(valid & (codec.FATTR_ATIME | codec.FATTR_ATIME_NOW)),
+            update_mtime=bool(valid & (codec.FATTR_MTIME | codec.FATTR_MTIME_NOW)),
+            update_ctime=bool(valid & codec.FATTR_CTIME),
+            update_mode=bool(valid & codec.FATTR_MODE),
+            update_uid=bool(valid & codec.FATTR_UID),
+            update_gid=bool(valid & codec.FATTR_GID),
+            update_size=bool(valid & codec.FATTR_SIZE),
+        )
+        now_ns = self._now_ns()
+        wanted.st_mode, wanted.st_size = asked.mode, asked.size
+        wanted.st_uid, wanted.st_gid = asked.uid, asked.gid
+        as_told = valid & codec.FATTR_ATIME
+        wanted.st_atime_ns = asked.atime * NS_PER_S + asked.atimensec if as_told else now_ns
+        as_told = valid & codec.FATTR_MTIME
+        wanted.st_mtime_ns = asked.mtime * NS_PER_S + asked.mtimensec if as_told else now_ns
+        wanted.st_ctime_ns = asked.ctime * NS_PER_S + asked.ctimensec
+        handle = asked.fh if valid & codec.FATTR_FH else None
+        changed = await self._operations.setattr(header.nodeid, wanted, fields, handle, header)
+        return self._attr(header, changed)
+
+    async def _getxattr(self, header: InHeader, body: memoryview) -> Reply:
+        size = codec.GETXATTR_IN.read(body).size
+        (name,) = codec.names_in(body, codec.GETXATTR_IN.size, 1)
+        return _fitting(header, await self._operations.getxattr(header.nodeid, name, header), size)
+
+    async def _listxattr(self, header: InHeader, body: memoryview) -> Reply:
+        size = codec.GETXATTR_IN.read(body).size
+        names = await self._operations.listxattr(header.nodeid, header)
+        return _fitting(header, b"".join(name + b"\0" for name in names), size)
+
+    async def _setxattr(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.SETXATTR_IN.read(body)
+        (name,) = codec.names_in(body, codec.SETXATTR_IN.size, 1)
+        value = codec.data_in(body, codec.SETXATTR_IN.size + len(name) + 1, asked.size)
+        if asked.flags & ~_XATTR_FLAGS:
+            return codec.error_reply(header.unique, errno.EINVAL)
+        if asked.flags:
+            there = await self._has_xattr(header, name)
+            if there and asked.flags & os.XATTR_CREATE:
+                return codec.error_reply(header.unique, errno.EEXIST)
+            if not there and asked.flags & os.XATTR_REPLACE:
+                return codec.error_reply(header.unique, errno.ENODATA)
+        await self._operations.setxattr(header.nodeid, name, value, header)
+        return codec.empty_reply(header.unique)
+
+    async def _has_xattr(self, header: InHeader, name: bytes) -> bool:
+        try:
+            await self._operations.getxattr(header.nodeid, name, header)
+        except pyfuse3.FUSEError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return False
+        return True
+
+    async def _removexattr(self, header: InHeader, body: memoryview) -> Reply:
+        (name,) = codec.names_in(body, 0, 1)
+        await self._operations.removexattr(header.nodeid, name, header)
+        return codec.empty_reply(header.unique)
+
+    async def _access(self, header: InHeader, body: memoryview) -> Reply:
+        mask = codec.ACCESS_IN.read(body).mask
+        allowed = await self._operations.access(header.nodeid, mask, header)
+        return codec.error_reply(header.unique, 0 if allowed else errno.EACCES)
+
+    async def _statfs(self, header: InHeader, body: memoryview) -> Reply:
+        return codec.statfs_reply(header.unique, statfs_of(await self._operations.statfs(header)))
+
+    # --- files --------------------------------------------------------------------------------------------
+
+    async def _open(self, header: InHeader, body: memoryview) -> Reply:
+        flags = codec.OPEN_IN.read(body).flags
+        info = await self._operations.open(header.nodeid, flags, header)
+        return codec.open_reply(header.unique, info.fh, open_flags_of(info))
+
+    async def _create(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.CREATE_IN.read(body)
+        (name,) = codec.names_in(body, codec.CREATE_IN.size, 1)
+        caller = Caller(header.uid, header.gid, header.pid, asked.umask)
+        info, entry = await self._operations.create(header.nodeid, name, asked.mode, asked.flags, caller)
+        return codec.create_reply(header.unique, entry_of(entry), info.fh, open_flags_of(info))
+
+    async def _read(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.READ_IN.read(body)
+        data = await self._operations.read(asked.fh, asked.offset, asked.size)
+        return codec.data_reply(header.unique, data)
+
+    async def _write(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.WRITE_IN.read(body)
+        data = codec.data_in(body, codec.WRITE_IN.size, asked.size)
+        return codec.write_reply(header.unique, await self._operations.write(asked.fh, asked.offset, data))
+
+    async def _flush(self, header: InHeader, body: memoryview) -> Reply:
+        await self._operations.flush(codec.FLUSH_IN.read(body).fh)
+        return codec.empty_reply(header.unique)
+
+    async def _fsync(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.FSYNC_IN.read(body)
+        await self._operations.fsync(asked.fh, bool(asked.fsync_flags & codec.FSYNC_FDATASYNC))
+        return codec.empty_reply(header.unique)
+
+    async def _release(self, header: InHeader, body: memoryview) -> Reply:
+        await self._operations.release(codec.RELEASE_IN.read(body).fh)
+        return codec.empty_reply(header.unique)
+
+    # --- the rest -----------------------------------------------------------------------------------------
+
+    async def _ioctl(self, header: InHeader, body: memoryview) -> Reply:
+        """Python's open() asks every file whether it is a terminal."""
+        return codec.error_reply(header.unique, errno.ENOTTY)
+
+    async def _destroy(self, header: InHeader, body: memoryview) -> Reply:
+        return codec.empty_reply(header.unique)
+
+
+def _fitting(header: InHeader, data: bytes, size: int) -> Reply:
+    """An extended attribute, or their names: its size where 0 bytes are asked for."""
+    if size == 0:
+        return codec.xattr_size_reply(header.unique, len(data))
+    if len(data) > size:
+        return codec.error_reply(header.unique, errno.ERANGE)
+    return codec.data_reply(header.unique, data)

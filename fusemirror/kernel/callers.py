@@ -1,0 +1,32 @@
+"""Whether a program that waits for us has been killed, as procfs tells it.
+
+The kernel tells of the first signal only, be it SIGCHLD, and of none to a program that closes its files
+because it dies. So `proc(5)` is asked: SIGKILL is pending for every thread of a program that a signal ends,
+whichever signal that was; once a thread has begun to exit it is not, but its exit status says so.
+"""
+
+import signal
+from pathlib import Path
+
+_PROC = Path("/proc")
+_KILL = 1 << (signal.SIGKILL - 1)
+_PENDING = (b"SigPnd:", b"ShdPnd:")
+_PF_EXITING = 1 << 2  # include/linux/sched.h
+_FLAGS, _EXIT_CODE = 9 - 3, 52 - 3  # fields of stat, counted from the one after the name in brackets
+
+
+def is_dying(thread: int, proc: Path = _PROC) -> bool:
+    """Whether the thread is being ended by a signal, or has gone. 0 is one of another PID namespace."""
+    if thread == 0:
+        return False
+    try:
+        status = (proc / str(thread) / "status").read_bytes()
+        stat = (proc / str(thread) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    for line in status.splitlines():
+        if line.startswith(_PENDING) and int(line.split()[1], 16) & _KILL:
+            return True
+    fields = stat.rpartition(b")")[2].split()
+    exits = int(fields[_FLAGS]) & _PF_EXITING
+    return bool(exits and int(fields[_EXIT_CODE]) & 0x7F)  # wait(2): the number of the signal

@@ -1,0 +1,622 @@
+"""The FUSE protocol of the kernel, version 7.31 and later: requests as bytes in, replies as bytes out.
+
+No I/O. Each structure of a request or a reply is a `NamedTuple` whose fields bear the names of
+linux/fuse.h, with its layout beside it. Numbers are in the byte order of the host, and the kernel pads
+every structure by hand to 8 bytes, so formats without alignment are exact. A request that is shorter than
+its structure, or that says that it is longer than it is, is a `MalformedRequest`; what follows a structure
+that is longer than we know is newer than we are, and is passed over. Source: include/uapi/linux/fuse.h.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from struct import Struct, error
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from fusemirror.errors import MalformedRequest
+
+NS_PER_S = 1_000_000_000
+ROOT_INODE = 1
+
+
+class Opcode(IntEnum):
+    """What a request asks for; numbers that are missing here nobody serves."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    FSYNCDIR = 30
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    DESTROY = 38
+    IOCTL = 39
+    BATCH_FORGET = 42
+    READDIRPLUS = 44
+    RENAME2 = 45
+
+
+class Notification(IntEnum):
+    """What we tell the kernel unasked, in the place of an error number."""
+
+    INVAL_INODE = 2
+    INVAL_ENTRY = 3
+    STORE = 4
+    DELETE = 6
+
+
+# --- flags ----------------------------------------------------------------------------------------------
+
+INIT_DONT_MASK = 1 << 6
+INIT_HANDLE_KILLPRIV_V2 = 1 << 28
+INIT_EXT = 1 << 30  # flags2 counts
+INIT2_DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
+
+FATTR_MODE = 1 << 0
+FATTR_UID = 1 << 1
+FATTR_GID = 1 << 2
+FATTR_SIZE = 1 << 3
+FATTR_ATIME = 1 << 4
+FATTR_MTIME = 1 << 5
+FATTR_FH = 1 << 6
+FATTR_ATIME_NOW = 1 << 7
+FATTR_MTIME_NOW = 1 << 8
+FATTR_CTIME = 1 << 10
+FATTR_KILL_SUIDGID = 1 << 11
+
+FOPEN_DIRECT_IO = 1 << 0
+FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_NONSEEKABLE = 1 << 2
+
+OPEN_KILL_SUIDGID = 1 << 0
+WRITE_KILL_SUIDGID = 1 << 2
+FSYNC_FDATASYNC = 1 << 0
+
+# --- layouts --------------------------------------------------------------------------------------------
+
+T = TypeVar("T", bound=NamedTuple)
+
+
+class Layout(Generic[T]):
+    """How a structure lies in memory."""
+
+    def __init__(self, kind: type[T], form: str) -> None:
+        struct = Struct("=" + form)
+        self.kind = kind
+        self.format = form
+        self.size = struct.size
+        self.pack = struct.pack
+        self._unpack = struct.unpack_from
+        self._make: Any = kind._make
+
+    def read(self, data: bytes | memoryview, offset: int = 0) -> T:
+        """The structure at `offset`; MalformedRequest where the bytes end within it."""
+        try:
+            made: T = self._make(self._unpack(data, offset))
+        except error:
+            raise MalformedRequest(f"{len(data) - offset} bytes for {self.kind.__name__}") from None
+        return made
+
+
+class InHeader(NamedTuple):
+    """What every request begins with. It says who asks, too: `pid` is a thread's, 0 for none of ours."""
+
+    len: int
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    total_extlen: int
+    padding: int
+
+
+class ForgetIn(NamedTuple):
+    nlookup: int
+
+
+class BatchForgetIn(NamedTuple):
+    count_: int  # `count` is a method of every tuple
+    dummy: int
+
+
+class ForgetOne(NamedTuple):
+    nodeid: int
+    nlookup: int
+
+
+class GetattrIn(NamedTuple):
+    getattr_flags: int
+    dummy: int
+    fh: int
+
+
+class SetattrIn(NamedTuple):
+    valid: int
+    padding: int
+    fh: int
+    size: int
+    lock_owner: int
+    atime: int
+    mtime: int
+    ctime: int
+    atimensec: int
+    mtimensec: int
+    ctimensec: int
+    mode: int
+    unused4: int
+    uid: int
+    gid: int
+    unused5: int
+
+
+class MknodIn(NamedTuple):
+    mode: int
+    rdev: int
+    umask: int
+    padding: int
+
+
+class MkdirIn(NamedTuple):
+    mode: int
+    umask: int
+
+
+class RenameIn(NamedTuple):
+    newdir: int
+
+
+class Rename2In(NamedTuple):
+    newdir: int
+    flags: int
+    padding: int
+
+
+class LinkIn(NamedTuple):
+    oldnodeid: int
+
+
+class OpenIn(NamedTuple):
+    flags: int
+    open_flags: int
+
+
+class CreateIn(NamedTuple):
+    flags: int
+    mode: int
+    umask: int
+    open_flags: int
+
+
+class ReadIn(NamedTuple):
+    fh: int
+    offset: int
+    size: int
+    read_flags: int
+    lock_owner: int
+    flags: int
+    padding: int
+
+
+class WriteIn(NamedTuple):
+    fh: int
+    offset: int
+    size: int
+    write_flags: int
+    lock_owner: int
+    flags: int
+    padding: int
+
+
+class FlushIn(NamedTuple):
+    fh: int
+    unused: int
+    padding: int
+    lock_owner: int
+
+
+class ReleaseIn(NamedTuple):
+    fh: int
+    flags: int
+    release_flags: int
+    lock_owner: int
+
+
+class FsyncIn(NamedTuple):
+    fh: int
+    fsync_flags: int
+    padding: int
+
+
+class SetxattrIn(NamedTuple):
+    """As it is without FUSE_SETXATTR_EXT, which we do not ask for."""
+
+    size: int
+    flags: int
+
+
+class GetxattrIn(NamedTuple):
+    size: int
+    padding: int
+
+
+class AccessIn(NamedTuple):
+    mask: int
+    padding: int
+
+
+class InterruptIn(NamedTuple):
+    unique: int
+
+
+class InitIn(NamedTuple):
+    """As kernels before 7.36 send it; the second flags follow it."""
+
+    major: int
+    minor: int
+    max_readahead: int
+    flags: int
+
+
+class InitFlags2(NamedTuple):
+    flags2: int
+
+
+class OutHeader(NamedTuple):
+    len: int
+    error: int
+    unique: int
+
+
+class Attr(NamedTuple):
+    ino: int
+    size: int
+    blocks: int
+    atime: int
+    mtime: int
+    ctime: int
+    atimensec: int
+    mtimensec: int
+    ctimensec: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    blksize: int
+    flags: int
+
+
+class EntryOut(NamedTuple):
+    """Without the attributes, which follow it."""
+
+    nodeid: int
+    generation: int
+    entry_valid: int
+    attr_valid: int
+    entry_valid_nsec: int
+    attr_valid_nsec: int
+
+
+class AttrOut(NamedTuple):
+    """Without the attributes, which follow it."""
+
+    attr_valid: int
+    attr_valid_nsec: int
+    dummy: int
+
+
+class OpenOut(NamedTuple):
+    fh: int
+    open_flags: int
+    padding: int
+
+
+class WriteOut(NamedTuple):
+    size: int
+    padding: int
+
+
+class GetxattrOut(NamedTuple):
+    size: int
+    padding: int
+
+
+class Kstatfs(NamedTuple):
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    bsize: int
+    namelen: int
+    frsize: int
+
+
+class Dirent(NamedTuple):
+    ino: int
+    off: int
+    namelen: int
+    type: int
+
+
+class InitOut(NamedTuple):
+    major: int
+    minor: int
+    max_readahead: int
+    flags: int
+    max_background: int
+    congestion_threshold: int
+    max_write: int
+    time_gran: int
+    max_pages: int
+    map_alignment: int
+    flags2: int
+
+
+class NotifyInvalInodeOut(NamedTuple):
+    ino: int
+    off: int
+    len: int
+
+
+class NotifyInvalEntryOut(NamedTuple):
+    parent: int
+    namelen: int
+    flags: int
+
+
+class NotifyDeleteOut(NamedTuple):
+    parent: int
+    child: int
+    namelen: int
+    padding: int
+
+
+class NotifyStoreOut(NamedTuple):
+    nodeid: int
+    offset: int
+    size: int
+    padding: int
+
+
+_HEAD, _ATTR, _ENTRY, _OPEN = "IiQ", "QQQqqqIIIIIIIIII", "QQQQII", "QII"
+
+IN_HEADER = Layout(InHeader, "IIQQIIIHH")
+FORGET_IN = Layout(ForgetIn, "Q")
+BATCH_FORGET_IN = Layout(BatchForgetIn, "II")
+FORGET_ONE = Layout(ForgetOne, "QQ")
+GETATTR_IN = Layout(GetattrIn, "IIQ")
+SETATTR_IN = Layout(SetattrIn, "IIQQQqqqIIIIIIII")
+MKNOD_IN = Layout(MknodIn, "IIII")
+MKDIR_IN = Layout(MkdirIn, "II")
+RENAME_IN = Layout(RenameIn, "Q")
+RENAME2_IN = Layout(Rename2In, "QII")
+LINK_IN = Layout(LinkIn, "Q")
+OPEN_IN = Layout(OpenIn, "II")
+CREATE_IN = Layout(CreateIn, "IIII")
+READ_IN = Layout(ReadIn, "QQIIQII")
+WRITE_IN = Layout(WriteIn, "QQIIQII")
+FLUSH_IN = Layout(FlushIn, "QIIQ")
+RELEASE_IN = Layout(ReleaseIn, "QIIQ")
+FSYNC_IN = Layout(FsyncIn, "QII")
+SETXATTR_IN = Layout(SetxattrIn, "II")
+GETXATTR_IN = Layout(GetxattrIn, "II")
+ACCESS_IN = Layout(AccessIn, "II")
+INTERRUPT_IN = Layout(InterruptIn, "Q")
+INIT_IN = Layout(InitIn, "IIII")
+INIT_FLAGS2 = Layout(InitFlags2, "I")
+
+OUT_HEADER = Layout(OutHeader, _HEAD)
+ATTR = Layout(Attr, _ATTR)
+ENTRY_OUT = Layout(EntryOut, _ENTRY)
+ATTR_OUT = Layout(AttrOut, "QII")
+OPEN_OUT = Layout(OpenOut, _OPEN)
+WRITE_OUT = Layout(WriteOut, "II")
+GETXATTR_OUT = Layout(GetxattrOut, "II")
+KSTATFS = Layout(Kstatfs, "QQQQQIII28x")  # padding and six spare numbers
+DIRENT = Layout(Dirent, "QQII")
+INIT_OUT = Layout(InitOut, "IIIIHHIIHHI28x")
+
+NOTIFY_INVAL_INODE_OUT = Layout(NotifyInvalInodeOut, "Qqq")
+NOTIFY_INVAL_ENTRY_OUT = Layout(NotifyInvalEntryOut, "QII")
+NOTIFY_DELETE_OUT = Layout(NotifyDeleteOut, "QQII")
+NOTIFY_STORE_OUT = Layout(NotifyStoreOut, "QQII")
+
+# Whole replies, so that each is made in one step.
+_ATTR_REPLY = Struct("=" + _HEAD + "QII" + _ATTR)
+_ENTRY_REPLY = Struct("=" + _HEAD + _ENTRY + _ATTR)
+_OPEN_REPLY = Struct("=" + _HEAD + _OPEN)
+_CREATE_REPLY = Struct("=" + _HEAD + _ENTRY + _ATTR + _OPEN)
+_WRITE_REPLY = Struct("=" + _HEAD + "II")
+_DIRENTPLUS = Struct("=" + _ENTRY + _ATTR + "QQII")
+
+# --- requests -------------------------------------------------------------------------------------------
+
+
+def names_in(body: memoryview, offset: int, count: int) -> list[bytes]:
+    """`count` strings, each with a zero after it, that stand one after the other from `offset` on."""
+    names = bytes(body[offset:]).split(b"\0", count)
+    if len(names) <= count:
+        raise MalformedRequest(f"{len(names) - 1} names where there should be {count}")
+    return names[:count]
+
+
+def data_in(body: memoryview, offset: int, size: int) -> bytes:
+    """The `size` bytes that stand at `offset`, which outlive the buffer of the request."""
+    data = bytes(body[offset : offset + size])
+    if len(data) != size:
+        raise MalformedRequest(f"{len(data)} bytes of data where there should be {size}")
+    return data
+
+
+def forgotten_in(body: memoryview) -> list[tuple[int, int]]:
+    """What a BATCH_FORGET says: inodes, and how many references to each are given back."""
+    count = BATCH_FORGET_IN.read(body).count_
+    start, size = BATCH_FORGET_IN.size, FORGET_ONE.size
+    if len(body) < start + count * size:
+        raise MalformedRequest(f"{len(body)} bytes for {count} inodes to forget")
+    return [FORGET_ONE.read(body, start + index * size) for index in range(count)]
+
+
+# --- replies --------------------------------------------------------------------------------------------
+
+Reply = tuple[bytes, ...]
+"""The parts of a reply, to be written by one call."""
+
+
+def error_reply(unique: int, errno: int) -> Reply:
+    return (OUT_HEADER.pack(OUT_HEADER.size, -errno, unique),)
+
+
+def empty_reply(unique: int) -> Reply:
+    return (OUT_HEADER.pack(OUT_HEADER.size, 0, unique),)
+
+
+def data_reply(unique: int, data: bytes) -> Reply:
+    return OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique), data
+
+
+def _duration(seconds: float) -> tuple[int, int]:
+    whole = int(seconds)
+    return whole, int((seconds - whole) * NS_PER_S)
+
+
+def attr_reply(unique: int, attr: tuple[int, ...], attr_s: float) -> Reply:
+    valid, valid_ns = _duration(attr_s) if attr_s else (0, 0)
+    return (_ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, valid, valid_ns, 0, *attr),)
+
+
+def entry_fields(attr: tuple[int, ...], entry_s: float, attr_s: float, generation: int) -> tuple[int, ...]:
+    entry_valid, entry_ns = _duration(entry_s)
+    attr_valid, attr_ns = _duration(attr_s)
+    return attr[0], generation, entry_valid, attr_valid, entry_ns, attr_ns, *attr
+
+
+def entry_reply(unique: int, entry: tuple[int, ...]) -> Reply:
+    return (_ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, *entry),)
+
+
+def open_reply(unique: int, fh: int, open_flags: int) -> Reply:
+    return (_OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, fh, open_flags, 0),)
+
+
+def create_reply(unique: int, entry: tuple[int, ...], fh: int, open_flags: int) -> Reply:
+    return (_CREATE_REPLY.pack(_CREATE_REPLY.size, 0, unique, *entry, fh, open_flags, 0),)
+
+
+def write_reply(unique: int, size: int) -> Reply:
+    return (_WRITE_REPLY.pack(_WRITE_REPLY.size, 0, unique, size, 0),)
+
+
+def xattr_size_reply(unique: int, size: int) -> Reply:
+    return data_reply(unique, GETXATTR_OUT.pack(size, 0))
+
+
+def statfs_reply(unique: int, found: Kstatfs) -> Reply:
+    return data_reply(unique, KSTATFS.pack(*found))
+
+
+def directory_entry(name: bytes, entry: tuple[int, ...], offset: int, kind: int) -> bytes:
+    """One name of a READDIRPLUS's data: `entry` as of `entry_fields`, `kind` as of dirent(5)."""
+    record = _DIRENTPLUS.pack(*entry, entry[0], offset, len(name), kind) + name
+    return record + bytes(-len(record) % 8)
+
+
+def directory_entries(data: bytes) -> Iterator[tuple[bytes, EntryOut, Dirent]]:
+    """The names in a READDIRPLUS's data."""
+    position = 0
+    while position < len(data):
+        entry = ENTRY_OUT.read(data, position)
+        dirent = DIRENT.read(data, position + ENTRY_OUT.size + ATTR.size)
+        start = position + _DIRENTPLUS.size
+        yield data[start : start + dirent.namelen], entry, dirent
+        position = start + dirent.namelen
+        position += -position % 8
+
+
+class Handed(NamedTuple):
+    """What a reply hands to the kernel, which it gives back by FORGET, RELEASE and RELEASEDIR."""
+
+    inodes: list[int]
+    file: int | None = None
+    directory: int | None = None
+
+
+_WITH_ENTRY = {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE}
+_DOTS = (b".", b"..")
+
+
+def handed_by(opcode: int, reply: Reply) -> Handed:
+    """What a reply to a request would hand to the kernel, if the kernel took it."""
+    data = b"".join(reply)
+    if OUT_HEADER.read(data).error:
+        return Handed([])
+    start = OUT_HEADER.size
+    if opcode == Opcode.OPEN:
+        return Handed([], file=OPEN_OUT.read(data, start).fh)
+    if opcode == Opcode.OPENDIR:
+        return Handed([], directory=OPEN_OUT.read(data, start).fh)
+    if opcode == Opcode.READDIRPLUS:
+        listed = directory_entries(data[start:])
+        return Handed([entry.nodeid for name, entry, _ in listed if entry.nodeid and name not in _DOTS])
+    if opcode in _WITH_ENTRY:
+        inode = ENTRY_OUT.read(data, start).nodeid
+        opened = (
+            OPEN_OUT.read(data, start + ENTRY_OUT.size + ATTR.size).fh if opcode == Opcode.CREATE else None
+        )
+        return Handed([inode] if inode else [], file=opened)
+    return Handed([])
+
+
+# --- notifications --------------------------------------------------------------------------------------
+
+
+def _notification(code: Notification, parts: Iterable[bytes]) -> bytes:
+    body = b"".join(parts)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), code, 0) + body
+
+
+def invalidate_inode(inode: int, offset: int, length: int) -> bytes:
+    """Let the kernel drop the attributes of an inode, and its pages from `offset` on: to the end where
+    `length` is 0, none where `offset` is negative."""
+    return _notification(Notification.INVAL_INODE, [NOTIFY_INVAL_INODE_OUT.pack(inode, offset, length)])
+
+
+def invalidate_entry(parent: int, name: bytes) -> bytes:
+    out = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)
+    return _notification(Notification.INVAL_ENTRY, [out, name, b"\0"])
+
+
+def delete_entry(parent: int, child: int, name: bytes) -> bytes:
+    out = NOTIFY_DELETE_OUT.pack(parent, child, len(name), 0)
+    return _notification(Notification.DELETE, [out, name, b"\0"])
+
+
+def store(inode: int, offset: int, data: bytes) -> bytes:
+    out = NOTIFY_STORE_OUT.pack(inode, offset, len(data), 0)
+    return _notification(Notification.STORE, [out, data])

@@ -1,0 +1,271 @@
+"""The session with the kernel: reads requests from /dev/fuse, lets them be served, writes the replies.
+
+One task reads at a time, in the kernel's order, without blocking, until there is nothing more. A request's
+handler starts in the reader's own task. What need not wait is answered there, without a change of task;
+at the first wait of a handler another task becomes the reader, and the handler goes on in the task in which
+it began. So the number of tasks is that of the requests that wait, and a few that are ready to read.
+
+**Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
+data; beyond, nothing is read, and the kernel keeps the others.
+
+**Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
+fail that do not expect EINTR of a file. But a program that is being killed is let go: its request is
+answered with EINTR, which nobody sees, while the handler goes on, so that a change that is under way
+takes effect once, or not at all. What its answer would have handed to the kernel is taken back
+(`Server.untaken`).
+
+**Mistakes.** A request that cannot be read is answered with EIO. Any other exception that leaves a handler
+or the reader ends `run`: handlers answer for their own mistakes.
+"""
+
+import errno
+import logging
+import os
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, Protocol
+
+import trio
+
+from fusemirror.errors import MalformedRequest
+from fusemirror.kernel import codec
+from fusemirror.kernel.callers import is_dying
+from fusemirror.kernel.codec import IN_HEADER, InHeader, Opcode, Reply, error_reply
+from fusemirror.limits import (
+    CALLER_LOOK_S,
+    REQUESTS_IDLE,
+    REQUESTS_PER_TURN,
+    REQUESTS_WAITING_BYTES_MAX,
+    REQUESTS_WAITING_MAX,
+    WRITE_BYTES_MAX,
+)
+
+log = logging.getLogger(__name__)
+
+BUFFER_BYTES = (
+    WRITE_BYTES_MAX + 4096
+)  # libfuse's, by which it answers FUSE_INIT; the kernel takes none smaller
+_ABORTED = errno.ENOENT  # the request, before it was read or answered
+_UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
+
+_WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
+
+Handling = Coroutine[Any, Any, Reply]
+
+
+class Server(Protocol):
+    """What serves the requests. All that it keeps of a request's body it must copy before it waits."""
+
+    def serve(self, header: InHeader, body: memoryview) -> Handling | None:
+        """Begin with a request; None for one that has no reply, or whose reply is `unserved`."""
+
+    async def untaken(self, header: InHeader, reply: Reply) -> None:
+        """The kernel did not get this reply: what it hands out is taken back on return."""
+
+
+class _Waiting:
+    """A request whose handler has to wait, from then on until it has ended."""
+
+    __slots__ = ("answered", "bytes", "header", "since")
+
+    def __init__(self, header: InHeader, size: int) -> None:
+        self.header = header
+        self.bytes = size
+        self.since = trio.current_time()
+        self.answered = False  # with EINTR, before the handler has ended
+
+
+@types.coroutine
+def _resumed(handling: Handling, trap: Any) -> Generator[Any, Any, Reply]:
+    """Go on with a coroutine that this task began by `send(None)`, and that has yielded `trap` to trio.
+
+    trio sends outcomes, also of a cancellation, and throws nothing.
+    """
+    while True:
+        try:
+            trap = handling.send((yield trap))
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
+
+
+class Session:
+    """The one session of a mount, over the descriptor that leads to the kernel once FUSE_INIT is answered."""
+
+    def __init__(self, device: int, server: Server) -> None:
+        self._device = device
+        self._server = server
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._ended = False
+        self._waiting: dict[int, _Waiting] = {}  # by the kernel's number of the request
+        self._waiting_bytes = 0
+        self._room = trio.Event()
+        self._parked: list[trio.lowlevel.Task] = []
+
+    async def run(self) -> None:
+        """Serve until unmounted or stopped, and until every handler that had begun has ended.
+
+        Cancelled, or left by an exception, it answers nothing more: the mount is to be ended then.
+        """
+        os.set_blocking(self._device, False)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_letting_go)
+                async with trio.open_nursery() as working:
+                    working.start_soon(self._work, working)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ended = True
+            os.set_blocking(self._device, True)  # it is libfuse's again, which unmounts
+
+    def stop(self) -> None:
+        """Read no more; `run` ends when what has begun has ended. Nothing where it has ended already."""
+        if not self._ended:
+            self._end()
+            trio.lowlevel.notify_closing(self._device)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._room.set()
+        for task in self._parked:
+            trio.lowlevel.reschedule(task)
+        self._parked.clear()
+
+    # --- tasks ----------------------------------------------------------------------------------------
+
+    async def _work(self, nursery: trio.Nursery) -> None:
+        """Read; go on with a request that has to wait, while another task reads; be at hand."""
+        while not self._ended:
+            begun = await self._read()
+            if begun is None:
+                self._end()
+                return
+            if self._parked:
+                trio.lowlevel.reschedule(self._parked.pop())
+            else:
+                nursery.start_soon(self._work, nursery)
+            await self._finish(*begun)
+            if self._ended or len(self._parked) >= REQUESTS_IDLE:
+                return
+            await self._park()
+
+    async def _park(self) -> None:
+        """Return as the reader, or at the end."""
+        task = trio.lowlevel.current_task()
+        self._parked.append(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _read(self) -> tuple[_Waiting, Handling, Any] | None:
+        """Answer what need not wait. Return with what has to, and with its first trap; None at the end."""
+        device, buffers, view = self._device, [self._buffer], memoryview(self._buffer)
+        readv, read_header, header_bytes = os.readv, IN_HEADER.read, IN_HEADER.size
+        serve = self._server.serve
+        while not self._ended:
+            if self._is_full():
+                self._room = trio.Event()
+                await self._room.wait()
+                continue
+            try:
+                await trio.lowlevel.wait_readable(device)
+            except trio.ClosedResourceError:
+                return None
+            for _ in range(REQUESTS_PER_TURN):
+                try:
+                    size = readv(device, buffers)
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno == _ABORTED:
+                        continue
+                    if error.errno in _UNMOUNTED:
+                        return None
+                    raise
+                if not size:
+                    return None
+                header = read_header(view)
+                try:
+                    if header.len != size:
+                        raise MalformedRequest(f"{size} bytes that say they are {header.len}")
+                    handling = serve(header, view[header_bytes:size])
+                    if handling is None:
+                        self._answer_itself(header, view[header_bytes:size])
+                        continue
+                    trap = handling.send(None)
+                except StopIteration as end:
+                    self._reply(end.value)
+                except MalformedRequest as error:
+                    self._refuse(header, error)
+                else:
+                    return self._begin_to_wait(header, size), handling, trap
+        return None
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= REQUESTS_WAITING_MAX or self._waiting_bytes > REQUESTS_WAITING_BYTES_MAX
+
+    def _begin_to_wait(self, header: InHeader, size: int) -> _Waiting:
+        waiting = _Waiting(header, size)
+        self._waiting[header.unique] = waiting
+        self._waiting_bytes += size
+        return waiting
+
+    async def _finish(self, waiting: _Waiting, handling: Handling, trap: Any) -> None:
+        header = waiting.header
+        try:
+            reply = await _resumed(handling, trap)
+        except MalformedRequest as error:
+            self._refuse(header, error)
+            return
+        finally:
+            del self._waiting[header.unique]
+            self._waiting_bytes -= waiting.bytes
+            self._room.set()
+        if waiting.answered:
+            await self._server.untaken(header, reply)
+        else:
+            self._reply(reply)
+
+    # --- replies --------------------------------------------------------------------------------------
+
+    def _reply(self, reply: Reply) -> None:
+        try:
+            os.writev(self._device, reply)
+        except OSError as error:
+            # A request is only aborted with its connection: then the kernel gives nothing back any more.
+            if error.errno != _ABORTED and error.errno not in _UNMOUNTED:
+                raise
+
+    def _refuse(self, header: InHeader, error: MalformedRequest) -> None:
+        log.error("%s (opcode %d)", error, header.opcode)
+        if header.opcode not in _WITHOUT_REPLY:
+            self._reply(error_reply(header.unique, errno.EIO))
+
+    def _answer_itself(self, header: InHeader, body: memoryview) -> None:
+        """What the server has nothing to do with, or does not know."""
+        opcode = header.opcode
+        if opcode == Opcode.INTERRUPT:
+            waiting = self._waiting.get(codec.INTERRUPT_IN.read(body).unique)
+            if waiting is not None:
+                self._let_go_if_dying(waiting)
+        elif opcode not in _WITHOUT_REPLY:
+            self._reply(error_reply(header.unique, errno.ENOSYS))
+
+    # --- programs that are killed -----------------------------------------------------------------------
+
+    async def _run_letting_go(self) -> None:
+        """Let those go whom no interrupt tells of: the kernel sends one for the first signal only."""
+        while True:
+            await trio.sleep(CALLER_LOOK_S)
+            before = trio.current_time() - CALLER_LOOK_S
+            for waiting in list(self._waiting.values()):
+                if waiting.since <= before:
+                    self._let_go_if_dying(waiting)
+
+    def _let_go_if_dying(self, waiting: _Waiting) -> None:
+        if not waiting.answered and is_dying(waiting.header.pid):
+            waiting.answered = True
+            self._reply(error_reply(waiting.header.unique, errno.EINTR))

@@ -1,0 +1,255 @@
+"""Requests as bytes to the handlers over a real volume, and their replies as bytes again."""
+
+import errno
+import os
+import stat
+from typing import Any
+
+import pyfuse3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusemirror.errors import MalformedRequest
+from fusemirror.filesystem.operations import Operations
+from fusemirror.filesystem.server import OperationsServer
+from fusemirror.kernel import codec
+from fusemirror.kernel.codec import NS_PER_S, Attr, InHeader, Opcode
+from tests.filesystem.conftest import never
+
+NOW_NS = 1_700_000_000 * NS_PER_S + 5
+ROOT = codec.ROOT_INODE
+
+
+class Kernel:
+    """What a kernel asks, and what it makes of the answers."""
+
+    def __init__(self, server: OperationsServer) -> None:
+        self.server = server
+        self._unique = 0
+
+    async def ask(self, opcode: Opcode, nodeid: int, body: bytes = b"", *, uid: int = 0) -> bytes:
+        """The data of the reply; OSError for the error of one."""
+        self._unique += 2
+        length = codec.IN_HEADER.size + len(body)
+        header = InHeader(length, opcode, self._unique, nodeid, uid, uid, 4711, 0, 0)
+        handling = self.server.serve(header, memoryview(body))
+        assert handling is not None
+        self.reply = await handling
+        self.header = header
+        data = b"".join(self.reply)
+        found = codec.OUT_HEADER.read(data)
+        assert (found.len, found.unique) == (len(data), self._unique)
+        if found.error:
+            raise OSError(-found.error, os.strerror(-found.error))
+        return data[codec.OUT_HEADER.size :]
+
+    async def refused(self, opcode: Opcode, nodeid: int, body: bytes = b"") -> str:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is looked at
+            await self.ask(opcode, nodeid, body)
+        return errno.errorcode[caught.value.errno or 0]
+
+    async def create(self, name: bytes, mode: int = 0o644, flags: int = os.O_RDWR) -> tuple[int, int]:
+        """The new inode, and the handle."""
+        asked = codec.CREATE_IN.pack(flags, stat.S_IFREG | mode, 0o022, 0)
+        data = await self.ask(Opcode.CREATE, ROOT, asked + name + b"\0")
+        opened = codec.OPEN_OUT.read(data, codec.ENTRY_OUT.size + codec.ATTR.size)
+        return codec.ENTRY_OUT.read(data).nodeid, opened.fh
+
+    async def attributes(self, inode: int) -> Attr:
+        data = await self.ask(Opcode.GETATTR, inode, codec.GETATTR_IN.pack(0, 0, 0))
+        return codec.ATTR.read(data, codec.ATTR_OUT.size)
+
+    async def names(self, handle: int, *, offset: int = 0, size: int = 4096) -> list[tuple[bytes, int, int]]:
+        """Names, their inodes and types."""
+        data = await self.ask(Opcode.READDIRPLUS, ROOT, codec.READ_IN.pack(handle, offset, size, 0, 0, 0, 0))
+        assert len(data) <= size
+        self.last_offset = 0
+        found = []
+        for name, entry, dirent in codec.directory_entries(data):
+            self.last_offset = dirent.off
+            found.append((name, entry.nodeid, dirent.type))
+        return found
+
+
+@pytest.fixture
+def kernel(operations: Operations) -> Kernel:
+    return Kernel(OperationsServer(operations, lambda: NOW_NS, never))
+
+
+async def test_a_file_is_made_written_read_and_closed(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    written = await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 3, 5, 0, 0, 0, 0) + b"hello")
+    assert codec.WRITE_OUT.read(written).size == 5
+    read = await kernel.ask(Opcode.READ, inode, codec.READ_IN.pack(handle, 0, 100, 0, 0, 0, 0))
+    assert read == b"\0\0\0hello"
+    assert await kernel.ask(Opcode.FLUSH, inode, codec.FLUSH_IN.pack(handle, 0, 0, 0)) == b""
+    assert await kernel.ask(Opcode.FSYNC, inode, codec.FSYNC_IN.pack(handle, 1, 0)) == b""
+    assert await kernel.ask(Opcode.RELEASE, inode, codec.RELEASE_IN.pack(handle, 0, 0, 0)) == b""
+    attributes = await kernel.attributes(inode)
+    assert (attributes.ino, attributes.size, attributes.mode) == (inode, 8, stat.S_IFREG | 0o644)
+    assert attributes.blksize == 4096
+
+
+async def test_it_is_opened_anew_as_the_kernel_asks(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    opened = codec.OPEN_OUT.read(await kernel.ask(Opcode.OPEN, inode, codec.OPEN_IN.pack(os.O_WRONLY, 0)))
+    assert opened.open_flags & codec.FOPEN_DIRECT_IO
+
+
+async def test_names_come_and_go(kernel: Kernel) -> None:
+    made = await kernel.ask(Opcode.MKDIR, ROOT, codec.MKDIR_IN.pack(0o777, 0o027) + b"d\0")
+    assert codec.ATTR.read(made, codec.ENTRY_OUT.size).mode == stat.S_IFDIR | 0o750
+    directory = codec.ENTRY_OUT.read(made).nodeid
+    inode, _ = await kernel.create(b"a")
+    await kernel.ask(Opcode.LINK, directory, codec.LINK_IN.pack(inode) + b"b\0")
+    await kernel.ask(Opcode.RENAME, ROOT, codec.RENAME_IN.pack(directory) + b"a\0c\0")
+    assert await kernel.refused(Opcode.LOOKUP, ROOT, b"a\0") == "ENOENT"
+    renamed = codec.RENAME2_IN.pack(directory, 1, 0) + b"b\0c\0"  # RENAME_NOREPLACE
+    assert await kernel.refused(Opcode.RENAME2, directory, renamed) == "EEXIST"
+    found = codec.ENTRY_OUT.read(await kernel.ask(Opcode.LOOKUP, directory, b"c\0"))
+    assert found.nodeid == inode
+    assert await kernel.refused(Opcode.RMDIR, ROOT, b"d\0") == "ENOTEMPTY"
+    await kernel.ask(Opcode.UNLINK, directory, b"c\0")
+    await kernel.ask(Opcode.UNLINK, directory, b"b\0")
+    await kernel.ask(Opcode.RMDIR, ROOT, b"d\0")
+
+
+async def test_links_and_devices(kernel: Kernel) -> None:
+    link = await kernel.ask(Opcode.SYMLINK, ROOT, b"s\0there\0")
+    assert await kernel.ask(Opcode.READLINK, codec.ENTRY_OUT.read(link).nodeid) == b"there"
+    asked = codec.MKNOD_IN.pack(stat.S_IFCHR | 0o666, os.makedev(300, 70_000) & 0xFFFFFFFF, 0o022, 0)
+    made = codec.ATTR.read(await kernel.ask(Opcode.MKNOD, ROOT, asked + b"n\0"), codec.ENTRY_OUT.size)
+    assert (made.mode, made.rdev) == (stat.S_IFCHR | 0o644, os.makedev(300, 70_000) & 0xFFFFFFFF)
+
+
+async def test_a_directory_is_listed_in_as_many_replies_as_it_takes(kernel: Kernel) -> None:
+    inodes = {b"%d" % number: (await kernel.create(b"%d" % number))[0] for number in range(20)}
+    opened = await kernel.ask(Opcode.OPENDIR, ROOT, codec.OPEN_IN.pack(0, 0))
+    handle = codec.OPEN_OUT.read(opened).fh
+    listed, offset = [], 0
+    while found := await kernel.names(handle, offset=offset, size=700):
+        listed += found
+        offset = kernel.last_offset
+    kinds = {name: kind for name, _, kind in listed}
+    assert {name: inode for name, inode, _ in listed[2:]} == inodes
+    assert [name for name, _, _ in listed[:2]] == [b".", b".."]
+    assert kinds[b"."] == 4  # DT_DIR
+    assert kinds[b"7"] == 8  # DT_REG
+    await kernel.ask(Opcode.FSYNCDIR, ROOT, codec.FSYNC_IN.pack(handle, 0, 0))
+    await kernel.ask(Opcode.RELEASEDIR, ROOT, codec.RELEASE_IN.pack(handle, 0, 0, 0))
+
+
+def setattr_of(valid: int, **fields: int) -> bytes:
+    asked = codec.SetattrIn(*([0] * len(codec.SetattrIn._fields)))._replace(valid=valid, **fields)
+    return codec.SETATTR_IN.pack(*asked)
+
+
+async def test_only_what_is_asked_for_is_set(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    before = await kernel.attributes(inode)
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_MODE, mode=0o600, uid=7, size=9))
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_UID | codec.FATTR_GID, uid=7, gid=8))
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_SIZE | codec.FATTR_FH, size=9, fh=handle))
+    found = await kernel.attributes(inode)
+    assert (found.mode, found.uid, found.gid, found.size) == (stat.S_IFREG | 0o600, 7, 8, 9)
+    assert (found.atime, found.atimensec) == (before.atime, before.atimensec)
+
+
+async def test_times_are_set_to_what_is_told_or_to_now(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    told = setattr_of(codec.FATTR_ATIME | codec.FATTR_MTIME_NOW, atime=-5, atimensec=7, mtime=99)
+    data = await kernel.ask(Opcode.SETATTR, inode, told)
+    found = codec.ATTR.read(data, codec.ATTR_OUT.size)
+    assert (found.atime, found.atimensec) == (-5, 7)
+    assert (found.mtime, found.mtimensec) == divmod(NOW_NS, NS_PER_S)
+
+
+def xattr_of(name: bytes, value: bytes, flags: int = 0) -> bytes:
+    return codec.SETXATTR_IN.pack(len(value), flags) + name + b"\0" + value
+
+
+async def test_extended_attributes(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    assert await kernel.ask(Opcode.LISTXATTR, inode, codec.GETXATTR_IN.pack(100, 0)) == b""
+    replaced = xattr_of(b"user.a", b"x", os.XATTR_REPLACE)
+    assert await kernel.refused(Opcode.SETXATTR, inode, replaced) == "ENODATA"
+    await kernel.ask(Opcode.SETXATTR, inode, xattr_of(b"user.a", b"one\0two", os.XATTR_CREATE))
+    again = xattr_of(b"user.a", b"x", os.XATTR_CREATE)
+    assert await kernel.refused(Opcode.SETXATTR, inode, again) == "EEXIST"
+    assert await kernel.refused(Opcode.SETXATTR, inode, xattr_of(b"user.a", b"x", 8)) == "EINVAL"
+
+    async def get(size: int) -> bytes:
+        return await kernel.ask(Opcode.GETXATTR, inode, codec.GETXATTR_IN.pack(size, 0) + b"user.a\0")
+
+    assert await get(100) == b"one\0two"
+    assert codec.GETXATTR_OUT.read(await get(0)).size == 7
+    asked = codec.GETXATTR_IN.pack(6, 0) + b"user.a\0"
+    assert await kernel.refused(Opcode.GETXATTR, inode, asked) == "ERANGE"
+    assert await kernel.ask(Opcode.LISTXATTR, inode, codec.GETXATTR_IN.pack(100, 0)) == b"user.a\0"
+    await kernel.ask(Opcode.REMOVEXATTR, inode, b"user.a\0")
+    assert await kernel.refused(Opcode.REMOVEXATTR, inode, b"user.a\0") == "ENODATA"
+
+
+async def test_the_rest(kernel: Kernel) -> None:
+    found = codec.KSTATFS.read(await kernel.ask(Opcode.STATFS, ROOT))
+    assert (found.bsize, found.namelen) == (4096, 255)
+    assert found.blocks > found.bfree >= found.bavail
+    assert await kernel.ask(Opcode.ACCESS, ROOT, codec.ACCESS_IN.pack(7, 0)) == b""
+    assert await kernel.refused(Opcode.IOCTL, ROOT) == "ENOTTY"
+    assert await kernel.ask(Opcode.DESTROY, 0) == b""
+
+
+async def test_what_is_not_served_is_left_to_the_session(kernel: Kernel, operations: Operations) -> None:
+    header = InHeader(40, 4711, 2, 1, 0, 0, 0, 0, 0)
+    assert kernel.server.serve(header, memoryview(b"")) is None
+
+
+async def test_what_the_kernel_did_not_take_is_taken_back(kernel: Kernel, operations: Operations) -> None:
+    inode, _ = await kernel.create(b"file")
+    await kernel.server.untaken(kernel.header, kernel.reply)
+    assert inode not in operations._cache._known
+    assert not operations._unit.is_open(inode)  # type: ignore[arg-type]
+    await kernel.ask(Opcode.OPENDIR, ROOT, codec.OPEN_IN.pack(0, 0))
+    await kernel.server.untaken(kernel.header, kernel.reply)
+    assert not operations._unit.is_open(ROOT)  # type: ignore[arg-type]
+
+
+@pytest.mark.expects_warnings
+async def test_a_mistake_in_a_handler_is_eio_and_a_line_in_the_log(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mistaken(inode: int, ctx: object) -> int:
+        raise KeyError(inode)
+
+    told: list[str] = []
+    monkeypatch.setattr(operations, "getattr", mistaken)
+    kernel = Kernel(OperationsServer(operations, lambda: NOW_NS, lambda: told.append("bug")))
+    assert await kernel.refused(Opcode.GETATTR, ROOT, codec.GETATTR_IN.pack(0, 0, 0)) == "EIO"
+    assert told == ["bug"]
+
+
+class Willing(pyfuse3.Operations):
+    """Takes everything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("forget", "__class__"):
+            return lambda _: None
+
+        async def refuse(*_: Any) -> Any:
+            raise pyfuse3.FUSEError(errno.EPERM)
+
+        return refuse
+
+
+@given(st.one_of(st.sampled_from(sorted(Opcode)), st.integers(0, 99)), st.binary(max_size=200))
+def test_no_bytes_of_the_kernel_are_a_bug(opcode: int, body: bytes) -> None:
+    server = OperationsServer(Willing(), lambda: NOW_NS, never)
+    header = InHeader(40 + len(body), opcode, 2, 1, 0, 0, 0, 0, 0)
+    try:
+        handling = server.serve(header, memoryview(body))
+        if handling is not None:
+            with pytest.raises(StopIteration):
+                handling.send(None)
+    except MalformedRequest:
+        pass

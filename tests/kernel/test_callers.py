@@ -1,0 +1,57 @@
+"""Whether a program is being killed, by its files in procfs: real ones, and as they are in rare moments."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusemirror.kernel.callers import is_dying
+
+
+def write(proc: Path, *, pending: int = 0, shared: int = 0, flags: int = 0, exit_code: int = 0) -> None:
+    thread = proc / "7"
+    thread.mkdir()
+    (thread / "status").write_text(f"Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n")
+    fields = ["0"] * 50
+    fields[6], fields[49] = str(flags), str(exit_code)
+    (thread / "stat").write_text(f"7 (a) b) {' '.join(fields)}\n")
+
+
+KILL, CHILD = 1 << (signal.SIGKILL - 1), 1 << (signal.SIGCHLD - 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "dying"),
+    [
+        ({}, False),
+        ({"pending": KILL}, True),
+        ({"shared": KILL}, True),
+        ({"pending": CHILD, "shared": CHILD}, False),
+        ({"flags": 4, "exit_code": signal.SIGKILL}, True),
+        ({"flags": 4, "exit_code": 1 << 8}, False),
+        ({"exit_code": signal.SIGKILL}, False),
+    ],
+    ids=["at work", "killed", "killed as a process", "a child", "exits killed", "exits", "not at its end"],
+)
+def test_a_thread(found: dict[str, int], dying: bool, tmp_path: Path) -> None:
+    write(tmp_path, **found)
+    assert is_dying(7, tmp_path) is dying
+
+
+def test_one_that_has_gone_is_dying_and_one_that_cannot_be_seen_is_not(tmp_path: Path) -> None:
+    assert is_dying(8, tmp_path)
+    assert not is_dying(0, tmp_path)
+
+
+def test_real_programs() -> None:
+    assert not is_dying(os.getpid())
+    stopped = subprocess.Popen(["sleep", "60"])
+    try:
+        assert not is_dying(stopped.pid)
+    finally:
+        stopped.kill()
+    os.waitid(os.P_PID, stopped.pid, os.WEXITED | os.WNOWAIT)
+    assert is_dying(stopped.pid)
+    stopped.wait()

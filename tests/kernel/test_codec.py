@@ -1,0 +1,200 @@
+"""The kernel's protocol: against its own header, back and forth, and against bytes that are no request."""
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusemirror.errors import MalformedRequest
+from fusemirror.kernel import codec
+from fusemirror.kernel.codec import Layout, Notification, Opcode
+
+LAYOUTS: dict[str, Layout[Any]] = {
+    name: value for name, value in vars(codec).items() if isinstance(value, Layout)
+}
+STRUCTURES = {"ATTR": "fuse_attr", "INIT_FLAGS2": None, "DIRENT": "fuse_dirent", "KSTATFS": "fuse_kstatfs"}
+"""Names of structures that are not `fuse_` and the layout's name."""
+ENDS_BEFORE = {
+    "ENTRY_OUT": "attr",
+    "ATTR_OUT": "attr",
+    "SETXATTR_IN": "setxattr_flags",
+    "INIT_IN": "flags2",
+    "DIRENT": "name",
+}
+"""Layouts that end before a field of their structure."""
+
+
+def numbers() -> dict[str, int]:
+    """Every number of the codec, by its name in the header."""
+    found = {f"FUSE_{opcode.name}": int(opcode) for opcode in Opcode}
+    found |= {f"FUSE_NOTIFY_{code.name}": int(code) for code in Notification}
+    for name, value in vars(codec).items():
+        if isinstance(value, int) and name.startswith(("FATTR_", "FOPEN_")):
+            found[name] = value
+        elif isinstance(value, int) and name.startswith(("OPEN_", "WRITE_", "FSYNC_")):
+            found[f"FUSE_{name}"] = value
+        elif isinstance(value, int) and name.startswith("INIT_"):
+            found[name.replace("INIT_", "FUSE_") if name != "INIT_EXT" else "FUSE_INIT_EXT"] = value
+    return found
+
+
+def offsets(layout: Layout[Any]) -> dict[str, int]:
+    """Where each field of a layout begins."""
+    codes = [code for code in re.findall(r"\d*[a-zA-Z]", layout.format) if not code.endswith("x")]
+    starts = [struct.calcsize("=" + "".join(codes[:index])) for index in range(len(codes))]
+    return dict(zip((name.rstrip("_") for name in layout.kind._fields), starts, strict=True))
+
+
+@pytest.fixture(scope="module")
+def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """What the compiler makes of linux/fuse.h: `size`, `size.field` and numbers by name."""
+    if shutil.which("gcc") is None or not Path("/usr/include/linux/fuse.h").exists():
+        pytest.skip("no gcc, or no linux/fuse.h: install gcc and linux-libc-dev")
+    asked = {name: name for name in numbers()}
+    for name, layout in LAYOUTS.items():
+        kind = STRUCTURES.get(name, f"fuse_{name.lower()}")
+        if kind is None:
+            continue
+        end = ENDS_BEFORE.get(name)
+        asked[name] = f"offsetof(struct {kind}, {end})" if end else f"sizeof(struct {kind})"
+        asked |= {f"{name}.{field}": f"offsetof(struct {kind}, {field})" for field in offsets(layout)}
+    lines = [
+        f'printf("%s %lld\\n", "{key}", (long long)({expression}));' for key, expression in asked.items()
+    ]
+    program = tmp_path_factory.mktemp("header") / "header"
+    source = program.with_suffix(".c")
+    includes = "#include <linux/fuse.h>\n#include <stddef.h>\n#include <stdio.h>\n"
+    source.write_text(includes + "int main(void) {" + "\n".join(lines) + "}")
+    subprocess.run(["gcc", "-o", program, source], check=True, timeout=60)
+    output = subprocess.run([program], check=True, timeout=60, capture_output=True, text=True).stdout
+    return {key: int(value) for key, _, value in (line.partition(" ") for line in output.splitlines())}
+
+
+def test_numbers_are_those_of_the_kernel(header: dict[str, int]) -> None:
+    assert {name: header[name] for name in numbers()} == numbers()
+
+
+@pytest.mark.parametrize("name", LAYOUTS.keys() - {"INIT_FLAGS2"})
+def test_layouts_are_those_of_the_kernel(name: str, header: dict[str, int]) -> None:
+    layout = LAYOUTS[name]
+    assert layout.size == header[name]
+    assert offsets(layout) == {field: header[f"{name}.{field}"] for field in offsets(layout)}
+
+
+@given(st.data())
+def test_what_is_packed_is_read_again(data: st.DataObject) -> None:
+    layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
+    codes = re.findall(r"[a-zA-Z]", re.sub(r"\d+x", "", layout.format))
+    bits = {"Q": (0, 64), "q": (-(1 << 63), 63), "I": (0, 32), "i": (-(1 << 31), 31), "H": (0, 16)}
+    values = [data.draw(st.integers(bits[code][0], (1 << bits[code][1]) - 1)) for code in codes]
+    before = data.draw(st.binary(max_size=9))
+    packed = before + layout.pack(*values)
+    assert tuple(layout.read(packed, len(before))) == tuple(values)
+    with pytest.raises(MalformedRequest):
+        layout.read(packed[:-1], len(before))
+
+
+names = st.lists(st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"?")), min_size=1)
+
+
+@given(names, st.binary(max_size=9))
+def test_names_are_taken_out_and_what_follows_them_is_passed_over(found: list[bytes], rest: bytes) -> None:
+    body = memoryview(b"12345678" + b"".join(name + b"\0" for name in found) + rest)
+    assert codec.names_in(body, 8, len(found)) == found
+
+
+def test_a_name_without_an_end_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="1 names where there should be 2"):
+        codec.names_in(memoryview(b"one\0two"), 0, 2)
+
+
+def test_data_that_ends_too_soon_is_refused() -> None:
+    assert codec.data_in(memoryview(b"..abcd"), 2, 3) == b"abc"
+    with pytest.raises(MalformedRequest, match="4 bytes of data where there should be 5"):
+        codec.data_in(memoryview(b"..abcd"), 2, 5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 1 << 60), st.integers(1, 99)), max_size=9))
+def test_a_batch_to_forget(asked: list[tuple[int, int]]) -> None:
+    head = codec.BATCH_FORGET_IN.pack(len(asked), 0)
+    body = head + b"".join(codec.FORGET_ONE.pack(*each) for each in asked)
+    assert codec.forgotten_in(memoryview(body)) == asked
+    if asked:
+        with pytest.raises(MalformedRequest):
+            codec.forgotten_in(memoryview(body[:-1]))
+
+
+ATTR = tuple(range(7, 23))
+
+
+@pytest.mark.parametrize(
+    ("reply", "size"),
+    [
+        (codec.error_reply(5, 2), 16),
+        (codec.empty_reply(5), 16),
+        (codec.data_reply(5, b"abc"), 19),
+        (codec.attr_reply(5, ATTR, 1.5), 16 + 104),
+        (codec.entry_reply(5, codec.entry_fields(ATTR, 1.5, 0, 0)), 16 + 128),
+        (codec.open_reply(5, 9, 1), 16 + 16),
+        (codec.create_reply(5, codec.entry_fields(ATTR, 1.5, 0, 0), 9, 1), 16 + 144),
+        (codec.write_reply(5, 4096), 16 + 8),
+        (codec.xattr_size_reply(5, 4096), 16 + 8),
+        (codec.statfs_reply(5, codec.Kstatfs(1, 2, 3, 4, 5, 6, 7, 8)), 16 + 80),
+    ],
+)
+def test_replies_are_as_long_as_the_kernel_wants_them(reply: codec.Reply, size: int) -> None:
+    data = b"".join(reply)
+    found = codec.OUT_HEADER.read(data)
+    assert (len(data), found.len, found.unique) == (size, size, 5)
+
+
+def test_a_lifetime_is_seconds_and_nanoseconds() -> None:
+    out = codec.ATTR_OUT.read(b"".join(codec.attr_reply(5, ATTR, 1.5)), 16)
+    assert (out.attr_valid, out.attr_valid_nsec) == (1, 500_000_000)
+    entry = codec.ENTRY_OUT.read(b"".join(codec.entry_reply(5, codec.entry_fields(ATTR, 0.25, 2, 3))), 16)
+    assert entry == (7, 3, 0, 2, 250_000_000, 0)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.integers(0, 9)), max_size=9))
+def test_a_directory_is_read_again(listed: list[tuple[bytes, int]]) -> None:
+    entries = [(name, (inode, *ATTR[1:]), number) for number, (name, inode) in enumerate(listed)]
+    data = b"".join(
+        codec.directory_entry(name, codec.entry_fields(attr, 0, 0, 0), number, 4)
+        for name, attr, number in entries
+    )
+    assert len(data) % 8 == 0
+    found = [(name, entry.nodeid, dirent.off) for name, entry, dirent in codec.directory_entries(data)]
+    assert found == [(name, attr[0], number) for name, attr, number in entries]
+
+
+def test_what_a_reply_hands_to_the_kernel() -> None:
+    entry = codec.entry_fields(ATTR, 0, 0, 0)
+    assert codec.handed_by(Opcode.LOOKUP, codec.entry_reply(5, entry)) == ([7], None, None)
+    assert codec.handed_by(Opcode.LOOKUP, codec.entry_reply(5, (0, *entry[1:]))) == ([], None, None)
+    assert codec.handed_by(Opcode.CREATE, codec.create_reply(5, entry, 9, 0)) == ([7], 9, None)
+    assert codec.handed_by(Opcode.OPEN, codec.open_reply(5, 9, 0)) == ([], 9, None)
+    assert codec.handed_by(Opcode.OPENDIR, codec.open_reply(5, 9, 0)) == ([], None, 9)
+    assert codec.handed_by(Opcode.OPEN, codec.error_reply(5, 2)) == ([], None, None)
+    assert codec.handed_by(Opcode.GETATTR, codec.attr_reply(5, ATTR, 0)) == ([], None, None)
+    listed = b"".join(codec.directory_entry(name, entry, 1, 4) for name in (b".", b"..", b"a", b"b"))
+    assert codec.handed_by(Opcode.READDIRPLUS, codec.data_reply(5, listed)) == ([7, 7], None, None)
+
+
+def test_notifications_say_their_length_and_end_their_names() -> None:
+    made = [
+        codec.invalidate_inode(7, -1, 0),
+        codec.invalidate_entry(1, b"name"),
+        codec.delete_entry(1, 7, b"name"),
+        codec.store(7, 4096, b"data"),
+    ]
+    heads = [codec.OUT_HEADER.read(each) for each in made]
+    assert [head.error for head in heads] == [2, 3, 6, 4]
+    assert all(head.len == len(each) and head.unique == 0 for head, each in zip(heads, made, strict=True))
+    assert made[1].endswith(b"name\0")
+    assert made[2].endswith(b"name\0")

@@ -1,0 +1,288 @@
+"""The session over a socket that gives it the kernel's bytes one request at a time, as /dev/fuse does."""
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror.errors import MalformedRequest
+from fusemirror.kernel import codec, session
+from fusemirror.kernel.codec import InHeader, Opcode, Reply
+from fusemirror.kernel.session import Session
+from fusemirror.limits import REQUESTS_IDLE, REQUESTS_WAITING_MAX
+
+READ = codec.READ_IN.pack(1, 0, 10, 0, 0, 0, 0)
+DEADLINE_S = 5.0
+
+
+class Served:
+    """A server that answers READ with what the test says, and counts."""
+
+    def __init__(self) -> None:
+        self.gates: dict[int, trio.Event] = {}  # requests that wait, by their number
+        self.started: list[int] = []
+        self.tasks: dict[int, trio.lowlevel.Task] = {}
+        self.forgotten: list[tuple[int, int]] = []
+        self.untaken_replies: list[tuple[InHeader, Reply]] = []
+
+    def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
+        if header.opcode == Opcode.READ:
+            return self._read(header, body)
+        if header.opcode == Opcode.BATCH_FORGET:
+            self.forgotten += codec.forgotten_in(body)
+        return None
+
+    async def _read(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.READ_IN.read(body)
+        self.started.append(header.unique)
+        self.tasks[header.unique] = trio.lowlevel.current_task()
+        if header.unique in self.gates:
+            await self.gates[header.unique].wait()
+            assert self.tasks[header.unique] is trio.lowlevel.current_task()
+        if header.nodeid == 13:
+            raise KeyError("a mistake")
+        if header.nodeid == 14:
+            raise MalformedRequest("late")
+        return codec.data_reply(header.unique, bytes(asked.size))
+
+    async def untaken(self, header: InHeader, reply: Reply) -> None:
+        self.untaken_replies.append((header, reply))
+
+
+class Kernel:
+    """The other end: it asks, and takes the answers."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def send(self, opcode: int, unique: int, body: bytes = READ, *, nodeid: int = 1, pid: int = 0) -> None:
+        size = codec.IN_HEADER.size + len(body)
+        self._end.send(codec.IN_HEADER.pack(size, opcode, unique, nodeid, 0, 0, pid, 0, 0) + body)
+
+    def send_bytes(self, data: bytes) -> None:
+        self._end.send(data)
+
+    async def answer(self) -> tuple[int, int]:
+        """The number of the request that is answered next, and the error."""
+        with trio.fail_after(DEADLINE_S):
+            await trio.lowlevel.wait_readable(self._end)
+        data = self._end.recv(1 << 16)
+        found = codec.OUT_HEADER.read(data)
+        assert found.len == len(data)
+        return found.unique, -found.error
+
+    def is_quiet(self) -> bool:
+        with pytest.raises(BlockingIOError):
+            self._end.recv(1)
+        return True
+
+
+@pytest.fixture
+def server() -> Served:
+    return Served()
+
+
+@asynccontextmanager
+async def serving(server: Served) -> AsyncIterator[tuple[Kernel, Session]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    with ours, theirs:
+        served = Session(ours.fileno(), server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            yield Kernel(theirs), served
+            served.stop()
+            nursery.cancel_scope.deadline = trio.current_time() + DEADLINE_S
+
+
+async def test_what_need_not_wait_is_answered_in_the_task_that_reads(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        for unique in (2, 4, 6):
+            kernel.send(Opcode.READ, unique)
+        assert [await kernel.answer() for _ in range(3)] == [(2, 0), (4, 0), (6, 0)]
+        assert len(set(server.tasks.values())) == 1
+
+
+async def test_what_waits_keeps_nobody_waiting(server: Served) -> None:
+    server.gates = {2: trio.Event(), 4: trio.Event()}
+    async with serving(server) as (kernel, _):
+        for unique in (2, 4, 6):
+            kernel.send(Opcode.READ, unique)
+        assert await kernel.answer() == (6, 0)
+        assert server.started == [2, 4, 6]
+        server.gates[4].set()
+        assert await kernel.answer() == (4, 0)
+        server.gates[2].set()
+        assert await kernel.answer() == (2, 0)
+
+
+async def test_tasks_that_have_waited_read_again(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        for unique in range(2, 40, 2):
+            server.gates[unique] = trio.Event()
+            kernel.send(Opcode.READ, unique)
+            kernel.send(Opcode.READ, unique + 100)
+            assert await kernel.answer() == (unique + 100, 0)
+            server.gates[unique].set()
+            assert await kernel.answer() == (unique, 0)
+        assert len(set(server.tasks.values())) == 2
+
+
+async def test_only_a_few_tasks_stay_ready(server: Served) -> None:
+    gate = trio.Event()
+    server.gates = dict.fromkeys(range(2, 202, 2), gate)
+    async with serving(server) as (kernel, served):
+        for unique in server.gates:
+            kernel.send(Opcode.READ, unique)
+            await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        assert sorted([await kernel.answer() for _ in server.gates]) == [
+            (unique, 0) for unique in server.gates
+        ]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(served._parked) <= REQUESTS_IDLE
+
+
+async def test_beyond_the_limit_nothing_is_read(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert REQUESTS_WAITING_MAX >= 1000
+    monkeypatch.setattr(session, "REQUESTS_WAITING_MAX", 3)
+    server.gates = {unique: trio.Event() for unique in (2, 4, 6)}
+    async with serving(server) as (kernel, _):
+        for unique in (2, 4, 6, 8):
+            kernel.send(Opcode.READ, unique)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.started == [2, 4, 6]
+        assert kernel.is_quiet()
+        server.gates[4].set()
+        assert {await kernel.answer(), await kernel.answer()} == {(4, 0), (8, 0)}
+        server.gates[2].set()
+        server.gates[6].set()
+
+
+async def test_the_data_of_waiting_requests_is_bounded(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REQUESTS_WAITING_BYTES_MAX", 1000)
+    server.gates = {2: trio.Event()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.READ, 2, READ + bytes(1000))
+        kernel.send(Opcode.READ, 4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.started == [2]
+        server.gates[2].set()
+        assert {await kernel.answer(), await kernel.answer()} == {(2, 0), (4, 0)}
+
+
+async def test_an_unknown_request_is_refused_and_forgetting_has_no_answer(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.BATCH_FORGET, 2, codec.BATCH_FORGET_IN.pack(1, 0) + codec.FORGET_ONE.pack(7, 3))
+        kernel.send(4711, 4)
+        assert await kernel.answer() == (4, errno.ENOSYS)
+        assert server.forgotten == [(7, 3)]
+        assert kernel.is_quiet()
+
+
+@pytest.mark.expects_warnings
+async def test_a_request_that_is_none_is_answered_with_eio(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.READ, 2, b"short")
+        assert await kernel.answer() == (2, errno.EIO)
+        kernel.send_bytes(codec.IN_HEADER.pack(999, Opcode.READ, 4, 1, 0, 0, 0, 0, 0) + READ)
+        assert await kernel.answer() == (4, errno.EIO)
+        server.gates[6] = trio.Event()
+        kernel.send(Opcode.READ, 6, nodeid=14)
+        await trio.testing.wait_all_tasks_blocked()
+        server.gates[6].set()
+        assert await kernel.answer() == (6, errno.EIO)
+        kernel.send(Opcode.READ, 8)
+        assert await kernel.answer() == (8, 0)
+
+
+async def test_a_mistake_ends_the_session_and_leaves_the_descriptor_to_libfuse(server: Served) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Kernel(theirs).send(Opcode.READ, 2, nodeid=13)
+        with pytest.RaisesGroup(pytest.RaisesGroup(KeyError)):
+            await Session(ours.fileno(), server).run()
+        assert os.get_blocking(ours.fileno())
+
+
+async def test_the_end_waits_for_what_has_begun(server: Served) -> None:
+    server.gates = {2: trio.Event()}
+    async with serving(server) as (kernel, served):
+        kernel.send(Opcode.READ, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        served.stop()
+        kernel.send(Opcode.READ, 4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.started == [2]
+        server.gates[2].set()
+        assert await kernel.answer() == (2, 0)
+
+
+async def test_the_end_of_the_connection_ends_the_session(server: Served) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        theirs.close()
+        with trio.fail_after(DEADLINE_S):
+            await Session(ours.fileno(), server).run()
+
+
+# --- interrupts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Threads that are being killed."""
+    threads: set[int] = set()
+    monkeypatch.setattr(session, "is_dying", lambda thread: thread in threads)
+    return threads
+
+
+async def test_a_signal_is_no_answer(server: Served, dying: set[int]) -> None:
+    server.gates = {2: trio.Event()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.READ, 2, pid=77)
+        kernel.send(Opcode.INTERRUPT, 3, codec.INTERRUPT_IN.pack(2))
+        kernel.send(Opcode.INTERRUPT, 5, codec.INTERRUPT_IN.pack(4711))
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.is_quiet()
+        server.gates[2].set()
+        assert await kernel.answer() == (2, 0)
+
+
+async def test_a_program_that_is_killed_is_let_go_while_its_request_goes_on(
+    server: Served, dying: set[int]
+) -> None:
+    server.gates = {2: trio.Event()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.READ, 2, pid=77)
+        await trio.testing.wait_all_tasks_blocked()
+        dying.add(77)
+        kernel.send(Opcode.INTERRUPT, 3, codec.INTERRUPT_IN.pack(2))
+        assert await kernel.answer() == (2, errno.EINTR)
+        server.gates[2].set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.is_quiet()
+        assert [header.unique for header, _ in server.untaken_replies] == [2]
+
+
+async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(
+    server: Served, dying: set[int], autojump_clock: trio.testing.MockClock
+) -> None:
+    server.gates = {2: trio.Event(), 4: trio.Event()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.READ, 2, pid=77)
+        kernel.send(Opcode.READ, 4, pid=78)
+        await trio.testing.wait_all_tasks_blocked()
+        dying.add(77)
+        assert await kernel.answer() == (2, errno.EINTR)
+        server.gates[2].set()
+        server.gates[4].set()
+        assert await kernel.answer() == (4, 0)
