@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from fusemirror.errors import BadConfig, ConfigMissing, UsageError
-from fusemirror.limits import COMMUNICATION_BYTES_DEFAULT, GIB, HOST_NAME_BYTES_MAX, KIB, MIB
+from fusemirror.limits import (
+    COMMUNICATION_BYTES_DEFAULT,
+    FILE_BYTES_MAX,
+    GIB,
+    HOST_NAME_BYTES_MAX,
+    KIB,
+    MIB,
+)
 
 CONFIG_DIR = Path("/etc/fusemirror")
 RUNTIME_DIR = Path("/run/fusemirror")
@@ -99,7 +106,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].lower() not in UNITS:
         raise ValueError(f"`{text}` is not a size such as 1048576, 512 MiB or 1 GiB")
-    return int(float(match[1]) * UNITS[match[2].lower()])
+    count = float(match[1]) * UNITS[match[2].lower()]
+    if count > FILE_BYTES_MAX:
+        raise ValueError("a size of more than 8 EiB is none of a disk")
+    return int(count)
 
 
 def format_bytes(count: float) -> str:
@@ -250,6 +260,8 @@ def _convert(values: dict[str, Any]) -> Settings:
             values[key] = _attributed(key, parse_bytes, values[key])
     try:
         return msgspec.convert(values, Settings)
+    except UnicodeEncodeError as error:
+        raise _Refused(ascii(error.object), "is not Unicode text") from None
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, _Refused):
             raise error.__cause__ from None

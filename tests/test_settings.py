@@ -83,6 +83,7 @@ def test_a_rendered_file_explains_every_key() -> None:
         ({"witness": '"http://a:1, http://b"'}, "witness: `b` is not HOST:PORT"),
         ({"fence": '"data"', "witness": '"http://a:1"'}, "witness: is for a host that goes on alone"),
         ({"resync_rate": "-1"}, "resync_rate: expected `int` >= 0"),
+        ({"resync_rate": f'"{"9" * 400} GiB"'}, "resync_rate: a size of more than 8 EiB"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_its_line(
@@ -94,6 +95,11 @@ def test_a_value_that_cannot_be_used_is_refused_with_its_line(
         settings.load(path)
     line = len(text.splitlines())
     assert str(caught.value).startswith(f"{path}, line {line}: {what}")
+
+
+def test_a_key_that_is_no_text_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not Unicode text"):
+        settings.make(**LEAST, **{"host\ud800": 1})
 
 
 def test_a_table_is_an_unknown_key_too(path: Path) -> None:

@@ -1,6 +1,6 @@
 """The socket of a mount that the commands talk to: one JSON object per line, a request and its answers.
 
-`admin/client.py` is the other end. A request is `{"command": ...}` with its arguments; the answer is
+`admin/client.py` is the other end; `requests.py` has what may be asked. The answer is
 `{"ok": true, "result": ...}` or `{"ok": false, "error": ..., "exit_code": ...}`; long work sends
 `{"progress": ...}` lines before it.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from fusemirror.admin import requests
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
@@ -56,14 +57,14 @@ class AdminServer:
         async with stream:
             # A command that was ended before it had its answer needs none.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._answer(stream, await _request(stream))
+                await self._answer(stream, await _receive_line(stream))
 
-    async def _answer(self, stream: trio.SocketStream, request: Answer) -> None:
+    async def _answer(self, stream: trio.SocketStream, line: bytes) -> None:
         async def send(answer: Answer) -> None:
             await stream.send_all(json.dumps(answer).encode() + b"\n")
 
         try:
-            result = await self._carry_out(request, send)
+            result = await self._carry_out(requests.parse(line), send)
         except FusemirrorError as error:
             await send(_refusal(error))
         except OSError as error:
@@ -73,51 +74,54 @@ class AdminServer:
         else:
             await send({"ok": True, "result": result})
 
-    async def _carry_out(self, request: Answer, send: Send) -> Any:
-        match request.get("command"):
-            case "status":
+    async def _carry_out(self, request: requests.Request, send: Send) -> Any:
+        match request:
+            case requests.Status():
                 return self._take_snapshot()
-            case "wait":
-                return await self._wait(str(request.get("for")), _seconds(request.get("timeout", 0)))
-            case "verify":
-                return await self._verify(send, str(request.get("keep", "")))
-            case "reserve":
-                path = os.fsencode(str(request.get("path", "")))
-                await self._unit.reserve(_inode(request), path, preempt=request.get("preempt") is True)
+            case requests.Wait():
+                return await self._wait(request.condition, request.timeout)
+            case requests.Verify():
+                return await self._verify(send, request.keep)
+            case requests.Reserve():
+                await self._unit.reserve(
+                    InodeNumber(request.inode), request.path_bytes, preempt=request.preempt
+                )
                 return self._unit.reservations()
-            case "release":
-                await self._unit.release(_inode(request), preempt=request.get("preempt") is True)
+            case requests.Release():
+                await self._unit.release(InodeNumber(request.inode), preempt=request.preempt)
                 return self._unit.reservations()
-            case "resync":
-                return await self._resync(request)
-            case "switch" | "takeover" | "conflicts" | "resolve" as command:
-                return await self._change_roles(command, request)
-            case "set":
-                return self._set(request.get("values"))
-            case "stop":
+            case requests.Resync():
+                if request.rate is not None or request.paused is not None:
+                    await self._unit.change_pace(rate_bytes=request.rate, paused=request.paused)
+                return self._take_snapshot()
+            case requests.Switch() | requests.Takeover() | requests.Conflicts() | requests.Resolve():
+                return await self._change_roles(request)
+            case requests.Set():
+                return self._set(request.values)
+            case requests.Stop():
                 self._stop("asked to stop")
                 return None
-            case other:
-                raise UsageError(f"the mount process knows no command {other!r}; is it of another version?")
 
-    async def _change_roles(self, command: str, request: Answer) -> Any:
+    async def _change_roles(
+        self, request: requests.Switch | requests.Takeover | requests.Conflicts | requests.Resolve
+    ) -> Any:
         roles = self._unit
         if not isinstance(roles, Roles):
             raise UsageError("this mount cannot change its role")
-        if command == "switch":
-            await roles.switch()
-            return roles.volume.identity.role
-        if command == "takeover":
-            if request.get("dry_run") is True:
+        match request:
+            case requests.Switch():
+                await roles.switch()
+                return roles.volume.identity.role
+            case requests.Takeover(dry_run=True):
                 return roles.takeover_report()
-            return await roles.takeover(force=request.get("force") is True)
-        if command == "conflicts":
-            return await roles.conflicts()
-        return roles.resolve(str(request.get("keep", "")))
+            case requests.Takeover():
+                return await roles.takeover(force=request.force)
+            case requests.Conflicts():
+                return await roles.conflicts()
+            case requests.Resolve():
+                return roles.resolve(request.keep)
 
-    def _set(self, values: Any) -> Any:
-        if not isinstance(values, dict):
-            raise UsageError("`values` is an object of settings")
+    def _set(self, values: dict[str, Any]) -> Any:
         if self._change_settings is None:
             raise UsageError("this mount has no settings to change")
         self._change_settings(values)
@@ -129,20 +133,10 @@ class AdminServer:
             "normal": self._unit.wait_normal,
             "drained": self._unit.wait_drained,
         }
-        if condition not in conditions:
-            raise UsageError(f"there is no condition {condition!r}")
         with trio.move_on_after(timeout_s):
             await conditions[condition]()
             return
         raise TimedOut(timeout_s, f"not {condition} yet; see `fusemirror status`")
-
-    async def _resync(self, request: Answer) -> Any:
-        rate, paused = request.get("rate"), request.get("paused")
-        if not (rate is None or (type(rate) is int and rate >= 0)) or paused not in (None, True, False):
-            raise UsageError("`rate` is bytes per second, and `paused` is true or false")
-        if rate is not None or paused is not None:
-            await self._unit.change_pace(rate_bytes=rate, paused=paused)
-        return self._take_snapshot()
 
     async def _verify(self, send: Send, keep: str) -> Any:
         """`keep` names the host whose version replaces what differs, by its name or its role."""
@@ -201,34 +195,11 @@ async def _listening(path: Path) -> AsyncIterator[trio.SocketListener]:
             path.unlink(missing_ok=True)  # noqa: ASYNC240
 
 
-async def _request(stream: trio.SocketStream) -> Answer:
+async def _receive_line(stream: trio.SocketStream) -> bytes:
     received = b""
     while b"\n" not in received and len(received) < ADMIN_REQUEST_BYTES_MAX:
         data = await stream.receive_some(ADMIN_REQUEST_BYTES_MAX)
         if not data:
             break
         received += data
-    try:
-        request = json.loads(received)
-    except (ValueError, RecursionError):
-        return {}
-    return request if isinstance(request, dict) else {}
-
-
-def _inode(request: Answer) -> InodeNumber:
-    """The file that a request is about, 0 for everything; UsageError where it names none."""
-    inode = request.get("inode", 0)
-    if type(inode) is not int or not 0 <= inode < 1 << 64:
-        raise UsageError(f"{inode!r} is no inode")
-    return InodeNumber(inode)
-
-
-def _seconds(value: Any) -> float:
-    """A limit as a request gives it; UsageError where it is none."""
-    try:
-        seconds = float(value)
-    except (ValueError, TypeError, OverflowError):
-        seconds = -1.0
-    if not seconds >= 0:  # nor is NaN
-        raise UsageError(f"{value!r} is no number of seconds")
-    return seconds
+    return received
