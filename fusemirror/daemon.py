@@ -94,7 +94,7 @@ class Host:
             identity = volume.identity
             witness = self._witness_of(identity.filesystem)
             self.permission = Permission(witness, identity.host, settings.peer_timeout)
-        self.roles = Roles(volume, self._make_unit, self.linker.meet_anew, settings, self.permission)
+        self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission)
         going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
         self.linker.met_same_role = self.roles.met_same_role
         self.linker.talk = self.roles.telling.run_talk

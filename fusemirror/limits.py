@@ -72,6 +72,7 @@ REFUSED_HOSTS_MAX = 1_024  # addresses told apart in that count
 # --- channel --------------------------------------------------------------------------------------
 RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
 RECEIVE_BYTES_MIN = 64 * KIB  # one recv while no large frame is expected
+READ_AHEAD_BYTES_MAX = 64 * KIB  # of a session that makes no link yet: its peer begins with less
 GATHERED_BYTES_MAX = 64 * KIB  # of requests that nobody waits for, kept back to go together
 BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
 RECONNECT_FIRST_S = 0.1

@@ -8,6 +8,12 @@ Both must make their links of the same two sessions, or each would go on pairing
 with what the other dials next. So the primary *calls*: it names each of its dials, and the backup
 answers by dialing with the same name. A backup that was not called dials too, to wake the primary.
 
+A session that waits for its partner is watched: where the peer gives it up, both dial again at once, and
+neither waits for what cannot come. A session counts for the role, and the term, that this host said in its
+Hello: when the role changes, what was made under the old one ends, and what the peer has made already for
+the new one goes on. While a host gives its role away it makes no link (`hold`): the next one is of its new
+role, and is made of the call of the new primary.
+
 Two hosts of the same role make no link. Where only a person can help them, they talk over what was
 dialed, and dial no more until that is lost.
 """
@@ -114,6 +120,7 @@ class Linker:
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
         self._talks: set[Session] = set()
+        self._held: trio.Event | None = None  # set when links may be made again
         self._call = b""  # what our dial says; its partner says the same
         self._calls = itertools.count(1)
         self._admission = Admission(random_bytes)
@@ -126,17 +133,37 @@ class Linker:
         """
         self._retired = True
 
+    def hold(self) -> None:
+        """Make no new link, until `go_on` or `meet_anew`: the role of this host is about to change. What the
+        peer dials meanwhile is kept. The link that there is goes on until it ends."""
+        if self._held is None:
+            self._held = trio.Event()
+
+    def go_on(self) -> None:
+        """Make links again, where `hold` had ended that."""
+        if self._held is not None:
+            self._held.set()
+            self._held = None
+
     def meet_anew(self, reason: str) -> None:
-        """Our role has changed: what there is of it ends, and the peer is met again at once."""
-        if self._link is not None:
+        """What this host says of itself has changed: sessions for which it said something else end, and the
+        peer is met again at once. One that is of its new role stays."""
+        ours = self._make_hello("mirror")
+
+        def is_over(session: Session) -> bool:
+            return (session.ours.role, session.ours.term) != (ours.role, ours.term)
+
+        if self._link is not None and (is_over(self._link.mirror) or is_over(self._link.forward)):
             self._link.close(reason)
-        self._discard_accepted(reason)
+        if self._accepted is not None and is_over(self._accepted):
+            self._discard_accepted(reason)
         self._end_talks(reason)
-        if self._dialed is not None:
+        if self._dialed is not None and is_over(self._dialed):
             self._dialed.close(reason)
         self._beginnings += 1
         self._pause_s = limits.RECONNECT_FIRST_S
         self._arrival.set()
+        self.go_on()
 
     async def run(
         self,
@@ -193,6 +220,8 @@ class Linker:
         while True:
             if self._retired:
                 await trio.sleep_forever()
+            while self._held is not None:
+                await self._held.wait()
             self._arrival = trio.Event()
             self._call = self._next_call()
             beginning = self._beginnings
@@ -201,8 +230,7 @@ class Linker:
                 dialed.close("the roles changed")
                 continue
             if dialed is not None:
-                self._pause_s = limits.RECONNECT_FIRST_S
-                link = await self._pair(dialed)
+                link = await self.run_pairing(dialed)
                 if link is not None:
                     return link
             # A peer that dials us is there: no reason to wait longer.
@@ -273,15 +301,25 @@ class Linker:
         for session in list(self._talks):
             session.close(reason)
 
-    async def _pair(self, dialed: Session) -> Link | None:
-        """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none."""
+    async def run_pairing(self, dialed: Session) -> Link | None:
+        """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none.
+
+        Cancellation closes `dialed`.
+        """
         link = None
         self._dialed = dialed
         try:
-            with trio.move_on_after(self._patience_s):
-                while not self._is_met(dialed) and not dialed.closed:
-                    self._arrival = trio.Event()
-                    await self._arrival.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, dialed)
+                with trio.move_on_after(self._patience_s):
+                    while not self._is_met(dialed) and not dialed.closed:
+                        self._arrival = trio.Event()
+                        await self._arrival.wait()
+                nursery.cancel_scope.cancel()
+            if not dialed.closed:
+                self._pause_s = limits.RECONNECT_FIRST_S
+            elif self._accepted is None:
+                self._arrival = trio.Event()  # the peer gave it up, and may do so again: that is no arrival
             if dialed.closed:
                 pass
             elif not self._is_met(dialed):
@@ -296,6 +334,11 @@ class Linker:
             if link is None:
                 dialed.close("no session of the peer came to match it")
         return link
+
+    async def _watch(self, dialed: Session) -> None:
+        """Tell when the peer has given the session up: it will not dial us for this one any more."""
+        await dialed.read_ahead()
+        self._arrival.set()
 
     def _is_met(self, dialed: Session) -> bool:
         """Whether the peer has dialed; if we called, whether that answers, or it is another process now."""

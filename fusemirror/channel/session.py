@@ -65,6 +65,7 @@ class Session:
     def __init__(self, transport: Transport, connection: Connection, *, peer_timeout: float) -> None:
         assert connection.peer is not None, "the handshake comes first"
         self.peer: Hello = connection.peer
+        self.ours: Hello = connection.ours
         self.path = connection.ours.path
         self.call = connection.ours.call
         self.peer_name = transport.peer_name
@@ -204,6 +205,20 @@ class Session:
             data = await self._receive_data()
             self.received_bytes += len(data)
             self._connection.receive_data(data)
+
+    async def read_ahead(self) -> None:
+        """Return when the session has closed; for one that nobody receives from yet, or its end at the peer
+        would go unnoticed. What comes is kept for `receive`, and a little more than that is not read.
+
+        Cancellation: atomic, no message is lost.
+        """
+        ahead_bytes = 0
+        with suppress(ConnectionLost):
+            while not self.closed and ahead_bytes < limits.READ_AHEAD_BYTES_MAX:
+                data = await self._receive_data()
+                ahead_bytes += len(data)
+                self.received_bytes += len(data)
+                self._connection.receive_data(data)
 
     async def _receive_data(self) -> bytes:
         bytes_max = max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))

@@ -9,7 +9,7 @@ yet, the new primary carries out itself, once. Source: seed [0082].
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -20,7 +20,14 @@ from fusemirror.control.conflicts import BringingIn, set_aside_files
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.telling import Listed
 from fusemirror.control.unit import ControlUnit, Key, RoleChange, name_of
-from fusemirror.errors import FusemirrorError, HistoriesDiverged, RefusedForSafety, RoleChanged, UsageError
+from fusemirror.errors import (
+    FusemirrorError,
+    HistoriesDiverged,
+    RefusedForSafety,
+    RoleChanged,
+    TimedOut,
+    UsageError,
+)
 from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation
@@ -37,24 +44,33 @@ from fusemirror.witness.permission import Permission
 log = logging.getLogger(__name__)
 
 
+class Meeting(Protocol):
+    """What makes the links to the peer: a `Linker`, whose page says what these do."""
+
+    def hold(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+    def meet_anew(self, reason: str) -> None: ...
+
+
 class Roles(ControlUnit):
     """See the module. `unit` is that of the present role.
 
-    `make_unit` builds one for the role that the volume's identity says; `meet_anew` ends whatever the
-    old role was linked by.
+    `make_unit` builds one for the role that the volume's identity says; `meeting` makes its links.
     """
 
     def __init__(
         self,
         volume: Volume,
         make_unit: Callable[[], ControlUnit],
-        meet_anew: Callable[[str], None],
+        meeting: Meeting,
         settings: Settings,
         permission: Permission | None = None,
     ) -> None:
         super().__init__(volume)
         self._make_unit = make_unit
-        self._meet_anew = meet_anew
+        self._meeting = meeting
         self.bringing_in = BringingIn(self)
         self.telling.is_diverged = self._is_diverged
         self._parked: trio.Event | None = None
@@ -179,10 +195,10 @@ class Roles(ControlUnit):
         return step is Step.DIVERGED
 
     async def switch(self) -> None:
-        """Exchange the roles with the peer; this host has its new one on return.
+        """Exchange the roles with the peer. On return both hosts have their new ones, and are normal.
 
         RefusedForSafety unless the mirror state is normal, HistoriesDiverged, TimedOut: then nothing has
-        changed.
+        changed, or TimedOut says that the roles have, and why the hosts have not met since.
         """
         unit = self.unit
         self._check_not_diverged()
@@ -195,6 +211,15 @@ class Roles(ControlUnit):
                 await unit.ask_to_switch()
             except RoleChanged:
                 await self._succeeded(unit)
+        await self._normal_after_switch()
+
+    async def _normal_after_switch(self) -> None:
+        io_timeout_s = self._settings.io_timeout
+        with trio.move_on_after(io_timeout_s):
+            await self.wait_normal()
+            return
+        why = self.unit.status()["reason"] or "the images are being compared"
+        raise TimedOut(io_timeout_s, f"the roles are exchanged, but the mirror is not normal: {why}")
 
     def takeover_report(self) -> dict[str, Any]:
         """What a take-over would lose, and why it would be refused without force, or None."""
@@ -285,7 +310,7 @@ class Roles(ControlUnit):
         if (identity.keep, identity.keep_at) != (hosts[keep], at):
             term = max(identity.term, 0 if unit.met is None else unit.met.term) + 1
             self.volume.update_identity(keep=hosts[keep], keep_at=at, term=term)
-        self._meet_anew("a person has chosen a copy")
+        self._meeting.meet_anew("a person has chosen a copy")
         return f"the copy of {keep} stays; the other host's changes are set aside when the hosts meet"
 
     def _check_not_diverged(self) -> None:
@@ -329,6 +354,7 @@ class Roles(ControlUnit):
                 log.info("the role stays as it is: %s", error)
                 told = disk_error(self.volume.directory, error) if isinstance(error, OSError) else error
                 change.done.reject(told)
+                self._meeting.go_on()
                 unit.resume()
                 self._tell_succession()
                 self._unpark()
@@ -349,6 +375,7 @@ class Roles(ControlUnit):
             raise RefusedForSafety("this host is not the primary any more")
         await unit.prepare_hand_over()
         self._park()
+        self._meeting.hold()  # or the unit of the old role would get a link of the new one
         await unit.hand_over()
 
     def _park(self) -> None:
@@ -374,7 +401,7 @@ class Roles(ControlUnit):
             except (FusemirrorError, OSError) as error:
                 self._stop_serving(error)
         before.retire(change.known)
-        self._meet_anew("the roles changed")
+        self._meeting.meet_anew("the roles changed")
         self.unit = self._make_unit()
         self.unit.inherit(before)
         self.unit.configure(self._settings)

@@ -342,6 +342,56 @@ async def test_hosts_that_exchange_their_roles_meet_again(
         await assert_linked(one, other)
 
 
+async def test_a_session_that_the_peer_gives_up_is_dialed_again_at_once(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    beta.linker._peer_address = ("nowhere", 7000)
+    async with running(alpha, beta):
+        await trio.sleep(0.5)
+        assert beta.linker._accepted is not None, "alpha has dialed, and waits for beta"
+        beta.linker._discard_accepted("it is given up")
+        beta.linker._peer_address = ("alpha", 7000)
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began <= limits.RECONNECT_MAX_S + 0.1
+
+
+async def test_what_the_peer_dialed_for_a_role_to_come_outlives_the_change(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, other = await alpha.link(), await beta.link()
+        alpha.linker.hold()
+        alpha.hello.update({"role": "backup", "term": 1})
+        beta.hello.update({"role": "primary", "term": 1})
+        other.close("the roles changed")
+        await alpha.lost(one)
+        await trio.sleep(1)
+        accepted = alpha.linker._accepted
+        assert accepted is not None, "beta has dialed in its new role"
+        assert alpha.links.statistics().current_buffer_used == 0, "no link is made meanwhile"
+        alpha.linker.meet_anew("the roles changed")
+        began = trio.current_time()
+        one, other = await alpha.link(), await beta.link()
+        assert one.mirror is accepted
+        assert trio.current_time() - began < 0.01
+        await assert_linked(one, other)
+
+
+async def test_a_host_that_keeps_its_role_after_all_meets_again(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        one, _ = await alpha.link(), await beta.link()
+        alpha.linker.hold()
+        one.close("the roles were not exchanged")
+        await trio.sleep(1)
+        alpha.linker.go_on()
+        began = trio.current_time()
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - began <= limits.RECONNECT_MAX_S + 0.1
+
+
 async def test_sessions_of_two_roles_make_no_link(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:

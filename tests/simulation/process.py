@@ -56,6 +56,18 @@ class Process:
         self.clock = clock
         self.paused: list[Task] | None = None
         """The tasks that would run, while the process is paused."""
+        self.steps = 0
+        """How often one of its tasks became able to run."""
+        self.pause_at: int | None = None
+        """The step before which it is paused."""
+        self.stands_still = trio.Event()
+        """Set when it was paused by that."""
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.pause_at:
+            self.pause()
+            self.stands_still.set()
 
     def pause(self) -> None:
         if self.paused is None:
@@ -78,6 +90,8 @@ class _RunQueue(deque[Task]):
 
     def append(self, task: Task) -> None:
         process = task.context.get(current)
+        if process is not None:
+            process.step()
         if process is not None and process.paused is not None:
             process.paused.append(task)
         else:

@@ -1,19 +1,31 @@
-"""`python -m tests.soak --minutes N`: real trouble for two mounted hosts, until the time is over."""
+"""`python -m tests.soak --minutes N`: real trouble for two mounted hosts, until the time is over.
+
+`--switches N [--load PROCESSES]` instead: so many exchanges of the roles without any trouble, while the
+machine does other work; none may be felt for a second.
+"""
 
 import argparse
 import os
 
 from tests.hosts import what_is_missing
 from tests.soak.soaking import Soak
+from tests.soak.switching import Switches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="How long; an era is ended in order.")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)), help="What is drawn from.")
+    parser.add_argument("--switches", type=int, default=0, help="So many switches, and no trouble.")
+    parser.add_argument("--load", type=int, default=2, help="Processes that keep the machine busy meanwhile.")
     arguments = parser.parse_args()
     if missing := what_is_missing():
         raise SystemExit(missing)
+    if arguments.switches:
+        switches = Switches(arguments.switches, load=arguments.load)
+        switches.run()
+        print(switches.summary())
+        return
     print(f"seed {arguments.seed}, {arguments.minutes:g} minutes", flush=True)
     soak = Soak(arguments.minutes * 60, arguments.seed)
     soak.run()

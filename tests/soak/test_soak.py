@@ -1,4 +1,7 @@
-"""The soak in short: FUSEMIRROR_SOAK_S says for how many seconds, FUSEMIRROR_SEED what is drawn."""
+"""The soak in short: FUSEMIRROR_SOAK_S says for how many seconds, FUSEMIRROR_SEED what is drawn.
+
+FUSEMIRROR_SWITCHES says how many switches are made.
+"""
 
 import os
 
@@ -7,9 +10,11 @@ import pytest
 from tests.hosts import what_is_missing
 from tests.mount.conftest import seed
 from tests.soak.soaking import ERAS, Soak
+from tests.soak.switching import Switches
 
 __all__ = ["seed"]
 SECONDS = float(os.environ.get("FUSEMIRROR_SOAK_S", "40"))
+SWITCHES = int(os.environ.get("FUSEMIRROR_SWITCHES", "6"))
 
 
 def test_real_trouble_loses_nothing_that_was_acknowledged_and_stops_nobody_for_ever(seed: int) -> None:
@@ -18,3 +23,12 @@ def test_real_trouble_loses_nothing_that_was_acknowledged_and_stops_nobody_for_e
     soak = Soak(SECONDS, seed)
     soak.run(ERAS[seed % len(ERAS) :] + ERAS[: seed % len(ERAS)])
     assert soak.steps
+
+
+def test_no_switch_is_felt_for_a_second_and_none_ends_with_a_host_alone() -> None:
+    if missing := what_is_missing():
+        pytest.skip(missing)
+    switches = Switches(SWITCHES)
+    switches.run()
+    print(switches.summary())
+    assert len(switches.waits_s) == SWITCHES
