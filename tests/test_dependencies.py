@@ -1,0 +1,40 @@
+"""What is installed: ranges for users in pyproject.toml, one hashed version of each for developers."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RANGES = [
+    *PROJECT["build-system"]["requires"],
+    *PROJECT["project"]["dependencies"],
+    *(each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra),
+]
+LOCKED = re.findall(
+    r"^([a-z0-9-]+)==(\S+).*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
+    (ROOT / ".ci" / "requirements.txt").read_text(),
+    re.MULTILINE,
+)
+VERSIONS = {name: version for name, version, _ in LOCKED}
+
+
+def test_every_locked_package_has_hashes() -> None:
+    lines = (ROOT / ".ci" / "requirements.txt").read_text().splitlines()
+    assert sum("==" in line for line in lines if not line.startswith("#")) == len(LOCKED) > 20
+
+
+@pytest.mark.parametrize("text", RANGES)
+def test_the_locked_version_is_in_the_range_that_users_get(text: str) -> None:
+    wanted = Requirement(text)
+    assert wanted.specifier.contains(VERSIONS[canonicalize_name(wanted.name)]), ".ci/requirements.txt is old"
+
+
+@pytest.mark.parametrize("text", PROJECT["project"]["dependencies"])
+def test_a_range_has_both_ends(text: str) -> None:
+    operators = {each.operator for each in Requirement(text).specifier}
+    assert operators == {">=", "<"}
