@@ -105,6 +105,7 @@ DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks 
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
+ROOT_PATIENCE_S = 0.5  # df asks twice, and who watches mounts gives it a few seconds
 REQUESTS_PER_TURN = 64  # answered by the kernel session before all other tasks have their turn
 REQUESTS_WAITING_MAX = 1_024  # of the kernel session, each about 10 KiB; the kernel holds the others
 REQUESTS_WAITING_BYTES_MAX = 64 * MIB  # that those hold: as much as with REQUESTS_MAX large writes

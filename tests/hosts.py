@@ -190,8 +190,9 @@ class Host:
         assert self._process is None, f"{self.name} is mounted already"
         with self.log_file.open("ab") as log:
             asked = os.environ.get("FUSEMIRROR_TEST_SESSION")  # a whole run on one session with the kernel
-            session = ("-o", f"session={asked}") if asked else ()
-            command = (*self.program, "mount", "-f", *session, *options, FILESYSTEM)
+            if asked and "-o" not in options:
+                options = ("-o", f"session={asked}", *options)
+            command = (*self.program, "mount", "-f", *options, FILESYSTEM)
             self._process = self.start(*command, self.mountpoint, stdout=log, stderr=log)
         wait_until(self._serves, timeout_s, f"{self.name}: mount")
 

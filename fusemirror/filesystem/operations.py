@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 
 import pyfuse3
+import trio
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
@@ -28,8 +29,8 @@ from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.told_directories import ToldDirectories
-from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.limits import NAME_BYTES_MAX, ROOT_PATIENCE_S
 from fusemirror.operations import (
     Create,
     Link,
@@ -176,7 +177,8 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def opendir(self, inode: InodeNumber, ctx: RequestContext) -> int:
-        await self._unit.attributes(inode)
+        if inode != ROOT_INODE:  # which is there always, and df opens it
+            await self._unit.attributes(inode)
         self._unit.opened(inode)
         return self._directories.add(DirectoryHandle(inode, self._next_cookie()))
 
@@ -217,9 +219,7 @@ class Operations(pyfuse3.Operations):
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
 
-    async def _reply_dots(
-        self, own: Inode, position: int, token: pyfuse3.ReaddirToken | Listing
-    ) -> bool:
+    async def _reply_dots(self, own: Inode, position: int, token: pyfuse3.ReaddirToken | Listing) -> bool:
         if own.nlink == 0:
             return False  # a removed directory lists nothing, not even itself
         if position < _DOT and not list_entry(token, b".", self._entry(own), _DOT):
@@ -233,9 +233,18 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: InodeNumber, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         self._cache.asks(inode)
         try:
+            if inode == ROOT_INODE:
+                return self._entry(await self._root(), asked=True)
             return self._entry(await self._unit.attributes(inode), asked=True)
         finally:
             self._cache.answered(inode)
+
+    async def _root(self) -> Inode:
+        """The root's attributes, after a while as this host has them: df(1) and whoever watches mounts
+        stat the root first, and are not to wait for another host. No name in it is shown by that."""
+        with trio.move_on_after(ROOT_PATIENCE_S):
+            return await self._unit.attributes(ROOT_INODE)
+        return _there(self._unit.volume.catalog.inode(ROOT_INODE))
 
     def _entry(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
         entry = entry_attributes(inode)

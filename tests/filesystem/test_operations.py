@@ -615,3 +615,19 @@ async def test_an_open_directory_can_be_synced(kernel: Kernel, volume: Volume) -
 
 async def test_everything_is_allowed_where_the_kernel_does_not_check(kernel: Kernel) -> None:
     assert await kernel.operations.access(ROOT, os.R_OK | os.W_OK, USER)
+
+
+async def test_the_root_is_opened_and_looked_at_while_the_other_host_is_away(
+    operations: Operations, unit: PrimaryUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemirror.filesystem.operations.ROOT_PATIENCE_S", 0.01)
+
+    async def away(key: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(unit, "showable", away)
+    kernel = Kernel(operations)
+    with trio.fail_after(5):
+        root = await kernel.attributes(ROOT)
+        await kernel.operations.releasedir(await kernel.operations.opendir(ROOT, ROOT_USER))
+    assert root.st_ino == ROOT
