@@ -41,6 +41,7 @@ LAYERS = (
         "limits",
         "identifiers",
         "errors",
+        "xattrs",
         "__init__",
     ),
 )
@@ -55,6 +56,7 @@ PURE = (
     "operations.py",
     "identifiers.py",
     "limits.py",
+    "xattrs.py",
 )
 
 TESTED_ELSEWHERE = {

@@ -11,9 +11,9 @@ import struct
 from typing import NamedTuple
 
 from fusemirror.errors import OperationFailed
+from fusemirror.xattrs import ACL_ACCESS, ACL_DEFAULT
 
-ACCESS = b"system.posix_acl_access"
-DEFAULT = b"system.posix_acl_default"
+ACCESS, DEFAULT = ACL_ACCESS, ACL_DEFAULT
 
 _VERSION = 2
 _HEADER = struct.Struct("<I")
@@ -42,12 +42,14 @@ def parse(value: bytes) -> Acl:
         raise OperationFailed(errno.EINVAL)
     acl = [AclEntry(*fields) for fields in _ENTRY.iter_unpack(body)]
     tags = [entry.tag for entry in acl]
+    # The order of the tags is that of their numbers; posix_acl_valid() of the kernel insists on it.
     singles = [tag for tag in tags if tag not in _NAMED]
     valid = (
         set(singles) >= _REQUIRED
         and len(singles) == len(set(singles))
         and set(singles) <= _REQUIRED | {MASK}
         and (MASK in singles or not _NAMED & set(tags))
+        and tags == sorted(tags)
         and all(entry.permissions <= 7 for entry in acl)
     )
     if not valid:

@@ -39,6 +39,7 @@ from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import has_namespace
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class BringingIn:
             return False
         number = inode.number
         names = await self._unit.xattrs(number)
-        return {name: await self._unit.xattr(number, name) for name in names} == kept.xattrs
+        return {name: await self._unit.xattr(number, name) for name in names} == _xattrs(kept)
 
     async def _has_content(self, inode: InodeNumber, kept: Kept, data: Path) -> bool:
         with data.open("rb") as ours:
@@ -263,12 +264,22 @@ class BringingIn:
                 raise
 
     async def _set_attributes(self, inode: InodeNumber, kept: Kept) -> None:
-        """In this order: an access control list changes the mode, and everything changes the times."""
+        """In this order: a new owner ends privileges, an access control list changes the mode, and everything
+        changes the times.
+        """
+        await self._unit.perform(SetAttributes(inode, uid=kept.uid, gid=kept.gid))
+        if not stat.S_ISLNK(kept.mode):
+            await self._unit.perform(SetAttributes(inode, mode=stat.S_IMODE(kept.mode)))
+        xattrs = _xattrs(kept)
         for name in await self._unit.xattrs(inode):
-            if name not in kept.xattrs:  # inherited from a directory that was set aside
+            if name not in xattrs:  # inherited from a directory that was set aside
                 await self._unit.perform(RemoveXattr(inode, name))
-        for name, value in kept.xattrs.items():
+        for name, value in xattrs.items():
             await self._unit.perform(SetXattr(inode, name, value))
-        mode = None if stat.S_ISLNK(kept.mode) else stat.S_IMODE(kept.mode)
         times = {"atime_ns": kept.atime_ns or kept.mtime_ns, "mtime_ns": kept.mtime_ns}
-        await self._unit.perform(SetAttributes(inode, mode, kept.uid, kept.gid, **times))
+        await self._unit.perform(SetAttributes(inode, **times))
+
+
+def _xattrs(kept: Kept) -> dict[bytes, bytes]:
+    """Those that a file may have now: a volume of an earlier version may have held others."""
+    return {name: value for name, value in kept.xattrs.items() if has_namespace(name)}

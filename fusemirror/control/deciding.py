@@ -45,6 +45,7 @@ from fusemirror.pieces import first_piece
 from fusemirror.volume.catalog import Catalog, Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import reservation_row
+from fusemirror.xattrs import check_settable, namespace_of
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -355,6 +356,7 @@ def _set_xattr(draft: Draft, operation: SetXattr) -> Decision:
     if len(operation.value) > XATTR_VALUE_BYTES_MAX:
         raise OperationFailed(errno.E2BIG)
     inode = draft.inode(operation.inode)
+    check_settable(operation.name, inode.mode)
     _check_names_fit(draft.catalog, inode.number, operation.name)
     inode.ctime_ns = draft.time_ns
     value: bytes | None = operation.value
@@ -363,8 +365,6 @@ def _set_xattr(draft: Draft, operation: SetXattr) -> Decision:
         inode.mode = acl.mode_of(access, inode.mode)
         value = None if acl.is_minimal(access) else operation.value
     elif operation.name == acl.DEFAULT:
-        if not inode.is_directory:
-            raise OperationFailed(errno.EACCES)
         acl.parse(operation.value)
     draft.put_xattr(inode.number, operation.name, value)
     return draft.decision(inode.number)
@@ -380,6 +380,7 @@ def _check_names_fit(catalog: Catalog, inode: InodeNumber, name: bytes) -> None:
 
 def _remove_xattr(draft: Draft, operation: RemoveXattr) -> Decision:
     inode = draft.inode(operation.inode)
+    namespace_of(operation.name)
     if draft.catalog.xattr(inode.number, operation.name) is None:
         raise OperationFailed(errno.ENODATA)
     inode.ctime_ns = draft.time_ns

@@ -45,6 +45,7 @@ from fusemirror.settings import Access, Settings, is_host_name
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import has_namespace, namespace_of
 
 log = logging.getLogger(__name__)
 
@@ -350,7 +351,8 @@ class ControlUnit(ABC):
         return self.volume.catalog.listing(directory, after_cookie, limit)
 
     async def xattr(self, inode: InodeNumber, name: bytes) -> bytes:
-        """The value of an extended attribute; ENODATA where there is none."""
+        """The value of an extended attribute; ENODATA where there is none, EOPNOTSUPP where none can be."""
+        namespace_of(name)
         await self.attributes(inode)
         value = self.volume.catalog.xattr(inode, name)
         if value is None:
@@ -358,9 +360,9 @@ class ControlUnit(ABC):
         return value
 
     async def xattrs(self, inode: InodeNumber) -> list[bytes]:
-        """The names of the extended attributes."""
+        """The names of the extended attributes, but for those of no namespace (`xattrs.py`)."""
         await self.attributes(inode)
-        return self.volume.catalog.xattrs(inode)
+        return [name for name in self.volume.catalog.xattrs(inode) if has_namespace(name)]
 
     @abstractmethod
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:

@@ -25,6 +25,7 @@ from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.answers import Listing, list_entry
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_entry
+from fusemirror.filesystem.callers import is_administrator
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -43,6 +44,7 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.volume.inode import Inode
+from fusemirror.xattrs import listed, namespace_of
 
 # Positions in a directory: 0 is the start, then "." and "..", then the entries' own cookies.
 _DOT, _DOT_DOT = 1, 2
@@ -279,10 +281,14 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def listxattr(self, inode: InodeNumber, ctx: RequestContext) -> list[bytes]:
-        return await self._unit.xattrs(inode)
+        names = await self._unit.xattrs(inode)
+        if listed(names, to_administrator=False) == names:
+            return names
+        return listed(names, to_administrator=is_administrator(ctx.uid, ctx.pid))
 
     @answers_errno
     async def setxattr(self, inode: InodeNumber, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        namespace_of(name)  # a primary of an earlier version does not ask
         if name == acl.ACCESS:
             await self._end_set_group_id(inode, ctx)
         await self._unit.perform(SetXattr(inode, name, value))
@@ -296,7 +302,13 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def removexattr(self, inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
-        await self._unit.perform(RemoveXattr(inode, name))
+        namespace_of(name)
+        try:
+            await self._unit.perform(RemoveXattr(inode, name))
+        except OperationFailed as error:
+            # To remove an access control list that is not there is no error on a local disk.
+            if error.errno != errno.ENODATA or name not in (acl.ACCESS, acl.DEFAULT):
+                raise
 
     @answers_errno
     async def access(self, inode: InodeNumber, mode: int, ctx: RequestContext) -> bool:

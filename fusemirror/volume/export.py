@@ -17,6 +17,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.durable import sync_filesystem
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import has_namespace
 
 _NAMES_PER_TURN = 1024
 _PATH_BYTES = 2048  # a path is taken in pieces of this at most, each well within PATH_MAX
@@ -120,7 +121,7 @@ class _Export:
             os.chown(path, inode.uid, inode.gid, follow_symlinks=False)
         if not inode.is_symlink:
             os.chmod(path, stat.S_IMODE(inode.mode))
-        for name in self._catalog.xattrs(inode.number):
+        for name in filter(has_namespace, self._catalog.xattrs(inode.number)):
             value = self._catalog.xattr(inode.number, name) or b""
             try:
                 os.setxattr(path, name, value, follow_symlinks=False)

@@ -205,6 +205,9 @@ ERRORS = {
     "xattr: no access list": (SetXattr(ROOT, acl.ACCESS, b"nonsense"), errno.EINVAL),
     "xattr: no default list": (SetXattr(ROOT, acl.DEFAULT, b"nonsense"), errno.EINVAL),
     "xattr: a default list of a file": (SetXattr(InodeNumber(4), acl.DEFAULT, b""), errno.EACCES),
+    "xattr: of no namespace": (SetXattr(ROOT, b"system.a", b""), errno.EOPNOTSUPP),
+    "xattr: a bare prefix": (SetXattr(ROOT, b"user.", b""), errno.EINVAL),
+    "xattr: removed, of no namespace": (RemoveXattr(ROOT, b"system.a"), errno.EOPNOTSUPP),
     "xattr: removed but not there": (RemoveXattr(ROOT, b"user.a"), errno.ENODATA),
     "xattr: removed from an inode that is gone": (RemoveXattr(NOWHERE, b"user.a"), errno.ESTALE),
 }
@@ -677,14 +680,14 @@ class Filesystem(RuleBasedStateMachine):
             node = self.nodes[number]
             node.mode = stat.S_IFMT(node.mode) | mode
 
-    @rule(place=PLACE, name=st.sampled_from((b"user.a", b"user.b")), value=st.binary(max_size=3))
+    @rule(place=PLACE, name=st.sampled_from((b"trusted.a", b"trusted.b")), value=st.binary(max_size=3))
     def set_xattr(self, place: int, name: bytes, value: bytes) -> None:
         number = self.pick(place)
         errors = set() if number in self.nodes else {errno.ESTALE}
         if self.attempt(SetXattr(number, name, value), errors) is not None:
             self.nodes[number].xattrs[name] = value
 
-    @rule(place=PLACE, name=st.sampled_from((b"user.a", b"user.b")))
+    @rule(place=PLACE, name=st.sampled_from((b"trusted.a", b"trusted.b")))
     def remove_xattr(self, place: int, name: bytes) -> None:
         number = self.pick(place)
         node = self.nodes.get(number)

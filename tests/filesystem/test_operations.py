@@ -9,12 +9,15 @@ import pyfuse3
 import pytest
 import trio
 
+from fusemirror.change import Table
+from fusemirror.control.acl import ACCESS
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import KERNEL_STEADY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
 from fusemirror.operations import Unlink
+from fusemirror.volume.catalog import xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import KEPT_S, ROOT_USER, USER, Caller, refused
@@ -438,6 +441,35 @@ async def test_extended_attributes_are_kept_listed_and_removed(kernel: Kernel) -
     assert await refused(of.getxattr(inode, b"user.a", USER)) == "ENODATA"
     assert await refused(of.removexattr(inode, b"user.a", USER)) == "ENODATA"
     assert await refused(of.listxattr(999, USER)) == "ESTALE"
+
+
+async def test_attributes_of_no_namespace_are_neither_made_nor_seen_nor_removed(
+    kernel: Kernel, volume: Volume
+) -> None:
+    inode = await kernel.make(b"file")
+    of = kernel.operations
+    volume.catalog.apply_rows([(Table.XATTRS, xattr_key(inode, b"system.old"), b"of an earlier version")])
+    await of.setxattr(inode, b"user.a", b"", ROOT_USER)
+    for caller in (ROOT_USER, USER):
+        assert await refused(of.setxattr(inode, b"system.new", b"", caller)) == "ENOTSUP"
+        assert await refused(of.getxattr(inode, b"system.old", caller)) == "ENOTSUP"
+        assert await refused(of.removexattr(inode, b"system.old", caller)) == "ENOTSUP"
+        assert await of.listxattr(inode, caller) == [b"user.a"]
+
+
+async def test_trusted_attributes_are_listed_to_administrators_only(kernel: Kernel) -> None:
+    inode = await kernel.make(b"file")
+    of = kernel.operations
+    for name in (b"trusted.a", b"user.a"):
+        await of.setxattr(inode, name, b"", ROOT_USER)
+    nobodys = 0  # a process that /proc does not know
+    assert await of.listxattr(inode, Caller(0, 0, pid=nobodys)) == [b"trusted.a", b"user.a"]
+    assert await of.listxattr(inode, Caller(1000, 1000, pid=nobodys)) == [b"user.a"]
+
+
+async def test_an_access_list_that_is_not_there_is_removed_as_well(kernel: Kernel) -> None:
+    inode = await kernel.make(b"file")
+    await kernel.operations.removexattr(inode, ACCESS, ROOT_USER)
 
 
 async def test_the_space_is_that_of_the_disk_under_the_volume(kernel: Kernel, volume: Volume) -> None:

@@ -47,6 +47,7 @@ def test_everything_comes_out_as_it_is(source: Writer, tmp_path: Path) -> None:
         source, file, mode=0o104755, uid=1234, gid=5678, atime_ns=1_000_000_001, mtime_ns=2_000_000_002
     )
     source.set_xattr(file, b"user.name", b"value\0")
+    source.set_xattr(file, b"system.old", b"which an earlier version took")
     source.link(file, b"hard link")
     symlink = source.create(b"symlink", mode=0o120777, target=b"no/such \xfe target")
     set_attributes(source, symlink, uid=7, gid=8, mtime_ns=3_000_000_003)
