@@ -7,7 +7,8 @@ same change and hold the same result, and applying it a second time changes noth
 - A `NamespaceChange` carries catalog rows: keys with their new values, or None for a row that goes.
   The same bytes stand in the journal and on the mirror path.
 - A `WriteChange` or `TruncateChange` concerns an image file. It is not kept in the journal, except
-  at the primary for a request of the backup, so that the request takes effect once (G4).
+  at the primary for a request of the backup, so that the request takes effect once (G4), and on both
+  hosts where it carries rows: what ends with the data, such as the privileges of a program.
 
 Source: seed [0053]-[0057]; design.md, "The volume".
 """
@@ -56,18 +57,23 @@ class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
 
 
 class WriteChange(Change, tag=2, frozen=True, array_like=True, gc=False):
-    """`length` bytes at `offset` of an image file; the bytes travel beside it, once."""
+    """`length` bytes at `offset` of an image file; the bytes travel beside it, once.
+
+    `rows` take effect with the data. The inode is among them then, as it is after the change.
+    """
 
     inode: InodeNumber
     offset: int
     length: int
+    rows: tuple[Row, ...] = ()
 
 
 class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
-    """The image file becomes `size` bytes long, cut or extended by a hole."""
+    """The image file becomes `size` bytes long, cut or extended by a hole. `rows` as for a write."""
 
     inode: InodeNumber
     size: int
+    rows: tuple[Row, ...] = ()
 
 
 DataChange = WriteChange | TruncateChange

@@ -162,6 +162,7 @@ class Host:
         return Hello(
             protocol=PROTOCOL_VERSION,
             protocol_min=PROTOCOL_VERSION_MIN,
+            takes_rows=True,
             path=path,
             filesystem=bytes.fromhex(identity.filesystem),
             host=bytes.fromhex(identity.host),

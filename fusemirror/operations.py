@@ -18,7 +18,8 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
 class Write(Operation, tag=1, frozen=True, array_like=True, gc=False):
     """Write the bytes that travel beside; `append` means at the end, wherever that then is.
 
-    `clear_privileges`: the writer may not keep set-user-id and set-group-id bits.
+    `clear_privileges`: the writer may not keep set-user-id and set-group-id bits. (`security.capability`
+    ends with any write.)
     """
 
     inode: InodeNumber
@@ -28,7 +29,10 @@ class Write(Operation, tag=1, frozen=True, array_like=True, gc=False):
 
 
 class SetAttributes(Operation, tag=2, frozen=True, array_like=True):
-    """Change the attributes that are not None. Times in nanoseconds since the epoch, sizes in bytes."""
+    """Change the attributes that are not None. Times in nanoseconds since the epoch, sizes in bytes.
+
+    `clear_privileges`: with the size, as for a write.
+    """
 
     inode: InodeNumber
     mode: int | None = None
@@ -37,6 +41,7 @@ class SetAttributes(Operation, tag=2, frozen=True, array_like=True):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    clear_privileges: bool = False
 
 
 class Create(Operation, tag=3, frozen=True, array_like=True):

@@ -21,6 +21,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
+from fusemirror.control.deciding import has_privileges
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Borrowing
 from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
@@ -197,7 +198,10 @@ class BackupUnit(ControlUnit):
             return False
         if self.exclusive.is_reserved(operation, self.host_identity):
             return False  # the primary refuses it: its program is to hear so
-        return may_be_acknowledged_early(operation, self.volume.catalog.inode(operation.inode))
+        catalog = self.volume.catalog
+        inode = catalog.inode(operation.inode)
+        ends = inode is not None and has_privileges(catalog, inode, clear_set_id=operation.clear_privileges)
+        return may_be_acknowledged_early(operation, inode, ends_privileges=ends)
 
     async def _request(
         self,

@@ -276,8 +276,8 @@ class BringingIn:
                 await self._unit.perform(RemoveXattr(inode, name))
         for name, value in xattrs.items():
             await self._unit.perform(SetXattr(inode, name, value))
-        times = {"atime_ns": kept.atime_ns or kept.mtime_ns, "mtime_ns": kept.mtime_ns}
-        await self._unit.perform(SetAttributes(inode, **times))
+        atime_ns = kept.atime_ns or kept.mtime_ns
+        await self._unit.perform(SetAttributes(inode, atime_ns=atime_ns, mtime_ns=kept.mtime_ns))
 
 
 def _xattrs(kept: Kept) -> dict[bytes, bytes]:

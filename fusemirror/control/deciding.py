@@ -45,7 +45,7 @@ from fusemirror.pieces import first_piece
 from fusemirror.volume.catalog import Catalog, Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import reservation_row
-from fusemirror.xattrs import check_settable, namespace_of
+from fusemirror.xattrs import CAPABILITY, check_settable, namespace_of
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -325,13 +325,56 @@ def _exchange(draft: Draft, operation: Rename, moved: Inode, other: Inode) -> De
     return draft.decision(moved.number)
 
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+def _without_set_id(mode: int) -> int:
+    """As the kernel does on a write: set-group-id goes only where the group may execute."""
+    kept = mode & ~stat.S_ISUID
+    return kept & ~stat.S_ISGID if mode & stat.S_IXGRP else kept
+
+
+def has_privileges(catalog: Catalog, inode: Inode, *, clear_set_id: bool) -> bool:
+    """Whether a change of the inode's data ends any; `clear_set_id`: by one who may not keep set-id bits.
+
+    A file capability ends with a change by anyone, root too (capabilities(7)).
+    """
+    if inode.capable is not False and catalog.has_capability(inode):
+        return True
+    return clear_set_id and inode.mode & _SET_ID != 0 and _without_set_id(inode.mode) != inode.mode
+
+
+def _end_privileges(draft: Draft, inode: Inode, *, clear_set_id: bool) -> None:
+    if clear_set_id:
+        inode.mode = _without_set_id(inode.mode)
+    if draft.catalog.xattr(inode.number, CAPABILITY) is not None:
+        draft.put_xattr(inode.number, CAPABILITY, None)
+
+
+def end_privileges(
+    catalog: Catalog, inode: InodeNumber, time_ns: int, *, clear_set_id: bool, size: int | None = None
+) -> tuple[Row, ...]:
+    """The rows that end an inode's privileges; with `size` as after a change of its data too."""
+    draft = Draft(catalog, ChangeNumber(0), time_ns)
+    ended = draft.inode(inode)
+    ended.ctime_ns = time_ns
+    if size is not None:
+        ended.size, ended.mtime_ns = size, time_ns
+    _end_privileges(draft, ended, clear_set_id=clear_set_id)
+    return draft.decision(inode).rows
+
+
 def nearest_time(time_ns: int) -> int:
     """The time itself, or the first or last that an inode can hold, as Linux does it (utimensat(2))."""
     return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 def _set_attributes(draft: Draft, operation: SetAttributes) -> Decision:
+    """With a size, as it is after the truncation that comes with it: the rows of one change."""
     inode = draft.inode(operation.inode)
+    if operation.size is not None:
+        inode.size, inode.mtime_ns = operation.size, draft.time_ns
+        _end_privileges(draft, inode, clear_set_id=operation.clear_privileges)
     if operation.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | (operation.mode & 0o7777)
         access = draft.catalog.xattr(inode.number, acl.ACCESS)
@@ -342,6 +385,8 @@ def _set_attributes(draft: Draft, operation: SetAttributes) -> Decision:
         value = getattr(operation, field)
         if value is not None:
             setattr(inode, field, value)
+    if not inode.is_directory and (operation.uid is not None or operation.gid is not None):
+        _end_privileges(draft, inode, clear_set_id=True)  # root's chown too (chown(2))
     for field in ("atime_ns", "mtime_ns"):
         time_ns = getattr(operation, field)
         if time_ns is not None:

@@ -5,7 +5,6 @@ what the subvolume holds, until it takes its place in the order: a program sees 
 One that may be in the subvolume already, below what came after it, is not shown; reads wait for it.
 """
 
-import stat
 from collections.abc import Collection
 
 from fusemirror.communication.volume import Staged
@@ -60,11 +59,10 @@ def attributes_with(inode: Inode, writes: Collection[Staged]) -> Inode:
     return shown
 
 
-def may_be_acknowledged_early(operation: Write, inode: Inode | None) -> bool:
+def may_be_acknowledged_early(operation: Write, inode: Inode | None, *, ends_privileges: bool) -> bool:
     """Whether nothing but its data depends on the write, and it is sure to be in order.
 
-    Where the file ends is the primary's to say (O_APPEND), and so is who may keep privileges.
+    Where the file ends is the primary's to say (O_APPEND). And nobody may run what was written with
+    the privileges of what was there before.
     """
-    if inode is None or not inode.is_regular or operation.append:
-        return False
-    return not (operation.clear_privileges and inode.mode & (stat.S_ISUID | stat.S_ISGID))
+    return inode is not None and inode.is_regular and not operation.append and not ends_privileges

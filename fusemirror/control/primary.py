@@ -31,7 +31,7 @@ from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
 from fusemirror.control.checking import check_operation
-from fusemirror.control.deciding import Decision, decide, purge_rows
+from fusemirror.control.deciding import Decision, decide, end_privileges, has_privileges, purge_rows
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Lending
 from fusemirror.control.reservations import check_reserved
@@ -99,7 +99,6 @@ from fusemirror.witness.permission import Permission
 log = logging.getLogger(__name__)
 
 _NAMES_WANTED_MAX = 64  # directories waiting to be asked for; more are asked for another time
-_PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 
 class PrimaryUnit(ControlUnit):
@@ -291,16 +290,21 @@ class PrimaryUnit(ControlUnit):
                 self.note_failed_write(staged, error.errno)
         self._end_request(staged.request.identity)
 
-    def _make(self, operation: AnyOperation, data: Buffer, request: RequestId) -> InodeNumber:
-        """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`."""
+    def _make(
+        self, operation: AnyOperation, data: Buffer, request: RequestId, *, repairs: bool = False
+    ) -> InodeNumber:
+        """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`.
+
+        `repairs`: the data becomes what it was; no privileges end.
+        """
         if self.volume.catalog.reservations:
             check_reserved(self.volume.catalog, operation, self._host_of(request))
         try:
             self._check_room(operation, len(data))
             if type(operation) is Write:
-                return self._write(operation, data, request)
+                return self._write(operation, data, request, repairs=repairs)
             if type(operation) is SetAttributes and operation.size is not None:
-                return self._truncate(operation, request)
+                return self._truncate(operation, request, repairs=repairs)
             return self._change_namespace(operation, request)
         except (OSError, DiskFailed) as error:
             raise OperationFailed(error.errno or errno.EIO) from error
@@ -323,7 +327,9 @@ class PrimaryUnit(ControlUnit):
         end = operation.offset + data_bytes
         return self.volume.images.is_allocated(operation.inode, operation.offset, end)
 
-    def _write(self, operation: Write, data: Buffer, request: RequestId) -> InodeNumber:
+    def _write(
+        self, operation: Write, data: Buffer, request: RequestId, *, repairs: bool = False
+    ) -> InodeNumber:
         volume = self.volume
         number = operation.inode
         inode = found(volume.catalog.inode(number), errno.ESTALE)
@@ -337,11 +343,18 @@ class PrimaryUnit(ControlUnit):
         end = offset + len(data)
         if end > FILE_BYTES_MAX or len(data) > WRITE_BYTES_MAX or offset < 0:
             raise OperationFailed(errno.EFBIG)
-        if operation.clear_privileges and inode.mode & _PRIVILEGES:
-            self._change_namespace(SetAttributes(number, mode=_without_privileges(inode.mode)), NO_REQUEST)
+        clear = operation.clear_privileges
+        ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
         if self.mirror.must_begin_generation:
             self.mirror.begin_generation()
-        change = WriteChange(_next(volume), request, volume.time_ns(), number, offset, len(data))
+        if ends and not self.mirror.backup_takes_rows:
+            ends = self._end_privileges_first(number, clear_set_id=clear)
+        time_ns = volume.time_ns()
+        rows: tuple[Row, ...] = ()
+        if ends:
+            size = max(end, inode.size)
+            rows = end_privileges(volume.catalog, number, time_ns, clear_set_id=clear, size=size)
+        change = WriteChange(_next(volume), request, time_ns, number, offset, len(data), rows)
         encoded = encode_change(change)
         old_size = inode.size
         self._apply_data(change, data, encoded)
@@ -350,7 +363,18 @@ class PrimaryUnit(ControlUnit):
         self.mirror.publish(change, encoded, b"" if is_there else data, (number,), old_size)
         return number
 
-    def _truncate(self, operation: SetAttributes, request: RequestId) -> InodeNumber:
+    def _end_privileges_first(self, inode: InodeNumber, *, clear_set_id: bool) -> bool:
+        """End them by a change before the one of the data, for a backup of an earlier version: false, since
+        there are none then.
+        """
+        number, time_ns = _next(self.volume), self.volume.time_ns()
+        rows = end_privileges(self.volume.catalog, inode, time_ns, clear_set_id=clear_set_id)
+        self._publish_rows(Decision(rows, inode, (inode,)), number, time_ns, NO_REQUEST)
+        return False
+
+    def _truncate(
+        self, operation: SetAttributes, request: RequestId, *, repairs: bool = False
+    ) -> InodeNumber:
         volume = self.volume
         size = operation.size
         inode = found(volume.catalog.inode(operation.inode), errno.ESTALE)
@@ -358,19 +382,27 @@ class PrimaryUnit(ControlUnit):
             raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
         if size is None or not 0 <= size <= FILE_BYTES_MAX:
             raise OperationFailed(errno.EFBIG)
-        others = msgspec.structs.replace(operation, size=None)
+        clear = operation.clear_privileges
+        ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
+        others = msgspec.structs.replace(operation, size=None, clear_privileges=False)
         more = others != SetAttributes(operation.inode)
+        # For a backup of an earlier version it becomes several changes; the last of them answers it.
+        at_once = self.mirror.backup_takes_rows
         if self.mirror.must_begin_generation:
             self.mirror.begin_generation()
-        # One request may become two changes; the last of them answers it.
-        change = TruncateChange(
-            _next(volume), NO_REQUEST if more else request, volume.time_ns(), inode.number, size
-        )
+        if ends and not at_once:
+            ends = self._end_privileges_first(inode.number, clear_set_id=clear)
+        number, time_ns = _next(volume), volume.time_ns()
+        rows: tuple[Row, ...] = ()
+        if at_once and (ends or more):
+            rows = decide(volume.catalog, operation, number, time_ns, self._host_of(request)).rows
+        last = at_once or not more
+        change = TruncateChange(number, request if last else NO_REQUEST, time_ns, inode.number, size, rows)
         encoded = encode_change(change)
         old_size = inode.size
         self._apply_data(change, b"", encoded)
         self.mirror.publish(change, encoded, b"", (inode.number,), old_size)
-        if more:
+        if not last:
             self._change_namespace(others, request)
         return inode.number
 
@@ -885,11 +917,11 @@ class PrimaryUnit(ControlUnit):
     def restore_length(self, inode: InodeNumber) -> None:
         """Make both images as long as the row says. OperationFailed."""
         size = found(self.volume.catalog.inode(inode), errno.ESTALE).size
-        self._make(SetAttributes(inode, size=size), b"", NO_REQUEST)
+        self._make(SetAttributes(inode, size=size), b"", NO_REQUEST, repairs=True)
 
     def restore_data(self, inode: InodeNumber, offset: int, data: bytes) -> None:
         """Make bytes of the backup a change of both volumes. OperationFailed."""
-        self._make(Write(inode, offset), data, NO_REQUEST)
+        self._make(Write(inode, offset), data, NO_REQUEST, repairs=True)
 
     async def verify_report(self) -> dict[str, Any]:
         report = self._verifier.report if self._verifier is not None else Report(running=False)
@@ -934,9 +966,3 @@ def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:
 
 def _next(volume: Volume) -> ChangeNumber:
     return ChangeNumber(volume.number + 1)
-
-
-def _without_privileges(mode: int) -> int:
-    """As the kernel does on a write: set-group-id goes only where the group may execute."""
-    kept = mode & ~stat.S_ISUID
-    return kept & ~stat.S_ISGID if mode & stat.S_IXGRP else kept

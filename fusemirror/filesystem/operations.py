@@ -331,7 +331,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
         await self._unit.attributes(inode)
         if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to this request
-            await self._unit.perform(SetAttributes(inode, size=0))
+            await self._unit.perform(SetAttributes(inode, size=0, clear_privileges=ctx.uid != 0))
         return self._open(inode, flags, ctx.uid)
 
     def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
@@ -384,7 +384,8 @@ class Operations(pyfuse3.Operations):
         if not inode.is_regular or not _permitted(inode, flags, ctx):
             raise FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC:
-            inode = _there(await self._unit.perform(SetAttributes(inode.number, size=0)))
+            emptied = SetAttributes(inode.number, size=0, clear_privileges=ctx.uid != 0)
+            inode = _there(await self._unit.perform(emptied))
         return inode
 
     @answers_errno

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from fusemirror.change import NamespaceChange, Row, Table, decode_change, row_bytes
 from fusemirror.errors import ConnectionLost
-from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.limits import BACKLOG_BYTES_MAX, ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE
 from fusemirror.mirror.stream import Stream
 from fusemirror.pieces import pieces
@@ -28,9 +28,13 @@ async def send_records(stream: Stream, volume: Volume, after: ChangeNumber) -> N
             raise ConnectionLost(stream.session.peer_name, "the journal was trimmed past what it missed")
         count = size_bytes = 0
         for number, payload in volume.journal.records(after):
-            # Requests of the backup for data stand in the journal too; images travel otherwise.
-            if isinstance(decode_change(payload), NamespaceChange):
+            change = decode_change(payload)
+            if isinstance(change, NamespaceChange):
                 stream.send_encoded(payload)
+            elif change.rows:
+                # The images of data changes in the journal travel otherwise; what ended with them is news.
+                rows = NamespaceChange(number, NO_REQUEST, change.time_ns, change.inode, change.rows)
+                stream.send(rows)
             after = number
             count, size_bytes = count + 1, size_bytes + len(payload)
             if count >= _RECORDS_PER_TURN or size_bytes >= _RECORD_BYTES_PER_TURN:

@@ -217,6 +217,11 @@ class Mirror:
         if not self._live and self._held_back is None:
             self._held_back = change.number
 
+    @property
+    def backup_takes_rows(self) -> bool:
+        """A change of data may carry rows. What a backup missed any version of it gets by `send_records`."""
+        return self.stream is None or self.stream.session.peer.takes_rows
+
     def backup_takes(self, size_bytes: int) -> bool:
         """Whether the subvolume has room for so much more, as far as this host knows."""
         if not self.streams or self._room_limit is None:

@@ -73,6 +73,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     keep: bytes = b""  # the host whose copy a person chose in a split brain
     keep_at: bytes = b""  # the sender's newest generation when that was said
     host_name: str = ""  # what people call the sender
+    takes_rows: bool = False  # of data changes too; earlier versions would leave them out
 
     @property
     def claim(self) -> Claim:

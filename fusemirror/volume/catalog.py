@@ -51,6 +51,7 @@ from fusemirror.volume.reservations import (
     parse_reservation,
     reserved_inode,
 )
+from fusemirror.xattrs import CAPABILITY
 
 _NUMBER = struct.Struct(">Q")
 _ENTRY = struct.Struct("<QBQ")
@@ -248,6 +249,12 @@ class Catalog:
                 break
             yield key[8:]
 
+    def has_capability(self, inode: Inode) -> bool:
+        """Whether the inode has `security.capability`. The answer is kept: each write asks."""
+        if inode.capable is None:
+            inode.capable = self.xattr(inode.number, CAPABILITY) is not None
+        return inode.capable
+
     def has_xattrs(self, inode: InodeNumber) -> bool:
         return self._has_prefix(self._xattrs, _NUMBER.pack(inode))
 
@@ -343,12 +350,8 @@ class Catalog:
                     self._put_entry(key, value)
                 elif table == Table.META:
                     self._put_meta(key, value)
-                elif value is None:
-                    self._txn.delete(key, db=self._tables[table])
                 else:
-                    self._txn.put(key, value, db=self._tables[table])
-                    if key == INODES_FROM_KEY and table == Table.META:
-                        self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
+                    self._put_xattr(key, value)
         except lmdb.Error as error:
             raise self._failure(error) from error
         finally:
@@ -556,11 +559,22 @@ class Catalog:
         elif inode_number in self._orphans:
             self._drop_orphan(inode_number, key)
 
+    def _put_xattr(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._txn.delete(key, db=self._xattrs)
+        else:
+            self._txn.put(key, value, db=self._xattrs)
+        inode = self._cached.get(key_inode(key))
+        if inode is not None:
+            inode.capable = None
+
     def _put_meta(self, key: bytes, value: bytes | None) -> None:
         if value is None:
             self._txn.delete(key, db=self._meta)
         else:
             self._txn.put(key, value, db=self._meta)
+            if key == INODES_FROM_KEY:
+                self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
         if not key.startswith(KEY_PREFIX):
             return
         if value is None:

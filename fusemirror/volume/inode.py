@@ -17,12 +17,14 @@ _NO_PARENT = InodeNumber(0)
 class Inode:
     """Mutable: the catalog gives out the same object to all, and changes it in place.
 
-    `parent` is a directory's own parent, else 0; `target` is a symlink's. `changed` is in memory
-    only: the last change that touched the inode, 0 where none did since it was loaded.
+    `parent` is a directory's own parent, else 0; `target` is a symlink's. Two are in memory only:
+    `changed` is the last change that touched the inode, 0 where none did since it was loaded, and
+    `capable` whether it has `security.capability`, None where nobody has looked (`Catalog.has_capability`).
     """
 
     __slots__ = (
         "atime_ns",
+        "capable",
         "changed",
         "ctime_ns",
         "gid",
@@ -65,6 +67,7 @@ class Inode:
         self.parent = parent
         self.target = target
         self.changed = ChangeNumber(0)
+        self.capable: bool | None = None
 
     def pack(self) -> bytes:
         """The inode as a catalog row."""
@@ -90,6 +93,7 @@ class Inode:
         inode = Inode.__new__(Inode)
         inode.number = number
         inode.changed = ChangeNumber(0)
+        inode.capable = None
         inode.load(row)
         return inode
 

@@ -7,8 +7,8 @@ The order of steps makes each change whole when the process is killed between an
 - A data change marks its regions first, then changes the image, then the image's time stamps. What
   the catalog had not committed of size and times, opening takes from the marked images. So the
   catalog is committed before marks are dropped.
-- A data change that answers a request of the peer is in the journal before all that. Opening tells
-  from the image whether the last such record took effect (`_took_effect`).
+- A data change that answers a request of the peer, or carries rows, is in the journal before all that.
+  Opening tells from the image whether the last such record took effect (`_took_effect`). Rows come last.
 
 And for a power cut: the journal is durable before the catalog that holds its records; an image is
 removed only when the record that says so is durable; an image that no inode has is set aside, and times
@@ -259,15 +259,17 @@ class Volume:
         """On return the change has taken effect, and the end of the process cannot undo it.
 
         `encoded` is the change as bytes, where the caller has them; `journal_request` puts a
-        data change into the journal, for the request that it answers. SequenceGap unless its number is
-        above all before; OperationFailed (ESTALE) for data of an inode that is not there. OSError of a
-        full or failing disk: the change did not take effect, though bytes of marked regions may differ.
+        data change into the journal, for the request that it answers; one with rows always is there.
+        SequenceGap unless its number is above all before; OperationFailed (ESTALE) for data of an inode
+        that is not there. OSError of a full or failing disk: the change did not take effect, though bytes of
+        marked regions may differ.
         """
         if change.number <= self.number:
             raise SequenceGap(self.number, change.number)
-        if encoded is None and (journal_request or type(change) is NamespaceChange):
+        journals = journal_request or bool(change.rows)
+        if encoded is None and (journals or type(change) is NamespaceChange):
             encoded = encode_change(change)
-        record = encoded if journal_request else None
+        record = encoded if journals and not self.copying else None
         if type(change) is WriteChange:
             self._apply_write(change, data, record)
         elif type(change) is TruncateChange:
@@ -277,9 +279,9 @@ class Volume:
         self.number = change.number
         if change.time_ns > self._time_ns:
             self._time_ns = change.time_ns
-        if type(change) is NamespaceChange:
+        if change.rows:
             self.watcher.rows_changed(change.rows)
-        else:
+        if type(change) is not NamespaceChange:
             own = (change.request == NO_REQUEST) == (self._identity.role == "primary")
             self.watcher.data_changed(change.inode, own=own)
         if change.request:
@@ -322,6 +324,8 @@ class Volume:
         end = offset + change.length
         if change.length != len(data):
             raise FusemirrorError(f"change {change.number} came with {len(data)} of {change.length} bytes")
+        if change.rows:
+            check_rows(change.rows)
         inode = self._inode_of_data(number)
         if record is not None:
             size = 0 if inode is None else inode.size
@@ -341,8 +345,22 @@ class Volume:
         inode.mtime_ns = inode.ctime_ns = time_ns
         inode.changed = change.number
         self.catalog.touch(inode)
+        if change.rows:
+            self._put_rows_of_data(change)
+
+    def _put_rows_of_data(self, change: DataChange) -> None:
+        """Put what a data change carries. DiskFailed while copying; else the journal holds it."""
+        try:
+            self.catalog.apply_rows(change.rows, change.number)
+        except DiskFailed:
+            if self.copying:
+                raise
+            self._rebuild_catalog()
+            self.catalog.apply_rows(change.rows, change.number)  # over what only memory held
 
     def _apply_truncate(self, change: TruncateChange, record: bytes | memoryview | None) -> None:
+        if change.rows:
+            check_rows(change.rows)
         inode = self._inode_of_data(change.inode)
         old_size = change.size if inode is None else inode.size
         if record is not None:
@@ -363,6 +381,8 @@ class Volume:
         inode.mtime_ns = inode.ctime_ns = change.time_ns
         inode.changed = change.number
         self.catalog.touch(inode)
+        if change.rows:
+            self._put_rows_of_data(change)
 
     def _inode_of_data(self, number: InodeNumber) -> Inode | None:
         """The inode that a data change concerns; None where a catalog copy has yet to bring it."""
@@ -490,7 +510,7 @@ class Volume:
         unsaved = self.catalog.rollback()
         for number, payload in self.journal.records(self.catalog.journal_number):
             change = decode_change(payload)
-            if isinstance(change, NamespaceChange):
+            if change.rows:
                 self.catalog.apply_rows(change.rows, number)
         for inode in unsaved:
             self.catalog.adopt(inode)
@@ -702,6 +722,8 @@ class Volume:
                 marked: Iterable[InodeNumber] = self.regions.marks()
                 self.images.inherit(self.images.numbers() if self.regions.marks_lost else marked)
             in_doubt = self._settle_last_record(last)
+            if last is not None and in_doubt is None:
+                replayed += self._put_again(*last)
             for inode in removed:
                 self.images.remove(inode)
             if self._identity.whole:  # else images wait for their data, and the rows are right
@@ -715,7 +737,7 @@ class Volume:
 
     def _replay(self) -> tuple[int, list[InodeNumber], tuple[DataChange, Record] | None]:
         """Put records that the catalog lacks; how many, which inodes any record removed, and the last
-        record where it is one of a data change."""
+        record where it is one of a data change: its rows are for later."""
         replayed = 0
         removed: list[InodeNumber] = []
         last: tuple[DataChange, Record] | None = None
@@ -724,15 +746,23 @@ class Volume:
             self._time_ns = max(self._time_ns, change.time_ns)
             if change.request:
                 self.requests_done[change.request] = (change.number, change.inode)
+            if last is not None:
+                replayed += self._put_again(*last)
             if isinstance(change, NamespaceChange):
                 last = None
                 removed.extend(_removed_inodes(change))
-                if record.number > self.catalog.journal_number:
-                    self.catalog.apply_rows(change.rows)
-                    replayed += 1
+                replayed += self._put_again(change, record)
             else:
                 last = change, record
         return replayed, removed, last
+
+    def _put_again(self, change: AnyChange, record: Record) -> int:
+        """Put a record's rows unless the catalog has them; how many records that are. DiskFailed."""
+        if record.number <= self.catalog.journal_number:
+            return 0
+        if change.rows:
+            self.catalog.apply_rows(change.rows)
+        return int(isinstance(change, NamespaceChange) or bool(change.rows))
 
     def _decode(self, record: Record) -> AnyChange:
         try:

@@ -17,7 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fusemirror.change import COOKIES_PER_CHANGE, Table, first_cookie
 from fusemirror.control import acl
 from fusemirror.control.acl import GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry
-from fusemirror.control.deciding import RENAME_EXCHANGE, RENAME_NOREPLACE, Decision, decide, purge_rows
+from fusemirror.control.deciding import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    Decision,
+    decide,
+    end_privileges,
+    has_privileges,
+    purge_rows,
+)
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import LINKS_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_VALUE_BYTES_MAX
@@ -34,6 +42,7 @@ from fusemirror.operations import (
 )
 from fusemirror.volume.catalog import Catalog, inode_key, key_inode
 from fusemirror.volume.inode import Inode
+from fusemirror.xattrs import CAPABILITY
 
 FILE, DIRECTORY, SYMLINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 NOWHERE = InodeNumber(999_999)
@@ -346,6 +355,32 @@ def test_only_the_attributes_that_were_named_change(decider: Decider) -> None:
     inode = decider.inode(file)
     assert (inode.mode, inode.uid, inode.gid, inode.atime_ns) == (0o100600, 1, 3, 5)
     assert inode.ctime_ns == decider.time_ns > inode.mtime_ns
+
+
+PROGRAM = stat.S_IFREG | 0o6755
+
+
+@pytest.mark.parametrize("operation", [{"uid": 0}, {"gid": 5}, {"uid": 1, "mode": 0o6755}])
+def test_a_new_owner_ends_privileges(decider: Decider, operation: dict[str, int]) -> None:
+    file = decider.create(b"file", PROGRAM)
+    decider.do(SetXattr(file, CAPABILITY, b"value"))
+    decider.do(SetAttributes(file, **operation))  # type: ignore[arg-type]
+    assert decider.inode(file).mode == stat.S_IFREG | 0o755
+    assert decider.catalog.xattrs(file) == []
+
+
+def test_a_directory_keeps_its_bits_with_a_new_owner(decider: Decider) -> None:
+    directory = decider.create(b"dir", stat.S_IFDIR | 0o6755)
+    decider.do(SetAttributes(directory, uid=5))
+    assert decider.inode(directory).mode == stat.S_IFDIR | 0o6755
+
+
+def test_set_group_id_of_a_file_that_the_group_cannot_run_stays(decider: Decider) -> None:
+    file = decider.create(b"file", stat.S_IFREG | 0o6705)
+    assert has_privileges(decider.catalog, decider.inode(file), clear_set_id=True)
+    decider.catalog.apply_rows(end_privileges(decider.catalog, file, 7, clear_set_id=True))
+    assert decider.inode(file).mode == stat.S_IFREG | 0o2705
+    assert not has_privileges(decider.catalog, decider.inode(file), clear_set_id=True)
 
 
 def test_a_chmod_never_changes_the_type(decider: Decider) -> None:

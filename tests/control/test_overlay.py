@@ -81,12 +81,10 @@ def test_what_may_be_in_the_volume_already_is_not_put_on_top_of_it() -> None:
 
 def test_only_a_plain_write_to_a_file_may_be_acknowledged_early() -> None:
     plain = Write(INODE, 0)
-    assert may_be_acknowledged_early(plain, inode())
-    assert not may_be_acknowledged_early(plain, None)
-    assert not may_be_acknowledged_early(Write(INODE, 0, append=True), inode())
+    assert may_be_acknowledged_early(plain, inode(), ends_privileges=False)
+    assert not may_be_acknowledged_early(plain, None, ends_privileges=False)
+    assert not may_be_acknowledged_early(Write(INODE, 0, append=True), inode(), ends_privileges=False)
     directory = inode()
     directory.mode = stat.S_IFDIR | 0o755
-    assert not may_be_acknowledged_early(plain, directory)
-    user = Write(INODE, 0, clear_privileges=True)
-    assert may_be_acknowledged_early(user, inode())
-    assert not may_be_acknowledged_early(user, inode(mode=0o4755))
+    assert not may_be_acknowledged_early(plain, directory, ends_privileges=False)
+    assert not may_be_acknowledged_early(plain, inode(), ends_privileges=True)

@@ -20,6 +20,7 @@ from fusemirror.operations import Unlink
 from fusemirror.volume.catalog import xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import CAPABILITY
 from tests.filesystem.conftest import KEPT_S, ROOT_USER, USER, Caller, refused
 
 ROOT = ROOT_INODE
@@ -465,6 +466,24 @@ async def test_trusted_attributes_are_listed_to_administrators_only(kernel: Kern
     nobodys = 0  # a process that /proc does not know
     assert await of.listxattr(inode, Caller(0, 0, pid=nobodys)) == [b"trusted.a", b"user.a"]
     assert await of.listxattr(inode, Caller(1000, 1000, pid=nobodys)) == [b"user.a"]
+
+
+@pytest.mark.parametrize(("caller", "mode"), [(ROOT_USER, 0o6755), (USER, 0o755)])
+async def test_who_opens_a_file_decides_whether_set_id_bits_stay(
+    kernel: Kernel, caller: Caller, mode: int
+) -> None:
+    """The kernel tells no more than that of who writes (without FUSE_HANDLE_KILLPRIV_V2)."""
+    opener = Kernel(kernel.operations, caller)
+    for name, flags in ((b"written", os.O_WRONLY), (b"emptied", os.O_WRONLY | os.O_TRUNC)):
+        inode = await kernel.make(name, b"as it was")
+        await change(kernel, inode, mode=0o6755)
+        await kernel.operations.setxattr(inode, CAPABILITY, b"value", ROOT_USER)
+        handle = await opener.open(inode, flags)
+        if not flags & os.O_TRUNC:
+            await opener.operations.write(handle, 0, b"evil")
+        await opener.operations.release(handle)
+        assert stat.S_IMODE((await kernel.attributes(inode)).st_mode) == mode
+        assert await refused(kernel.operations.getxattr(inode, CAPABILITY, ROOT_USER)) == "ENODATA"
 
 
 async def test_an_access_list_that_is_not_there_is_removed_as_well(kernel: Kernel) -> None:

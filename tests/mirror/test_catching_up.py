@@ -18,6 +18,7 @@ from fusemirror.mirror.stream import Stream
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import AnyMessage, CatalogRows, Normal
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import CAPABILITY
 from tests.channel.conftest import SessionPair
 from tests.volume.conftest import Writer, counting_seams, rows_of
 
@@ -87,6 +88,22 @@ async def test_requests_for_data_are_not_sent(
     stream.send(END)
     assert [change.number for change in records(volume)] == [1, 4]
     assert await received(theirs) == records(volume)
+
+
+async def test_what_ended_with_data_is_sent_without_it(
+    served: tuple[Stream, Session], volume: Volume, writer: Writer, backup: Volume, autojump_clock: object
+) -> None:
+    stream, theirs = served
+    inode = writer.create(b"program", mode=0o104755)
+    writer.set_xattr(inode, CAPABILITY, b"value")
+    writer.write_program(inode, 0, b"evil")
+    await send_records(stream, volume, BEGINNING)
+    stream.send(END)
+    for message in await received(theirs):
+        assert isinstance(message, NamespaceChange)
+        backup.apply(message)
+    assert rows_of(backup) == rows_of(volume)
+    assert backup.journal_number == volume.journal_number
 
 
 async def test_records_make_the_backup_the_same(

@@ -186,7 +186,7 @@ async def test_changes_of_both_hosts_meanwhile_are_no_differences(pair: Pair) ->
             await unit.perform(Write(file, 0, append=True), bytes(5000))
             await unit.perform(Write(file, DEEP), b"%d" % index)
             await unit.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
-            await unit.perform(SetXattr(file, name, name))
+            await unit.perform(SetXattr(file, b"user." + name, name))
             await unit.perform(Unlink(ROOT_INODE, name))
 
     async with trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import stat
 import struct
@@ -12,6 +13,7 @@ import pytest
 
 from tests.hosts import Host, run
 
+CAPABILITY_NAME = "security.capability"
 OWNER, OTHER = 1_000, 65_534
 CALLERS = {"root": 0, "the owner": OWNER, "another": OTHER}
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
@@ -132,3 +134,30 @@ def test_each_namespace_is_for_whom_it_is_on_ext4(here: Host, ext4: Path, caller
     expected, found = tried_by(user, reference), tried_by(user, ours)
     differing = {what: (expected[what], found[what]) for what in expected if found[what] != expected[what]}
     assert not differing
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"evil")
+
+
+def empty(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+
+def store(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[:4] = b"evil"
+        mapped.flush()
+
+
+@pytest.mark.parametrize("change", [overwrite, empty, store, lambda path: os.truncate(path, 3)])
+def test_a_file_capability_ends_with_a_change_of_either_host(
+    here: Host, there: Host, change: Callable[[Path], None]
+) -> None:
+    program, its = (host.mountpoint / f"program of {here.name}" for host in (here, there))
+    program.write_bytes(b"#!/bin/true\n")
+    os.setxattr(its, CAPABILITY_NAME, CAPABILITY)
+    change(program)
+    for path in (program, its):
+        assert CAPABILITY_NAME not in os.listxattr(path)

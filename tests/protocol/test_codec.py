@@ -26,7 +26,7 @@ EXAMPLES: list[m.AnyMessage] = [
         FIVE, RequestId(b"1234567812345678"), -1, INODE, ((1, b"key", b"value"), (2, b"gone", None))
     ),
     WriteChange(FIVE, NO_REQUEST, 1_700_000_000_000_000_000, INODE, 4096, 4096),
-    TruncateChange(FIVE, NO_REQUEST, 1, INODE, 1 << 62),
+    TruncateChange(FIVE, NO_REQUEST, 1, INODE, 1 << 62, ((3, b"inode and name", None),)),
     m.Hello(1, 1, "mirror", b"fs", b"a", b"b", b"i", "primary", HISTORY, "0.1"),
     m.Refused("because"),
     m.Ping(1),

@@ -16,6 +16,7 @@ from fusemirror.volume.check import check
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import CAPABILITY
 
 T = TypeVar("T")
 
@@ -126,6 +127,17 @@ class Writer:
         number, time_ns = self._next()
         change = WriteChange(number, RequestId(request), time_ns, inode, offset, len(data))
         self.volume.apply(change, data, journal_request=request != NO_REQUEST)
+        return number
+
+    def write_program(self, inode: InodeNumber, offset: int, data: bytes) -> ChangeNumber:
+        """A write that ends the privileges of the file, as rows of the same change."""
+        number, time_ns = self._next()
+        after = self.inode(inode)
+        after.mode &= ~0o6000
+        after.size = max(after.size, offset + len(data))
+        after.mtime_ns = after.ctime_ns = time_ns
+        rows = (put_inode(after), (Table.XATTRS, xattr_key(inode, CAPABILITY), None))
+        self.volume.apply(WriteChange(number, NO_REQUEST, time_ns, inode, offset, len(data), rows), data)
         return number
 
     def truncate(self, inode: InodeNumber, size: int, request: bytes = NO_REQUEST) -> ChangeNumber:

@@ -14,6 +14,7 @@ from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import INODES_CACHED_MAX
 from fusemirror.volume.catalog import (
+    INODES_FROM_KEY,
     Catalog,
     Entry,
     check_rows,
@@ -25,6 +26,7 @@ from fusemirror.volume.catalog import (
     xattr_key,
 )
 from fusemirror.volume.inode import Inode
+from fusemirror.xattrs import CAPABILITY
 
 
 @pytest.fixture
@@ -109,6 +111,21 @@ def test_numbers_of_removed_inodes_are_not_given_again(tmp_path: Path) -> None:
     assert catalog.inode(InodeNumber(9)) is None
     assert catalog.next_inode == 10
     catalog.close()
+
+
+def test_a_row_leaves_out_inode_numbers(catalog: Catalog) -> None:
+    catalog.apply_rows([(Table.META, INODES_FROM_KEY, (4711).to_bytes(8, "big"))])
+    assert catalog.next_inode == 4711
+
+
+def test_it_is_remembered_and_never_wrong_whether_an_inode_has_a_capability(catalog: Catalog) -> None:
+    catalog.apply_rows([inode_row(file_inode(2))])
+    inode = catalog.inode(InodeNumber(2))
+    assert inode is not None
+    for value in (None, b"value", b"another", None):
+        catalog.apply_rows([(Table.XATTRS, xattr_key(inode.number, CAPABILITY), value)])
+        assert catalog.has_capability(inode) is (value is not None)
+        assert inode.capable is (value is not None)
 
 
 def test_an_inode_is_one_object_that_rows_change_in_place(catalog: Catalog) -> None:

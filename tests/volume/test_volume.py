@@ -31,6 +31,7 @@ from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import CAPABILITY
 from tests.volume.conftest import (
     IDENTITY,
     Writer,
@@ -828,6 +829,55 @@ def test_the_last_request_is_done_or_undone(directory: Path, offset: int, case: 
         writer.volume.abandon()
 
 
+@pytest.mark.parametrize("took_effect", [True, False])
+def test_privileges_that_end_with_a_write_are_there_until_it_took_effect(
+    directory: Path, *, took_effect: bool
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"program", mode=0o104755)
+    writer.write(inode, 0, b"as it was")
+    writer.set_xattr(inode, CAPABILITY, b"value")
+    writer.volume.commit()
+    number = writer.write_program(inode, 0, b"evil")
+    assert writer.catalog.xattr(inode, CAPABILITY) is None
+    assert writer.inode(inode).mode == 0o100755
+    assert not writer.catalog.has_capability(writer.catalog.inode(inode))
+    if not took_effect:
+        path = directory / "images" / "0" / f"{inode:x}"
+        path.write_bytes(b"as it was")
+        os.utime(path, ns=(1, 1))
+    writer = killed(writer.volume)
+    for _ in range(2):
+        kept = None if took_effect else b"value"
+        assert writer.catalog.xattr(inode, CAPABILITY) == kept
+        assert writer.inode(inode).mode == (0o100755 if took_effect else 0o104755)
+        assert writer.content(inode) == (b"evilt was" if took_effect else b"as it was")
+        assert (writer.volume.journal_number == number) is took_effect
+        writer = killed(writer.volume)
+    writer.volume.close()
+
+
+def test_a_catalog_that_is_rebuilt_has_ended_privileges_too(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"program", mode=0o104755)
+    writer.set_xattr(inode, CAPABILITY, b"value")
+    writer.volume.commit()
+    apply_rows, failing = type(writer.volume.catalog).apply_rows, [True]
+
+    def once(self: object, *arguments: Any) -> Any:
+        if failing.pop() if failing else False:
+            raise DiskFailed(directory, "catalog: planted")
+        return apply_rows(writer.volume.catalog, *arguments)
+
+    monkeypatch.setattr(type(writer.volume.catalog), "apply_rows", once)
+    writer.write_program(inode, 0, b"evil")
+    assert writer.catalog.xattr(inode, CAPABILITY) is None
+    assert (writer.inode(inode).mode, writer.inode(inode).size) == (0o100755, 4)
+    writer.volume.close()
+
+
 def test_recovery_names_the_request_in_doubt(directory: Path) -> None:
     writer = Writer(Volume.open(directory, counting_seams()))
     inode = writer.create(b"a")
@@ -887,6 +937,12 @@ STEPS: list[Step] = [
     lambda w: w.write(InodeNumber(2), 0, b"after closing"),
     lambda w: w.create(b"c"),
     lambda w: w.write(InodeNumber(2), 0, b"cut short"),
+    lambda w: w.chmod(InodeNumber(2), 0o4755),
+    lambda w: w.set_xattr(InodeNumber(2), CAPABILITY, b"value"),
+    lambda w: w.write_program(InodeNumber(2), 3, b"over the program"),
+    lambda w: w.create(b"e"),
+    lambda w: w.set_xattr(InodeNumber(2), CAPABILITY, b"again"),
+    lambda w: w.write_program(InodeNumber(2), 40, b"behind its end"),
 ]
 REQUESTS = {2: R1, 8: R2, 13: R3}
 
