@@ -42,6 +42,8 @@ INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on it
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
 PURGE_BATCH_MAX = 1_024  # inodes that the backup is asked about at once
 PURGE_RECORDS_MAX = 8  # made in one turn, without a wait: what a backup opens meanwhile nobody hears of
+PURGE_BATCH_MAX = 1_024
+NAMELESS_SUMMED_MAX = 10_000  # files without names whose sizes `status` adds up: some 30 ms
 
 # --- space on the disk ----------------------------------------------------------------------------
 SPACE_RESERVE_PART = 8  # at most this part of a small disk is kept free

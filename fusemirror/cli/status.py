@@ -76,6 +76,7 @@ def describe(status: dict[str, Any]) -> str:
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
         *_reserved(status["reservations"]),
         *_disk(status["disk"]),
+        *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
         *_witness(status.get("witness")),
         ("mounted on", status["mountpoint"]),
@@ -149,6 +150,14 @@ def _disk(disk: dict[str, Any]) -> list[tuple[str, str]]:
     if disk["failure"] is not None:
         return [("disk", f"failed: {disk['failure']}; nothing is served, mount again once it is mended")]
     return [("disk", "full: only deleting, cutting and overwriting work")] if disk["full"] else []
+
+
+def _nameless(nameless: dict[str, int] | None) -> list[tuple[str, str]]:
+    if nameless is None or not nameless["inodes"]:
+        return []
+    size = format_bytes(nameless["bytes"])
+    text = f"{nameless['inodes']} deleted files, {size}, kept while they are or may be open on either host"
+    return [("nameless", text)]
 
 
 def _traffic(counters: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ class BackupUnit(ControlUnit):
             RecallNames: self.borrowing.recalled,
             FreeNames: self.borrowing.freed,
         }
-        self.applier = Applier(volume, communication, self.is_open, self._take_role, others)
+        self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access
         self.communication = communication
         self.forwarded_total = 0
@@ -636,6 +636,7 @@ class BackupUnit(ControlUnit):
             "change": self.volume.number,
             "peer_change": self.volume.number,
             "disk": self.disk_status(),
+            "nameless": self.nameless_status(),
             "out_of_sync": {"images": len(applier.out_of_sync), "bytes": 0},
             "resync": applier.resync and msgspec.structs.asdict(applier.resync),
             "communication": {

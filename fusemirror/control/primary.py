@@ -84,7 +84,6 @@ from fusemirror.protocol.messages import (
     Ended,
     Excluded,
     HandOver,
-    PurgeOffer,
     Request,
     WantBack,
     WantNames,
@@ -153,6 +152,7 @@ class PrimaryUnit(ControlUnit):
 
     def inherit(self, before: ControlUnit) -> None:
         super().inherit(before)
+        self.open_inodes.keep_all()
         self.lending.names = self.names
 
     def configure(self, settings: Settings) -> None:
@@ -446,6 +446,7 @@ class PrimaryUnit(ControlUnit):
     async def flush(self, inode: InodeNumber) -> None:
         self.check_disk()
         await self.settle(inode)
+        found(self.volume.catalog.inode(inode), errno.ESTALE)  # what was written to it is nowhere
         at_peer = self.mirror.ask_flush(inode)  # both disks work at the same time
         try:
             await self.volume.flush(inode)
@@ -795,7 +796,8 @@ class PrimaryUnit(ControlUnit):
                 log.warning("deleted files could not be removed, and will be tried again: %s", error)
 
     async def _purge(self) -> bool:
-        """End inodes without names that neither host has open; whether some were, and more may be there.
+        """End inodes without names that neither host has open (`mirror/holdings.py`); whether some were, and
+        more may be there.
 
         They stay for `PURGE_AFTER_S`: a program on either host may have looked the name up just
         before it went, and may open the inode yet, as it could on a local disk.
@@ -809,12 +811,11 @@ class PrimaryUnit(ControlUnit):
         candidates = self._next_to_purge([inode for inode in old if not self.is_open(inode)])
         if not candidates:
             return False
-        held = await self._held_by_backup(candidates)
-        free = [inode for inode in candidates if inode not in held and not self.is_open(inode)]
-        if not self.ready or not self._may_make_changes:
+        not_held = await self.mirror.not_held(candidates)
+        # No program here opens one between this look and the purge: there is no checkpoint.
+        free = [inode for inode in not_held if not self.is_open(inode)]
+        if not self.ready or not self._may_make_changes or self.mirror.must_begin_generation:
             return False
-        if free and self.mirror.must_begin_generation:
-            self.mirror.begin_generation()
         for _ in range(PURGE_RECORDS_MAX):
             rows = purge_rows(self.volume.catalog, free)
             if not rows:
@@ -829,18 +830,6 @@ class PrimaryUnit(ControlUnit):
         chosen = (later or inodes)[:PURGE_BATCH_MAX]
         self._purge_after = chosen[-1] if chosen else InodeNumber(0)
         return chosen
-
-    async def _held_by_backup(self, inodes: list[InodeNumber]) -> set[int]:
-        """Which of these the backup has open; all of them where it cannot be asked just now."""
-        await self.mirror.settled_state()
-        stream = self.mirror.stream
-        if stream is None or not self.mirror.streams:
-            return set()
-        try:
-            reply = stream.ask(lambda token: PurgeOffer(token, tuple(inodes)))
-            return set((await reply.wait()).values)
-        except ChannelError:
-            return set(inodes)
 
     async def _verify_for_ever(self) -> None:
         while True:
@@ -943,6 +932,7 @@ class PrimaryUnit(ControlUnit):
             "change": self.volume.number,
             "peer_change": mirror.peer_durable,
             "disk": self.disk_status(),
+            "nameless": self.nameless_status(),
             "out_of_sync": {
                 "images": len(mirror.out_of_sync),
                 "bytes": mirror.out_of_sync.size_bytes(

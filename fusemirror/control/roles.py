@@ -432,7 +432,9 @@ class Roles(ControlUnit):
                 handed_over=False,
                 complete=True,
                 consistent=True,
-                resync_paused=False,  # what a person said when this host last was the primary
+                # What was said and known when this host last was the primary:
+                resync_paused=False,
+                held_below=None,
             )
         elif not change.hand_over:  # else it was durable before the other host heard of it
             complete = identity.complete and not change.set_aside

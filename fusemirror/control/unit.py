@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +23,7 @@ from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.names import Names, directories_of, directory_that_must_be_empty
+from fusemirror.control.open_inodes import OpenInodes
 from fusemirror.control.reservations import conflicts
 from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
@@ -36,7 +36,7 @@ from fusemirror.errors import (
     RoleChanged,
 )
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import COMMIT_INTERVAL_S, SPACE_LOOK_INTERVAL_S
+from fusemirror.limits import COMMIT_INTERVAL_S, NAMELESS_SUMMED_MAX, SPACE_LOOK_INTERVAL_S
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve, Write
 from fusemirror.promise import Promise
@@ -103,7 +103,7 @@ class ControlUnit(ABC):
         self.telling = Telling(volume)
         self._resumed = trio.Event()
         self.names = Names()
-        self._open: Counter[InodeNumber] = Counter()
+        self.open_inodes = OpenInodes()
 
     @property
     def peer_durable(self) -> ChangeNumber:
@@ -114,7 +114,7 @@ class ControlUnit(ABC):
 
     def inherit(self, before: "ControlUnit") -> None:
         """Go on with what a unit of the other role had: its open inodes and its counts."""
-        self._open = before._open
+        self.open_inodes = before.open_inodes
         self.traffic = before.traffic
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
@@ -229,16 +229,29 @@ class ControlUnit(ABC):
     # --- handles ----------------------------------------------------------------------------------------
 
     def opened(self, inode: InodeNumber) -> None:
-        """An inode without names stays while it is open on either host."""
-        self._open[inode] += 1
+        """An inode without names stays from now on while it is open on either host.
+
+        OperationFailed (ESTALE) where this host has said that nobody here opens it any more.
+        """
+        if self.open_inodes.is_given_up(inode) and self.volume.catalog.is_orphan(inode):
+            raise OperationFailed(errno.ESTALE)
+        self.open_inodes.add(inode)
 
     def closed(self, inode: InodeNumber) -> None:
-        self._open[inode] -= 1
-        if not self._open[inode]:
-            del self._open[inode]
+        self.open_inodes.remove(inode)
 
     def is_open(self, inode: InodeNumber) -> bool:
-        return inode in self._open
+        return inode in self.open_inodes
+
+    def give_up(self, inodes: tuple[InodeNumber, ...]) -> tuple[InodeNumber, ...]:
+        """Those of these inodes without names that are open here; the others nobody here opens any more."""
+        return self.open_inodes.give_up(inodes, self.volume.catalog.is_orphan)
+
+    def nameless_status(self) -> dict[str, int]:
+        """Inodes without names that are not purged, for `status`. Sizes are those of the first of them."""
+        orphans = self.volume.catalog.orphans()
+        known = map(self.volume.catalog.inode, orphans[:NAMELESS_SUMMED_MAX])
+        return {"inodes": len(orphans), "bytes": sum(inode.size for inode in known if inode)}
 
     def check_disk(self) -> None:
         """Raises DiskStopped once the disk of this host has failed: nothing is served any more."""

@@ -11,7 +11,8 @@ call's manual page for the errno.
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyfuse3
 import trio
@@ -179,10 +180,20 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def opendir(self, inode: InodeNumber, ctx: RequestContext) -> int:
-        if inode != ROOT_INODE:  # which is there always, and df opens it
-            await self._unit.attributes(inode)
-        self._unit.opened(inode)
+        with self._opening(inode):
+            if inode != ROOT_INODE:  # which is there always, and df opens it
+                await self._unit.attributes(inode)
         return self._directories.add(DirectoryHandle(inode, self._next_cookie()))
+
+    @contextmanager
+    def _opening(self, inode: InodeNumber) -> Iterator[None]:
+        """The inode is open; and from then on, unless this fails. OperationFailed."""
+        self._unit.opened(inode)  # first, so that it does not go while the rest waits
+        try:
+            yield
+        except BaseException:
+            self._unit.closed(inode)
+            raise
 
     @answers_errno
     async def releasedir(self, fh: int) -> None:
@@ -329,13 +340,13 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def open(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
-        await self._unit.attributes(inode)
-        if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to this request
-            await self._unit.perform(SetAttributes(inode, size=0, clear_privileges=ctx.uid != 0))
-        return self._open(inode, flags, ctx.uid)
+        with self._opening(inode):
+            await self._unit.attributes(inode)
+            if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to this request
+                await self._unit.perform(SetAttributes(inode, size=0, clear_privileges=ctx.uid != 0))
+        return self._opened(inode, flags, ctx.uid)
 
-    def _open(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
-        self._unit.opened(inode)
+    def _opened(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
         cached = self._cache.keeps_content(inode, flags)
         keep = cached and self._cache.keeps_pages(inode)
         failures_seen = self._unit.failed_writes.seen_at_open(inode)
@@ -352,8 +363,9 @@ class Operations(pyfuse3.Operations):
         unit = self._unit
         keeping = unit.names.keeping(parent_inode)
         inode = await self._create_or_open(operation, flags, ctx)
+        self._unit.opened(inode.number)
         entry = self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
-        return self._open(inode.number, flags, ctx.uid), entry
+        return self._opened(inode.number, flags, ctx.uid), entry
 
     async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
         while True:

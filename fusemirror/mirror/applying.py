@@ -79,12 +79,13 @@ class Applier:
         self,
         volume: Volume,
         communication: CommunicationVolume,
-        is_open: Callable[[InodeNumber], bool],
+        give_up: Callable[[tuple[InodeNumber, ...]], tuple[InodeNumber, ...]],
         take_role: Callable[[int], None],
         others: Mapping[type, Handler] | None = None,
     ) -> None:
-        """`take_role(term)` is called when the primary has handed its role to this host; `others` take the
-        messages that are none of the mirror's business, in their place of the stream.
+        """`give_up(inodes)` returns which of these inodes without names are open here; the others nobody
+        here opens any more. `take_role(term)` is called when the primary has handed its role to this host;
+        `others` take the messages that are none of the mirror's business, in their place of the stream.
         """
         self._take_role = take_role
         self.volume = volume
@@ -95,7 +96,7 @@ class Applier:
         self.access = Access.ROUTED  # as the primary said last
         self.resync: Resync | None = None  # how far it is, as the primary said last
         self._communication = communication
-        self._is_open = is_open
+        self._give_up = give_up
         self._told = volume.number  # the newest change that the primary knows to be applied here
         self._progress: Promise[None] | None = None
         self._room = RoomTeller(volume.space)
@@ -389,8 +390,7 @@ class Applier:
     # --- questions ----------------------------------------------------------------------------------------
 
     def _purge_offer(self, message: PurgeOffer, _: Buffer) -> None:
-        held = tuple(inode for inode in message.inodes if self._is_open(inode))
-        self._session.send(Reply(message.token, values=held))
+        self._session.send(Reply(message.token, values=self._give_up(message.inodes)))
 
     def _rows_digest(self, message: RowsDigest, _: Buffer) -> None:
         count, digest = self.volume.catalog.digest(message.table, message.first, message.last, message.count)

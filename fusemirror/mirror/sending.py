@@ -58,6 +58,7 @@ from fusemirror.mirror.histories import (
     history_of,
     missed,
 )
+from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.states import (
@@ -142,6 +143,7 @@ class Mirror:
         self.acknowledged_number = volume.number
         self.peer_durable = ChangeNumber(0)
         self.out_of_sync = OutOfSync()
+        self.holdings = Holdings(volume)
         self.pace = Pace(resync_rate, paused=volume.identity.resync_paused)
         self.copy_progress = CopyProgress()
         self._copier: Copier | None = None
@@ -347,10 +349,18 @@ class Mirror:
     def begin_generation(self, *more: Row) -> None:
         """Mark in the order of changes that from here on the backup was not there. OSError, DiskFailed."""
         volume = self.volume
+        self.holdings.part()
         number = ChangeNumber(volume.number + 1)
         row = generation_row(volume, self._random_bytes(_GENERATION_BYTES), number)
         self.record((row, *more))
         self.generation_shared = False
+
+    async def not_held(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
+        """Those of these inodes without names that the backup has not open (`holdings.py`). OSError."""
+        await self.settled_state()
+        stream = self.stream if self.streams else None
+        alone = self.stream is None and self.acknowledges_alone and not self.generation_shared
+        return await self.holdings.not_held(inodes, stream, alone=alone)
 
     def record(self, rows: tuple[Row, ...]) -> None:
         """Make a change that nobody asked for and nobody waits for. OSError, DiskFailed."""
@@ -664,6 +674,8 @@ class Mirror:
             self.backup_leaves, self.reason = True, reason
             # Its Pings are not answered meanwhile: the lease ends.
             await trio.sleep_until(session.answered_until)
+        else:
+            self.holdings.end()
         self._said_bye = True
         raise ConnectionLost(session.peer_name, reason)
 
@@ -726,6 +738,7 @@ class Mirror:
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
         send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
+        self.holdings.share()
         next_inode = self.volume.catalog.next_inode
         stream.send(CaughtUp(self.volume.number, self.volume.journal_number, next_inode))
         self._room_taken = 0

@@ -262,6 +262,9 @@ class Catalog:
         """The inodes that have no name any more and wait to be purged, in order."""
         return sorted(self._orphans)
 
+    def is_orphan(self, inode: InodeNumber) -> bool:
+        return inode in self._orphans
+
     def inode_count(self) -> int:
         try:
             return int(self._txn.stat(self._inodes)["entries"])

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from fusemirror.errors import VolumeDamaged, VolumeFormat, VolumeInUse, VolumeMissing
+from fusemirror.identifiers import InodeNumber
 from fusemirror.volume.durable import replace_file
 
 FORMAT_VERSION = 1
@@ -37,6 +38,7 @@ class Identity(msgspec.Struct, frozen=True):
     handed_over: bool = False  # a backup that gave the role of primary to its peer, at `term`
     keep: str = ""  # the host whose copy a person chose in a split brain, in hexadecimal
     keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
+    held_below: InodeNumber | None = None  # see `mirror/holdings.py`
 
     @property
     def whole(self) -> bool:

@@ -49,6 +49,7 @@ FIELDS: dict[str, Any] = {
     "resync": (dict, type(None)),
     "paths": {"mirror": PATH, "forward": PATH},
     "disk": {"full": YES_OR_NO, "failure": MAYBE_TEXT},
+    "nameless": {"inodes": COUNT, "bytes": COUNT},
     "reads": {"local": COUNT, "routed": COUNT},
     "mountpoint": TEXT,
     "volume": TEXT,

@@ -116,6 +116,14 @@ def test_reservations_are_shown_with_their_holders() -> None:
     assert "  reserved      and 2 more, see --json\n" in text
 
 
+def test_deleted_files_that_are_kept_are_counted() -> None:
+    assert "nameless" not in text_of(nameless={"inodes": 0, "bytes": 0})
+    assert (
+        "nameless      3 deleted files, 2 MiB, kept while they are or may be open on either host\n"
+        in text_of(nameless={"inodes": 3, "bytes": 2 << 20})
+    )
+
+
 def test_what_the_witness_says_is_shown() -> None:
     assert "witness" not in text_of()
     away = {"state": "unreachable", "reason": "http://a:2379: no route"}

@@ -166,3 +166,27 @@ def test_a_stopped_pair_comes_back_in_any_order(hosts: TwoHosts) -> None:
     for host in hosts:
         host.wait_for("normal")
         assert (host.mountpoint / "kept").read_text() == "kept"
+
+
+def test_an_open_file_without_a_name_outlives_a_time_apart(hosts: TwoHosts) -> None:
+    path, alone = hosts.backup.mountpoint / "temporary", hosts.primary.mountpoint / "alone"
+    with path.open("w+b", buffering=0) as file:
+        file.write(b"fsynced")
+        os.fsync(file.fileno())
+        path.unlink()
+        hosts.cut()
+        (hosts.primary.mountpoint / "waits for the lease to end").touch()
+        alone.touch()
+        alone.unlink()
+        wait_until(lambda: _nameless(hosts.primary) == 1, PATIENCE_S, "a purge of what was made alone")
+        hosts.converge()
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert os.pread(file.fileno(), 9, 0) == b"fsynced"
+        assert os.pwrite(file.fileno(), b"F", 0) == 1
+        os.fsync(file.fileno())
+    for host in hosts:
+        wait_until(lambda host=host: _nameless(host) == 0, PATIENCE_S, "the purge")  # type: ignore[misc]
+
+
+def _nameless(host: Host) -> int:
+    return int(host.status()["nameless"]["inodes"])

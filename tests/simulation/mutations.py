@@ -20,6 +20,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.mirror import copying, histories, sending
 from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.messages import Request
 from fusemirror.recent import Recent
@@ -166,6 +167,13 @@ _LONG_CUTS = {"faults": ("cut",), "outage": 0.6, "peer_timeout": 0.3}
 _RESETS = {"faults": ("reset primary",), "outage": 2.0}
 _KILLS = {"faults": ("kill primary", "kill backup", "kill both"), "kill_in_step": 0.5}
 _ERRORS = {"kinds": ("create", "lookup"), "think_time": 0.001, "jitter": 0.05, "clients": 3, "crowding": 0.5}
+_HELD_FILES = {
+    **_LONG_CUTS,
+    "kinds": ("create", "hold", "rename", "temporary"),
+    "think_time": 0.1,
+    "fault_interval": 1.0,
+    "hurry": 200,
+}
 _SIZES = {**_LONG_CUTS, "kinds": ("append", "size"), "files": 14, "crowding": 0.0}
 _QUICK_KILLS = {
     "faults": ("kill primary",),
@@ -222,6 +230,10 @@ _LONELY_BOTH = {
     "faults": ("cut", "kill primary", "alone primary"),
     "kill_in_step": 0.0,
 }
+
+
+def _hold_nothing(holdings: Holdings) -> None:
+    holdings.below = InodeNumber(0)
 
 
 def _are_theirs(names: Names, directory: InodeNumber, *, of_change: bool) -> bool:
@@ -327,6 +339,8 @@ MUTATIONS = (
     Mutation("go alone without the witness", _replaced(Permission, "granted", True), _LONELY_PRIMARY),
     Mutation("show what an old primary has", _replaced(Mirror, "entitled", True), _LONELY_PRIMARY),
     Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),
+    Mutation("purge what may be open", _after(Holdings, "part", _hold_nothing), _HELD_FILES),
+    Mutation("purge as when parted before", _without(Holdings, "share"), _HELD_FILES),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
     Mutation("give names up at once", _without_waiting(names, "_until"), _KEPT_NAMES),

@@ -34,6 +34,7 @@ WEIGHTS = {
     "xattr": 2,
     "flush": 1,
     "hold": 2,
+    "temporary": 2,
     "verify": 1,
     "reserve": 1,
     "change_access": 1,

@@ -213,7 +213,7 @@ class Program:
             return
         await self._write_to(host, tag, inode)
 
-    async def _write_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> None:
+    async def _write_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         offset, data = self._random.choice(_EDGES), self._data(tag, self._length())
 
         async def call(_: Operation) -> str:
@@ -222,7 +222,7 @@ class Program:
                 self._expect_redundant(host, inode, offset, len(data))
             return "ok"
 
-        await self._ask(host, ("file", tag), "write", offset, data, call=call)
+        return await self._ask(host, ("file", tag), "write", offset, data, call=call)
 
     def _expect_redundant(self, host: SimulatedHost, inode: InodeNumber, offset: int, length: int) -> None:
         """Both volumes hold what was acknowledged, unless the primary goes on alone (G1)."""
@@ -255,14 +255,14 @@ class Program:
             return
         await self._append_to(host, tag, inode)
 
-    async def _append_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> None:
+    async def _append_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         data = self._data(tag, max(1, self._length() % 300))
 
         async def call(_: Operation) -> str:
             await host.unit.perform(Write(inode, 0, append=True), data)
             return "ok"
 
-        await self._ask(host, ("file", tag), "append", data, call=call)
+        return await self._ask(host, ("file", tag), "append", data, call=call)
 
     async def _truncate(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
@@ -304,28 +304,58 @@ class Program:
             assert not report["differences"], report
 
     async def _hold(self, host: SimulatedHost) -> None:
-        """Keep a file open for a while: it stays, whatever becomes of its names, if it has one by now.
-
-        A primary that was alone has not asked the backup.
-        """
+        """Keep a file open for a while: it stays, whatever becomes of its names, if it has one by now."""
         tag, inode = self._any_file()
-        host.unit.opened(inode)
+        await self._keep_open(host, tag, inode)
+
+    async def _temporary(self, host: SimulatedHost) -> None:
+        """Make a file, and remove its name while it is open, as tmpfile(3) does."""
+        parent, name = self._any_directory(), self._random.choice(self._names)
+        tag = await self.create(host, parent, name, is_directory=False)
+        if isinstance(tag, int) and tag in self._atlas.inodes:
+            unlink = Unlink(self._atlas.inodes[parent], name)
+            await self._keep_open(
+                host, tag, self._atlas.inodes[tag], lambda: self._remove(host, unlink, "unlink", parent)
+            )
+
+    async def _keep_open(
+        self,
+        host: SimulatedHost,
+        tag: int,
+        inode: InodeNumber,
+        then: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """Open a file, do `then`, and work on it for a while."""
+        try:
+            host.unit.opened(inode)
+        except OperationFailed:  # it has no name, and this host had given it up
+            return
         row = host.unit.volume.catalog.inode(inode)
         named = row is not None and row.nlink > 0
         try:
             opened = await self.size(host, tag, inode)
+            stays = named and opened not in (DOUBT, -errno.ESTALE)
+            if then is not None:
+                await then()
             for _ in range(self._random.randrange(6)):
                 await self._pause()
-                size = await self.size(host, tag, inode)
-                stays = (
-                    named
-                    and opened not in (DOUBT, -errno.ESTALE)
-                    and (host.role == "primary" or not self._world.faults)
-                )
-                assert not stays or size != -errno.ESTALE, f"#{tag} is open, and has gone"
+                result = await self._work_on(host, tag, inode)
+                assert not stays or result != -errno.ESTALE, f"#{tag} is open, and has gone"
         finally:
             if not host.disk.dead:
                 host.unit.closed(inode)
+
+    async def _work_on(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
+        kind = self._random.choice(("size", "read", "write", "flush"))
+        if kind == "size":
+            return await self.size(host, tag, inode)
+        if kind == "read":
+            return await self.read(host, tag, inode, 0, READ_ALL)
+        if kind == "flush":
+            return await self._flush_file(host, tag, inode)
+        if self._appends_only(tag):
+            return await self._append_to(host, tag, inode)
+        return await self._write_to(host, tag, inode)
 
     async def _reserve(self, host: SimulatedHost) -> None:
         """Hold a file or everything for a while; what the other host is refused has no effect."""
@@ -343,8 +373,9 @@ class Program:
         self._world.modes_set += 1
 
     async def _flush(self, host: SimulatedHost) -> None:
-        tag, inode = self._any_file()
+        await self._flush_file(host, *self._any_file())
 
+    async def _flush_file(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         before = self._history.now()
         durably = self._random.random() < 0.5
 
@@ -353,9 +384,11 @@ class Program:
             return b""
 
         name, *arguments = ("flush",) if durably else ("read", 0, 0)
-        if await self._ask(host, ("file", tag), name, *arguments, call=call) == b"":
+        result = await self._ask(host, ("file", tag), name, *arguments, call=call)
+        if result == b"":
             for kind in ("file", "mode", "xattr"):
                 self._history.settle(host.name, (kind, tag), before)
+        return result
 
     # --- names ----------------------------------------------------------------------------------------
 
