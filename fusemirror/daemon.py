@@ -31,9 +31,9 @@ from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import DiskFailed, MountFailed, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
-from fusemirror.filesystem.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
+from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.kernel.session import Session
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
@@ -253,9 +253,16 @@ async def _serve(
         await nursery.start(cache.run)
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
-        cache.maps_direct_io = await run_negotiation(fuse_descriptor(), pyfuse3.main)
-        if options.session is KernelSession.FUSEMIRROR:
-            server = OperationsServer(operations, host.seams.now_ns, operations.on_bug)
+        own_session = options.session is KernelSession.FUSEMIRROR
+        agreed = await run_negotiation(fuse_descriptor(), pyfuse3.main, own_session=own_session)
+        cache.maps_direct_io = agreed.maps_direct_io
+        if own_session:
+            server = OperationsServer(
+                operations,
+                host.seams.now_ns,
+                operations.on_bug,
+                tells_of_privileges=agreed.tells_of_privileges,
+            )
             kernel.session = Session(fuse_descriptor(), server)
         nursery.start_soon(kernel.run_signals)
         try:

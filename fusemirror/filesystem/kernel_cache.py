@@ -73,7 +73,7 @@ class KernelCache:
 
     def __init__(self, invalidate: Invalidate = pyfuse3.invalidate_inode) -> None:
         self.maps_direct_io = False
-        """Whether the kernel maps files shared that are open for direct I/O (`negotiation.py`)."""
+        """Whether the kernel maps files shared that are open for direct I/O (`kernel/negotiation.py`)."""
         self.attributes_granted = 0
         self.attributes_taken_back = 0
         self.pages_dropped = 0

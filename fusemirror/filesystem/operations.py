@@ -273,6 +273,8 @@ class Operations(pyfuse3.Operations):
         fields: SetattrFields,
         fh: int | None,
         ctx: RequestContext,
+        *,
+        clear_privileges: bool = False,
     ) -> pyfuse3.EntryAttributes:
         operation = SetAttributes(
             inode,
@@ -283,6 +285,7 @@ class Operations(pyfuse3.Operations):
             # Here, too: a number of more than 64 bits does not travel.
             atime_ns=nearest_time(attr.st_atime_ns) if fields.update_atime else None,
             mtime_ns=nearest_time(attr.st_mtime_ns) if fields.update_mtime else None,
+            clear_privileges=clear_privileges,
         )
         return self._entry(_there(await self._unit.perform(operation)))
 
@@ -339,11 +342,15 @@ class Operations(pyfuse3.Operations):
     # --- files ----------------------------------------------------------------------------------------------
 
     @answers_errno
-    async def open(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
+    async def open(
+        self, inode: InodeNumber, flags: int, ctx: RequestContext, *, clear_privileges: bool | None = None
+    ) -> FileInfo:
+        """`clear_privileges` as for `write`."""
         with self._opening(inode):
             await self._unit.attributes(inode)
             if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to this request
-                await self._unit.perform(SetAttributes(inode, size=0, clear_privileges=ctx.uid != 0))
+                ends = ctx.uid != 0 if clear_privileges is None else clear_privileges
+                await self._unit.perform(SetAttributes(inode, size=0, clear_privileges=ends))
         return self._opened(inode, flags, ctx.uid)
 
     def _opened(self, inode: InodeNumber, flags: int, uid: int) -> FileInfo:
@@ -407,9 +414,23 @@ class Operations(pyfuse3.Operations):
         return await self._unit.read(handle.inode, off, size)
 
     @answers_errno
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    async def write(
+        self,
+        fh: int,
+        off: int,
+        buf: bytes,
+        *,
+        append: bool | None = None,
+        clear_privileges: bool | None = None,
+    ) -> int:
+        """`append` and `clear_privileges` are told by a session that knows how it is with this write: the
+        program may have changed the file's flags, or its own privileges, since it opened the file."""
         handle = self._files[fh]
-        operation = Write(handle.inode, off, handle.append, handle.clear_privileges)
+        if append is None:
+            append = handle.append
+        if clear_privileges is None:
+            clear_privileges = handle.clear_privileges
+        operation = Write(handle.inode, off, append, clear_privileges)
         await self._unit.perform(operation, buf)
         return len(buf)
 

@@ -50,12 +50,19 @@ class OperationsServer:
     """The `Server` of a session. A bug, too, is answered: with EIO, a trace in the log, and `on_bug`."""
 
     def __init__(
-        self, operations: pyfuse3.Operations, now_ns: Callable[[], int], on_bug: Callable[[], None]
+        self,
+        operations: pyfuse3.Operations,
+        now_ns: Callable[[], int],
+        on_bug: Callable[[], None],
+        *,
+        tells_of_privileges: bool = False,
     ) -> None:
+        """`tells_of_privileges`: the kernel says which changes end set-user-id and set-group-id."""
         # Its handlers take our own Caller and SetattrFields as well, and pyfuse3's types say otherwise.
         self._operations: Any = operations
         self._now_ns = now_ns
         self._on_bug = on_bug
+        self._tells_of_privileges = tells_of_privileges
         self._handlers: dict[int, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
@@ -229,7 +236,10 @@ class OperationsServer:
         wanted.st_mtime_ns = asked.mtime * NS_PER_S + asked.mtimensec if as_told else now_ns
         wanted.st_ctime_ns = asked.ctime * NS_PER_S + asked.ctimensec
         handle = asked.fh if valid & codec.FATTR_FH else None
-        changed = await self._operations.setattr(header.nodeid, wanted, fields, handle, header)
+        ends = bool(valid & codec.FATTR_KILL_SUIDGID)
+        changed = await self._operations.setattr(
+            header.nodeid, wanted, fields, handle, header, clear_privileges=ends
+        )
         return self._attr(header, changed)
 
     async def _getxattr(self, header: InHeader, body: memoryview) -> Reply:
@@ -282,8 +292,9 @@ class OperationsServer:
     # --- files --------------------------------------------------------------------------------------------
 
     async def _open(self, header: InHeader, body: memoryview) -> Reply:
-        flags = codec.OPEN_IN.read(body).flags
-        info = await self._operations.open(header.nodeid, flags, header)
+        asked = codec.OPEN_IN.read(body)
+        ends = self._told(asked.open_flags & codec.OPEN_KILL_SUIDGID)
+        info = await self._operations.open(header.nodeid, asked.flags, header, clear_privileges=ends)
         return codec.open_reply(header.unique, info.fh, open_flags_of(info))
 
     async def _create(self, header: InHeader, body: memoryview) -> Reply:
@@ -301,7 +312,19 @@ class OperationsServer:
     async def _write(self, header: InHeader, body: memoryview) -> Reply:
         asked = codec.WRITE_IN.read(body)
         data = codec.data_in(body, codec.WRITE_IN.size, asked.size)
-        return codec.write_reply(header.unique, await self._operations.write(asked.fh, asked.offset, data))
+        written = await self._operations.write(
+            asked.fh,
+            asked.offset,
+            data,
+            # Of a mapping's page the kernel says neither how the file is open nor who changed it.
+            append=bool(asked.flags & os.O_APPEND) and not asked.write_flags & codec.WRITE_CACHE,
+            clear_privileges=self._told(asked.write_flags & codec.WRITE_KILL_SUIDGID),
+        )
+        return codec.write_reply(header.unique, written)
+
+    def _told(self, flag: int) -> bool | None:
+        """Whether the kernel says that privileges end with this; None where it says nothing of them."""
+        return bool(flag) if self._tells_of_privileges else None
 
     async def _flush(self, header: InHeader, body: memoryview) -> Reply:
         await self._operations.flush(codec.FLUSH_IN.read(body).fh)

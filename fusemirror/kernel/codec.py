@@ -92,6 +92,7 @@ FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_NONSEEKABLE = 1 << 2
 
 OPEN_KILL_SUIDGID = 1 << 0
+WRITE_CACHE = 1 << 0  # from the page cache, long after; the handle is a guess
 WRITE_KILL_SUIDGID = 1 << 2
 FSYNC_FDATASYNC = 1 << 0
 

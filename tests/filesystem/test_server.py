@@ -74,7 +74,7 @@ class Kernel:
 
 @pytest.fixture
 def kernel(operations: Operations) -> Kernel:
-    return Kernel(OperationsServer(operations, lambda: NOW_NS, never))
+    return Kernel(OperationsServer(operations, lambda: NOW_NS, never, tells_of_privileges=True))
 
 
 async def test_a_file_is_made_written_read_and_closed(kernel: Kernel) -> None:
@@ -89,6 +89,21 @@ async def test_a_file_is_made_written_read_and_closed(kernel: Kernel) -> None:
     attributes = await kernel.attributes(inode)
     assert (attributes.ino, attributes.size, attributes.mode) == (inode, 8, stat.S_IFREG | 0o644)
     assert attributes.blksize == 4096
+
+
+async def test_appending_is_as_it_is_now_and_not_as_it_was_at_the_open(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file", flags=os.O_RDWR | os.O_APPEND)
+
+    async def write(data: bytes, flags: int, write_flags: int = 0) -> None:
+        asked = codec.WRITE_IN.pack(handle, 0, len(data), write_flags, 0, flags, 0)
+        await kernel.ask(Opcode.WRITE, inode, asked + data)
+
+    await write(b"aaa", os.O_APPEND)
+    await write(b"bbb", os.O_APPEND)
+    await write(b"c", 0)
+    await write(b"d", os.O_APPEND, codec.WRITE_CACHE)
+    read = await kernel.ask(Opcode.READ, inode, codec.READ_IN.pack(handle, 0, 100, 0, 0, 0, 0))
+    assert read == b"daabbb"
 
 
 async def test_it_is_opened_anew_as_the_kernel_asks(kernel: Kernel) -> None:
@@ -163,6 +178,38 @@ async def test_times_are_set_to_what_is_told_or_to_now(kernel: Kernel) -> None:
     found = codec.ATTR.read(data, codec.ATTR_OUT.size)
     assert (found.atime, found.atimensec) == (-5, 7)
     assert (found.mtime, found.mtimensec) == divmod(NOW_NS, NS_PER_S)
+
+
+SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["ends privileges", "keeps them"])
+@pytest.mark.parametrize("how", ["write", "truncate", "open"])
+async def test_the_kernel_says_what_ends_set_user_id(kernel: Kernel, how: str, told: bool) -> None:
+    """Whoever asks: the kernel knows who may keep them, by CAP_FSETID."""
+    inode, handle = await kernel.create(b"file", mode=SET_ID | 0o755)
+    if how == "write":
+        flags = codec.WRITE_KILL_SUIDGID if told else 0
+        await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 1, flags, 0, 0, 0) + b"x", uid=7)
+    elif how == "truncate":
+        flags = codec.FATTR_SIZE | (codec.FATTR_KILL_SUIDGID if told else 0)
+        await kernel.ask(Opcode.SETATTR, inode, setattr_of(flags, size=9), uid=7)
+    else:
+        asked = codec.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, codec.OPEN_KILL_SUIDGID if told else 0)
+        await kernel.ask(Opcode.OPEN, inode, asked, uid=7)
+    assert (await kernel.attributes(inode)).mode & SET_ID == (0 if told else SET_ID)
+
+
+async def test_a_kernel_that_does_not_say_it_is_judged_by_who_opened(operations: Operations) -> None:
+    kernel = Kernel(OperationsServer(operations, lambda: NOW_NS, never))
+    inode, handle = await kernel.create(b"file", mode=SET_ID | 0o755)
+    opened = codec.OPEN_OUT.read(
+        await kernel.ask(Opcode.OPEN, inode, codec.OPEN_IN.pack(os.O_WRONLY, 0), uid=7)
+    )
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 1, 0, 0, 0, 0) + b"x", uid=7)
+    assert (await kernel.attributes(inode)).mode & SET_ID == SET_ID
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(opened.fh, 0, 1, 0, 0, 0, 0) + b"x")
+    assert (await kernel.attributes(inode)).mode & SET_ID == 0
 
 
 def xattr_of(name: bytes, value: bytes, flags: int = 0) -> bytes:
