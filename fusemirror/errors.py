@@ -243,6 +243,10 @@ class ExportFailed(FusemirrorError):
     """the export stopped at {0}: {1}; what was exported before stays"""
 
 
+class ExportIncomplete(FusemirrorError):
+    """{0} things could not be exported as they are: they are listed above, and all else was exported"""
+
+
 class DiskFailed(VolumeError):
     """volume {0}: the disk failed: {1}; this host stops serving. Check the disk, then mount again"""
 

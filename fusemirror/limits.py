@@ -112,6 +112,7 @@ REQUESTS_PER_TURN = 64  # answered by the kernel session before all other tasks 
 REQUESTS_WAITING_MAX = 1_024  # of the kernel session, each about 10 KiB; the kernel holds the others
 REQUESTS_WAITING_BYTES_MAX = 64 * MIB  # that those hold: as much as with REQUESTS_MAX large writes
 CALLER_LOOK_S = 0.5  # how late a program that waits hears that it was killed, if the kernel does not tell
+JOIN_FILE_BYTES_MAX = 64 * KIB  # a key and two certificates: some three are used
 ADMIN_REQUEST_BYTES_MAX = 64 * KIB
 RESERVED_PATH_BYTES_MAX = 64 * KIB  # a path may be longer than PATH_MAX; a row must fit into a record
 RESERVATIONS_MAX = 1_024  # each is a row that is held in memory too; ending all of them is one change

@@ -33,14 +33,14 @@ def change(config: Path, runtime_dir: Path, name: str, assignments: Sequence[str
     """Change settings of `name`, now and for later mounts. The status of the mount, None if there is none.
 
     UsageError, and nothing is changed, where a key or a value cannot be used; CommandFailed where the
-    mount refuses. OSError: the mount has changed, the file has not.
+    mount refuses. The file keeps its owner and its mode. OSError: the mount has changed, the file has not.
     """
     values = parse_assignments(assignments)
     settings.changed(settings.load(config), values)
     status = _tell_mount(runtime_dir, name, values)
     document = tomlkit.parse(config.read_text(encoding="utf-8"))
     document.update(values)
-    replace_file(config, tomlkit.dumps(document).encode())
+    replace_file(config, tomlkit.dumps(document).encode(), like=config.stat())
     return status
 
 

@@ -4,12 +4,13 @@ Blocking, and without trio: a command starts quickly and asks one thing. Every w
 """
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusemirror.errors import CommandFailed, NotMounted, PermissionRefused, TimedOut
 
@@ -25,31 +26,49 @@ def socket_path(runtime_dir: Path, name: str) -> Path:
 
 
 def mounted_names(runtime_dir: Path) -> list[str]:
-    """Names with a socket in `runtime_dir`; one of a killed process may be among them."""
-    return sorted(path.stem for path in runtime_dir.glob("*.sock"))
+    """Names with a socket in `runtime_dir`; one of a killed process may be among them. PermissionRefused."""
+    try:
+        return sorted(entry.name[:-5] for entry in os.scandir(runtime_dir) if entry.name.endswith(".sock"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        raise PermissionRefused(f"only root may look into {runtime_dir}; run the command as root") from None
 
 
 @contextmanager
 def _connected(runtime_dir: Path, name: str, timeout_s: float) -> Iterator[socket.socket]:
+    path = socket_path(runtime_dir, name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
-            connection.connect(str(socket_path(runtime_dir, name)))
+            connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotMounted(name) from None
         except PermissionError:
             raise PermissionRefused("only root may ask the mount process; run the command as root") from None
         except (TimeoutError, BlockingIOError):
             raise TimedOut(timeout_s, "the mount process takes no commands") from None
+        if (uid := _listener(connection).uid) not in (0, os.geteuid()):
+            raise PermissionRefused(f"{path} is answered by a process of user {uid}; nothing was asked of it")
         yield connection
 
 
 def process_id(runtime_dir: Path, name: str) -> int:
     """The mount process of `name`, told by the kernel: it need not answer. NotMounted if there is none."""
     with _connected(runtime_dir, name, ANSWER_TIMEOUT_S) as connection:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
-        return pid
+        return _listener(connection).pid
+
+
+class _Process(NamedTuple):
+    pid: int
+    uid: int
+    gid: int
+
+
+def _listener(connection: socket.socket) -> _Process:
+    """Who listens at the other end: the kernel says it."""
+    form = struct.Struct("3I")
+    return _Process(*form.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size)))
 
 
 def ask(

@@ -57,7 +57,7 @@ def command(
     copy it over a safe way, and remove it afterwards.
     """
     path = join_file or Path(f"{name}.join")
-    if path.exists():
+    if os.path.lexists(path):
         raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
     host_name = settings.check_host_name(host_name)
     peer_name = settings.check_host_name(peer_name or _other_name(peer, host_name))

@@ -1,5 +1,6 @@
 """Defining a mirrored filesystem on this host, wholly or not at all: what `create` and `join` share."""
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places
+from fusemirror.cli.arguments import Places, say
 from fusemirror.cli.join_file import JoinFile, Side
 from fusemirror.errors import RefusedForSafety
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
@@ -47,19 +48,24 @@ def define(
 ) -> None:
     """Make the volume, the keys and the config file; then do `also`.
 
-    All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists.
+    All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists;
+    BadKeys, OSError.
     """
     config = settings.config_path(places.config_dir, chosen.name)
     keys_dir = places.keys_dir(chosen.name)
     volume = Path(chosen.volume)
     for path in (config, keys_dir):
-        if path.exists():
+        if os.path.lexists(path):
             raise RefusedForSafety(f"{path} exists; choose another name, or remove it")
+    if volume.is_symlink():
+        raise RefusedForSafety(f"{volume} is a symbolic link; name the directory itself")
     if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
         raise RefusedForSafety(f"{volume} is not an empty directory; choose another")
 
+    from fusemirror.channel.tls import Credentials
     from fusemirror.volume.durable import replace_file
     from fusemirror.volume.identity import FORMAT_VERSION, Identity
+    from fusemirror.volume.private import keep_from_writers
     from fusemirror.volume.volume import Volume
 
     identity = Identity(
@@ -74,7 +80,9 @@ def define(
         complete=primary,
         compare_all=False,
     )
-    places.config_dir.mkdir(parents=True, exist_ok=True)
+    places.config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if keep_from_writers(places.config_dir):
+        say(f"others could write to {places.config_dir}, and cannot now: see what they did there")
     with ExitStack() as undoing:
         undoing.callback(_empty if volume.exists() else _remove, volume)
         Volume.create(volume, identity)
@@ -82,7 +90,8 @@ def define(
         keys_dir.mkdir(mode=0o700)
         files = {CERTIFICATE: keys.certificate, KEY: keys.key, PEER_CERTIFICATE: peer_certificate}
         for name, content in files.items():
-            replace_file(keys_dir / name, content.encode(), mode=0o600)
+            replace_file(keys_dir / name, content.encode())
+        Credentials(keys_dir)  # BadKeys, before there is a config file
         undoing.callback(config.unlink, missing_ok=True)
         replace_file(config, settings.render(chosen).encode())
         also()

@@ -4,15 +4,28 @@ from pathlib import Path
 
 import click
 
+from fusemirror.cli.arguments import tell
 from fusemirror.cli.progress import shown
+from fusemirror.errors import ExportIncomplete
 
 
 @click.command("export")
 @click.argument("volume_dir", type=click.Path(path_type=Path))
 @click.argument("target_dir", type=click.Path(path_type=Path))
 def command(volume_dir: Path, target_dir: Path) -> None:
-    """Copy everything in the unmounted volume VOLUME_DIR to plain files in TARGET_DIR, empty or new."""
+    """Copy everything in the unmounted volume VOLUME_DIR to plain files in TARGET_DIR, empty or new.
+
+    What cannot be copied is listed, and all else is copied; exit status 1 then.
+    """
     from fusemirror.volume.export import export
 
     with shown("export") as advance:
-        export(volume_dir, target_dir, advance)
+        done = export(volume_dir, target_dir, advance, lambda line: tell(line, err=True))
+    if done.devices or done.privileged:
+        tell(
+            f"exported as they are: {done.devices} device files, {done.privileged} files with set-user-id or "
+            "set-group-id bits or capabilities",
+            err=True,
+        )
+    if done.problems:
+        raise ExportIncomplete(done.problems)

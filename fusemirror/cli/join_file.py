@@ -4,22 +4,31 @@ It holds the key of the host that joins: whoever reads it can pass for that host
 """
 
 import os
+import stat
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from fusemirror.errors import BadJoinFile
 from fusemirror.keys import KeyPair
-from fusemirror.limits import PROTOCOL_VERSION
+from fusemirror.limits import JOIN_FILE_BYTES_MAX, PROTOCOL_VERSION
 from fusemirror.settings import Access, Acknowledge, Communication
+from fusemirror.volume.beneath import read_plain
+from fusemirror.volume.durable import sync_directory
 
 JOIN_FORMAT = 2
+
+
+Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class Side(msgspec.Struct, frozen=True):
     """One of the two hosts: its identity, its name, and the address where it listens."""
 
-    host: str
+    host: Identifier
     host_name: str
     address: str
 
@@ -28,7 +37,7 @@ class JoinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The mirrored filesystem, and both its hosts."""
 
     name: str
-    filesystem: str
+    filesystem: Identifier
     primary: Side
     backup: Side
     access: Access
@@ -41,18 +50,24 @@ class JoinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def write_join_file(path: Path, join: JoinFile) -> None:
-    """Write it durably, for its owner only. FileExistsError if there is one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(join), indent=2) + b"\n")
-        file.flush()
-        os.fsync(descriptor)
+    """Write it durably, for its owner only. OSError: there is one, or none can be made, and none is left."""
+    content = msgspec.json.format(msgspec.json.encode(join), indent=2) + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with ExitStack() as undoing:
+        undoing.callback(path.unlink, missing_ok=True)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        sync_directory(path.parent)
+        undoing.pop_all()
 
 
 def read_join_file(path: Path) -> JoinFile:
     """The join file at `path`; BadJoinFile says what is wrong with it."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path, JOIN_FILE_BYTES_MAX)
+        _check_private(path)
         found = msgspec.json.decode(content, type=dict)
         for key, known in (("format", JOIN_FORMAT), ("protocol", PROTOCOL_VERSION)):
             if found.get(key) != known:
@@ -60,5 +75,19 @@ def read_join_file(path: Path) -> JoinFile:
         return msgspec.convert(found, JoinFile)
     except OSError as error:
         raise BadJoinFile(path, error.strerror) from None
+    except UnicodeDecodeError as error:
+        raise BadJoinFile(path, f"it is not UTF-8 text: {error.reason}") from None
+    except RecursionError:
+        raise BadJoinFile(path, "it is nested too deeply") from None
     except msgspec.DecodeError as error:
-        raise BadJoinFile(path, str(error)) from None
+        raise BadJoinFile(path, f"it was cut short, or is none: {error}") from None
+
+
+def _check_private(path: Path) -> None:
+    """Whoever reads it can pass for this host, and whoever writes it decides whom this host trusts."""
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise BadJoinFile(path, f"it belongs to user {status.st_uid}")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise BadJoinFile(path, f"others may read it (mode {mode:04o}); `chmod 600` it where nobody did")

@@ -1,6 +1,7 @@
 """The `fusemirror` command line: its options, and its commands by name."""
 
 import importlib
+import os
 from pathlib import Path
 
 import click
@@ -78,5 +79,6 @@ def program(context: click.Context, config_dir: Path, runtime_dir: Path, debug: 
 
 
 def main() -> None:
-    """Runs the command line of this process, and exits."""
+    """Runs the command line of this process, and exits. Nothing that it makes is for others."""
+    os.umask(0o077)
     program.main(prog_name="fusemirror")

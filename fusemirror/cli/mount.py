@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from logging.handlers import SysLogHandler
@@ -14,12 +14,15 @@ from typing import Any
 import click
 import msgspec
 
+from fusemirror import settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, real_path, register
 from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused
 from fusemirror.printable import printable
 from fusemirror.settings import MountOptions, Settings
+from fusemirror.volume.beneath import open_plain
+from fusemirror.volume.private import keep_from_writers, make_private, make_volume_private
 
 SYSLOG = Path("/dev/log")
 FUSE_DEVICE = Path("/dev/fuse")
@@ -54,11 +57,19 @@ def mount(
     target = Mount(real_path(mountpoint), FSTYPE, chosen.name)
     _check_fuse()
     _clear(target)
+    make_runtime_dir(places.runtime_dir)
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")
     options = msgspec.structs.replace(options, fuse=fuse, debug=places.debug)
     serve = partial(_serve, places, chosen, target.directory, options)
     log = partial(_log_to, name=chosen.name, level="debug" if places.debug else chosen.log_level)
     return (_in_foreground if foreground else _in_background)(serve, target, places.runtime_dir, log)
+
+
+def make_runtime_dir(directory: Path) -> None:
+    """On return it is there, and nobody else can put a socket into it. RefusedForSafety, OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if keep_from_writers(directory):
+        say(f"others could write to {directory}, and cannot now: see what they did there")
 
 
 def _check_fuse() -> None:
@@ -79,12 +90,28 @@ def _clear(target: Mount) -> None:
         raise MountFailed(f"{target.directory} is not a directory; make it first")
 
 
+def close_to_others(places: Places, chosen: Settings) -> Iterator[Path]:
+    """Leave the config, the keys and the volume to their owner; what was open before. RefusedForSafety."""
+    keys = places.keys_dir(chosen.name)
+    if keep_from_writers(places.config_dir):
+        yield places.config_dir
+    files = [settings.config_path(places.config_dir, chosen.name), *([keys] if chosen.tls else [])]
+    for path in (*files, *(keys.iterdir() if chosen.tls and keys.is_dir() else ())):
+        if os.path.lexists(path) and make_private(path):
+            yield path
+    volume = Path(chosen.volume)
+    if os.path.lexists(volume):
+        yield from make_volume_private(volume)
+
+
 Ready = Callable[[], None]
 Log = Callable[[logging.Handler], None]
 
 
 def _serve(places: Places, chosen: Settings, directory: str, options: MountOptions, ready: Ready) -> int:
-    places.runtime_dir.mkdir(parents=True, exist_ok=True)
+    # What others could get at, by an earlier version or somebody's hand, is closed and told of.
+    for path in close_to_others(places, chosen):
+        logger.warning("others could get at %s, and cannot now: what is secret in it may be known", path)
     # Only now, and in the process that serves: neither threads nor LMDB outlive a fork.
     from fusemirror import daemon
 
@@ -155,8 +182,10 @@ def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
         handler = SysLogHandler(str(SYSLOG), facility=SysLogHandler.LOG_DAEMON)
         handler.ident = f"fusemirror[{os.getpid()}]: "
         return handler
-    runtime_dir.mkdir(parents=True, exist_ok=True)
-    return logging.FileHandler(runtime_dir / f"{name}.log")
+    path = runtime_dir / f"{name}.log"
+    os.close(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))  # and so it is for its owner alone
+    make_private(path)
+    return logging.FileHandler(path)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -11,6 +11,7 @@ from typing import NoReturn
 from fusemirror.cli.arguments import Places, attempt, say
 from fusemirror.cli.mount import mount
 from fusemirror.cli.mount_options import parse_mount_options
+from fusemirror.cli.mounts import PUBLIC_UMASK
 from fusemirror.errors import BadConfig, ConfigMissing, FusemirrorError, PermissionRefused, UsageError
 from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR
 
@@ -42,6 +43,7 @@ def parse_helper(
 
 def run_helper(action: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a helper on this process's arguments, and exit with a code of mount(8)."""
+    os.umask(0o077)
     try:
         code = attempt(lambda: action(sys.argv[1:]), exit_code)
     except KeyboardInterrupt:
@@ -82,7 +84,9 @@ def mount_fusemirror(arguments: Sequence[str]) -> int:
 
 def _remount(directory: str, options: str) -> int:
     """Change the flags (ro, nosuid, ...) of what is mounted: the kernel does that by itself."""
-    return subprocess.run(["mount", "-i", "-o", f"remount,{options}", directory], check=False).returncode
+    return subprocess.run(
+        ["mount", "-i", "-o", f"remount,{options}", directory], check=False, umask=PUBLIC_UMASK
+    ).returncode
 
 
 def main() -> NoReturn:

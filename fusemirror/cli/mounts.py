@@ -20,6 +20,8 @@ FSTYPE = "fuse.fusemirror"
 UTAB = Path("/run/mount/utab")
 RUNTIME_OPTION = "x-fusemirror.runtime-dir"
 HOLDERS_LISTED_MAX = 8
+PUBLIC_UMASK = 0o022
+"""For mount(8) and umount(8), whose tables everybody may read."""
 
 
 class Mount(NamedTuple):
@@ -94,6 +96,7 @@ def register(mount: Mount, runtime_dir: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        umask=PUBLIC_UMASK,
     )
 
 
@@ -124,7 +127,12 @@ def detach(directory: str, *, force: bool = False, lazy: bool = False) -> None:
     else:
         command = ["fusermount3", "-u", *["-z"] * (force or lazy), directory]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        umask=PUBLIC_UMASK,
+        env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode == 0:
         return

@@ -31,9 +31,13 @@ class LmdbCommunicationVolume(CommunicationVolume):
         super().__init__(capacity_bytes)
         self._directory = directory
         self._seams = seams
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._environment = lmdb.open(
-            str(directory), map_size=2 * capacity_bytes + _PAGES_OVERHEAD, max_spare_txns=1, readahead=False
+            str(directory),
+            map_size=2 * capacity_bytes + _PAGES_OVERHEAD,
+            max_spare_txns=1,
+            readahead=False,
+            mode=0o600,
         )
         self._discard(self._take_up(self._entries()))
 

@@ -49,7 +49,7 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         super().__init__(capacity_bytes)
         self._directory = directory
         self._seams = seams
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._floor = 0
         self._segments: list[_Segment] = []
         found: list[Entry] = []

@@ -207,7 +207,7 @@ class BringingIn:
         return {name: await self._unit.xattr(number, name) for name in names} == _xattrs(kept)
 
     async def _has_content(self, inode: InodeNumber, kept: Kept, data: Path) -> bool:
-        with data.open("rb") as ours:
+        with aside.open_data(data) as ours:
             for start in range(0, kept.size, MIB):
                 if await self._unit.read(inode, start, MIB) != ours.read(MIB):
                     return False
@@ -227,7 +227,7 @@ class BringingIn:
             await self._link(number, await self._directory(path), path[-1])
         if stat.S_ISREG(kept.mode):
             await self._unit.perform(SetAttributes(number, size=0))
-            with data.open("rb") as content:
+            with aside.open_data(data) as content:
                 offset = 0
                 while piece := content.read(MIB):
                     await self._unit.perform(Write(number, offset), piece)

@@ -7,6 +7,7 @@ content. A directory without its final name was cut short, and is thrown away.
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import trio
@@ -15,6 +16,7 @@ from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_PIECE_BYTES
 from fusemirror.settings import is_host_name
+from fusemirror.volume.beneath import open_plain
 from fusemirror.volume.durable import replace_file, sync_directory
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -85,7 +87,8 @@ def descriptions(directory: Path) -> list[Path]:
 def load(description: Path) -> Kept:
     """What a description says. VolumeDamaged, OSError."""
     try:
-        return msgspec.msgpack.decode(description.read_bytes(), type=Kept)
+        with open_data(description) as file:
+            return msgspec.msgpack.decode(file.read(), type=Kept)
     except msgspec.DecodeError as error:
         where = description.relative_to(description.parents[2])
         raise VolumeDamaged(description.parents[2], f"{where}: {error}") from error
@@ -94,6 +97,11 @@ def load(description: Path) -> Kept:
 def data_of(description: Path) -> Path:
     """The content that belongs to a description; there is none but of regular files."""
     return description.with_suffix(".data")
+
+
+def open_data(data: Path) -> BinaryIO:
+    """The content, opened. OSError where it is a link or no file."""
+    return open(open_plain(data, os.O_RDONLY), "rb")
 
 
 async def set_aside(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> int:

@@ -44,6 +44,7 @@ from fusemirror.limits import (
 )
 from fusemirror.volume.durable import sync_directory
 from fusemirror.volume.inode import DIRECTORY_SIZE, ROW_BYTES_MIN, Inode
+from fusemirror.volume.probe import is_readable
 from fusemirror.volume.reservations import (
     KEY_PREFIX,
     Reservation,
@@ -307,9 +308,7 @@ class Catalog:
         except lmdb.Error as error:
             raise self._failure(error) from error
 
-    def digest(
-        self, table: int, first: bytes, last: bytes, count_max: int = sys.maxsize
-    ) -> tuple[int, int]:
+    def digest(self, table: int, first: bytes, last: bytes, count_max: int = sys.maxsize) -> tuple[int, int]:
         """How many rows have first <= key <= last, and a checksum of all their keys and values.
 
         Where there are more than `count_max`, the count is above it and the rest is not looked at.
@@ -656,13 +655,34 @@ def _open_environment(directory: Path, *, create: bool) -> Any:
     try:
         if create:
             os.mkdir(directory, 0o700)
-        return lmdb.open(
+        environment = lmdb.open(
             os.fspath(directory),
             map_size=CATALOG_MAP_BYTES,
             max_dbs=len(Table) + 2,
             create=create,
             readahead=False,
             max_spare_txns=1,
+            mode=0o600,
         )
+        if _is_cut(environment, directory):
+            environment.close()
+            raise VolumeDamaged(directory.parent, f"{directory.name}: its file was cut short")
+        return environment
     except lmdb.Error as error:
         raise VolumeDamaged(directory.parent, f"{directory.name}: {error}") from error
+
+
+def _is_cut(environment: lmdb.Environment, directory: Path) -> bool:
+    """Whether pages with rows are beyond the end of the file: LMDB would read them, and be ended by SIGBUS.
+
+    A file may rightly lack pages at its end that were given out and never used. Then it gets them here.
+    OSError.
+    """
+    file = directory / "data.mdb"
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if file.stat().st_size >= needed:
+        return False
+    if not is_readable(directory):
+        return True
+    os.truncate(file, needed)
+    return False

@@ -14,6 +14,7 @@ volume begins another line of changes, so that it never overwrites a peer that k
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,10 @@ from fusemirror.volume.catalog import (
 )
 from fusemirror.volume.durable import unused
 from fusemirror.volume.identity import Identity, State, VolumeLock
+from fusemirror.volume.images import misfits
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
 from fusemirror.volume.volume import Volume
@@ -69,6 +72,8 @@ def check(directory: Path, repair: bool, report: Callable[[str], None]) -> Check
     """
     findings = _Findings(repair, report)
     rebuilt = False
+    if not _check_plain(directory, findings):
+        return CheckResult(findings.problems, findings.mended)
     if _catalog_is_damaged(directory):
         rebuilt = findings.add(f"{_CATALOG_DAMAGED} of {directory}", lambda: _set_catalog_aside(directory))
         if not rebuilt:
@@ -119,6 +124,31 @@ def _open(directory: Path, findings: _Findings) -> Volume | None:
         if not findings.add(str(error), lambda: _set_journal_aside(directory)):
             return None
     return Volume.open(directory)
+
+
+def _check_plain(directory: Path, findings: _Findings) -> bool:
+    """Whether every image is a file, or was mended; nothing else looks at one before that is known."""
+    with suppress(VolumeDamaged):  # opening says so
+        Identity.load(directory)  # before the lock, which would make a file in any directory
+    check_plain_volume(directory)
+    lock = VolumeLock(directory)
+    plain = True
+    try:
+        for path in list(misfits(directory / "images")):
+            where = path.relative_to(directory)
+            plain &= findings.add(
+                f"{where} is a link, a device or a directory, and no image",
+                lambda path=path: _set_misfit_aside(directory, path),  # type: ignore[misc]
+            )
+    finally:
+        lock.release()
+    return plain
+
+
+def _set_misfit_aside(directory: Path, path: Path) -> None:
+    lost = directory / "lost-images"
+    lost.mkdir(mode=0o700, exist_ok=True)
+    path.rename(unused(lost / path.name))
 
 
 def _check_host_name(volume: Volume, findings: _Findings) -> None:

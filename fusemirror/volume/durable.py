@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import stat
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,11 +29,18 @@ def sync_filesystem(directory: Path | str) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """On return `path` durably holds `content`; a crash before leaves the old content whole. OSError."""
+def replace_file(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
+    """On return `path` durably holds `content`; a crash before leaves the old content whole. OSError.
+
+    The file is for its owner alone, or has the owner and the mode of the status `like`.
+    """
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
     with open(descriptor, "wb") as file:
+        if like is not None:
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -9,6 +9,8 @@ import msgspec
 
 from fusemirror.errors import VolumeDamaged, VolumeFormat, VolumeInUse, VolumeMissing
 from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import KIB
+from fusemirror.volume.beneath import open_plain, read_plain
 from fusemirror.volume.durable import replace_file
 
 FORMAT_VERSION = 1
@@ -16,6 +18,7 @@ FORMAT_VERSION = 1
 _IDENTITY = "identity.json"
 _STATE = "state.json"
 _LOCK = "lock"
+_IDENTITY_BYTES_MAX = 64 * KIB  # some hundred are used
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,9 +52,9 @@ class Identity(msgspec.Struct, frozen=True):
     def load(directory: Path) -> "Identity":
         """The identity of the volume in `directory`; VolumeMissing, VolumeFormat or VolumeDamaged."""
         try:
-            content = (directory / _IDENTITY).read_bytes()
+            content = read_plain(directory / _IDENTITY, _IDENTITY_BYTES_MAX)
         except OSError as error:
-            raise VolumeMissing(directory, f"{_IDENTITY}: {os.strerror(error.errno or 0)}") from error
+            raise VolumeMissing(directory, f"{_IDENTITY}: {error.strerror}") from error
         try:
             # The format first: a later one may have other fields.
             found = msgspec.json.decode(content, type=_Format).format
@@ -80,7 +83,7 @@ class State(msgspec.Struct, frozen=True):
     def load(directory: Path) -> "State":
         """The stored state. One that cannot be read counts as the worst: a power cut."""
         try:
-            return msgspec.json.decode((directory / _STATE).read_bytes(), type=State)
+            return msgspec.json.decode(read_plain(directory / _STATE, _IDENTITY_BYTES_MAX), type=State)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return State(clean=False, boot_id="")
 
@@ -99,7 +102,7 @@ class VolumeLock:
 
     def __init__(self, directory: Path) -> None:
         try:
-            self._descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = open_plain(directory / _LOCK, os.O_RDWR | os.O_CREAT)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise VolumeMissing(directory, "no such directory") from error
         try:

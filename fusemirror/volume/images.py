@@ -4,6 +4,7 @@ An image's own time stamps are slots: its mtime holds the file's mtime and its a
 ctime, so that both survive a killed process with the data and cost no record. A missing image
 is an empty one. Images that are no longer needed are emptied and kept as spares for new ones: a name
 costs a filesystem less than an inode does, and ext4 searches long for one where many were freed just now.
+What stands under an image's name and is no regular file, such as a link, is an error that names it.
 Descriptors are cached; what another thread does opens a descriptor of its own, so that the cache
 belongs to the event loop's thread alone.
 """
@@ -23,6 +24,7 @@ import xxhash
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import IMAGES_PER_DIRECTORY, MIB, OPEN_IMAGES_MAX, REGION_BYTES, SPARE_IMAGES_MAX
 from fusemirror.seams import Seams
+from fusemirror.volume.beneath import check_plain, open_plain
 from fusemirror.volume.durable import sync_directory, sync_filesystem
 
 _SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
@@ -116,9 +118,10 @@ class Images:
     def facts(self, inode: InodeNumber) -> ImageFacts | None:
         """Size and times of the image, None for a missing one. Thread-safe. OSError."""
         try:
-            status = os.stat(self._path(inode))
+            status = os.lstat(self._path(inode))
         except FileNotFoundError:
             return None
+        check_plain(status, self._path(inode))
         return ImageFacts(status.st_size, status.st_mtime_ns, status.st_atime_ns)
 
     def size(self, inode: InodeNumber) -> int:
@@ -239,7 +242,7 @@ class Images:
         path = self._path(inode)
         try:
             # Errors of earlier writeback that nobody has seen are reported to a new descriptor too.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_plain(path, os.O_RDONLY)
         except FileNotFoundError:
             return
         try:
@@ -287,7 +290,7 @@ class Images:
         OSError.
         """
         try:
-            descriptor = os.open(self._path(inode), self._flags & ~os.O_RDWR)
+            descriptor = open_plain(self._path(inode), self._flags & ~os.O_RDWR)
         except FileNotFoundError:
             return ()
         try:
@@ -303,7 +306,7 @@ class Images:
         Holes are left out. Thread-safe. OSError.
         """
         try:
-            descriptor = os.open(self._path(inode), self._flags & ~os.O_RDWR)
+            descriptor = open_plain(self._path(inode), self._flags & ~os.O_RDWR)
         except FileNotFoundError:
             return end
         try:
@@ -389,13 +392,13 @@ class Images:
 
     def _open_path(self, path: str, more_flags: int = 0) -> int:
         try:
-            return os.open(path, self._flags | more_flags, 0o600)
+            return open_plain(path, self._flags | more_flags)
         except OSError as error:
             # O_NOATIME is for the owner of a file; others still get what a mount without atime gives.
             if error.errno != errno.EPERM or not self._flags & os.O_NOATIME:
                 raise
             self._flags &= ~os.O_NOATIME
-            return os.open(path, self._flags | more_flags, 0o600)
+            return open_plain(path, self._flags | more_flags)
 
     def _make_directory(self, path: str) -> None:
         if path == self._made_directory:
@@ -407,6 +410,15 @@ class Images:
         else:
             sync_directory(self._directory)  # once for IMAGES_PER_DIRECTORY images
         self._made_directory = path
+
+
+def misfits(directory: Path) -> Iterator[Path]:
+    """What stands under the name of an image in a directory of images, and is no file. OSError."""
+    for part in os.scandir(directory):
+        if _HEXADECIMAL.fullmatch(part.name) and part.is_dir(follow_symlinks=False):
+            for image in os.scandir(part):
+                if _HEXADECIMAL.fullmatch(image.name) and not image.is_file(follow_symlinks=False):
+                    yield Path(image.path)
 
 
 def _set_times(descriptor: int, time_ns: int) -> None:

@@ -63,6 +63,7 @@ from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
 from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal, Record
+from fusemirror.volume.private import check_plain_volume, make_private
 from fusemirror.volume.regions import Marks, Regions
 from fusemirror.volume.space import Space, reserve_bytes
 from fusemirror.volume.watcher import Nobody, Watcher
@@ -101,8 +102,12 @@ class Volume:
 
     @staticmethod
     def create(directory: Path, identity: Identity, seams: Seams = _REAL) -> None:
-        """On return there durably is an empty volume. VolumeError unless the directory is empty; OSError."""
+        """On return there durably is an empty volume. VolumeError unless the directory is empty.
+
+        RefusedForSafety for a link or somebody else's; OSError.
+        """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         if any(directory.iterdir()):
             raise VolumeError(directory, "the directory is not empty; choose another")
         for name in ("journal", "images", "regions"):
@@ -121,6 +126,7 @@ class Volume:
         VolumeMissing, VolumeInUse, VolumeFormat, VolumeDamaged, OSError: then nothing stays open.
         """
         Identity.load(directory)  # before the lock, which would make a file in any directory
+        check_plain_volume(directory)
         with contextlib.ExitStack() as undoing:
             lock = VolumeLock(directory)
             undoing.callback(lock.release)

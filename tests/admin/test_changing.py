@@ -1,5 +1,6 @@
 """Changing settings: what words mean, what the file looks like afterwards, and when it stays as it was."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,15 @@ def test_a_running_mount_refuses_what_only_the_next_one_can_take(key: str) -> No
     with pytest.raises(UsageError, match=f"^{key} cannot change while mounted"):
         settings.changed_while_mounted(own, {key: values[key]})
     assert settings.changed_while_mounted(own, {key: getattr(own, key)}) == own
+
+
+def test_the_file_keeps_its_owner_and_mode(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing, "ask", never_mounted)
+    config.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(config, 0, 12)
+    before = config.stat()
+    changing.change(config, config.parent, NAME, ["io_timeout=7"])
+    after = config.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fusemirror.admin.client import ask, mounted_names, process_id
-from fusemirror.errors import CommandFailed, NotMounted, TimedOut
+from fusemirror.errors import CommandFailed, NotMounted, PermissionRefused, TimedOut
 from tests.admin.answering import answering, failure, progress, result
 
 
@@ -66,3 +66,18 @@ def test_a_silent_process_is_known_by_its_number_all_the_same(tmp_path: Path) ->
         listener.bind(str(tmp_path / "data.sock"))
         listener.listen()
         assert process_id(tmp_path, "data") == os.getpid()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to listen as somebody else is for root")
+def test_a_socket_of_somebody_else_is_asked_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "data.sock"))
+        os.seteuid(1000)
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        with pytest.raises(PermissionRefused, match="answered by a process of user 1000"):
+            ask(tmp_path, "data", "takeover", {"force": True})
+        with listener.accept()[0] as connection:
+            assert connection.recv(100) == b""

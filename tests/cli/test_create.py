@@ -1,7 +1,10 @@
 """`create` and `join`: two matching sides, wholly or not at all."""
 
+import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +145,50 @@ def test_a_bad_join_file_is_exit_status_10(run: Run, tmp_path: Path) -> None:
     done = run("join", "data.join", "sub")
     assert done.exit_code == 10
     assert not (tmp_path / "sub").exists()
+
+
+def test_nothing_that_is_made_is_for_others_whatever_the_umask(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fusemirror", "--config-dir", "etc", "create", "data", "main"]
+    (tmp_path / "main").mkdir(mode=0o755)
+    subprocess.run([*command, *ADDRESSES], cwd=tmp_path, check=True, umask=0, capture_output=True)
+    modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in tmp_path.rglob("*")}
+    assert {
+        "etc",
+        "data.toml",
+        "key.pem",
+        "data.join",
+        "main",
+        "identity.json",
+        "data.mdb",
+        "catalog",
+    } <= modes.keys()
+    assert not {name: oct(mode) for name, mode in modes.items() if mode & 0o077}
+
+
+@pytest.mark.parametrize("what", ["link", "theirs"])
+def test_a_volume_directory_that_is_not_ones_own_is_refused(run: Run, tmp_path: Path, what: str) -> None:
+    (tmp_path / "there").mkdir()
+    if what == "link":
+        (tmp_path / "main").symlink_to("there")
+    elif os.geteuid() == 0:
+        (tmp_path / "main").mkdir()
+        os.chown(tmp_path / "main", 1000, 1000)
+    else:
+        pytest.skip("owners are for root")
+    done = run("create", "data", "main", *ADDRESSES)
+    assert done.exit_code == 6
+    assert "symbolic link" in done.stderr or "belongs to user 1000" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"there", "main", "etc"}
+    assert list((tmp_path / "main").iterdir()) == []
+
+
+def test_keys_that_cannot_be_used_leave_nothing(run: Run, tmp_path: Path) -> None:
+    run("create", "data", "main", *ADDRESSES)
+    (tmp_path / "etc").rename(tmp_path / "etc-alpha")
+    path = tmp_path / "data.join"
+    path.write_text(path.read_text().replace("BEGIN PRIVATE KEY", "BEGIN"))
+    done = run("join", "data.join", "sub")
+    assert (done.exit_code, done.stderr.count("\n")) == (10, 1)
+    assert not (tmp_path / "sub").exists()
+    assert list((tmp_path / "etc").iterdir()) == []

@@ -1,6 +1,8 @@
 """The join file: readable by its owner only, and refused whole when anything in it is wrong."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ def test_it_never_replaces_a_file(path: Path) -> None:
         ({"name": 7}, "Expected `str`"),
         ({"extra": 1}, "unknown field `extra`"),
         ({"primary": {}}, "missing required field"),
+        ({"filesystem": "../x"}, "matching regex"),
         ({"access": "both"}, "Invalid enum value"),
     ],
 )
@@ -75,5 +78,54 @@ def test_no_bytes_raise_anything_but_bad_join_file(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "data.join"
     path.write_bytes(content)
+    path.chmod(0o600)
     with pytest.raises(BadJoinFile):
         read_join_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'{"name": "\xff"}', "not UTF-8"),
+        (b'{"a":' * 12_000, "nested too deeply"),
+        (b" " * (64 * 1024 + 1), "longer than 65536 bytes"),
+        (b"", "cut short"),
+        (b'{"format": 2, "na', "cut short"),
+    ],
+)
+def test_what_is_no_join_file_is_said_in_one_line(path: Path, content: bytes, what: str) -> None:
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(BadJoinFile, match=what) as caught:
+        read_join_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_that_others_may_read_is_refused(path: Path) -> None:
+    write_join_file(path, JOIN)
+    path.chmod(0o640)
+    with pytest.raises(BadJoinFile, match=r"others may read it \(mode 0640\)"):
+        read_join_file(path)
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "directory"])
+def test_what_is_no_file_is_not_opened(path: Path, tmp_path: Path, what: str) -> None:
+    write_join_file(tmp_path / "real", JOIN)
+    if what == "link":
+        path.symlink_to("real")
+    elif what == "pipe":
+        os.mkfifo(path, 0o600)
+    else:
+        path.mkdir()
+    with pytest.raises(BadJoinFile, match="a link, a device or a pipe"):
+        read_join_file(path)
+
+
+def test_a_full_disk_leaves_no_part_of_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_join_file(path, JOIN)
+    assert not path.exists()

@@ -3,12 +3,16 @@
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from fusemirror import settings
 from fusemirror.admin.client import process_id
-from fusemirror.cli.mount import PrintableFormatter
+from fusemirror.cli.arguments import Places
+from fusemirror.cli.mount import PrintableFormatter, close_to_others, make_runtime_dir
 from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale
+from fusemirror.errors import RefusedForSafety
 from tests.cli.conftest import Host
 
 
@@ -93,3 +97,35 @@ def test_what_cannot_be_mounted_is_one_line(
 def test_a_line_of_the_log_holds_no_users_bytes_as_they_are() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "moved %s", ("a\n2026 ERROR \x1b[2J",), None)
     assert PrintableFormatter("data: %(message)s").format(record) == r"data: moved a\n2026 ERROR \x1b[2J"
+
+
+def test_what_was_open_to_others_is_closed_by_a_mount_and_told(tmp_path: Path) -> None:
+    config, keys, volume = tmp_path / "etc" / "data.toml", tmp_path / "etc" / "data", tmp_path / "volume"
+    for directory in (keys, volume):
+        directory.mkdir(parents=True)
+    for file in (config, keys / "key.pem", volume / "identity.json"):
+        file.touch()
+        file.chmod(0o644)
+    volume.chmod(0o755)
+    (tmp_path / "etc").chmod(0o777)
+    places = Places(tmp_path / "etc", tmp_path / "run", debug=False)
+    chosen = settings.make(name="data", volume=str(volume), listen="a:1", peer="b:1")
+    told = {*close_to_others(places, chosen)}
+    assert told == {tmp_path / "etc", config, keys, keys / "key.pem", volume, volume / "identity.json"}
+    assert {path.stat().st_mode & 0o077 for path in told - {tmp_path / "etc"}} == {0}
+    assert list(close_to_others(places, chosen)) == []
+    config.rename(tmp_path / "etc" / "elsewhere")
+    config.symlink_to("elsewhere")
+    with pytest.raises(RefusedForSafety, match=r"data\.toml is a symbolic link"):
+        list(close_to_others(places, chosen))
+
+
+def test_a_runtime_directory_is_made_for_its_owner_and_closed_to_writers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_runtime_dir(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "run").chmod(0o777)
+    make_runtime_dir(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o022 == 0
+    assert "others could write to" in capsys.readouterr().err

@@ -21,8 +21,8 @@ import lmdb
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.errors import DiskFailed
+from fusemirror.volume import beneath, durable, images, journal, regions
 from fusemirror.volume import check as check_module
-from fusemirror.volume import durable, images, journal, regions
 from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.health import disk_error
@@ -34,7 +34,7 @@ _OF_NAMES = frozenset({"mkdir", "open", "rename", "replace", "rmtree", "unlink"}
 _STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
 _NEED_ROOM = frozenset({"commit", "mkdir", "pwrite", "write"})
 _ROOMY_BYTES = 1 << 40
-_MODULES: tuple[ModuleType, ...] = (durable, images, journal, regions, subvolume_volume)
+_MODULES: tuple[ModuleType, ...] = (beneath, durable, images, journal, regions, subvolume_volume)
 
 
 class Killed(BaseException):

@@ -495,3 +495,21 @@ class CatalogAgainstDictionaries(RuleBasedStateMachine):
 
 TestCatalogAgainstDictionaries = CatalogAgainstDictionaries.TestCase
 TestCatalogAgainstDictionaries.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_catalog_whose_file_was_cut_is_damaged_and_ends_no_process(tmp_path: Path, part: float) -> None:
+    """LMDB maps its file: to read beyond the end is SIGBUS."""
+    directory = tmp_path / "volume" / "catalog"
+    directory.parent.mkdir()
+    Catalog.create(directory)
+    catalog = Catalog(directory)
+    for number in range(2, 300):
+        catalog.apply_rows([inode_row(file_inode(number)), entry_row(b"f%d" % number, number, number)])
+    commit(catalog, 1)
+    catalog.close()
+    file = directory / "data.mdb"
+    with file.open("r+b") as data:
+        data.truncate(int(file.stat().st_size * part) // 4096 * 4096)
+    with pytest.raises(VolumeDamaged, match="catalog: its file was cut short"):
+        Catalog(directory)

@@ -507,3 +507,18 @@ def test_a_host_name_of_an_earlier_version_is_mended(damaged: Writer, tmp_path: 
     assert check(tmp_path / "volume", True, lambda _: None).mended == 1
     assert Identity.load(tmp_path / "volume").host_name == "al-p-ha"
     assert check(tmp_path / "volume", False, lambda _: None).problems == 0
+
+
+def test_an_image_that_is_a_link_is_moved_away_unread(damaged: Writer, tmp_path: Path) -> None:
+    path = damaged.volume.images.path(FILE)
+    damaged.volume.close()
+    (tmp_path / "secret").write_text("0123456789")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    found: list[str] = []
+    check(tmp_path / "volume", False, found.append)
+    assert any("images/0/2 is a link" in line for line in found)
+    assert check(tmp_path / "volume", True, lambda _: None).left == 0
+    assert (tmp_path / "volume" / "lost-images" / "2").is_symlink()
+    assert (tmp_path / "secret").read_text() == "0123456789"
+    assert check(tmp_path / "volume", False, lambda _: None).problems == 0

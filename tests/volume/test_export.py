@@ -1,5 +1,6 @@
 """What is exported is compared with what the volume holds, file by file."""
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -10,8 +11,8 @@ from fusemirror.change import Table
 from fusemirror.errors import ExportFailed, RefusedForSafety, VolumeInUse
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import MIB
-from fusemirror.volume.catalog import inode_key
-from fusemirror.volume.export import export
+from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry
+from fusemirror.volume.export import Exported, export
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode
 
@@ -27,7 +28,7 @@ def source(tmp_path: Path) -> Writer:
 def exported(writer: Writer, tmp_path: Path) -> Path:
     writer.volume.close()
     target = tmp_path / "target"
-    export(tmp_path / "volume", target, lambda _done, _total: None)
+    export(tmp_path / "volume", target, lambda _done, _total: None, pytest.fail)
     return target
 
 
@@ -136,7 +137,9 @@ def test_progress_grows_to_the_total(source: Writer, tmp_path: Path) -> None:
     source.unlink(b"deleted")
     source.volume.close()
     calls: list[tuple[int, int]] = []
-    export(tmp_path / "volume", tmp_path / "target", lambda done, total: calls.append((done, total)))
+    export(
+        tmp_path / "volume", tmp_path / "target", lambda done, total: calls.append((done, total)), pytest.fail
+    )
     assert calls == sorted(calls)
     assert calls[-1] == (6 * MIB, 6 * MIB)
 
@@ -146,20 +149,20 @@ def test_an_empty_target_is_taken_and_one_with_something_is_refused(source: Writ
     source.volume.close()
     target = tmp_path / "target"
     target.mkdir()
-    export(tmp_path / "volume", target, lambda _done, _total: None)
+    export(tmp_path / "volume", target, lambda _done, _total: None, pytest.fail)
     assert os.listdir(target) == ["a"]
     with pytest.raises(RefusedForSafety, match="not an empty directory"):
-        export(tmp_path / "volume", target, lambda _done, _total: None)
+        export(tmp_path / "volume", target, lambda _done, _total: None, pytest.fail)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RefusedForSafety):
-        export(tmp_path / "volume", tmp_path / "file", lambda _done, _total: None)
+        export(tmp_path / "volume", tmp_path / "file", lambda _done, _total: None, pytest.fail)
     with pytest.raises(RefusedForSafety, match="inside the volume"):
-        export(tmp_path / "volume", tmp_path / "volume" / "target", lambda _done, _total: None)
+        export(tmp_path / "volume", tmp_path / "volume" / "target", lambda _done, _total: None, pytest.fail)
 
 
 def test_a_volume_in_use_is_not_exported(source: Writer, tmp_path: Path) -> None:
     with pytest.raises(VolumeInUse):
-        export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None)
+        export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None, pytest.fail)
     assert not (tmp_path / "target").exists()
     source.volume.close()
 
@@ -170,20 +173,146 @@ def test_an_error_names_the_file_and_leaves_the_volume_closed(
     source.create(b"symlink", mode=0o120777, target=b"x")
     source.volume.close()
 
-    def refuse(_target: bytes, path: bytes) -> None:
-        raise OSError(28, "No space left on device", path)
+    def refuse(_target: bytes, _name: bytes, *, dir_fd: int) -> None:
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "symlink", refuse)
     with pytest.raises(ExportFailed, match="target/symlink: No space left"):
-        export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None)
+        export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None, pytest.fail)
     volume = Volume.open(tmp_path / "volume")
     assert volume.recovery.clean
     volume.close()
 
 
-def test_a_damaged_volume_says_what_to_do(source: Writer, tmp_path: Path) -> None:
-    number = source.create(b"a")
-    source.volume.catalog.discard(Table.INODES, inode_key(number))
+# --- a volume that is damaged, or made by somebody who means no good ---------------------------------------
+
+
+_cookies = itertools.count(1 << 40)
+
+
+def reported(writer: Writer, tmp_path: Path) -> tuple[Exported, list[str]]:
+    writer.volume.close()
+    lines: list[str] = []
+    return export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None, lines.append), lines
+
+
+def plant_name(writer: Writer, name: bytes, number: InodeNumber, parent: InodeNumber = ROOT_INODE) -> None:
+    """A name that no operation would let in, as somebody else's catalog may have it."""
+    kind = stat.S_IFMT(writer.inode(number).mode) >> 12
+    row = pack_entry(Entry(number, kind, next(_cookies)))
+    writer.volume.catalog.apply_rows([(Table.ENTRIES, entry_key(parent, name), row)])
+
+
+def everything_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "name", [b"/tmp/absolute", b"../outside", b"..", b".", b"a/b", b"victim/inside", b"a\0b"]
+)
+def test_no_name_leads_out_of_the_target(source: Writer, tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "victim").mkdir(mode=0o700)
+    source.create(b"victim", mode=0o120777, target=os.fsencode(tmp_path / "victim"))
+    source.create(b"whole")
+    hostile = source.create(b"hostile")
+    source.write(hostile, 0, b"evil")
+    if name.startswith(b"/"):
+        name = os.fsencode(tmp_path / "absolute")
+    plant_name(source, name, hostile)
+    before = everything_in(tmp_path)
+    done, lines = reported(source, tmp_path)
+    assert done.problems == len(lines) == 1
+    assert "no name that a file can have" in lines[0]
+    made = {path for path in everything_in(tmp_path) - before if not path.startswith("volume")}
+    assert made == {"target", "target/victim", "target/whole", "target/hostile"}
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+def test_a_directory_is_exported_once_however_it_is_named(source: Writer, tmp_path: Path) -> None:
+    directory = source.mkdir(b"directory")
+    source.create(b"file", directory)
+    plant_name(source, b"again", directory)
+    plant_name(source, b"loop", directory, parent=directory)
+    plant_name(source, b"root", ROOT_INODE, parent=directory)
+    done, lines = reported(source, tmp_path)
+    assert done.problems == 3
+    assert all("a second name of directory" in line for line in lines)
+    assert everything_in(tmp_path / "target") == {"directory", "directory/file"}
+
+
+def test_an_image_that_is_no_file_is_not_read(source: Writer, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of somebody")
+    files = {name: source.create(name) for name in (b"link", b"pipe", b"directory", b"whole")}
+    for number in files.values():
+        source.write(number, 0, b"content")
+    images = source.volume.images
+    paths = {name: images.path(number) for name, number in files.items()}
     source.volume.close()
-    with pytest.raises(ExportFailed, match="fsck"):
-        export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None)
+    for name in (b"link", b"pipe", b"directory"):
+        paths[name].unlink()
+    paths[b"link"].symlink_to(tmp_path / "secret")
+    os.mkfifo(paths[b"pipe"])
+    paths[b"directory"].mkdir()
+    lines: list[str] = []
+    done = export(tmp_path / "volume", tmp_path / "target", lambda _done, _total: None, lines.append)
+    assert done.problems == 3
+    assert all("a link, a device or a pipe" in line for line in lines)
+    assert (tmp_path / "target" / "whole").read_bytes() == b"content"
+    assert (tmp_path / "target" / "link").read_bytes() == b""
+
+
+def test_what_cannot_be_exported_is_reported_and_all_else_comes_out(source: Writer, tmp_path: Path) -> None:
+    huge = source.create(b"huge")
+    set_attributes(source, huge, size=1 << 63)
+    missing = source.create(b"missing")
+    odd = source.create(b"odd")
+    set_attributes(source, odd, mode=0o110644)
+    file = source.create(b"file", mode=0o100640)
+    source.set_xattr(file, b"user.a\0b", b"x")
+    source.set_xattr(file, b"user.good", b"x")
+    source.create(b"nul", mode=0o120777, target=b"a\0b")
+    source.volume.catalog.discard(Table.INODES, inode_key(missing))
+    done, lines = reported(source, tmp_path)
+    named = {line.partition(":")[0].rpartition("/")[2] for line in lines}
+    assert named == {"huge", "missing", "odd", "file", "nul"}
+    assert done.problems == len(lines) == 5
+    found = tmp_path / "target" / "file"
+    assert stat.S_IMODE(found.stat().st_mode) == 0o640
+    assert os.listxattr(found) == ["user.good"]
+
+
+@needs_root
+def test_what_gives_privileges_is_exported_as_it_is_and_counted(source: Writer, tmp_path: Path) -> None:
+    source.create(b"suid", mode=0o104755)
+    device = source.create(b"device", mode=0o060600)
+    set_attributes(source, device, rdev=os.makedev(7, 0))
+    done, lines = reported(source, tmp_path)
+    assert (done.problems, done.devices, done.privileged, lines) == (0, 1, 1, [])
+
+
+@needs_root
+def test_the_target_is_ones_own_and_nobody_else_s_until_all_is_done(
+    source: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.create(b"link", mode=0o120777, target=b"x")
+    source.volume.close()
+    target = tmp_path / "target"
+    target.mkdir(mode=0o777)
+    (tmp_path / "to target").symlink_to(target)
+    with pytest.raises(RefusedForSafety, match="symbolic link"):
+        export(tmp_path / "volume", tmp_path / "to target", lambda _done, _total: None, pytest.fail)
+    os.chown(target, 1000, 1000)
+    with pytest.raises(RefusedForSafety, match="belongs to user 1000"):
+        export(tmp_path / "volume", target, lambda _done, _total: None, pytest.fail)
+    os.chown(target, 0, 0)
+    modes: list[int] = []
+    symlink = os.symlink
+
+    def look(path: bytes, name: bytes, *, dir_fd: int) -> None:
+        modes.append(stat.S_IMODE(target.stat().st_mode))
+        symlink(path, name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "symlink", look)
+    export(tmp_path / "volume", target, lambda _done, _total: None, pytest.fail)
+    assert modes == [0o700]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755

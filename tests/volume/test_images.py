@@ -339,3 +339,24 @@ def test_holes_are_found_and_not_read(images: Images, monkeypatch: pytest.Monkey
     assert len(digests) == 1000
     assert len(set(digests[:999])) == 1
     assert sum(read) <= 2 * REGION_BYTES
+
+
+def test_a_link_in_the_place_of_an_image_is_neither_read_nor_written(images: Images, tmp_path: Path) -> None:
+    images.write(ONE, 0, b"content", 1)
+    path = images.path(ONE)
+    images.release(ONE)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"untouched")
+    path.unlink()
+    path.symlink_to(victim)
+    for use in (
+        lambda: images.read(ONE, 0, 5),
+        lambda: images.write(ONE, 0, b"x", 2),
+        lambda: images.truncate(ONE, 0, 2),
+        lambda: images.facts(ONE),
+        lambda: images.region_digests(ONE, 0, 1),
+        lambda: images.sync(ONE),
+    ):
+        with pytest.raises(OSError, match="a link, a device or a pipe"):
+            use()
+    assert victim.read_bytes() == b"untouched"
