@@ -24,7 +24,7 @@ from tests.bench.report import Report
 from tests.bench.systems import System
 from tests.hosts import unwind_on_sigterm, what_is_missing
 
-OWN_SYSTEMS = ("primary", "backup", "passthrough", "bare-mirror")
+OWN_SYSTEMS = ("primary", "backup", "passthrough", "passthrough-own", "bare-mirror")
 PEERS: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
     "glusterfs": ({}, ()),
     "glusterfs-sync": (systems.NO_WRITE_BEHIND, ()),
@@ -142,7 +142,9 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
         pair = stack.enter_context(systems.fusemirror(base))
         yield from (system for system in pair if system.name in names)
     if "passthrough" in names:
-        yield stack.enter_context(systems.passthrough(base))
+        yield stack.enter_context(systems.passthrough(base, own_session=False))
+    if "passthrough-own" in names:
+        yield stack.enter_context(systems.passthrough(base, own_session=True))
     if "bare-mirror" in names:
         yield stack.enter_context(systems.bare_mirror(base))
     for name in filter(names.__contains__, PEERS):

@@ -36,7 +36,7 @@ class BareMirror(Passthrough):
         self._under_way: deque[Promise[None]] = deque()
         self._files: dict[int, int] = {}
 
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: FileHandleT, off: int, buf: bytes, **_: bool | None) -> int:
         file = self._files.get(fh)
         if file is None:
             file = self._files[fh] = os.fstat(fh).st_ino

@@ -1,11 +1,12 @@
 """A bare pyfuse3 passthrough: what the kernel and pyfuse3 alone cost, to measure fusemirror against.
 
-    python -m tests.bench.passthrough SOURCE MOUNTPOINT
+    python -m tests.bench.passthrough SOURCE MOUNTPOINT [own-session]
 
 By inode: one O_PATH descriptor for each inode that the kernel knows, so nothing is looked up twice
 and a renamed file stays itself. It asks of pyfuse3 what the mounts of fusemirror ask: direct I/O for
 every open, no time for which attributes or names may be cached, the same task limits. It does
-nothing else: one volume, no catalog, no peer.
+nothing else: one volume, no catalog, no peer. `own-session` puts fusemirror's own session in the place
+of pyfuse3's loop.
 """
 
 import errno
@@ -36,7 +37,12 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fusemirror.filesystem.answers import list_entry
+from fusemirror.filesystem.server import OperationsServer
+from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
+from fusemirror.kernel.session import Session
 from fusemirror.limits import REQUESTS_IDLE, REQUESTS_MAX
+from fusemirror.seams import Seams
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +119,8 @@ class Passthrough(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         return self._enter(parent_inode, name)
 
-    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+    def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:  # type: ignore[override]
+        """As that of fusemirror this is no coroutine, which pyfuse3 takes as well."""
         for inode, count in inode_list:
             self._lookups[inode] -= count
             if not self._lookups[inode] and inode != pyfuse3.ROOT_INODE:
@@ -132,6 +139,7 @@ class Passthrough(pyfuse3.Operations):
         fields: SetattrFields,
         fh: FileHandleT | None,
         ctx: RequestContext,
+        **_: bool | None,
     ) -> EntryAttributes:
         path = self._path(inode)
         if fields.update_size:
@@ -225,8 +233,8 @@ class Passthrough(pyfuse3.Operations):
                 entry = self._enter(parent, name)
             except FileNotFoundError:
                 continue
-            if not pyfuse3.readdir_reply(token, name, entry, index):
-                await self.forget([(entry.st_ino, 1)])
+            if not list_entry(token, name, entry, index):
+                self.forget([(entry.st_ino, 1)])
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -244,7 +252,7 @@ class Passthrough(pyfuse3.Operations):
         return FileInfo(fh=FileHandleT(made), direct_io=True), self._owned(parent_inode, name, ctx)
 
     @answering_errors
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext, **_: bool | None) -> FileInfo:
         handle = os.open(self._path(inode), flags & REOPEN_MASK)
         return FileInfo(fh=FileHandleT(handle), direct_io=True)
 
@@ -253,7 +261,7 @@ class Passthrough(pyfuse3.Operations):
         return os.pread(fh, size, off)
 
     @answering_errors
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: FileHandleT, off: int, buf: bytes, **_: bool | None) -> int:
         return os.pwrite(fh, buf, off)
 
     async def flush(self, fh: FileHandleT) -> None:
@@ -293,7 +301,11 @@ class Passthrough(pyfuse3.Operations):
 
 
 def mount(
-    operations: Passthrough, mountpoint: Path, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+    operations: Passthrough,
+    mountpoint: Path,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    *,
+    own_session: bool = False,
 ) -> None:
     """Serve until the mountpoint is unmounted, and run `beside` meanwhile."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -305,7 +317,12 @@ def mount(
         async with trio.open_nursery() as nursery:
             if beside is not None:
                 nursery.start_soon(beside)
-            await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
+            if own_session:
+                await run_negotiation(fuse_descriptor(), pyfuse3.main)
+                server = OperationsServer(operations, Seams().now_ns, on_bug=lambda: None)
+                await Session(fuse_descriptor(), server).run()
+            else:
+                await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()
 
     try:
@@ -316,4 +333,5 @@ def mount(
 
 if __name__ == "__main__":
     os.umask(0)
-    mount(Passthrough(Path(sys.argv[1])), Path(sys.argv[2]))
+    own = sys.argv[3:] == ["own-session"]
+    mount(Passthrough(Path(sys.argv[1])), Path(sys.argv[2]), own_session=own)

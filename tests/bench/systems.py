@@ -62,9 +62,10 @@ def listens(host: Host, address: str) -> bool:
 
 
 @contextmanager
-def passthrough(directory: Path) -> Iterator[System]:
-    """`passthrough.py` over a directory of the same disk."""
-    with _mounted("passthrough", directory, []) as system:
+def passthrough(directory: Path, *, own_session: bool) -> Iterator[System]:
+    """`passthrough.py` over a directory of the same disk, served by our own session or by pyfuse3's loop."""
+    name, arguments = ("passthrough-own", ["own-session"]) if own_session else ("passthrough", [])
+    with _mounted(name, directory, arguments, module="passthrough") as system:
         yield system
 
 
@@ -79,7 +80,8 @@ def bare_mirror(directory: Path) -> Iterator[System]:
         there = Popen(hosts.backup.namespace.enter([*program, "--serve", copies, address]), cwd=CHECKOUT)
         try:
             wait_until(lambda: listens(hosts.backup, address), START_TIMEOUT_S, "bare-mirror: peer")
-            with _mounted("bare-mirror", directory, [address], hosts.primary.namespace.enter) as system:
+            enter = hosts.primary.namespace.enter
+            with _mounted("bare-mirror", directory, [address], enter, module="bare_mirror") as system:
                 yield system
         finally:
             there.kill()
@@ -88,12 +90,14 @@ def bare_mirror(directory: Path) -> Iterator[System]:
 
 
 @contextmanager
-def _mounted(name: str, directory: Path, arguments: Sequence[str], enter: Enter = list) -> Iterator[System]:
+def _mounted(
+    name: str, directory: Path, arguments: Sequence[str], enter: Enter = list, *, module: str
+) -> Iterator[System]:
     """A program of this directory that mounts, over a directory of the same disk."""
     source, mountpoint = directory / f"{name}-source", directory / name
     source.mkdir()
     mountpoint.mkdir()
-    program = (sys.executable, "-m", f"tests.bench.{name.replace('-', '_')}")
+    program = (sys.executable, "-m", f"tests.bench.{module}")
     process = Popen(enter([*program, source, mountpoint, *arguments]), cwd=CHECKOUT)
     try:
         wait_until(lambda: bool(mountpoints_below(mountpoint)), START_TIMEOUT_S, f"{name}: mount")

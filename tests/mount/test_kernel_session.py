@@ -1,0 +1,75 @@
+"""Signals to programs that wait for us: none of them is an error of a file, and those that kill do kill."""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import Host, TwoHosts, wait_for_exit, wait_until
+
+APPENDS = 400
+RECORD = b"0123456789abcde\n"
+
+# Appends while SIGALRM comes every half millisecond and SIGCHLD for every child. ctypes tells of EINTR,
+# where os.write() would try again.
+UNDER_SIGNALS = f"""
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.signal(signal.SIGCHLD, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, True)
+signal.siginterrupt(signal.SIGCHLD, True)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for number in range({APPENDS}):
+    if number % 20 == 0 and os.fork() == 0:
+        os._exit(0)
+    if libc.write(file, {RECORD!r}, {len(RECORD)}) != {len(RECORD)}:
+        sys.exit("write: " + os.strerror(ctypes.get_errno()))
+    if number % 50 == 0 and libc.fsync(file) != 0:
+        sys.exit("fsync: " + os.strerror(ctypes.get_errno()))
+"""
+
+APPEND = "import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND), b'y')"
+LOOK = "import os, sys; os.stat(sys.argv[1])"
+
+
+def test_a_storm_of_signals_is_no_error_and_does_nothing_twice(here: Host, there: Host) -> None:
+    name = f"signals-{here.name}"
+    here.run(sys.executable, "-c", UNDER_SIGNALS, here.mountpoint / name)
+    assert (there.mountpoint / name).read_bytes() == RECORD * APPENDS
+
+
+def waits_for_us(thread: int) -> bool:
+    return Path(f"/proc/{thread}/wchan").read_text() == "request_wait_answer"
+
+
+@pytest.fixture
+def served_by_us(hosts: TwoHosts) -> TwoHosts:
+    hosts.umount()
+    hosts.mount("-o", "session=fusemirror")
+    return hosts
+
+
+def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: TwoHosts) -> None:
+    backup = served_by_us.backup
+    file = backup.mountpoint / "file"
+    file.write_text("x")
+    served_by_us.cut()
+    waiting = [
+        backup.start(sys.executable, "-c", APPEND, file),
+        backup.start(sys.executable, "-c", LOOK, backup.mountpoint / "nowhere"),
+    ]
+    for program in waiting:
+        wait_until(partial(waits_for_us, program.pid), 10, "the program waits")
+    os.statvfs(backup.mountpoint)  # as df does
+    os.stat(backup.mountpoint)
+    for program in waiting:
+        program.send_signal(signal.SIGKILL)
+        wait_for_exit(program.pid, 10)
+        program.wait(10)
+    served_by_us.converge()
+    assert (served_by_us.primary.mountpoint / "file").read_text() in ("x", "xy")
