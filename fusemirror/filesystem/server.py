@@ -19,6 +19,7 @@ from fusemirror.kernel.codec import NS_PER_S, InHeader, Opcode, Reply
 
 log = logging.getLogger(__name__)
 
+_BUG = "a bug in serving opcode %d: please report it"
 _XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
 
 Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, Reply]]
@@ -102,10 +103,17 @@ class OperationsServer:
         if handler is not None:
             return self._answer(handler, header, body)
         if header.opcode == Opcode.FORGET:
-            self._operations.forget([(header.nodeid, codec.FORGET_IN.read(body).nlookup)])
+            self._forget(header.opcode, [(header.nodeid, codec.FORGET_IN.read(body).nlookup)])
         elif header.opcode == Opcode.BATCH_FORGET:
-            self._operations.forget(codec.forgotten_in(body))
+            self._forget(header.opcode, codec.forgotten_in(body))
         return None
+
+    def _forget(self, opcode: int, inodes: list[tuple[int, int]]) -> None:
+        try:
+            self._operations.forget(inodes)
+        except Exception:
+            log.critical(_BUG, opcode, exc_info=True)
+            self._on_bug()
 
     async def _answer(self, handler: Handler, header: InHeader, body: memoryview) -> Reply:
         try:
@@ -115,7 +123,7 @@ class OperationsServer:
         except MalformedRequest:
             raise
         except Exception:
-            log.critical("a bug in serving opcode %d: please report it", header.opcode, exc_info=True)
+            log.critical(_BUG, header.opcode, exc_info=True)
             self._on_bug()
             return codec.error_reply(header.unique, errno.EIO)
 

@@ -16,14 +16,13 @@ _FLAGS, _EXIT_CODE = 9 - 3, 52 - 3  # fields of stat, counted from the one after
 
 
 def is_dying(thread: int, proc: Path = _PROC) -> bool:
-    """Whether the thread is being ended by a signal, or has gone. 0 is one of another PID namespace."""
-    if thread == 0:
-        return False
+    """Whether the thread is being ended by a signal. False where that cannot be seen: a thread of another
+    PID namespace, which is 0, or one that procfs hides; one that has gone waits for nothing."""
     try:
         status = (proc / str(thread) / "status").read_bytes()
         stat = (proc / str(thread) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    except OSError:
+        return False
     for line in status.splitlines():
         if line.startswith(_PENDING) and int(line.split()[1], 16) & _KILL:
             return True

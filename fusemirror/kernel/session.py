@@ -187,7 +187,7 @@ class Session:
                     raise
                 if not size:
                     return None
-                header = read_header(view)
+                header = read_header(view[:size])
                 try:
                     if header.len != size:
                         raise MalformedRequest(f"{size} bytes that say they are {header.len}")

@@ -275,6 +275,14 @@ async def test_a_mistake_in_a_handler_is_eio_and_a_line_in_the_log(
     assert await kernel.refused(Opcode.GETATTR, ROOT, codec.GETATTR_IN.pack(0, 0, 0)) == "EIO"
     assert told == ["bug"]
 
+    def mistaken_too(inodes: object) -> None:
+        raise KeyError(inodes)
+
+    monkeypatch.setattr(operations, "forget", mistaken_too)
+    header = InHeader(48, Opcode.FORGET, 2, 1, 0, 0, 0, 0, 0)
+    assert kernel.server.serve(header, memoryview(codec.FORGET_IN.pack(1))) is None
+    assert told == ["bug", "bug"]
+
 
 class Willing(pyfuse3.Operations):
     """Takes everything."""

@@ -213,6 +213,14 @@ async def test_a_mistake_ends_the_session_and_leaves_the_descriptor_to_libfuse(s
         assert os.get_blocking(ours.fileno())
 
 
+async def test_less_than_a_header_ends_the_session(server: Served) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Kernel(theirs).send_bytes(b"short")
+        with pytest.RaisesGroup(pytest.RaisesGroup(MalformedRequest)):
+            await Session(ours.fileno(), server).run()
+
+
 async def test_the_end_waits_for_what_has_begun(server: Served) -> None:
     server.gates = {2: trio.Event()}
     async with serving(server) as (kernel, served):

@@ -73,3 +73,21 @@ def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: Two
         program.wait(10)
     served_by_us.converge()
     assert (served_by_us.primary.mountpoint / "file").read_text() in ("x", "xy")
+
+
+def test_a_mistake_in_the_session_ends_the_mount_in_order(served_by_us: TwoHosts) -> None:
+    backup = served_by_us.backup
+    backup.umount()
+    program, backup.program = backup.program, (sys.executable, "-m", "tests.mount.mistaken")
+    backup.mount("-o", "session=fusemirror")
+    backup.expect_warnings("Traceback|the mount ended")
+    with (backup.mountpoint / "file").open("w", buffering=1) as held:
+        held.write("acknowledged\n")
+        with pytest.raises(OSError, match=r"mistake"):
+            os.stat(backup.mountpoint / "mistake")
+        backup.ended(expect=1)
+        with pytest.raises(OSError, match=r"\["):
+            os.fstat(held.fileno())
+    assert not backup.is_mounted
+    assert (served_by_us.primary.mountpoint / "file").read_text() == "acknowledged\n"
+    backup.program = program
