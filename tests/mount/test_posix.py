@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from fusemirror.settings import KernelSession
 from tests.hosts import Host, Result, TwoHosts, assert_same, run, snapshot, wait_until
+from tests.mount.conftest import checked
 from tests.mount.kernel import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -39,6 +41,18 @@ FS_IOC_GETFLAGS = 0x80086601
 FICLONE = 0x40049409
 
 _numbers = count()
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    """One host is served by our own session, the other by pyfuse3's loop: programs see no difference."""
+    with checked(request) as shared:
+        for host, session in zip(shared, KernelSession, strict=True):
+            host.umount()
+            host.mount("-o", f"session={session}")
+        for host in shared:
+            host.wait_for("normal")
+        yield shared
 
 
 @pytest.fixture
