@@ -163,6 +163,7 @@ class Host:
             protocol=PROTOCOL_VERSION,
             protocol_min=PROTOCOL_VERSION_MIN,
             takes_rows=True,
+            clock_ns=self.seams.now_ns(),
             path=path,
             filesystem=bytes.fromhex(identity.filesystem),
             host=bytes.fromhex(identity.host),

@@ -55,6 +55,11 @@ SPACE_TOLD_BYTES_MAX = GIB  # room beyond this is no news to the primary
 SPACE_LOOK_INTERVAL_S = 1.0  # others fill and free a disk without a word
 CATALOG_CHANGES_PER_COMMIT_SHORT = 64  # on a full disk: about 1 MiB of new pages in each commit
 
+# --- clocks ---------------------------------------------------------------------------------------
+# Hosts that keep time agree within milliseconds, and a step of a leap second or of ntpd is one second at
+# most. A handshake, in which the two compare their clocks, takes no longer than HANDSHAKE_TIMEOUT_S.
+CLOCK_DIFFERENCE_MAX_S = 10.0
+
 # --- protocol -------------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
@@ -146,6 +151,7 @@ DIFFERENCES_LISTED_MAX = 1_000
 # Quartz errs by up to 200 ppm and ntpd slews by up to 500 more, at each host.
 assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
 assert KERNEL_STEADY_S >= KERNEL_DELAY_S
+assert CLOCK_DIFFERENCE_MAX_S >= HANDSHAKE_TIMEOUT_S
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX

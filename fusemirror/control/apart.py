@@ -16,7 +16,7 @@ from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import APART_KNOWN_MAX, DIFFERENCE_PATH_BYTES_MAX
 from fusemirror.mirror.histories import generations_of
 from fusemirror.protocol.messages import Difference, History
-from fusemirror.volume.catalog import key_inode, unpack_entry
+from fusemirror.volume.catalog import SET_BACK_KEY, key_inode, unpack_entry
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
@@ -111,6 +111,8 @@ class ChangesApart:
                 await trio.lowlevel.checkpoint()
 
     def _take(self, change: AnyChange) -> None:
+        if any(key == SET_BACK_KEY for table, key, _ in change.rows if table == Table.META):
+            self._known_ns = 0  # times of before say nothing any more
         if not isinstance(change, NamespaceChange):
             self._content.add(change.inode)
             return

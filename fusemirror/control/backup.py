@@ -225,7 +225,7 @@ class BackupUnit(ControlUnit):
         self.check_not_retired()
         identity = self._identity(self.request_serial)
         self.request_serial += 1
-        time_ns = self.volume.time_ns() if kept else 0
+        time_ns = self.volume.staging_time_ns() if kept else 0
         staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
         if kept and isinstance(operation, Write):
             self.volume.watcher.data_changed(operation.inode, own=True)  # the overlay shows it from soon on
@@ -454,6 +454,7 @@ class BackupUnit(ControlUnit):
         # The primary asks the same of the same two histories: one of the two acts.
         step = meet(claim_of(self.volume), link.peer.claim)
         self.learn_name(link.peer)
+        self.compare_clocks(link.peer)
         if step is not Step.LINK:
             await self.run_unmirrored(link, step)
             self.end_link(link)
@@ -574,6 +575,7 @@ class BackupUnit(ControlUnit):
     async def _commit_for_ever(self) -> None:
         while True:
             await self.wait_commit_due()
+            self.look_at_clock()
             if self.applier.state is not BackupState.CATCHING_UP:
                 await self.make_names_durable()
 

@@ -257,6 +257,7 @@ class PrimaryUnit(ControlUnit):
         inherited, self._inherited = self._inherited, []
         for staged in inherited:
             self._make_inherited(staged)
+        self._follow_clock()
         self.ready = True
         self._made_ready.set()
         while self._unanswered:
@@ -540,6 +541,7 @@ class PrimaryUnit(ControlUnit):
         self.link, self.link_ended = link, trio.Event()
         step = meet(claim_of(self.volume), link.peer.claim)
         self.learn_name(link.peer)
+        self.compare_clocks(link.peer)
         if step is not Step.LINK:
             await self.run_unmirrored(link, step)
             self.end_link(link)
@@ -782,7 +784,21 @@ class PrimaryUnit(ControlUnit):
     async def _commit_for_ever(self) -> None:
         while True:
             await self.wait_commit_due()
+            self._follow_clock()
             await self.make_names_durable()
+
+    def _follow_clock(self) -> None:
+        """Where the newest change is too far ahead of this host's clock, set it back.
+
+        Not where that would be the first change without the backup: it is done with the one that is.
+        """
+        self.look_at_clock()
+        if self.volume.set_back() is None or not self._may_make_changes or self.mirror.must_begin_generation:
+            return
+        try:
+            self.mirror.record(())
+        except (OSError, DiskFailed) as error:
+            log.warning("changes do not follow this host's clock yet, which will be tried again: %s", error)
 
     async def _purge_for_ever(self) -> None:
         while True:

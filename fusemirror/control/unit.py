@@ -36,7 +36,12 @@ from fusemirror.errors import (
     RoleChanged,
 )
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import COMMIT_INTERVAL_S, NAMELESS_SUMMED_MAX, SPACE_LOOK_INTERVAL_S
+from fusemirror.limits import (
+    CLOCK_DIFFERENCE_MAX_S,
+    COMMIT_INTERVAL_S,
+    NAMELESS_SUMMED_MAX,
+    SPACE_LOOK_INTERVAL_S,
+)
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve, Write
 from fusemirror.promise import Promise
@@ -104,6 +109,7 @@ class ControlUnit(ABC):
         self._resumed = trio.Event()
         self.names = Names()
         self.open_inodes = OpenInodes()
+        self._clock_is_behind = self._clocks_differ = False
 
     @property
     def peer_durable(self) -> ChangeNumber:
@@ -121,6 +127,7 @@ class ControlUnit(ABC):
         self.names = before.names
         self.names.forget_link()
         self.met = before.met
+        self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ
         self.telling = before.telling
         self.request_serial = before.request_serial
         self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
@@ -265,6 +272,33 @@ class ControlUnit(ABC):
     async def wait_commit_due(self) -> None:
         """Return when the names are to be made durable. On a full disk sooner: it frees what was deleted."""
         await trio.sleep(SPACE_LOOK_INTERVAL_S if self.volume.space.short else COMMIT_INTERVAL_S)
+
+    def look_at_clock(self) -> None:
+        """Warn, once each time, where this host's clock is too far behind the newest change."""
+        behind_s = self.volume.clock_behind_s()
+        is_behind = behind_s > CLOCK_DIFFERENCE_MAX_S
+        if is_behind and not self._clock_is_behind:
+            log.warning(
+                "this host's clock is %s behind the newest change: one of the hosts had a wrong time; new "
+                "changes get the time of the primary's clock, see that both hosts have the right one",
+                in_words(behind_s),
+            )
+        self._clock_is_behind = is_behind
+
+    def compare_clocks(self, peer: Hello) -> None:
+        """Warn, once each time, where the clocks of the two hosts differ by too much."""
+        if not peer.clock_ns:
+            return  # of an earlier version
+        ahead_s = (peer.clock_ns - self.volume.now_ns()) / 1e9
+        differ = abs(ahead_s) > CLOCK_DIFFERENCE_MAX_S
+        if differ and not self._clocks_differ:
+            log.warning(
+                "the clock of %s is %s %s this host's: set both by the same time service",
+                self.volume.identity.peer_name,
+                in_words(abs(ahead_s)),
+                "ahead of" if ahead_s > 0 else "behind",
+            )
+        self._clocks_differ = differ
 
     async def make_names_durable(self) -> None:
         """What the timer does: the namespace so far is durable, as after a local disk's own commit."""
@@ -537,6 +571,14 @@ class ControlUnit(ABC):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """The fields of `fusemirror status` that this unit knows (conventions.md)."""
+
+
+def in_words(seconds: float) -> str:
+    """A time span as people say it."""
+    for name, length_s in (("years", 365.25 * 86_400), ("days", 86_400.0), ("hours", 3_600.0)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def name_of(path: bytes) -> str:

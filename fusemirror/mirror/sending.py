@@ -363,10 +363,19 @@ class Mirror:
         return await self.holdings.not_held(inodes, stream, alone=alone)
 
     def record(self, rows: tuple[Row, ...]) -> None:
-        """Make a change that nobody asked for and nobody waits for. OSError, DiskFailed."""
+        """Make a change that nobody asked for and nobody waits for. OSError, DiskFailed.
+
+        Where the newest change is too far ahead of this host's clock, changes follow the clock from here on.
+        """
         volume = self.volume
         number = ChangeNumber(volume.number + 1)
-        change = NamespaceChange(number, NO_REQUEST, volume.time_ns(), InodeNumber(0), rows)
+        set_back = volume.set_back()
+        if set_back is None:
+            time_ns = volume.time_ns()
+        else:
+            row, time_ns = set_back
+            rows = (*rows, row)
+        change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
         encoded = encode_change(change)
         volume.apply(change, encoded=encoded)
         self.publish(change, encoded, b"", ())

@@ -74,6 +74,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     keep_at: bytes = b""  # the sender's newest generation when that was said
     host_name: str = ""  # what people call the sender
     takes_rows: bool = False  # of data changes too; earlier versions would leave them out
+    clock_ns: int = 0  # the sender's time of day; 0 from an earlier version
 
     @property
     def claim(self) -> Claim:

@@ -58,16 +58,30 @@ _NUMBER = struct.Struct(">Q")
 _ENTRY = struct.Struct("<QBQ")
 _COOKIE_KEY = struct.Struct(">QQ")
 _LENGTHS = struct.Struct("<II")
+_SET_BACK = struct.Struct(">QQ")
 _TYPES = frozenset((1, 2, 4, 6, 8, 10, 12))  # fifo, character, directory, block, regular, symlink, socket
 _COOKIES = 1 << 62
 _BEFORE_FIRST = ChangeNumber(0)
 
 _OWN_META = ("number", "journal_number", "next_inode", "time_ns", "checkpoint_begun", "checkpoint")
+SET_BACK_KEY = b"clock_set_back"
+"""A row of META: two times (u64, big endian), see `SetBack`."""
 INODES_FROM_KEY = b"inodes_from"
 """A row of META: new inodes have this number (u64, big endian) or a higher one."""
 _OWN_META_KEYS = frozenset(name.encode() for name in _OWN_META)
 
 inode_key = _NUMBER.pack
+
+
+class SetBack(NamedTuple):
+    """The clock was set back, the last time at `to_ns`; times up to `from_ns` had been given before.
+
+    Of two times that of the later change is the later one; but for those after `to_ns` that had been given
+    before, up to `from_ns`: they are of earlier changes.
+    """
+
+    from_ns: int
+    to_ns: int
 
 
 class Entry(NamedTuple):
@@ -116,6 +130,10 @@ def new_directory(number: InodeNumber, parent: InodeNumber, time_ns: int) -> Ino
     )
 
 
+def set_back_row(set_back: SetBack) -> Row:
+    return Table.META, SET_BACK_KEY, _SET_BACK.pack(*set_back)
+
+
 def key_inode(key: bytes) -> InodeNumber:
     """The inode that a key of INODES, ENTRIES or XATTRS begins with."""
     return InodeNumber(int.from_bytes(key[:8], "big"))
@@ -133,6 +151,8 @@ def check_rows(rows: Iterable[Row]) -> None:
                 good = good and _is_entry(value)
         else:
             good = table == Table.META and 0 < len(key) <= NAME_BYTES_MAX and key not in _OWN_META_KEYS
+            if key == SET_BACK_KEY:
+                good = good and size == _SET_BACK.size
             if key.startswith(KEY_PREFIX):
                 good = good and is_reservation(key, value)
         if not good:
@@ -148,6 +168,7 @@ class Catalog:
     checkpoints: tuple[int, int]  # the last that was begun with the peer, and the last that was ended
     changes_since_commit: int
     reservations: dict[InodeNumber, Reservation]  # as the rows of META have them
+    set_back: SetBack  # as the row of META has it
     _next_inode: int
 
     def __init__(self, directory: Path, *, create: bool = False) -> None:
@@ -502,6 +523,10 @@ class Catalog:
         self.checkpoints = (self._own_meta("checkpoint_begun") or 0, self._own_meta("checkpoint") or 0)
         self._next_inode = self._own_meta("next_inode") or 2
         self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
+        set_back = self._txn.get(SET_BACK_KEY, db=self._meta) or _SET_BACK.pack(0, 0)
+        if len(set_back) != _SET_BACK.size:
+            raise self._damaged(Table.META, SET_BACK_KEY)
+        self.set_back = SetBack._make(_SET_BACK.unpack(set_back))
         self._load_reservations()
 
     def _load_reservations(self) -> None:
@@ -575,6 +600,8 @@ class Catalog:
             self._txn.delete(key, db=self._meta)
         else:
             self._txn.put(key, value, db=self._meta)
+            if key == SET_BACK_KEY:
+                self.set_back = SetBack._make(_SET_BACK.unpack(value))
             if key == INODES_FROM_KEY:
                 self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
         if not key.startswith(KEY_PREFIX):

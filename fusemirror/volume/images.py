@@ -110,6 +110,13 @@ class Images:
         if descriptor is not None:
             os.utime(descriptor, ns=(ctime_ns, mtime_ns))
 
+    def make_older(self, inode: InodeNumber, time_ns: int) -> None:
+        """On return the image durably says that it was last changed before `time_ns`. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is not None and os.fstat(descriptor).st_atime_ns >= time_ns:
+            os.utime(descriptor, ns=(time_ns - 1, time_ns - 1))
+            self._seams.fsync(descriptor)
+
     def read(self, inode: InodeNumber, offset: int, size: int) -> bytes:
         """The bytes at `offset`, fewer at the end of the image, none of a missing one. OSError."""
         descriptor = self._descriptor(inode, create=False)

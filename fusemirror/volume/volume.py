@@ -52,11 +52,12 @@ from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, Reques
 from fusemirror.limits import (
     CATALOG_CHANGES_PER_COMMIT_MAX,
     CATALOG_CHANGES_PER_COMMIT_SHORT,
+    CLOCK_DIFFERENCE_MAX_S,
     JOURNAL_BYTES_MAX,
     JOURNAL_SEGMENT_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.catalog import Catalog, check_rows, key_inode
+from fusemirror.volume.catalog import SET_BACK_KEY, Catalog, SetBack, check_rows, key_inode, set_back_row
 from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
@@ -74,6 +75,7 @@ _INODES_PER_TURN = 4096
 _REAL = Seams()
 T = TypeVar("T")
 _CONTENT_NOTE = 1 << 63
+_CLOCK_DIFFERENCE_MAX_NS = round(CLOCK_DIFFERENCE_MAX_S * 10**9)
 _NO_IMAGE = ImageFacts(size=0, mtime_ns=0, ctime_ns=0)
 
 
@@ -171,7 +173,8 @@ class Volume:
         self._seams = seams
         self._lock = lock
         self._identity = Identity.load(directory)
-        self._time_ns = self.catalog.time_ns
+        self._time_ns = self.catalog.time_ns  # of the newest change
+        self._staging_time_ns = 0
         # Images to remove, once the record that says so is durable.
         self._purged: deque[tuple[ChangeNumber, InodeNumber]] = deque()
         self._commit_at = CATALOG_CHANGES_PER_COMMIT_MAX
@@ -224,6 +227,35 @@ class Volume:
         """The time for a new change: later than that of every change before, over restarts too."""
         self._time_ns = max(self._seams.now_ns(), self._time_ns + 1)
         return self._time_ns
+
+    def staging_time_ns(self) -> int:
+        """The time that a write shows before it is decided: later than that of those before, as far as this
+        host's clock allows.
+        """
+        now_ns = self._seams.now_ns()
+        follows = not 0 <= self._staging_time_ns - now_ns <= _CLOCK_DIFFERENCE_MAX_NS
+        self._staging_time_ns = now_ns if follows else self._staging_time_ns + 1
+        return self._staging_time_ns
+
+    def now_ns(self) -> int:
+        """This host's time of day."""
+        return self._seams.now_ns()
+
+    def clock_behind_s(self) -> float:
+        """How far this host's clock is behind the newest change; below 0 if it is not."""
+        return (self._time_ns - self._seams.now_ns()) / 1e9
+
+    def set_back(self) -> tuple[Row, int] | None:
+        """The row and the time of a change after which changes follow this host's clock again.
+
+        None where the newest change is not further ahead of it than CLOCK_DIFFERENCE_MAX_S. Only such a
+        change may have an earlier time than one before.
+        """
+        now_ns = self._seams.now_ns()
+        if self._time_ns - now_ns <= _CLOCK_DIFFERENCE_MAX_NS:
+            return None
+        from_ns = max(self._time_ns, self.catalog.set_back.from_ns)
+        return set_back_row(SetBack(from_ns, max(0, now_ns))), now_ns
 
     def advance(self, number: ChangeNumber) -> None:
         """Leave out numbers: the next change is above `number`. For a primary whose last numbers died
@@ -285,6 +317,9 @@ class Volume:
         self.number = change.number
         if change.time_ns > self._time_ns:
             self._time_ns = change.time_ns
+        elif change.time_ns < self._time_ns and _sets_clock_back(change):
+            self._time_ns = change.time_ns
+            self._commit_or_later()  # so that recovery finds rows of before in the catalog
         if change.rows:
             self.watcher.rows_changed(change.rows)
         if type(change) is not NamespaceChange:
@@ -334,6 +369,8 @@ class Volume:
             check_rows(change.rows)
         inode = self._inode_of_data(number)
         if record is not None:
+            if time_ns <= self.catalog.set_back.from_ns:
+                self.images.make_older(number, time_ns)  # the record will be judged by that
             size = 0 if inode is None else inode.size
             self.journal.append(change.number, record, note=size if end > size else _content_note(data))
         try:
@@ -370,6 +407,8 @@ class Volume:
         inode = self._inode_of_data(change.inode)
         old_size = change.size if inode is None else inode.size
         if record is not None:
+            if change.time_ns <= self.catalog.set_back.from_ns:
+                self.images.make_older(change.inode, change.time_ns)
             self.journal.append(change.number, record, note=0 if inode is None else inode.size)
         try:
             # At least the region that holds the new end: it may be the only one that is still there.
@@ -667,6 +706,8 @@ class Volume:
             _settle_catalog_copy(self.directory, self.journal, self.images)
             self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
+        if self._was_given_before(self._time_ns):
+            self._time_ns = self.catalog.set_back.to_ns  # the copy brought no change that says so
         self.watcher.catalog_replaced()
 
     @noting
@@ -749,7 +790,9 @@ class Volume:
         last: tuple[DataChange, Record] | None = None
         for record in self.journal.notes(0):
             change = self._decode(record)
-            self._time_ns = max(self._time_ns, change.time_ns)
+            if record.number > self.catalog.journal_number or not self.catalog.time_ns:
+                back = _sets_clock_back(change)
+                self._time_ns = change.time_ns if back else max(self._time_ns, change.time_ns)
             if change.request:
                 self.requests_done[change.request] = (change.number, change.inode)
             if last is not None:
@@ -826,8 +869,14 @@ class Volume:
             if inode is None or not inode.is_regular:
                 continue
             facts = self.images.facts(number) or _NO_IMAGE
-            self._time_ns = max(self._time_ns, facts.ctime_ns)
-            if facts.ctime_ns > inode.ctime_ns:
+            is_of_before = self._was_given_before(facts.ctime_ns)
+            if not is_of_before:
+                self._time_ns = max(self._time_ns, facts.ctime_ns)
+            if self._was_given_before(inode.ctime_ns):
+                is_newer = not is_of_before and facts.ctime_ns >= self.catalog.set_back.to_ns
+            else:
+                is_newer = not is_of_before and facts.ctime_ns > inode.ctime_ns
+            if is_newer:
                 # A data change sets both alike. The image's mtime moves by itself in a write cut short.
                 inode.mtime_ns = inode.ctime_ns = facts.ctime_ns
             elif facts.size == inode.size:
@@ -836,6 +885,15 @@ class Volume:
             self.catalog.touch(inode)
             if self.catalog.changes_since_commit >= CATALOG_CHANGES_PER_COMMIT_MAX:
                 self.commit()
+
+    def _was_given_before(self, time_ns: int) -> bool:
+        """Whether a time is of before the clock was set back: else it would be ahead of the clock now."""
+        ahead_ns = time_ns - self._seams.now_ns()
+        return ahead_ns > _CLOCK_DIFFERENCE_MAX_NS and time_ns <= self.catalog.set_back.from_ns
+
+
+def _sets_clock_back(change: AnyChange) -> bool:
+    return any(table == Table.META and key == SET_BACK_KEY for table, key, _ in change.rows)
 
 
 def _content_note(content: bytes | memoryview) -> int:

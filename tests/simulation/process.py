@@ -29,7 +29,7 @@ class Clock:
 
     def __init__(self, rate: float = 1.0, beginning: float = 0.0) -> None:
         self._rate = rate
-        self._beginning = beginning
+        self.beginning = beginning
 
     def now(self) -> float:
         return self._shown_at(trio.current_time())
@@ -38,13 +38,13 @@ class Clock:
         """The world's time at which the clock shows at least `shown`."""
         if math.isinf(shown):
             return shown
-        time = (shown - self._beginning) / self._rate
+        time = (shown - self.beginning) / self._rate
         while self._shown_at(time) < shown:  # or who waits for it would wake too early, for ever
             time = math.nextafter(time, math.inf)
         return time
 
     def _shown_at(self, time: float) -> float:
-        return self._beginning + time * self._rate
+        return self.beginning + time * self._rate
 
 
 class Process:

@@ -25,6 +25,7 @@ from fusemirror.change import Table
 from fusemirror.communication.volume import Staged
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
+from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, COMMIT_INTERVAL_S
 from fusemirror.mirror.sending import Mirror
 from fusemirror.operations import Write
 from fusemirror.settings import Fence
@@ -36,7 +37,7 @@ from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
 from tests.simulation.programs import FILE_MODE, Atlas, Program
 from tests.simulation.trouble import Trouble
-from tests.simulation.world import World
+from tests.simulation.world import SimulatedHost, World
 
 _PEACE_TIMEOUT_S = 300.0
 _ATTEMPTS = 20
@@ -46,6 +47,10 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072)
 _EXPECTED_WARNINGS = (
     "a write to inode",  # of a file that had gone
+    # of a wrong clock
+    "this host's clock is ",
+    "the clock of ",
+    "changes do not follow this host's clock yet",
     "check report: ",
     "the witness cannot be asked",
     "stopped before everything was drained",
@@ -65,6 +70,12 @@ _EXPECTED_WARNINGS = (
     "volume ",
     "the role was taken, and the disk does not take the record of it",
 )
+
+
+def _is_ahead(host: SimulatedHost) -> bool:
+    """Whether the newest change is dated too far in the future."""
+    with host.inside() as unit:
+        return unit.volume.clock_behind_s() > CLOCK_DIFFERENCE_MAX_S
 
 
 @dataclass
@@ -247,6 +258,9 @@ class Simulation:
                     self.history.settle(host.name, None, self.history.now())
                 if all(host.unit.status()["mirror_state"] == "normal" for host in world.hosts):
                     break
+            # A clock was wrong: changes follow it again.
+            while any(_is_ahead(host) for host in world.hosts):  # noqa: ASYNC110
+                await trio.sleep(COMMIT_INTERVAL_S)
         world.trace("normal")
 
     async def _look(self) -> None:

@@ -70,10 +70,11 @@ class Trouble:
                         nursery.start_soon(self._trouble_process, host, fault)
 
     async def end(self) -> None:
-        """On return nothing is broken, and both processes run."""
+        """On return nothing is broken, both clocks are right, and both processes run."""
         self._world.network.accept_delay = lambda: 0.0
         for host in self._world.hosts:
             host.disk.kill_never()
+            host.wall_offset_ns = 0
             host.room.has_room()
             host.resume()
             await self._mount_again(host)
@@ -168,7 +169,8 @@ class Trouble:
     def _set_clocks(self, hosts: list[SimulatedHost]) -> None:
         """Somebody sets the time of day, forwards or back; monotonic clocks do not jump."""
         for host in hosts:
-            host.wall_offset_ns = round(self._random.choice((0, 1e-3, 1.0, 3600.0, 1e9, -1.5e9)) * 10**9)
+            offset_s = self._random.choice((0, 1e-3, 1.0, 3600.0, 1e9, 2.3e9, -1.5e9))
+            host.wall_offset_ns = round(offset_s * 10**9)
             self._world.trace(f"the clock of {host.name} is off by {host.wall_offset_ns} ns")
 
     # --- roles --------------------------------------------------------------------------------------------

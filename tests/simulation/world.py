@@ -119,7 +119,7 @@ class SimulatedHost:
             access=Access(world.options.access),
         )
         self._seams = Seams(
-            now_ns=lambda: _BEGINNING_NS + self.wall_offset_ns + round(self.clock.now() * 10**9),
+            now_ns=self._time_of_day_ns,
             random_bytes=self._random.randbytes,
             run_blocking=self._run_blocking,
             fdatasync=disk.sync_data,
@@ -132,6 +132,10 @@ class SimulatedHost:
         random = Random(f"{world.random.random()} clock {self.name}")
         skew = world.options.clock_skew
         return Clock(1 + random.choice((-skew, 0, skew)), random.choice((0.0, 1234.5, 1e6)))
+
+    def _time_of_day_ns(self) -> int:
+        """The same on both hosts, but for what `wall_offset_ns` says and the rates of their clocks."""
+        return _BEGINNING_NS + self.wall_offset_ns + round((self.clock.now() - self.clock.beginning) * 10**9)
 
     def save(self) -> None:
         """Keep a copy of the volume as it is, for `restore`."""

@@ -3,7 +3,7 @@
 import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,12 @@ from fusemirror.errors import (
     VolumeMissing,
 )
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_RECORD_BYTES_MAX, REGION_BYTES
+from fusemirror.limits import (
+    CLOCK_DIFFERENCE_MAX_S,
+    JOURNAL_BYTES_MAX,
+    JOURNAL_RECORD_BYTES_MAX,
+    REGION_BYTES,
+)
 from fusemirror.volume.catalog import Catalog, inode_key
 from fusemirror.volume.catalog import _open_environment as open_environment
 from fusemirror.volume.check import check
@@ -223,6 +228,126 @@ def test_time_never_stands_still_over_restarts_and_clocks_set_back(directory: Pa
     volume = Volume.open(directory, seams)
     assert volume.time_ns() > last
     volume.close()
+
+
+# --- a clock that was wrong ------------------------------------------------------------------------------
+
+YEAR_NS = 365 * 86_400 * 10**9
+RIGHT_NS = 57 * YEAR_NS
+
+
+class WrongClock:
+    """A volume that was changed at a wrong clock, and then followed the right one."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock_ns = RIGHT_NS + 73 * YEAR_NS
+        self.writer = self.open()
+        self.file = self.writer.create(b"file")
+        self.writer.write(self.file, 0, b"of the future")
+        self.wrong_ns = self.writer.inode(self.file).mtime_ns
+
+    def open(self) -> Writer:
+        def now_ns() -> int:
+            self.clock_ns += 1000
+            return self.clock_ns
+
+        return Writer(Volume.open(self.directory, replace(counting_seams(), now_ns=now_ns)))
+
+    def mend(self) -> None:
+        """The clock is right, and the first change says so."""
+        volume = self.writer.volume
+        self.clock_ns = RIGHT_NS
+        set_back = volume.set_back()
+        assert set_back is not None
+        row, time_ns = set_back
+        number = ChangeNumber(volume.number + 1)
+        volume.apply(NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), (row,)))
+
+    def kill(self) -> None:
+        self.writer.volume.abandon()
+        self.writer = self.open()
+
+    def times(self) -> tuple[int, int]:
+        inode = self.writer.inode(self.file)
+        return inode.mtime_ns, inode.ctime_ns
+
+
+@pytest.fixture
+def wrong(directory: Path) -> Iterator[WrongClock]:
+    made = WrongClock(directory)
+    yield made
+    made.writer.volume.close()
+
+
+def test_a_small_step_of_the_clock_is_waited_out(directory: Path) -> None:
+    wrong = WrongClock(directory)
+    wrong.clock_ns -= round(CLOCK_DIFFERENCE_MAX_S * 10**9) // 2
+    assert wrong.writer.volume.set_back() is None
+    assert wrong.writer.volume.time_ns() > wrong.wrong_ns
+    wrong.writer.volume.close()
+
+
+def test_changes_follow_the_clock_again_over_restarts_too(wrong: WrongClock) -> None:
+    wrong.mend()
+    times = []
+    for name in (b"a", b"b"):
+        times.append(wrong.writer.inode(wrong.writer.create(name)).ctime_ns)
+        wrong.kill()
+        assert wrong.writer.volume.set_back() is None
+    assert RIGHT_NS < times[0] < times[1] < RIGHT_NS + YEAR_NS
+    assert wrong.times() == (wrong.wrong_ns, wrong.wrong_ns), "what was changed then stays so"
+
+
+def test_a_killed_process_leaves_the_times_of_after_the_clock_was_set_back(wrong: WrongClock) -> None:
+    other = wrong.writer.create(b"other")
+    wrong.writer.write(other, 0, b"of the future")
+    mtime_ns = wrong.writer.inode(other).mtime_ns
+    wrong.mend()
+    wrong.writer.write(wrong.file, 0, b"of today")
+    wrong.writer.chmod(other, 0o600)
+    before, chmodded_ns = wrong.times(), wrong.writer.inode(other).ctime_ns
+    assert before < (RIGHT_NS + YEAR_NS, 0)
+    wrong.kill()
+    assert wrong.times() == before
+    assert (wrong.writer.inode(other).mtime_ns, wrong.writer.inode(other).ctime_ns) == (mtime_ns, chmodded_ns)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_request_is_not_judged_by_a_time_of_before(wrong: WrongClock, *, done: bool) -> None:
+    wrong.mend()
+    wrong.writer.chmod(wrong.file, 0o600)  # so the row says nothing of the future any more
+    path = wrong.directory / "images" / "0" / f"{wrong.file:x}"
+    images = wrong.writer.volume.images
+
+    class Killed(BaseException):
+        pass
+
+    def killed_before(*_: object) -> None:
+        raise Killed
+
+    if done:
+        wrong.writer.write(wrong.file, 0, b"OF", R1)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(images, "write", killed_before)
+            with pytest.raises(Killed):
+                wrong.writer.write(wrong.file, 0, b"OF", R1)
+        assert path.stat().st_atime_ns < RIGHT_NS + YEAR_NS
+    wrong.kill()
+    assert (R1 in wrong.writer.volume.requests_done) is done
+    assert wrong.writer.content(wrong.file)[:2] == (b"OF" if done else b"of")
+
+
+def test_a_write_that_waits_shows_the_time_of_this_host(directory: Path) -> None:
+    wrong = WrongClock(directory)
+    first, second = wrong.writer.volume.staging_time_ns(), wrong.writer.volume.staging_time_ns()
+    assert wrong.wrong_ns < first < second
+    wrong.clock_ns -= 10**9
+    assert wrong.writer.volume.staging_time_ns() == second + 1
+    wrong.clock_ns = RIGHT_NS
+    assert RIGHT_NS < wrong.writer.volume.staging_time_ns() < RIGHT_NS + YEAR_NS
+    wrong.writer.volume.close()
 
 
 def test_numbers_can_be_left_out(writer: Writer) -> None:
