@@ -69,7 +69,6 @@ TESTED_ELSEWHERE = {
     "cli/umount_helper": "cli/test_umount",
     "communication/memory_volume": "communication/test_volume",
     "communication/opening": "communication/test_volume",
-    "communication/subvolume_volume": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
     "control/going_alone": "simulation/test_witness",
     "control/telling": "control/test_conflicts",

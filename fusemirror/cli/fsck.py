@@ -18,10 +18,14 @@ def command(places: Places, volume_dir: Path, repair: bool) -> int:
 
     Exit status 0: clean; 1: problems were mended; 4: problems are left; 8: it could not be checked.
     """
+    from fusemirror.communication.opening import check_staged
     from fusemirror.volume.check import check
 
     def checked() -> int:
         result = check(volume_dir, repair, tell)
-        return LEFT if result.left else MENDED if result.mended else CLEAN
+        staged_whole = check_staged(volume_dir, repair=repair, report=tell)
+        if result.left or not (staged_whole or repair):
+            return LEFT
+        return CLEAN if staged_whole and not result.mended else MENDED
 
     return attempt(checked, lambda _error: OPERATIONAL_ERROR, debug=places.debug)

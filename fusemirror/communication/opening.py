@@ -1,8 +1,10 @@
 """Which communication volume a host uses: that of its settings, once no other holds requests."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.communication.memory_volume import MemoryCommunicationVolume
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume
@@ -38,3 +40,12 @@ def open_wanted(
                 return kind, left
             left.close()
     return wanted, open_kind(wanted, directory, capacity_bytes, seams)
+
+
+def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]) -> bool:
+    """Whether what is staged in files of the volume in `directory` can be read; with `repair` it can be then.
+
+    See `subvolume_volume.check_staged`. Nobody has the volume open.
+    """
+    place = directory / _DIRECTORIES[Communication.SUBVOLUME]
+    return subvolume_volume.check_staged(place, repair=repair, report=report)

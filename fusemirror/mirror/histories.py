@@ -143,7 +143,9 @@ def better(ours: Claim, theirs: Claim) -> Better:
     """Which copy is to stay. Both hosts find the same."""
     if not (_is_whole(ours) and _is_whole(theirs)):
         if _is_whole(ours) or _is_whole(theirs):
-            return Better.OURS if _is_whole(ours) else Better.THEIRS
+            # A copy that was being brought up to date is no better than one that lost some names.
+            whole, which = (ours, Better.OURS) if _is_whole(ours) else (theirs, Better.THEIRS)
+            return which if whole.consistent or whole.role == "primary" else Better.NEITHER
         return Better.NEITHER
     found = relation(ours.history, theirs.history)
     newer = _newer(ours, theirs)
@@ -292,8 +294,13 @@ def generations_of(volume: Volume) -> tuple[Generation, ...]:
 
 
 def generation_row(volume: Volume, identity: bytes, first_change: ChangeNumber) -> CatalogRow:
-    """The catalog row by which a new generation begins."""
-    generations = (Generation(identity, first_change), *generations_of(volume))[:_GENERATIONS_KEPT_MAX]
+    """The catalog row by which a new generation begins.
+
+    It has nothing in common with the peer's where this volume lost records of what the peer has
+    (`volume/salvage.py`): nothing that is done in it may be taken for newer than the peer's.
+    """
+    before = generations_of(volume) if volume.identity.complete else ()
+    generations = (Generation(identity, first_change), *before)[:_GENERATIONS_KEPT_MAX]
     return (Table.META, GENERATIONS_KEY, msgspec.msgpack.encode(generations))
 
 

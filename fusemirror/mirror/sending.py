@@ -354,6 +354,7 @@ class Mirror:
         row = generation_row(volume, self._random_bytes(_GENERATION_BYTES), number)
         self.record((row, *more))
         self.generation_shared = False
+        volume.update_identity(complete=True)  # after a repair: it is the whole of a line of its own
 
     async def not_held(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
         """Those of these inodes without names that the backup has not open (`holdings.py`). OSError."""

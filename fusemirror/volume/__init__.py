@@ -13,5 +13,6 @@ have them whole again after a crash. Knows nothing of peers.
 Two kinds of crash are told apart. A killed process loses nothing that it had written, synced or
 not: the kernel holds it. So the order of system calls alone makes each change whole. A power cut
 keeps what was synced, and of the rest any part in any order: then every image is suspect, and is
-compared with the peer's.
+compared with the peer's. A log that is damaged, as no crash leaves it, is told from both (`tails`), and
+keeps what is whole when it is repaired (`salvage`).
 """

@@ -5,10 +5,11 @@ parents, the derived tables, images and their sizes. Mending is towards keeping 
 a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A mended
 volume is compared with the peer's from end to end when they meet.
 
-A catalog that cannot be read at all is set aside, and made again: at the backup by a copy of the
-primary's, at the primary from the journal and the images. Where the journal does not reach back to
-the beginning, names are lost; their files are then in /lost+found, named by inode number, and the
-volume begins another line of changes, so that it never overwrites a peer that knows better.
+A damaged journal keeps what is whole of it, see `salvage.py`. A catalog that cannot be read at all
+is set aside, and made again: at the backup by a copy of the primary's, at the primary from the
+journal and the images. Where the journal does not reach back to the beginning, names are lost;
+their files are then in /lost+found, named by inode number, and the volume begins another line of
+changes, so that it never overwrites a peer that knows better.
 """
 
 import stat
@@ -45,6 +46,7 @@ from fusemirror.volume.journal import Journal
 from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
+from fusemirror.volume.salvage import repair_journal
 from fusemirror.volume.volume import Volume
 
 _ROWS_PER_TURN = 4096
@@ -96,7 +98,7 @@ class _Findings:
 
     def __init__(self, repair: bool, report: Callable[[str], None]) -> None:
         self._repair = repair
-        self._report = report
+        self.report = report
         self.problems = 0
         self.mended = 0
         self.before_mending: Callable[[], None] = lambda: None
@@ -105,12 +107,12 @@ class _Findings:
         """Whether the problem has been mended."""
         self.problems += 1
         if mend is None or not self._repair:
-            self._report(problem)
+            self.report(problem)
             return False
         self.before_mending()
         mend()
         self.mended += 1
-        self._report(f"{problem}: mended")
+        self.report(f"{problem}: mended")
         return True
 
 
@@ -121,7 +123,7 @@ def _open(directory: Path, findings: _Findings) -> Volume | None:
         if not _journal_is_damaged(directory):
             findings.add(str(error))
             return None
-        if not findings.add(str(error), lambda: _set_journal_aside(directory)):
+        if not findings.add(str(error), lambda: repair_journal(directory, findings.report)):
             return None
     return Volume.open(directory)
 
@@ -165,7 +167,9 @@ def _check_host_name(volume: Volume, findings: _Findings) -> None:
 def _journal_is_damaged(directory: Path) -> bool:
     lock = VolumeLock(directory)
     try:
-        Journal(directory / "journal", Seams()).close()
+        if not (directory / "journal").is_dir():
+            return True  # a repair was cut short
+        Journal(directory / "journal", Seams(), lost_power=State.load(directory).lost_power).close()
     except VolumeDamaged:
         return True
     except OSError:
@@ -173,13 +177,6 @@ def _journal_is_damaged(directory: Path) -> bool:
     finally:
         lock.release()
     return False
-
-
-def _set_journal_aside(directory: Path) -> None:
-    """Opening then begins an empty journal where the catalog ends; the peer has what was lost."""
-    msgspec.structs.replace(Identity.load(directory), compare_all=True).store(directory)
-    (directory / "journal").rename(unused(directory / "lost-journal"))
-    (directory / "journal").mkdir(mode=0o700)
 
 
 def _catalog_is_damaged(directory: Path) -> bool:
@@ -512,7 +509,8 @@ class _Check:
             self._put_inode(found)
 
     def _check_strays(self) -> None:
-        if not self._volume.identity.complete:
+        identity = self._volume.identity
+        if not identity.complete and identity.role == "backup":
             return  # the copy to come finds what is the same, and removes the rest
         for number in list(self._volume.images.numbers()):
             inode = self._inode(number)

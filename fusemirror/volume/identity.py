@@ -79,6 +79,11 @@ class State(msgspec.Struct, frozen=True):
     clean: bool
     boot_id: str
 
+    @property
+    def lost_power(self) -> bool:
+        """What the last process wrote and did not sync may be lost: the host was started anew since."""
+        return not self.clean and self.boot_id != boot_id()
+
     @staticmethod
     def load(directory: Path) -> "State":
         """The stored state. One that cannot be read counts as the worst: a power cut."""

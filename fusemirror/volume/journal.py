@@ -3,13 +3,17 @@
 A segment is named by, and begins at, the number after the last record before it. Its header:
 
     8s magic · u32 format version · u32 flags · u64 first number · u64 checksum of all that
+    u64 seed · u64 checksum of all that
 
-Its records:
+Its records, whose checksums are made with the seed:
 
-    u64 checksum of the rest · u32 payload length · u64 number · u64 note · payload
+    u64 checksum of the rest · u32 payload length · u64 number · u64 note · u64 durable · payload
 
-The note is one number of the writer's own. Numbers grow and may leave gaps. What a killed process or
-a power cut leaves half written is the end of the last segment; it is cut off at the next opening.
+The note is one number of the writer's own; `durable` is the number up to which the journal was known to be
+durable when the record was written. Segments of version 1 have no seed and their records no such number;
+they are read, and not written to. Numbers grow and may leave gaps. What a killed process or a power cut
+leaves half written is the end of the last segment; it is cut off at the next opening. Anything else that is
+not whole is damage, see `tails.py`: opening stops, and `salvage` says what is whole all the same.
 A segment flagged as a fresh start makes everything before it void.
 """
 
@@ -19,6 +23,7 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,17 +33,17 @@ from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged, Volume
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.limits import JOURNAL_RECORD_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.seams import Seams
+from fusemirror.volume import tails
 from fusemirror.volume.durable import append_whole, sync_directory
+from fusemirror.volume.tails import SEED_BYTES, Whole
 
 _SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.log")
 _MAGIC = b"fmjourna"
-_VERSION = 1
+_VERSION = 2
 _FRESH_START = 1
 _HEADER = struct.Struct("<8sIIQ")
-_HEADER_BYTES = _HEADER.size + 8
 _CHECKSUM = struct.Struct("<Q")
-_RECORD = struct.Struct("<IQQ")
-_PREFIX_BYTES = _CHECKSUM.size + _RECORD.size
+_SEED_AT = _HEADER.size + _CHECKSUM.size
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -50,16 +55,51 @@ class Record(NamedTuple):
     note: int
 
 
+class _Format(NamedTuple):
+    """The layout of a version. What it lacks is 0 there: the seed, and what was durable."""
+
+    header_bytes: int
+    record: struct.Struct
+
+    @property
+    def prefix_bytes(self) -> int:
+        return _CHECKSUM.size + self.record.size
+
+
+_FORMATS = {
+    1: _Format(_SEED_AT, struct.Struct("<IQQ")),
+    2: _Format(_SEED_AT + 2 * _CHECKSUM.size, struct.Struct("<IQQQ")),
+}
+_NEWEST = _FORMATS[_VERSION]
+
+
+class _Header(NamedTuple):
+    """What a segment says of itself; `whole` is False where it is not what was written."""
+
+    format: _Format
+    flags: int
+    first: int
+    seed: int
+    whole: bool
+
+
 class _Segment:
     """A file of the journal: numbers from `first` to `last` (first - 1 while it is empty)."""
 
-    __slots__ = ("first", "last", "path", "size_bytes")
+    __slots__ = ("first", "flags", "format", "last", "path", "seed", "size_bytes")
 
-    def __init__(self, path: Path, first: int) -> None:
+    def __init__(self, path: Path, header: _Header) -> None:
         self.path = path
-        self.first = first
-        self.last = first - 1
-        self.size_bytes = _HEADER_BYTES
+        self.first = header.first
+        self.last = header.first - 1
+        self.format = header.format
+        self.flags = header.flags
+        self.seed = header.seed
+        self.size_bytes = header.format.header_bytes
+
+    @property
+    def is_empty(self) -> bool:
+        return self.last < self.first
 
 
 class _Place(NamedTuple):
@@ -73,17 +113,20 @@ class _Place(NamedTuple):
 class Journal:
     """Appending and cutting belong to the event loop's thread; `sync` is thread-safe."""
 
-    def __init__(self, directory: Path, seams: Seams) -> None:
+    def __init__(self, directory: Path, seams: Seams, *, lost_power: bool = False) -> None:
         """Scan all segments, and cut off what the end of the last one holds only half.
 
-        VolumeDamaged for a damage that no crash explains, VolumeFormat, OSError.
+        `lost_power`: what the last process had not synced may be lost. VolumeDamaged for a damage that no
+        crash explains, VolumeFormat, OSError.
         """
         self._directory = directory
         self._volume = directory.parent  # what messages name
         self._seams = seams
         self._lock = threading.Lock()  # held by the one thread that syncs
+        self._lost_power = lost_power
         self._failed: str | None = None
-        self._before_last = (_HEADER_BYTES, 0)  # size and last number of the segment before its last record
+        # Size and last number of the last segment before its last record.
+        self._before_last = (_NEWEST.header_bytes, 0)
         self.cut_bytes = 0
         self._segments = self._scan() or [self._create_segment(1, 0)]
         self.last_number = ChangeNumber(self._segments[-1].last)
@@ -115,10 +158,10 @@ class Journal:
         if number <= self.last_number or len(payload) > JOURNAL_RECORD_BYTES_MAX:
             raise FusemirrorError(f"record {number} of {len(payload)} bytes after record {self.last_number}")
         segment = self._segments[-1]
-        if segment.size_bytes >= JOURNAL_SEGMENT_BYTES:
+        if segment.size_bytes >= JOURNAL_SEGMENT_BYTES or segment.format is not _NEWEST:
             segment = self._begin_segment(number)
-        body = _RECORD.pack(len(payload), number, note) + payload
-        record = _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body)) + body
+        body = _NEWEST.record.pack(len(payload), number, note, self.durable_number) + payload
+        record = _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, segment.seed)) + body
         try:
             append_whole(self._descriptor, record)
         except OSError:
@@ -152,11 +195,11 @@ class Journal:
                 continue
             # A reader that comes back for more goes on where it stopped.
             resumes = resume.number == after and resume.segment is segment
-            start = resume.offset if resumes else _HEADER_BYTES
+            start = resume.offset if resumes else segment.format.header_bytes
             with segment.path.open("rb") as file:
                 file.seek(start)
                 content = file.read(segment.size_bytes - start)
-            for record, end in _records(content):
+            for record, end in _records(content, segment.format, segment.seed):
                 if record.number > after:
                     self._resume = _Place(record.number, segment, start + end)
                     yield record
@@ -226,9 +269,13 @@ class Journal:
         except OSError as error:
             self._failed = str(error)
             raise DiskFailed(self._volume, error) from error
-        segment = self._create_segment(self.last_number + 1, 0)
+        before = self._segments[-1]
+        # An empty one of the version before gives its name, and its meaning, to the new one.
+        segment = self._create_segment(self.last_number + 1, before.flags if before.is_empty else 0)
         descriptor = os.open(segment.path, _APPEND)
         self._names_unsynced = True
+        if before.is_empty:
+            self._segments.pop()
         self._behind.append(self._descriptor)
         self._descriptor = descriptor
         self._segments.append(segment)
@@ -236,15 +283,16 @@ class Journal:
 
     def _create_segment(self, first: int, flags: int) -> _Segment:
         """A segment under its name: its header is whole after any crash that leaves the name."""
-        header = _HEADER.pack(_MAGIC, _VERSION, flags, first)
+        seed = self._seams.random_bytes(SEED_BYTES)
+        header = _with_checksum(_with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
         path = self._directory / f"{first:016x}.log"
         temporary = self._directory / "new"
         with temporary.open("wb") as file:
-            file.write(header + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)))
+            file.write(header)
             file.flush()
             self._seams.fsync(file.fileno())
         temporary.replace(path)
-        return _Segment(path, first)
+        return _Segment(path, _Header(_NEWEST, flags, first, int.from_bytes(seed, "little"), whole=True))
 
     def _cut(self, size_bytes: int) -> None:
         try:
@@ -290,63 +338,156 @@ class Journal:
                 raise VolumeDamaged(self._volume, f"journal: stray file {path.name}")
         for index in reversed(range(len(paths))):
             with paths[index].open("rb") as file:
-                flags = self._check_header(file.read(_HEADER_BYTES), _first_number(paths[index]))
-            if flags is not None and flags & _FRESH_START:
+                header = _read_header(file.read(_NEWEST.header_bytes), paths[index])
+            if header.whole and header.flags & _FRESH_START:
                 for void in paths[:index]:
                     void.unlink()
                 return paths[index:]
         return paths
 
     def _scan_segment(self, path: Path, *, is_last: bool) -> _Segment:
-        segment = _Segment(path, _first_number(path))
         content = path.read_bytes()
-        if self._check_header(content, segment.first) is None:
-            self._damage(path, 0, is_last)
-            self.cut_bytes += len(content)
-            return self._create_segment(segment.first, 0)
-        for record, end in _records(content[_HEADER_BYTES:]):
+        header = _read_header(content, path)
+        if not header.whole:
+            # It was durable before the file got its name, so no crash leaves half of it.
+            raise VolumeDamaged(self._volume, f"journal: {path.name} at byte 0: its header cannot be read")
+        segment = _Segment(path, header)
+        for record, end in _records(content[header.format.header_bytes :], header.format, header.seed):
             if record.number <= segment.last:
                 break
             self._before_last = segment.size_bytes, segment.last
-            segment.last, segment.size_bytes = record.number, _HEADER_BYTES + end
+            segment.last, segment.size_bytes = record.number, header.format.header_bytes + end
         if segment.size_bytes < len(content):
-            self._damage(path, segment.size_bytes, is_last)
-            self.cut_bytes += len(content) - segment.size_bytes
-            os.truncate(path, segment.size_bytes)
+            self._cut_torn_tail(segment, content, is_last=is_last)
         return segment
 
-    def _check_header(self, content: bytes, first: int) -> int | None:
-        """The flags of a segment; None where its header is not whole."""
-        header, rest = content[: _HEADER.size], content[_HEADER.size : _HEADER_BYTES]
-        if len(rest) < 8 or _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)) != rest:
-            return None
-        magic, version, flags, stored_first = _HEADER.unpack(header)
-        if magic != _MAGIC or stored_first != first:
-            return None
-        if version != _VERSION:
-            raise VolumeFormat(self._volume, f"{version} of its journal", _VERSION)
-        return int(flags)
+    def _cut_torn_tail(self, segment: _Segment, content: bytes, *, is_last: bool) -> None:
+        """VolumeDamaged where it is more than that."""
+        bad, last, read_at = segment.size_bytes, segment.last, _reader(content, segment.format, segment.seed)
+        # A segment was durable before the next one was begun.
+        if not is_last or tails.is_damage(read_at, len(content), bad, last, lost_power=self._lost_power):
+            why = "a record cannot be read, and was whole: others follow it"
+            raise VolumeDamaged(self._volume, f"journal: {segment.path.name} at byte {bad}: {why}")
+        self.cut_bytes += len(content) - bad
+        os.truncate(segment.path, bad)
 
-    def _damage(self, path: Path, offset: int, is_last: bool) -> None:
-        if not is_last:
-            raise VolumeDamaged(self._volume, f"journal: {path.name} at byte {offset}")
+
+class Gap(NamedTuple):
+    """Bytes of a journal that are no whole records: what stands in them is lost."""
+
+    file: str
+    offset: int
+    size_bytes: int
+    after: int  # the number of the last whole record before
+    before: int | None  # and of the first one behind; None where there is none
+
+
+class Salvage(NamedTuple):
+    """All whole records of a damaged journal, in their order, and what is between them."""
+
+    records: list[Record]
+    gaps: list[Gap]
+
+
+def salvage(directory: Path) -> Salvage:
+    """What can still be read of a journal that does not open. VolumeFormat, OSError.
+
+    Segments of version 1 are read up to the first record that is not whole: behind that, bytes of users could
+    pass for a record.
+    """
+    found = Salvage([], [])
+    paths = [path for path in sorted(directory.glob("*.log")) if _SEGMENT_NAME.fullmatch(path.name)]
+    last = _first_number(paths[0]) - 1 if paths else 0
+    for path in paths:
+        first = _first_number(path)
+        if first > last + 1 and all(gap.before is not None for gap in found.gaps):  # a file is missing
+            found.gaps.append(Gap(path.name, 0, 0, last, None))
+        last = _salvage_segment(found, path, max(last, first - 1))
+    return found
+
+
+def _salvage_segment(found: Salvage, path: Path, last: int) -> int:
+    """Add what a segment holds; the number of the last record so far."""
+    content = path.read_bytes()
+    header = _read_header(content, path)
+    form, seed = header.format, header.seed
+    read_at = _reader(content, form, seed)
+    end = form.header_bytes
+    if not header.whole:
+        found.gaps.append(Gap(path.name, 0, min(end, len(content)), last, None))
+    while end < len(content):
+        whole = read_at(end)
+        if whole is None or whole.number <= last:
+            behind = next(tails.records_behind(read_at, len(content), end, last), None) if seed else None
+            start = len(content) if behind is None else behind.offset
+            found.gaps.append(Gap(path.name, end, start - end, last, None))
+            if behind is None:
+                return last
+            end, whole = behind.offset, behind.record
+        _end_gap(found, whole.number)
+        _, number, note = form.record.unpack_from(content, end + _CHECKSUM.size)[:3]
+        payload = content[end + form.prefix_bytes : whole.end]
+        found.records.append(Record(ChangeNumber(number), payload, note))
+        last, end = whole.number, whole.end
+    return last
+
+
+def _end_gap(found: Salvage, number: int) -> None:
+    """A record with this number ends the gaps before it."""
+    for index, gap in enumerate(found.gaps):
+        if gap.before is None:
+            found.gaps[index] = gap._replace(before=number)
 
 
 def _first_number(path: Path) -> int:
     return int(path.stem, 16)
 
 
-def _records(content: bytes) -> Iterator[tuple[Record, int]]:
+def _with_checksum(content: bytes) -> bytes:
+    return content + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(content))
+
+
+def _is_checked(content: bytes) -> bool:
+    """Whether the bytes end with the checksum of those before."""
+    return len(content) > _CHECKSUM.size and content == _with_checksum(content[: -_CHECKSUM.size])
+
+
+def _read_header(content: bytes, path: Path) -> _Header:
+    """What a segment says of itself, as far as that can be read. VolumeFormat for a later version."""
+    version, flags, first = _VERSION, 0, _first_number(path)
+    whole = _is_checked(content[:_SEED_AT])
+    if whole:
+        magic, version, flags, stored_first = _HEADER.unpack_from(content)
+        if version not in _FORMATS:
+            raise VolumeFormat(path.parent.parent, f"{version} of its journal", _VERSION)
+        whole = magic == _MAGIC and stored_first == first
+    form = _FORMATS[version]
+    seed = int.from_bytes(content[_SEED_AT : _SEED_AT + SEED_BYTES], "little") if version > 1 else 0
+    return _Header(form, flags, first, seed, whole and _is_checked(content[: form.header_bytes]))
+
+
+def _reader(content: bytes, form: _Format, seed: int) -> tails.ReadAt:
+    return partial(_whole_at, memoryview(content), form, seed)
+
+
+def _whole_at(view: memoryview, form: _Format, seed: int, start: int) -> Whole | None:
+    if start + form.prefix_bytes > len(view):
+        return None
+    length, number, _, *durable = form.record.unpack_from(view, start + _CHECKSUM.size)
+    end = start + form.prefix_bytes + length
+    if length > JOURNAL_RECORD_BYTES_MAX or end > len(view):
+        return None
+    (checksum,) = _CHECKSUM.unpack_from(view, start)
+    if xxhash.xxh3_64_intdigest(view[start + _CHECKSUM.size : end], seed) != checksum:
+        return None
+    return Whole(number, durable[0] if durable else 0, end)
+
+
+def _records(content: bytes, form: _Format, seed: int) -> Iterator[tuple[Record, int]]:
     """The whole records of some bytes, each with the offset of its end; stops at the first that is not."""
     start = 0
     view = memoryview(content)
-    while start + _PREFIX_BYTES <= len(content):
-        length, number, note = _RECORD.unpack_from(content, start + _CHECKSUM.size)
-        end = start + _PREFIX_BYTES + length
-        if end > len(content):
-            return
-        (checksum,) = _CHECKSUM.unpack_from(content, start)
-        if xxhash.xxh3_64_intdigest(view[start + _CHECKSUM.size : end]) != checksum:
-            return
-        yield Record(number, content[start + _PREFIX_BYTES : end], note), end
-        start = end
+    while (whole := _whole_at(view, form, seed, start)) is not None:
+        _, number, note = form.record.unpack_from(content, start + _CHECKSUM.size)[:3]
+        yield Record(number, content[start + form.prefix_bytes : whole.end], note), whole.end
+        start = whole.end

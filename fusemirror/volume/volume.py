@@ -138,7 +138,7 @@ class Volume:
                     raise VolumeDamaged(directory, f"{name} is missing")
             images = Images(directory / "images", seams)
             undoing.callback(images.close)
-            journal = Journal(directory / "journal", seams)
+            journal = Journal(directory / "journal", seams, lost_power=state.lost_power)
             undoing.callback(journal.close)
             _settle_catalog_copy(directory, journal, images)
             regions = Regions(directory / "regions")
@@ -754,7 +754,7 @@ class Volume:
     def _recover(self, state: State) -> None:
         """Bring catalog and images to where the last process left them; see the page's docstring."""
         same_boot = state.boot_id == boot_id()
-        power_cut = not state.clean and not same_boot
+        power_cut = state.lost_power
         if self.journal.last_number < self.catalog.journal_number:
             _log.warning("volume %s: the journal lost records; everything is compared", self.directory)
             self.journal.restart(self.catalog.journal_number)
@@ -773,7 +773,8 @@ class Volume:
                 replayed += self._put_again(*last)
             for inode in removed:
                 self.images.remove(inode)
-            if self._identity.whole:  # else images wait for their data, and the rows are right
+            # On a backup that is not whole images wait for their data, and the rows are right.
+            if self._identity.whole or self._identity.role == "primary":
                 self._recover_attributes(everything=power_cut or self.regions.marks_lost)
                 if power_cut and state.boot_id:  # `check`, which made a catalog anew, adopts them instead
                     self._set_strays_aside()

@@ -600,7 +600,7 @@ async def test_what_a_crash_left_half_written_is_cut_off(
         for number in (1, 2):
             await volume.stage(request(number, kept=True), b"data").answer.wait()
     volume.close()
-    (path,) = (tmp_path / "staged").iterdir()
+    (path,) = (tmp_path / "staged").glob("*.requests")
     whole = path.read_bytes()
     for length in range(len(whole) // 2, len(whole)):
         path.write_bytes(whole[:length])

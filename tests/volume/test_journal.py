@@ -1,9 +1,11 @@
 import errno
 import os
+import struct
 import threading
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +13,9 @@ from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged, Volume
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.limits import JOURNAL_RECORD_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.seams import Seams
-from fusemirror.volume.journal import Journal
+from fusemirror.volume.journal import Gap, Journal, salvage
 
-HEADER_BYTES = 32
+HEADER_BYTES = 48
 QUARTER = bytes(JOURNAL_RECORD_BYTES_MAX)  # eight of them begin a new segment
 
 
@@ -368,6 +370,10 @@ def test_a_tail_cut_anywhere_loses_no_record_before_it(
     cut = data.draw(st.integers(0, ends[-1]))
     garbage = data.draw(st.binary(max_size=40))
     path.write_bytes(path.read_bytes()[:cut] + garbage)
+    if cut < HEADER_BYTES:
+        with pytest.raises(VolumeDamaged, match="at byte 0"):
+            opened(directory)
+        return
     journal = opened(directory)
     whole = [record for record, end in zip(records, ends, strict=True) if end <= cut]
     assert list(journal.records(0))[: len(whole)] == whole
@@ -380,20 +386,145 @@ def test_a_tail_cut_anywhere_loses_no_record_before_it(
 
 
 @given(data=st.data())
-def test_a_flip_anywhere_in_the_last_segment_loses_no_record_before_it(
+def test_a_flip_is_a_torn_tail_in_the_last_record_and_damage_before_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
     path, records, ends = written(directory)
     place = data.draw(st.integers(0, ends[-1] - 1))
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
-    journal = opened(directory)
+    flip(path, place, bit=data.draw(st.integers(0, 7)))
     whole = [record for record, end in zip(records, ends, strict=True) if end <= place]
-    assert list(journal.records(0)) == (whole if place >= HEADER_BYTES else [])
+    if place < ends[-2]:
+        at = max([0, HEADER_BYTES, *ends], key=lambda start: start if start <= place else -1)
+        with pytest.raises(VolumeDamaged, match=f"{path.name} at byte {at}: .* run `fusemirror fsck"):
+            opened(directory)
+        assert path.stat().st_size == ends[-1], "nothing was cut off"
+        if place < HEADER_BYTES:
+            return
+    journal = Journal(directory, Seams(), lost_power=True)  # nothing was synced: all of it may be lost
+    assert list(journal.records(0)) == whole
     assert journal.cut_bytes > 0
     journal.close()
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("number", "is_damage"), [(1, True), (2, True), (3, False), (4, False)])
+def test_after_a_power_cut_only_what_was_durable_is_damage(
+    tmp_path: Path, number: int, is_damage: bool
+) -> None:
+    journal = opened(tmp_path)
+    places = {}
+    for each in (1, 2, 3, 4):
+        places[each] = journal.size_bytes
+        append(journal, each)
+        if each == 2:
+            journal.sync()
+    journal.close()
+    (path,) = tmp_path.iterdir()
+    flip(path, places[number] + 10)
+    if is_damage:
+        with pytest.raises(VolumeDamaged, match=f"at byte {places[number]}"):
+            Journal(tmp_path, Seams(), lost_power=True)
+    else:
+        journal = Journal(tmp_path, Seams(), lost_power=True)
+        assert numbers(journal) == list(range(1, number))
+        journal.close()
+
+
+def test_holes_and_old_blocks_in_an_unsynced_tail_are_torn(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    append(journal, 1)
+    journal.sync()
+    start = journal.size_bytes
+    append(journal, 2, 3, payload=bytes(5_000))
+    append(journal, 4)
+    journal.close()
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[start : start + 4_096] = bytes(4_096)
+    path.write_bytes(content)
+    journal = Journal(tmp_path, Seams(), lost_power=True)
+    assert numbers(journal) == [1]
+    journal.close()
+
+
+def test_bytes_of_users_pass_for_no_record(tmp_path: Path) -> None:
+    """One knows the format, and puts a record of a high number into a name; the process is killed there."""
+    (tmp_path / "forger").mkdir()
+    forger = opened(tmp_path / "forger")
+    append(forger, 1, 1000)
+    forger.close()
+    forged = next((tmp_path / "forger").iterdir()).read_bytes()[HEADER_BYTES:]
+    (tmp_path / "volume").mkdir()
+    journal = opened(tmp_path / "volume")
+    append(journal, 1)
+    append(journal, 2, payload=forged + b"more")
+    journal.close()
+    (path,) = (tmp_path / "volume").iterdir()
+    os.truncate(path, path.stat().st_size - 2)
+    journal = opened(tmp_path / "volume")
+    assert numbers(journal) == [1]
+    journal.close()
+    assert [record.number for record in salvage(tmp_path / "volume").records] == [1]
+
+
+def test_what_is_whole_can_be_salvaged_and_what_is_not_is_named(tmp_path: Path) -> None:
+    path, records, ends = written(tmp_path)
+    flip(path, ends[0] + 30)
+    found = salvage(tmp_path)
+    assert [(record.number, record.payload) for record in found.records] == [records[0], *records[2:]]
+    assert [record.note for record in found.records] == [1, 4, 9, 10]
+    assert found.gaps == [Gap(path.name, ends[0], ends[1] - ends[0], after=1, before=4)]
+
+
+def test_a_missing_segment_is_a_gap(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    fill_segments(journal, 3)
+    last = journal.last_number
+    journal.close()
+    _, second, third = sorted(tmp_path.iterdir())
+    first_of = {path: int(path.stem, 16) for path in (second, third)}
+    second.unlink()
+    found = salvage(tmp_path)
+    assert [record.number for record in found.records] == [*range(1, first_of[second]), last]
+    assert found.gaps == [Gap(third.name, 0, 0, after=first_of[second] - 1, before=last)]
+
+
+def test_a_segment_of_the_version_before_is_read_and_not_written_to(tmp_path: Path) -> None:
+    header = struct.pack("<8sIIQ", b"fmjourna", 1, 0, 1)
+    body = struct.pack("<IQQ", 3, 1, 7) + b"old"
+    old = b"".join(part + struct.pack("<Q", xxhash.xxh3_64_intdigest(part)) for part in (header,))
+    old += struct.pack("<Q", xxhash.xxh3_64_intdigest(body)) + body
+    path = tmp_path / f"{1:016x}.log"
+    path.write_bytes(old + b"torn")
+    journal = opened(tmp_path)
+    assert list(journal.notes(0)) == [(1, b"old", 7)]
+    append(journal, 2)
+    journal = reopened(journal, tmp_path)
+    assert numbers(journal) == [1, 2]
+    assert path.read_bytes() == old
+    journal.close()
+
+
+def test_an_empty_segment_of_the_version_before_is_replaced(tmp_path: Path) -> None:
+    header = struct.pack("<8sIIQ", b"fmjourna", 1, 1, 5)  # a fresh start
+    path = tmp_path / f"{5:016x}.log"
+    path.write_bytes(header + struct.pack("<Q", xxhash.xxh3_64_intdigest(header)))
+    journal = opened(tmp_path)
+    append(journal, 6)
+    fill_segments(journal, 2)
+    journal.trim(6)
+    last = journal.last_number
+    journal = reopened(journal, tmp_path)
+    assert numbers(journal) == list(range(6, last + 1))
+    (tmp_path / f"{1:016x}.log").write_bytes(b"void")
+    assert reopened(journal, tmp_path).first_number == 5
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.booleans())
@@ -431,9 +562,9 @@ def test_a_missing_segment_is_damage(tmp_path: Path, number: int) -> None:
 def test_a_later_version_and_a_stray_file_are_refused(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fusemirror.volume.journal._VERSION", 2)
+        patched.setattr("fusemirror.volume.journal._VERSION", 3)
         journal.restart(ChangeNumber(1))
-    with pytest.raises(VolumeFormat, match="2 of its journal"):
+    with pytest.raises(VolumeFormat, match="3 of its journal"):
         reopened(journal, tmp_path)
     (tmp_path / "notes.log").write_text("not mine")
     with pytest.raises(VolumeError):

@@ -1,0 +1,135 @@
+"""salvage: a volume whose journal is damaged keeps what is whole of it (`fsck --repair`).
+
+The catalog gets every whole record that it lacks, those behind the damage too. The journal begins anew
+behind the last gap, so that no peer is ever caught up across one; the damaged one stays beside, as `lost-
+journal`.
+
+Where the catalog held all that stood in a gap, nothing is lost. Where it did not, the volume is no state
+that the filesystem ever had, and must not be taken for one:
+
+- A backup's is not consistent: it gets the primary's names, serves no reads before, and takes over by force
+  only.
+- A primary's is not complete: when the hosts meet, the other one, whose copy is whole, becomes the primary
+  and brings this one up to date. A primary that goes on alone first does so in a line of its own that has
+  nothing in common with the other's (`mirror.histories.generation_row`): that is a split brain, and a
+  person chooses.
+
+Either way every row and image is compared with the peer's.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fusemirror.change import NamespaceChange, decode_change
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import Catalog, check_rows
+from fusemirror.volume.durable import sync_directory, unused
+from fusemirror.volume.identity import Identity
+from fusemirror.volume.journal import Gap, Journal, Record, Salvage, salvage
+
+Report = Callable[[str], None]
+
+
+def repair_journal(directory: Path, report: Report) -> None:
+    """On return the journal opens, and the volume says of itself what the module says; `report` gets a line
+    for each gap. To be done again after a crash. FusemirrorError, OSError.
+    """
+    place = directory / "journal"
+    place.mkdir(mode=0o700, exist_ok=True)  # a repair that was cut short has set it aside
+    found = salvage(place)
+    catalog = Catalog(directory / "catalog")
+    try:
+        held = catalog.journal_number
+        lost = [gap for gap in found.gaps if _lost(gap, held)]
+        _mark(directory, names_lost=bool(lost))
+        behind = _apply_before_gaps(catalog, found, held)
+    finally:
+        catalog.close()
+    _tell(found, lost, Identity.load(directory), report)
+    _replace(directory, [record for record in found.records if record.number > behind], behind)
+
+
+def _lost(gap: Gap, held: int) -> range:
+    """The changes that may have stood in the gap, and that the catalog does not hold. An open end is one."""
+    first = max(gap.after, held) + 1
+    return range(first, first + 1 if gap.before is None else gap.before)
+
+
+def _mark(directory: Path, *, names_lost: bool) -> None:
+    identity = Identity.load(directory)
+    marked = msgspec.structs.replace(identity, compare_all=True)
+    if names_lost and identity.role == "primary":
+        marked = msgspec.structs.replace(marked, complete=False)
+    elif names_lost:
+        marked = msgspec.structs.replace(marked, consistent=False)
+    marked.store(directory)
+
+
+def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> ChangeNumber:
+    """Put what stands before the last gap into the catalog; the number behind which the journal begins anew.
+
+    What stands behind it is put when the volume is opened, as after every crash.
+    """
+    last = found.records[-1].number if found.records else held
+    ends = [max(last, held) if gap.before is None else gap.before - 1 for gap in found.gaps]
+    behind = ChangeNumber(max(ends, default=held))
+    time_ns = catalog.time_ns
+    for record in found.records:
+        if held < record.number <= behind:
+            change = decode_change(record.payload)
+            time_ns = max(time_ns, change.time_ns)
+            if isinstance(change, NamespaceChange):
+                check_rows(change.rows)
+                catalog.apply_rows(change.rows, record.number)
+    catalog.commit(max(catalog.number, behind), max(held, behind), time_ns)
+    return behind
+
+
+def _replace(directory: Path, records: list[Record], behind: ChangeNumber) -> None:
+    """Put a journal of these records in the place of the old one, which is kept."""
+    fresh = directory / "journal.new"
+    for left in fresh.glob("*"):
+        left.unlink()
+    fresh.mkdir(mode=0o700, exist_ok=True)
+    journal = Journal(fresh, Seams())
+    try:
+        journal.restart(behind)
+        for record in records:
+            journal.append(record.number, record.payload, record.note)
+        journal.sync()
+    finally:
+        journal.close()
+    os.rename(directory / "journal", unused(directory / "lost-journal"))
+    os.rename(fresh, directory / "journal")
+    sync_directory(directory)
+
+
+def _tell(found: Salvage, lost: list[Gap], identity: Identity, report: Report) -> None:
+    for gap in found.gaps:
+        where = f"journal: {gap.file} at byte {gap.offset}: {gap.size_bytes} bytes cannot be read"
+        missing = _numbers(gap)
+        if gap not in lost:
+            report(f"{where}; the catalog holds all that stood there")
+        else:
+            report(f"{where}: {missing} lost here")
+    kept = sum(record.number > gap.after for record in found.records for gap in found.gaps[:1])
+    report(f"{kept} whole records behind that are kept; the old journal is lost-journal")
+    if lost and identity.role == "primary":
+        report(
+            f"when the hosts meet, {identity.peer_name} becomes the primary and has what is lost here; "
+            "a change made here before that is a split brain, and you choose (fusemirror resolve)"
+        )
+    elif lost:
+        report(f"{identity.peer_name} has what is lost here: its names are taken when the hosts meet")
+
+
+def _numbers(gap: Gap) -> str:
+    first = gap.after + 1
+    if gap.before is None:
+        return f"changes from {first} on are"
+    last = gap.before - 1
+    return f"change {first} is" if first == last else f"changes {first} to {last} are"

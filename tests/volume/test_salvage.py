@@ -1,0 +1,199 @@
+"""A damaged journal: opening stops, and a repair keeps what is whole, and claims no more than that."""
+
+import shutil
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import msgspec
+import pytest
+import trio
+
+from fusemirror import settings
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.control.backup import BackupUnit
+from fusemirror.daemon import Host
+from fusemirror.errors import VolumeDamaged
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber
+from fusemirror.mirror.histories import Relation, generation_row, history_of, relation
+from fusemirror.operations import Create
+from fusemirror.volume.check import check
+from fusemirror.volume.identity import Identity
+from fusemirror.volume.journal import Journal
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import IDENTITY, Writer, counting_seams
+
+NAMES = [b"name%d" % number for number in range(9)]
+LOST = 4  # the index of the name whose record is damaged
+
+
+def killed_volume(
+    directory: Path, *, committed: int = 0, role: Literal["primary", "backup"] = "primary"
+) -> list[int]:
+    """A volume of a process that was killed after it had made the names; where each record begins.
+
+    The catalog holds the first `committed` of them.
+    """
+    Volume.create(directory, msgspec.structs.replace(IDENTITY, role=role))
+    writer = Writer(Volume.open(directory, counting_seams()))
+    writer.namespace(generation_row(writer.volume, b"of both", ChangeNumber(1)))
+    places = []
+    for count, name in enumerate(NAMES):
+        places.append(writer.volume.journal.size_bytes)
+        writer.create(name)
+        if count + 1 == committed:
+            writer.volume.commit()
+    writer.volume.abandon()
+    return places
+
+
+def flip(directory: Path, place: int) -> str:
+    """Flip a bit of the journal's only segment; the segment's name."""
+    (path,) = (directory / "journal").glob("*.log")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    return path.name
+
+
+def names_in(directory: Path) -> list[bytes]:
+    volume = Volume.open(directory, counting_seams())
+    names = [name for name in NAMES if volume.catalog.entry(ROOT_INODE, name) is not None]
+    volume.close()
+    return names
+
+
+def checked(directory: Path, *, repair: bool) -> tuple[int, int, str]:
+    """Problems mended, problems left, and what was said."""
+    lines: list[str] = []
+    result = check(directory, repair, lines.append)
+    return result.mended, result.left, "\n".join(lines)
+
+
+def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_names(tmp_path: Path) -> None:
+    place = killed_volume(tmp_path / "volume")[LOST]
+    name = flip(tmp_path / "volume", place + 60)
+    with pytest.raises(VolumeDamaged, match=f"{name} at byte {place}: .*; run `fusemirror fsck"):
+        Volume.open(tmp_path / "volume")
+    _, left, said = checked(tmp_path / "volume", repair=False)
+    assert left == 1
+    assert f"{name} at byte {place}" in said
+    mended, left, said = checked(tmp_path / "volume", repair=True)
+    assert mended
+    assert not left
+    assert f"{name} at byte {place}" in said
+    assert f"change {LOST + 2} is lost here" in said
+    assert "4 whole records behind that are kept" in said
+    assert checked(tmp_path / "volume", repair=False)[:2] == (0, 0)
+    assert names_in(tmp_path / "volume") == [each for each in NAMES if each != NAMES[LOST]]
+    assert (tmp_path / "volume" / "lost-journal").is_dir()
+
+
+def test_what_the_catalog_holds_is_not_lost(tmp_path: Path) -> None:
+    place = killed_volume(tmp_path / "volume", committed=LOST + 2)[LOST]
+    flip(tmp_path / "volume", place + 60)
+    _, left, said = checked(tmp_path / "volume", repair=True)
+    assert not left
+    assert "the catalog holds all that stood there" in said
+    assert names_in(tmp_path / "volume") == NAMES
+    identity = Identity.load(tmp_path / "volume")
+    assert (identity.complete, identity.consistent, identity.compare_all) == (True, True, True)
+
+
+def test_a_header_that_cannot_be_read_is_damage_too(tmp_path: Path) -> None:
+    killed_volume(tmp_path / "volume")
+    name = flip(tmp_path / "volume", 20)
+    with pytest.raises(VolumeDamaged, match=f"{name} at byte 0"):
+        Volume.open(tmp_path / "volume")
+    assert checked(tmp_path / "volume", repair=True)[1] == 0
+    assert names_in(tmp_path / "volume") == NAMES, "what was flipped is not what the records need"
+    assert Identity.load(tmp_path / "volume").whole
+
+
+@pytest.mark.parametrize("role", ["primary", "backup"])
+def test_a_repaired_volume_claims_to_be_no_state_of_the_filesystem(
+    tmp_path: Path, role: Literal["primary", "backup"]
+) -> None:
+    place = killed_volume(tmp_path / "volume", role=role)[LOST]
+    flip(tmp_path / "volume", place + 60)
+    checked(tmp_path / "volume", repair=True)
+    identity = Identity.load(tmp_path / "volume")
+    assert identity.compare_all
+    assert identity.whole is False
+    volume = Volume.open(tmp_path / "volume")
+    assert volume.journal.first_number == LOST + 3, "no peer is caught up across the gap"
+    volume.close()
+
+
+def test_a_repair_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    place = killed_volume(tmp_path / "volume")[LOST]
+    flip(tmp_path / "volume", place + 60)
+    shutil.copytree(tmp_path / "volume", tmp_path / "other")
+    (tmp_path / "other" / "journal.new").mkdir()
+    (tmp_path / "other" / "journal.new" / f"{1:016x}.log").write_bytes(b"half")
+    checked(tmp_path / "volume", repair=True)
+    checked(tmp_path / "other", repair=True)
+    assert names_in(tmp_path / "other") == names_in(tmp_path / "volume")
+
+
+def test_a_repaired_primary_that_goes_on_alone_has_nothing_in_common_with_its_peer(tmp_path: Path) -> None:
+    place = killed_volume(tmp_path / "volume")[LOST]
+    shutil.copytree(tmp_path / "volume", tmp_path / "theirs")
+    volume = Volume.open(tmp_path / "theirs", counting_seams())
+    theirs = history_of(volume)
+    volume.close()
+    flip(tmp_path / "volume", place + 60)
+    checked(tmp_path / "volume", repair=True)
+    volume = Volume.open(tmp_path / "volume", counting_seams())
+    assert relation(history_of(volume), theirs) is not Relation.UNRELATED
+    Writer(volume).namespace(generation_row(volume, b"alone", volume.number))
+    assert relation(history_of(volume), theirs) is Relation.UNRELATED
+    volume.close()
+
+
+async def test_a_repaired_primary_gives_way_to_the_other_host_which_has_what_is_lost(tmp_path: Path) -> None:
+    network = MemoryNetwork(Random(1))
+    identities = {
+        "alpha": msgspec.structs.replace(IDENTITY, host_name="alpha", peer_name="beta"),
+        "beta": msgspec.structs.replace(
+            IDENTITY, role="backup", host="02", peer="01", host_name="beta", peer_name="alpha", complete=False
+        ),
+    }
+    for host_name, identity in identities.items():
+        Volume.create(tmp_path / host_name, identity)
+    async with AsyncExitStack() as stack:
+        hosts = await _open_both(tmp_path, network, stack)
+        for name in NAMES:
+            await hosts[0].roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+        for host_name in identities:
+            shutil.copytree(tmp_path / host_name, tmp_path / "killed" / host_name)
+    journal = Journal(tmp_path / "killed" / "alpha" / "journal", counting_seams())
+    (number,) = (n for n, payload in journal.records(0) if NAMES[LOST] in payload)
+    (segment,) = journal._segments
+    content = segment.path.read_bytes()
+    journal.close()
+    segment.path.write_bytes(content.replace(NAMES[LOST], b"flipped"[: len(NAMES[LOST])], 1))
+    assert f"change {number} is lost here" in checked(tmp_path / "killed" / "alpha", repair=True)[2]
+    async with AsyncExitStack() as stack:
+        hosts = await _open_both(tmp_path / "killed", MemoryNetwork(Random(1)), stack)
+        assert isinstance(hosts[0].unit, BackupUnit)
+        for host in hosts:
+            for name in NAMES:
+                assert (await host.roles.lookup(ROOT_INODE, name)).nlink == 1
+
+
+async def _open_both(place: Path, network: MemoryNetwork, stack: AsyncExitStack) -> list[Host]:
+    """Both hosts, linked and normal."""
+    hosts = []
+    for name, peer in (("alpha", "beta"), ("beta", "alpha")):
+        made = settings.make(
+            name="data", volume=str(place / name), listen=f"{name}:7000", peer=f"{peer}:7000"
+        )
+        host = Host(made, network.host(name), counting_seams())
+        await host.open(stack)
+        hosts.append(host)
+    with trio.fail_after(60):
+        for host in hosts:
+            await host.roles.wait_normal()
+    return hosts
