@@ -49,7 +49,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
     with checked(request) as shared:
         for host, session in zip(shared, KernelSession, strict=True):
             host.umount()
-            host.mount("-o", f"session={session}")
+            host.mount("-o", f"session={session},dev,suid")
         for host in shared:
             host.wait_for("normal")
         yield shared
