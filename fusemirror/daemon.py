@@ -179,6 +179,8 @@ class Host:
             keep=bytes.fromhex(identity.keep),
             keep_at=bytes.fromhex(identity.keep_at),
             host_name=identity.host_name,
+            takes_holes=True,
+            file_bytes_max=volume.images.file_bytes_max,
         )
 
     async def drain(self, reason: str) -> None:

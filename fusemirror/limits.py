@@ -22,7 +22,9 @@ TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # the years 1677 to 2262, 
 # --- image files ----------------------------------------------------------------------------------
 WRITE_BYTES_MAX = MIB  # the most that the kernel hands over in one FUSE write (256 pages)
 REGION_BYTES = 64 * KIB  # what one mark of the changed-region map stands for
-REGIONS_PER_IMAGE_MAX = 65_536  # marks of one image (4 GiB); beyond, the whole image is marked
+RANGES_PER_IMAGE_MAX = 16_384  # of marked regions: 256 KiB; beyond, small gaps are marked too
+RANGES_PER_IMAGE_MIN = 8  # where very many images are marked
+RANGES_MAX = 131_072  # of all images: written within some 0.2 s where a checkpoint keeps them
 OPEN_IMAGES_MAX = 512  # descriptors held by the image cache, within the usual soft limit of 1,024
 SPARE_IMAGES_MAX = 4_096  # empty images kept for new files: a MiB of inodes
 IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size every host likes
@@ -63,6 +65,7 @@ CLOCK_DIFFERENCE_MAX_S = 10.0
 # --- protocol -------------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
+SUSPECT_INTS_PER_MESSAGE = 40_000  # of 9 bytes each: 352 KiB
 MESSAGE_BYTES_MAX = MIB  # the encoded part of a frame, without its data
 DATA_BYTES_MAX = 4 * MIB  # the raw data beside it
 HANDSHAKE_BYTES_MAX = 64 * KIB  # what a stranger may make us hold
@@ -142,6 +145,7 @@ FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until someb
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
 ROWS_PER_MESSAGE = 512
 ROW_BYTES_PER_MESSAGE = 256 * KIB  # rows are read, sent and compared in pieces of this
+HOLE_PIECE_BYTES = GIB  # of an image that becomes a hole at once: its blocks are freed within milliseconds
 RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
 RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
@@ -164,6 +168,8 @@ assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVED_PATH_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
+assert RANGES_PER_IMAGE_MAX * 2 + 3 <= SUSPECT_INTS_PER_MESSAGE <= MESSAGE_BYTES_MAX // 2 // 9
+assert RANGES_PER_IMAGE_MIN <= RANGES_PER_IMAGE_MAX <= RANGES_MAX
 assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
 assert SPACE_ANSWER_BYTES_MAX * 2 <= SPACE_RESERVE_BYTES_MAX

@@ -78,7 +78,6 @@ TESTED_ELSEWHERE = {
     "identifiers": "test_tidy",  # nothing there computes
     "limits": "test_tidy",  # its assertions run at import
     "mirror/applying": "simulation/test_simulation",
-    "mirror/copying": "simulation/test_simulation",
     "mirror/fetching": "mirror/test_repair",
     "mirror/sending": "simulation/test_simulation",
     "operations": "protocol/test_codec",

@@ -198,6 +198,8 @@ class BackupUnit(ControlUnit):
             return False
         if self.exclusive.is_reserved(operation, self.host_identity):
             return False  # the primary refuses it: its program is to hear so
+        if operation.offset + len(data) > self.volume.file_bytes_max:
+            return False  # so is it that of a disk which does not take files that long
         catalog = self.volume.catalog
         inode = catalog.inode(operation.inode)
         ends = inode is not None and has_privileges(catalog, inode, clear_set_id=operation.clear_privileges)

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from fusemirror.operations import (
 )
 from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
+from fusemirror.volume.images import extents_of
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import has_namespace
@@ -92,6 +94,13 @@ async def set_aside_files(volume: Volume) -> list[dict[str, Any]]:
                     listed.append(_described(path + b"/" + name, inode))
             await trio.lowlevel.checkpoint()
     return sorted(listed, key=lambda file: str(file["path"]))
+
+
+def _pieces(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The extents in pieces of a MiB at most."""
+    for offset, length in extents:
+        for start in range(offset, offset + length, MIB):
+            yield start, min(MIB, offset + length - start)
 
 
 def _described(path: bytes, inode: Inode) -> dict[str, Any]:
@@ -207,9 +216,14 @@ class BringingIn:
         return {name: await self._unit.xattr(number, name) for name in names} == _xattrs(kept)
 
     async def _has_content(self, inode: InodeNumber, kept: Kept, data: Path) -> bool:
+        """Whether both read alike: looked at is what either has as data, not how long they are."""
         with aside.open_data(data) as ours:
-            for start in range(0, kept.size, MIB):
-                if await self._unit.read(inode, start, MIB) != ours.read(MIB):
+            extents = (
+                *extents_of(ours.fileno(), kept.size),
+                *self._unit.volume.images.extents(inode, kept.size),
+            )
+            for offset, length in _pieces(extents):
+                if await self._unit.read(inode, offset, length) != os.pread(ours.fileno(), length, offset):
                     return False
         return True
 
@@ -228,10 +242,10 @@ class BringingIn:
         if stat.S_ISREG(kept.mode):
             await self._unit.perform(SetAttributes(number, size=0))
             with aside.open_data(data) as content:
-                offset = 0
-                while piece := content.read(MIB):
+                for offset, length in _pieces(extents_of(content.fileno(), kept.size)):
+                    piece = os.pread(content.fileno(), length, offset)
                     await self._unit.perform(Write(number, offset), piece)
-                    offset += len(piece)
+            await self._unit.perform(SetAttributes(number, size=kept.size))
         await self._set_attributes(number, kept)
 
     async def _create(self, kept: Kept) -> Create:

@@ -52,7 +52,6 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
-    FILE_BYTES_MAX,
     INODES_SKIPPED,
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
@@ -342,7 +341,7 @@ class PrimaryUnit(ControlUnit):
             return number
         offset = inode.size if operation.append else operation.offset
         end = offset + len(data)
-        if end > FILE_BYTES_MAX or len(data) > WRITE_BYTES_MAX or offset < 0:
+        if end > volume.file_bytes_max or len(data) > WRITE_BYTES_MAX or offset < 0:
             raise OperationFailed(errno.EFBIG)
         clear = operation.clear_privileges
         ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
@@ -381,7 +380,7 @@ class PrimaryUnit(ControlUnit):
         inode = found(volume.catalog.inode(operation.inode), errno.ESTALE)
         if not inode.is_regular:
             raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
-        if size is None or not 0 <= size <= FILE_BYTES_MAX:
+        if size is None or not 0 <= size <= max(volume.file_bytes_max, inode.size):
             raise OperationFailed(errno.EFBIG)
         clear = operation.clear_privileges
         ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
@@ -951,17 +950,11 @@ class PrimaryUnit(ControlUnit):
             "nameless": self.nameless_status(),
             "out_of_sync": {
                 "images": len(mirror.out_of_sync),
-                "bytes": mirror.out_of_sync.size_bytes(
-                    {inode: self._size(inode) for inode in mirror.out_of_sync.whole_images()}
-                ),
+                "bytes": mirror.out_of_sync.size_bytes(self.volume.data_bytes),
             },
             "resync": mirror.resync_status,
             "communication": mirror.pending_status(),
         }
-
-    def _size(self, number: InodeNumber) -> int:
-        inode = self.volume.catalog.inode(number)
-        return 0 if inode is None else inode.size
 
 
 def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:

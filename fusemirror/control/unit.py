@@ -39,6 +39,7 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     CLOCK_DIFFERENCE_MAX_S,
     COMMIT_INTERVAL_S,
+    FILE_BYTES_MAX,
     NAMELESS_SUMMED_MAX,
     SPACE_LOOK_INTERVAL_S,
 )
@@ -167,7 +168,11 @@ class ControlUnit(ABC):
         return None if self.link_lost_at is None else round(trio.current_time() - self.link_lost_at, 3)
 
     def learn_name(self, peer: Hello) -> None:
-        """`create` knew the other host by its address only: from now on it has the name it has itself."""
+        """`create` knew the other host by its address only: from now on it has the name it has itself, and
+        what it says of its disk counts. OSError.
+        """
+        if 0 <= peer.file_bytes_max <= FILE_BYTES_MAX:
+            self.volume.update_identity(peer_file_bytes_max=peer.file_bytes_max)
         if is_host_name(peer.host_name):
             self.volume.update_identity(peer_name=peer.host_name)
         elif peer.host_name:

@@ -27,10 +27,11 @@ from fusemirror.errors import (
     RemoteProtocolError,
 )
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import HANDSHAKE_TIMEOUT_S, ROWS_PER_MESSAGE, SPACE_LOOK_INTERVAL_S
+from fusemirror.limits import HANDSHAKE_TIMEOUT_S, SPACE_LOOK_INTERVAL_S
 from fusemirror.mirror.fetching import fetch_region, fetch_rows, replace_rows
 from fusemirror.mirror.room import RoomTeller
 from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, next_backup_state
+from fusemirror.mirror.suspects import suspects_of
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
@@ -47,6 +48,7 @@ from fusemirror.protocol.messages import (
     FlushImage,
     ForgetMarks,
     HandOver,
+    Hole,
     ImageCopied,
     Normal,
     OutOfSync,
@@ -57,7 +59,6 @@ from fusemirror.protocol.messages import (
     Resync,
     Room,
     RowsDigest,
-    Suspects,
 )
 from fusemirror.settings import Access
 from fusemirror.volume.health import disk_error
@@ -114,6 +115,7 @@ class Applier:
             OutOfSync: self._out_of_sync_images,
             CaughtUp: self._caught_up,
             Digests: self._digests,
+            Hole: self._hole,
             RegionData: self._region_data,
             ImageCopied: self._image_copied,
             Normal: self._normal,
@@ -295,10 +297,8 @@ class Applier:
         self.access = message.access
 
     def _send_suspects(self) -> None:
-        marks = [(inode, tuple(regions)) for inode, regions in self.volume.regions.marks().items()]
-        for start in range(0, len(marks), ROWS_PER_MESSAGE):
-            self._session.send(Suspects(tuple(marks[start : start + ROWS_PER_MESSAGE]), last=False))
-        self._session.send(Suspects((), last=True))
+        for message in suspects_of(self.volume.regions.marks()):
+            self._session.send(message)
 
     def _catalog_rows(self, message: CatalogRows, _: Buffer) -> None:
         self.volume.copy_rows(message.rows)
@@ -334,6 +334,18 @@ class Applier:
         if not message.mend and self.volume.images.size(message.inode) != message.size:
             differing.append(-1)
         self._session.send(Reply(message.token, values=tuple(differing)))
+
+    def _hole(self, message: Hole, _: Buffer) -> None:
+        differing: list[int] = []
+        if message.mend:
+            self.volume.copy_size(message.inode, message.size)
+            looked = self.volume.copy_hole(message.inode, message.first_region, message.end_region)
+        else:
+            images = self.volume.images
+            differing, looked = images.data_in(message.inode, message.first_region, message.end_region)
+            if images.size(message.inode) != message.size:
+                differing.append(-1)
+        self._session.send(Reply(message.token, values=(looked, *differing)))
 
     def _region_data(self, message: RegionData, data: Buffer) -> None:
         self.volume.copy_data(message.inode, message.offset, data)

@@ -2,7 +2,8 @@
 
 For each marked region the primary sends a checksum in the stream of changes; the backup compares it
 with its own content at the same place of the stream and names what differs; the primary sends those
-regions as they are by then. Changes made meanwhile travel in the same stream, so nothing is locked.
+regions as they are by then. Of a hole it says only how far it goes, and the backup makes one of what it has
+there. Changes made meanwhile travel in the same stream, so nothing is locked.
 Only regions that differ cross the network (G5).
 """
 
@@ -13,8 +14,15 @@ from dataclasses import dataclass
 import trio
 
 from fusemirror.change import Table
+from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import DIGESTS_PER_MESSAGE, REGION_BYTES, RESYNC_BACKLOG_BYTES_MAX, RESYNC_WINDOW_BYTES
+from fusemirror.limits import (
+    DIGESTS_PER_MESSAGE,
+    FILE_BYTES_MAX,
+    REGION_BYTES,
+    RESYNC_BACKLOG_BYTES_MAX,
+    RESYNC_WINDOW_BYTES,
+)
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.stream import Stream
@@ -22,6 +30,7 @@ from fusemirror.promise import Promise
 from fusemirror.protocol.messages import (
     CatalogRows,
     Digests,
+    Hole,
     ImageCopied,
     PurgeOffer,
     RegionData,
@@ -29,6 +38,7 @@ from fusemirror.protocol.messages import (
     Resync,
 )
 from fusemirror.volume.catalog import inode_key
+from fusemirror.volume.images import Piece
 from fusemirror.volume.volume import Volume
 
 _WINDOW_REGIONS = RESYNC_WINDOW_BYTES // REGION_BYTES
@@ -42,11 +52,17 @@ class _Batch:
     """Some regions of an image under comparison; the last of an image says so."""
 
     inode: InodeNumber
-    first: int
-    count: int
+    piece: Piece
     reply: Promise[Reply]
     last: bool
     version: int  # of the image's marks, when its copy began
+
+    @property
+    def data_regions(self) -> int:
+        return 0 if self.piece.is_hole else self.piece.end - self.piece.first
+
+
+_NO_REGIONS = Piece(0, 0, is_hole=False)
 
 
 class Copier:
@@ -60,14 +76,11 @@ class Copier:
         self._out_of_sync = out_of_sync
         self._pace = pace
         self._progress = progress
+        self._takes_holes = stream.session.peer.takes_holes
         self._sent: list[_Batch] = []  # not confirmed yet
         self._confirmed_at = trio.current_time()
         out_of_sync.give_back()  # what was under way over the link before
-        progress.begin(self._marked_bytes())
-
-    def _marked_bytes(self) -> int:
-        sizes = {inode: self._size(inode) for inode in self._out_of_sync.whole_images()}
-        return self._out_of_sync.size_bytes(sizes)
+        progress.begin(out_of_sync.size_bytes(volume.data_bytes))
 
     def _size(self, number: InodeNumber) -> int:
         inode = self._volume.catalog.inode(number)
@@ -101,35 +114,62 @@ class Copier:
             self._stream.send(ImageCopied(number))
             nothing: Promise[Reply] = Promise()
             nothing.resolve(Reply(0))
-            yield _Batch(number, 0, 0, nothing, last=True, version=version)
+            yield _Batch(number, _NO_REGIONS, nothing, last=True, version=version)
             return
         self._stream.send(CatalogRows(((Table.INODES, inode_key(number), inode.pack()),)))
-        pieces = list(_consecutive(self._out_of_sync.regions(number, inode.size)))
-        for index, (first, count) in enumerate(pieces or [(0, 0)]):
-            self._out_of_sync.take(number, first, count)
-            size = self._size(number)  # as it is when this piece is asked about
-            digests = self._volume.images.region_digests(number, first, count) if count else ()
-            reply = self._stream.ask(
-                lambda token, size=size, first=first, digests=digests: Digests(  # type: ignore[misc]
-                    token, number, size, first, digests, mend=True
-                )
-            )
-            yield _Batch(number, first, count, reply, last=index >= len(pieces) - 1, version=version)
+        ranges = self._out_of_sync.ranges(number, inode.size)
+        if not ranges:
+            yield _Batch(number, _NO_REGIONS, self._ask(number, _NO_REGIONS), last=True, version=version)
+        for first, end in ranges:
+            while first < end:
+                piece = self._piece(number, first, end)  # as it is when it is asked about
+                first = piece.end
+                self._out_of_sync.take(number, piece.first, piece.end)
+                last = first == end == ranges[-1][1]
+                yield _Batch(number, piece, self._ask(number, piece), last=last, version=version)
+
+    def _piece(self, inode: InodeNumber, first: int, end: int) -> Piece:
+        piece = self._volume.images.piece(inode, first, end)
+        if piece.is_hole and not self._takes_holes:
+            return Piece(first, min(piece.end, first + DIGESTS_PER_MESSAGE), is_hole=False)
+        return piece
+
+    def _ask(self, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
+        size = self._size(inode)
+        if piece.is_hole:
+            return self._stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=True))
+        digests: tuple[int, ...] = ()
+        if piece.first < piece.end:
+            digests = self._volume.images.region_digests(inode, piece.first, piece.end - piece.first)
+        return self._stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, mend=True))
 
     async def _finish(self, batch: _Batch, *, at_once: bool) -> None:
-        reply = await batch.reply.wait()
-        for region in reply.values:
-            if not at_once:
-                await self._pace.take(REGION_BYTES)
-            # An inode that was purged meanwhile may still have its image here, but no longer there.
-            if self._volume.catalog.inode(batch.inode) is not None:
-                self._send_region(batch.inode, region * REGION_BYTES)
+        await self._settle(batch.inode, batch.piece, batch.reply, at_once=at_once)
         if batch.last:
             self._stream.send(ImageCopied(batch.inode))
         self._sent.append(batch)
 
+    async def _settle(
+        self, inode: InodeNumber, piece: Piece, reply: Promise[Reply], *, at_once: bool
+    ) -> None:
+        """On return everything was sent that the backup lacks of a piece."""
+        end = piece.end
+        while True:
+            looked, differing = answer_about(piece, await reply.wait(), self._stream.session.peer_name)
+            for region in differing:
+                if not at_once:
+                    await self._pace.take(REGION_BYTES)
+                # An inode that was purged meanwhile may still have its image here, but no longer there.
+                if self._volume.catalog.inode(inode) is not None:
+                    self._send_region(inode, region * REGION_BYTES)
+            if looked >= end:
+                return
+            # It has more in a hole than it takes away at once; by now there may be data here.
+            piece = self._piece(inode, looked, end)
+            reply = self._ask(inode, piece)
+
     def _send_region(self, inode: InodeNumber, offset: int) -> None:
-        data = self._volume.images.read(inode, offset, REGION_BYTES)
+        data = self._volume.images.read(inode, offset, min(REGION_BYTES, FILE_BYTES_MAX - offset))
         if data:
             self._stream.send(RegionData(inode, offset), data)
             self._progress.sent_bytes += len(data)
@@ -144,10 +184,10 @@ class Copier:
         self._confirmed_at = trio.current_time()
         await self._stream.ask(lambda token: PurgeOffer(token, ())).wait()
         for batch in sent:
-            self._out_of_sync.confirm(batch.inode, batch.first, batch.count)
+            self._out_of_sync.confirm(batch.inode, batch.piece.first, batch.piece.end)
             if batch.last:
                 self._out_of_sync.finish(batch.inode, batch.version)
-            if self._progress.advance(batch.count * REGION_BYTES):
+            if self._progress.advance(batch.data_regions * REGION_BYTES):
                 self.tell()
 
     def tell(self) -> None:
@@ -155,15 +195,14 @@ class Copier:
         self._stream.send(Resync(**self._progress.as_status(self._pace)))
 
 
+def answer_about(piece: Piece, reply: Reply, peer_name: str) -> tuple[int, tuple[int, ...]]:
+    """Before which region the backup has looked, and what differs before it. RemoteProtocolError."""
+    if not piece.is_hole:
+        return piece.end, reply.values
+    if not reply.values or not piece.first < reply.values[0] <= piece.end:
+        raise RemoteProtocolError(peer_name, f"it says of {piece} that it has looked at {reply.values[:1]}")
+    return reply.values[0], reply.values[1:]
+
+
 def _regions_of(batches: Iterable[_Batch]) -> int:
-    return sum(batch.count for batch in batches)
-
-
-def _consecutive(regions: list[int]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive regions as (first, count), none longer than a message may be."""
-    start = 0
-    for index in range(1, len(regions) + 1):
-        run_ends = index == len(regions) or regions[index] != regions[index - 1] + 1
-        if run_ends or index - start == DIGESTS_PER_MESSAGE:
-            yield regions[start], index - start
-            start = index
+    return sum(batch.data_regions for batch in batches)

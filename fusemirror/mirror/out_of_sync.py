@@ -4,66 +4,34 @@ A region that is being copied is *taken*: it counts as out of sync until the cop
 mark that is set meanwhile stands beside it and stays.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 
-from fusemirror.identifiers import InodeNumber, RegionIndex
-from fusemirror.limits import REGION_BYTES, REGIONS_PER_IMAGE_MAX
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import REGION_BYTES
+from fusemirror.volume.region_set import REGIONS_END, RegionSet, ranges_allowed, regions_of
+from fusemirror.volume.regions import Marks
 
-Marks = Mapping[InodeNumber, Iterable[RegionIndex]]
+_LARGE_REGIONS = 64  # 4 MiB: of a few regions it costs more to ask how much of them is data
 
 
 class _Image:
-    """Marked regions; beyond `REGIONS_PER_IMAGE_MAX` everything `whole_from` a region on."""
+    """Marked and taken regions of one image."""
 
-    __slots__ = ("marked", "taken", "version", "whole_from")
+    __slots__ = ("marked", "taken", "version")
 
     def __init__(self) -> None:
-        self.marked: set[int] = set()
-        self.taken: set[int] = set()
+        self.marked = RegionSet()
+        self.taken = RegionSet()
         self.version = 0  # grows with every mark
-        self.whole_from: int | None = None
 
-    def mark(self, regions: Iterable[int]) -> None:
-        self.version += 1
-        for region in regions:
-            if region < 0:  # as `whole_from` is told
-                self.mark_whole(-1 - region)
-            elif self.whole_from is None or region < self.whole_from:
-                self.marked.add(region)
-        if len(self.marked) > REGIONS_PER_IMAGE_MAX:
-            self.mark_whole(0)
-
-    def mark_whole(self, first: int) -> None:
-        self.version += 1
-        self.whole_from = first if self.whole_from is None else min(self.whole_from, first)
-        self.marked = {region for region in self.marked if region < self.whole_from}
-
-    def take(self, first: int, count: int) -> None:
-        regions = range(first, first + count)
-        self.taken.update(regions)
-        self.marked.difference_update(regions)
-        if self.whole_from is not None and self.whole_from in regions:
-            self.whole_from = first + count
-
-    def regions(self, count: int) -> list[int]:
-        """Those that are to be copied in an image of `count` regions."""
-        whole = range(count if self.whole_from is None else self.whole_from, count)
-        return sorted({region for region in self.marked if region < count}.union(whole))
-
-    def marks(self) -> set[RegionIndex]:
-        """What a crash must leave: every region that is not confirmed, or else that the size may differ."""
-        marks = {RegionIndex(region) for region in self.marked | self.taken}
-        if self.whole_from is not None:
-            marks.add(RegionIndex(-1 - self.whole_from))
-        return marks or {RegionIndex(0)}
-
-    def size_bytes(self, size_bytes: int) -> int:
-        whole = 0 if self.whole_from is None else max(0, size_bytes - self.whole_from * REGION_BYTES)
-        return whole + len(self.marked | self.taken) * REGION_BYTES
+    def all(self) -> RegionSet:
+        union = self.marked.copy()
+        union.update(self.taken)
+        return union
 
 
 class OutOfSync:
-    """A set of regions per image; of an image with too many, all from one region on."""
+    """A set of regions per image; perhaps coarser than what was marked."""
 
     def __init__(self) -> None:
         self._images: dict[InodeNumber, _Image] = {}
@@ -76,49 +44,65 @@ class OutOfSync:
 
     def add_range(self, inode: InodeNumber, start: int, end: int) -> None:
         """Bytes start <= b < end differ; an empty range still says that the size may differ."""
-        first = start // REGION_BYTES
-        last = max(start, end - 1) // REGION_BYTES
-        if last - first >= REGIONS_PER_IMAGE_MAX:
-            self.add_whole(inode)
-        else:
-            self._image(inode).mark(range(first, last + 1))
+        first, behind = regions_of(start, end)
+        self.add_regions(inode, first, max(behind, first + 1))
 
     def add_whole(self, inode: InodeNumber) -> None:
-        self._image(inode).mark_whole(0)
+        self.add_regions(inode, 0, REGIONS_END)
 
-    def add_marks(self, marks: Marks) -> None:
-        """As `marks` and `Regions.marks` tell them: a negative one stands for all from a region on."""
-        for inode, regions in marks.items():
-            self._image(inode).mark(regions)
-
-    def _image(self, inode: InodeNumber) -> _Image:
+    def add_regions(self, inode: InodeNumber, first: int, end: int) -> None:
         image = self._images.get(inode)
         if image is None:
             image = self._images[inode] = _Image()
-        return image
+        image.version += 1
+        image.marked.add(first, end)
+        self._bound(image)
+
+    def _bound(self, image: _Image) -> None:
+        allowed = ranges_allowed(len(self._images))
+        if len(image.marked) > allowed:
+            image.marked.coarsen(max(1, allowed // 2))
+
+    def add_marks(self, marks: Marks) -> None:
+        for inode, marked in marks.items():
+            for first, end in marked:
+                self.add_regions(inode, first, end)
 
     def inodes(self) -> list[InodeNumber]:
         return list(self._images)
 
-    def regions(self, inode: InodeNumber, size_bytes: int) -> list[int]:
-        """The marked regions within an image of `size_bytes`, ascending."""
+    def ranges(self, inode: InodeNumber, size_bytes: int) -> list[tuple[int, int]]:
+        """The marked regions within an image of `size_bytes`, as (first, the one behind the last)."""
         image = self._images.get(inode)
-        return [] if image is None else image.regions(-(-size_bytes // REGION_BYTES))
+        return [] if image is None else list(image.marked.within(-(-size_bytes // REGION_BYTES)))
 
-    def marks(self) -> dict[InodeNumber, set[RegionIndex]]:
-        """All of it, as `add_marks` takes it."""
-        return {inode: image.marks() for inode, image in self._images.items()}
+    def marks(self) -> Marks:
+        """All of it, for what a crash must leave: an image whose size alone may differ has a region too."""
+        marks = {inode: image.all() for inode, image in self._images.items()}
+        for marked in marks.values():
+            if not marked:
+                marked.add(0, 1)
+        return marks
+
+    @property
+    def range_count(self) -> int:
+        """How many ranges `marks` has, or a few more."""
+        return sum(len(image.marked) + len(image.taken) + 1 for image in self._images.values())
 
     # --- copying --------------------------------------------------------------------------------------
 
-    def take(self, inode: InodeNumber, first: int, count: int) -> None:
-        """These regions are about to be copied. In one image take them in ascending order."""
-        self._image(inode).take(first, count)
+    def take(self, inode: InodeNumber, first: int, end: int) -> None:
+        """These regions are about to be copied."""
+        image = self._images.get(inode)
+        if image is not None:
+            image.marked.remove(first, end)
+            image.taken.add(first, end)
 
-    def confirm(self, inode: InodeNumber, first: int, count: int) -> None:
+    def confirm(self, inode: InodeNumber, first: int, end: int) -> None:
         """The peer holds these regions as they were when they were taken, or newer."""
-        if inode in self._images:
-            self._images[inode].taken.difference_update(range(first, first + count))
+        image = self._images.get(inode)
+        if image is not None:
+            image.taken.remove(first, end)
 
     def version(self, inode: InodeNumber) -> int:
         """Names the marks of an image as they are now, for `finish`."""
@@ -134,14 +118,21 @@ class OutOfSync:
     def give_back(self) -> None:
         """What was taken and not confirmed is only marked again."""
         for image in self._images.values():
-            image.mark(image.taken)
-            image.taken = set()
+            if image.taken:
+                image.version += 1
+                image.marked.update(image.taken)
+                image.taken = RegionSet()
+                self._bound(image)
 
     # --- counting -------------------------------------------------------------------------------------
 
-    def size_bytes(self, sizes: Mapping[InodeNumber, int]) -> int:
-        """How many bytes are marked, given the sizes of the images held as a whole."""
-        return sum(image.size_bytes(sizes.get(inode, 0)) for inode, image in self._images.items())
+    def size_bytes(self, data_bytes: Callable[[InodeNumber], int]) -> int:
+        """About how many bytes are marked: of an image no more than `data_bytes` says that it holds. It is
+        asked where many are marked."""
+        return sum(self._image_bytes(inode, data_bytes) for inode in self._images)
 
-    def whole_images(self) -> list[InodeNumber]:
-        return [inode for inode, image in self._images.items() if image.whole_from is not None]
+    def _image_bytes(self, inode: InodeNumber, data_bytes: Callable[[InodeNumber], int]) -> int:
+        image = self._images[inode]
+        count = image.marked.count() + image.taken.count()
+        size_bytes = count * REGION_BYTES
+        return size_bytes if count <= _LARGE_REGIONS else min(size_bytes, data_bytes(inode))

@@ -65,6 +65,7 @@ class CopyProgress:
     def advance(self, size_bytes: int) -> bool:
         """So many more are done; whether it is time to tell others of it."""
         self.done_bytes += size_bytes
+        self.total_bytes = max(self.total_bytes, self.done_bytes)  # of little data a whole region counts
         now = trio.current_time()
         if now - self._samples[-1][0] < _SAMPLE_INTERVAL_S:
             return False

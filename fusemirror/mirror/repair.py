@@ -17,7 +17,7 @@ from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.stream import Stream
-from fusemirror.mirror.verify import LENGTH_HERE, Suspect, SuspectRegion, SuspectRows, after_key
+from fusemirror.mirror.verify import LENGTH_HERE, Suspect, SuspectRegions, SuspectRows, after_key
 from fusemirror.pieces import pieces
 from fusemirror.protocol.messages import FetchRegion, FetchRows, ReplaceRows
 from fusemirror.volume.catalog import key_inode
@@ -47,15 +47,15 @@ class FromPrimary:
                 await self._send_rows(stream, suspect)
                 if suspect.table is Table.INODES and suspect.key is not None:
                     marked.add_whole(key_inode(suspect.key))
-            elif suspect.region == LENGTH_HERE:
+            elif suspect.first == LENGTH_HERE:
                 # The row is what programs were shown; the image follows it.
                 inode = self._volume.catalog.inode(suspect.inode)
                 if inode is not None:
                     self._volume.copy_size(suspect.inode, inode.size)
                     marked.add_whole(suspect.inode)
             else:
-                start = max(suspect.region, 0) * REGION_BYTES
-                marked.add_range(suspect.inode, start, start + REGION_BYTES)
+                first = max(suspect.first, 0)
+                marked.add_regions(suspect.inode, first, max(suspect.end, first + 1))
         copier = Copier(self._volume, stream, marked, Pace(0, paused=False), CopyProgress())
         await copier.copy(marked.inodes())
 
@@ -87,10 +87,11 @@ class FromBackup:
             if isinstance(suspect, SuspectRows):
                 await self._fetch_rows(stream, suspect)
         for suspect in suspects:
-            if isinstance(suspect, SuspectRegion):
-                await self._fetch_region(stream, suspect)
+            if isinstance(suspect, SuspectRegions):
+                for region in range(suspect.first, suspect.end):
+                    await self._fetch_region(stream, suspect.inode, region)
             elif suspect.table is Table.INODES and suspect.key is not None:
-                await self._fetch_region(stream, SuspectRegion(key_inode(suspect.key), LENGTH_HERE))
+                await self._fetch_region(stream, key_inode(suspect.key), LENGTH_HERE)
 
     async def _fetch_rows(self, stream: Stream, suspect: SuspectRows) -> None:
         """Piece by piece, each made a change before the next is asked for."""
@@ -123,18 +124,19 @@ class FromBackup:
                 gone.append((table, key, None))
         return gone
 
-    async def _fetch_region(self, stream: Stream, suspect: SuspectRegion) -> None:
-        if self._volume.catalog.inode(suspect.inode) is not None and suspect.region < 0:
+    async def _fetch_region(self, stream: Stream, number: InodeNumber, region: int) -> None:
+        """Of a length too, which is told as a region below 0."""
+        if self._volume.catalog.inode(number) is not None and region < 0:
             # Of the row both have the same by now; the images are made as long as it says.
-            self._restorer.restore_length(suspect.inode)
-        offset = max(suspect.region, 0) * REGION_BYTES
+            self._restorer.restore_length(number)
+        offset = max(region, 0) * REGION_BYTES
         written: list[tuple[InodeNumber, int, int]] = []
         self._mirror.written_since = written
-        promise = stream.fetch(lambda token: FetchRegion(token, suspect.inode, offset, REGION_BYTES))
+        promise = stream.fetch(lambda token: FetchRegion(token, number, offset, REGION_BYTES))
         theirs = await promise.wait()
         end = offset + REGION_BYTES
-        if any(inode == suspect.inode and first < end and offset < last for inode, first, last in written):
+        if any(inode == number and first < end and offset < last for inode, first, last in written):
             return  # a program's write is newer; the next round looks again
-        inode = self._volume.catalog.inode(suspect.inode)
+        inode = self._volume.catalog.inode(number)
         if inode is not None and theirs.size >= 0:
-            self._restorer.restore_data(suspect.inode, offset, theirs.data[: max(0, inode.size - offset)])
+            self._restorer.restore_data(number, offset, theirs.data[: max(0, inode.size - offset)])

@@ -47,7 +47,7 @@ from fusemirror.errors import (
     RoleChanged,
     TimedOut,
 )
-from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RegionIndex
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX, KERNEL_DELAY_S
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier
@@ -70,6 +70,7 @@ from fusemirror.mirror.states import (
     next_primary_state,
 )
 from fusemirror.mirror.stream import Question, Stream
+from fusemirror.mirror.suspects import marks_of
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
@@ -98,7 +99,7 @@ from fusemirror.witness.permission import Permission
 log = logging.getLogger(__name__)
 
 _INODES_PER_MESSAGE = 8_192
-_MARKED_IMAGES_PER_S = 10_000  # a tenth of a second of work
+_RANGES_PER_S = 10_000  # of marks: some hundredth of a second of work
 _GENERATION_BYTES = 16
 
 Doubt = Callable[[], CheckReport]
@@ -669,7 +670,7 @@ class Mirror:
                 elif type(message) is Fetched:
                     stream.fetched(message)
                 elif type(message) is Suspects:
-                    self._take_suspects(message, session.peer.instance)
+                    self._take_suspects(message, session)
                 elif type(message) is Room:
                     self._take_room(message)
                 elif type(message) is Bye:
@@ -699,11 +700,10 @@ class Mirror:
         self.backup_full = message.full
         self._room_limit = message.limit if message.limit >= 0 else None
 
-    def _take_suspects(self, message: Suspects, peer_instance: bytes) -> None:
+    def _take_suspects(self, message: Suspects, session: Session) -> None:
         # A process that was there all the time has lost nothing that it acknowledged.
-        if peer_instance != self._peer_instance:
-            for inode, regions in message.marks:
-                self.out_of_sync.add_marks({inode: [RegionIndex(region) for region in regions]})
+        if session.peer.instance != self._peer_instance:
+            self.out_of_sync.add_marks(marks_of(message, session.peer_name))
         if message.last:
             self._suspects.resolve(None)
 
@@ -831,7 +831,7 @@ class Mirror:
             self._checkpoint_wanted = trio.Event()
             await self.checkpoint(stream)
             # Marks that stay are written anew each time.
-            pause_s = max(CHECKPOINT_INTERVAL_S, len(self.out_of_sync) / _MARKED_IMAGES_PER_S)
+            pause_s = max(CHECKPOINT_INTERVAL_S, self.out_of_sync.range_count / _RANGES_PER_S)
             with trio.move_on_after(pause_s):
                 await self._checkpoint_wanted.wait()
 

@@ -1,7 +1,8 @@
 """Verify: proves by checksums that both volumes hold the same, while both are in use.
 
 The primary takes the checksum of some rows, or of some regions of an image, and sends it in the
-stream of changes; the backup compares it with its own at the same place of the stream. So both look
+stream of changes; the backup compares it with its own at the same place of the stream. Of a hole it says
+only how far it goes, so what is compared is what either has as data, however long a file is. So both look
 at the same moment of the one order, nothing is locked, and no difference is reported that is not
 one (G5). What differs is looked at a second time before it counts: a write that failed halfway for a
 full disk makes a difference that is being mended already.
@@ -24,18 +25,22 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIFFERENCES_LISTED_MAX,
     DIGESTS_PER_MESSAGE,
+    RANGES_PER_IMAGE_MAX,
     REGION_BYTES,
     ROW_BYTES_PER_MESSAGE,
     ROWS_PER_MESSAGE,
     VERIFY_ROUNDS_MAX,
     VERIFY_WINDOW_MESSAGES,
 )
+from fusemirror.mirror.copying import answer_about
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Stream
 from fusemirror.promise import Promise
-from fusemirror.protocol.messages import Digests, Reply, RowsDigest
+from fusemirror.protocol.messages import Digests, Hole, Reply, RowsDigest
 from fusemirror.volume.catalog import key_inode
+from fusemirror.volume.images import Piece
+from fusemirror.volume.region_set import REGIONS_END, RegionSet
 
 _LAST_KEY = b"\xff" * 511  # LMDB's longest key: no key stands after it
 _WHAT = {Table.INODES: "inode", Table.ENTRIES: "directory", Table.XATTRS: "extended attribute of inode"}
@@ -76,20 +81,24 @@ class SuspectRows(NamedTuple):
         return f"catalog: {_describe(self.table, self.key or self.first)}"
 
 
-class SuspectRegion(NamedTuple):
-    """A region of an image, or its length at either host."""
+class SuspectRegions(NamedTuple):
+    """Regions of an image from `first` to before `end`, or its length at either host."""
 
     inode: InodeNumber
-    region: int
+    first: int
+    end: int
 
     def __str__(self) -> str:
-        start = self.region * REGION_BYTES
         lengths = {LENGTH_HERE: "length at the primary", LENGTH_THERE: "length"}
-        what = lengths.get(self.region, f"bytes {start}-{start + REGION_BYTES - 1}")
+        what = lengths.get(self.first, f"bytes {self.first * REGION_BYTES}-{self.end * REGION_BYTES - 1}")
         return f"image of inode {self.inode}: {what}"
 
 
-Suspect = SuspectRows | SuspectRegion
+def _wrong_length(inode: InodeNumber, where: int) -> SuspectRegions:
+    return SuspectRegions(inode, where, where + 1)
+
+
+Suspect = SuspectRows | SuspectRegions
 Repair = Callable[[Stream, list[Suspect]], Awaitable[None]]
 """Makes suspects equal on both hosts. ConnectionLost: some may be."""
 
@@ -211,29 +220,64 @@ class Verifier:
         return inode is not None and inode.is_regular and inode.size > 0
 
     async def _differing_regions(self, stream: Stream, inode: InodeNumber) -> list[Suspect]:
+        """What differs of a whole image."""
         found: list[Suspect] = []
-        under_way: deque[Promise[Reply]] = deque()
         if self._volume.images.size(inode) != self._size(inode):
-            found.append(SuspectRegion(inode, LENGTH_HERE))
-        first = 0
-        while first == 0 or first * REGION_BYTES < self._length(inode):
-            length = self._length(inode)
-            under_way.append(self._ask(stream, inode, first, DIGESTS_PER_MESSAGE))
-            if len(under_way) >= VERIFY_WINDOW_MESSAGES:
-                found += [SuspectRegion(inode, region) for region in await _answer(under_way.popleft())]
-            self.report.done_bytes += max(
-                0, min(length - first * REGION_BYTES, DIGESTS_PER_MESSAGE * REGION_BYTES)
-            )
-            first += DIGESTS_PER_MESSAGE
-            await self._keep_rate()
-        while under_way:
-            found += [SuspectRegion(inode, region) for region in await _answer(under_way.popleft())]
-        return list(dict.fromkeys(found))  # each piece tells of the length
+            found.append(_wrong_length(inode, LENGTH_HERE))
+        differing, as_long = await self._compare_regions(stream, inode, 0, REGIONS_END)
+        if not as_long:
+            found.append(_wrong_length(inode, LENGTH_THERE))
+        return found + [SuspectRegions(inode, *each) for each in differing]
 
-    def _ask(self, stream: Stream, inode: InodeNumber, first: int, count: int) -> Promise[Reply]:
+    async def _compare_regions(
+        self, stream: Stream, inode: InodeNumber, first: int, end: int
+    ) -> tuple[RegionSet, bool]:
+        """Which regions differ, and whether the backup's image is as long as it should be.
+
+        Of more ranges than an image may have marked, the nearest are told as one.
+        """
+        differing, as_long = RegionSet(), True
+        left = [(first, end)]  # what nobody was asked about yet
+        under_way: deque[tuple[Piece, Promise[Reply]]] = deque()
+        while left or under_way:
+            if left and len(under_way) < VERIFY_WINDOW_MESSAGES:
+                at, stop = left.pop()
+                # The first question is asked in any case: it is about the length too.
+                here = min(stop, max(first + 1, -(-self._length(inode) // REGION_BYTES)))
+                if at < here:
+                    piece = self._piece(stream, inode, at, here)
+                    under_way.append((piece, self._ask(stream, inode, piece)))
+                    left += [(piece.end, stop)] if piece.end < stop else []
+                    await self._keep_rate()
+                continue
+            piece, reply = under_way.popleft()
+            looked, found = answer_about(piece, await reply.wait(), stream.session.peer_name)
+            as_long = as_long and LENGTH_THERE not in found
+            for region in found:
+                if region != LENGTH_THERE:
+                    differing.add(region, region + 1)
+            if len(differing) > RANGES_PER_IMAGE_MAX:
+                differing.coarsen(RANGES_PER_IMAGE_MAX // 2)
+            if looked < piece.end:
+                left.append((looked, piece.end))
+        return differing, as_long
+
+    def _piece(self, stream: Stream, inode: InodeNumber, first: int, end: int) -> Piece:
+        piece = self._volume.images.piece(inode, first, end)
+        if not piece.is_hole:
+            length = self._length(inode) - first * REGION_BYTES
+            self.report.done_bytes += max(0, min(length, (piece.end - first) * REGION_BYTES))
+            self.report.total_bytes = max(self.report.total_bytes, self.report.done_bytes)
+        elif not stream.session.peer.takes_holes:
+            return Piece(first, min(piece.end, first + DIGESTS_PER_MESSAGE), is_hole=False)
+        return piece
+
+    def _ask(self, stream: Stream, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
         size = self._size(inode)
-        digests = self._volume.images.region_digests(inode, first, count)
-        return stream.ask(lambda token: Digests(token, inode, size, first, digests, mend=False))
+        if piece.is_hole:
+            return stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=False))
+        digests = self._volume.images.region_digests(inode, piece.first, piece.end - piece.first)
+        return stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, mend=False))
 
     async def _measure(self) -> None:
         """How much there is to compare, for those who watch."""
@@ -241,7 +285,7 @@ class Verifier:
         while rows := self._volume.catalog.rows(Table.INODES, after, ROWS_PER_MESSAGE):
             numbers = [key_inode(key) for key, _ in rows]
             self.report.total_bytes += sum(
-                self._length(number) for number in numbers if self._has_content(number)
+                self._volume.data_bytes(number) for number in numbers if self._has_content(number)
             )
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
@@ -268,7 +312,7 @@ class Verifier:
     async def _settle(self, stream: Stream) -> None:
         """Look again at what differed, mend it if that was asked for, and report what is left."""
         suspects = await self._still_differing(stream, self._suspects)
-        found = len(suspects)
+        found = _count(suspects)
         for _ in range(VERIFY_ROUNDS_MAX):
             if self._repair is None or not suspects:
                 break
@@ -277,7 +321,7 @@ class Verifier:
                 if inode is not None and self._has_content(inode):
                     suspects += await self._differing_regions(stream, inode)
             suspects = await self._still_differing(stream, list(dict.fromkeys(suspects)))
-        self.report.repaired = max(0, found - len(suspects))
+        self.report.repaired = max(0, found - _count(suspects))
         self.report.differences = [str(suspect) for suspect in suspects[:DIFFERENCES_LISTED_MAX]]
 
     async def _still_differing(self, stream: Stream, suspects: list[Suspect]) -> list[Suspect]:
@@ -286,27 +330,32 @@ class Verifier:
             if isinstance(suspect, SuspectRows):
                 left += await self._differing_rows(stream, suspect.table, suspect.after, suspect.last)
             # What is known to be out of sync is being mended, and no secret.
-            elif suspect.inode not in self._mirror.out_of_sync and await self._differs(stream, suspect):
-                left.append(suspect)
+            elif suspect.inode not in self._mirror.out_of_sync:
+                left += await self._still_differing_regions(stream, suspect)
         return left
 
-    async def _differs(self, stream: Stream, suspect: SuspectRegion) -> bool:
-        if self._volume.catalog.inode(suspect.inode) is None:
-            return False  # deleted meanwhile
-        if suspect.region == LENGTH_HERE:
-            return self._volume.images.size(suspect.inode) != self._size(suspect.inode)
-        first = max(suspect.region, 0)
-        return suspect.region in await _answer(self._ask(stream, suspect.inode, first, 1))
+    async def _still_differing_regions(self, stream: Stream, suspect: SuspectRegions) -> list[Suspect]:
+        inode = suspect.inode
+        if self._volume.catalog.inode(inode) is None:
+            return []  # deleted meanwhile
+        if suspect.first == LENGTH_HERE:
+            return [suspect] if self._volume.images.size(inode) != self._size(inode) else []
+        first = max(suspect.first, 0)
+        differing, as_long = await self._compare_regions(stream, inode, first, max(suspect.end, first + 1))
+        if suspect.first == LENGTH_THERE:
+            return [] if as_long else [suspect]
+        return [SuspectRegions(inode, *each) for each in differing]
 
 
-async def _answer(reply: Promise[Reply]) -> tuple[int, ...]:
-    return (await reply.wait()).values
+def _count(suspects: list[Suspect]) -> int:
+    """Each row, region and length is one."""
+    return sum(each.end - each.first if isinstance(each, SuspectRegions) else 1 for each in suspects)
 
 
 def _image_to_look_at(suspect: Suspect) -> InodeNumber | None:
     """An inode that came back brings its image, and an image that has got its length all of its content."""
-    if isinstance(suspect, SuspectRegion):
-        return suspect.inode if suspect.region < 0 else None
+    if isinstance(suspect, SuspectRegions):
+        return suspect.inode if suspect.first < 0 else None
     return key_inode(suspect.key) if suspect.table is Table.INODES and suspect.key is not None else None
 
 

@@ -75,6 +75,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     host_name: str = ""  # what people call the sender
     takes_rows: bool = False  # of data changes too; earlier versions would leave them out
     clock_ns: int = 0  # the sender's time of day; 0 from an earlier version
+    takes_holes: bool = False  # the message `Hole`
+    file_bytes_max: int = 0  # the longest file that the sender's disk takes; 0: it does not say
 
     @property
     def claim(self) -> Claim:
@@ -170,6 +172,22 @@ class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
     size: int
     first_region: int
     digests: tuple[int, ...]
+    mend: bool
+
+
+class Hole(msgspec.Struct, frozen=True, array_like=True, tag=59, gc=False):
+    """Regions of an image that hold no data, however many. The answer's values: the region before which the
+    backup has looked, and what differs before that one. With `mend` the backup first makes its image as long
+    as that, and makes a hole of what it looks at.
+
+    Only for a peer that has said that it takes it.
+    """
+
+    token: int
+    inode: InodeNumber
+    size: int
+    first_region: int
+    end_region: int  # the one behind the last
     mend: bool
 
 
@@ -332,10 +350,16 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=65, gc=False):
 
 
 class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
-    """What the backup's own marks hold when a stream begins; region -1 stands for a whole image."""
+    """What the backup's own marks hold when a stream begins; may come several times.
+
+    `marks` are single regions, and -1 - n for all regions from n on. `ranges` say the same more exactly
+    where they are given: (first, the one behind the last) of one range after the other. Programs before
+    ranges go by `marks`, which then say no less.
+    """
 
     marks: tuple[tuple[InodeNumber, tuple[int, ...]], ...]
     last: bool
+    ranges: tuple[tuple[InodeNumber, tuple[int, ...]], ...] | None = None
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
@@ -465,6 +489,7 @@ AnyMessage = (
     | OutOfSync
     | CaughtUp
     | Digests
+    | Hole
     | RegionData
     | ImageCopied
     | Normal

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 
 def sync_directory(directory: Path | str) -> None:
@@ -46,6 +47,15 @@ def replace_file(path: Path, content: bytes, *, like: os.stat_result | None = No
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """On return the file reads as zeros there, and takes no room for them; its size is as it was. OSError:
+    EOPNOTSUPP where the filesystem cannot."""
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    if _libc.fallocate64(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def append_whole(descriptor: int, data: bytes) -> None:

@@ -42,6 +42,7 @@ class Identity(msgspec.Struct, frozen=True):
     keep: str = ""  # the host whose copy a person chose in a split brain, in hexadecimal
     keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
     held_below: InodeNumber | None = None  # see `mirror/holdings.py`
+    peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
 
     @property
     def whole(self) -> bool:

@@ -22,10 +22,19 @@ from typing import NamedTuple
 import xxhash
 
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import IMAGES_PER_DIRECTORY, MIB, OPEN_IMAGES_MAX, REGION_BYTES, SPARE_IMAGES_MAX
+from fusemirror.limits import (
+    DIGESTS_PER_MESSAGE,
+    FILE_BYTES_MAX,
+    HOLE_PIECE_BYTES,
+    IMAGES_PER_DIRECTORY,
+    MIB,
+    OPEN_IMAGES_MAX,
+    REGION_BYTES,
+    SPARE_IMAGES_MAX,
+)
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain, open_plain
-from fusemirror.volume.durable import sync_directory, sync_filesystem
+from fusemirror.volume.durable import punch_hole, sync_directory, sync_filesystem
 
 _SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
 _NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
@@ -39,6 +48,14 @@ class ImageFacts(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+
+class Piece(NamedTuple):
+    """Regions of an image from `first` to before `end`: all of them hold data, or none of them any."""
+
+    first: int
+    end: int
+    is_hole: bool
 
 
 class Images:
@@ -59,6 +76,42 @@ class Images:
         self._leaving: set[InodeNumber] = set()  # to be recycled
         self._recycling = threading.Lock()
         self._made_directory = ""
+        self._file_bytes_max: int | None = None
+
+    @property
+    def file_bytes_max(self) -> int:
+        """How long a file the disk takes: beyond, it refuses to write and to extend. While that cannot be
+        asked for an error of the disk, any length that there is.
+        """
+        if self._file_bytes_max is None:
+            try:
+                self._file_bytes_max = self._probe()
+            except OSError:  # who writes meets it too
+                return FILE_BYTES_MAX
+        return self._file_bytes_max
+
+    def _probe(self) -> int:
+        """Ask for lengths, halving between the longest that was taken and the shortest that was not."""
+        path = f"{self._directory}/probe"
+        descriptor = self._open_path(path, os.O_CREAT | os.O_TRUNC)
+        try:
+            os.unlink(path)  # nothing is left of it, however this ends
+            taken, refused = 0, FILE_BYTES_MAX + 1
+            asked = FILE_BYTES_MAX
+            while taken + 1 < refused:
+                if _takes_length(descriptor, asked):
+                    taken = asked
+                else:
+                    refused = asked
+                asked = (taken + refused) // 2
+            # What tmpfs holds in the last page that there can be, SEEK_DATA does not find.
+            last_page = FILE_BYTES_MAX + 1 - os.sysconf("SC_PAGE_SIZE")
+            if taken > last_page and not _finds_last_byte(descriptor, taken):
+                taken = last_page
+            os.ftruncate(descriptor, 0)
+            return taken
+        finally:
+            os.close(descriptor)
 
     def write(self, inode: InodeNumber, offset: int, data: bytes | memoryview, time_ns: int) -> None:
         """On return the image holds all of `data` at `offset` and both its times are `time_ns`.
@@ -135,6 +188,13 @@ class Images:
         """The length of an image in bytes; 0 for one that is not there. OSError."""
         facts = self.facts(inode)
         return 0 if facts is None else facts.size
+
+    def data_bytes(self, inode: InodeNumber) -> int:
+        """How much room an image takes on the disk. OSError."""
+        try:
+            return os.lstat(self._path(inode)).st_blocks * 512
+        except FileNotFoundError:
+            return 0
 
     def exists(self, inode: InodeNumber) -> bool:
         return os.path.exists(self._path(inode))
@@ -307,36 +367,93 @@ class Images:
         finally:
             os.close(descriptor)
 
+    def piece(self, inode: InodeNumber, first: int, end: int) -> Piece:
+        """What the image holds from region `first` on, and how far: of data no more than one message tells
+        of, of a hole as far as it goes, but not beyond `end`. A missing image is a hole. OSError.
+        """
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is None:
+            return Piece(first, end, is_hole=True)
+        limit = end * REGION_BYTES
+        data = _next_data(descriptor, first * REGION_BYTES, limit)
+        if data // REGION_BYTES > first:
+            return Piece(first, min(data // REGION_BYTES, end), is_hole=True)
+        stop, behind = min(end, first + DIGESTS_PER_MESSAGE), first
+        while behind < stop and data // REGION_BYTES == behind:
+            hole = os.lseek(descriptor, data, os.SEEK_HOLE)
+            behind = -(-hole // REGION_BYTES)
+            data = _next_data(descriptor, behind * REGION_BYTES, limit) if behind < stop else limit
+        return Piece(first, min(behind, stop), is_hole=False)
+
+    def data_in(self, inode: InodeNumber, first: int, end: int) -> tuple[list[int], int]:
+        """Which regions from `first` to before `end` are not zeros, and before which one that is known: no
+        more data is read than one message tells of. OSError.
+        """
+        found: list[int] = []
+        read = 0
+        while first < end and read < DIGESTS_PER_MESSAGE:
+            piece = self.piece(inode, first, end)
+            if not piece.is_hole:
+                read += piece.end - piece.first
+                digests = self.region_digests(inode, piece.first, piece.end - piece.first)
+                size = self.size(inode)
+                found += [
+                    piece.first + index
+                    for index, digest in enumerate(digests)
+                    if digest != zeros_digest(min(REGION_BYTES, size - (piece.first + index) * REGION_BYTES))
+                ]
+            first = piece.end
+        return found, first
+
+    def punch(self, inode: InodeNumber, first: int, end: int) -> int:
+        """Make a hole of what the image holds from region `first` to before `end`, as far as can be done at
+        once; how far, as a region. Its size stays. OSError.
+        """
+        descriptor = self._descriptor(inode, create=False)
+        if descriptor is None:
+            return end
+        stop = min(end * REGION_BYTES, os.fstat(descriptor).st_size)
+        start = _next_data(descriptor, first * REGION_BYTES, stop)
+        if start >= stop:
+            return end
+        start -= start % REGION_BYTES
+        stop = min(stop, start + HOLE_PIECE_BYTES)
+        self._serial += 1
+        self.dirty[inode] = self._serial
+        try:
+            punch_hole(descriptor, start, stop - start)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            stop = min(stop, start + MIB)
+            os.pwrite(descriptor, bytes(stop - start), start)
+        return min(end, -(-stop // REGION_BYTES))
+
     def copy_out(self, inode: InodeNumber, target: int, offset: int, end: int) -> int:
-        """Copy what the image holds from `offset` to before `end` to the same place of an open file; `end`.
+        """Copy what the image holds from `offset` to before `end` to the same place of an open file; where
+        there is more to copy, as far as that is known by then.
 
         Holes are left out. Thread-safe. OSError.
         """
         try:
             descriptor = open_plain(self._path(inode), self._flags & ~os.O_RDWR)
         except FileNotFoundError:
-            return end
+            return FILE_BYTES_MAX
         try:
-            start = _next_data(descriptor, offset, end)
+            start = _next_data(descriptor, offset, FILE_BYTES_MAX)
             while start < end:
                 stop = min(start + MIB, end, os.lseek(descriptor, start, os.SEEK_HOLE))
                 os.pwrite(target, os.pread(descriptor, stop - start, start), start)
-                start = _next_data(descriptor, stop, end)
+                start = _next_data(descriptor, stop, FILE_BYTES_MAX)
         finally:
             os.close(descriptor)
-        return end
+        return start
 
     def extents(self, inode: InodeNumber, size: int) -> Iterator[tuple[int, int]]:
         """Where the first `size` bytes of an image hold data, as (offset, length); holes lie between."""
         descriptor = self._descriptor(inode, create=False)
-        if descriptor is None:
-            return
-        size = min(size, os.fstat(descriptor).st_size)
-        offset = _next_data(descriptor, 0, size)
-        while offset < size:
-            end = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
-            yield offset, end - offset
-            offset = _next_data(descriptor, end, size)
+        if descriptor is not None:
+            yield from extents_of(descriptor, size)
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -428,6 +545,23 @@ def misfits(directory: Path) -> Iterator[Path]:
                     yield Path(image.path)
 
 
+def _takes_length(descriptor: int, size: int) -> bool:
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return False
+    return True
+
+
+def _finds_last_byte(descriptor: int, size: int) -> bool:
+    """Whether SEEK_DATA finds one that is written there."""
+    os.ftruncate(descriptor, size)
+    os.pwrite(descriptor, b"x", size - 1)
+    return _next_data(descriptor, size - 1, size) < size
+
+
 def _set_times(descriptor: int, time_ns: int) -> None:
     try:
         os.utime(descriptor, ns=(time_ns, time_ns))
@@ -435,6 +569,16 @@ def _set_times(descriptor: int, time_ns: int) -> None:
         # What was cut or overwritten cannot be taken back: it is done, and recovery needs no times.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+def extents_of(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the first `size` bytes of an open file hold data, as (offset, length). OSError."""
+    size = min(size, os.fstat(descriptor).st_size)
+    offset = _next_data(descriptor, 0, size)
+    while offset < size:
+        end = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
+        yield offset, end - offset
+        offset = _next_data(descriptor, end, size)
 
 
 def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:
@@ -446,11 +590,14 @@ def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:
             next_data = _next_data(descriptor, offset, stop)
         if next_data < offset + length:
             yield xxhash.xxh3_64_intdigest(os.pread(descriptor, length, offset))
-        elif length == REGION_BYTES:
-            yield _ZEROS_DIGEST
         else:
-            yield xxhash.xxh3_64_intdigest(bytes(length))
+            yield zeros_digest(length)
         offset += length
+
+
+def zeros_digest(length: int) -> int:
+    """The checksum of a region of so many zeros."""
+    return _ZEROS_DIGEST if length == REGION_BYTES else xxhash.xxh3_64_intdigest(bytes(length))
 
 
 def _next_data(descriptor: int, offset: int, stop: int) -> int:

@@ -5,6 +5,13 @@ the same durably. Marks stand in epochs, one append-only file each. To let go of
 a new epoch (`rotate`), make both volumes durable, then `drop` the epoch that was closed; what was
 written meanwhile is marked in the new one.
 
+A record has 24 bytes, and is one of three. Programs before ranges knew the first two; to them the third is
+a damaged record, for which they compare every image: more than is needed, and never less.
+
+    u64 inode · i64 region · u64 checksum             one region
+    u64 inode · i64 -1 - region · u64 checksum        all regions from there on
+    u64 inode · u48 first · u48 count · u32 checksum  a range with an end
+
 Marks are written but not synced: a killed process loses none, and after a power cut every image is
 compared anyway. Source: DRBD's activity log and bitmap.
 """
@@ -16,18 +23,19 @@ from pathlib import Path
 
 import xxhash
 
-from fusemirror.identifiers import InodeNumber, RegionIndex
-from fusemirror.limits import REGION_BYTES, REGIONS_PER_IMAGE_MAX
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import RANGES_PER_IMAGE_MIN, REGION_BYTES, WRITE_BYTES_MAX
 from fusemirror.volume.durable import append_whole, sync_directory
-
-WHOLE_IMAGE = RegionIndex(-1)
+from fusemirror.volume.region_set import REGIONS_END, RegionSet, ranges_allowed
 
 _FRESH = "fresh"
 _EPOCH_NAME = re.compile(r"[0-9a-f]{16}")
 _MARK = struct.Struct("<Qq")
-_RECORD_BYTES = _MARK.size + 8  # and its checksum
+_RANGE_BYTES = 20
+_RECORD_BYTES = 24
+_SINGLE_MAX = WRITE_BYTES_MAX // REGION_BYTES + 1  # what a write marks, programs before ranges read too
 
-Marks = dict[InodeNumber, set[RegionIndex]]
+Marks = dict[InodeNumber, RegionSet]
 
 
 class Regions:
@@ -47,32 +55,24 @@ class Regions:
 
     def mark(self, inode: InodeNumber, offset: int, end: int) -> None:
         """On return every region that holds bytes from `offset` to before `end` is marked. OSError."""
-        first = offset // REGION_BYTES
-        last = (end - 1) // REGION_BYTES
+        first, behind = offset // REGION_BYTES, -(-end // REGION_BYTES)
         marked = self._current.get(inode)
-        if marked is not None and ((first == last and first in marked) or WHOLE_IMAGE in marked):
-            return
-        if last - first + 1 + len(marked or ()) > REGIONS_PER_IMAGE_MAX:
-            self.mark_whole(inode)
-            return
-        fresh = {RegionIndex(index) for index in range(first, last + 1)} - (marked or set())
-        if fresh:
-            self._add(inode, fresh)
+        if marked is None or not marked.covers(first, behind):
+            self._add(inode, first, behind)
 
     def mark_whole(self, inode: InodeNumber) -> None:
         """On return the whole image is marked, whatever its size becomes. OSError."""
-        if WHOLE_IMAGE not in self._current.get(inode, ()):
-            self._add(inode, {WHOLE_IMAGE})
+        self.mark(inode, 0, REGIONS_END * REGION_BYTES)
 
     def marks(self) -> Marks:
-        """A copy of all marks of all epochs; WHOLE_IMAGE may stand beside others.
-
-        A negative mark -1 - n, of which WHOLE_IMAGE is the first, stands for all regions from n on.
-        """
+        """A copy of all marks of all epochs; perhaps coarser than what was marked."""
         union: Marks = {}
         for epoch in (*self._older.values(), self._current):
-            for inode, indexes in epoch.items():
-                union.setdefault(inode, set()).update(indexes)
+            for inode, marked in epoch.items():
+                union.setdefault(inode, RegionSet()).update(marked)
+        allowed = ranges_allowed(len(union))
+        for marked in union.values():
+            marked.coarsen(allowed)
         return union
 
     def inodes(self) -> set[InodeNumber]:
@@ -111,7 +111,7 @@ class Regions:
     def _put(self, epoch: int, marks: Marks) -> None:
         fresh = self._directory / _FRESH
         fresh.write_bytes(
-            b"".join(_record(inode, index) for inode, indexes in marks.items() for index in indexes)
+            b"".join(_records(inode, first, end) for inode, marked in marks.items() for first, end in marked)
         )
         fresh.replace(self._path(epoch))
         self._older[epoch] = marks
@@ -131,8 +131,22 @@ class Regions:
     def close(self) -> None:
         self._close_file()
 
-    def _add(self, inode: InodeNumber, indexes: set[RegionIndex]) -> None:
-        records = b"".join(_record(inode, index) for index in indexes)
+    def _add(self, inode: InodeNumber, first: int, end: int) -> None:
+        marked = self._current.get(inode)
+        self._append(_records(inode, first, end, marked))
+        if marked is None:
+            marked = self._current[inode] = RegionSet()
+        marked.add(first, end)
+        if len(marked) > RANGES_PER_IMAGE_MIN and len(marked) > (
+            allowed := ranges_allowed(len(self._current))
+        ):
+            coarse = marked.copy()
+            coarse.coarsen(max(1, allowed // 2))
+            # On the disk first: no record comes any more of what lies in the gaps.
+            self._append(b"".join(_records(inode, *each) for each in coarse))
+            self._current[inode] = coarse
+
+    def _append(self, records: bytes) -> None:
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._path(self._epoch), flags, 0o600)
@@ -142,19 +156,22 @@ class Regions:
         except OSError:
             os.ftruncate(self._descriptor, end)
             raise
-        self._current.setdefault(inode, set()).update(indexes)
 
     def _read(self, path: Path) -> Marks:
         marks: Marks = {}
         content = path.read_bytes()
         # A last record that is cut short was never followed by its write to the image.
         for start in range(0, len(content) - _RECORD_BYTES + 1, _RECORD_BYTES):
-            record = content[start : start + _RECORD_BYTES]
-            inode, index = _MARK.unpack_from(record)
-            if record == _record(inode, index):
-                marks.setdefault(InodeNumber(inode), set()).add(RegionIndex(index))
-            else:
+            found = _parsed(content[start : start + _RECORD_BYTES])
+            if found is None:
                 self.marks_lost = True
+                continue
+            inode, first, end = found
+            marked = marks.setdefault(InodeNumber(inode), RegionSet())
+            marked.add(first, end)
+            allowed = ranges_allowed(len(marks))
+            if len(marked) > allowed:
+                marked.coarsen(max(1, allowed // 2))
         return marks
 
     def _path(self, epoch: int) -> Path:
@@ -166,6 +183,37 @@ class Regions:
             self._descriptor = -1
 
 
-def _record(inode: int, index: int) -> bytes:
+def _records(inode: int, first: int, end: int, known: RegionSet | None = None) -> bytes:
+    """What marks a range, but for single regions that are `known`."""
+    if end - first == 1:
+        return _single(inode, first)
+    if end >= REGIONS_END:
+        return _single(inode, -1 - first)
+    if end - first > _SINGLE_MAX:
+        mark = inode.to_bytes(8, "little") + first.to_bytes(6, "little") + (end - first).to_bytes(6, "little")
+        return mark + _checksum(mark)
+    regions = range(first, end)
+    return b"".join(
+        _single(inode, region) for region in regions if known is None or not known.covers(region, region + 1)
+    )
+
+
+def _single(inode: int, index: int) -> bytes:
     mark = _MARK.pack(inode, index)
     return mark + xxhash.xxh3_64_digest(mark)
+
+
+def _checksum(mark: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(mark)[:4]
+
+
+def _parsed(record: bytes) -> tuple[int, int, int] | None:
+    """The inode, the first region and the one behind the last; None for what is no record."""
+    inode, index = _MARK.unpack_from(record)
+    if record == _single(inode, index):
+        return (inode, -1 - index, REGIONS_END) if index < 0 else (inode, index, index + 1)
+    mark = record[:_RANGE_BYTES]
+    if record[_RANGE_BYTES:] != _checksum(mark):
+        return None
+    first, count = int.from_bytes(mark[8:14], "little"), int.from_bytes(mark[14:], "little")
+    return inode, first, first + count

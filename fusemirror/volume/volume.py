@@ -53,8 +53,12 @@ from fusemirror.limits import (
     CATALOG_CHANGES_PER_COMMIT_MAX,
     CATALOG_CHANGES_PER_COMMIT_SHORT,
     CLOCK_DIFFERENCE_MAX_S,
+    FILE_BYTES_MAX,
+    HOLE_PIECE_BYTES,
     JOURNAL_BYTES_MAX,
     JOURNAL_SEGMENT_BYTES,
+    MIB,
+    REGION_BYTES,
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import SET_BACK_KEY, Catalog, SetBack, check_rows, key_inode, set_back_row
@@ -217,6 +221,11 @@ class Volume:
         if identity != self._identity:
             identity.store(self.directory)
             self._identity = identity
+
+    @property
+    def file_bytes_max(self) -> int:
+        """How long a file may be: what both hosts' disks take, as far as this host knows."""
+        return min(self.images.file_bytes_max, self._identity.peer_file_bytes_max or FILE_BYTES_MAX)
 
     @property
     def journal_number(self) -> ChangeNumber:
@@ -411,9 +420,7 @@ class Volume:
                 self.images.make_older(change.inode, change.time_ns)
             self.journal.append(change.number, record, note=0 if inode is None else inode.size)
         try:
-            # At least the region that holds the new end: it may be the only one that is still there.
-            first, last = sorted((old_size, change.size))
-            self.regions.mark(change.inode, first, max(last, first + 1))
+            self._mark_length(change.inode, old_size, change.size)
             self.images.truncate(change.inode, change.size, change.time_ns)
         except OSError:
             self._take_back(change, inode, journalled=record is not None)
@@ -428,6 +435,10 @@ class Volume:
         self.catalog.touch(inode)
         if change.rows:
             self._put_rows_of_data(change)
+
+    def _mark_length(self, inode: InodeNumber, old_size: int, size: int) -> None:
+        """Mark what a truncation cuts off. One that extends is marked for the new size alone."""
+        self.regions.mark(inode, min(size, old_size), max(old_size, min(size, old_size) + 1))
 
     def _inode_of_data(self, number: InodeNumber) -> Inode | None:
         """The inode that a data change concerns; None where a catalog copy has yet to bring it."""
@@ -466,6 +477,13 @@ class Volume:
             for key, row in rows:
                 yield Inode.unpack(key_inode(key), row)
             after = rows[-1][0]
+
+    def data_bytes(self, number: InodeNumber) -> int:
+        """About how much data a file holds: holes do not count. OSError."""
+        inode = self.catalog.inode(number)
+        if inode is None or not inode.is_regular:
+            return 0
+        return inode.size if inode.size <= MIB else min(inode.size, self.images.data_bytes(number))
 
     # --- durability ----------------------------------------------------------------------------------
 
@@ -657,14 +675,30 @@ class Volume:
         facts = self.images.facts(inode) or _NO_IMAGE
         mtime_ns, ctime_ns = (0, 0) if found is None else (found.mtime_ns, found.ctime_ns)
         if facts.size != size:
-            first, last = sorted((facts.size, size))
-            self.regions.mark(inode, first, last)
+            self._mark_length(inode, facts.size, size)
             self.images.truncate(inode, size, ctime_ns)
             self.images.set_times(inode, mtime_ns, ctime_ns)
         if found is not None and found.size != size:
             found.size = size
             self.catalog.touch(found)
             self.watcher.data_changed(inode, own=False)
+
+    @noting
+    def copy_hole(self, inode: InodeNumber, first: int, end: int) -> int:
+        """Make a hole of regions of an image, from `first` to before `end`, as far as can be done at once;
+        how far. Size and times are left as they are. OSError.
+        """
+        piece = self.images.piece(inode, first, end)
+        if piece.is_hole:
+            first = piece.end
+        if first >= end:
+            return end
+        stop = min(end, first + HOLE_PIECE_BYTES // REGION_BYTES)
+        facts = self.images.facts(inode) or _NO_IMAGE
+        self.regions.mark(inode, first * REGION_BYTES, stop * REGION_BYTES)
+        done = self.images.punch(inode, first, stop)
+        self.images.set_times(inode, facts.mtime_ns, facts.ctime_ns)
+        return done
 
     # --- a new catalog ---------------------------------------------------------------------------------
 
@@ -766,7 +800,7 @@ class Volume:
         in_doubt = None
         if not state.clean:
             if same_boot:
-                marked: Iterable[InodeNumber] = self.regions.marks()
+                marked: Iterable[InodeNumber] = self.regions.inodes()
                 self.images.inherit(self.images.numbers() if self.regions.marks_lost else marked)
             in_doubt = self._settle_last_record(last)
             if last is not None and in_doubt is None:
@@ -863,7 +897,7 @@ class Volume:
 
     def _recover_attributes(self, *, everything: bool) -> None:
         """Size and times that only memory held, from the images that were written to."""
-        marked = self.regions.marks()
+        marked = self.regions.inodes()
         numbers = (inode.number for inode in self.inodes()) if everything else iter(marked)
         for number in numbers:
             inode = self.catalog.inode(number)

@@ -12,7 +12,7 @@ from fusemirror.change import Table
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import DIGESTS_PER_MESSAGE, REGION_BYTES, ROWS_PER_MESSAGE
-from fusemirror.operations import Create, SetXattr, Unlink, Write
+from fusemirror.operations import Create, SetAttributes, SetXattr, Unlink, Write
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair
@@ -130,6 +130,48 @@ async def test_a_damaged_row_that_says_exbibytes_is_named_like_any_other(pair: P
     assert f"catalog: inode {file}" in found
     assert f"image of inode {file}: length at the primary" in found
     apply(volume, Table.INODES, inode_key(file), inode.pack())
+
+
+async def test_a_hole_of_any_length_is_compared_at_once(pair: Pair) -> None:
+    """Region by region 16 TiB took 40 minutes."""
+    file = await furnish(pair)
+    largest = pair.primary.unit.volume.file_bytes_max
+    await pair.primary.unit.perform(SetAttributes(file, size=largest))
+    digests = 0
+    region_digests = pair.primary.unit.volume.images.region_digests
+
+    def counted(inode: InodeNumber, first: int, count: int) -> tuple[int, ...]:
+        nonlocal digests
+        digests += count
+        return region_digests(inode, first, count)
+
+    pair.primary.unit.volume.images.region_digests = counted  # type: ignore[assignment, method-assign]
+    assert await verify(pair) == []
+    report = await pair.primary.unit.verify_report()
+    assert digests <= FILE_BYTES // REGION_BYTES + 2
+    assert report["done_bytes"] <= report["total_bytes"] < largest
+
+
+@pytest.mark.parametrize("host", ["primary", "backup"])
+async def test_data_of_one_host_in_a_hole_of_the_other_is_found(pair: Pair, host: str) -> None:
+    file = await furnish(pair)
+    largest = pair.primary.unit.volume.file_bytes_max
+    await pair.primary.unit.perform(SetAttributes(file, size=largest))
+    far = (1 << 40) // REGION_BYTES
+    for region in (*range(far, far + 3 * DIGESTS_PER_MESSAGE), far + 100):
+        getattr(pair, host).unit.volume.images.write(file, region * REGION_BYTES + 5, b"!", 0)
+    assert await verify(pair) == [
+        f"image of inode {file}: bytes {first * REGION_BYTES}-{end * REGION_BYTES - 1}"
+        for first, end in ((far, far + 3 * DIGESTS_PER_MESSAGE), (far + 100, far + 101))
+    ]
+
+
+async def test_zeros_of_one_host_in_a_hole_of_the_other_are_no_difference(pair: Pair) -> None:
+    file = await furnish(pair)
+    await pair.primary.unit.perform(SetAttributes(file, size=1 << 40))
+    pair.primary.unit.volume.images.write(file, 1 << 30, bytes(REGION_BYTES), 0)
+    pair.backup.unit.volume.images.write(file, 1 << 31, bytes(40 * REGION_BYTES), 0)
+    assert await verify(pair) == []
 
 
 async def test_one_row_among_many_is_singled_out(pair: Pair) -> None:

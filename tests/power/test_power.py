@@ -27,6 +27,7 @@ from fusemirror.volume import check as check_module
 from fusemirror.volume.check import check
 from fusemirror.volume.identity import State, boot_id
 from fusemirror.volume.probe import walk
+from fusemirror.volume.region_set import RegionSet
 from fusemirror.volume.volume import Volume
 from tests.power.disk import CALLS, Call, Disk, Keep, calls
 from tests.power.workloads import Names, names_of
@@ -194,8 +195,9 @@ def look_at(left: Path, known: Known, history: list[Names]) -> None:
         if clean and known.closing:
             _compare_contents(volume, _contents(known.closing), {})
             marks = volume.regions.marks()
-            for number, regions in known.closing["marks"].items():
-                assert set(regions) <= marks.get(InodeNumber(int(number)), set()), f"marks of {number} lost"
+            for number, ranges in known.closing["marks"].items():
+                kept = marks.get(InodeNumber(int(number)), RegionSet())
+                assert all(kept.covers(first, end) for first, end in ranges), f"marks of {number} lost"
     problems: list[str] = []
     check(left, repair=False, report=problems.append)
     assert not problems, problems

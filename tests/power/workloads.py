@@ -169,7 +169,7 @@ class Workload:
 
     def _close(self) -> None:
         contents = contents_of(self._volume)
-        marks = {inode: sorted(regions) for inode, regions in self._volume.regions.marks().items()}
+        marks = {inode: list(marked) for inode, marked in self._volume.regions.marks().items()}
         self._mark("closing", contents={n: c.hex() for n, c in contents.items()}, marks=marks)
         self._volume.close()
         self._mark("durable", contents={n: c.hex() for n, c in contents.items()})

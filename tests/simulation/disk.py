@@ -279,6 +279,7 @@ def counted_steps() -> Iterator[None]:
         (Path, "open", _path_open),
         (shutil, "rmtree", _remove_tree),
         (images, "sync_filesystem", _sync_filesystem),
+        (images, "punch_hole", _counted("punch", durable.punch_hole)),
         (volume_module, "boot_id", boot_id),
         (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here
         (Catalog, "__init__", _opened(Catalog)),

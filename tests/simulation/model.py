@@ -7,8 +7,9 @@ operations can be put into one order in which no `after` is None (`linearizable.
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from fusemirror.limits import FILE_BYTES_MAX, KIB
 from tests.simulation.history import DOUBT, Operation
 
 GONE = frozenset({-errno.ENOENT, -errno.ESTALE})
@@ -19,6 +20,8 @@ State = Any
 Model = Callable[[State, Operation], State | None]
 
 ANY = object()
+LARGEST_BYTES = FILE_BYTES_MAX + 1 - 4 * KIB
+"""What tmpfs holds behind that, it does not find; so the product takes no longer files on it."""
 
 
 def _judged(
@@ -63,28 +66,73 @@ def byte(state: int, operation: Operation) -> int | None:
 # --- the content of a file ------------------------------------------------------------------------------
 
 
-def content(state: bytes, operation: Operation) -> bytes | None:
+class Content(NamedTuple):
+    """What a file holds: its pages that are not all zeros, and its size."""
+
+    size: int
+    pages: tuple[tuple[int, bytes], ...]
+
+
+NO_CONTENT = Content(0, ())
+_PAGE_BYTES = 1 << 16
+_ZEROS = bytes(_PAGE_BYTES)
+
+
+def content(state: Content, operation: Operation) -> Content | None:
     """Writes, appends, truncations and reads of one file. It may have gone, unless it is never unlinked."""
     if operation.result == -errno.ESTALE:
         return state
     after, value = _CONTENT[operation.name](state, *operation.arguments)
-    return _judged(state, operation, set(), after, value)
+    errors = {-errno.EFBIG} if after.size > LARGEST_BYTES else set()
+    return _judged(state, operation, errors, after, value)
 
 
-def _write(state: bytes, offset: int, data: bytes) -> tuple[bytes, object]:
+def _put(pages: dict[int, bytes], offset: int, data: bytes) -> None:
+    while data:
+        number, start = divmod(offset, _PAGE_BYTES)
+        piece, data = data[: _PAGE_BYTES - start], data[_PAGE_BYTES - start :]
+        page = pages.get(number, _ZEROS)
+        pages[number] = page[:start] + piece + page[start + len(piece) :]
+        offset += len(piece)
+
+
+def _content(size: int, pages: dict[int, bytes]) -> Content:
+    return Content(size, tuple(sorted(each for each in pages.items() if each[1] != _ZEROS)))
+
+
+def _write(state: Content, offset: int, data: bytes) -> tuple[Content, object]:
     if not data:
         return state, ANY
-    before = state[:offset].ljust(offset, b"\0")
-    return before + data + state[offset + len(data) :], ANY
+    pages = dict(state.pages)
+    _put(pages, offset, data)
+    return _content(max(state.size, offset + len(data)), pages), ANY
 
 
-_CONTENT: dict[str, Callable[..., tuple[bytes, object]]] = {
+def _truncate(state: Content, size: int) -> tuple[Content, object]:
+    number, start = divmod(size, _PAGE_BYTES)
+    pages = {each: page for each, page in state.pages if each <= number}
+    if number in pages:
+        pages[number] = pages[number][:start].ljust(_PAGE_BYTES, b"\0")
+    return _content(size, pages), ANY
+
+
+def _read(state: Content, offset: int, length: int) -> tuple[Content, object]:
+    end = min(offset + length, state.size)
+    if end <= offset:
+        return state, b""
+    pages = dict(state.pages)
+    first, last = offset // _PAGE_BYTES, (end - 1) // _PAGE_BYTES
+    found = b"".join(pages.get(number, _ZEROS) for number in range(first, last + 1))
+    return state, found[offset - first * _PAGE_BYTES : end - first * _PAGE_BYTES]
+
+
+_CONTENT: dict[str, Callable[..., tuple[Content, object]]] = {
     "write": _write,
-    "append": lambda state, data: (state + data, ANY),
-    "truncate": lambda state, size: (state[:size].ljust(size, b"\0"), ANY),
-    "read": lambda state, offset, length: (state, state[offset : offset + length]),
+    "append": lambda state, data: _write(state, state.size, data),
+    "truncate": _truncate,
+    "read": _read,
     "flush": lambda state: (state, b""),
-    "size": lambda state: (state, len(state)),
+    "size": lambda state: (state, state.size),
 }
 
 

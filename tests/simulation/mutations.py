@@ -129,6 +129,10 @@ def _every_fifth_record_skipped() -> Iterator[None]:
         yield
 
 
+def _look_at_all(_volume: Volume, _inode: InodeNumber, _first: int, end: int) -> int:
+    return end
+
+
 def _take_up_nothing(_: CommunicationVolume, entries: Iterable[Entry]) -> list[int]:
     return [serial for serial, _, _ in entries]
 
@@ -152,6 +156,7 @@ _CONTENTION: dict[str, Any] = {
     "short_sends": 0.0,
     "coalescing": 0.0,
     "disk_latency": 0.0003,
+    "giants": 0.0,
     "peer_timeout": 1.0,
     "io_timeout": 3.0,
     "fence": Fence.NEVER,
@@ -166,6 +171,7 @@ _SHORT_CUTS = {"faults": ("cut",), "outage": 0.01, "fault_interval": 0.1}
 _LONG_CUTS = {"faults": ("cut",), "outage": 0.6, "peer_timeout": 0.3}
 _RESETS = {"faults": ("reset primary",), "outage": 2.0}
 _KILLS = {"faults": ("kill primary", "kill backup", "kill both"), "kill_in_step": 0.5}
+_GIANTS = {**_LONG_CUTS, "kinds": ("write", "truncate", "read"), "giants": 0.5}
 _ERRORS = {"kinds": ("create", "lookup"), "think_time": 0.001, "jitter": 0.05, "clients": 3, "crowding": 0.5}
 _HELD_FILES = {
     **_LONG_CUTS,
@@ -341,6 +347,7 @@ MUTATIONS = (
     Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),
     Mutation("purge what may be open", _after(Holdings, "part", _hold_nothing), _HELD_FILES),
     Mutation("purge as when parted before", _without(Holdings, "share"), _HELD_FILES),
+    Mutation("leave data in holes", _replaced(Volume, "copy_hole", _look_at_all), _GIANTS),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
     Mutation("give names up at once", _without_waiting(names, "_until"), _KEPT_NAMES),

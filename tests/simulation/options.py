@@ -148,6 +148,7 @@ class Options(msgspec.Struct, frozen=True):
     access: str = "routed"
     witness: bool = False
     names_rest: float = 0.0  # how long a directory rests before a kernel keeps its names; 0: no kernel does
+    giants: float = 0.0  # how often a write or a truncation is far out, at the largest sizes that there are
 
     @property
     def kernel_delay(self) -> float:
@@ -194,6 +195,8 @@ def draw_options(random: Random) -> Options:
         access=access,
         witness=witness,
         names_rest=random.choice([0.0, 0.0, 0.001, 0.02, 0.2]) * options.peer_timeout,
+        # What a loss of power leaves of a file is made up byte by byte.
+        giants=random.choice([0.0, 0.1, 0.5]) * (not (options.power_goes or finale.startswith("power"))),
     )
 
 

@@ -15,6 +15,7 @@ from random import Random
 
 _SECTOR_BYTES = 512
 _LMDB = "data.mdb"
+_CONTENT_BYTES_MAX = 1 << 28  # longer is only what a host asks its disk with, whether it takes such a file
 _FILES_WATCHED_MAX = 150
 _NOTHING = "lock.mdb", "lock"
 
@@ -157,7 +158,8 @@ class Surface:
 
     def _read(self, descriptor: int) -> _Content:
         facts = os.fstat(descriptor)
-        return _Content(os.pread(descriptor, facts.st_size, 0), (facts.st_atime_ns, facts.st_mtime_ns))
+        size = min(facts.st_size, _CONTENT_BYTES_MAX)
+        return _Content(os.pread(descriptor, size, 0), (facts.st_atime_ns, facts.st_mtime_ns))
 
     # --- the loss -------------------------------------------------------------------------------------------
 

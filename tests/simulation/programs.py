@@ -32,7 +32,7 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.kernel import Name
-from tests.simulation.model import ROOT_TAG
+from tests.simulation.model import LARGEST_BYTES, ROOT_TAG
 from tests.simulation.options import LOOKS, WEIGHTS
 from tests.simulation.world import SimulatedHost, World
 
@@ -40,6 +40,9 @@ NAMES: Target = ("names", 0)
 XATTR = b"user.simulated"
 FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
 READ_ALL = 1 << 20
+
+GIANTS = (1 << 33, (1 << 40) + 100, 15 << 40, LARGEST_BYTES - 70_000, LARGEST_BYTES)
+"""Where a program writes or ends a file that is large for its little data."""
 
 _EDGES = (0, 0, 1, 100, 4096, 65_530, 65_536, 65_600, 131_070)
 _LENGTHS = (0, 1, 7, 30, 200, 4096)
@@ -203,6 +206,13 @@ class Program:
         stamp = b"%03d." % self._history.next_index
         return (stamp * (length // len(stamp) + 1))[:length]
 
+    def _edge(self) -> int:
+        """Where a write begins, or a file ends."""
+        if self._random.random() < self._world.options.giants:
+            self._world.faults["sparse giants"] += 1
+            return self._random.choice(GIANTS)
+        return self._random.choice(_EDGES)
+
     def _length(self) -> int:
         return self._random.choice((*_LENGTHS, *_LENGTHS, 70_000))
 
@@ -214,7 +224,7 @@ class Program:
         await self._write_to(host, tag, inode)
 
     async def _write_to(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
-        offset, data = self._random.choice(_EDGES), self._data(tag, self._length())
+        offset, data = self._edge(), self._data(tag, self._length())
 
         async def call(_: Operation) -> str:
             await host.unit.perform(Write(inode, offset), data)
@@ -266,7 +276,7 @@ class Program:
 
     async def _truncate(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
-        size = self._random.choice(_EDGES)
+        size = self._edge()
 
         async def call(_: Operation) -> str:
             await host.unit.perform(SetAttributes(inode, size=size))
@@ -276,7 +286,7 @@ class Program:
 
     async def _read(self, host: SimulatedHost) -> None:
         tag, inode = self._any_file()
-        offset = self._random.choice(_EDGES)
+        offset = self._edge()
         length = self._random.choice((10, 5000, READ_ALL))
         await self.read(host, tag, inode, offset, length)
 
@@ -574,5 +584,8 @@ class Program:
             await self.nlink(host, tag)
             if tag not in self._atlas.directories:
                 await self.read(host, tag, inode, 0, READ_ALL)
+                for offset in GIANTS if self._world.options.giants else ():
+                    await self.read(host, tag, inode, offset, READ_ALL)
+                await self.size(host, tag, inode)
                 await self.mode(host, tag, inode)
                 await self.xattr(host, tag, inode)

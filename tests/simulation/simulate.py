@@ -35,7 +35,7 @@ from tests.simulation import disk, finale, linearizable, model
 from tests.simulation.history import DOUBT, History, Operation, Target
 from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
-from tests.simulation.programs import FILE_MODE, Atlas, Program
+from tests.simulation.programs import FILE_MODE, GIANTS, Atlas, Program
 from tests.simulation.trouble import Trouble
 from tests.simulation.world import SimulatedHost, World
 
@@ -44,7 +44,7 @@ _ATTEMPTS = 20
 _CPU_TIMEOUT_S = 60.0  # a run takes one; only a loop that never waits takes more
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
-_WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072)
+_WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072, *GIANTS)
 _EXPECTED_WARNINGS = (
     "a write to inode",  # of a file that had gone
     # of a wrong clock
@@ -334,7 +334,7 @@ def _model_of(kind: str, directories: frozenset[int]) -> tuple[model.Model, Any]
     if kind == "names":
         return model.Namespace(directories), frozenset[tuple[int, bytes, int]]()
     if kind == "file":
-        return model.content, b""
+        return model.content, model.NO_CONTENT
     if kind.startswith("byte"):
         return model.byte, 0
     return model.register, (FILE_MODE,) if kind == "mode" else ()
@@ -396,9 +396,13 @@ def _compare_volumes(one: Volume, other: Volume) -> None:
     for number in numbers:
         inode = one.catalog.inode(number)
         assert inode is not None, f"an image of inode {number}, which is not there"
-        images = [volume.images.read(number, 0, 1 << 24) for volume in (one, other)]
-        assert images[0] == images[1], f"images of inode {number} differ"
-        assert len(images[0]) == inode.size, f"image of inode {number} is not {inode.size} bytes long"
+        for volume, compared in ((one, other), (other, one)):
+            assert volume.images.size(number) == inode.size, (
+                f"image of inode {number}: not {inode.size} bytes"
+            )
+            for offset, length in volume.images.extents(number, inode.size):
+                pieces = [each.images.read(number, offset, length) for each in (volume, compared)]
+                assert pieces[0] == pieces[1], f"images of inode {number} differ from byte {offset} on"
 
 
 # --- the world outside ------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
+import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import IMAGES_PER_DIRECTORY, OPEN_IMAGES_MAX, REGION_BYTES
+from fusemirror.limits import (
+    DIGESTS_PER_MESSAGE,
+    FILE_BYTES_MAX,
+    IMAGES_PER_DIRECTORY,
+    OPEN_IMAGES_MAX,
+    REGION_BYTES,
+)
 from fusemirror.seams import Seams
-from fusemirror.volume.images import ImageFacts, Images
+from fusemirror.volume.images import ImageFacts, Images, Piece
+from fusemirror.volume.region_set import REGIONS_END
 
 ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))
 
@@ -360,3 +369,147 @@ def test_a_link_in_the_place_of_an_image_is_neither_read_nor_written(images: Ima
         with pytest.raises(OSError, match="a link, a device or a pipe"):
             use()
     assert victim.read_bytes() == b"untouched"
+
+
+# --- sparse files: what an image costs goes by its data ----------------------------------------------------
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(params=["here", "in memory"])
+def sparse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Images]:
+    """Images on whatever disk the tests have, and where there is one on tmpfs, which takes the longest."""
+    with contextlib.ExitStack() as stack:
+        directory = tmp_path
+        if request.param == "in memory":
+            if not SHARED_MEMORY.is_dir():
+                pytest.skip("no /dev/shm")
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=SHARED_MEMORY)))
+        images = Images(directory, Seams())
+        stack.callback(images.close)
+        yield images
+
+
+def walked(images: Images, end: int) -> list[Piece]:
+    pieces = [images.piece(ONE, 0, end)]
+    while pieces[-1].end < end:
+        pieces.append(images.piece(ONE, pieces[-1].end, end))
+    return pieces
+
+
+def test_the_largest_file_of_the_disk_is_a_few_pieces(sparse: Images) -> None:
+    largest = sparse.file_bytes_max
+    sparse.write(ONE, 100, b"beginning", 1)
+    sparse.write(ONE, 1 << 40, b"middle", 1)
+    sparse.write(ONE, largest - 3, b"end", 1)
+    end, middle = -(-largest // REGION_BYTES), (1 << 40) // REGION_BYTES
+    assert walked(sparse, end) == [
+        Piece(0, 1, is_hole=False),
+        Piece(1, middle, is_hole=True),
+        Piece(middle, middle + 1, is_hole=False),
+        Piece(middle + 1, end - 1, is_hole=True),
+        Piece(end - 1, end, is_hole=False),
+    ]
+    assert sparse.data_in(ONE, 0, end) == ([0, middle, end - 1], end)
+    assert sparse.data_bytes(ONE) < 1 << 20
+    assert len(list(sparse.extents(ONE, largest))) == 3
+    assert sparse.region_digests(ONE, end - 1, 4) != sparse.region_digests(ONE, 1, 1)
+
+
+def test_nothing_longer_is_taken_than_the_disk_takes(sparse: Images) -> None:
+    largest = sparse.file_bytes_max
+    sparse.truncate(ONE, largest, 1)
+    assert sparse.size(ONE) == largest
+    sparse.write(ONE, largest - 1, b"x", 1)
+    assert walked(sparse, REGIONS_END)[-1 if largest % REGION_BYTES else 0].end == REGIONS_END
+    if largest < FILE_BYTES_MAX - 4096:
+        with pytest.raises(OSError, match="large"):
+            sparse.truncate(ONE, largest + 1, 1)
+    assert not list(sparse.path(ONE).parents[1].glob("probe*"))
+
+
+def test_a_disk_that_cannot_be_asked_is_asked_again(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    assert images.file_bytes_max == FILE_BYTES_MAX
+    monkeypatch.undo()
+    assert images.file_bytes_max == Images(images.path(ONE).parents[1], Seams()).file_bytes_max
+
+
+def test_a_disk_that_takes_little_is_found_out(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, real = 17_592_186_040_320, os.ftruncate  # ext4's
+
+    def limited(descriptor: int, size: int) -> None:
+        if size > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        real(descriptor, min(size, 1))
+
+    monkeypatch.setattr(os, "ftruncate", limited)
+    assert images.file_bytes_max == limit
+
+
+@given(
+    writes=st.lists(
+        st.tuples(st.integers(0, 40 * REGION_BYTES), st.integers(1, 3 * REGION_BYTES)), max_size=6
+    ),
+    bounds=st.tuples(st.integers(0, 40), st.integers(1, 10)),
+)
+def test_pieces_hold_all_that_was_written_and_no_piece_is_too_long(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, int]], bounds: tuple[int, int]
+) -> None:
+    images = Images(tmp_path_factory.mktemp("images"), Seams())
+    written: set[int] = set()
+    for offset, length in writes:
+        images.write(ONE, offset, b"x" * length, 1)
+        written.update(range(offset // REGION_BYTES, (offset + length - 1) // REGION_BYTES + 1))
+    data: set[int] = set()
+    for piece in walked(images, 50):
+        assert piece.is_hole or piece.end - piece.first <= DIGESTS_PER_MESSAGE
+        data.update(() if piece.is_hole else range(piece.first, piece.end))
+    assert data == written
+    first, count = bounds
+    images.punch(ONE, first, first + count)
+    assert images.data_in(ONE, first, first + count) == ([], first + count)
+    kept = [region for region in sorted(written) if not first <= region < first + count]
+    looked, found = 0, list[int]()
+    while looked < 50:
+        more, looked = images.data_in(ONE, looked, 50)
+        found += more
+    assert found == kept
+    images.close()
+
+
+def test_zeros_that_take_room_are_no_data(images: Images) -> None:
+    images.write(ONE, 0, bytes(3 * REGION_BYTES + 5), 1)
+    assert images.data_in(ONE, 0, 9) == ([], 9)
+    images.write(ONE, REGION_BYTES, b"x", 1)
+    assert images.data_in(ONE, 0, 9) == ([1], 9)
+
+
+def test_a_filesystem_without_holes_gets_zeros(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no holes here")
+
+    monkeypatch.setattr("fusemirror.volume.images.punch_hole", refuse)
+    images.write(ONE, 0, b"x" * (40 * REGION_BYTES), 1)
+    at = 2
+    while at < 39:
+        at = images.punch(ONE, at, 39)
+    data = images.read(ONE, 0, 1 << 30)
+    ends = b"x" * (2 * REGION_BYTES), b"x" * REGION_BYTES
+    assert data == ends[0] + bytes(37 * REGION_BYTES) + ends[1]
+
+
+def test_copying_out_leaves_holes_out_whatever_their_length(sparse: Images, tmp_path: Path) -> None:
+    sparse.write(ONE, 5, b"here", 1)
+    sparse.write(ONE, 3 << 40, b"there", 1)
+    with (tmp_path / "copy").open("w+b", buffering=0) as copy:
+        offset, steps = 0, 0
+        while offset < sparse.size(ONE):
+            offset = sparse.copy_out(ONE, copy.fileno(), offset, min(sparse.size(ONE), offset + (8 << 20)))
+            steps += 1
+        assert steps == 2
+        assert os.pread(copy.fileno(), 9, 3 << 40) == b"there"
+        assert os.pread(copy.fileno(), 9, 0) == bytes(5) + b"here"

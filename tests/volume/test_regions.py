@@ -1,16 +1,23 @@
 import errno
 import os
+import struct
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import REGION_BYTES, REGIONS_PER_IMAGE_MAX
-from fusemirror.volume.regions import WHOLE_IMAGE, Regions
+from fusemirror.limits import FILE_BYTES_MAX, RANGES_PER_IMAGE_MAX, REGION_BYTES
+from fusemirror.volume.region_set import REGIONS_END, RegionSet
+from fusemirror.volume.regions import Regions
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
+
+
+def regions_in(*indexes: int) -> RegionSet:
+    return RegionSet((index, index + 1) for index in indexes)
 
 
 def reopened(regions: Regions, directory: Path) -> Regions:
@@ -28,11 +35,11 @@ def test_every_byte_written_lies_in_a_marked_region_after_reopening(
 ) -> None:
     directory = tmp_path_factory.mktemp("regions")
     regions = Regions(directory)
-    expected: dict[int, set[int]] = {}
+    expected: dict[int, RegionSet] = {}
     for inode, offset, length in writes:
         regions.mark(InodeNumber(inode), offset, offset + length)
         touched = range(offset // REGION_BYTES, (offset + length - 1) // REGION_BYTES + 1)
-        expected.setdefault(inode, set()).update(touched)
+        expected.setdefault(inode, RegionSet()).update(regions_in(*touched))
     assert regions.marks() == expected
     assert reopened(regions, directory).marks() == expected
 
@@ -40,7 +47,7 @@ def test_every_byte_written_lies_in_a_marked_region_after_reopening(
 def test_a_mark_stands_on_the_disk_when_mark_returns(tmp_path: Path) -> None:
     regions = Regions(tmp_path)
     regions.mark(ONE, 0, 1)
-    assert Regions(tmp_path).marks() == {ONE: {0}}
+    assert Regions(tmp_path).marks() == {ONE: regions_in(0)}
     regions.close()
 
 
@@ -55,8 +62,8 @@ def test_a_region_is_written_once_in_an_epoch_and_again_in_the_next(tmp_path: Pa
     closed = regions.rotate()
     regions.mark(ONE, 0, 1)
     regions.drop(closed)
-    assert regions.marks() == {ONE: {0}}
-    assert reopened(regions, tmp_path).marks() == {ONE: {0}}
+    assert regions.marks() == {ONE: regions_in(0)}
+    assert reopened(regions, tmp_path).marks() == {ONE: regions_in(0)}
 
 
 def test_dropping_forgets_that_epoch_and_those_before_only(tmp_path: Path) -> None:
@@ -67,7 +74,7 @@ def test_dropping_forgets_that_epoch_and_those_before_only(tmp_path: Path) -> No
     second = regions.rotate()
     regions.mark(TWO, 0, 1)
     regions.drop(second)
-    assert regions.marks() == {TWO: {0}}
+    assert regions.marks() == {TWO: regions_in(0)}
     regions.drop(regions.rotate())
     assert regions.is_empty
     assert reopened(regions, tmp_path).is_empty
@@ -82,15 +89,90 @@ def test_an_empty_epoch_can_be_closed_and_dropped(tmp_path: Path) -> None:
     assert regions.is_empty
 
 
-def test_too_many_marks_become_one_of_the_whole_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1 << 40, 2 << 40, 15 << 40, FILE_BYTES_MAX])
+def test_a_mark_of_any_length_is_one_record(tmp_path: Path, size: int) -> None:
+    """One set member for each region was 2 GiB of memory for 2 TiB of a hole."""
     regions = Regions(tmp_path)
-    regions.mark(ONE, 0, 1)
-    regions.mark(ONE, 0, (REGIONS_PER_IMAGE_MAX + 1) * REGION_BYTES)
-    assert WHOLE_IMAGE in regions.marks()[ONE]
-    assert len(regions.marks()[ONE]) == 2
-    regions.mark(ONE, 5 * REGION_BYTES, 5 * REGION_BYTES + 1)
-    assert len(regions.marks()[ONE]) == 2
+    regions.mark(ONE, 5, size)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size == 24
+    expected = {ONE: RegionSet([(0, -(-size // REGION_BYTES))])}
+    assert regions.marks() == expected
+    assert reopened(regions, tmp_path).marks() == expected
+
+
+def test_a_mark_within_a_whole_image_is_not_written(tmp_path: Path) -> None:
+    regions = Regions(tmp_path)
+    regions.mark_whole(ONE)
+    regions.mark(ONE, 5 * REGION_BYTES, 1 << 50)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size == 24
+    assert reopened(regions, tmp_path).marks() == {ONE: RegionSet([(0, REGIONS_END)])}
+
+
+def test_too_many_ranges_become_coarser_and_stay_so_after_reopening(tmp_path: Path) -> None:
+    """What lies in the gaps that were filled gets no record of its own any more."""
+    regions = Regions(tmp_path)
+    for index in range(RANGES_PER_IMAGE_MAX + 1):
+        regions.mark(ONE, 2 * index * REGION_BYTES, 2 * index * REGION_BYTES + 1)
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
+    filled = next(first + 1 for first, end in regions.marks()[ONE] if end - first > 1)
+    regions.mark(ONE, filled * REGION_BYTES, filled * REGION_BYTES + 1)
+    marked = regions.marks()[ONE]
+    assert len(marked) <= RANGES_PER_IMAGE_MAX // 2
+    assert all(marked.covers(2 * index, 2 * index + 1) for index in range(RANGES_PER_IMAGE_MAX + 1))
+    assert path.stat().st_size == size, "the region between two marked ones is marked by now"
+    read = reopened(regions, tmp_path).marks()[ONE]
+    assert all(read.covers(first, end) for first, end in marked)
+
+
+def read_by_a_program_before_ranges(path: Path) -> tuple[dict[int, set[int]], bool]:
+    """What it finds, and whether it takes marks for lost, and so compares every image."""
+    marks: dict[int, set[int]] = {}
+    lost = False
+    content = path.read_bytes()
+    for start in range(0, len(content) - 23, 24):
+        record = content[start : start + 24]
+        inode, index = struct.unpack_from("<Qq", record)
+        if record[16:] == xxhash.xxh3_64_digest(record[:16]):
+            marks.setdefault(inode, set()).add(index)
+        else:
+            lost = True
+    return marks, lost
+
+
+@given(
+    ranges=st.lists(
+        st.tuples(st.integers(0, 50), st.one_of(st.integers(1, 40), st.just(REGIONS_END))), min_size=1
+    )
+)
+def test_a_program_before_ranges_finds_no_less_than_what_is_marked(
+    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[int, int]]
+) -> None:
+    directory = tmp_path_factory.mktemp("regions")
+    regions = Regions(directory)
+    for first, count in ranges:
+        end = min(REGIONS_END, first + count)
+        regions.mark(ONE, first * REGION_BYTES, end * REGION_BYTES)
+    (path,) = directory.iterdir()
+    marks, lost = read_by_a_program_before_ranges(path)
+    whole_from = min((-1 - index for index in marks.get(1, ()) if index < 0), default=REGIONS_END)
+    assert lost or all(
+        region in marks[1] or region >= whole_from
+        for first, end in regions.marks()[ONE]
+        for region in range(first, min(end, 100))
+    )
     regions.close()
+
+
+def test_what_a_program_before_ranges_has_marked_is_read(tmp_path: Path) -> None:
+    records = [struct.pack("<Qq", 1, index) for index in (3, 4, -1 - 9)]
+    content = b"".join(record + xxhash.xxh3_64_digest(record) for record in records)
+    (tmp_path / f"{7:016x}").write_bytes(content)
+    regions = Regions(tmp_path)
+    assert regions.marks() == {ONE: RegionSet([(3, 5), (9, REGIONS_END)])}
+    assert not regions.marks_lost
 
 
 def test_a_forgotten_image_has_no_marks(tmp_path: Path) -> None:
@@ -122,8 +204,8 @@ def test_a_torn_file_keeps_its_whole_marks_and_a_flipped_one_is_noticed(
     path.write_bytes(content if flip is not None else content[:cut])
     read = Regions(directory)
     damaged = flip[0] // 24 if flip is not None else None
-    whole = {index for index in range(3 if flip is not None else cut // 24) if index != damaged}
-    assert read.marks().get(ONE, set()) == whole
+    whole = regions_in(*(index for index in range(3 if flip is not None else cut // 24) if index != damaged))
+    assert read.marks().get(ONE, RegionSet()) == whole
     assert read.marks_lost is (flip is not None)
 
 
@@ -142,10 +224,10 @@ def test_a_mark_that_could_not_be_written_leaves_no_half_record(
         regions.mark(ONE, REGION_BYTES, REGION_BYTES + 1)
     assert raised.value.errno == errno.ENOSPC
     monkeypatch.undo()
-    assert regions.marks() == {ONE: {0}}
+    assert regions.marks() == {ONE: regions_in(0)}
     regions.mark(TWO, 0, 1)
     read = reopened(regions, tmp_path)
-    assert read.marks() == {ONE: {0}, TWO: {0}}
+    assert read.marks() == {ONE: regions_in(0), TWO: regions_in(0)}
     assert not read.marks_lost
 
 

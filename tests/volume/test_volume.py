@@ -35,6 +35,7 @@ from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.region_set import RegionSet
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
 from tests.volume.conftest import (
@@ -200,16 +201,16 @@ def test_changed_tells_the_last_change_of_an_inode(writer: Writer) -> None:
 def test_every_region_that_a_change_may_alter_is_marked(writer: Writer) -> None:
     inode = writer.create(b"a")
     writer.write(inode, REGION_BYTES - 1, b"xx")
-    assert writer.volume.regions.marks() == {inode: {0, 1}}
+    assert writer.volume.regions.marks() == {inode: RegionSet([(0, 2)])}
     writer.volume.drop_marks(writer.volume.regions.rotate())
     writer.truncate(inode, 3 * REGION_BYTES)
-    assert writer.volume.regions.marks() == {inode: {1, 2}}
+    assert writer.volume.regions.marks() == {inode: RegionSet([(1, 2)])}, "its size alone"
     writer.volume.drop_marks(writer.volume.regions.rotate())
     writer.truncate(inode, 5)
-    assert writer.volume.regions.marks() == {inode: {0, 1, 2}}
+    assert writer.volume.regions.marks() == {inode: RegionSet([(0, 3)])}
     writer.truncate(inode, 5)
     writer.truncate(inode, 0)
-    assert 0 in writer.volume.regions.marks()[inode]
+    assert writer.volume.regions.marks()[inode].covers(0, 1)
 
 
 def test_time_never_stands_still_over_restarts_and_clocks_set_back(directory: Path) -> None:

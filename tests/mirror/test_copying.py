@@ -1,0 +1,193 @@
+"""Copying goes by what is data on either host, however long files are; both images end the same."""
+
+import errno
+from collections import Counter
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror.channel.memory import MemoryNetwork
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.errors import OperationFailed, RemoteProtocolError
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import FILE_BYTES_MAX, GIB, MIB
+from fusemirror.mirror.copying import answer_about
+from fusemirror.mirror.stream import Question, Stream
+from fusemirror.operations import Create, SetAttributes, Write
+from fusemirror.promise import Promise
+from fusemirror.protocol.messages import Hello, Reply
+from fusemirror.volume.images import Piece
+from tests.admin.conftest import Pair
+
+FILE = InodeNumber(2)
+QUESTIONS_MAX = 40
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many questions the primary asks, by their type."""
+    counted = Counter[str]()
+    ask = Stream.ask
+
+    def counting(stream: Stream, question: Question) -> Promise[Reply]:
+        counted[type(question(0)).__name__] += 1
+        return ask(stream, question)
+
+    monkeypatch.setattr(Stream, "ask", counting)
+    return counted
+
+
+async def make_file(pair: Pair, *writes: tuple[int, bytes]) -> None:
+    made = await pair.primary.unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    assert made is not None
+    assert made.number == FILE
+    for offset, data in writes:
+        await pair.primary.unit.perform(Write(FILE, offset), data)
+
+
+async def apart(pair: Pair, network: MemoryNetwork) -> None:
+    """The primary goes on alone."""
+    network.cut("alpha", "beta")
+    unit = pair.primary.unit
+    assert isinstance(unit, PrimaryUnit)
+    await unit.link_ended.wait()
+    while not unit.mirror.acknowledges_alone:
+        await unit.mirror.changed.wait()
+
+
+async def together(pair: Pair, network: MemoryNetwork) -> None:
+    network.heal("alpha", "beta")
+    with trio.fail_after(60):
+        for host in (pair.primary, pair.backup):
+            await host.unit.wait_connected()
+            await host.unit.wait_normal()
+
+
+async def truncate(pair: Pair, size: int) -> None:
+    await pair.primary.unit.perform(SetAttributes(FILE, size=size))
+
+
+def assert_same(pair: Pair) -> int:
+    """Both images hold the same; how much of the backup's is data."""
+    volumes = [host.unit.volume for host in (pair.primary, pair.backup)]
+    sizes = {volume.images.size(FILE) for volume in volumes}
+    row = volumes[0].catalog.inode(FILE)
+    assert row is not None
+    assert sizes == {row.size}
+    for volume in volumes:
+        for offset, length in volume.images.extents(FILE, row.size):
+            pieces = [each.images.read(FILE, offset, length) for each in volumes]
+            assert pieces[0] == pieces[1], f"different from byte {offset} on"
+    return volumes[1].images.data_bytes(FILE)
+
+
+@pytest.mark.parametrize("size", [1 << 40, 2 << 40, 15 << 40, None], ids=["1T", "2T", "15T", "the largest"])
+async def test_a_file_that_grew_to_a_giant_apart_is_copied_as_the_little_that_it_holds(
+    pair: Pair, network: MemoryNetwork, autojump_clock: object, asked: Counter[str], size: int | None
+) -> None:
+    """A terabyte of a hole once lost 19 links in 28 s, and the pair never became normal again."""
+    largest = pair.primary.unit.volume.file_bytes_max
+    size = largest if size is None else size
+    await make_file(pair, (0, b"before"))
+    await apart(pair, network)
+    await truncate(pair, size)
+    await pair.primary.unit.perform(Write(FILE, size - 3), b"end")
+    status = pair.primary.unit.status()
+    assert status["out_of_sync"]["images"] == 1
+    assert status["out_of_sync"]["bytes"] < MIB
+    asked.clear()
+    await together(pair, network)
+    assert asked["Digests"] + asked["Hole"] < QUESTIONS_MAX
+    assert assert_same(pair) < MIB
+    assert await pair.backup.unit.read(FILE, size - 3, 10) == b"end"
+
+
+async def test_what_was_cut_off_and_is_a_hole_now_is_one_at_the_backup_too(
+    pair: Pair,
+    network: MemoryNetwork,
+    autojump_clock: object,
+    asked: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fusemirror.volume.volume.HOLE_PIECE_BYTES", MIB)  # more than one answer is needed
+    await make_file(pair, *((start * MIB, b"x" * MIB) for start in range(8)), (3 * GIB, b"far"))
+    await apart(pair, network)
+    await truncate(pair, 5)
+    await truncate(pair, 1 << 40)
+    await pair.primary.unit.perform(Write(FILE, 6 * MIB), b"new")
+    asked.clear()
+    await together(pair, network)
+    assert assert_same(pair) < MIB
+    assert asked["Hole"] > 6
+    assert await pair.backup.unit.read(FILE, 0, 6) == b"xxxxx\0"
+
+
+def _older_hello(**fields: Any) -> Hello:
+    return Hello(**{**fields, "takes_holes": False, "file_bytes_max": 0})
+
+
+async def test_a_peer_that_does_not_know_holes_gets_checksums(
+    pair: Pair,
+    network: MemoryNetwork,
+    autojump_clock: object,
+    asked: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a program of the version before, which says nothing of what it understands."""
+    monkeypatch.setattr("fusemirror.daemon.Hello", _older_hello)
+    await make_file(pair, (0, b"x" * MIB), (20 * MIB, b"y" * MIB))
+    await apart(pair, network)
+    await truncate(pair, 5)
+    await truncate(pair, 20 * MIB)
+    await together(pair, network)
+    assert asked["Hole"] == 0
+    assert asked["Digests"] > 10
+    assert_same(pair)
+    await pair.backup.unit.verify()
+    while (report := await pair.backup.unit.verify_report())["running"]:
+        await trio.testing.wait_all_tasks_blocked()
+    assert (report["failed"], report["differences"]) == (None, [])
+    assert asked["Hole"] == 0
+
+
+async def test_a_file_longer_than_either_disk_takes_is_refused_before_anything_is_changed(
+    pair: Pair, network: MemoryNetwork, autojump_clock: object
+) -> None:
+    """The smaller limit counts, of both hosts' requests, also while the other host is away."""
+    limit = 1 << 30
+    pair.backup.unit.volume.images._file_bytes_max = limit
+    await apart(pair, network)
+    await together(pair, network)
+    await make_file(pair, (0, b"before"))
+    number = pair.primary.unit.volume.number
+
+    async def expect_too_long(host: str, operation: SetAttributes | Write) -> None:
+        with pytest.raises(OperationFailed) as refused:
+            await getattr(pair, host).unit.perform(operation, b"data" if type(operation) is Write else b"")
+        assert refused.value.errno == errno.EFBIG
+
+    for host in ("primary", "backup"):
+        await expect_too_long(host, SetAttributes(FILE, size=limit + 1))
+        await expect_too_long(host, Write(FILE, limit - 3))
+        await expect_too_long(host, Write(FILE, FILE_BYTES_MAX - 4))
+    assert pair.primary.unit.volume.number == number
+    await pair.backup.unit.perform(Write(FILE, limit - 4), b"data")
+    await expect_too_long("primary", Write(FILE, 0, append=True))
+    await apart(pair, network)
+    await expect_too_long("primary", SetAttributes(FILE, size=limit + 1))
+    await together(pair, network)
+    assert_same(pair)
+
+
+@pytest.mark.parametrize("values", [(), (5,), (4,), (21,), (-1,)], ids=str)
+def test_an_answer_about_a_hole_that_leads_nowhere_ends_the_link(values: tuple[int, ...]) -> None:
+    with pytest.raises(RemoteProtocolError, match="looked"):
+        answer_about(Piece(5, 20, is_hole=True), Reply(1, values=values), "peer")
+
+
+def test_an_answer_about_a_hole_says_how_far_it_goes_and_what_differs() -> None:
+    piece = Piece(5, 20, is_hole=True)
+    assert answer_about(piece, Reply(1, values=(20,)), "peer") == (20, ())
+    assert answer_about(piece, Reply(1, values=(9, 6, 7)), "peer") == (9, (6, 7))
