@@ -104,6 +104,7 @@ KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given 
 KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to run than can
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
+NAME_DROPPED_S = 0.5  # so long a look waits until the kernel has dropped a name; it tries again by itself
 MAPPING_DELAY_S = 1.0  # so long after a change by the other host a mapping may show what was before
 NAME_LIFETIME_S = 1.0  # how long a kernel keeps a name; the other host may have to wait for that
 SHARED_NAME_LIFETIME_S = 0.25  # here both hosts may: shorter, and long enough for most of the gain

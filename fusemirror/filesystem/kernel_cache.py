@@ -43,6 +43,7 @@ import pyfuse3
 import trio
 
 from fusemirror.change import Row, Table
+from fusemirror.filesystem.directory_names import DirectoryNames, DropName, Name
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
@@ -71,7 +72,12 @@ Invalidate = Callable[[InodeNumber, bool], None]
 class KernelCache:
     """A `Watcher` of the volume that this host shows. `run` drops pages of mappings for ever."""
 
-    def __init__(self, invalidate: Invalidate = pyfuse3.invalidate_inode) -> None:
+    def __init__(
+        self,
+        invalidate: Invalidate = pyfuse3.invalidate_inode,
+        drop_name: DropName = pyfuse3.invalidate_entry,
+    ) -> None:
+        self.directories = DirectoryNames(drop_name)
         self.maps_direct_io = False
         """Whether the kernel maps files shared that are open for direct I/O (`kernel/negotiation.py`)."""
         self.attributes_granted = 0
@@ -133,6 +139,11 @@ class KernelCache:
             self._new.add(inode)
         self._known[inode] += 1
 
+    def renamed(self, inode: Inode | None, name: Name) -> None:
+        """The kernel is told now that its own call has given the inode this name."""
+        if inode is not None and inode.is_directory and inode.number in self._known:
+            self.directories.renamed(inode.number, name)
+
     def tell(self, inode: Inode, lifetime_s: float, *, asked: bool = False) -> tuple[float, int]:
         """The kernel is told the attributes of `inode` now: how long it may keep them, `lifetime_s` at
         most, and the mtime to tell. `asked`: it has the inode and asks for no more than this.
@@ -177,6 +188,7 @@ class KernelCache:
             return  # it has been told anew meanwhile
         del self._known[inode]
         self._new.discard(inode)
+        self.directories.forgotten(inode)
         self._told.pop(inode, None)
         self._paged.pop(inode, None)
         self._granted.pop(inode, None)
@@ -201,7 +213,9 @@ class KernelCache:
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
                 self._wanted.set()
 
-    def rows_changed(self, rows: Iterable[Row]) -> None:
+    def rows_changed(self, rows: Iterable[Row], *, own: bool) -> None:
+        if not own:
+            self.directories.rows_changed(rows)
         for table, key, _ in rows:
             if table in (Table.INODES, Table.XATTRS):  # access control lists live as long as attributes
                 self._changed(key_inode(key), own=True)

@@ -21,12 +21,13 @@ from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 from fusemirror.change import first_cookie
 from fusemirror.control import acl
 from fusemirror.control.conflicts import check_reserved
-from fusemirror.control.deciding import nearest_time
+from fusemirror.control.deciding import RENAME_EXCHANGE, nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.answers import Listing, list_entry
 from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_entry
 from fusemirror.filesystem.callers import is_administrator
+from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.errnos import answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -86,19 +87,30 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENAMETOOLONG)
         keeping = unit.names.keeping(parent_inode)
         try:
-            inode = await unit.lookup(parent_inode, name)
+            inode = await self._found(parent_inode, name)
         except OperationFailed as error:
             self._told.forget(ctx.pid, parent_inode, name)
             if error.errno == errno.ENOENT and (kept_s := unit.name_lifetime_s(parent_inode, name, keeping)):
                 return no_entry(kept_s)
             raise
         self._told.tell(ctx.pid, parent_inode, name, inode)
-        return self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
+        return self._named(inode, (parent_inode, name), unit.name_lifetime_s(parent_inode, name, keeping))
 
-    def _named(self, inode: Inode, name_lifetime_s: float = 0.0) -> pyfuse3.EntryAttributes:
+    async def _found(self, parent: InodeNumber, name: bytes) -> Inode:
+        """The inode of a name; the kernel has dropped the name by which it had a directory before."""
+        inode = await self._unit.lookup(parent, name)
+        if inode.is_directory and await self._cache.directories.found(inode.number, (parent, name)):
+            inode = await self._unit.lookup(parent, name)  # as it is now
+        return inode
+
+    def _named(
+        self, inode: Inode, name: Name | None = None, name_lifetime_s: float = 0.0
+    ) -> pyfuse3.EntryAttributes:
         entry = self._entry(inode)
         entry.entry_timeout = name_lifetime_s
         self._cache.named(inode.number)
+        if name is not None and inode.is_directory:
+            self._cache.directories.told(inode.number, name)
         return entry
 
     def forget(self, inode_list: list[tuple[InodeNumber, int]]) -> None:
@@ -132,7 +144,7 @@ class Operations(pyfuse3.Operations):
         keeping = unit.names.keeping(parent)
         check_reserved(operation, operation.uid)
         inode = _there(await unit.perform(operation))
-        return self._named(inode, unit.name_lifetime_s(parent, name, keeping))
+        return self._named(inode, (parent, name), unit.name_lifetime_s(parent, name, keeping))
 
     @answers_errno
     async def link(
@@ -143,7 +155,8 @@ class Operations(pyfuse3.Operations):
         operation = Link(inode, new_parent_inode, new_name)
         check_reserved(operation, ctx.uid)
         linked = _there(await unit.perform(operation))
-        return self._named(linked, unit.name_lifetime_s(new_parent_inode, new_name, keeping))
+        lifetime_s = unit.name_lifetime_s(new_parent_inode, new_name, keeping)
+        return self._named(linked, name_lifetime_s=lifetime_s)
 
     @answers_errno
     async def unlink(self, parent_inode: InodeNumber, name: bytes, ctx: RequestContext) -> None:
@@ -170,7 +183,11 @@ class Operations(pyfuse3.Operations):
         expected = self._told.take(ctx.pid, parent_inode_new, name_new)
         operation = Rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, expected)
         check_reserved(operation, ctx.uid)
-        await self._unit.perform(operation)
+        self._cache.renamed(await self._unit.perform(operation), (parent_inode_new, name_new))
+        if flags == RENAME_EXCHANGE:
+            catalog = self._unit.volume.catalog
+            other = catalog.entry(parent_inode_old, name_old)
+            self._cache.renamed(other and catalog.inode(other.inode), (parent_inode_old, name_old))
 
     @answers_errno
     async def readlink(self, inode: InodeNumber, ctx: RequestContext) -> bytes:
@@ -228,6 +245,8 @@ class Operations(pyfuse3.Operations):
                 if not list_entry(token, name, shown, cookie + _DOT_DOT):
                     return
                 self._cache.named(inode.number)
+                if inode.is_directory:
+                    self._cache.directories.told(inode.number, (handle.inode, name))
 
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
@@ -371,7 +390,8 @@ class Operations(pyfuse3.Operations):
         keeping = unit.names.keeping(parent_inode)
         inode = await self._create_or_open(operation, flags, ctx)
         self._unit.opened(inode.number)
-        entry = self._named(inode, unit.name_lifetime_s(parent_inode, name, keeping))
+        lifetime_s = unit.name_lifetime_s(parent_inode, name, keeping)
+        entry = self._named(inode, name_lifetime_s=lifetime_s)
         return self._opened(inode.number, flags, ctx.uid), entry
 
     async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:

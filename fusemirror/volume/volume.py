@@ -329,10 +329,10 @@ class Volume:
         elif change.time_ns < self._time_ns and _sets_clock_back(change):
             self._time_ns = change.time_ns
             self._commit_or_later()  # so that recovery finds rows of before in the catalog
+        own = (change.request == NO_REQUEST) == (self._identity.role == "primary")
         if change.rows:
-            self.watcher.rows_changed(change.rows)
+            self.watcher.rows_changed(change.rows, own=own)
         if type(change) is not NamespaceChange:
-            own = (change.request == NO_REQUEST) == (self._identity.role == "primary")
             self.watcher.data_changed(change.inode, own=own)
         if change.request:
             self.requests_done[change.request] = (change.number, change.inode)
@@ -648,7 +648,7 @@ class Volume:
             raise
         if not self.copying:
             self._hold_in_memory(rows)
-        self.watcher.rows_changed(rows)
+        self.watcher.rows_changed(rows, own=False)
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
 

@@ -19,8 +19,8 @@ class Watcher(Protocol):
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         """The content, size and times of an image; `own` where a program of this host did it."""
 
-    def rows_changed(self, rows: Iterable[Row]) -> None:
-        """Rows of the catalog."""
+    def rows_changed(self, rows: Iterable[Row], *, own: bool) -> None:
+        """Rows of the catalog; `own` as above."""
 
     def image_suspect(self, inode: InodeNumber) -> None:
         """Content that was read before may be wrong, though size and times tell nothing of it."""
@@ -35,7 +35,7 @@ class Nobody:
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         pass
 
-    def rows_changed(self, rows: Iterable[Row]) -> None:
+    def rows_changed(self, rows: Iterable[Row], *, own: bool) -> None:
         pass
 
     def image_suspect(self, inode: InodeNumber) -> None:

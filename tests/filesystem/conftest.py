@@ -11,6 +11,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import InodeNumber
@@ -65,8 +66,19 @@ def notified() -> list[tuple[InodeNumber, bool]]:
 
 
 @pytest.fixture
-async def cache(unit: PrimaryUnit, notified: list[tuple[InodeNumber, bool]]) -> AsyncIterator[KernelCache]:
-    watcher = KernelCache(lambda inode, attributes_only: notified.append((inode, attributes_only)))
+def dropped() -> list[Name]:
+    """The names that the kernel was told to drop."""
+    return []
+
+
+@pytest.fixture
+async def cache(
+    unit: PrimaryUnit, notified: list[tuple[InodeNumber, bool]], dropped: list[Name]
+) -> AsyncIterator[KernelCache]:
+    watcher = KernelCache(
+        lambda inode, attributes_only: notified.append((inode, attributes_only)),
+        lambda parent, name: dropped.append((parent, name)),
+    )
     unit.volume.watcher = watcher
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run)

@@ -203,7 +203,7 @@ async def test_rows_of_an_inode_take_back_its_attributes(
     row: tuple[Table, bytes, bytes | None],
 ) -> None:
     await grant(cache)
-    cache.rows_changed([row])
+    cache.rows_changed([row], own=True)
     assert kernel.notified == [(INODE, ATTRIBUTES)]
 
 

@@ -9,14 +9,16 @@ import pyfuse3
 import pytest
 import trio
 
-from fusemirror.change import Table
+from fusemirror.change import NamespaceChange, Table
 from fusemirror.control.acl import ACCESS
+from fusemirror.control.deciding import decide
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import KERNEL_STEADY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
-from fusemirror.operations import Unlink
+from fusemirror.operations import Rename, Unlink
 from fusemirror.volume.catalog import xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -162,6 +164,29 @@ async def test_a_rename_takes_its_flags(kernel: Kernel) -> None:
     await rename(ROOT, b"one", ROOT, b"two", 0, USER)
     assert await kernel.lookup(b"two") == two
     assert await refused(kernel.lookup(b"one")) == "ENOENT"
+
+
+async def test_a_directory_that_the_other_host_moved_is_found_once_its_old_name_is_dropped(
+    kernel: Kernel, unit: PrimaryUnit, dropped: list[Name]
+) -> None:
+    new, work, job = [await kernel.mkdir(name) for name in (b"new", b"work", b"job")]
+    await kernel.operations.rename(ROOT, b"job", new, b"job", 0, ROOT_USER)
+    assert await kernel.lookup(b"job", new) == job
+    assert not dropped, "its own kernel has moved it by itself"
+    unit.volume.apply(_of_the_other_host(unit, Rename(new, b"job", work, b"job")))
+    assert await kernel.lookup(b"job", work) == job
+    assert dropped == [(new, b"job")]
+    await kernel.mkdir(b"other", work)
+    await kernel.operations.rename(work, b"other", work, b"job", pyfuse3.RENAME_EXCHANGE, ROOT_USER)
+    assert await kernel.lookup(b"other", work) == job
+    assert dropped == [(new, b"job")]
+
+
+def _of_the_other_host(unit: PrimaryUnit, operation: Rename) -> NamespaceChange:
+    volume = unit.volume
+    number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
+    decision = decide(volume.catalog, operation, number, time_ns)
+    return NamespaceChange(number, RequestId(b"the other host's"), time_ns, decision.inode, decision.rows)
 
 
 async def test_the_directory_of_set_aside_files_is_made_removed_and_renamed_by_root_alone(

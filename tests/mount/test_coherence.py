@@ -4,7 +4,8 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from itertools import count
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,57 @@ def test_verify_finds_no_difference_while_both_hosts_write(pair: TwoHosts, name:
             ended.set()
 
     in_parallel(lambda: write(pair.primary), lambda: write(pair.backup), verify)
+
+
+KINDS_OF_JOBS: dict[str, Callable[[Path], None]] = {"a directory": Path.mkdir, "a file": Path.touch}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_JOBS)
+def test_what_the_other_host_moved_is_moved_on_at_once(mine: Path, theirs: Path, kind: str) -> None:
+    """Between directories, within one, back to where it was, and by either host in turn."""
+    places = ("new/job", "work/job", "done/job", "done/again", "work/again", "new/job")
+    for place in ("new", "work", "done"):
+        (mine / place).mkdir(parents=True)
+    KINDS_OF_JOBS[kind](mine / "new/job")
+    assert (mine / "new/job").exists(), "so that the kernel has it by this name"
+    hosts = (theirs, theirs, mine)
+    for turn in range(10):
+        for index, (old, new) in enumerate(pairwise(places)):
+            host = hosts[(turn + index) % len(hosts)]
+            (host / old).rename(host / new)
+    for host in (mine, theirs):
+        assert [path.name for path in (host / "new").iterdir()] == ["job"]
+
+
+def test_both_hosts_take_directories_from_the_queues_of_each_other(pair: TwoHosts, name: str) -> None:
+    """Each claims a job by moving it to a place of its own, and from there to the next queue, or back."""
+    root = pair.primary.mountpoint / name
+    queues = ("first", "second", "third", "done")
+    for place in (*queues, *(host.name for host in pair)):
+        (root / place).mkdir(parents=True)
+    jobs = [f"job{number}" for number in range(12)]
+    for job in jobs:
+        (root / "first" / job).mkdir()
+
+    def work(host: Host) -> None:
+        top = host.mountpoint / name
+        returned: set[tuple[str, str]] = set()
+        while len(os.listdir(top / "done")) < len(jobs):
+            for queue, following in pairwise(queues):
+                for job in os.listdir(top / queue):
+                    claimed = top / host.name / job
+                    try:
+                        (top / queue / job).rename(claimed)
+                    except FileNotFoundError:
+                        continue  # the other host was faster
+                    (claimed / f"{queue} by {host.name}").touch()
+                    goes_back = (queue, job) not in returned and len(returned) % 2 == 0
+                    returned.add((queue, job))
+                    claimed.rename(top / (queue if goes_back else following) / job)
+
+    in_parallel(*(partial(work, host) for host in pair))
+    for host in pair:
+        done = host.mountpoint / name / "done"
+        assert sorted(os.listdir(done)) == sorted(jobs)
+        for job in jobs:
+            assert {each.split()[0] for each in os.listdir(done / job)} == {"first", "second", "third"}

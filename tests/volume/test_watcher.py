@@ -26,7 +26,7 @@ class Listener:
         found = self._volume.catalog.inode(inode)
         self.heard.append((inode, own, found and found.size))
 
-    def rows_changed(self, rows: Iterable[Row]) -> None:
+    def rows_changed(self, rows: Iterable[Row], *, own: bool) -> None:
         self.heard.append({key: self._volume.catalog.inode(ROOT_INODE) is not None for _, key, _ in rows})
 
     def image_suspect(self, inode: InodeNumber) -> None:

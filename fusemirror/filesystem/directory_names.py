@@ -1,0 +1,110 @@
+"""By which name this host's kernel has each directory, and how it lets go of one that has moved.
+
+A kernel has a directory under one name. Where it finds the directory under another, which the other host
+gave it, it moves it there, if the locks that this takes are free; else the look fails with ESTALE. They
+never are in a rename(2) between directories, which takes them itself and then looks: so a program could
+not move on what the other host had moved, until something else had looked. So the kernel is told to drop
+the old name, as for a name that was removed: when the move is applied here, by a thread, because that waits
+for the lock of the old directory, which a call may hold that waits for the other host. And a look that
+finds the directory is answered when that is done, or after `NAME_DROPPED_S`: the call that holds the lock
+may be the one that looks, and the kernel then tries once more by itself.
+
+A directory in which a program of this host stands, or has a file open, stays known by its old name until
+something looks it up by the new one outside of such a rename.
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+import pyfuse3
+import trio
+
+from fusemirror.change import Row, Table
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import NAME_DROPPED_S
+from fusemirror.volume.catalog import key_inode, unpack_entry
+
+log = logging.getLogger(__name__)
+
+# The kernel does not have the name, or not the mount any more; libfuse says the last.
+_LET_GO = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.EINVAL}
+_DROPPERS = 8  # threads: each may wait for a call that holds its directory's lock
+_DIRECTORY_TYPE = 4
+
+Name = tuple[InodeNumber, bytes]
+DropName = Callable[[InodeNumber, bytes], None]
+"""(parent, name): pyfuse3.invalidate_entry."""
+
+
+class DirectoryNames:
+    """See the module. For each directory that the kernel knows, `_names` has the name by which it does, or
+    the kernel was told to drop that one."""
+
+    def __init__(self, drop: DropName = pyfuse3.invalidate_entry) -> None:
+        self._drop = drop
+        self._names: dict[InodeNumber, Name] = {}
+        self._dropping: dict[InodeNumber, trio.Event] = {}
+        self._droppers = ThreadPoolExecutor(_DROPPERS, "dropper")
+
+    def rows_changed(self, rows: Iterable[Row]) -> None:
+        """A change of the other host."""
+        for table, key, value in rows:
+            if table == Table.ENTRIES and value is not None:
+                entry = unpack_entry(value)
+                if entry.type == _DIRECTORY_TYPE:
+                    self._leave(entry.inode, (key_inode(key), key[8:]))
+
+    def forgotten(self, inode: InodeNumber) -> None:
+        self._names.pop(inode, None)
+
+    def told(self, inode: InodeNumber, name: Name) -> None:
+        """The kernel is told a directory by a name now."""
+        self._leave(inode, name)
+        self._names[inode] = name
+
+    def renamed(self, inode: InodeNumber, name: Name) -> None:
+        """The kernel has moved a directory to a name, or does once it has the answer to its request."""
+        if inode in self._names:
+            self._names[inode] = name
+
+    async def found(self, inode: InodeNumber, name: Name) -> bool:
+        """On return the kernel does not have the directory by another name, or is late in dropping that.
+        Whether that took a wait."""
+        self._leave(inode, name)
+        dropped = self._dropping.get(inode)
+        if dropped is None:
+            return False
+        with trio.move_on_after(NAME_DROPPED_S):
+            await dropped.wait()
+        return True
+
+    def _leave(self, inode: InodeNumber, name: Name) -> None:
+        """The directory has this name and no other: begin to drop what the kernel has it by."""
+        known = self._names.get(inode, name)
+        if known == name:
+            return
+        del self._names[inode]
+        self._dropping[inode] = dropped = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def tell(_: Future[None]) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(partial(self._has_dropped, inode, dropped))
+
+        self._droppers.submit(self._drop_name, *known).add_done_callback(tell)
+
+    def _has_dropped(self, inode: InodeNumber, dropped: trio.Event) -> None:
+        dropped.set()
+        if self._dropping.get(inode) is dropped:
+            del self._dropping[inode]
+
+    def _drop_name(self, parent: InodeNumber, name: bytes) -> None:
+        try:
+            self._drop(parent, name)
+        except OSError as error:
+            if error.errno not in _LET_GO:
+                log.error("the kernel could not be told that %r in inode %d moved: %s", name, parent, error)

@@ -1,0 +1,130 @@
+"""The name by which a kernel has a directory is dropped when the directory has another, and not before."""
+
+import errno
+import logging
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from fusemirror.change import Row, Table
+from fusemirror.filesystem.directory_names import DirectoryNames, Name
+from fusemirror.identifiers import InodeNumber
+from fusemirror.volume.catalog import Entry, entry_key, pack_entry
+
+DIRECTORY, PARENT, OTHER = InodeNumber(7), InodeNumber(8), InodeNumber(9)
+OLD, NEW, NEWEST = (PARENT, b"old"), (OTHER, b"new"), (PARENT, b"newest")
+DIRECTORY_TYPE, FILE_TYPE = 4, 8
+PATIENCE_S = 30
+
+
+class Kernel:
+    """Drops names, each once its directory is free."""
+
+    def __init__(self) -> None:
+        self.dropped: list[Name] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.error = 0
+
+    def drop(self, parent: InodeNumber, name: bytes) -> None:
+        assert self.free.wait(PATIENCE_S), "the directory was never free"
+        self.dropped.append((parent, name))
+        if self.error:
+            raise OSError(self.error, "said the kernel")
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def names(kernel: Kernel) -> DirectoryNames:
+    return DirectoryNames(kernel.drop)
+
+
+def put(name: Name, file_type: int = DIRECTORY_TYPE) -> Row:
+    return Table.ENTRIES, entry_key(*name), pack_entry(Entry(DIRECTORY, file_type, 2))
+
+
+async def test_what_the_kernel_has_by_that_name_is_left_alone(names: DirectoryNames, kernel: Kernel) -> None:
+    assert not await names.found(DIRECTORY, OLD)
+    names.told(DIRECTORY, OLD)
+    names.rows_changed([put(OLD)])
+    assert not await names.found(DIRECTORY, OLD)
+    assert not kernel.dropped
+
+
+async def test_a_move_by_the_other_host_drops_the_name_that_the_kernel_has(
+    names: DirectoryNames, kernel: Kernel
+) -> None:
+    """Though it moves twice, and is found only then."""
+    names.told(DIRECTORY, OLD)
+    names.rows_changed([put(NEW), (Table.ENTRIES, entry_key(*OLD), None)])
+    names.rows_changed([put(NEWEST), (Table.ENTRIES, entry_key(*NEW), None)])
+    await names.found(DIRECTORY, NEWEST)
+    assert kernel.dropped == [OLD]
+    assert not await names.found(DIRECTORY, NEWEST)
+
+
+async def test_a_look_that_finds_it_waits_for_that(names: DirectoryNames, kernel: Kernel) -> None:
+    names.told(DIRECTORY, OLD)
+    kernel.free.clear()
+    names.rows_changed([put(NEW)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.found, DIRECTORY, NEW)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not kernel.dropped
+        kernel.free.set()
+    assert kernel.dropped == [OLD]
+
+
+async def test_but_not_for_ever(names: DirectoryNames, kernel: Kernel, autojump_clock: object) -> None:
+    """It may hold the lock itself."""
+    names.told(DIRECTORY, OLD)
+    kernel.free.clear()
+    assert await names.found(DIRECTORY, NEW)
+    assert not kernel.dropped
+    kernel.free.set()
+
+
+async def test_what_was_missed_is_dropped_when_it_is_found(names: DirectoryNames, kernel: Kernel) -> None:
+    """As where the whole catalog was replaced, or a listing told the kernel a name that it could not take."""
+    names.told(DIRECTORY, OLD)
+    names.told(DIRECTORY, NEW)
+    assert await names.found(DIRECTORY, NEW)
+    assert kernel.dropped == [OLD]
+    assert await names.found(DIRECTORY, NEWEST)
+    assert kernel.dropped == [OLD, NEW]
+
+
+async def test_moves_of_this_host_and_of_files_drop_nothing(names: DirectoryNames, kernel: Kernel) -> None:
+    names.told(DIRECTORY, OLD)
+    names.renamed(DIRECTORY, NEW)
+    assert not await names.found(DIRECTORY, NEW)
+    names.rows_changed([put(NEWEST, FILE_TYPE)])
+    assert not kernel.dropped
+
+
+async def test_a_directory_that_the_kernel_forgot_has_no_name_there(
+    names: DirectoryNames, kernel: Kernel
+) -> None:
+    names.told(DIRECTORY, OLD)
+    names.forgotten(DIRECTORY)
+    assert not await names.found(DIRECTORY, NEW)
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize(
+    ("error", "logged"), [(errno.ENOENT, False), (errno.ENODEV, False), (errno.EIO, True)]
+)
+async def test_a_kernel_that_has_no_such_name_is_no_mistake(
+    names: DirectoryNames, kernel: Kernel, caplog: pytest.LogCaptureFixture, error: int, logged: bool
+) -> None:
+    kernel.error = error
+    names.told(DIRECTORY, OLD)
+    with caplog.at_level(logging.ERROR):
+        assert await names.found(DIRECTORY, NEW)
+    assert bool(caplog.records) is logged
