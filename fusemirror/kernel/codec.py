@@ -7,7 +7,7 @@ its structure, or that says that it is longer than it is, is a `MalformedRequest
 that is longer than we know is newer than we are, and is passed over. Source: include/uapi/linux/fuse.h.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct, error
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -46,7 +46,6 @@ class Opcode(IntEnum):
     FLUSH = 25
     INIT = 26
     OPENDIR = 27
-    READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
     ACCESS = 34
@@ -57,15 +56,6 @@ class Opcode(IntEnum):
     BATCH_FORGET = 42
     READDIRPLUS = 44
     RENAME2 = 45
-
-
-class Notification(IntEnum):
-    """What we tell the kernel unasked, in the place of an error number."""
-
-    INVAL_INODE = 2
-    INVAL_ENTRY = 3
-    STORE = 4
-    DELETE = 6
 
 
 # --- flags ----------------------------------------------------------------------------------------------
@@ -379,32 +369,6 @@ class InitOut(NamedTuple):
     flags2: int
 
 
-class NotifyInvalInodeOut(NamedTuple):
-    ino: int
-    off: int
-    len: int
-
-
-class NotifyInvalEntryOut(NamedTuple):
-    parent: int
-    namelen: int
-    flags: int
-
-
-class NotifyDeleteOut(NamedTuple):
-    parent: int
-    child: int
-    namelen: int
-    padding: int
-
-
-class NotifyStoreOut(NamedTuple):
-    nodeid: int
-    offset: int
-    size: int
-    padding: int
-
-
 _HEAD, _ATTR, _ENTRY, _OPEN = "IiQ", "QQQqqqIIIIIIIIII", "QQQQII", "QII"
 
 IN_HEADER = Layout(InHeader, "IIQQIIIHH")
@@ -442,11 +406,6 @@ GETXATTR_OUT = Layout(GetxattrOut, "II")
 KSTATFS = Layout(Kstatfs, "QQQQQIII28x")  # padding and six spare numbers
 DIRENT = Layout(Dirent, "QQII")
 INIT_OUT = Layout(InitOut, "IIIIHHIIHHI28x")
-
-NOTIFY_INVAL_INODE_OUT = Layout(NotifyInvalInodeOut, "Qqq")
-NOTIFY_INVAL_ENTRY_OUT = Layout(NotifyInvalEntryOut, "QII")
-NOTIFY_DELETE_OUT = Layout(NotifyDeleteOut, "QQII")
-NOTIFY_STORE_OUT = Layout(NotifyStoreOut, "QQII")
 
 # Whole replies, so that each is made in one step.
 _ATTR_REPLY = Struct("=" + _HEAD + "QII" + _ATTR)
@@ -592,32 +551,3 @@ def handed_by(opcode: int, reply: Reply) -> Handed:
         )
         return Handed([inode] if inode else [], file=opened)
     return Handed([])
-
-
-# --- notifications --------------------------------------------------------------------------------------
-
-
-def _notification(code: Notification, parts: Iterable[bytes]) -> bytes:
-    body = b"".join(parts)
-    return OUT_HEADER.pack(OUT_HEADER.size + len(body), code, 0) + body
-
-
-def invalidate_inode(inode: int, offset: int, length: int) -> bytes:
-    """Let the kernel drop the attributes of an inode, and its pages from `offset` on: to the end where
-    `length` is 0, none where `offset` is negative."""
-    return _notification(Notification.INVAL_INODE, [NOTIFY_INVAL_INODE_OUT.pack(inode, offset, length)])
-
-
-def invalidate_entry(parent: int, name: bytes) -> bytes:
-    out = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)
-    return _notification(Notification.INVAL_ENTRY, [out, name, b"\0"])
-
-
-def delete_entry(parent: int, child: int, name: bytes) -> bytes:
-    out = NOTIFY_DELETE_OUT.pack(parent, child, len(name), 0)
-    return _notification(Notification.DELETE, [out, name, b"\0"])
-
-
-def store(inode: int, offset: int, data: bytes) -> bytes:
-    out = NOTIFY_STORE_OUT.pack(inode, offset, len(data), 0)
-    return _notification(Notification.STORE, [out, data])

@@ -14,6 +14,8 @@ answered with EINTR, which nobody sees, while the handler goes on, so that a cha
 takes effect once, or not at all. What its answer would have handed to the kernel is taken back
 (`Server.untaken`).
 
+**Notifications** are pyfuse3's: libfuse writes them to the same descriptor, one call for each.
+
 **Mistakes.** A request that cannot be read is answered with EIO. Any other exception that leaves a handler
 or the reader ends `run`: handlers answer for their own mistakes.
 """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec
-from fusemirror.kernel.codec import Layout, Notification, Opcode
+from fusemirror.kernel.codec import Layout, Opcode
 
 LAYOUTS: dict[str, Layout[Any]] = {
     name: value for name, value in vars(codec).items() if isinstance(value, Layout)
@@ -33,7 +33,6 @@ ENDS_BEFORE = {
 def numbers() -> dict[str, int]:
     """Every number of the codec, by its name in the header."""
     found = {f"FUSE_{opcode.name}": int(opcode) for opcode in Opcode}
-    found |= {f"FUSE_NOTIFY_{code.name}": int(code) for code in Notification}
     for name, value in vars(codec).items():
         if isinstance(value, int) and name.startswith(("FATTR_", "FOPEN_")):
             found[name] = value
@@ -184,17 +183,3 @@ def test_what_a_reply_hands_to_the_kernel() -> None:
     assert codec.handed_by(Opcode.GETATTR, codec.attr_reply(5, ATTR, 0)) == ([], None, None)
     listed = b"".join(codec.directory_entry(name, entry, 1, 4) for name in (b".", b"..", b"a", b"b"))
     assert codec.handed_by(Opcode.READDIRPLUS, codec.data_reply(5, listed)) == ([7, 7], None, None)
-
-
-def test_notifications_say_their_length_and_end_their_names() -> None:
-    made = [
-        codec.invalidate_inode(7, -1, 0),
-        codec.invalidate_entry(1, b"name"),
-        codec.delete_entry(1, 7, b"name"),
-        codec.store(7, 4096, b"data"),
-    ]
-    heads = [codec.OUT_HEADER.read(each) for each in made]
-    assert [head.error for head in heads] == [2, 3, 6, 4]
-    assert all(head.len == len(each) and head.unique == 0 for head, each in zip(heads, made, strict=True))
-    assert made[1].endswith(b"name\0")
-    assert made[2].endswith(b"name\0")
