@@ -193,6 +193,23 @@ ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
 ACL_ENTRIES = ((1, 6, 0xFFFFFFFF), (2, 4, 1000), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
 
 
+async def test_a_giant_of_little_data_is_set_aside_and_brought_in_as_the_little_that_it_holds(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    """Both copied every byte of its length once, which took for ever."""
+    await split(pair, network)
+    size = pair.primary.unit.volume.file_bytes_max
+    giant = await create(pair.backup, b"giant")
+    await pair.backup.roles.perform(SetAttributes(giant, size=size))
+    await pair.backup.roles.perform(Write(giant, 1 << 40), b"far")
+    winner, loser = await resolved(pair, "alpha")
+    for host in (winner, loser):
+        brought = await find(host, CONFLICTS_NAME, b"beta", b"giant")
+        assert (await host.roles.attributes(brought)).size == size
+        assert await host.roles.read(brought, (1 << 40) - 2, 6) == b"\0\0far\0"
+        assert host.roles.volume.images.data_bytes(brought) < 1 << 20
+
+
 async def facts(host: Host, *names: bytes) -> dict[bytes, object]:
     """Everything about what a name stands for, and about what is in it."""
     inode = await host.roles.attributes(await find(host, *names))
