@@ -33,6 +33,7 @@ from fusemirror.errors import DiskFailed, MountFailed, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
+from fusemirror.identifiers import ROOT_INODE
 from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.kernel.session import Session
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
@@ -75,8 +76,7 @@ class Host:
         settings = self.settings
         volume = Volume.open(Path(settings.volume), self.seams)
         stack.callback(volume.close)
-        if not is_host_name(volume.identity.host_name):
-            raise VolumeDamaged(volume.directory, f"`{volume.identity.host_name}` is no name for a host")
+        _check_servable(volume)
         self._volume = volume
         _, self._communication = open_wanted(
             settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
@@ -191,6 +191,16 @@ class Host:
             await self.roles.stop(reason)
         if limit.cancelled_caught:
             log.warning("stopped before everything was drained: the peer did not answer in time")
+
+
+def _check_servable(volume: Volume) -> None:
+    """VolumeDamaged where nothing could be served, or set aside, of a volume that could be opened."""
+    name = volume.identity.host_name
+    if not is_host_name(name):
+        raise VolumeDamaged(volume.directory, f"`{name}` is no name for a host")
+    root = volume.catalog.inode(ROOT_INODE)
+    if volume.identity.complete and (root is None or not root.is_directory):
+        raise VolumeDamaged(volume.directory, "the root directory is missing")
 
 
 def run(

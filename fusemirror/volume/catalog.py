@@ -665,6 +665,10 @@ class Catalog:
         return VolumeDamaged(self._directory.parent, f"catalog: {table.name} {key.hex()}")
 
     def _failure(self, error: lmdb.Error) -> DiskFailed:
+        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+            return DiskFailed(
+                self._directory.parent, f"catalog: {error}; it is damaged, run `fusemirror fsck`"
+            )
         # py-lmdb has a class for ENOSPC, and none for EIO.
         kind = DiskFull if isinstance(error, lmdb.DiskError | lmdb.MapFullError) else DiskFailed
         return kind(self._directory.parent, f"catalog: {error}")

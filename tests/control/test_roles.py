@@ -1,21 +1,28 @@
 """Roles that change while programs work: two hosts in one process, real disks, a network in memory."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from fusemirror import settings
+from fusemirror.change import Table
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import RefusedForSafety, TimedOut
+from fusemirror.errors import RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.mirror.histories import generations_of
 from fusemirror.operations import Create, Unlink, Write
+from fusemirror.volume.catalog import inode_key
+from fusemirror.volume.check import check
+from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
-from tests.volume.conftest import directory, volume
+from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]
 
@@ -259,3 +266,24 @@ async def test_two_that_went_on_apart_show_it_and_both_serve(pair: Pair, network
         await until(lambda host=host: host.unit.status()["mirror_state"] == "diverged")  # type: ignore[misc]
         assert host.unit.status()["role"] == "primary"
         await create(host, b"still")
+
+
+@pytest.mark.parametrize("damage", ["name", "root"])
+async def test_a_volume_that_cannot_be_served_is_refused_before_it_is(
+    tmp_path: Path, network: MemoryNetwork, damage: str
+) -> None:
+    Volume.create(tmp_path / "volume", IDENTITY)
+    opened = Volume.open(tmp_path / "volume")
+    if damage == "name":
+        opened.update_identity(host_name="a/b")
+    else:
+        opened.catalog.discard(Table.INODES, inode_key(ROOT_INODE))
+        opened.catalog.changes_since_commit += 1
+    opened.close()
+    made = settings.make(name="data", volume=str(tmp_path / "volume"), listen="alpha:7000", peer="beta:7000")
+    expected = {"name": "`a/b` is no name for a host", "root": "the root directory is missing"}[damage]
+    with pytest.raises(VolumeDamaged, match=f"{expected}; run `fusemirror fsck"):
+        async with AsyncExitStack() as stack:
+            await Host(made, network.host("alpha"), counting_seams()).open(stack)
+    assert check(tmp_path / "volume", True, lambda _: None).left == 0
+    Volume.open(tmp_path / "volume").close()
