@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,13 @@ class Host:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         send, receive = trio.open_memory_channel[Link](1)
-        await nursery.start(self._communication.run)
+        start = self.roles.background.start
+        await nursery.start(start, "staging", self._communication.run)
         await nursery.start(self.roles.run, receive)
-        await nursery.start(self.roles.bringing_in.run)
-        await nursery.start(self.roles.telling.run)
-        await nursery.start(going_alone.run)
-        await nursery.start(self.linker.run, send)
+        await nursery.start(start, "files set aside", self.roles.bringing_in.run)
+        await nursery.start(start, "changes apart", self.roles.telling.run)
+        await nursery.start(start, "witness", going_alone.run)
+        await nursery.start(start, "links", partial(self.linker.run, send))
         nursery.start_soon(self._stop_serving_when_the_disk_fails)
 
     async def _stop_serving_when_the_disk_fails(self) -> None:
@@ -262,8 +264,9 @@ async def _serve(
         admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        await nursery.start(admin.run, socket_path(runtime_dir, settings.name))
-        await nursery.start(cache.run)
+        start, socket = host.roles.background.start, socket_path(runtime_dir, settings.name)
+        await nursery.start(start, "admin socket", partial(admin.run, socket))
+        await nursery.start(start, "kernel cache", cache.run)
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
         own_session = options.session is KernelSession.FUSEMIRROR

@@ -38,6 +38,7 @@ LAYERS = (
         "promise",
         "recent",
         "pieces",
+        "background",
         "limits",
         "identifiers",
         "errors",

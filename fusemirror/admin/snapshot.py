@@ -71,6 +71,7 @@ def snapshot(
         "conflicts": unit.telling.status(),
         "exclusive": unit.exclusive.status(),
         "reservations": unit.reservations(),
+        "background": unit.background.status(now_ns()),
         "kernel_cache": mounted.kernel_cache(),
         "mountpoint": mounted.mountpoint,
         "volume": settings.volume,

@@ -79,6 +79,7 @@ def describe(status: dict[str, Any]) -> str:
         *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
         *_witness(status.get("witness")),
+        *(("failing", f"{each['task']}: {each['error']}") for each in status.get("background", ())),
         ("mounted on", status["mountpoint"]),
         ("volume", status["volume"]),
         ("process", f"{status['pid']}, version {status['version']}"),

@@ -301,8 +301,8 @@ class BackupUnit(ControlUnit):
                     self._send_together(link, self._queue)
                 self._queued = trio.Event()
                 await self._queued.wait()
-        except ConnectionLost as error:
-            link.close(str(error))
+        except ChannelError as error:
+            link.close(error.why)
         finally:
             self._queue = None
 
@@ -442,12 +442,11 @@ class BackupUnit(ControlUnit):
     ) -> None:
         """Serve one link after the other, and give check reports to what waits too long, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._expire_for_ever)
-            nursery.start_soon(self._commit_for_ever)
+            nursery.start_soon(self.background.repeat, "requests that wait too long", self._expire)
+            nursery.start_soon(self.background.repeat, "commit", self._commit_in_time)
             task_status.started()
             async for link in links:
-                if not link.closed:  # it may have ended while it waited to be taken
-                    await self.run_link(link)
+                await self.serve_link(link)
 
     async def run_link(self, link: Link) -> None:
         """Apply what the link brings and take its answers, until it is lost."""
@@ -519,19 +518,18 @@ class BackupUnit(ControlUnit):
         else:
             staged.answer.resolve(answer.inode)
 
-    async def _expire_for_ever(self) -> None:
+    async def _expire(self) -> None:
         """Programs that waited for `io_timeout` get a check report (seed step 703).
 
         Behind requests that nobody waits for, time counts from when the last of them ended.
         """
-        while True:
-            for staged in self.communication.pending():
-                if not staged.acknowledged and not staged.abandoned and self._is_late(staged):
-                    staged.abandoned = True
-                    staged.answer.reject(self._check_report())
-                    if self.link is None:
-                        self.communication.retire(staged.request.identity)
-            await trio.sleep(self._io_timeout_s / 20)
+        for staged in self.communication.pending():
+            if not staged.acknowledged and not staged.abandoned and self._is_late(staged):
+                staged.abandoned = True
+                staged.answer.reject(self._check_report())
+                if self.link is None:
+                    self.communication.retire(staged.request.identity)
+        await trio.sleep(self._io_timeout_s / 20)
 
     def _is_late(self, staged: Staged) -> bool:
         since = staged.since
@@ -574,12 +572,11 @@ class BackupUnit(ControlUnit):
 
     # --- in the background ----------------------------------------------------------------------------------
 
-    async def _commit_for_ever(self) -> None:
-        while True:
-            await self.wait_commit_due()
-            self.look_at_clock()
-            if self.applier.state is not BackupState.CATCHING_UP:
-                await self.make_names_durable()
+    async def _commit_in_time(self) -> None:
+        await self.wait_commit_due()
+        self.look_at_clock()
+        if self.applier.state is not BackupState.CATCHING_UP:
+            await self.make_names_durable()
 
     # --- the life of a mount ------------------------------------------------------------------------------
 

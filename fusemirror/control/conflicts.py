@@ -118,7 +118,10 @@ class BringingIn:
             self.wanted.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Bring in what there is, and whatever comes, for ever. Cancelled, it goes on at the next mount."""
+        """Bring in what there is, and whatever comes, for ever. Cancelled, it goes on at the next mount.
+
+        FusemirrorError, OSError: it goes on when it is run again.
+        """
         task_status.started()
         while True:
             await self.wanted.wait()
@@ -127,9 +130,9 @@ class BringingIn:
             try:
                 for directory in aside.pending(self._unit.volume):
                     await self._bring_in(directory)
-            except (FusemirrorError, OSError) as error:
-                place = aside.place_of(self._unit.volume)
-                log.error("what was set aside stays in %s until the next mount: %s", place, error)
+            except (FusemirrorError, OSError):
+                self.wanted.set()  # what was not brought in stays where it is, and is tried again
+                raise
 
     async def _bring_in(self, directory: Path) -> None:
         await self._own_directory()

@@ -306,7 +306,11 @@ class PrimaryUnit(ControlUnit):
             if type(operation) is SetAttributes and operation.size is not None:
                 return self._truncate(operation, request, repairs=repairs)
             return self._change_namespace(operation, request)
-        except (OSError, DiskFailed) as error:
+        except OperationFailed:
+            raise
+        except (OSError, FusemirrorError) as error:
+            if not isinstance(error, OSError | DiskFailed):
+                log.error("%s failed: %s", type(operation).__name__, error)
             raise OperationFailed(error.errno or errno.EIO) from error
 
     def _host_of(self, request: RequestId) -> bytes:
@@ -484,9 +488,9 @@ class PrimaryUnit(ControlUnit):
         with suppress(trio.WouldBlock):  # another time
             self._names_wanted[0].send_nowait(directory)
 
-    async def _hold_names_for_ever(self) -> None:
-        async for directory in self._names_wanted[1]:
-            await self.lending.hold(directory)
+    async def _hold_names(self) -> None:
+        directory = await self._names_wanted[1].receive()
+        await self.lending.hold(directory)
 
     async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
         with trio.move_on_after(self.mirror.io_timeout_s):
@@ -524,16 +528,18 @@ class PrimaryUnit(ControlUnit):
     ) -> None:
         """Serve one link after the other, purge, and verify when asked, for ever."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.mirror.run_watch)
+            await nursery.start(self.background.start, "watch", self.mirror.run_watch)
             nursery.start_soon(self._get_ready)
-            nursery.start_soon(self._purge_for_ever)
-            nursery.start_soon(self._hold_names_for_ever)
-            nursery.start_soon(self._verify_for_ever)
-            nursery.start_soon(self._commit_for_ever)
+            for task, work in (
+                ("purge", self._purge_in_time),
+                ("names", self._hold_names),
+                ("verify", self._verify_when_wanted),
+                ("commit", self._commit_in_time),
+            ):
+                nursery.start_soon(self.background.repeat, task, work)
             task_status.started()
             async for link in links:
-                if not link.closed:  # it may have ended while it waited to be taken
-                    await self.run_link(link)
+                await self.serve_link(link)
 
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""
@@ -567,6 +573,9 @@ class PrimaryUnit(ControlUnit):
                             self._serve_message(session, message, data, nursery)
             except ChannelError as error:
                 link.close(error.why)
+            except (FusemirrorError, OSError) as error:
+                log.error("the requests of the backup cannot be served over this link: %s", error)
+                link.close(str(error))
             nursery.cancel_scope.cancel()
 
     def _serve_message(
@@ -700,8 +709,8 @@ class PrimaryUnit(ControlUnit):
                 value = msgspec.json.encode(await self.verify_report())
         except RefusedForSafety:
             error = errno.EBUSY
-        except FusemirrorError as failed:
-            error = failed.errno
+        except (FusemirrorError, OSError) as failed:
+            error = failed.errno or errno.EIO
         _answer(session, Answer(identity, errno=error, value=value), data)
 
     # --- roles --------------------------------------------------------------------------------------------
@@ -780,11 +789,10 @@ class PrimaryUnit(ControlUnit):
 
     # --- in the background --------------------------------------------------------------------------------
 
-    async def _commit_for_ever(self) -> None:
-        while True:
-            await self.wait_commit_due()
-            self._follow_clock()
-            await self.make_names_durable()
+    async def _commit_in_time(self) -> None:
+        await self.wait_commit_due()
+        self._follow_clock()
+        await self.make_names_durable()
 
     def _follow_clock(self) -> None:
         """Where the newest change is too far ahead of this host's clock, set it back.
@@ -799,16 +807,12 @@ class PrimaryUnit(ControlUnit):
         except (OSError, DiskFailed) as error:
             log.warning("changes do not follow this host's clock yet, which will be tried again: %s", error)
 
-    async def _purge_for_ever(self) -> None:
-        while True:
-            await trio.sleep(PURGE_AFTER_S / 2)
-            try:
-                while await self._purge():
-                    if self.mirror.congested:
-                        await self.mirror.wait_room()
-                    await trio.lowlevel.checkpoint()
-            except (OSError, DiskFailed) as error:
-                log.warning("deleted files could not be removed, and will be tried again: %s", error)
+    async def _purge_in_time(self) -> None:
+        await trio.sleep(PURGE_AFTER_S / 2)
+        while await self._purge():
+            if self.mirror.congested:
+                await self.mirror.wait_room()
+            await trio.lowlevel.checkpoint()
 
     async def _purge(self) -> bool:
         """End inodes without names that neither host has open (`mirror/holdings.py`); whether some were, and
@@ -846,13 +850,12 @@ class PrimaryUnit(ControlUnit):
         self._purge_after = chosen[-1] if chosen else InodeNumber(0)
         return chosen
 
-    async def _verify_for_ever(self) -> None:
-        while True:
-            await self._verify_wanted.wait()
-            self._verify_wanted = trio.Event()
-            assert self._verifier is not None
-            await self._verifier.run()
-            self.mirror.written_since = None
+    async def _verify_when_wanted(self) -> None:
+        await self._verify_wanted.wait()
+        self._verify_wanted = trio.Event()
+        assert self._verifier is not None
+        await self._verifier.run()
+        self.mirror.written_since = None
 
     @property
     def access(self) -> Access:

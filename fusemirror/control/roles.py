@@ -182,6 +182,9 @@ class Roles(ControlUnit):
     def status(self) -> dict[str, Any]:
         return self.unit.status()
 
+    async def run_link(self, link: Link) -> None:
+        raise AssertionError("the unit of the present role serves links")
+
     def _show_diverged(self, reason: str) -> None:
         raise AssertionError("the unit of the present role is met")
 

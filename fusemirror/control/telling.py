@@ -91,21 +91,17 @@ class Telling:
         """Count what is changed here while the lines are apart, for ever."""
         task_status.started()
         while True:
-            await self._begun.wait()
-            self._begun = trio.Event()
-            while self.here is not None:
-                if not self.is_diverged():
-                    self.here = None
-                    break
-                await self._count(self.here)
-                await trio.sleep(APART_LOOK_INTERVAL_S)
+            while self.here is None:
+                await self._begun.wait()
+                self._begun = trio.Event()
+            if not self.is_diverged():
+                self.here = None
+                continue
+            await self._count(self.here)
+            await trio.sleep(APART_LOOK_INTERVAL_S)
 
     async def _count(self, here: ChangesApart) -> None:
-        try:
-            count = await here.count()
-        except FusemirrorError as error:  # of the disk: it is for those who change something to report it
-            log.info("what was changed apart could not be counted: %s", error)
-            return
+        count = await here.count()
         if count != self._here_count:
             self._here_count = count
             self._tell_count()

@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import trio
 
+from fusemirror.background import Background
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
@@ -29,7 +31,6 @@ from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
     ChannelError,
-    DiskFailed,
     DiskStopped,
     OperationFailed,
     ReservationConflict,
@@ -107,6 +108,7 @@ class ControlUnit(ABC):
         self.peer_identity = bytes.fromhex(volume.identity.peer)
         self.failed_writes = FailedWrites()
         self.telling = Telling(volume)
+        self.background = Background()
         self._resumed = trio.Event()
         self.names = Names()
         self.open_inodes = OpenInodes()
@@ -130,8 +132,21 @@ class ControlUnit(ABC):
         self.met = before.met
         self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ
         self.telling = before.telling
+        self.background = before.background
         self.request_serial = before.request_serial
         self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
+
+    async def serve_link(self, link: Link) -> None:
+        """`run_link`; an error that it does not know what to do about ends the link, and nothing else."""
+        if link.closed:  # it may have ended while it waited to be taken
+            return
+        if not await self.background.attempt("link", partial(self.run_link, link)):
+            link.close("it cannot be served; the log says why")
+            self.end_link(link)
+
+    @abstractmethod
+    async def run_link(self, link: Link) -> None:
+        """Serve a link until it is lost."""
 
     async def run_unmirrored(self, link: Link, step: Step) -> None:
         """Do what the histories ask for, which is not to mirror. Where only a person can help the link
@@ -306,17 +321,17 @@ class ControlUnit(ABC):
         self._clocks_differ = differ
 
     async def make_names_durable(self) -> None:
-        """What the timer does: the namespace so far is durable, as after a local disk's own commit."""
+        """What the timer does: the namespace so far is durable, as after a local disk's own commit.
+
+        DiskFailed, OSError: nothing is lost, and it may be tried again.
+        """
         if self.volume.health.failure is not None:
             return
-        try:
-            self.volume.space.measure()
-            await self.volume.flush(InodeNumber(0))
-            await self.volume.remove_purged()
-            self.volume.commit()
-            self.volume.trim(self.peer_durable)
-        except (DiskFailed, OSError) as error:
-            log.error("the namespace could not be made durable, and will be tried again: %s", error)
+        self.volume.space.measure()
+        await self.volume.flush(InodeNumber(0))
+        await self.volume.remove_purged()
+        self.volume.commit()
+        self.volume.trim(self.peer_durable)
 
     # --- reading ----------------------------------------------------------------------------------------
 

@@ -202,8 +202,10 @@ class Mirror:
             self._room_taken += space_of(change)
             try:
                 self.stream.send_encoded(encoded, data)
-            except ConnectionLost:
-                self._live = False  # `serve` hears of it too; this change is not sent
+            except ChannelError as error:
+                self._live = False  # this change is not sent, so nothing after it may be
+                if self.link is not None:
+                    self.link.close(error.why)
         if self.written_since is not None:
             self.written_since.append(_range(change))
         if not self._live:

@@ -35,6 +35,7 @@ FIELDS: dict[str, Any] = {
     "effective": MODES,
     "generation": MAYBE_TEXT,
     "reservations": (list,),
+    "background": (list,),
     "conflicts": (dict, type(None)),
     "exclusive": dict.fromkeys(("held", "standing_by", "stood_by_total", "given_up_total"), COUNT),
     "change": COUNT,

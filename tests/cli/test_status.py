@@ -55,6 +55,11 @@ def text_of(**changes: Any) -> str:
     return click.unstyle(describe({**copy.deepcopy(STATUS), **changes}))
 
 
+def test_a_background_task_that_fails_has_its_line() -> None:
+    failing = [{"task": "purge", "error": "volume /v: the disk is full", "since": 1.0}]
+    assert "failing       purge: volume /v: the disk is full\n" in text_of(background=failing)
+
+
 def test_all_is_well() -> None:
     assert text_of() == (
         "data on alpha\n"

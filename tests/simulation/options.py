@@ -7,7 +7,7 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror import limits
+from fusemirror import background, limits
 from fusemirror.control import backup, going_alone, names, primary, unit
 from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.settings import Fence
@@ -240,6 +240,8 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (unit, "COMMIT_INTERVAL_S"),
         (primary, "PURGE_AFTER_S"),
         (going_alone, "WITNESS_LOOK_S"),
+        (background, "BACKGROUND_PAUSE_FIRST_S"),
+        (background, "BACKGROUND_PAUSE_MAX_S"),
     )
     small = (
         (journal, "JOURNAL_SEGMENT_BYTES", 700),
