@@ -15,6 +15,7 @@ SYMLINK_BYTES_MAX = 4095  # PATH_MAX less its terminating zero
 XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 * KIB  # XATTR_SIZE_MAX
 XATTR_NAMES_BYTES_MAX = 64 * KIB  # XATTR_LIST_MAX: of one inode with their zeros, or listxattr(2) would fail
+ANCESTORS_MAX = 16_384  # of where a directory is moved to: each is looked at, in about 5 us
 LINKS_MAX = 65_000  # ext4's; programs that probe for EMLINK expect one
 FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # the years 1677 to 2262, in an inode's row
@@ -139,6 +140,7 @@ WITNESS_LOOK_S = 10.0  # how late `status` may know that the witness has gone
 APART_KNOWN_MAX = 262_144  # names and inodes whose changes apart are remembered; each takes some 200 bytes
 APART_LOOK_INTERVAL_S = 1.0  # how late `status` may count a change apart
 DIFFERENCES_TOLD_MAX = 10_000  # of a host's changes apart; a person looks at fewer
+DIFFERENCES_TOLD_BYTES_MAX = MIB  # of their paths: an answer that a command takes
 DIFFERENCES_PER_MESSAGE = 64
 DIFFERENCE_PATH_BYTES_MAX = 4 * KIB  # PATH_MAX
 COPY_PIECE_BYTES = 8 * MIB  # copied in a thread between two checkpoints
@@ -154,6 +156,7 @@ RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since
 VERIFY_WINDOW_MESSAGES = 8
 VERIFY_ROUNDS_MAX = 4  # of mending what programs write to meanwhile
 DIFFERENCES_LISTED_MAX = 1_000
+DIFFERENCES_LISTED_BYTES_MAX = 256 * KIB  # as JSON, which one answer to the backup holds
 
 # Quartz errs by up to 200 ppm and ntpd slews by up to 500 more, at each host.
 assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
@@ -167,6 +170,8 @@ assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one m
 assert ROW_BYTES_PER_RECORD + XATTR_VALUE_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX, "one row too many"
 assert ROW_BYTES_PER_MESSAGE + XATTR_VALUE_BYTES_MAX + 4 * KIB <= MESSAGE_BYTES_MAX
 assert ROW_BYTES_PER_MESSAGE >= 2 * (XATTR_VALUE_BYTES_MAX + 4 * KIB), "a range of rows can be halved"
+assert DIFFERENCES_PER_MESSAGE * (2 * DIFFERENCE_PATH_BYTES_MAX + 256) <= MESSAGE_BYTES_MAX
+assert DIFFERENCES_LISTED_BYTES_MAX + 4 * KIB <= MESSAGE_BYTES_MAX
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVED_PATH_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX

@@ -21,6 +21,11 @@ def printable(text: str | bytes) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def shortened(path: bytes, bytes_max: int) -> bytes:
+    """A path, or the end of one that is too long."""
+    return path if len(path) <= bytes_max else b"..." + path[3 - bytes_max :]
+
+
 def printable_all(value: Any) -> Any:
     """The same value, every text in it printable: an answer of a mount process that is to be shown."""
     if isinstance(value, str):

@@ -160,6 +160,7 @@ class AdminServer:
             "rows": report["rows"],
             "bytes": report["done_bytes"],
             "differences": report["differences"],
+            "more_differences": report.get("more", 0),
             "repaired": report["repaired"],
         }
 

@@ -46,6 +46,9 @@ def describe(name: str, found: dict[str, Any]) -> str:
         f"set aside: /.fusemirror-conflicts{file['path']} ({format_bytes(file['size'])})"
         for file in found["set_aside"]
     )
+    listed = len(found["set_aside"])
+    if more := found.get("set_aside_count", listed) - listed:
+        lines.append(f"set aside: {more} files more; see /.fusemirror-conflicts")
     return "\n".join(lines) or f"{name}: no conflicts"
 
 

@@ -37,8 +37,10 @@ def command(places: Places, name: str, repair: bool, keep: str | None) -> None:
         )
     for difference in result["differences"]:
         tell(difference)
+    if more := result.get("more_differences", 0):
+        tell(f"and {more} more")
     if result["differences"]:
-        raise DifferencesFound(len(result["differences"]))
+        raise DifferencesFound(len(result["differences"]) + more)
     if result.get("repaired"):
         tell(f"{name}: {result['repaired']} differences mended")
     size = format_bytes(result["bytes"])

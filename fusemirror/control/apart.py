@@ -7,14 +7,22 @@ alike is listed too, and one whose last change the other host has is not.
 """
 
 import logging
+import sys
 from enum import StrEnum
 
 import trio
 
 from fusemirror.change import AnyChange, NamespaceChange, Table, decode_change
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
-from fusemirror.limits import APART_KNOWN_MAX, DIFFERENCE_PATH_BYTES_MAX
+from fusemirror.limits import (
+    APART_KNOWN_MAX,
+    DIFFERENCE_PATH_BYTES_MAX,
+    DIFFERENCES_TOLD_BYTES_MAX,
+    DIFFERENCES_TOLD_MAX,
+)
 from fusemirror.mirror.histories import generations_of
+from fusemirror.pieces import first_piece
+from fusemirror.printable import shortened
 from fusemirror.protocol.messages import Difference, History
 from fusemirror.volume.catalog import SET_BACK_KEY, key_inode, unpack_entry
 from fusemirror.volume.inode import Inode
@@ -208,7 +216,11 @@ class ChangesApart:
         return len(kinds) + sum(number not in named for number in self._altered())
 
     async def differences(self) -> list[Difference]:
-        """What was changed, by path."""
+        """What was changed, by path, as far as it is told."""
+        return (await self.told())[0]
+
+    async def told(self) -> tuple[list[Difference], int]:
+        """The first of what was changed, by path, as much as an answer holds; and how much that is in all."""
         await self.scan()
         kinds, was = await self._by_name()
         altered = self._altered()
@@ -218,15 +230,19 @@ class ChangesApart:
             for name in tree.names.get(number, ()):
                 kinds.setdefault(name, set()).update(more)
         then = {before: name for name, before in self._names.items() if before is not None}
-        listed = []
+        listed: list[Difference] = []
+        count = 0
         for index, (name, happened) in enumerate(kinds.items()):
             if index % _PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
-            path = tree.path(name, then if Kind.DELETED in happened else {})
+            path = tree.path(name, then if Kind.DELETED in happened else {}, DIFFERENCE_PATH_BYTES_MAX)
             if path[0] != CONFLICTS_NAME:
-                old = tree.path(was[name], then) if name in was else []
+                old = tree.path(was[name], then, DIFFERENCE_PATH_BYTES_MAX) if name in was else []
                 listed.append(self._difference(name, happened, path, old))
-        return sorted(listed, key=lambda difference: difference.path)
+                count += 1
+            if len(listed) >= 2 * DIFFERENCES_TOLD_MAX:
+                listed = _first(listed)
+        return _first(listed), count
 
     def _difference(self, name: NameKey, kinds: set[Kind], path: list[bytes], old: list[bytes]) -> Difference:
         number = self._now(name)
@@ -289,17 +305,23 @@ class Tree:
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
 
-    def path(self, name: NameKey, then: dict[InodeNumber, NameKey]) -> list[bytes]:
-        """The components of a name's path; directories that `then` has are where it says."""
+    def path(
+        self, name: NameKey, then: dict[InodeNumber, NameKey], bytes_max: int = sys.maxsize
+    ) -> list[bytes]:
+        """The components of a name's path; directories that `then` has are where it says. Of one that is
+        longer than `bytes_max` the last of them, which are longer, too."""
         path: list[bytes] = []
+        size_bytes = 0
         seen: set[InodeNumber] = set()
         while name[0] not in seen:  # a directory may have moved while the names were read
-            path.insert(0, name[1])
+            path.append(name[1])
+            size_bytes += 1 + len(name[1])
             seen.add(name[0])
             parent = then.get(name[0]) or self._directories.get(name[0])
-            if name[0] == ROOT_INODE or parent is None:
+            if name[0] == ROOT_INODE or parent is None or size_bytes > bytes_max:
                 break
             name = parent
+        path.reverse()
         return path
 
 
@@ -314,7 +336,14 @@ def _is_new(inode: Inode) -> bool:
 
 def _shown(path: list[bytes]) -> bytes:
     """The path from the root; only the end of one that is too long."""
-    whole = b"/" + b"/".join(path)
-    if len(whole) <= DIFFERENCE_PATH_BYTES_MAX:
-        return whole
-    return b"..." + whole[3 - DIFFERENCE_PATH_BYTES_MAX :]
+    return shortened(b"/" + b"/".join(path), DIFFERENCE_PATH_BYTES_MAX)
+
+
+def bytes_of(difference: Difference) -> int:
+    """Of its paths, which are what is long of it."""
+    return len(difference.path) + len(difference.was)
+
+
+def _first(differences: list[Difference]) -> list[Difference]:
+    by_path = sorted(differences, key=lambda difference: difference.path)
+    return first_piece(by_path, bytes_of, DIFFERENCES_TOLD_BYTES_MAX, DIFFERENCES_TOLD_MAX)

@@ -24,7 +24,12 @@ from fusemirror.control.deciding import RENAME_NOREPLACE
 from fusemirror.control.unit import ControlUnit, name_of
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import MIB
+from fusemirror.limits import (
+    DIFFERENCE_PATH_BYTES_MAX,
+    DIFFERENCES_TOLD_BYTES_MAX,
+    DIFFERENCES_TOLD_MAX,
+    MIB,
+)
 from fusemirror.operations import (
     Create,
     Link,
@@ -36,6 +41,7 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
+from fusemirror.printable import shortened
 from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
 from fusemirror.volume.images import extents_of
@@ -73,27 +79,33 @@ def is_roots_own(inode: Inode) -> bool:
     return inode.is_directory and inode.uid == 0 and not inode.mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-async def set_aside_files(volume: Volume) -> list[dict[str, Any]]:
-    """What stands below `/.fusemirror-conflicts` now, for the answer to a command."""
+async def set_aside_files(volume: Volume) -> tuple[list[dict[str, Any]], int]:
+    """What stands below `/.fusemirror-conflicts` now, for the answer to a command, which does not hold all
+    where there is much; and how many files that are in all."""
     entry = volume.catalog.entry(ROOT_INODE, CONFLICTS_NAME)
     directory = None if entry is None else volume.catalog.inode(entry.inode)
     if entry is None or directory is None or not is_roots_own(directory):
-        return []
+        return [], 0
     listed: list[dict[str, Any]] = []
-    pending = [(entry.inode, b"")]
+    count = size_bytes = 0
+    pending = [(entry.inode, b"", b"")]
     while pending:
-        number, path = pending.pop()
+        number, above, name = pending.pop()
+        path = shortened(above + name, DIFFERENCE_PATH_BYTES_MAX)
         cookie = 0
         while entries := volume.catalog.listing(number, cookie, _ENTRIES_PER_TURN):
             cookie = entries[-1][0]
             for _, name, found in entries:
                 inode = volume.catalog.inode(found.inode)
                 if inode is not None and inode.is_directory:
-                    pending.append((inode.number, path + b"/" + name))
+                    pending.append((inode.number, path, b"/" + name))
                 elif inode is not None:
-                    listed.append(_described(path + b"/" + name, inode))
+                    count += 1
+                    size_bytes += len(path) + 1 + len(name)
+                    if count <= DIFFERENCES_TOLD_MAX and size_bytes <= DIFFERENCES_TOLD_BYTES_MAX:
+                        listed.append(_described(path + b"/" + name, inode))
             await trio.lowlevel.checkpoint()
-    return sorted(listed, key=lambda file: str(file["path"]))
+    return sorted(listed, key=lambda file: str(file["path"])), count
 
 
 def _pieces(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ from fusemirror.control.unit import Key, NameKey
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
+    ANCESTORS_MAX,
     LINKS_MAX,
     NAME_BYTES_MAX,
     ROW_BYTES_PER_RECORD,
@@ -279,12 +280,14 @@ def _rename(draft: Draft, operation: Rename) -> Decision:
 
 
 def _check_no_loop(catalog: Catalog, moved: Inode, new_parent: InodeNumber) -> None:
-    """EINVAL where a directory would become part of itself."""
-    if not moved.is_directory:
+    """EINVAL where a directory would become part of itself; ELOOP where that would take too long to say."""
+    if not moved.is_directory or moved.parent == new_parent:
         return
-    for ancestor in _ancestors(catalog, new_parent):
+    for count, ancestor in enumerate(_ancestors(catalog, new_parent)):
         if ancestor == moved.number:
             raise OperationFailed(errno.EINVAL)
+        if count >= ANCESTORS_MAX:
+            raise OperationFailed(errno.ELOOP)
 
 
 def _ancestors(catalog: Catalog, number: InodeNumber) -> Iterator[InodeNumber]:

@@ -289,11 +289,13 @@ class Roles(ControlUnit):
         if diverged:
             hosts[identity.host_name] = await self.telling.list_here()
             hosts[identity.peer_name] = await self.telling.list_there(self._settings.io_timeout)
+        files, count = await set_aside_files(self.volume)
         return {
             "diverged": diverged,
             "hosts": {name: _counted(listed) for name, listed in hosts.items()},
             "changed": _joined({name: listed.differences for name, listed in hosts.items() if listed}),
-            "set_aside": await set_aside_files(self.volume),
+            "set_aside": files,
+            "set_aside_count": count,
         }
 
     def resolve(self, keep: str) -> str:

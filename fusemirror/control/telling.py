@@ -13,9 +13,14 @@ from typing import Any
 import trio
 
 from fusemirror.channel.session import Session
-from fusemirror.control.apart import ChangesApart, parted_at
+from fusemirror.control.apart import ChangesApart, bytes_of, parted_at
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, RemoteProtocolError
-from fusemirror.limits import APART_LOOK_INTERVAL_S, DIFFERENCES_PER_MESSAGE, DIFFERENCES_TOLD_MAX
+from fusemirror.limits import (
+    APART_LOOK_INTERVAL_S,
+    DIFFERENCES_PER_MESSAGE,
+    DIFFERENCES_TOLD_BYTES_MAX,
+    DIFFERENCES_TOLD_MAX,
+)
 from fusemirror.protocol.messages import (
     Apart,
     AskApart,
@@ -41,6 +46,7 @@ class Listed:
 class _Question:
     token: int
     listed: Listed = field(default_factory=Listed)
+    listed_bytes: int = 0
     ended: trio.Event = field(default_factory=trio.Event)
     answered: bool = False
 
@@ -120,8 +126,8 @@ class Telling:
         if self.here is None:
             return Listed()
         here = self.here
-        found = await here.differences()
-        return Listed(found[:DIFFERENCES_TOLD_MAX], len(found), here.whole)
+        found, count = await here.told()
+        return Listed(found, count, here.whole)
 
     async def list_there(self, timeout_s: float) -> Listed | None:
         """What the other host says that it changed; None where it is away, or does not answer in time."""
@@ -180,7 +186,10 @@ class Telling:
             return  # asked for too long ago
         if len(question.listed.differences) + len(message.differences) > DIFFERENCES_TOLD_MAX:
             raise RemoteProtocolError(session.peer_name, "it lists more than may be listed")
-        question.listed.differences.extend(message.differences)
+        for difference in message.differences:
+            question.listed_bytes += bytes_of(difference)
+            if question.listed_bytes <= DIFFERENCES_TOLD_BYTES_MAX:
+                question.listed.differences.append(difference)
         if message.last:
             question.listed.count, question.listed.whole = max(0, message.count), message.whole
             question.answered = True
@@ -188,16 +197,18 @@ class Telling:
 
     async def _answer_for_ever(self, talk: _Talk) -> None:
         """One question at a time: who asks again has given the one before up."""
-        with suppress(ConnectionLost):  # who listens hears of it too
+        try:
             while True:
                 await talk.asked.wait()
                 talk.asked = trio.Event()
                 await self._answer(talk.session, talk.token)
+        except ChannelError as error:
+            talk.session.close(error.why)  # who listens hears of it too
 
     async def _answer(self, session: Session, token: int) -> None:
         try:
             listed = await self.list_here()
-        except FusemirrorError as error:
+        except (FusemirrorError, OSError) as error:
             log.info("what was changed apart could not be listed: %s", error)
             listed = Listed(whole=False)
         rest = listed.differences

@@ -40,12 +40,14 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     CLOCK_DIFFERENCE_MAX_S,
     COMMIT_INTERVAL_S,
+    DIFFERENCE_PATH_BYTES_MAX,
     FILE_BYTES_MAX,
     NAMELESS_SUMMED_MAX,
     SPACE_LOOK_INTERVAL_S,
 )
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Release, Reserve, Write
+from fusemirror.printable import shortened
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Bye, Hello, History
 from fusemirror.settings import Access, Settings, is_host_name
@@ -602,8 +604,8 @@ def in_words(seconds: float) -> str:
 
 
 def name_of(path: bytes) -> str:
-    """A path for people; bytes that are no text are shown as such."""
-    return path.decode(errors="backslashreplace")
+    """A path for people; bytes that are no text are shown as such, and of one that is too long the end."""
+    return shortened(path, DIFFERENCE_PATH_BYTES_MAX).decode(errors="backslashreplace")
 
 
 def _known_to(ours: History, theirs: History) -> ChangeNumber:

@@ -23,6 +23,7 @@ from fusemirror.change import Table
 from fusemirror.errors import ConnectionLost, FusemirrorError, RefusedForSafety, TimedOut
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
+    DIFFERENCES_LISTED_BYTES_MAX,
     DIFFERENCES_LISTED_MAX,
     DIGESTS_PER_MESSAGE,
     RANGES_PER_IMAGE_MAX,
@@ -36,6 +37,7 @@ from fusemirror.mirror.copying import answer_about
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Stream
+from fusemirror.pieces import first_piece
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Digests, Hole, Reply, RowsDigest
 from fusemirror.volume.catalog import key_inode
@@ -58,6 +60,7 @@ class Report(msgspec.Struct):
     differences: list[str] = msgspec.field(default_factory=list)
     failed: str | None = None
     repaired: int = 0
+    more: int = 0  # differences beside those that are listed
 
 
 def after_key(key: bytes | None) -> bytes:
@@ -322,7 +325,10 @@ class Verifier:
                     suspects += await self._differing_regions(stream, inode)
             suspects = await self._still_differing(stream, list(dict.fromkeys(suspects)))
         self.report.repaired = max(0, found - _count(suspects))
-        self.report.differences = [str(suspect) for suspect in suspects[:DIFFERENCES_LISTED_MAX]]
+        self.report.differences = first_piece(
+            map(str, suspects), _encoded_bytes, DIFFERENCES_LISTED_BYTES_MAX, DIFFERENCES_LISTED_MAX
+        )
+        self.report.more = len(suspects) - len(self.report.differences)
 
     async def _still_differing(self, stream: Stream, suspects: list[Suspect]) -> list[Suspect]:
         left: list[Suspect] = []
@@ -350,6 +356,10 @@ class Verifier:
 def _count(suspects: list[Suspect]) -> int:
     """Each row, region and length is one."""
     return sum(each.end - each.first if isinstance(each, SuspectRegions) else 1 for each in suspects)
+
+
+def _encoded_bytes(text: str) -> int:
+    return len(msgspec.json.encode(text)) + 1  # and a comma
 
 
 def _image_to_look_at(suspect: Suspect) -> InodeNumber | None:

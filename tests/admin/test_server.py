@@ -77,7 +77,14 @@ async def test_a_linked_pair_is_connected_normal_and_drained(pair: Pair, role: s
             await command(Serving(tmp_path), "wait", **{"for": condition, "timeout": 10})
         assert (await command(Serving(tmp_path), "status"))["role"] == role
         result = await command(Serving(tmp_path), "verify")
-        assert result == {"images": 0, "rows": result["rows"], "bytes": 0, "differences": [], "repaired": 0}
+        assert result == {
+            "images": 0,
+            "rows": result["rows"],
+            "bytes": 0,
+            "differences": [],
+            "repaired": 0,
+            "more_differences": 0,
+        }
         assert result["rows"] > 0
         nursery.cancel_scope.cancel()
 

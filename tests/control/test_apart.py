@@ -33,6 +33,20 @@ __all__ = ["directory", "network", "pair", "volume"]
 
 pytestmark = pytest.mark.expects_warnings
 
+
+async def test_of_a_path_that_is_too_long_the_end_is_looked_for(pair: Pair) -> None:
+    parent = ROOT_INODE
+    names = [b"%d" % index + b"d" * 200 for index in range(200)]
+    for name in names:
+        made = await pair.primary.roles.perform(Create(parent, name, stat.S_IFDIR | 0o755, 0, 0))
+        assert made is not None
+        last, parent = parent, made.number
+    tree = Tree(pair.primary.unit.volume)
+    await tree.walk(None)
+    assert tree.path((last, names[-1]), {}) == names
+    assert tree.path((last, names[-1]), {}, 1000) == names[-5:]
+
+
 Listed = dict[str, tuple[tuple[str, ...], str]]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import struct
 from collections.abc import Callable
 from random import Random
@@ -12,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fusemirror.channel.memory import MemoryNetwork
-from fusemirror.control import telling
+from fusemirror.control import apart, conflicts, telling
 from fusemirror.control.apart import CONFLICTS_NAME
 from fusemirror.control.conflicts import NameOperation, check_reserved
 from fusemirror.control.deciding import RENAME_EXCHANGE
@@ -21,6 +22,7 @@ from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
 from fusemirror.operations import (
     Create,
     Link,
@@ -466,13 +468,56 @@ async def test_a_list_is_bounded_and_says_how_much_is_left_out(
     pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await split(pair, network)
-    monkeypatch.setattr(telling, "DIFFERENCES_TOLD_MAX", 2)
+    monkeypatch.setattr(apart, "DIFFERENCES_TOLD_MAX", 2)
     monkeypatch.setattr(telling, "DIFFERENCES_PER_MESSAGE", 1)
     await until(lambda: pair.primary.roles.telling.connected)
     found = (await pair.primary.roles.conflicts())["hosts"]
     for host in ("alpha", "beta"):
         assert found[host]["listed"] == 2
         assert found[host]["count"] > 2
+
+
+async def test_a_list_is_bounded_by_bytes_and_says_how_much_is_left_out(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await split(pair, network)
+    for index in range(20):
+        name = b"%d" % index + b"n" * 200
+        await pair.backup.roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+    monkeypatch.setattr(telling, "DIFFERENCES_TOLD_BYTES_MAX", 1000)  # of what the other host tells
+    await until(lambda: pair.primary.roles.telling.connected)
+    found = (await pair.primary.roles.conflicts())["hosts"]["beta"]
+    assert 0 < found["listed"] <= 5 + len("beta")
+    assert found["count"] > 20
+    monkeypatch.setattr(apart, "DIFFERENCES_TOLD_BYTES_MAX", 1000)
+    found = (await pair.backup.roles.conflicts())["hosts"]["beta"]
+    assert 0 < found["listed"] <= 5 + len("beta")
+    assert found["count"] > 20
+
+
+async def test_what_is_set_aside_is_listed_within_bounds(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However deep it lies, and however much it is."""
+    parent = ROOT_INODE
+    for name in (CONFLICTS_NAME, b"beta", *[b"d" * 255] * 40):
+        made = await make_conflict(pair, parent, name, stat.S_IFDIR | 0o700)
+        for index in range(3):
+            await make_conflict(pair, made, b"%d" % index, stat.S_IFREG | 0o600)
+        parent = made
+    found = await pair.primary.roles.conflicts()
+    assert len(found["set_aside"]) == found["set_aside_count"] == 42 * 3
+    longest = max((file["path"] for file in found["set_aside"]), key=len)
+    assert longest.startswith("...")
+    assert len(longest) <= DIFFERENCE_PATH_BYTES_MAX + len("/0")
+    monkeypatch.setattr(conflicts, "DIFFERENCES_TOLD_BYTES_MAX", 10_000)
+    found = await pair.primary.roles.conflicts()
+    assert 0 < len(found["set_aside"]) < found["set_aside_count"] == 42 * 3
+
+
+async def make_conflict(pair: Pair, parent: InodeNumber, name: bytes, mode: int) -> InodeNumber:
+    """As bringing in makes it."""
+    made = await pair.primary.unit.perform(Create(parent, name, mode, 0, 0))
+    assert made is not None
+    return made.number
 
 
 async def test_only_a_host_of_this_filesystem_can_be_kept(pair: Pair) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fusemirror.change import COOKIES_PER_CHANGE, Table, first_cookie
-from fusemirror.control import acl
+from fusemirror.control import acl, deciding
 from fusemirror.control.acl import GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry
 from fusemirror.control.deciding import (
     RENAME_EXCHANGE,
@@ -474,6 +474,23 @@ def test_a_minimal_default_list_limits_the_mode_alone(decider: Decider) -> None:
     file = decider.create(b"file", stat.S_IFREG | 0o666, directory)
     assert decider.inode(file).mode == stat.S_IFREG | 0o640
     assert decider.catalog.xattrs(file) == []
+
+
+def test_a_directory_goes_nowhere_so_deep_that_it_takes_too_long_to_look_up_from_there(
+    decider: Decider, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tree.directory
+    for _ in range(6):
+        parent = decider.do(Create(parent, b"deeper", 0o040755, 0, 0)).inode
+    moved = decider.do(Create(ROOT, b"moved", 0o040755, 0, 0)).inode
+    monkeypatch.setattr(deciding, "ANCESTORS_MAX", 3)
+    decider.do(Rename(ROOT, b"moved", ROOT, b"still here"))
+    with pytest.raises(OperationFailed) as caught:
+        decider.do(Rename(ROOT, b"still here", parent, b"moved"))
+    assert caught.value.errno == errno.ELOOP
+    monkeypatch.undo()
+    decider.do(Rename(ROOT, b"still here", parent, b"moved"))
+    assert decider.inode(moved).parent == parent
 
 
 # --- what a decision tells ---------------------------------------------------------------------------------

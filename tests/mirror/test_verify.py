@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -11,7 +12,12 @@ import trio.testing
 from fusemirror.change import Table
 from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import DIGESTS_PER_MESSAGE, REGION_BYTES, ROWS_PER_MESSAGE
+from fusemirror.limits import (
+    DIFFERENCES_LISTED_BYTES_MAX,
+    DIGESTS_PER_MESSAGE,
+    REGION_BYTES,
+    ROWS_PER_MESSAGE,
+)
 from fusemirror.operations import Create, SetAttributes, SetXattr, Unlink, Write
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.volume import Volume
@@ -184,6 +190,21 @@ async def test_one_row_among_many_is_singled_out(pair: Pair) -> None:
         "catalog: directory 1, name '0300'",
         "catalog: directory 1, name '0515'",
     ]
+
+
+async def test_a_report_of_the_longest_differences_reaches_the_backup(pair: Pair) -> None:
+    """Each byte that is no text takes seven in an answer; more than a message holds once ended the mount."""
+    keys = [xattr_key(ROOT_INODE, b"user.%04d." % index + b"\xff" * 245) for index in range(700)]
+    for key in keys:
+        apply(pair.backup.unit.volume, Table.XATTRS, key, b"")
+        apply(pair.primary.unit.volume, Table.XATTRS, key, b"other")
+    await pair.backup.unit.verify()
+    with trio.fail_after(60):
+        while (report := await pair.backup.unit.verify_report())["running"]:
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(report["differences"]) + report["more"] == len(keys)
+    assert 0 < len(msgspec.json.encode(report["differences"])) <= DIFFERENCES_LISTED_BYTES_MAX + 2
+    assert report["more"] > 0
 
 
 async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

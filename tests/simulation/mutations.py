@@ -11,9 +11,9 @@ from unittest import mock
 
 import msgspec
 
-from fusemirror.change import NamespaceChange
+from fusemirror.change import NamespaceChange, Row
 from fusemirror.communication.volume import CommunicationVolume, Entry
-from fusemirror.control import backup, names
+from fusemirror.control import backup, deciding, names, primary
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
@@ -288,6 +288,22 @@ def _handing_over_unnoticed() -> AbstractContextManager[object]:
     return mock.patch.object(PrimaryUnit, "_handing_over", never, create=True)
 
 
+def _all_rows_at_once(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ...]:
+    return tuple(row for number in inodes for row in deciding._rows_of_end(catalog, number))
+
+
+@contextmanager
+def _inodes_purged_first() -> Iterator[None]:
+    """The rest of what belongs to one is then nobody's, where its purge takes several records."""
+    rows_of_end = deciding._rows_of_end
+
+    def mutated(catalog: Catalog, number: InodeNumber) -> Iterator[Row]:
+        yield from reversed(list(rows_of_end(catalog, number)))
+
+    with mock.patch.object(deciding, "_rows_of_end", mutated):
+        yield
+
+
 def _either(*_: object) -> histories.Better:
     return histories.Better.EITHER
 
@@ -311,6 +327,14 @@ _SWITCHES = {
     "think_time": 0.001,
     "faults": ("switch primary",),
     "fault_interval": 0.1,
+}
+_PILES = {
+    "kinds": ("create", "unlink", "pile", "rename"),
+    "faults": (),
+    "small_limits": True,
+    "operations_per_client": 60,
+    "crowding": 0.5,
+    "hurry": 200,
 }
 _APART = {
     **_ASYNC,
@@ -357,6 +381,8 @@ MUTATIONS = (
     Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _CHANGING_ACCESS),
     Mutation("change what is handed over", _handing_over_unnoticed, _SWITCHES),
     Mutation("begin with routed access", _after(BackupUnit, "__init__", _take_routed), _APART),
+    Mutation("purge in one record", _replaced(primary, "purge_rows", _all_rows_at_once), _PILES),
+    Mutation("purge the inode first", _inodes_purged_first, _PILES),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 

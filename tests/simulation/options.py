@@ -8,7 +8,7 @@ from unittest import mock
 import msgspec
 
 from fusemirror import background, limits
-from fusemirror.control import backup, going_alone, names, primary, unit
+from fusemirror.control import backup, deciding, going_alone, names, primary, unit
 from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
@@ -38,6 +38,8 @@ WEIGHTS = {
     "verify": 1,
     "reserve": 1,
     "change_access": 1,
+    "pile": 1,
+    "bury": 1,
 }
 """What programs do, and how often one in relation to the others."""
 
@@ -104,6 +106,11 @@ LOSES_PENDING = frozenset({"replace backup", "restore backup", "restore primary"
 
 LOSES_MEMORY = frozenset({"kill backup", "kill both", "stop backup", "power backup", "fail backup"})
 """The same where it is staged in memory only."""
+
+
+RECORD_BYTES_SMALL = 2000
+"""Of a record with `small_limits`: what the largest single change takes, the longest names and attributes
+that are piled up among them."""
 
 
 FINALES = ("", "", "", "power primary", "power both", "flip image", "flip row")
@@ -255,6 +262,14 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (limits, "BACKLOG_BYTES_MAX", 20_000),
         (sending, "BACKLOG_BYTES_MAX", 20_000),
         (backup, "BACKLOG_BYTES_MAX", 20_000),
+        (journal, "JOURNAL_RECORD_BYTES_MAX", RECORD_BYTES_SMALL),
+        (deciding, "ROW_BYTES_PER_RECORD", 600),
+        (deciding, "XATTR_NAMES_BYTES_MAX", 2500),
+        (primary, "PURGE_BATCH_MAX", 3),
+        (primary, "PURGE_RECORDS_MAX", 2),
+        (catching_up, "ROW_BYTES_PER_MESSAGE", 600),
+        (catching_up, "_RECORD_BYTES_PER_TURN", 900),
+        (verify, "ROW_BYTES_PER_MESSAGE", 600),
         (backup, "GATHERED_BYTES_MAX", 1000),
         (backup, "UNSENT_BYTES", 2000),
         (copying, "RESYNC_BACKLOG_BYTES_MAX", 100),

@@ -14,6 +14,7 @@ from fusemirror.control.names import directory_that_must_be_empty
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
     AnyOperation,
@@ -38,6 +39,7 @@ from tests.simulation.world import SimulatedHost, World
 
 NAMES: Target = ("names", 0)
 XATTR = b"user.simulated"
+BURIED = b"buried "  # directories in the root that no history tells of
 FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
 READ_ALL = 1 << 20
 
@@ -502,7 +504,11 @@ class Program:
         async def call(_: Operation) -> frozenset[tuple[bytes, int]]:
             unit = host.unit
             listed = await unit.listing(directory, 0, 1000)
-            inodes = [(name, unit.volume.catalog.inode(entry.inode)) for _, name, entry in listed]
+            inodes = [
+                (name, unit.volume.catalog.inode(entry.inode))
+                for _, name, entry in listed
+                if not name.startswith(BURIED)
+            ]
             assert all(inode is not None for _, inode in inodes), "a name of no inode"
             assert len(inodes) == len(dict(inodes)), "a name stands twice in a listing"
             return frozenset((name, self._atlas.see(inode)) for name, inode in inodes if inode)
@@ -569,6 +575,44 @@ class Program:
             return await host.unit.xattr(inode, XATTR)
 
         return await self._ask(host, ("xattr", tag), "get", call=call)
+
+    # --- records at their limits ----------------------------------------------------------------------
+
+    async def _pile(self, host: SimulatedHost) -> None:
+        """Pile up attributes on a file, the largest that fit into a record each, and as many as are taken.
+
+        They are judged by what both volumes hold in the end, and by nothing else. Others unlink.
+        """
+        _, inode = self._any_file()
+        for index in range(self._random.choice((1, 4, 30))):
+            name = b"user.%d." % index + b"p" * self._random.choice((1, 200))
+            value = b"v" * self._random.choice((0, 10, 1000))
+            await self._try(host, SetXattr(inode, name, value))
+
+    async def _bury(self, host: SimulatedHost) -> None:
+        """Make directories within each other with the longest names, links with long targets that replace
+        each other, and remove what can be removed of it all, from the inside."""
+        made, top = self._random.randrange(6), b"%b deep" % self._name.encode()
+        path: list[tuple[InodeNumber, bytes]] = []
+        parent, name = ROOT_INODE, BURIED + top
+        for _ in range(made):
+            path.append((parent, name))
+            inode = await self._try(host, Create(parent, name, stat.S_IFDIR | DIRECTORY_MODE, 0, 0))
+            if inode is None:
+                break
+            parent, name = inode.number, b"d" * NAME_BYTES_MAX
+            for link in (b"l" * NAME_BYTES_MAX, b"m" * NAME_BYTES_MAX):
+                await self._try(host, Create(parent, link, stat.S_IFLNK | 0o777, 0, 0, target=b"t" * 500))
+            await self._try(host, Rename(parent, b"l" * NAME_BYTES_MAX, parent, b"m" * NAME_BYTES_MAX))
+            path.append((parent, b"m" * NAME_BYTES_MAX))
+        for parent, name in reversed(path):
+            is_link = name.startswith(b"m")
+            await self._try(host, Unlink(parent, name) if is_link else RemoveDirectory(parent, name))
+
+    async def _try(self, host: SimulatedHost, operation: AnyOperation) -> Inode | None:
+        with suppress(OperationFailed, CheckReport):
+            return await host.unit.perform(operation)
+        return None
 
     # --- everything -----------------------------------------------------------------------------------
 
