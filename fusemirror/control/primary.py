@@ -953,7 +953,7 @@ class PrimaryUnit(ControlUnit):
             "nameless": self.nameless_status(),
             "out_of_sync": {
                 "images": len(mirror.out_of_sync),
-                "bytes": mirror.out_of_sync.size_bytes(self.volume.data_bytes),
+                "bytes": mirror.out_of_sync.size_bytes(self.volume.measure),
             },
             "resync": mirror.resync_status,
             "communication": mirror.pending_status(),

@@ -80,7 +80,7 @@ class Copier:
         self._sent: list[_Batch] = []  # not confirmed yet
         self._confirmed_at = trio.current_time()
         out_of_sync.give_back()  # what was under way over the link before
-        progress.begin(out_of_sync.size_bytes(volume.data_bytes))
+        progress.begin(out_of_sync.size_bytes(volume.measure))
 
     def _size(self, number: InodeNumber) -> int:
         inode = self._volume.catalog.inode(number)

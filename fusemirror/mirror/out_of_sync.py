@@ -87,7 +87,7 @@ class OutOfSync:
     @property
     def range_count(self) -> int:
         """How many ranges `marks` has, or a few more."""
-        return sum(len(image.marked) + len(image.taken) + 1 for image in self._images.values())
+        return sum(max(1, len(image.marked) + len(image.taken)) for image in self._images.values())
 
     # --- copying --------------------------------------------------------------------------------------
 
@@ -126,13 +126,17 @@ class OutOfSync:
 
     # --- counting -------------------------------------------------------------------------------------
 
-    def size_bytes(self, data_bytes: Callable[[InodeNumber], int]) -> int:
-        """About how many bytes are marked: of an image no more than `data_bytes` says that it holds. It is
-        asked where many are marked."""
-        return sum(self._image_bytes(inode, data_bytes) for inode in self._images)
+    def size_bytes(self, measure: Callable[[InodeNumber], tuple[int, int]]) -> int:
+        """About how many bytes are marked. Of an image of which many are, they lie within its size, and are
+        no more than it holds as data: `measure` says both.
+        """
+        return sum(self._image_bytes(inode, measure) for inode in self._images)
 
-    def _image_bytes(self, inode: InodeNumber, data_bytes: Callable[[InodeNumber], int]) -> int:
+    def _image_bytes(self, inode: InodeNumber, measure: Callable[[InodeNumber], tuple[int, int]]) -> int:
         image = self._images[inode]
         count = image.marked.count() + image.taken.count()
-        size_bytes = count * REGION_BYTES
-        return size_bytes if count <= _LARGE_REGIONS else min(size_bytes, data_bytes(inode))
+        if count <= _LARGE_REGIONS:
+            return count * REGION_BYTES
+        size_bytes, data_bytes = measure(inode)
+        end = -(-size_bytes // REGION_BYTES)
+        return min((image.marked.count(end) + image.taken.count(end)) * REGION_BYTES, data_bytes)

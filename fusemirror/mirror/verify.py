@@ -288,7 +288,7 @@ class Verifier:
         while rows := self._volume.catalog.rows(Table.INODES, after, ROWS_PER_MESSAGE):
             numbers = [key_inode(key) for key, _ in rows]
             self.report.total_bytes += sum(
-                self._volume.data_bytes(number) for number in numbers if self._has_content(number)
+                self._volume.measure(number)[1] for number in numbers if self._has_content(number)
             )
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()

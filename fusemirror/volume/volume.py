@@ -478,12 +478,18 @@ class Volume:
                 yield Inode.unpack(key_inode(key), row)
             after = rows[-1][0]
 
-    def data_bytes(self, number: InodeNumber) -> int:
-        """About how much data a file holds: holes do not count. OSError."""
+    def measure(self, number: InodeNumber) -> tuple[int, int]:
+        """How long a file is, and about how much data it holds: holes do not count, unless the disk cannot be
+        asked about them.
+        """
         inode = self.catalog.inode(number)
         if inode is None or not inode.is_regular:
-            return 0
-        return inode.size if inode.size <= MIB else min(inode.size, self.images.data_bytes(number))
+            return 0, 0
+        size = data_bytes = inode.size
+        if size > MIB:
+            with contextlib.suppress(OSError):  # whoever reads or writes there meets it
+                data_bytes = min(size, self.images.data_bytes(number))
+        return size, data_bytes
 
     # --- durability ----------------------------------------------------------------------------------
 

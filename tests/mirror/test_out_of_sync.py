@@ -16,8 +16,8 @@ def regions_of(marks: OutOfSync, size: int, inode: InodeNumber = ONE) -> list[in
     return [region for first, end in marks.ranges(inode, size) for region in range(first, end)]
 
 
-def is_dense(_: InodeNumber) -> int:
-    return 1 << 62
+def is_dense(_: InodeNumber) -> tuple[int, int]:
+    return 1 << 62, 1 << 62
 
 
 @given(
@@ -62,14 +62,20 @@ def test_a_whole_image_has_the_regions_of_its_size() -> None:
     marks.add_range(ONE, 0, 1)
     marks.add_whole(ONE)
     assert regions_of(marks, 2 * REGION_BYTES + 1) == [0, 1, 2]
-    assert marks.size_bytes({ONE: 100}.__getitem__) == 100
+    assert marks.size_bytes({ONE: (100, 100)}.__getitem__) == 100
 
 
 def test_holes_do_not_count() -> None:
     marks = OutOfSync()
     marks.add_range(ONE, 0, 1 << 63)
     marks.add_range(TWO, 0, REGION_BYTES)
-    assert marks.size_bytes({ONE: 12_345}.__getitem__) == 12_345 + REGION_BYTES
+    assert marks.size_bytes({ONE: (1 << 40, 12_345)}.__getitem__) == 12_345 + REGION_BYTES
+
+
+def test_what_lies_behind_the_end_does_not_count() -> None:
+    marks = OutOfSync()
+    marks.add_range(ONE, 3 * REGION_BYTES, 1 << 63)
+    assert marks.size_bytes({ONE: (5 * REGION_BYTES, 5 * REGION_BYTES)}.__getitem__) == 2 * REGION_BYTES
 
 
 def test_a_range_adds_nothing_to_a_whole_image() -> None:
