@@ -31,6 +31,7 @@ from fusemirror.operations import (
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
+from fusemirror.xattrs import CAPABILITY
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.kernel import Name
 from tests.simulation.model import LARGEST_BYTES, ROOT_TAG
@@ -553,6 +554,8 @@ class Program:
         value = self._random.randbytes(4).hex().encode()
 
         async def call(_: Operation) -> str:
+            if value < b"8":  # the next change of its data ends this one; in the end both hosts have the same
+                await host.unit.perform(SetXattr(inode, CAPABILITY, value))
             await host.unit.perform(SetXattr(inode, XATTR, value))
             return "ok"
 
