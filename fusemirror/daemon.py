@@ -246,8 +246,9 @@ async def _serve(
         host = Host(settings, network, Seams(), _witness_of(settings))
         await host.open(stack)
         kernel = Kernel(mountpoint)
-        cache = KernelCache()
-        host.roles.volume.watcher = cache
+        volume = host.roles.volume
+        cache = KernelCache(ending=volume.ending)
+        volume.watcher = cache
         names = host.roles.names
 
         def kernel_cache() -> dict[str, int]:

@@ -24,10 +24,14 @@ the file is, and fills it up. And of two readers at once the second goes by the 
 told, if the first takes its answer only after the second has asked: if the other host changed the file
 just between, the second does not see that change yet, and zeros for what the change cut off.
 
-**Mappings** are not looked at by the kernel in this way. Some time after the other host changed a file
-its pages are dropped, by a thread, because that waits for reads under way.
+**Mappings**, sendfile(2), splice(2) and copy_file_range(2) go by the kernel's pages, and by the size that it
+knows, however the file was opened, and ask nobody. So when the other host changed a file that is open here,
+or of which the kernel may have pages, the kernel is told the new size and drops the pages before anyone can
+see the change. Both wait for locks of pages, which reads hold that this event loop must answer. So a thread
+does it, the loop waits for it for a few milliseconds only, and not at all where it knows of such a read.
+What it did not wait for is done when the read ends, and once more a moment later.
 
-No acknowledgement waits for a lock of a kernel, so two hosts cannot wait for each other's.
+No acknowledgement waits longer for a lock of a kernel, so two hosts cannot wait for each other's.
 """
 
 import errno
@@ -37,7 +41,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyfuse3
 import trio
@@ -51,6 +55,7 @@ from fusemirror.limits import (
     KERNEL_STEADY_S,
     MAPPING_DELAY_S,
     NOTIFICATION_TIMEOUT_S,
+    PAGES_TIMEOUT_S,
     REST_S,
 )
 from fusemirror.recent import Recent
@@ -67,6 +72,10 @@ _NEVER = -math.inf
 
 Invalidate = Callable[[InodeNumber, bool], None]
 """(inode, whether only its attributes): pyfuse3.invalidate_inode."""
+Store = Callable[[InodeNumber, int, bytes], None]
+"""(inode, offset, content): pyfuse3.notify_store. The kernel then knows that the file is at least so long."""
+Ending = Callable[[InodeNumber], tuple[int, bytes] | None]
+"""Where the last byte of a file is, and that byte; None for an empty file, or one that is not there."""
 
 
 class KernelCache:
@@ -76,6 +85,8 @@ class KernelCache:
         self,
         invalidate: Invalidate = pyfuse3.invalidate_inode,
         drop_name: DropName = pyfuse3.invalidate_entry,
+        store: Store = pyfuse3.notify_store,
+        ending: Ending = lambda _: None,
     ) -> None:
         self.directories = DirectoryNames(drop_name)
         self.maps_direct_io = False
@@ -84,6 +95,8 @@ class KernelCache:
         self.attributes_taken_back = 0
         self.pages_dropped = 0
         self._invalidate = invalidate
+        self._store = store
+        self._ending = ending
         # Since when the kernel has been told the present attributes of an inode.
         self._told: dict[InodeNumber, float] = {}
         self._granted: dict[InodeNumber, float] = {}  # until when
@@ -96,6 +109,10 @@ class KernelCache:
         self._suspect: dict[InodeNumber, float] = {}  # when their pages are to be dropped
         self._wanted = trio.Event()
         self._notifiers = ThreadPoolExecutor(_NOTIFIERS, "notifier")
+        self._droppers = ThreadPoolExecutor(_NOTIFIERS, "pages")  # of their own: they wait for reads
+        self._dropping: dict[InodeNumber, Future[None]] = {}  # under way, or just ended
+        self._reading: Counter[InodeNumber] = Counter()  # requests for content under way
+        self._open: Counter[InodeNumber] = Counter()  # all handles
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
         self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
         self._moved = Recent[InodeNumber](REST_S)  # inodes whose data changed just now
@@ -120,16 +137,18 @@ class KernelCache:
         return not (inode in self._writers or inode in self._moved)
 
     def opened(self, handle: FileHandle) -> None:
+        self._open[handle.inode] += 1
         if handle.writes:
             self._writers[handle.inode] += 1
         elif handle.cached:
             self._readers[handle.inode] += 1
 
     def closed(self, handle: FileHandle) -> None:
-        for handles in (self._writers,) if handle.writes else (self._readers,) if handle.cached else ():
-            handles[handle.inode] -= 1
-            if not handles[handle.inode]:
-                del handles[handle.inode]
+        _count_down(self._open, handle.inode)
+        if handle.writes:
+            _count_down(self._writers, handle.inode)
+        elif handle.cached:
+            _count_down(self._readers, handle.inode)
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -166,13 +185,15 @@ class KernelCache:
         self._asking[inode] += 1
 
     def answered(self, inode: InodeNumber) -> None:
-        self._asking[inode] -= 1
-        if not self._asking[inode]:
-            del self._asking[inode]
+        _count_down(self._asking, inode)
 
     def reads(self, inode: InodeNumber) -> None:
-        """The kernel may keep the content that it is told now."""
+        """The kernel asks for content, which it may keep, until `has_read`."""
         self._paged.setdefault(inode, _FRESH)
+        self._reading[inode] += 1
+
+    def has_read(self, inode: InodeNumber) -> None:
+        _count_down(self._reading, inode)
 
     def _is_old(self, inode: InodeNumber, now: float) -> bool:
         """Whether pages may be old; if so, the kernel hears of it now and will have dropped them soon."""
@@ -199,6 +220,8 @@ class KernelCache:
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._moved.add(inode)
         self._changed(inode, own=own)
+        if not own and (inode in self._open or inode in self._paged):
+            self._refresh(inode)
 
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._told.pop(inode, None)
@@ -227,6 +250,28 @@ class KernelCache:
         for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
             self._changed(inode, own=False)
 
+    def _refresh(self, inode: InodeNumber) -> None:
+        """On return the kernel has no old page of the inode, and knows how long it is now.
+
+        Where a read is under way that is so a moment later.
+        """
+        under_way = self._dropping.get(inode)
+        if under_way is not None and not under_way.done():
+            return  # and once more, see `run`
+        self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
+        if len(self._dropping) >= _NOTIFIERS:
+            return
+        dropped = self._droppers.submit(self._drop_pages, inode, self._ending(inode))
+        self._dropping[inode] = dropped
+        if inode in self._reading:
+            return
+        try:
+            dropped.result(timeout=PAGES_TIMEOUT_S)
+        except TimeoutError:
+            return
+        self._paged.pop(inode, None)
+        self._suspect.pop(inode, None)
+
     def _take_back(self, inode: InodeNumber) -> None:
         """On return the kernel asks again, or it is letting go of the inode.
 
@@ -240,8 +285,11 @@ class KernelCache:
             log.info("the kernel is letting go of inode %d, and was not waited for", inode)
 
     def _notify(self, inode: InodeNumber, *, attributes_only: bool) -> None:
+        self._tell(inode, lambda: self._invalidate(inode, attributes_only))
+
+    def _tell(self, inode: InodeNumber, notify: Callable[[], None]) -> None:
         try:
-            self._invalidate(inode, attributes_only)
+            notify()
         except OSError as error:
             if error.errno not in _LET_GO:
                 log.error("the kernel could not be told that inode %d changed: %s", inode, error)
@@ -272,8 +320,19 @@ class KernelCache:
                 # The kernel would throw away an answer that it needs, as with attributes.
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
                 continue
-            await trio.to_thread.run_sync(self._drop_pages, inode, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                self._drop_pages, inode, self._ending(inode), abandon_on_cancel=True
+            )
 
-    def _drop_pages(self, inode: InodeNumber) -> None:
+    def _drop_pages(self, inode: InodeNumber, ending: tuple[int, bytes] | None) -> None:
+        # In this order: what the kernel stores becomes a page, and may be old by the time that it does so.
+        if ending is not None:
+            self._tell(inode, lambda: self._store(inode, *ending))
         self._notify(inode, attributes_only=False)
         self.pages_dropped += 1
+
+
+def _count_down(counter: Counter[InodeNumber], inode: InodeNumber) -> None:
+    counter[inode] -= 1
+    if not counter[inode]:
+        del counter[inode]

@@ -431,7 +431,10 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self._files[fh]
         self._cache.reads(handle.inode)  # if only for a mapping
-        return await self._unit.read(handle.inode, off, size)
+        try:
+            return await self._unit.read(handle.inode, off, size)
+        finally:
+            self._cache.has_read(handle.inode)
 
     @answers_errno
     async def write(

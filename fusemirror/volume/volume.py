@@ -349,6 +349,17 @@ class Volume:
             with contextlib.suppress(OSError):
                 self.images.prepare(number)
 
+    def ending(self, number: InodeNumber) -> tuple[int, bytes] | None:
+        """Where the last byte of a file is, and that byte; None for an empty file, or where there is none.
+
+        Of an image that is out of sync the place is right, and the byte may not be. OSError.
+        """
+        inode = self.catalog.inode(number)
+        if inode is None or not inode.is_regular or inode.size == 0:
+            return None
+        last = inode.size - 1
+        return last, self.images.read(number, last, 1) or b"\0"
+
     def forget_request(self, request: RequestId) -> None:
         """The peer has the answer and will not ask again."""
         self.requests_done.pop(request, None)

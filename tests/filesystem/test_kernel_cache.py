@@ -21,7 +21,8 @@ from fusemirror.volume.inode import Inode
 INODE, OTHER = InodeNumber(7), InodeNumber(8)
 LIFETIME_S = 5.0
 MTIME_NS = 1_000_000
-ATTRIBUTES, PAGES = True, False
+ENDING = (4095, b"z")
+ATTRIBUTES, PAGES, STORED = True, False, None
 
 
 def inode(number: InodeNumber = INODE, mtime_ns: int = MTIME_NS) -> Inode:
@@ -34,8 +35,9 @@ class Kernel:
     """Gets the notifications."""
 
     def __init__(self) -> None:
-        self.notified: list[tuple[InodeNumber, bool]] = []
+        self.notified: list[tuple[InodeNumber, bool | None]] = []
         self.unknown: set[InodeNumber] = set()
+        self.ending: tuple[int, bytes] | None = None
         self.gone = False
         self._heard = threading.Semaphore(0)
         self.freed = threading.Event()  # until it is set, the notification of an inode being freed waits
@@ -49,6 +51,12 @@ class Kernel:
             raise OSError(errno.ENOENT, "it has let go of it")
         if self.gone:
             raise OSError(errno.ENODEV, "it has let go of the mount")
+
+    def store(self, inode: InodeNumber, offset: int, content: bytes) -> None:
+        assert (offset, content) == ENDING
+        assert self.freed.wait(30), "the test never answered the read"
+        self.notified.append((inode, STORED))
+        self._heard.release()
 
     async def hears(self, count: int) -> None:
         """Wait for so many notifications more; they come from threads, which no clock waits for."""
@@ -64,7 +72,7 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 async def cache(kernel: Kernel) -> AsyncIterator[KernelCache]:
-    cache = KernelCache(kernel.invalidate)
+    cache = KernelCache(kernel.invalidate, store=kernel.store, ending=lambda _: kernel.ending)
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
         yield cache
@@ -254,20 +262,15 @@ async def test_an_open_drops_pages_that_may_be_old(
     assert cache.keeps_pages(INODE)
 
 
-@pytest.mark.parametrize(("own", "maps", "dropped"), [(False, True, 1), (True, True, 0), (True, False, 1)])
-async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
-    cache: KernelCache,
-    autojump_clock: trio.testing.MockClock,
-    kernel: Kernel,
-    own: bool,
-    maps: bool,
-    dropped: int,
+@pytest.mark.parametrize(("maps", "dropped"), [(True, 0), (False, 1)])
+async def test_pages_of_mappings_are_dropped_a_while_after_a_program_of_this_host_wrote(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel, maps: bool, dropped: int
 ) -> None:
     cache.maps_direct_io = maps
     kernel.unknown.add(INODE)
     cache.reads(INODE)
-    cache.data_changed(INODE, own=own)
-    cache.data_changed(INODE, own=own)
+    cache.data_changed(INODE, own=True)
+    cache.data_changed(INODE, own=True)
     await trio.testing.wait_all_tasks_blocked()
     assert kernel.notified == []
     await trio.sleep(MAPPING_DELAY_S)
@@ -275,16 +278,72 @@ async def test_pages_of_mappings_are_dropped_a_while_after_the_other_host_wrote(
     assert kernel.notified == [(INODE, PAGES)] * dropped
 
 
+async def test_what_the_other_host_wrote_is_in_no_old_page_and_within_the_size_that_the_kernel_knows(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """Before anyone can see the change: sendfile(2) and mappings ask for nothing."""
+    kernel.ending = ENDING
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [], "the kernel has nothing of it"
+    cache.reads(INODE)
+    cache.has_read(INODE)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)]
+    cache.data_changed(INODE, own=False)
+    assert len(kernel.notified) == 2, "it has no pages any more"
+    reader = FileHandle(INODE, os.O_RDONLY, 0, cached=False)
+    cache.opened(reader)
+    cache.data_changed(INODE, own=False)
+    assert len(kernel.notified) == 4, "but an open file, whose size it goes by"
+    cache.closed(reader)
+    cache.data_changed(INODE, own=False)
+    await trio.sleep(2 * MAPPING_DELAY_S)
+    assert len(kernel.notified) == 4
+
+
+async def test_a_read_under_way_is_not_waited_for(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    kernel.ending = ENDING
+    kernel.freed.clear()
+    cache.reads(INODE)
+    for _ in range(100):
+        cache.data_changed(INODE, own=False)
+    assert kernel.notified == []
+    cache.has_read(INODE)
+    kernel.freed.set()
+    await kernel.hears(2)
+    await trio.sleep(MAPPING_DELAY_S)
+    await kernel.hears(2)
+    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)] * 2, "once more, for all that came meanwhile"
+
+
+async def test_a_kernel_that_does_not_hear_holds_up_nobody(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """A page is locked by a read that this host has not even got yet, of each of many files."""
+    kernel.freed.clear()
+    for number in range(20):
+        cache.reads(InodeNumber(number))
+        cache.has_read(InodeNumber(number))
+        cache.data_changed(InodeNumber(number), own=False)
+    assert kernel.notified == []
+    kernel.freed.set()
+    await trio.sleep(MAPPING_DELAY_S)
+    await kernel.hears(24)
+    assert {inode for inode, _ in kernel.notified} == {InodeNumber(number) for number in range(20)}
+
+
 async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     await trio.testing.wait_all_tasks_blocked()
     cache.reads(INODE)
-    cache.data_changed(INODE, own=False)
+    cache.data_changed(INODE, own=True)
     cache.forgotten(INODE, 1)  # before `run` has heard of the change
     await trio.testing.wait_all_tasks_blocked()
     cache.reads(OTHER)
-    cache.data_changed(OTHER, own=False)
+    cache.data_changed(OTHER, own=True)
     await trio.sleep(MAPPING_DELAY_S * 2)
     await kernel.hears(1)
     assert kernel.notified == [(OTHER, PAGES)]
@@ -294,7 +353,7 @@ async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     cache.reads(INODE)
-    cache.data_changed(INODE, own=False)
+    cache.data_changed(INODE, own=True)
     cache.keeps_pages(INODE)
     await trio.sleep(MAPPING_DELAY_S - KERNEL_DELAY_S / 2)
     cache.tell(inode(), LIFETIME_S)
@@ -309,7 +368,7 @@ async def test_pages_are_not_dropped_while_the_kernel_waits_for_attributes(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     cache.reads(INODE)
-    cache.data_changed(INODE, own=False)
+    cache.data_changed(INODE, own=True)
     cache.asks(INODE)
     await trio.sleep(MAPPING_DELAY_S * 3)
     assert kernel.notified == []

@@ -2,10 +2,12 @@
 
 import mmap
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -105,6 +107,66 @@ def test_growth_and_truncation_are_read_at_once(mine: Path, reading: int) -> Non
         os.truncate(mine, size)
         assert len(os.pread(reading, 2 * BLOCK, 0)) == size
     assert os.pread(reading, 50, 0) == bytes(50)
+
+
+def _sent(descriptor: int, size: int, offset: int) -> bytes:
+    read_end, write_end = os.pipe()
+    try:
+        sent = os.sendfile(write_end, descriptor, offset, size)
+        return os.read(read_end, size) if sent else b""
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def _spliced(descriptor: int, size: int, offset: int) -> bytes:
+    read_end, write_end = os.pipe()
+    try:
+        moved = os.splice(descriptor, write_end, size, offset_src=offset)
+        return os.read(read_end, size) if moved else b""
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+@pytest.mark.parametrize("take", [_sent, _spliced])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_what_sends_pages_of_a_kept_descriptor_sends_the_newest(
+    take: Callable[[int, int, int], bytes], flags: int, mine: Path, there: Host, name: str
+) -> None:
+    """It asks neither for the size nor whether the pages are old."""
+    mine.write_bytes(b"a" * BLOCK)
+    descriptor = os.open(there.mountpoint / name, flags)
+    try:
+        with mine.open("r+b", buffering=0) as writing:
+            for number in range(20):
+                assert take(descriptor, 2 * BLOCK, 0)
+                content = b"%08d" % number * (BLOCK // 8)
+                os.pwrite(writing.fileno(), content, 0)
+                assert take(descriptor, BLOCK, 0) == content
+                os.pwrite(writing.fileno(), content[:10], BLOCK)
+                assert take(descriptor, BLOCK, BLOCK) == content[:10]
+                os.ftruncate(writing.fileno(), 100)
+                assert take(descriptor, BLOCK, 0) == content[:100]
+    finally:
+        os.close(descriptor)
+
+
+def test_a_map_of_what_the_other_host_made_longer_has_its_pages(mine: Path, there: Host, name: str) -> None:
+    """Within the size that the kernel knows; beyond it SIGBUS ends the program."""
+    mine.write_bytes(b"a" * BLOCK)
+    program = (
+        "import mmap, os, sys; held = os.open(sys.argv[1], os.O_RDWR); print(flush=True); input();"
+        "import ctypes; libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p;"
+        "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long];"
+        f"at = libc.mmap(None, {2 * BLOCK}, 3, 1, held, 0); print(ctypes.string_at(at + {BLOCK}, 5).decode())"
+    )
+    with Popen([sys.executable, "-c", program, there.mountpoint / name], stdin=PIPE, stdout=PIPE) as mapping:
+        assert mapping.stdout is not None
+        assert mapping.stdout.readline() == b"\n"
+        with mine.open("r+b", buffering=0) as writing:
+            os.pwrite(writing.fileno(), b"grown" * (BLOCK // 5), BLOCK)
+        assert mapping.communicate(b"\n", timeout=DEADLINE_S)[0] == b"grown\n"
 
 
 def test_a_time_that_was_set_back_hides_no_change(mine: Path, reading: int, there: Host) -> None:
