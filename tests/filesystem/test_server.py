@@ -291,7 +291,7 @@ class Willing(pyfuse3.Operations):
         if name in ("forget", "__class__"):
             return lambda _: None
 
-        async def refuse(*_: Any) -> Any:
+        async def refuse(*_: Any, **__: Any) -> Any:
             raise pyfuse3.FUSEError(errno.EPERM)
 
         return refuse
