@@ -188,7 +188,7 @@ class Host:
     async def drain(self, reason: str) -> None:
         """Let what is under way end, within `io_timeout`, and say goodbye to the peer."""
         with trio.move_on_after(self.settings.io_timeout) as limit:
-            await self.roles.wait_drained()
+            await self.roles.wait_safe()
             self.linker.retire()
             await self.roles.stop(reason)
         if limit.cancelled_caught:

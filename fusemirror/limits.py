@@ -137,6 +137,7 @@ COMMUNICATION_BYTES_DEFAULT = 1 * GIB
 STAGED_REQUESTS_MAX = 262_144  # a staged request takes about 1 KiB of memory beside its data
 STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; removed whole
 STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk is full
+PRIMARY_AWAY_PATIENCE_S = 1.0  # of an unmount, while the primary is away: two dials of it
 ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
 WITNESS_LOOK_S = 10.0  # how late `status` may know that the witness has gone
 APART_KNOWN_MAX = 262_144  # names and inodes whose changes apart are remembered; each takes some 200 bytes

@@ -381,8 +381,10 @@ class KernelSession(StrEnum):
 
 
 class MountOptions(msgspec.Struct, frozen=True):
-    """How one mount was asked for. `fuse` are options for libfuse, in their order."""
+    """How one mount was asked for. `fuse` are options for libfuse, in their order; `ignored` says for people
+    which of those given are not honoured, and what holds instead."""
 
     fuse: tuple[str, ...] = ()
     debug: bool = False
     session: KernelSession = KernelSession.PYFUSE3
+    ignored: tuple[str, ...] = ()

@@ -43,6 +43,8 @@ def command(places: Places, name: str, mountpoint: str, foreground: bool, debug:
     chosen = places.load(name)
     places.debug = places.debug or debug
     parsed = parse_mount_options(options, as_root=os.geteuid() == 0)
+    for line in parsed.ignored:
+        say(line)
     return mount(places, chosen, mountpoint, parsed, foreground=foreground)
 
 

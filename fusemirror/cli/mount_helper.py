@@ -75,6 +75,8 @@ def mount_fusemirror(arguments: Sequence[str]) -> int:
     options = parse_mount_options(",".join(words), as_root=os.geteuid() == 0, sloppy="-s" in flags)
     places = places_of_environment()
     chosen = places.load(name)
+    for line in options.ignored:
+        say(line)
     if "-f" in flags:
         return 0  # a fake mount: everything but the mount itself
     if remounting:

@@ -32,7 +32,20 @@ SESSION_OPTIONS = {f"session={kind}": kind for kind in KernelSession}
 
 IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
-"""Options that hold anyway, or that concern mount(8) alone."""
+IGNORED_OPTIONS |= {"diratime", "nodiratime", "lazytime", "nolazytime", "acl", "silent", "loud"}
+IGNORED_OPTIONS |= {"iversion", "noiversion", "nostrictatime", "norelatime"}
+"""Options that hold anyway, that change nothing here, or that concern mount(8) alone."""
+
+NOT_HONOURED = {
+    "atime": "times of access change only when they are set",
+    "strictatime": "times of access change only when they are set",
+    "sync": "a change is acknowledged as `acknowledge` says, and durable after fsync",
+    "dirsync": "a change is acknowledged as `acknowledge` says, and durable after fsync",
+    "nosymfollow": "symbolic links are followed",
+    "noacl": "access control lists are obeyed",
+}
+"""Options of other filesystems that are passed over with a word, so that a line in /etc/fstab that has one
+mounts all the same: they ask for more than there is, and a mount without them is as useful."""
 
 REFUSED_OPTIONS = {
     "remount": "it is for mount(8): `mount -o remount,OPTIONS DIR`, with the line in /etc/fstab",
@@ -47,6 +60,7 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
     """
     fuse = dict(ROOT_OPTIONS) if as_root else {}
     session = MountOptions().session
+    ignored: list[str] = []
     for option in filter(None, text.split(",")):
         key = option.partition("=")[0]
         if key in REFUSED_OPTIONS:
@@ -55,6 +69,8 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
             fuse[FUSE_OPTIONS[option]] = option
         elif option in SESSION_OPTIONS:
             session = SESSION_OPTIONS[option]
+        elif option in NOT_HONOURED:
+            ignored.append(f"mount option {option} is ignored: {NOT_HONOURED[option]}")
         elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:
             raise UsageError(f"unknown mount option {option}; see mount.fusemirror(8)")
-    return MountOptions(fuse=tuple(fuse.values()), session=session)
+    return MountOptions(fuse=tuple(fuse.values()), session=session, ignored=tuple(ignored))

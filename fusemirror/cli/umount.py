@@ -19,6 +19,7 @@ from fusemirror.cli.mounts import (
     registered_runtime_dir,
 )
 from fusemirror.errors import CommandFailed, NotAMount, NotMounted, TimedOut
+from fusemirror.settings import format_bytes
 
 TIMEOUT_S = 60.0
 SILENCE_S = 1.0
@@ -56,6 +57,7 @@ def unmount(
     process = _process_of(mount, name, runtime_dir)
     if mount is None and process is None:
         raise NotMounted(target)
+    waiting = None if force or lazy else _what_waits(name, runtime_dir)
     if mount is not None:
         detach(mount.directory, force=force, lazy=lazy)
     if process is not None and not lazy:
@@ -64,6 +66,19 @@ def unmount(
             if os.isatty(2):
                 say(f"waiting up to {timeout_s:g} s for process {process.pid} to bring its data to safety")
         process.wait_until_safe(timeout_s)
+        if waiting:
+            say(waiting)
+
+
+def _what_waits(name: str, runtime_dir: Path) -> str | None:
+    """What a backup whose primary is away keeps for the next mount, for people; None if that is nothing."""
+    with suppress(NotMounted, TimedOut, CommandFailed):
+        status = ask(runtime_dir, name, "status")
+        pending = status["communication"]["pending_requests"]
+        if status["role"] == "backup" and not status["peer"]["connected"] and pending:
+            size = format_bytes(status["communication"]["pending_bytes"])
+            return f"{pending} requests ({size}) wait here for the other host; the next mount sends them"
+    return None
 
 
 def _end(process: Process, name: str, runtime_dir: Path, timeout_s: float) -> None:

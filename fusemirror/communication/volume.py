@@ -162,6 +162,11 @@ class CommunicationVolume(ABC):
         """Every request has ended, and the store holds none."""
         return not self._staged and not self._leaving and not self._removing
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the next mount finds all that is pending, durably, and nobody waits for any of it."""
+        return all(staged.acknowledged and staged.destaged for staged in self._staged.values())
+
     async def wait_settled(self) -> None:
         """Return when every request has ended, and the store holds none."""
         while not self.settled:

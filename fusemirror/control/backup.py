@@ -45,6 +45,7 @@ from fusemirror.limits import (
     ENDED_INTERVAL_S,
     GATHERED_BYTES_MAX,
     KERNEL_DELAY_S,
+    PRIMARY_AWAY_PATIENCE_S,
     UNSENT_BYTES,
 )
 from fusemirror.mirror.applying import Applier, Handler
@@ -599,6 +600,18 @@ class BackupUnit(ControlUnit):
 
     async def wait_drained(self) -> None:
         await self.communication.wait_empty()
+
+    async def wait_safe(self) -> None:
+        """See `ControlUnit`. The primary is waited for while it is there, or while something is kept by this
+        process alone; else for a moment, since it may be about to connect."""
+        while True:
+            with trio.move_on_after(PRIMARY_AWAY_PATIENCE_S):
+                await self.wait_drained()
+                return
+            if self.link is None and self.communication.keeps_all:
+                count, size = len(self.communication), self.communication.pending_bytes
+                log.info("%d requests (%d bytes) wait here; they are sent after the next mount", count, size)
+                return
 
     async def stop(self, reason: str) -> None:
         await self.say_goodbye(reason)

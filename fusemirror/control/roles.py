@@ -166,6 +166,9 @@ class Roles(ControlUnit):
     async def wait_drained(self) -> None:
         await self._anew(lambda unit: unit.wait_drained())
 
+    async def wait_safe(self) -> None:
+        await self._anew(lambda unit: unit.wait_safe())
+
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         await self._anew(lambda unit: unit.change_pace(rate_bytes=rate_bytes, paused=paused))
 

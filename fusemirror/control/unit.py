@@ -558,6 +558,11 @@ class ControlUnit(ABC):
     async def wait_drained(self) -> None:
         """Return when nothing that was asked before is under way any more."""
 
+    async def wait_safe(self) -> None:
+        """Return when this host may stop: what was asked here has ended, or is kept for the next mount, where
+        nothing can be done about it now."""
+        await self.wait_drained()
+
     @abstractmethod
     async def stop(self, reason: str) -> None:
         """Make both volumes durable where that can be done, and say goodbye to the peer."""

@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from tests.bench.systems import System
@@ -68,7 +69,10 @@ def fio(system: System, scale: Scale, *options: str) -> dict[str, Any]:
     """Run fio in the system's directory; the numbers of all its processes together."""
     common = ("--name=bench", "--filename_format=data.$jobnum", "--group_reporting", "--output-format=json")
     engine = ("--ioengine=psync", "--fallocate=none", f"--size={scale.file_bytes}")
-    result = system.run("fio", f"--directory={system.directory}", *common, *engine, *options)
+    # What fio keeps of a run that is broken off would else be left, root's own, where the bench was started.
+    with TemporaryDirectory(prefix="fusemirror-fio-") as own:
+        left = ("--verify_state_save=0", f"--aux-path={own}")
+        result = system.run("fio", f"--directory={system.directory}", *left, *common, *engine, *options)
     job: dict[str, Any] = json.loads(result.stdout)["jobs"][0]
     assert not job["error"], f"{system.name}: fio failed with {job['error']}"
     return job

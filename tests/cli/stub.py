@@ -2,7 +2,8 @@
 
     python stub.py fusemirror|mount.fusemirror ARGUMENTS
 
-STUB says how the daemon behaves: `refuse`, `killed` or `bug` before it serves; otherwise it serves, and
+STUB says how the daemon behaves: `refuse`, `killed` or `bug` before it serves; otherwise it serves, as a
+backup without its primary, with requests that it keeps where STUB is `keeps`, and
 after the unmount reads RUNTIME_DIR/drain to its end, if that is there, before it writes `drained` and ends.
 """
 
@@ -39,7 +40,15 @@ def run(
             raise KeyError("a bug")
     socket_path = runtime_dir / f"{settings.name}.sock"
     socket_path.unlink(missing_ok=True)
-    _answer_commands(socket_path, {"mountpoint": mountpoint, "pid": os.getpid()})
+    kept = 3 if os.environ.get("STUB") == "keeps" else 0
+    status = {
+        "mountpoint": mountpoint,
+        "pid": os.getpid(),
+        "role": "backup",
+        "peer": {"connected": False},
+        "communication": {"pending_requests": kept, "pending_bytes": kept * 1024},
+    }
+    _answer_commands(socket_path, status)
     _serve_kernel(mountpoint, options, ready)
     drain = runtime_dir / "drain"
     if drain.exists():

@@ -26,6 +26,20 @@ def test_options_of_mount_itself_are_ignored() -> None:
     assert fuse("_netdev,nofail,user,x-systemd.automount,X-mine=1,comment=ours,,noatime,defaults") == set()
 
 
+@pytest.mark.parametrize("option", ["nodiratime", "lazytime", "acl", "silent", "iversion", "nostrictatime"])
+def test_what_changes_nothing_is_accepted(option: str) -> None:
+    parsed = parse_mount_options(f"ro,{option}", as_root=False)
+    assert (parsed.fuse, parsed.ignored) == (("ro",), ())
+
+
+@pytest.mark.parametrize("option", ["sync", "dirsync", "strictatime", "atime", "nosymfollow", "noacl"])
+def test_what_is_not_honoured_is_passed_over_with_a_word(option: str) -> None:
+    parsed = parse_mount_options(f"ro,{option}", as_root=False)
+    assert parsed.fuse == ("ro",)
+    (line,) = parsed.ignored
+    assert line.startswith(f"mount option {option} is ignored: ")
+
+
 def test_the_last_of_two_that_contradict_counts() -> None:
     assert fuse("nosuid,exec,noexec", as_root=True) == {
         "allow_other",
@@ -44,7 +58,7 @@ def test_the_session_with_the_kernel_can_be_chosen() -> None:
         assert (options.session, options.fuse) == (chosen, ("noexec",))
 
 
-@pytest.mark.parametrize("option", ["session=mine", "remount", "bind", "colour", "rw,sync", "allow_other=1"])
+@pytest.mark.parametrize("option", ["session=mine", "remount", "bind", "colour", "rw,syncs", "allow_other=1"])
 def test_what_cannot_be_honoured_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="option"):
         fuse(option)

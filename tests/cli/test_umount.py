@@ -37,6 +37,13 @@ def test_it_returns_when_the_data_is_safe(mounted: Host, target: str) -> None:
     assert not mounted.is_mounted
 
 
+def test_it_says_what_waits_for_the_other_host(host: Host) -> None:
+    assert host.run("fusemirror", "mount", "data", "mnt", stub="keeps") == (0, "")
+    code, said = host.run("fusemirror", "umount", "data")
+    assert code == 0
+    assert "3 requests (3 KiB) wait here for the other host; the next mount sends them" in said
+
+
 def test_it_says_when_the_data_is_not_safe_in_time(mounted: Host) -> None:
     drain = mounted.runtime_dir / "drain"
     os.mkfifo(drain)

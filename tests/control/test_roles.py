@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from fusemirror import settings
 from fusemirror.change import Table
@@ -287,3 +288,44 @@ async def test_a_volume_that_cannot_be_served_is_refused_before_it_is(
             await Host(made, network.host("alpha"), counting_seams()).open(stack)
     assert check(tmp_path / "volume", True, lambda _: None).left == 0
     Volume.open(tmp_path / "volume").close()
+
+
+async def test_a_backup_whose_primary_is_gone_may_stop_with_what_it_keeps(
+    pair: Pair, network: MemoryNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is pending, or all of it is durable here: then nobody waits for `io_timeout`."""
+    caplog.set_level("INFO", "fusemirror")
+    file = await create(pair.primary, b"file")
+    backup = pair.backup
+    backup.change_settings({"acknowledge": "async"})
+    await backup.unit.wait_drained()
+    network.cut("alpha", "beta")
+    await backup.unit.link_ended.wait()
+    with trio.fail_after(2):
+        await backup.roles.wait_safe()
+    await backup.roles.perform(Write(file, 0), b"acknowledged early")
+    with trio.fail_after(2):
+        await backup.roles.wait_safe()
+    assert "1 requests (18 bytes) wait here" in caplog.text
+    network.heal("alpha", "beta")
+    await normal(pair.primary, backup)
+    await backup.roles.wait_drained()
+    assert content(pair.primary, file) == b"acknowledged early"
+
+
+async def test_a_backup_waits_for_its_primary_with_what_is_in_memory_only(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    file = await create(pair.primary, b"file")
+    network.cut("alpha", "beta")
+    await pair.backup.unit.link_ended.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.backup.roles.perform, Write(file, 0), b"a program waits for this one")
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1.5) as waiting:
+            await pair.backup.roles.wait_safe()
+        assert waiting.cancelled_caught
+        network.heal("alpha", "beta")
+        with trio.fail_after(PATIENCE_S):
+            await pair.backup.roles.wait_safe()
+    assert content(pair.primary, file) == b"a program waits for this one"
