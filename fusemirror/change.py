@@ -17,7 +17,8 @@ from enum import IntEnum
 
 import msgspec
 
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.bounds import AnyRequest, FileBytes, OwnChangeNumber, OwnInode, OwnTime
+from fusemirror.identifiers import ChangeNumber
 
 
 class Table(IntEnum):
@@ -44,15 +45,15 @@ def row_bytes(row: Row) -> int:
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all changes have: their place in the order, and the backup's request they answer."""
 
-    number: ChangeNumber
-    request: RequestId
-    time_ns: int
+    number: OwnChangeNumber
+    request: AnyRequest
+    time_ns: OwnTime
 
 
 class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
     """New rows of the catalog. `inode` is the inode that a requester wants to hear of, or 0."""
 
-    inode: InodeNumber
+    inode: OwnInode
     rows: tuple[Row, ...]
 
 
@@ -62,17 +63,17 @@ class WriteChange(Change, tag=2, frozen=True, array_like=True, gc=False):
     `rows` take effect with the data. The inode is among them then, as it is after the change.
     """
 
-    inode: InodeNumber
-    offset: int
-    length: int
+    inode: OwnInode
+    offset: FileBytes
+    length: FileBytes
     rows: tuple[Row, ...] = ()
 
 
 class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
     """The image file becomes `size` bytes long, cut or extended by a hole. `rows` as for a write."""
 
-    inode: InodeNumber
-    size: int
+    inode: OwnInode
+    size: FileBytes
     rows: tuple[Row, ...] = ()
 
 

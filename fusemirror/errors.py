@@ -239,6 +239,14 @@ class VolumeDamaged(VolumeError):
     """volume {0} is damaged: {1}; run `fusemirror fsck {0}`"""
 
 
+class BadRow(FusemirrorError):
+    """a row that no catalog can hold: {0}"""
+
+
+class BadChange(FusemirrorError):
+    """a change that this volume cannot take: {0}"""
+
+
 class ExportFailed(FusemirrorError):
     """the export stopped at {0}: {1}; what was exported before stays"""
 

@@ -20,6 +20,22 @@ LINKS_MAX = 65_000  # ext4's; programs that probe for EMLINK expect one
 FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # the years 1677 to 2262, in an inode's row
 
+# --- numbers: what a peer may say is less than what fits, so that what this host makes next fits too ---
+INODE_NUMBER_MAX = (1 << 63) - 1  # stands beside a region's mark in an i64
+INODE_NUMBER_RECEIVED_MAX = 1 << 62
+CHANGE_NUMBER_MAX = (1 << 61) - 1  # cookies are twice as large, and below 2**62
+CHANGE_NUMBER_RECEIVED_MAX = 1 << 60
+CHANGE_NUMBER_CLAIMED_MAX = 1 << 56  # of a peer whose number the primary goes on from
+CHANGE_TIME_NS_MAX = TIME_NS_MAX
+CHANGE_TIME_NS_RECEIVED_MAX = TIME_NS_MAX - (1 << 56)  # each later change is a nanosecond later at least
+COUNTER_MAX = 1 << 62  # of terms, checkpoints, tokens; the next one fits into i64
+COUNTER_SKIPPED_MAX = 1 << 32  # a peer is ahead by less: a checkpoint takes seconds, a term longer
+ERRNO_MAX = 511  # the kernel takes no answer with a higher one (fs/fuse/dev.c)
+IDENTITY_BYTES_MAX = 64  # of a host, a process, a call, a generation: eight to twenty-four bytes by now
+REQUEST_ID_BYTES = 16  # `identifiers.RequestId`
+HOST_NAME_CHARACTERS_MAX = 255
+KEY_BYTES_MAX = 511  # LMDB's longest
+
 # --- image files ----------------------------------------------------------------------------------
 WRITE_BYTES_MAX = MIB  # the most that the kernel hands over in one FUSE write (256 pages)
 REGION_BYTES = 64 * KIB  # what one mark of the changed-region map stands for
@@ -93,6 +109,7 @@ RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
 ACCEPTS_PER_TURN = 32  # connections taken before others have their turn
 ACCEPT_PAUSE_S = 0.005  # after so many at once: a flood gets a tenth of the loop (20 us each), not all of it
 LISTEN_BACKLOG = 1_024  # what waits meanwhile, so that the peer is not the one whose packets are dropped
+REFUSED_REST_MAX_S = 30.0  # after links that ended by a bad message: one that lies is not met at once
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
 UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
@@ -118,6 +135,8 @@ DIRECTORIES_KEPT_MAX = 4_096
 DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks to remove it
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
+REQUESTS_BESIDE_MAX = 4_096  # of a peer's, under way at once beside the stream: 64 programs ask, some gave up
+CHECKPOINTS_OPEN_MAX = 64  # whose marks wait to be forgotten: the primary begins one after the other
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
 ROOT_PATIENCE_S = 0.5  # df asks twice, and who watches mounts gives it a few seconds
 REQUESTS_PER_TURN = 64  # answered by the kernel session before all other tasks have their turn
@@ -154,6 +173,9 @@ DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two req
 ROWS_PER_MESSAGE = 512
 ROW_BYTES_PER_MESSAGE = 256 * KIB  # rows are read, sent and compared in pieces of this
 HOLE_PIECE_BYTES = GIB  # of an image that becomes a hole at once: its blocks are freed within milliseconds
+ROWS_RECEIVED_MAX = 16_384  # in one message: attributes of many small files are short rows
+INODES_PER_MESSAGE = 8_192
+GENERATIONS_MAX = 64  # a peer that missed more lines than these is told apart by hand
 RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
 RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
@@ -165,6 +187,9 @@ DIFFERENCES_LISTED_BYTES_MAX = 256 * KIB  # as JSON, which one answer to the bac
 assert LEASE_CLOCK_MARGIN > 5 * 2 * 700e-6
 assert KERNEL_STEADY_S >= KERNEL_DELAY_S
 assert CLOCK_DIFFERENCE_MAX_S >= HANDSHAKE_TIMEOUT_S
+assert CHANGE_NUMBER_CLAIMED_MAX < CHANGE_NUMBER_RECEIVED_MAX < CHANGE_NUMBER_MAX
+assert CHANGE_TIME_NS_RECEIVED_MAX < CHANGE_TIME_NS_MAX
+assert INODE_NUMBER_RECEIVED_MAX < INODE_NUMBER_MAX
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX

@@ -33,6 +33,7 @@ LAYERS = (
         "keys",
         "operations",
         "change",
+        "bounds",
         "seams",
         "printable",
         "promise",
@@ -58,9 +59,11 @@ PURE = (
     "identifiers.py",
     "limits.py",
     "xattrs.py",
+    "bounds.py",
 )
 
 TESTED_ELSEWHERE = {
+    "bounds": "protocol/test_checks",
     "change": "protocol/test_codec",
     "cli/defining": "cli/test_create",
     "cli/export": "cli/test_fsck",

@@ -36,6 +36,7 @@ from fusemirror.errors import (
     ConnectionLost,
     PeerRefused,
     PeerUnreachable,
+    RemoteProtocolError,
     SameRole,
 )
 from fusemirror.protocol.connection import DIALED_BY
@@ -60,10 +61,21 @@ class Link:
     def closed(self) -> bool:
         return self.close_reason is not None
 
+    @property
+    def refused(self) -> bool:
+        """It ended because the peer sent what it may not."""
+        return self.mirror.refused or self.forward.refused
+
     def close(self, reason: str) -> None:
         """End both sessions at once."""
         self.mirror.close(reason)
         self.forward.close(reason)
+
+    def end(self, session: Session, error: ChannelError) -> None:
+        """End both sessions because of what one of them met."""
+        if isinstance(error, RemoteProtocolError):
+            session.refuse(error)
+        self.close(error.why)
 
     async def run(self, links: "trio.MemorySendChannel[Link]") -> None:
         """Send the link up, serve both sessions until one ends, and end the other.
@@ -116,6 +128,7 @@ class Linker:
         self._dialed: Session | None = None  # ours, while it waits for its partner
         self._pause_s = limits.RECONNECT_FIRST_S
         self._rest_s = 0.0  # after the next link that ends at once
+        self._refused_rest_s = 0.0  # after the last one that ended by a bad message
         self._beginnings = 0  # how often our role has changed
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
@@ -185,8 +198,11 @@ class Linker:
                     link = await self._meet()
                     met_at, beginning = trio.current_time(), self._beginnings
                     await self._serve(link, links)
-                    if beginning == self._beginnings:
-                        await self._rest(trio.current_time() - met_at)
+                    lasted_s = trio.current_time() - met_at
+                    if link.refused:
+                        await self._rest_refused(lasted_s)
+                    elif beginning == self._beginnings:
+                        await self._rest(lasted_s)
         finally:
             listener.close()
             self._discard_accepted("closed on this host")
@@ -211,6 +227,18 @@ class Linker:
         with trio.move_on_after(self._rest_s):
             await self._arrival.wait()  # the peer has rested, or our role has changed
         self._rest_s = min(max(2 * self._rest_s, limits.RECONNECT_FIRST_S), limits.RECONNECT_MAX_S)
+
+    async def _rest_refused(self, lasted_s: float) -> None:
+        """Let links that end by a bad message follow each other ever more slowly, whatever the peer does
+        meanwhile: each costs both hosts a resync, and the log a line."""
+        calm = lasted_s > 2 * limits.REFUSED_REST_MAX_S
+        self._refused_rest_s = (
+            limits.RECONNECT_MAX_S
+            if calm
+            else min(max(2 * self._refused_rest_s, limits.RECONNECT_MAX_S), limits.REFUSED_REST_MAX_S)
+        )
+        log.info("the peer at %s is met again in %g s", self._peer_name, self._refused_rest_s)
+        await trio.sleep(self._refused_rest_s)
 
     # --- dialing ----------------------------------------------------------------------------------
 

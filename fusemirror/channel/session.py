@@ -6,6 +6,7 @@ that both processes are alive, measure the round trip, and carry the lease: a pe
 was there when the Ping was sent, and will be held to be there for `peer_timeout` from then on.
 """
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,11 +17,13 @@ import trio
 from fusemirror import limits
 from fusemirror.channel.transport import Transport, drop_sent
 from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
-from fusemirror.protocol.codec import encode
+from fusemirror.protocol.codec import encode, refusal
 from fusemirror.protocol.connection import Connection, Received
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import AnyMessage, Hello, Ping, Pong
 from fusemirror.protocol.states import ConnectionState
+
+log = logging.getLogger(__name__)
 
 
 async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_timeout: float) -> "Session":
@@ -84,6 +87,8 @@ class Session:
         self.sent_bytes = self.received_bytes = 0
         self.sent_data_bytes = self.received_data_bytes = 0
         self.close_reason: str | None = None
+        self.refused = False
+        """It ended because the peer sent what it may not."""
 
         self._transport = transport
         self._connection = connection
@@ -100,6 +105,13 @@ class Session:
     @property
     def closed(self) -> bool:
         return self.close_reason is not None
+
+    def refuse(self, error: RemoteProtocolError) -> None:
+        """End the session because of what the peer sent; the log says so, once."""
+        if self.close_reason is None:
+            log.warning("%s", error)
+            self.refused = True
+            self.close(error.why)
 
     def close(self, reason: str) -> None:
         """End the session at once: what is unsent is dropped, whoever waits gets `ConnectionLost`."""
@@ -241,7 +253,7 @@ class Session:
         try:
             received = self._connection.events()
         except RemoteProtocolError as error:
-            self.close(error.args[1])
+            self.refuse(error)
             raise
         except HandshakeRefused as error:
             self.close(f"the peer refused it: {error.args[1]}")
@@ -264,7 +276,7 @@ class Session:
                 self.send(Pong(message.serial))
         elif isinstance(message, Pong):
             if not 0 < message.serial <= self._pings_sent:
-                self.close("it answered a Ping that was never sent")
+                self.refuse(refusal(self.peer_name, message, "serial: no such Ping was sent"))
             while self._pings and self._pings[0][0] <= message.serial:
                 serial, sent_at = self._pings.popleft()
                 if serial == message.serial:

@@ -210,7 +210,7 @@ class CommunicationVolume(ABC):
         discarded = []
         for serial, encoded, data in entries:
             self._serial = max(self._serial, serial)
-            request = decode(encoded, "the communication volume")
+            request = decode(encoded, "the communication volume", data)
             if isinstance(request, Request) and request.kept:
                 staged = Staged(serial, request, data, trio.current_time(), 0)
                 staged.destaged = staged.acknowledged = staged.in_doubt = True

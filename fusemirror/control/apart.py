@@ -24,8 +24,9 @@ from fusemirror.mirror.histories import generations_of
 from fusemirror.pieces import first_piece
 from fusemirror.printable import shortened
 from fusemirror.protocol.messages import Difference, History
-from fusemirror.volume.catalog import SET_BACK_KEY, key_inode, unpack_entry
+from fusemirror.volume.catalog import key_inode, unpack_entry
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.rows import SET_BACK_KEY
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
 from fusemirror.control.deciding import has_privileges
@@ -35,7 +36,6 @@ from fusemirror.errors import (
     OperationFailed,
     PrimaryUnreachable,
     RefusedForSafety,
-    RemoteProtocolError,
     RoleChanged,
     TimedOut,
 )
@@ -51,6 +51,7 @@ from fusemirror.limits import (
 from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
+from fusemirror.mirror.verify import Report
 from fusemirror.operations import (
     AnyOperation,
     ChangeAccess,
@@ -62,6 +63,8 @@ from fusemirror.operations import (
     VerifyProgress,
     Write,
 )
+from fusemirror.protocol.checks import check_answer
+from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
     Answer,
     Ended,
@@ -490,11 +493,21 @@ class BackupUnit(ControlUnit):
                         self._main_is_exclusive(message.identity)
                         continue
                     if type(message) is not Answer:
-                        raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+                        raise refusal(session.peer_name, message, "it came on the wrong path")
+                    self._check_answer(session, message, len(data))
                     self._early.append((message, bytes(data)))
                 await self._answer_in_order()
         except ChannelError as error:
-            link.close(error.why)
+            link.end(session, error)
+
+    def _check_answer(self, session: Session, answer: Answer, data_bytes: int) -> None:
+        staged = self.communication.find(answer.identity)
+        if staged is None:
+            return  # its change arrived over the mirror path before this answer
+        try:
+            check_answer(staged.request, answer, data_bytes)
+        except ValueError as error:
+            raise refusal(session.peer_name, answer, error) from error
 
     async def _answer_in_order(self) -> None:
         """An answer counts once the changes that it stands on are applied here."""
@@ -626,8 +639,14 @@ class BackupUnit(ControlUnit):
 
     async def verify_report(self) -> dict[str, Any]:
         answer: tuple[Answer, bytes] = await self._request(VerifyProgress())
-        report: dict[str, Any] = msgspec.json.decode(answer[0].value)
-        return report
+        try:
+            report = msgspec.json.decode(answer[0].value, type=Report)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if self.link is not None:
+                why = f"value: no report of a comparison: {error}"
+                self.link.end(self.link.forward, refusal(self.link.forward.peer_name, answer[0], why))
+            raise OperationFailed(errno.EIO) from error
+        return msgspec.structs.asdict(report)
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         await self._request(ChangePace(rate_bytes, paused))

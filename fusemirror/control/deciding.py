@@ -291,12 +291,15 @@ def _check_no_loop(catalog: Catalog, moved: Inode, new_parent: InodeNumber) -> N
 
 
 def _ancestors(catalog: Catalog, number: InodeNumber) -> Iterator[InodeNumber]:
-    while True:
+    passed: set[InodeNumber] = set()
+    while number not in passed:
         yield number
+        passed.add(number)
         inode = catalog.inode(number)
         if number == ROOT_INODE or inode is None:
             return
         number = inode.parent
+    raise OperationFailed(errno.ELOOP)  # of a volume that was damaged
 
 
 def _replace(draft: Draft, moved: Inode, new_parent: Inode, replaced: Inode) -> None:

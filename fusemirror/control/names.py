@@ -26,7 +26,7 @@ import trio
 
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.errors import ChannelError, ConnectionLost
+from fusemirror.errors import BadChange, ChannelError, ConnectionLost
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIRECTORIES_KEPT_MAX,
@@ -194,6 +194,12 @@ class Names:
 async def _until(time: float) -> None:
     if time > trio.current_time():
         await trio.sleep_until(time)
+
+
+def _check_few(directories: set[InodeNumber]) -> None:
+    """The primary, which decides, gives and takes no more than so many."""
+    if len(directories) > DIRECTORIES_KEPT_MAX:
+        raise BadChange(f"more than {DIRECTORIES_KEPT_MAX} directories")
 
 
 class Lending:
@@ -412,12 +418,14 @@ class Borrowing:
     # --- what the primary says: handlers of the stream ------------------------------------------------------
 
     def lent(self, message: LendNames, _: Buffer, __: Session) -> None:
+        _check_few(self.names.held)
         self.names.held.add(message.directory)
 
     def held(self, message: HoldNames, _: Buffer, session: Session) -> None:
         directory = message.directory
         refused = self._refuses(directory, self.names.used)
         if not refused:
+            _check_few(self.names.theirs)
             self.names.theirs.add(directory)
         session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))
 
@@ -425,6 +433,7 @@ class Borrowing:
         directory = message.directory
         refused = self._refuses(directory, self.names.changed)
         if not refused:
+            _check_few(self.names.shared)
             self.names.share(directory)
             self._tell()
         session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))

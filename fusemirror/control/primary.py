@@ -39,6 +39,7 @@ from fusemirror.control.room import space_needed
 from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
 from fusemirror.errors import (
+    BadChange,
     ChannelError,
     CheckReport,
     ConnectionLost,
@@ -46,7 +47,6 @@ from fusemirror.errors import (
     FusemirrorError,
     OperationFailed,
     RefusedForSafety,
-    RemoteProtocolError,
     RoleChanged,
     TimedOut,
 )
@@ -56,12 +56,13 @@ from fusemirror.limits import (
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
     PURGE_RECORDS_MAX,
+    REQUESTS_BESIDE_MAX,
     WRITE_BYTES_MAX,
 )
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet
 from fusemirror.mirror.repair import FromBackup, FromPrimary
 from fusemirror.mirror.sending import Mirror
-from fusemirror.mirror.states import WORDS, PrimaryState
+from fusemirror.mirror.states import PRIMARY_TAKES, WORDS, PrimaryState
 from fusemirror.mirror.verify import Repair, Report, Verifier
 from fusemirror.operations import (
     AnyOperation,
@@ -76,6 +77,7 @@ from fusemirror.operations import (
     VerifyProgress,
     Write,
 )
+from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
@@ -89,8 +91,9 @@ from fusemirror.protocol.messages import (
 )
 from fusemirror.seams import Seams
 from fusemirror.settings import Access, Acknowledge, Fence, Settings
-from fusemirror.volume.catalog import INODES_FROM_KEY, key_inode
+from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.rows import INODES_FROM_KEY
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
 
@@ -572,7 +575,7 @@ class PrimaryUnit(ControlUnit):
                         for message, data in received:
                             self._serve_message(session, message, data, nursery)
             except ChannelError as error:
-                link.close(error.why)
+                link.end(session, error)
             except (FusemirrorError, OSError) as error:
                 log.error("the requests of the backup cannot be served over this link: %s", error)
                 link.close(str(error))
@@ -581,9 +584,15 @@ class PrimaryUnit(ControlUnit):
     def _serve_message(
         self, session: Session, message: AnyMessage, data: Buffer, nursery: trio.Nursery
     ) -> None:
+        state = self.mirror.state
+        if state not in PRIMARY_TAKES.get(type(message), ()):
+            raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
         if type(message) is Request:
             self._serve_request(session, message, data, nursery)
-        elif type(message) is Ended:
+            return
+        if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
+            raise refusal(session.peer_name, message, "too many of its kind at once")
+        if type(message) is Ended:
             self._forget_ended(message.oldest_live, session.peer.instance)
         elif type(message) is WantNames:
             nursery.start_soon(self.lending.lend, message.directory)
@@ -591,7 +600,7 @@ class PrimaryUnit(ControlUnit):
             free = partial(self.lending.free_for_backup, of_change=message.of_change)
             nursery.start_soon(free, message.directory)
         else:
-            raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
+            raise refusal(session.peer_name, message, "it came on the wrong path")
 
     def _forget_ended(self, oldest_live: RequestId, instance: bytes) -> None:
         """Forget what was done of requests that stand before one in the backup's order.
@@ -621,6 +630,8 @@ class PrimaryUnit(ControlUnit):
             nursery.start_soon(self._answer_refusal, session, identity, change)
             return
         if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess)):
+            if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
+                raise refusal(session.peer_name, request, "too many of its kind at once")
             nursery.start_soon(partial(self._answer_later, session, identity, operation))
             return
         if self._handing_over:
@@ -696,6 +707,7 @@ class PrimaryUnit(ControlUnit):
             if isinstance(operation, Read):
                 # Whatever this host shows its own programs: the backup must not read ahead of its copy.
                 await self._wait_settled(operation.inode, operation.offset, operation.length)
+                await session.wait_room()  # a peer that asks for much, and takes little, gets it later
                 data = self.read_here(operation.inode, operation.offset, operation.length)
             elif isinstance(operation, Flush):
                 await self.flush(operation.inode)
@@ -917,6 +929,9 @@ class PrimaryUnit(ControlUnit):
     def restore_rows(self, rows: tuple[Row, ...]) -> None:
         """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""
         inodes = tuple({key_inode(key) for table, key, _ in rows if table != Table.META})
+        contradiction = self.volume.catalog.contradiction(rows, retyped=True)
+        if contradiction is not None:
+            raise BadChange(contradiction)
         if rows:
             decision = Decision(rows, InodeNumber(0), inodes)
             self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)

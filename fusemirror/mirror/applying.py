@@ -15,27 +15,49 @@ from typing import Any
 
 import trio
 
-from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
+from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import (
+    BadChange,
+    BadRow,
     ChannelError,
     ConnectionLost,
     DiskFailed,
     DiskFull,
     FusemirrorError,
+    IllegalTransition,
+    OperationFailed,
     RemoteProtocolError,
+    SequenceGap,
 )
-from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.limits import HANDSHAKE_TIMEOUT_S, SPACE_LOOK_INTERVAL_S
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.limits import (
+    CHECKPOINTS_OPEN_MAX,
+    COUNTER_SKIPPED_MAX,
+    HANDSHAKE_TIMEOUT_S,
+    REQUESTS_BESIDE_MAX,
+    SPACE_LOOK_INTERVAL_S,
+)
 from fusemirror.mirror.fetching import fetch_region, fetch_rows, replace_rows
+from fusemirror.mirror.histories import generations_of
 from fusemirror.mirror.room import RoomTeller
-from fusemirror.mirror.states import BACKUP_SERVES, BackupEvent, BackupState, next_backup_state
+from fusemirror.mirror.states import (
+    BACKUP_SERVES,
+    BACKUP_TAKES,
+    BackupEvent,
+    BackupState,
+    next_backup_state,
+)
 from fusemirror.mirror.suspects import suspects_of
+from fusemirror.operations import Write
 from fusemirror.promise import Promise
+from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.connection import shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AccessInEffect,
+    AnyMessage,
     Applied,
     Begin,
     Bye,
@@ -61,13 +83,18 @@ from fusemirror.protocol.messages import (
     RowsDigest,
 )
 from fusemirror.settings import Access
+from fusemirror.volume.catalog import key_inode
 from fusemirror.volume.health import disk_error
+from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[], Awaitable[None]]
 """What a handler leaves to be done beside the stream, as long as the session lives."""
+
+_NOT_FOR_HERE = (BadChange, BadRow, IllegalTransition, OperationFailed, SequenceGap)
+"""What a handler raises, before it changed anything, for a message that this volume cannot take."""
 
 Handler = Callable[[Any, Buffer, Session], Work | None]
 """Takes a message, the data beside it, and the session that it came by."""
@@ -103,7 +130,8 @@ class Applier:
         self._room = RoomTeller(volume.space)
         self._full = False  # what the primary sent did not fit
         self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
-        self._epochs: dict[int, int] = {}  # token of a checkpoint -> the epoch of marks that it ends
+        self._epochs: dict[int, int] = {}  # token of a checkpoint that is durable -> the epoch that it ends
+        self._works = 0  # what handlers left to be done beside the stream
         self._others = others or {}
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
             WriteChange: self._change,
@@ -160,6 +188,7 @@ class Applier:
             reason = await self.run_session(session)
         finally:
             self._epochs.clear()
+            self._works = 0
         self.resync = None
         self._go(BackupEvent.LOST, reason)
         return reason
@@ -173,6 +202,9 @@ class Applier:
             try:
                 await self._wait_room(session)
                 await self._apply_all(session, nursery.start_soon)
+            except RemoteProtocolError as error:
+                reason = error.why
+                session.refuse(error)
             except ChannelError as error:
                 reason = error.why
             except DiskFull as error:
@@ -190,14 +222,12 @@ class Applier:
     async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
         while True:
             for message, data in await session.receive():
-                handler = self._handlers.get(type(message)) or self._other(type(message), session)
-                try:
-                    work = handler(message, data)
-                except OSError as error:
-                    self.volume.health.note(error)
-                    raise disk_error(self.volume.directory, error) from error
+                work = self._take(message, data, session)
                 if work is not None:
-                    start(work)
+                    if self._works >= REQUESTS_BESIDE_MAX:
+                        raise refusal(session.peer_name, message, "too many of its kind at once")
+                    self._works += 1
+                    start(partial(self._work, work))
             # One acknowledgement for all that came together.
             if self.volume.number > self._told and self.state is not BackupState.CATCHING_UP:
                 self._told = self.volume.number
@@ -209,11 +239,27 @@ class Applier:
             while self._made:
                 self.volume.prepare_image(self._made.pop())
 
-    def _other(self, kind: type, session: Session) -> Callable[[Any, Buffer], Work | None]:
-        handler = self._others.get(kind)
-        if handler is None:
-            raise RemoteProtocolError(session.peer_name, f"unexpected {kind.__name__}")
-        return lambda message, data: handler(message, data, session)
+    def _take(self, message: AnyMessage, data: Buffer, session: Session) -> Work | None:
+        """Do what the message says. RemoteProtocolError: it has no place here, and nothing was changed."""
+        kind = type(message)
+        if self.state not in BACKUP_TAKES.get(kind, ()):
+            raise refusal(
+                session.peer_name, message, f"it came when the mirror was {self.state.name.lower()}"
+            )
+        try:
+            handler = self._handlers.get(kind)
+            if handler is not None:
+                return handler(message, data)
+            return self._others[kind](message, data, session)
+        except _NOT_FOR_HERE as error:
+            raise refusal(session.peer_name, message, error) from error
+        except OSError as error:
+            self.volume.health.note(error)
+            raise disk_error(self.volume.directory, error) from error
+
+    async def _work(self, work: Work) -> None:
+        await work()
+        self._works -= 1
 
     # --- room on the disk ---------------------------------------------------------------------------------
 
@@ -261,19 +307,22 @@ class Applier:
     # --- changes --------------------------------------------------------------------------------------
 
     def _change(self, change: NamespaceChange | WriteChange | TruncateChange, data: Buffer) -> None:
-        if self.state is BackupState.CATCHING_UP:
-            # Names come before the images that they were given with.
-            self.volume.update_identity(consistent=False)
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is not None:
+                operation = staged.request.operation
+                if type(operation) is not Write or operation.inode != change.inode:
+                    raise BadChange("it names a request that was for something else")
                 data = staged.data
             elif not data:  # one that was the primary's own comes with its data
-                raise RemoteProtocolError(
-                    self._session.peer_name, "a write names a request that is not pending"
-                )
+                raise BadChange("it names a request that is not pending")
+        if change.rows:
+            self.volume.check_change(change)
         if type(change) is NamespaceChange and staged is None and not self.volume.catalog.inode(change.inode):
             self._made.append(change.inode)
+        if self.state is BackupState.CATCHING_UP:
+            # Names come before the images that they were given with.
+            self.volume.update_identity(consistent=False)
         self.volume.apply(change, data)
         self._room.take(change)
         if change.request:
@@ -301,16 +350,31 @@ class Applier:
             self._session.send(message)
 
     def _catalog_rows(self, message: CatalogRows, _: Buffer) -> None:
+        if not self.volume.copying:
+            self._check_attributes(message)
         self.volume.copy_rows(message.rows)
+
+    def _check_attributes(self, message: CatalogRows) -> None:
+        """But for a copy of the catalog, rows bring only attributes of files that are here. BadRow."""
+        for table, key, _ in message.rows:
+            inode = self.volume.catalog.inode(key_inode(key)) if table == Table.INODES else None
+            if inode is None or not inode.is_regular:
+                raise BadRow(f"table {table}, key {key.hex()}: not of a file that is here")
+        contradiction = self.volume.catalog.contradiction(message.rows)
+        if contradiction is not None:
+            raise BadRow(contradiction)
 
     def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
         self.volume.update_identity(consistent=False)
-        self.out_of_sync.update(message.inodes)
         for inode in message.inodes:
-            self.volume.watcher.image_suspect(inode)
+            if self.volume.catalog.inode(inode) is not None:  # of what has gone nobody reads
+                self.out_of_sync.add(inode)
+                self.volume.watcher.image_suspect(inode)
 
     def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
         if self.volume.copying:
+            if self.volume.catalog.inode(ROOT_INODE) is None or not generations_of(self.volume):
+                raise BadChange("the copy of the catalog is not whole")
             self.volume.finish_catalog_copy(message.number, message.journal_number)
         else:
             self.volume.advance(message.number)
@@ -323,7 +387,7 @@ class Applier:
     # --- images ---------------------------------------------------------------------------------------
 
     def _digests(self, message: Digests, _: Buffer) -> None:
-        if message.mend:
+        if self._file(message.inode) is not None and message.mend:
             self.volume.copy_size(message.inode, message.size)
         ours = self.volume.images.region_digests(message.inode, message.first_region, len(message.digests))
         differing = [
@@ -338,8 +402,10 @@ class Applier:
     def _hole(self, message: Hole, _: Buffer) -> None:
         differing: list[int] = []
         if message.mend:
-            self.volume.copy_size(message.inode, message.size)
-            looked = self.volume.copy_hole(message.inode, message.first_region, message.end_region)
+            looked = message.end_region
+            if self._file(message.inode) is not None:
+                self.volume.copy_size(message.inode, message.size)
+                looked = self.volume.copy_hole(message.inode, message.first_region, message.end_region)
         else:
             images = self.volume.images
             differing, looked = images.data_in(message.inode, message.first_region, message.end_region)
@@ -347,8 +413,20 @@ class Applier:
                 differing.append(-1)
         self._session.send(Reply(message.token, values=(looked, *differing)))
 
+    def _file(self, number: InodeNumber) -> Inode | None:
+        """The file whose image a message is about; None where it has gone meanwhile. BadChange."""
+        inode = self.volume.catalog.inode(number)
+        if inode is not None and not inode.is_regular:
+            raise BadChange(f"inode {number} is no file")
+        return inode
+
     def _region_data(self, message: RegionData, data: Buffer) -> None:
-        self.volume.copy_data(message.inode, message.offset, data)
+        inode = self._file(message.inode)
+        if inode is None:
+            raise BadChange(f"there is no inode {message.inode}")
+        kept = data[: max(0, inode.size - message.offset)]
+        if kept:
+            self.volume.copy_data(message.inode, message.offset, kept)
 
     def _image_copied(self, message: ImageCopied, _: Buffer) -> None:
         self.out_of_sync.discard(message.inode)
@@ -379,23 +457,30 @@ class Applier:
         _reply(session, Reply(message.token, errno=error))
 
     def _checkpoint(self, message: Checkpoint, _: Buffer) -> Work:
+        if message.checkpoint > self.volume.checkpoint_begun + COUNTER_SKIPPED_MAX:
+            raise BadChange(f"checkpoint {message.checkpoint} is beyond what can be")
+        if len(self._epochs) >= CHECKPOINTS_OPEN_MAX or message.token in self._epochs:
+            raise BadChange("too many checkpoints whose marks were not forgotten")
         # The marks are parted here, at this place of the stream; making them durable takes its time.
-        self._epochs[message.token] = self.volume.regions.rotate()
-        return partial(self._make_durable, self._session, message)
+        return partial(self._make_durable, self._session, message, self.volume.regions.rotate())
 
-    async def _make_durable(self, session: Session, message: Checkpoint) -> None:
+    async def _make_durable(self, session: Session, message: Checkpoint, epoch: int) -> None:
         error, number = 0, ChangeNumber(0)
         try:
             number = await self.volume.make_durable()
             self.volume.end_checkpoint(message.checkpoint)
             self.volume.trim(message.durable)
+            self._epochs[message.token] = epoch
         except (OSError, DiskFailed) as failed:
             log.error("checkpoint: %s", disk_error(self.volume.directory, failed))
             error = failed.errno or errno.EIO
         _reply(session, Reply(message.token, errno=error, number=number))
 
     def _forget_marks(self, message: ForgetMarks, _: Buffer) -> None:
-        self.volume.drop_marks(self._epochs.pop(message.token))
+        epoch = self._epochs.pop(message.token, None)
+        if epoch is None:
+            raise BadChange("there is no such checkpoint, or it is not durable here")
+        self.volume.drop_marks(epoch)
         # The primary's own marks say from now on which images are not copied yet.
         self.volume.update_identity(complete=True, compare_all=False)
 
@@ -411,7 +496,10 @@ class Applier:
 
     def _hand_over(self, message: HandOver, _: Buffer) -> None:
         # One that was overtaken by another change of roles is not for us any more.
-        if message.term > self.volume.identity.term:
+        term = self.volume.identity.term
+        if message.term > term + COUNTER_SKIPPED_MAX:
+            raise BadChange(f"term {message.term} is beyond what can be")
+        if message.term > term:
             self._take_role(message.term)
 
     def _replace_rows(self, message: ReplaceRows, _: Buffer) -> None:
@@ -424,7 +512,7 @@ class Applier:
         self._session.send(fetch_region(self.volume, message))
 
     def _bye(self, message: Bye, _: Buffer) -> None:
-        raise ChannelError(f"the primary said goodbye: {message.reason}")
+        raise ChannelError(f"the primary said goodbye: {shown(message.reason)}")
 
 
 def _reply(session: Session, reply: Reply) -> None:

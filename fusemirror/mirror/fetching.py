@@ -3,18 +3,28 @@
 from collections.abc import Iterator
 
 from fusemirror.change import Row, Table, row_bytes
+from fusemirror.errors import BadRow
+from fusemirror.identifiers import ROOT_INODE
 from fusemirror.limits import ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE
 from fusemirror.pieces import first_piece
 from fusemirror.protocol.messages import Fetched, FetchRegion, FetchRows, ReplaceRows
-from fusemirror.volume.catalog import key_inode
+from fusemirror.volume.catalog import inode_key, key_inode
+from fusemirror.volume.rows import GENERATIONS_KEY
 from fusemirror.volume.volume import Volume
+
+_NEVER_GONE = ((Table.INODES, inode_key(ROOT_INODE)), (Table.META, GENERATIONS_KEY))
 
 
 def replace_rows(volume: Volume, message: ReplaceRows) -> None:
-    """The backup's side: from now on these rows are all that stand in their range. DiskFailed."""
+    """The backup's side: from now on these rows are all that stand in their range. DiskFailed; BadRow, and
+    nothing is changed, where the root directory or the generations would be gone.
+    """
     catalog, table = volume.catalog, Table(message.table)
     catalog.flush_touched()
     kept = {key: value for _, key, value in message.rows}
+    for of, lasting in _NEVER_GONE:
+        if table == of and message.first <= lasting <= message.last and lasting not in kept:
+            raise BadRow(f"table {table}, key {lasting.hex()}: it never goes")
     extra: list[bytes] = []
     for key, row in catalog.rows_from(table, message.first or b"\x00"):
         if key > message.last:

@@ -18,12 +18,11 @@ import msgspec
 from fusemirror.change import Row as CatalogRow
 from fusemirror.change import Table
 from fusemirror.identifiers import ChangeNumber
+from fusemirror.limits import GENERATIONS_MAX
 from fusemirror.protocol.messages import Claim, Generation, History
+from fusemirror.volume.rows import GENERATIONS_KEY, TERM_KEY
 from fusemirror.volume.volume import Volume
 
-GENERATIONS_KEY = b"generations"
-TERM_KEY = b"term"
-_GENERATIONS_KEPT_MAX = 64  # a peer that missed more lines than these is told apart by hand
 _generations = msgspec.msgpack.Decoder(tuple[Generation, ...])
 
 
@@ -300,7 +299,7 @@ def generation_row(volume: Volume, identity: bytes, first_change: ChangeNumber) 
     (`volume/salvage.py`): nothing that is done in it may be taken for newer than the peer's.
     """
     before = generations_of(volume) if volume.identity.complete else ()
-    generations = (Generation(identity, first_change), *before)[:_GENERATIONS_KEPT_MAX]
+    generations = (Generation(identity, first_change), *before)[:GENERATIONS_MAX]
     return (Table.META, GENERATIONS_KEY, msgspec.msgpack.encode(generations))
 
 

@@ -44,11 +44,18 @@ from fusemirror.errors import (
     ConnectionLost,
     FusemirrorError,
     NotPermitted,
+    RemoteProtocolError,
     RoleChanged,
     TimedOut,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
-from fusemirror.limits import BACKLOG_BYTES_MAX, CHECKPOINT_INTERVAL_S, FILE_BYTES_MAX, KERNEL_DELAY_S
+from fusemirror.limits import (
+    BACKLOG_BYTES_MAX,
+    CHECKPOINT_INTERVAL_S,
+    FILE_BYTES_MAX,
+    INODES_PER_MESSAGE,
+    KERNEL_DELAY_S,
+)
 from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
 from fusemirror.mirror.copying import Copier
 from fusemirror.mirror.histories import (
@@ -64,6 +71,7 @@ from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.states import (
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STREAMING,
+    PRIMARY_TAKES,
     PRIMARY_TRANSITIONS,
     PrimaryEvent,
     PrimaryState,
@@ -72,6 +80,8 @@ from fusemirror.mirror.states import (
 from fusemirror.mirror.stream import Question, Stream
 from fusemirror.mirror.suspects import marks_of
 from fusemirror.promise import Promise
+from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.connection import shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AccessInEffect,
@@ -98,7 +108,6 @@ from fusemirror.witness.permission import Permission
 
 log = logging.getLogger(__name__)
 
-_INODES_PER_MESSAGE = 8_192
 _RANGES_PER_S = 10_000  # of marks: some hundredth of a second of work
 _GENERATION_BYTES = 16
 
@@ -626,7 +635,10 @@ class Mirror:
             try:
                 await work()
             except (FusemirrorError, OSError) as error:
-                if isinstance(error, ChannelError):
+                if isinstance(error, RemoteProtocolError):
+                    why = error.why
+                    link.mirror.refuse(error)
+                elif isinstance(error, ChannelError):
                     why = error.why
                 else:
                     why = str(error)
@@ -664,7 +676,12 @@ class Mirror:
     async def _read(self, session: Session, stream: Stream) -> None:
         while True:
             for message, _data in await session.receive():
+                if self.state not in PRIMARY_TAKES.get(type(message), ()):
+                    why = f"it came when the mirror was {self.state.name.lower()}"
+                    raise refusal(session.peer_name, message, why)
                 if type(message) is Applied:
+                    if message.number > self.volume.number:
+                        raise refusal(session.peer_name, message, "number: no such change was made")
                     self._applied_number = message.number
                     self._acknowledge(message.number)
                 elif type(message) is Reply:
@@ -678,11 +695,11 @@ class Mirror:
                 elif type(message) is Bye:
                     await self._take_leave(message, session)
                 else:
-                    raise ConnectionLost(session.peer_name, f"unexpected {type(message).__name__}")
+                    raise refusal(session.peer_name, message, "it came on the wrong path")
 
     async def _take_leave(self, message: Bye, session: Session) -> NoReturn:
         """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""
-        reason = f"it said goodbye: {message.reason}"
+        reason = f"it said goodbye: {shown(message.reason)}"
         if message.mounted:
             self.backup_leaves, self.reason = True, reason
             # Its Pings are not answered meanwhile: the lease ends.
@@ -758,8 +775,8 @@ class Mirror:
 
     def _send_out_of_sync(self, stream: Stream) -> None:
         inodes = self.out_of_sync.inodes()
-        for start in range(0, len(inodes), _INODES_PER_MESSAGE):
-            stream.send(OutOfSyncMessage(tuple(inodes[start : start + _INODES_PER_MESSAGE])))
+        for start in range(0, len(inodes), INODES_PER_MESSAGE):
+            stream.send(OutOfSyncMessage(tuple(inodes[start : start + INODES_PER_MESSAGE])))
 
     async def _copy(self, stream: Stream) -> None:
         copier = Copier(self.volume, stream, self.out_of_sync, self.pace, self.copy_progress)
@@ -859,6 +876,8 @@ class Mirror:
         answer = await reply.wait()
         if answer.errno:
             raise ConnectionLost(stream.session.peer_name, f"its checkpoint failed with errno {answer.errno}")
+        if answer.number > self.volume.number:
+            raise refusal(stream.session.peer_name, answer, "number: no such change was made")
         self.volume.end_checkpoint(number)
         self.volume.drop_marks(epoch, keep)
         # From here on the marks say what must be compared, so that an interrupted resync goes on.

@@ -6,7 +6,9 @@ Source: seed steps 702 and 709 (is the mirrored state normal?); design.md sectio
 
 from enum import Enum, auto
 
+from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.errors import IllegalTransition
+from fusemirror.protocol import messages as m
 
 
 class PrimaryState(Enum):
@@ -55,6 +57,20 @@ PRIMARY_TRANSITIONS: dict[PrimaryState, dict[PrimaryEvent, PrimaryState]] = {
 PRIMARY_STREAMING = frozenset({_P.RESYNCING, _P.NORMAL})
 """States in which every change travels at once and is acknowledged by the backup."""
 
+PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
+    m.Applied: PRIMARY_STREAMING,
+    m.Reply: frozenset(_P),
+    m.Fetched: frozenset(_P),
+    m.Suspects: frozenset({_P.REJOINING, _P.RECOVERING}),
+    m.Room: frozenset(_P),
+    m.Bye: frozenset(_P),
+    m.Request: PRIMARY_STREAMING,
+    m.Ended: frozenset(_P),
+    m.WantNames: frozenset(_P),
+    m.WantBack: frozenset(_P),
+}
+"""Which messages of the backup the primary takes, and in which states."""
+
 PRIMARY_ACKNOWLEDGES_ALONE = frozenset({_P.ALONE, _P.REJOINING, _P.DIVERGED})
 
 
@@ -98,6 +114,48 @@ BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
 
 BACKUP_SERVES = frozenset({_B.RESYNCING, _B.NORMAL})
 """States in which the backup sends requests and, under its lease, serves reads."""
+
+_ALWAYS = frozenset(_B)
+_BEGUN = BACKUP_SERVES | {_B.CATCHING_UP}
+
+BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
+    m.Begin: frozenset({_B.DISCONNECTED, _B.DIVERGED}),
+    m.AccessInEffect: _ALWAYS,
+    m.Bye: _ALWAYS,
+    NamespaceChange: _BEGUN,
+    WriteChange: _BEGUN,
+    TruncateChange: _BEGUN,
+    m.CatalogRows: _BEGUN,
+    m.OutOfSync: _BEGUN,
+    m.CaughtUp: frozenset({_B.CATCHING_UP}),
+    m.Normal: frozenset({_B.RESYNCING}),
+    m.HandOver: frozenset({_B.NORMAL}),
+    m.RecallNames: _ALWAYS,
+    m.FreeNames: _ALWAYS,
+    **dict.fromkeys(
+        (
+            m.Digests,
+            m.Hole,
+            m.RegionData,
+            m.ImageCopied,
+            m.Resync,
+            m.FlushImage,
+            m.Checkpoint,
+            m.ForgetMarks,
+            m.PurgeOffer,
+            m.RowsDigest,
+            m.ReplaceRows,
+            m.FetchRows,
+            m.FetchRegion,
+            m.LendNames,
+            m.HoldNames,
+            m.ShareNames,
+        ),
+        BACKUP_SERVES,
+    ),
+}
+"""Which messages of the primary the backup takes, and in which states: what was sent in a state of the
+primary's arrives in the backup's that belongs to it. All others are for the primary."""
 
 
 class MirrorWord(Enum):

@@ -12,6 +12,7 @@ from fusemirror.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
+from fusemirror.limits import COUNTER_SKIPPED_MAX
 from fusemirror.printable import printable
 from fusemirror.protocol.codec import decode, encode
 from fusemirror.protocol.framing import Buffer, FrameReader, encode_frame
@@ -45,6 +46,8 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
         return "this is myself; check the peer address in the config"
     if theirs.host != ours.peer or theirs.peer != ours.host:
         return "another host of this filesystem than the peer; join it again with a new join file"
+    if theirs.term > ours.term + COUNTER_SKIPPED_MAX:
+        return f"term {theirs.term} is beyond what can be"
     if theirs.path not in DIALED_BY:
         return f"path '{shown(theirs.path)}' is unknown here"
     if theirs.role not in DIALED_BY.values():
@@ -158,7 +161,7 @@ class Connection:
             if frame is None:
                 return None
             body, data = frame
-            message = decode(body, self._peer_name)
+            message = decode(body, self._peer_name, data)
         except RemoteProtocolError:
             self.end()
             raise

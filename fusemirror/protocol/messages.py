@@ -5,38 +5,81 @@ subvolume a prefix of main. The **forward path** runs from the backup to the pri
 Replies travel back on the path of their request. A frame (`framing.py`) holds one message and,
 beside it, raw data where the message says so.
 
+The type of a field says what may stand in it (`bounds.py`); `checks.py` says what its fields, and the data
+beside it, must be to each other. `codec.py` lets nothing pass that does not fit.
+
 New fields have defaults and stand last; a type is never changed, only replaced under a new tag.
 Tags 1-3 are those of `change.py`, whose values are messages of the mirror path as they are.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-from fusemirror.change import NamespaceChange, Row, TruncateChange, WriteChange
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.bounds import (
+    AnyChangeNumber,
+    AnyIdentity,
+    AnyInode,
+    ARequest,
+    Bytes,
+    Checksum,
+    ClaimedChangeNumber,
+    Counter,
+    EndRegion,
+    Errno,
+    FileBytes,
+    FirstRegion,
+    HostName,
+    Key,
+    Mark,
+    OwnTime,
+    Text,
+    Word,
+)
+from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.limits import (
+    COUNTER_MAX,
+    DIFFERENCE_PATH_BYTES_MAX,
+    DIFFERENCES_PER_MESSAGE,
+    DIGESTS_PER_MESSAGE,
+    FILE_BYTES_MAX,
+    GENERATIONS_MAX,
+    INODES_PER_MESSAGE,
+    PURGE_BATCH_MAX,
+    REGION_BYTES,
+    ROWS_RECEIVED_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
+)
 from fusemirror.operations import AnyOperation
 from fusemirror.settings import Access
+
+Rows = Annotated[tuple[Row, ...], Meta(max_length=ROWS_RECEIVED_MAX)]
+ShownPath = Annotated[bytes, Meta(max_length=DIFFERENCE_PATH_BYTES_MAX)]
+PeerTimeout = Annotated[float, Meta(gt=0, le=3600)]
+ReplyValue = Annotated[int, Meta(ge=-1)]  # `checks.check_reply` knows what was asked
 
 
 class Generation(msgspec.Struct, frozen=True, array_like=True):
     """A line of changes: its identity, and the number of its first change."""
 
-    identity: bytes
-    first_change: ChangeNumber
+    identity: AnyIdentity
+    first_change: AnyChangeNumber
 
 
 class History(msgspec.Struct, frozen=True, array_like=True):
     """Where a volume stands in the order of changes; what two hosts compare when they meet."""
 
-    generations: tuple[Generation, ...]  # newest first
-    journal_number: ChangeNumber  # last namespace change that the volume holds
-    journal_first: ChangeNumber  # first namespace change that its journal still holds
+    generations: Annotated[tuple[Generation, ...], Meta(max_length=GENERATIONS_MAX)]  # newest first
+    journal_number: ClaimedChangeNumber  # last namespace change that the volume holds
+    journal_first: ClaimedChangeNumber  # first namespace change that its journal still holds
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # after a power cut or a repair every image and row is suspect
-    number: ChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
-    checkpoint_begun: int = 0  # the last checkpoint of the pair that it heard of
-    checkpoint: int = 0  # the last one up to which it is durable
+    number: ClaimedChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
+    checkpoint_begun: Counter = 0  # the last checkpoint of the pair that it heard of
+    checkpoint: Counter = 0  # the last one up to which it is durable
 
 
 class Claim(NamedTuple):
@@ -55,28 +98,30 @@ class Claim(NamedTuple):
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """First message of both sides of a connection."""
 
-    protocol: int
-    protocol_min: int
-    path: str  # "mirror" or "forward": which way requests travel on this connection
-    filesystem: bytes
-    host: bytes
-    peer: bytes  # the host that the sender means to talk to
-    instance: bytes  # of the process: a restarted peer has another one
-    role: str
+    protocol: Counter
+    protocol_min: Counter
+    path: Word  # "mirror" or "forward": which way requests travel on this connection
+    filesystem: AnyIdentity
+    host: AnyIdentity
+    peer: AnyIdentity  # the host that the sender means to talk to
+    instance: AnyIdentity  # of the process: a restarted peer has another one
+    role: Word
     history: History
-    version: str = ""
-    peer_timeout_s: float = 5.0  # the sender goes on alone so long after it answered a Ping
-    call: bytes = b""  # names a dial of the mirror path; the answering dial of the forward path says the same
-    term: int = 0  # how often a role was taken or given, as far as the sender knows
+    version: Text = ""
+    peer_timeout_s: PeerTimeout = 5.0  # the sender goes on alone so long after it answered a Ping
+    call: AnyIdentity = (
+        b""  # names a dial of the mirror path; the answering dial of the forward path says the same
+    )
+    term: Counter = 0  # how often a role was taken or given, as far as the sender knows
     handed_over: bool = False  # the sender is a backup because it gave the role of primary away, at `term`
     consistent: bool = True  # False while images of the sender are older than its names
-    keep: bytes = b""  # the host whose copy a person chose in a split brain
-    keep_at: bytes = b""  # the sender's newest generation when that was said
-    host_name: str = ""  # what people call the sender
+    keep: AnyIdentity = b""  # the host whose copy a person chose in a split brain
+    keep_at: AnyIdentity = b""  # the sender's newest generation when that was said
+    host_name: HostName = ""  # what people call the sender
     takes_rows: bool = False  # of data changes too; earlier versions would leave them out
-    clock_ns: int = 0  # the sender's time of day; 0 from an earlier version
+    clock_ns: OwnTime = 0  # the sender's time of day; 0 from an earlier version
     takes_holes: bool = False  # the message `Hole`
-    file_bytes_max: int = 0  # the longest file that the sender's disk takes; 0: it does not say
+    file_bytes_max: FileBytes = 0  # the longest file that the sender's disk takes; 0: it does not say
 
     @property
     def claim(self) -> Claim:
@@ -96,15 +141,15 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
     """In place of a Hello: why there will be none. The connection ends."""
 
-    reason: str
+    reason: Text
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
-    serial: int
+    serial: Counter
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=19, gc=False):
-    serial: int
+    serial: Counter
 
 
 class Bye(msgspec.Struct, frozen=True, array_like=True, tag=20):
@@ -113,7 +158,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=20):
     `mounted`: its kernel may do so, of what it was told, until the lease is over.
     """
 
-    reason: str
+    reason: Text
     mounted: bool = False
 
 
@@ -127,20 +172,20 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag=32):
     """
 
     copy_catalog: bool
-    generations: tuple[Generation, ...]
-    number: ChangeNumber
+    generations: Annotated[tuple[Generation, ...], Meta(max_length=GENERATIONS_MAX)]
+    number: AnyChangeNumber
 
 
 class CatalogRows(msgspec.Struct, frozen=True, array_like=True, tag=33):
     """Rows of the primary's catalog as they are at this place of the stream."""
 
-    rows: tuple[Row, ...]
+    rows: Rows
 
 
 class OutOfSync(msgspec.Struct, frozen=True, array_like=True, tag=34):
     """Images that the backup must not read from until `ImageCopied`; may come several times."""
 
-    inodes: tuple[InodeNumber, ...]
+    inodes: Annotated[tuple[AnyInode, ...], Meta(max_length=INODES_PER_MESSAGE)]
 
 
 class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
@@ -150,15 +195,15 @@ class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
     `next_inode` were given already, also where no row tells of them any more.
     """
 
-    number: ChangeNumber
-    journal_number: ChangeNumber
-    next_inode: InodeNumber = InodeNumber(0)
+    number: AnyChangeNumber
+    journal_number: AnyChangeNumber
+    next_inode: AnyInode = InodeNumber(0)
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=45):
     """The sender is the backup from here on, durably; the receiver becomes the primary under `term`."""
 
-    term: int
+    term: Counter
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
@@ -167,11 +212,11 @@ class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
     `size` is the image's length in bytes. With `mend` the backup first makes its image that long.
     """
 
-    token: int
-    inode: InodeNumber
-    size: int
-    first_region: int
-    digests: tuple[int, ...]
+    token: Counter
+    inode: AnyInode
+    size: FileBytes
+    first_region: FirstRegion
+    digests: Annotated[tuple[Checksum, ...], Meta(max_length=DIGESTS_PER_MESSAGE)]
     mend: bool
 
 
@@ -183,38 +228,38 @@ class Hole(msgspec.Struct, frozen=True, array_like=True, tag=59, gc=False):
     Only for a peer that has said that it takes it.
     """
 
-    token: int
-    inode: InodeNumber
-    size: int
-    first_region: int
-    end_region: int  # the one behind the last
+    token: Counter
+    inode: AnyInode
+    size: FileBytes
+    first_region: FirstRegion
+    end_region: EndRegion  # the one behind the last
     mend: bool
 
 
 class RegionData(msgspec.Struct, frozen=True, array_like=True, tag=37, gc=False):
     """Content of an image at this place of the stream; the bytes travel beside."""
 
-    inode: InodeNumber
-    offset: int
+    inode: AnyInode
+    offset: FileBytes
 
 
 class ImageCopied(msgspec.Struct, frozen=True, array_like=True, tag=38, gc=False):
     """The backup's image is again the same as the primary's."""
 
-    inode: InodeNumber
+    inode: AnyInode
 
 
 class Normal(msgspec.Struct, frozen=True, array_like=True, tag=39):
     """Resync has ended: both volumes are the same up to this place of the stream."""
 
-    number: ChangeNumber
+    number: AnyChangeNumber
 
 
 class FlushImage(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
     """Make an image and the journal durable as they are at this place of the stream."""
 
-    token: int
-    inode: InodeNumber
+    token: Counter
+    inode: AnyInode
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
@@ -222,72 +267,72 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False)
     `durable` is what the primary has so.
     """
 
-    token: int
-    durable: ChangeNumber
-    checkpoint: int = 0  # counts those of the pair, over all processes
+    token: Counter
+    durable: AnyChangeNumber
+    checkpoint: Counter = 0  # counts those of the pair, over all processes
 
 
 class ForgetMarks(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
     """Both volumes hold durably what stood before the checkpoint `token`: its marks may go."""
 
-    token: int
+    token: Counter
 
 
 class PurgeOffer(msgspec.Struct, frozen=True, array_like=True, tag=43):
     """May these unlinked inodes go? The answer lists those still open at the backup."""
 
-    token: int
-    inodes: tuple[InodeNumber, ...]
+    token: Counter
+    inodes: Annotated[tuple[AnyInode, ...], Meta(max_length=PURGE_BATCH_MAX)]
 
 
 class RowsDigest(msgspec.Struct, frozen=True, array_like=True, tag=44):
     """Checksum of the catalog rows with first <= key <= last, at this place of the stream."""
 
-    token: int
-    table: int
-    first: bytes
-    last: bytes
-    count: int
-    digest: int
+    token: Counter
+    table: Table
+    first: Key
+    last: Key
+    count: Counter
+    digest: Checksum
 
 
 class Resync(msgspec.Struct, frozen=True, array_like=True, tag=58, gc=False):
     """How far the resync is, for the status of the backup. Sizes in bytes."""
 
-    done_bytes: int
-    total_bytes: int
-    sent_bytes: int
-    bytes_per_second: int
+    done_bytes: Bytes
+    total_bytes: Bytes
+    sent_bytes: Bytes
+    bytes_per_second: Bytes
     seconds_left: float | None
     paused: bool
-    rate_limit_bytes: int
+    rate_limit_bytes: Bytes
 
 
 class ReplaceRows(msgspec.Struct, frozen=True, array_like=True, tag=52):
     """A repair: from here on `rows` are all that the catalog has with first <= key <= last."""
 
-    table: int
-    first: bytes
-    last: bytes
-    rows: tuple[Row, ...]
+    table: Table
+    first: Key
+    last: Key
+    rows: Rows
 
 
 class FetchRows(msgspec.Struct, frozen=True, array_like=True, tag=53):
     """A repair: which rows has the backup with first <= key <= last? Answered with `Fetched`."""
 
-    token: int
-    table: int
-    first: bytes
-    last: bytes
+    token: Counter
+    table: Table
+    first: Key
+    last: Key
 
 
 class FetchRegion(msgspec.Struct, frozen=True, array_like=True, tag=54):
     """A repair: what has the backup there in an image? Answered with `Fetched`."""
 
-    token: int
-    inode: InodeNumber
-    offset: int
-    length: int
+    token: Counter
+    inode: AnyInode
+    offset: FileBytes
+    length: Annotated[int, Meta(ge=0, le=REGION_BYTES)]
 
 
 class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
@@ -299,21 +344,21 @@ class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
 class LendNames(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
     """From here on the backup holds a directory (`control/names.py`)."""
 
-    directory: InodeNumber
+    directory: AnyInode
 
 
 class HoldNames(msgspec.Struct, frozen=True, array_like=True, tag=47, gc=False):
     """The primary wants to hold a directory. Where the answer is no error it does, from here on."""
 
-    token: int
-    directory: InodeNumber
+    token: Counter
+    directory: AnyInode
 
 
 class ShareNames(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
     """Both hosts would share a directory, whoever holds it now. Where the answer is no error they do."""
 
-    token: int
-    directory: InodeNumber
+    token: Counter
+    directory: AnyInode
 
 
 class RecallNames(msgspec.Struct, frozen=True, array_like=True, tag=48, gc=False):
@@ -321,7 +366,7 @@ class RecallNames(msgspec.Struct, frozen=True, array_like=True, tag=48, gc=False
     its kernel does not either.
     """
 
-    token: int
+    token: Counter
     shared: bool
 
 
@@ -337,16 +382,16 @@ class FreeNames(msgspec.Struct, frozen=True, array_like=True, tag=49, gc=False):
 class Applied(msgspec.Struct, frozen=True, array_like=True, tag=64, gc=False):
     """The subvolume holds every change up to `number`."""
 
-    number: ChangeNumber
+    number: AnyChangeNumber
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=65, gc=False):
     """Answer to the message with this token. `value` is as the message says."""
 
-    token: int
-    errno: int = 0
-    number: ChangeNumber = ChangeNumber(0)
-    values: tuple[int, ...] = ()
+    token: Counter
+    errno: Errno = 0
+    number: AnyChangeNumber = ChangeNumber(0)
+    values: Annotated[tuple[ReplyValue, ...], Meta(max_length=PURGE_BATCH_MAX)] = ()
 
 
 class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
@@ -357,9 +402,9 @@ class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
     ranges go by `marks`, which then say no less.
     """
 
-    marks: tuple[tuple[InodeNumber, tuple[int, ...]], ...]
+    marks: tuple[tuple[AnyInode, tuple[Mark, ...]], ...]
     last: bool
-    ranges: tuple[tuple[InodeNumber, tuple[int, ...]], ...] | None = None
+    ranges: tuple[tuple[AnyInode, tuple[EndRegion, ...]], ...] | None = None
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
@@ -368,17 +413,17 @@ class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
     `full`: the backup takes nothing now.
     """
 
-    limit: int
+    limit: Annotated[int, Meta(ge=-1, le=COUNTER_MAX)]
     full: bool = False
 
 
 class Fetched(msgspec.Struct, frozen=True, array_like=True, tag=71):
     """Answer to `FetchRows` or `FetchRegion`; `size` is the length of the file, -1 where there is none."""
 
-    token: int
-    size: int = -1
-    data: bytes = b""
-    rows: tuple[Row, ...] = ()
+    token: Counter
+    size: Annotated[int, Meta(ge=-1, le=FILE_BYTES_MAX)] = -1
+    data: Annotated[bytes, Meta(max_length=REGION_BYTES)] = b""
+    rows: Rows = ()
 
 
 # --- forward path ---------------------------------------------------------------------------------------
@@ -390,7 +435,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag=80):
     `kept`: it was, or will be, acknowledged before its answer; a restarted backup sends it again.
     """
 
-    identity: RequestId
+    identity: ARequest
     operation: AnyOperation
     kept: bool = False
 
@@ -398,13 +443,13 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag=80):
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=82, gc=False):
     """Every request that the backup staged before `oldest_live` has ended, and is never sent again."""
 
-    oldest_live: RequestId
+    oldest_live: ARequest
 
 
 class WantNames(msgspec.Struct, frozen=True, array_like=True, tag=83, gc=False):
     """The backup would keep the names of a directory. Answered by `LendNames`, `ShareNames`, or not."""
 
-    directory: InodeNumber
+    directory: AnyInode
 
 
 class WantBack(msgspec.Struct, frozen=True, array_like=True, tag=84, gc=False):
@@ -412,7 +457,7 @@ class WantBack(msgspec.Struct, frozen=True, array_like=True, tag=84, gc=False):
     or shares. Answered by `ShareNames` or `FreeNames`.
     """
 
-    directory: InodeNumber
+    directory: AnyInode
     of_change: bool
 
 
@@ -423,17 +468,17 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
     A read's bytes travel beside.
     """
 
-    identity: RequestId
-    errno: int = 0
-    after: ChangeNumber = ChangeNumber(0)
-    inode: InodeNumber = InodeNumber(0)
+    identity: ARequest
+    errno: Errno = 0
+    after: AnyChangeNumber = ChangeNumber(0)
+    inode: AnyInode = InodeNumber(0)
     value: bytes = b""
 
 
 class Excluded(msgspec.Struct, frozen=True, array_like=True, tag=90, gc=False):
     """Main is exclusive where the request writes: the request stands by there, and comes in its turn."""
 
-    identity: RequestId
+    identity: ARequest
 
 
 # --- between two hosts whose lines are apart, on any path ------------------------------------------------
@@ -445,33 +490,33 @@ class Difference(msgspec.Struct, frozen=True, array_like=True):
     `was` is the name before, of what was renamed. Sizes in bytes.
     """
 
-    path: bytes
-    kinds: tuple[str, ...]
-    was: bytes = b""
-    size: int = 0
-    mtime_ns: int = 0
+    path: ShownPath
+    kinds: Annotated[tuple[Word, ...], Meta(max_length=8)]
+    was: ShownPath = b""
+    size: FileBytes = 0
+    mtime_ns: Annotated[int, Meta(ge=TIME_NS_MIN, le=TIME_NS_MAX)] = 0
 
 
 class CountApart(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
     """How many files the sender changed since the lines parted, as far as it has counted."""
 
-    count: int
+    count: Counter
 
 
 class AskApart(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
     """What has the receiver changed? Answered with `Apart`, once or several times."""
 
-    token: int
+    token: Counter
 
 
 class Apart(msgspec.Struct, frozen=True, array_like=True, tag=102):
     """Some of what the sender changed. With the last of them it says how much that is in all, and whether
     its journal reached back to where the lines parted."""
 
-    token: int
-    differences: tuple[Difference, ...]
+    token: Counter
+    differences: Annotated[tuple[Difference, ...], Meta(max_length=DIFFERENCES_PER_MESSAGE)]
     last: bool = False
-    count: int = 0
+    count: Counter = 0
     whole: bool = True
 
 

@@ -34,7 +34,7 @@ import lmdb
 import xxhash
 
 from fusemirror.change import Row, Table, row_bytes
-from fusemirror.errors import DiskFailed, DiskFull, FusemirrorError, VolumeDamaged
+from fusemirror.errors import DiskFailed, DiskFull, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
     CATALOG_BYTES_PER_CHANGE,
@@ -52,23 +52,22 @@ from fusemirror.volume.reservations import (
     parse_reservation,
     reserved_inode,
 )
+from fusemirror.volume.rows import (
+    COOKIES,
+    ENTRY_ROW,
+    FILE_TYPES,
+    INODES_FROM_KEY,
+    OWN_META,
+    OWN_META_KEYS,
+    SET_BACK_KEY,
+    SET_BACK_ROW,
+)
 from fusemirror.xattrs import CAPABILITY
 
 _NUMBER = struct.Struct(">Q")
-_ENTRY = struct.Struct("<QBQ")
 _COOKIE_KEY = struct.Struct(">QQ")
 _LENGTHS = struct.Struct("<II")
-_SET_BACK = struct.Struct(">QQ")
-_TYPES = frozenset((1, 2, 4, 6, 8, 10, 12))  # fifo, character, directory, block, regular, symlink, socket
-_COOKIES = 1 << 62
 _BEFORE_FIRST = ChangeNumber(0)
-
-_OWN_META = ("number", "journal_number", "next_inode", "time_ns", "checkpoint_begun", "checkpoint")
-SET_BACK_KEY = b"clock_set_back"
-"""A row of META: two times (u64, big endian), see `SetBack`."""
-INODES_FROM_KEY = b"inodes_from"
-"""A row of META: new inodes have this number (u64, big endian) or a higher one."""
-_OWN_META_KEYS = frozenset(name.encode() for name in _OWN_META)
 
 inode_key = _NUMBER.pack
 
@@ -100,15 +99,15 @@ xattr_key = entry_key
 
 
 def pack_entry(entry: Entry) -> bytes:
-    return _ENTRY.pack(*entry)
+    return ENTRY_ROW.pack(*entry)
 
 
 def unpack_entry(row: bytes) -> Entry:
     """The entry of a row; ValueError where it is none."""
-    if len(row) != _ENTRY.size or row[8] not in _TYPES:
+    if len(row) != ENTRY_ROW.size or row[8] not in FILE_TYPES:
         raise ValueError("not an entry")
-    entry = Entry._make(_ENTRY.unpack(row))
-    if entry.cookie >= _COOKIES:
+    entry = Entry._make(ENTRY_ROW.unpack(row))
+    if entry.cookie >= COOKIES:
         raise ValueError("not a cookie")
     return entry
 
@@ -131,32 +130,12 @@ def new_directory(number: InodeNumber, parent: InodeNumber, time_ns: int) -> Ino
 
 
 def set_back_row(set_back: SetBack) -> Row:
-    return Table.META, SET_BACK_KEY, _SET_BACK.pack(*set_back)
+    return Table.META, SET_BACK_KEY, SET_BACK_ROW.pack(*set_back)
 
 
 def key_inode(key: bytes) -> InodeNumber:
     """The inode that a key of INODES, ENTRIES or XATTRS begins with."""
     return InodeNumber(int.from_bytes(key[:8], "big"))
-
-
-def check_rows(rows: Iterable[Row]) -> None:
-    """Refuse rows that no catalog can hold, before any of them is applied. FusemirrorError."""
-    for table, key, value in rows:
-        size = None if value is None else len(value)
-        if table == Table.INODES:
-            good = len(key) == 8 and (size is None or size >= ROW_BYTES_MIN)
-        elif table in (Table.ENTRIES, Table.XATTRS):
-            good = 8 < len(key) <= 8 + NAME_BYTES_MAX
-            if table == Table.ENTRIES and value is not None:
-                good = good and _is_entry(value)
-        else:
-            good = table == Table.META and 0 < len(key) <= NAME_BYTES_MAX and key not in _OWN_META_KEYS
-            if key == SET_BACK_KEY:
-                good = good and size == _SET_BACK.size
-            if key.startswith(KEY_PREFIX):
-                good = good and is_reservation(key, value)
-        if not good:
-            raise FusemirrorError(f"a row that no catalog can hold: table {table}, key {key.hex()}")
 
 
 class Catalog:
@@ -304,7 +283,7 @@ class Catalog:
         found: list[tuple[bytes, bytes]] = []
         size_bytes = 0
         for key, value in self._walk(self._tables[table], first):
-            if table == Table.META and key in _OWN_META_KEYS:
+            if table == Table.META and key in OWN_META_KEYS:
                 continue
             size_bytes += row_bytes((table, key, value))
             if len(found) >= limit or (found and size_bytes > bytes_max):
@@ -314,7 +293,7 @@ class Catalog:
 
     def is_shared(self, table: int, key: bytes) -> bool:
         """Whether both volumes should have the row: the catalog's own say where this one stands."""
-        return table != Table.META or key not in _OWN_META_KEYS
+        return table != Table.META or key not in OWN_META_KEYS
 
     def rows_from(self, table: int, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All rows of a table from key `first` on. Nothing may be put while they are walked."""
@@ -339,11 +318,75 @@ class Catalog:
         for key, value in self._walk(self._tables[table], first or b"\x00"):
             if key > last or count > count_max:
                 break
-            if table == Table.META and key in _OWN_META_KEYS:
+            if table == Table.META and key in OWN_META_KEYS:
                 continue
             count += 1
             digest.update(_LENGTHS.pack(len(key), len(value)) + key + value)
         return count, digest.intdigest()
+
+    def contradiction(
+        self, rows: Iterable[Row], *, partial: bool = False, retyped: bool = False
+    ) -> str | None:
+        """Why rows that `check_rows` found good would contradict each other, or the rows that are here; or
+        None. With `partial`, what is not here may have yet to come; with `retyped`, types here may be wrong.
+
+        Looks at what is cheap to look at: a name stands for an inode of its type, in a directory; a directory
+        is where it says, and not inside itself; no inode becomes one of another type.
+        """
+        rows = list(rows)
+        fresh = {
+            key_inode(key): None if value is None else Inode.unpack(key_inode(key), value)
+            for table, key, value in rows
+            if table == Table.INODES
+        }
+        for number, inode in fresh.items():
+            fault = None if inode is None else self._inode_contradiction(number, inode, fresh, retyped)
+            if fault is not None:
+                return f"inode {number}: {fault}"
+        for table, key, value in rows:
+            if table == Table.ENTRIES and value is not None:
+                fault = self._entry_contradiction(key_inode(key), unpack_entry(value), fresh, partial=partial)
+                if fault is not None:
+                    return f"directory {key_inode(key)}, name {key[8:]!r}: {fault}"
+        return None
+
+    def _with(self, number: InodeNumber, fresh: dict[InodeNumber, Inode | None]) -> Inode | None:
+        return fresh[number] if number in fresh else self.inode(number)
+
+    def _inode_contradiction(
+        self, number: InodeNumber, inode: Inode, fresh: dict[InodeNumber, Inode | None], retyped: bool
+    ) -> str | None:
+        before = self.inode(number)
+        if not retyped and before is not None and before.mode >> 12 != inode.mode >> 12:
+            return "it was of another type"
+        if not inode.is_directory or (before is not None and before.parent == inode.parent):
+            return None
+        passed = {number}
+        parent = inode.parent
+        # One that is new is in none that was there before, unless that moves too, and is looked at itself.
+        while parent != ROOT_INODE and (before is not None or parent in fresh):
+            if parent in passed:
+                return "a directory inside itself"
+            passed.add(parent)
+            above = self._with(parent, fresh)
+            if above is None:
+                return None  # the entry tells, where there is one
+            parent = above.parent
+        return None
+
+    def _entry_contradiction(
+        self, parent: InodeNumber, entry: Entry, fresh: dict[InodeNumber, Inode | None], *, partial: bool
+    ) -> str | None:
+        directory, inode = self._with(parent, fresh), self._with(entry.inode, fresh)
+        if directory is None or inode is None:
+            return None if partial else "it stands in, or for, nothing"
+        if not directory.is_directory:
+            return "it stands in no directory"
+        if entry.type != inode.mode >> 12:
+            return "of another type than its inode"
+        if inode.is_directory and inode.parent != parent:
+            return "a second name of a directory"
+        return None
 
     # --- changing ------------------------------------------------------------------------------------
 
@@ -399,7 +442,7 @@ class Catalog:
         self.flush_touched()
         place = (number, journal_number, self._next_inode, time_ns, *self.checkpoints)
         try:
-            for name, value in zip(_OWN_META, place, strict=True):
+            for name, value in zip(OWN_META, place, strict=True):
                 self._txn.put(name.encode(), _NUMBER.pack(value), db=self._meta)
             self._txn.commit()
         except lmdb.Error as error:
@@ -523,10 +566,10 @@ class Catalog:
         self.checkpoints = (self._own_meta("checkpoint_begun") or 0, self._own_meta("checkpoint") or 0)
         self._next_inode = self._own_meta("next_inode") or 2
         self._orphans = {key_inode(key) for key, _ in self._walk(self._orphans_table, b"\x00")}
-        set_back = self._txn.get(SET_BACK_KEY, db=self._meta) or _SET_BACK.pack(0, 0)
-        if len(set_back) != _SET_BACK.size:
+        set_back = self._txn.get(SET_BACK_KEY, db=self._meta) or SET_BACK_ROW.pack(0, 0)
+        if len(set_back) != SET_BACK_ROW.size:
             raise self._damaged(Table.META, SET_BACK_KEY)
-        self.set_back = SetBack._make(_SET_BACK.unpack(set_back))
+        self.set_back = SetBack._make(SET_BACK_ROW.unpack(set_back))
         self._load_reservations()
 
     def _load_reservations(self) -> None:
@@ -600,10 +643,10 @@ class Catalog:
             self._txn.delete(key, db=self._meta)
         else:
             self._txn.put(key, value, db=self._meta)
-            if key == SET_BACK_KEY:
-                self.set_back = SetBack._make(_SET_BACK.unpack(value))
-            if key == INODES_FROM_KEY:
-                self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
+        if key == SET_BACK_KEY and value is not None:
+            self.set_back = SetBack._make(SET_BACK_ROW.unpack(value))
+        if key == INODES_FROM_KEY and value is not None:
+            self._next_inode = max(self._next_inode, int.from_bytes(value, "big"))
         if not key.startswith(KEY_PREFIX):
             return
         if value is None:

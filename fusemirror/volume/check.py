@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from fusemirror.change import Table
-from fusemirror.errors import FusemirrorError, VolumeDamaged
+from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.seams import Seams
@@ -30,7 +30,6 @@ from fusemirror.settings import is_host_name, nearest_host_name
 from fusemirror.volume.catalog import (
     Catalog,
     Entry,
-    check_rows,
     entry_key,
     inode_key,
     key_inode,
@@ -41,7 +40,7 @@ from fusemirror.volume.catalog import (
 from fusemirror.volume.durable import unused
 from fusemirror.volume.identity import Identity, State, VolumeLock
 from fusemirror.volume.images import misfits
-from fusemirror.volume.inode import Inode
+from fusemirror.volume.inode import ROW_BYTES_MIN, Inode
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
@@ -276,9 +275,7 @@ class _Check:
     # --- rows by themselves ----------------------------------------------------------------------------
 
     def _check_inode(self, key: bytes, row: bytes) -> None:
-        try:
-            check_rows([(Table.INODES, key, row)])
-        except FusemirrorError:
+        if len(key) != 8 or len(row) < ROW_BYTES_MIN:
             self._found.add(
                 f"an inode that cannot be read, key {key.hex()}",
                 lambda: self._catalog.discard(Table.INODES, key),

@@ -8,8 +8,8 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 DIRECTORY_SIZE = 4096  # what ext4 shows for a small one
 
 # mode, nlink, uid, gid; rdev, size; atime, mtime, ctime; parent
-_ROW = struct.Struct("<IIIIQQqqqQ")
-ROW_BYTES_MIN = _ROW.size
+INODE_ROW = struct.Struct("<IIIIQQqqqQ")
+ROW_BYTES_MIN = INODE_ROW.size
 
 _NO_PARENT = InodeNumber(0)
 
@@ -72,7 +72,7 @@ class Inode:
     def pack(self) -> bytes:
         """The inode as a catalog row."""
         return (
-            _ROW.pack(
+            INODE_ROW.pack(
                 self.mode,
                 self.nlink,
                 self.uid,
@@ -110,7 +110,7 @@ class Inode:
             self.mtime_ns,
             self.ctime_ns,
             self.parent,
-        ) = _ROW.unpack_from(row)
+        ) = INODE_ROW.unpack_from(row)
         self.target = row[ROW_BYTES_MIN:]
 
     def copy(self) -> "Inode":

@@ -26,10 +26,11 @@ import msgspec
 from fusemirror.change import NamespaceChange, decode_change
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.seams import Seams
-from fusemirror.volume.catalog import Catalog, check_rows
+from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Gap, Journal, Record, Salvage, salvage
+from fusemirror.volume.rows import check_rows
 
 Report = Callable[[str], None]
 

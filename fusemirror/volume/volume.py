@@ -41,6 +41,7 @@ from fusemirror.change import (
     encode_change,
 )
 from fusemirror.errors import (
+    BadChange,
     DiskFailed,
     FusemirrorError,
     OperationFailed,
@@ -61,7 +62,7 @@ from fusemirror.limits import (
     REGION_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.catalog import SET_BACK_KEY, Catalog, SetBack, check_rows, key_inode, set_back_row
+from fusemirror.volume.catalog import Catalog, SetBack, key_inode, set_back_row
 from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
@@ -70,6 +71,7 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal, Record
 from fusemirror.volume.private import check_plain_volume, make_private
 from fusemirror.volume.regions import Marks, Regions
+from fusemirror.volume.rows import SET_BACK_KEY, check_rows
 from fusemirror.volume.space import Space, reserve_bytes
 from fusemirror.volume.watcher import Nobody, Watcher
 
@@ -339,6 +341,12 @@ class Volume:
         if self.catalog.changes_since_commit >= self._commit_at:
             self._commit_or_later()
 
+    def check_change(self, change: AnyChange) -> None:
+        """Refuse a change whose rows would contradict the catalog, or each other. BadChange."""
+        contradiction = self.catalog.contradiction(change.rows, partial=self.copying)
+        if contradiction is not None:
+            raise BadChange(contradiction)
+
     def prepare_image(self, number: InodeNumber) -> None:
         """Make the image of a file before it is written to: for a moment when the peer is waited for.
 
@@ -384,7 +392,7 @@ class Volume:
         number, offset, time_ns = change.inode, change.offset, change.time_ns
         end = offset + change.length
         if change.length != len(data):
-            raise FusemirrorError(f"change {change.number} came with {len(data)} of {change.length} bytes")
+            raise BadChange(f"it came with {len(data)} of {change.length} bytes")
         if change.rows:
             check_rows(change.rows)
         inode = self._inode_of_data(number)
@@ -454,8 +462,11 @@ class Volume:
     def _inode_of_data(self, number: InodeNumber) -> Inode | None:
         """The inode that a data change concerns; None where a catalog copy has yet to bring it."""
         inode = self.catalog.inode(number)
-        if inode is None and not self.copying:
-            raise OperationFailed(errno.ESTALE)
+        if inode is None:
+            if not self.copying:
+                raise OperationFailed(errno.ESTALE)
+        elif not inode.is_regular:
+            raise BadChange(f"inode {number} is no file")
         return inode
 
     def _take_back(self, change: DataChange, inode: Inode | None, *, journalled: bool) -> None:

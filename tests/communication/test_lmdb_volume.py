@@ -26,7 +26,7 @@ LONG_ENOUGH_S = 3 * DESTAGE_AFTER_S
 
 
 def request(number: int) -> Request:
-    return Request(RequestId(b"%d" % number), Write(InodeNumber(2), number))
+    return Request(RequestId(b"%016d" % number), Write(InodeNumber(2), number))
 
 
 def opened(
@@ -133,8 +133,8 @@ async def test_a_full_store_leaves_requests_in_memory_and_their_programs_to_the_
 ) -> None:
     volume = opened(tmp_path, capacity_bytes=0)
     await nursery.start(volume.run)
-    large = Request(RequestId(b"1"), Write(InodeNumber(2), 0), kept=True)
-    small = Request(RequestId(b"2"), Write(InodeNumber(2), 0), kept=True)
+    large = Request(RequestId(b"1" * 16), Write(InodeNumber(2), 0), kept=True)
+    small = Request(RequestId(b"2" * 16), Write(InodeNumber(2), 0), kept=True)
     staged = volume.stage(large, bytes(80 * MIB))  # more than LMDB was told to have room for
     await trio.sleep(10)
     assert not staged.acknowledged

@@ -54,7 +54,7 @@ class DictVolume(CommunicationVolume):
 
 
 def request(number: int, *, kept: bool = False, inode: int = 2) -> Request:
-    return Request(RequestId(b"%d" % number), Write(InodeNumber(inode), number), kept)
+    return Request(RequestId(b"%016d" % number), Write(InodeNumber(inode), number), kept)
 
 
 Open = Callable[..., CommunicationVolume]

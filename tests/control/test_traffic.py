@@ -16,7 +16,7 @@ async def exchange(primary: Link, backup: Link, data_bytes: int) -> None:
     change = WriteChange(ChangeNumber(1), NO_REQUEST, 0, InodeNumber(2), 0, data_bytes)
     primary.mirror.send(change, bytes(data_bytes))
     assert await backup.mirror.receive()
-    backup.forward.send(Request(RequestId(b"one"), Flush(InodeNumber(2))))
+    backup.forward.send(Request(RequestId(b"1" * 16), Flush(InodeNumber(2))))
     assert await primary.forward.receive()
 
 

@@ -100,7 +100,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "catalog: directory 1, name 'file'",  # the nearest row that the primary has
     ),
     "a row of the volume itself": (
-        lambda volume, file: apply(volume, Table.META, b"generations", b"x"),
+        lambda volume, file: apply(volume, Table.META, b"note", b"x"),
         "catalog: row generations",
     ),
 }

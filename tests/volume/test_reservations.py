@@ -7,7 +7,7 @@ import pytest
 from fusemirror.change import Table
 from fusemirror.errors import FusemirrorError
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.volume.catalog import Catalog, check_rows
+from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.reservations import (
     EVERYTHING,
     KEY_PREFIX,
@@ -17,6 +17,7 @@ from fusemirror.volume.reservations import (
     reservation_row,
     reserved_inode,
 )
+from fusemirror.volume.rows import check_rows
 
 HELD = Reservation(b"h" * 16, 1_700_000_000_000_000_000, b"a/b\xff")
 FILE = InodeNumber(7)

@@ -23,12 +23,7 @@ from fusemirror.errors import (
     VolumeMissing,
 )
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import (
-    CLOCK_DIFFERENCE_MAX_S,
-    JOURNAL_BYTES_MAX,
-    JOURNAL_RECORD_BYTES_MAX,
-    REGION_BYTES,
-)
+from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, JOURNAL_BYTES_MAX, KIB, REGION_BYTES
 from fusemirror.volume.catalog import Catalog, inode_key
 from fusemirror.volume.catalog import _open_environment as open_environment
 from fusemirror.volume.check import check
@@ -697,14 +692,14 @@ def test_an_image_whose_removal_was_killed_is_removed_by_the_next_opening(
 
 def test_records_are_kept_for_the_peer_the_catalog_and_images_to_be_removed(writer: Writer) -> None:
     volume = writer.volume
-    big = bytes(JOURNAL_RECORD_BYTES_MAX - 1024)
+    big = [(Table.META, b"note %d" % index, bytes(64 * KIB)) for index in range(7)]
 
     def records() -> int:
         return volume.journal.first_number
 
     def fill() -> None:
         for _ in range(9):
-            writer.namespace((Table.META, b"generations", big))
+            writer.namespace(*big)
 
     fill()
     volume.trim(volume.number)
@@ -1263,7 +1258,7 @@ def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
     rows, number = source_rows(tmp_path)
     volume = old_volume(tmp_path / "volume").volume
     volume.begin_catalog_copy()
-    volume.copy_rows([(Table.META, b"generations", b"of the first try"), *rows])
+    volume.copy_rows([(Table.META, b"note", b"of the first try"), *rows])
     volume.commit()
     volume.begin_catalog_copy()
     volume.copy_rows(rows)
