@@ -44,9 +44,8 @@ from fusemirror.limits import (
 
 log = logging.getLogger(__name__)
 
-BUFFER_BYTES = (
-    WRITE_BYTES_MAX + 4096
-)  # libfuse's, by which it answers FUSE_INIT; the kernel takes none smaller
+# libfuse's, by which it answers FUSE_INIT: the kernel reads into none that is smaller than the largest write.
+BUFFER_BYTES = WRITE_BYTES_MAX + 4096
 _ABORTED = errno.ENOENT  # the request, before it was read or answered
 _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
@@ -59,7 +58,7 @@ class Server(Protocol):
     """What serves the requests. All that it keeps of a request's body it must copy before it waits."""
 
     def serve(self, header: InHeader, body: memoryview) -> Handling | None:
-        """Begin with a request; None for one that has no reply, or whose reply is `unserved`."""
+        """Begin with a request; None for one that has no reply, and for one that is unknown: ENOSYS."""
 
     async def untaken(self, header: InHeader, reply: Reply) -> None:
         """The kernel did not get this reply: what it hands out is taken back on return."""
