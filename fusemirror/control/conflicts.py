@@ -154,7 +154,7 @@ class BringingIn:
             if not await self._is_there(kept, data):
                 await self._put(kept, data)
             description.unlink()
-            data.unlink(missing_ok=True)
+            await self._unit.volume.run_blocking(data.unlink, True)  # long, where it lies in many places
         shutil.rmtree(directory)
         log.info("what this host had changed apart is in /%s", os.fsdecode(CONFLICTS_NAME))
 

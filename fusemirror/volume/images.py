@@ -76,6 +76,9 @@ class Images:
         self._leaving: set[InodeNumber] = set()  # to be recycled
         self._recycling = threading.Lock()
         self._made_directory = ""
+        self._discarded_directory = f"{directory}/discarded"
+        self.has_discarded = os.path.isdir(self._discarded_directory)
+        """Something waits for `empty_discarded`."""
         self._file_bytes_max: int | None = None
 
     @property
@@ -285,6 +288,29 @@ class Images:
         """On return there is no such image. OSError."""
         self.release(inode)
         self.unlink(inode)
+
+    def discard(self, inode: InodeNumber) -> None:
+        """On return there is no such image; `empty_discarded` frees what it held, which takes long where that
+        lies in very many places. OSError.
+        """
+        self.release(inode)
+        path = self._path(inode)
+        if os.path.lexists(path):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._discarded_directory, 0o700)
+            self._serial += 1
+            os.rename(path, f"{self._discarded_directory}/{inode:x}-{self._serial}")
+            self.has_discarded = True
+
+    def empty_discarded(self) -> None:
+        """Free what images held that were discarded before the call. Thread-safe. OSError."""
+        self.has_discarded = False
+        try:
+            for image in os.scandir(self._discarded_directory):
+                os.unlink(image.path)
+        except OSError:
+            self.has_discarded = True
+            raise
 
     def numbers(self) -> Iterator[InodeNumber]:
         """The inode numbers of all images on the disk, in no order. OSError."""

@@ -546,6 +546,8 @@ class Volume:
     @noting_async
     async def remove_purged(self) -> None:
         """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
+        if self.images.has_discarded:
+            await self._seams.run_blocking(self.images.empty_discarded)
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
             await self._seams.run_blocking(self.images.recycle, purged)
@@ -1029,7 +1031,7 @@ def _settle_images(fresh: Path, images: Images) -> ChangeNumber | None:
             inode = catalog.inode(number)
             # An empty file needs no image, and what an old one holds would be compared with nothing.
             if inode is None or not inode.is_regular or inode.size == 0:
-                images.remove(number)
+                images.discard(number)
         return catalog.journal_number
     finally:
         catalog.close()

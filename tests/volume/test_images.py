@@ -513,3 +513,20 @@ def test_copying_out_leaves_holes_out_whatever_their_length(sparse: Images, tmp_
         assert steps == 2
         assert os.pread(copy.fileno(), 9, 3 << 40) == b"there"
         assert os.pread(copy.fileno(), 9, 0) == bytes(5) + b"here"
+
+
+def test_a_discarded_image_is_gone_at_once_and_freed_later_or_by_the_next_mount(
+    images: Images, tmp_path: Path
+) -> None:
+    for round_ in range(2):
+        images.write(ONE, 0, b"%d" % round_, 1)
+        images.discard(ONE)
+        images.discard(TWO)
+        assert not images.exists(ONE)
+        assert images.read(ONE, 0, 10) == b""
+    assert set(images.numbers()) == set()
+    again = Images(tmp_path, Seams())
+    waiting = [again.has_discarded]
+    again.empty_discarded()
+    assert [*waiting, again.has_discarded] == [True, False]
+    assert not list((tmp_path / "discarded").iterdir())
