@@ -46,8 +46,6 @@ STORM_S, REOPEN_S = 1.5, 3.7  # in a cycle they are changed until the one, and o
 
 # What a mount says when it cannot tell: a check report, or the process that served it has gone.
 DOUBT = {errno.EIO, errno.ENOTCONN, errno.ECONNABORTED}
-# Where a host went on alone, the other one's open files without names are not kept.
-GONE = DOUBT | {errno.ESTALE}
 
 LOOKS = OBSERVERS | {"list"}
 
@@ -150,7 +148,7 @@ class Worker:
         except OSError as error:
             self._error = error.errno or errno.EIO
         self._returned = time.monotonic_ns()
-        if self._error in (DOUBT if self._file < 0 else GONE):
+        if self._error in DOUBT:
             self._write("doubt", self._error, self._returned)
             raise Lost(self._error)
         if self._error and self._error not in self._said:
