@@ -406,11 +406,16 @@ class ControlUnit(ABC):
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
         """The inode of a name; ENOENT where there is none."""
         await self._names_showable(parent, (parent, name))
-        entry = self.volume.catalog.entry(parent, name)
-        if entry is None:
-            found(self.volume.catalog.inode(parent), errno.ESTALE)
-            raise OperationFailed(errno.ENOENT)
-        return await self.attributes(entry.inode)
+        while (entry := self.volume.catalog.entry(parent, name)) is not None:
+            try:
+                return await self.attributes(entry.inode)
+            except OperationFailed:
+                # While this waited the name got another inode, and the one before was purged.
+                await self._names_showable(parent, (parent, name))
+                if self.volume.catalog.entry(parent, name) == entry:
+                    raise
+        found(self.volume.catalog.inode(parent), errno.ESTALE)
+        raise OperationFailed(errno.ENOENT)
 
     async def listing(
         self, directory: InodeNumber, after_cookie: int, limit: int
