@@ -97,12 +97,16 @@ class Connection:
         if self.state is ConnectionState.CALLING:
             self._move(ConnectionEvent.SEND_HELLO)
             return self._frame(self.ours)
-        received = self._next()
-        if received is None:
-            return []
-        hello, data = received
-        if not isinstance(hello, Hello) or data:
-            raise self._failed("the handshake holds more than a Hello")
+        try:
+            received = self._next()
+            if received is None:
+                return []
+            hello, data = received
+            if not isinstance(hello, Hello) or data:
+                raise RemoteProtocolError(self._peer_name, "the handshake holds more than a Hello")
+        except (RemoteProtocolError, HandshakeRefused):
+            self.end()
+            raise
         return self._answer(hello)
 
     def _answer(self, hello: Hello) -> list[Buffer]:
@@ -135,18 +139,18 @@ class Connection:
         """All whole messages received, in their order; none if more bytes are needed.
 
         `RemoteProtocolError` for what is none, `HandshakeRefused` if the peer refused late; what came
-        before it is returned first, and every later call raises it again.
+        before it is returned first, and may still be answered; every later call raises it again.
         """
-        if self._fault is not None:
-            raise self._fault
         received: list[Received] = []
-        try:
-            while (one := self._next()) is not None:
-                received.append(one)
-        except (RemoteProtocolError, HandshakeRefused) as fault:
-            self._fault = fault
-            if not received:
-                raise
+        if self._fault is None:
+            try:
+                while (one := self._next()) is not None:
+                    received.append(one)
+            except (RemoteProtocolError, HandshakeRefused) as fault:
+                self._fault = fault
+        if self._fault is not None and not received:
+            self.end()
+            raise self._fault
         return received
 
     def end(self) -> None:
@@ -156,15 +160,11 @@ class Connection:
     # --- below both -------------------------------------------------------------------------------
 
     def _next(self) -> Received | None:
-        try:
-            frame = self._reader.next_frame()
-            if frame is None:
-                return None
-            body, data = frame
-            message = decode(body, self._peer_name, data)
-        except RemoteProtocolError:
-            self.end()
-            raise
+        frame = self._reader.next_frame()
+        if frame is None:
+            return None
+        body, data = frame
+        message = decode(body, self._peer_name, data)
         kind = type(message)
         # An open connection stays open with each message: the table is asked for all other cases.
         if self.state is not ConnectionState.OPEN or kind is Hello or kind is Refused:
@@ -179,12 +179,13 @@ class Connection:
         else:
             event = ConnectionEvent.RECEIVE_MESSAGE
         try:
-            self._move(event)
+            state = next_state(self.state, event)
         except IllegalTransition:
-            kind = type(message).__name__
-            raise self._failed(f"{kind} came when the connection was {self.state.name}") from None
+            why = f"{type(message).__name__} came when the connection was {self.state.name}"
+            raise RemoteProtocolError(self._peer_name, why) from None
         if isinstance(message, Refused):
             raise HandshakeRefused(self._peer_name, shown(message.reason))
+        self.state = state
 
     def _frame(self, message: Hello | Refused) -> list[Buffer]:
         body = encode(message)
@@ -192,7 +193,3 @@ class Connection:
 
     def _move(self, event: ConnectionEvent) -> None:
         self.state = next_state(self.state, event)
-
-    def _failed(self, reason: str) -> RemoteProtocolError:
-        self.end()
-        return RemoteProtocolError(self._peer_name, reason)

@@ -20,7 +20,7 @@ from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
 from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
-from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed
+from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed, RemoteProtocolError
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
 from tests.channel.conftest import Both
@@ -470,6 +470,70 @@ async def test_cancelling_at_any_moment_leaves_no_stream_open(
     async with running(alpha, beta):
         await trio.sleep(after_s)
     assert open_pipes(memory) == 0
+
+
+# --- what the peer may not send -------------------------------------------------------------------
+
+
+async def refuse_one(alpha: Host, beta: Host, *, after_s: float = 0.0) -> tuple[float, float]:
+    """Let beta say over the next link what no peer may; when the link was made, and when it had ended."""
+    one, other = await alpha.link(), await beta.link()
+    met_at = trio.current_time()
+    with trio.move_on_after(after_s):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(alpha.lost, one)
+            nursery.start_soon(beta.lost, other)
+    other.mirror.send(Applied(ChangeNumber(-1)))
+    with pytest.raises(RemoteProtocolError, match="Applied"):
+        await one.mirror.receive()
+    assert "the peer ended it" in await beta.lost(other)
+    assert (one.refused, other.refused) == (True, False)
+    return met_at, trio.current_time()
+
+
+@pytest.mark.expects_warnings
+async def test_a_peer_that_is_refused_is_met_ever_more_slowly(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rests = []
+    async with running(alpha, beta):
+        _, ended_at = await refuse_one(alpha, beta)
+        for _ in range(8):
+            met_at, next_ended_at = await refuse_one(alpha, beta)
+            rests.append(met_at - ended_at)
+            ended_at = next_ended_at
+    wanted = [min(limits.RECONNECT_MAX_S * 2**turn, limits.REFUSED_REST_MAX_S) for turn in range(8)]
+    # The peer, which sees no reason to rest, may be in the middle of a dial when this host goes on.
+    late = [rest - least for rest, least in zip(rests, wanted, strict=True)]
+    assert all(0 <= each <= limits.PARTNER_TIMEOUT_MIN_S for each in late), rests
+    assert len(lines(caplog, logging.WARNING)) == 9, "one for each"
+
+
+@pytest.mark.expects_warnings
+async def test_nothing_cuts_the_rest_after_a_refusal_short(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        for _ in range(7):
+            _, ended_at = await refuse_one(alpha, beta)
+        await trio.sleep(1)
+        for host in (alpha, beta):
+            host.linker.meet_anew("the roles changed")
+        await assert_linked(await alpha.link(), await beta.link())
+        assert trio.current_time() - ended_at >= limits.REFUSED_REST_MAX_S
+
+
+@pytest.mark.expects_warnings
+async def test_a_link_that_lasts_makes_up_for_those_that_were_refused(
+    alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with running(alpha, beta):
+        for _ in range(7):
+            await refuse_one(alpha, beta)
+        _, ended_at = await refuse_one(alpha, beta, after_s=3 * limits.REFUSED_REST_MAX_S)
+        await assert_linked(await alpha.link(), await beta.link())
+        rest_s = trio.current_time() - ended_at
+        assert limits.RECONNECT_MAX_S <= rest_s <= limits.RECONNECT_MAX_S + limits.PARTNER_TIMEOUT_MIN_S
 
 
 # --- strangers ------------------------------------------------------------------------------------

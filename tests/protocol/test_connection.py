@@ -113,6 +113,7 @@ def test_what_stands_before_a_bad_frame_is_delivered_then_the_error_for_ever(
 ) -> None:
     pair[1].receive_data(frame(Applied(ChangeNumber(1))) + bad + frame(Applied(ChangeNumber(2))))
     assert pair[1].events() == [(Applied(ChangeNumber(1)), b"")]
+    assert pair[1].send(Applied(ChangeNumber(1))), "an answer that fails would hide the error"
     for _ in range(2):
         with pytest.raises(RemoteProtocolError, match="primary"):
             pair[1].events()
