@@ -73,11 +73,13 @@ def kept_pages() -> None:
         return lifetime_s, times.setdefault(inode.number, mtime_ns)
 
     setattr(KernelCache, "tell", tell_old)  # noqa: B010
+    setattr(KernelCache, "_refresh", lambda *_: None)  # noqa: B010
 
 
 def kept_attributes() -> None:
     """A kernel is not told to ask again for attributes that it may keep."""
-    setattr(KernelCache, "_take_back", lambda *_: None)  # noqa: B010
+    for take_back in ("_take_back", "_refresh"):  # dropping pages takes back attributes, too
+        setattr(KernelCache, take_back, lambda *_: None)
 
 
 def eager_names() -> None:
