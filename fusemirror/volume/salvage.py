@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from fusemirror.change import NamespaceChange, decode_change
+from fusemirror.change import decode_change
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog
@@ -83,7 +83,7 @@ def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> 
         if held < record.number <= behind:
             change = decode_change(record.payload)
             time_ns = max(time_ns, change.time_ns)
-            if isinstance(change, NamespaceChange):
+            if change.rows:  # those of data too: privileges ended with it
                 check_rows(change.rows)
                 catalog.apply_rows(change.rows, record.number)
     catalog.commit(max(catalog.number, behind), max(held, behind), time_ns)

@@ -22,6 +22,7 @@ from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.volume import Volume
+from fusemirror.xattrs import CAPABILITY
 from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 NAMES = [b"name%d" % number for number in range(9)]
@@ -181,6 +182,30 @@ async def test_a_repaired_primary_gives_way_to_the_other_host_which_has_what_is_
         for host in hosts:
             for name in NAMES:
                 assert (await host.roles.lookup(ROOT_INODE, name)).nlink == 1
+
+
+def test_privileges_that_ended_before_the_damage_do_not_come_back(tmp_path: Path) -> None:
+    """The catalog lacks what a change of data carried, and the journal no longer tells of it."""
+    directory = tmp_path / "volume"
+    Volume.create(directory, IDENTITY)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    program = writer.create(b"program", mode=0o104755)
+    writer.set_xattr(program, CAPABILITY, b"cap")
+    writer.volume.commit()
+    writer.write_program(program, 0, b"other content")
+    writer.create(b"before")
+    place = writer.volume.journal.size_bytes
+    writer.create(b"damaged")
+    writer.create(b"behind")
+    writer.volume.abandon()
+    flip(directory, place + 60)
+    checked(directory, repair=True)
+    volume = Volume.open(directory, counting_seams())
+    inode = volume.catalog.inode(program)
+    assert inode is not None
+    assert inode.mode == 0o100755
+    assert volume.catalog.xattr(program, CAPABILITY) is None
+    volume.close()
 
 
 async def _open_both(place: Path, network: MemoryNetwork, stack: AsyncExitStack) -> list[Host]:
