@@ -43,11 +43,14 @@ class Background:
     async def repeat(self, task: str, work: Callable[[], Awaitable[Any]]) -> NoReturn:
         """Do `work` again and again. It waits for something each time, or goes on for ever by itself.
 
-        Cancelled, it leaves what `work` leaves.
+        Cancelled, it leaves what `work` leaves; what has ended fails no more, as with the role it was for.
         """
-        while True:
-            if not await self.attempt(task, work):
-                await self._pause(task)
+        try:
+            while True:
+                if not await self.attempt(task, work):
+                    await self._pause(task)
+        finally:
+            self._failures.pop(task, None)
 
     async def start(
         self,

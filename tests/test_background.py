@@ -58,14 +58,25 @@ async def test_a_failing_task_is_tried_again(
 @pytest.mark.expects_warnings
 async def test_it_waits_ever_longer_and_status_says_so(autojump_clock: MockClock) -> None:
     background, work = Background(), Work(OSError(errno.EIO, "broken"), 1 << 30)
-    await run_for(3600, background, work)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(background.repeat, "work", work)
+        await trio.sleep(3600)
+        (told,) = background.status(round(trio.current_time() * 1e9))
+        nursery.cancel_scope.cancel()
     pauses = [after - before for before, after in pairwise(work.at)]
     assert pauses[0] < 2 * BACKGROUND_PAUSE_FIRST_S
     assert BACKGROUND_PAUSE_MAX_S <= pauses[-1] < BACKGROUND_PAUSE_MAX_S + 1
     assert all(late > early - 0.01 for early, late in pairwise(pauses))
-    (told,) = background.status(round(trio.current_time() * 1e9))
     assert (told["task"], told["error"]) == ("work", "[Errno 5] broken")
     assert told["since"] == round(work.at[0], 3)
+
+
+@pytest.mark.expects_warnings
+async def test_a_task_that_has_ended_fails_no_more(autojump_clock: MockClock) -> None:
+    """Those of a role end with it, and the next one may have none of that name to clear what was told."""
+    background, work = Background(), Work(OSError(errno.EIO, "broken"), 1 << 30)
+    await run_for(60, background, work)
+    assert background.status(0) == []
 
 
 @pytest.mark.expects_warnings
