@@ -61,7 +61,6 @@ INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on it
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
 PURGE_BATCH_MAX = 1_024  # inodes that the backup is asked about at once
 PURGE_RECORDS_MAX = 8  # made in one turn, without a wait: what a backup opens meanwhile nobody hears of
-PURGE_BATCH_MAX = 1_024
 NAMELESS_SUMMED_MAX = 10_000  # files without names whose sizes `status` adds up: some 30 ms
 
 # --- space on the disk ----------------------------------------------------------------------------
@@ -123,7 +122,6 @@ KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to r
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 NAME_DROPPED_S = 0.5  # so long a look waits until the kernel has dropped a name; it tries again by itself
-MAPPING_DELAY_S = 1.0  # so long after a change by the other host a mapping may show what was before
 PAGES_TIMEOUT_S = 0.005  # a thread and two calls take a tenth of that; what takes longer waits for a read
 MAPPING_DELAY_S = 0.25  # so long after a change by the other host a mapping may show what was before
 NAME_LIFETIME_S = 1.0  # how long a kernel keeps a name; the other host may have to wait for that

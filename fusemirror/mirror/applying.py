@@ -323,7 +323,7 @@ class Applier:
         if self.state is BackupState.CATCHING_UP:
             # Names come before the images that they were given with.
             self.volume.update_identity(consistent=False)
-        self.volume.apply(change, data)
+        self.volume.apply(change, data, are_checked=True)
         self._room.take(change)
         if change.request:
             self.volume.forget_request(change.request)  # only a primary is asked about them

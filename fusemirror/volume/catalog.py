@@ -24,6 +24,7 @@ row at the next commit; until then the image file holds them.
 """
 
 import os
+import stat
 import struct
 import sys
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,12 @@ _LENGTHS = struct.Struct("<II")
 _BEFORE_FIRST = ChangeNumber(0)
 
 inode_key = _NUMBER.pack
+
+_DIRECTORY = stat.S_IFDIR >> 12
+_PLACE = struct.Struct("<I52xQ")  # of an inode's row: its mode and its parent
+_Place = tuple[int, InodeNumber]
+_Places = dict[InodeNumber, _Place | None]
+assert _PLACE.size == ROW_BYTES_MIN
 
 
 class SetBack(NamedTuple):
@@ -334,13 +341,13 @@ class Catalog:
         is where it says, and not inside itself; no inode becomes one of another type.
         """
         rows = list(rows)
-        fresh = {
-            key_inode(key): None if value is None else Inode.unpack(key_inode(key), value)
+        fresh: _Places = {
+            key_inode(key): None if value is None else _PLACE.unpack_from(value)
             for table, key, value in rows
             if table == Table.INODES
         }
-        for number, inode in fresh.items():
-            fault = None if inode is None else self._inode_contradiction(number, inode, fresh, retyped)
+        for number, place in fresh.items():
+            fault = None if place is None else self._inode_contradiction(number, place, fresh, retyped)
             if fault is not None:
                 return f"inode {number}: {fault}"
         for table, key, value in rows:
@@ -350,19 +357,22 @@ class Catalog:
                     return f"directory {key_inode(key)}, name {key[8:]!r}: {fault}"
         return None
 
-    def _with(self, number: InodeNumber, fresh: dict[InodeNumber, Inode | None]) -> Inode | None:
-        return fresh[number] if number in fresh else self.inode(number)
+    def _with(self, number: InodeNumber, fresh: "_Places") -> "_Place | None":
+        if number in fresh:
+            return fresh[number]
+        inode = self.inode(number)
+        return None if inode is None else (inode.mode, inode.parent)
 
     def _inode_contradiction(
-        self, number: InodeNumber, inode: Inode, fresh: dict[InodeNumber, Inode | None], retyped: bool
+        self, number: InodeNumber, place: "_Place", fresh: "_Places", retyped: bool
     ) -> str | None:
         before = self.inode(number)
-        if not retyped and before is not None and before.mode >> 12 != inode.mode >> 12:
+        mode, parent = place
+        if not retyped and before is not None and before.mode >> 12 != mode >> 12:
             return "it was of another type"
-        if not inode.is_directory or (before is not None and before.parent == inode.parent):
+        if mode >> 12 != _DIRECTORY or (before is not None and before.parent == parent):
             return None
         passed = {number}
-        parent = inode.parent
         # One that is new is in none that was there before, unless that moves too, and is looked at itself.
         while parent != ROOT_INODE and (before is not None or parent in fresh):
             if parent in passed:
@@ -371,20 +381,20 @@ class Catalog:
             above = self._with(parent, fresh)
             if above is None:
                 return None  # the entry tells, where there is one
-            parent = above.parent
+            parent = above[1]
         return None
 
     def _entry_contradiction(
-        self, parent: InodeNumber, entry: Entry, fresh: dict[InodeNumber, Inode | None], *, partial: bool
+        self, parent: InodeNumber, entry: Entry, fresh: "_Places", *, partial: bool
     ) -> str | None:
         directory, inode = self._with(parent, fresh), self._with(entry.inode, fresh)
         if directory is None or inode is None:
             return None if partial else "it stands in, or for, nothing"
-        if not directory.is_directory:
+        if directory[0] >> 12 != _DIRECTORY:
             return "it stands in no directory"
-        if entry.type != inode.mode >> 12:
+        if entry.type != inode[0] >> 12:
             return "of another type than its inode"
-        if inode.is_directory and inode.parent != parent:
+        if entry.type == _DIRECTORY and inode[1] != parent:
             return "a second name of a directory"
         return None
 

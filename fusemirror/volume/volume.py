@@ -304,11 +304,15 @@ class Volume:
         *,
         encoded: bytes | memoryview | None = None,
         journal_request: bool = False,
+        are_checked: bool = False,
     ) -> None:
         """On return the change has taken effect, and the end of the process cannot undo it.
 
         `encoded` is the change as bytes, where the caller has them; `journal_request` puts a
         data change into the journal, for the request that it answers; one with rows always is there.
+        `are_checked`: the rows of a change of the namespace went through `check_rows` before, as those of a
+        message have.
+
         SequenceGap unless its number is above all before; OperationFailed (ESTALE) for data of an inode
         that is not there. OSError of a full or failing disk: the change did not take effect, though bytes of
         marked regions may differ.
@@ -324,6 +328,8 @@ class Volume:
         elif type(change) is TruncateChange:
             self._apply_truncate(change, record)
         elif type(change) is NamespaceChange and encoded is not None:
+            if not are_checked:
+                check_rows(change.rows)
             self._apply_namespace(change, encoded)
         self.number = change.number
         if change.time_ns > self._time_ns:
@@ -373,7 +379,6 @@ class Volume:
         self.requests_done.pop(request, None)
 
     def _apply_namespace(self, change: NamespaceChange, encoded: bytes | memoryview) -> None:
-        check_rows(change.rows)
         if not self.copying:
             self.journal.append(change.number, encoded)
         try:
