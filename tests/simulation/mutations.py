@@ -22,6 +22,7 @@ from fusemirror.mirror import copying, histories, sending
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.sending import Mirror
+from fusemirror.protocol import codec
 from fusemirror.protocol.messages import Request
 from fusemirror.recent import Recent
 from fusemirror.settings import Access, Fence
@@ -30,6 +31,7 @@ from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
+from tests.simulation.lying import LIES
 from tests.simulation.options import Options, draw_options
 
 Planting = Callable[[], AbstractContextManager[object]]
@@ -336,6 +338,7 @@ _PILES = {
     "crowding": 0.5,
     "hurry": 200,
 }
+_LYING = {"faults": LIES, "kinds": ("write", "create", "read"), "think_time": 0.05}
 _APART = {
     **_ASYNC,
     "access": "exclusive",
@@ -383,6 +386,7 @@ MUTATIONS = (
     Mutation("begin with routed access", _after(BackupUnit, "__init__", _take_routed), _APART),
     Mutation("purge in one record", _replaced(primary, "purge_rows", _all_rows_at_once), _PILES),
     Mutation("purge the inode first", _inodes_purged_first, _PILES),
+    Mutation("take messages as they come", _replaced(codec, "check_message", _nothing), _LYING),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 

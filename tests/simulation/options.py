@@ -12,6 +12,7 @@ from fusemirror.control import backup, deciding, going_alone, names, primary, un
 from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
+from tests.simulation.lying import LIES
 
 WEIGHTS = {
     "write": 6,
@@ -193,7 +194,7 @@ def draw_options(random: Random) -> Options:
     witness = acknowledge == ("sync", "sync") and options.fence is Fence.NEVER and random.random() < 0.4
     if witness:
         faults += tuple(fault for fault in WITNESS_FAULTS if random.random() < 0.5)
-    return msgspec.structs.replace(
+    options = msgspec.structs.replace(
         options,
         acknowledge=acknowledge,
         communication=communication,
@@ -205,6 +206,8 @@ def draw_options(random: Random) -> Options:
         # What a loss of power leaves of a file is made up byte by byte.
         giants=random.choice([0.0, 0.1, 0.5]) * (not (options.power_goes or finale.startswith("power"))),
     )
+    lies = tuple(fault for fault in LIES if random.random() < 0.2)
+    return msgspec.structs.replace(options, faults=options.faults + lies)
 
 
 def _draw_all_but_modes(random: Random) -> Options:

@@ -33,6 +33,7 @@ from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk, finale, linearizable, model
 from tests.simulation.history import DOUBT, History, Operation, Target
+from tests.simulation.lying import lies_noticed
 from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
 from tests.simulation.programs import FILE_MODE, GIANTS, Atlas, Program
@@ -93,6 +94,7 @@ class Run:
     operations: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     acknowledging_alone: Callable[[], list[str]] = field(default=list, repr=False)
+    lied_in: Callable[[str], bool] = field(default=lambda _: False, repr=False)
     write_failed: Callable[[ControlUnit, Staged, int], None] = field(default=lambda *_: None, repr=False)
 
     @property
@@ -114,10 +116,12 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         limits_in_effect(options),
         _told_of_late_failures(run),
         _checked_for_two_primaries(run) if options.witness else nullcontext(),
+        lies_noticed(),
         _traced_log(run) as complaints,
     ):
         simulation = Simulation(seed, options, Path(directory), run)
         run.acknowledging_alone = simulation.acknowledging_alone
+        run.lied_in = simulation.lied_in
         run.write_failed = simulation.write_failed
         try:
             clock = trio.testing.MockClock(autojump_threshold=0)
@@ -168,6 +172,10 @@ class Simulation:
             for name, unit in units.items()
             if isinstance(unit, PrimaryUnit) and unit.mirror.acknowledges_alone
         ]
+
+    def lied_in(self, refusal: str) -> bool:
+        """Whether what a host says that it refused was a lie."""
+        return any(lies.holds(refusal) for lies in self._world.lies.values())
 
     def write_failed(self, unit: ControlUnit, staged: Staged, error: int) -> None:
         """A host says that a write came to nothing that it had acknowledged."""
@@ -476,6 +484,7 @@ def _traced_log(run: Run) -> Iterator[list[str]]:
             run.trace.append(f"log {record.levelname} {text}")
             # A host that pauses in its handshake is a stranger for so long.
             expected = text.startswith(_EXPECTED_WARNINGS) or "did not say Hello within" in text
+            expected = expected or (text.startswith("refused what ") and run.lied_in(text))
             if record.levelno >= logging.WARNING and not expected:
                 complaints.append(text)
 

@@ -44,6 +44,8 @@ class Trouble:
                     continue  # the roles are being exchanged, and nobody has this one
                 if fault in _LINE_FAULTS:
                     nursery.start_soon(self._trouble_line, fault, hosts)
+                elif fault == "lie":
+                    nursery.start_soon(self._lie, hosts[0])
                 elif fault in ("blind", "alone", "sluggish"):
                     nursery.start_soon(self._trouble_witness, fault, hosts)
                 elif fault == "hold":
@@ -72,6 +74,8 @@ class Trouble:
     async def end(self) -> None:
         """On return nothing is broken, both clocks are right, and both processes run."""
         self._world.network.accept_delay = lambda: 0.0
+        for lies in self._world.lies.values():
+            lies.tell_no_more()
         for host in self._world.hosts:
             host.disk.kill_never()
             host.wall_offset_ns = 0
@@ -88,6 +92,9 @@ class Trouble:
         for host in self._world.hosts:  # whichever is the primary by now
             await host.serving.wait()
         self._set_pace(paused=False)
+        for lies in self._world.lies.values():
+            await lies.check_refused()
+            self._world.faults["lies told"] += len(lies.told)
 
     def _start(self, host: SimulatedHost) -> None:
         """Start its process, unless it runs."""
@@ -142,6 +149,19 @@ class Trouble:
             await trio.sleep(self._outage_s())
         witness.slow_s = 0.0
         witness.cut_from.clear()
+
+    async def _lie(self, liar: SimulatedHost) -> None:
+        """A message of this host is changed on its way; on return the other host has ended the connection."""
+        if self._calm:
+            return
+        lies = self._world.lies[liar.peer]
+        self._line_faults += 1
+        lies.tell_one()
+        await trio.sleep(self._outage_s() + self._world.options.peer_timeout)
+        lies.tell_no_more()
+        for told in lies.told:
+            await told.over.wait()
+        self._line_faults -= 1
 
     def _heal(self) -> None:
         self._world.network.accept_delay = lambda: 0.0
@@ -330,7 +350,8 @@ class Trouble:
 
     async def _mount_again(self, host: SimulatedHost) -> None:
         """What a person does where a host stopped serving because its disk failed."""
-        if host.volume is not None and host.volume.health.failure is not None:
+        if host.volume is not None and (failure := host.volume.health.failure) is not None:
+            assert host.room.refused, f"{host.name} stopped, and its disk is good: {failure}"
             host.kill()
             await host.ended.wait()
 

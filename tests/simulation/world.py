@@ -28,6 +28,7 @@ from fusemirror.volume.volume import Volume
 from tests.simulation import disk
 from tests.simulation.disk import Disk, Killed, Room
 from tests.simulation.kernel import SimulatedKernel
+from tests.simulation.lying import LIES, Lies, LyingTransport
 from tests.simulation.options import Options
 from tests.simulation.power import Surface
 from tests.simulation.process import Clock, Process, current
@@ -65,6 +66,9 @@ class World:
         self.witness = (
             SimulatedWitness(Random(f"{seed} witness"), options.latency) if options.witness else None
         )
+        lying = not set(LIES).isdisjoint(options.faults)
+        self.lies = {name: Lies(Random(f"{seed} lies to {name}")) for name in (PRIMARY, BACKUP) if lying}
+        """What each host is told by a peer that lies, where any does."""
         self.primary = SimulatedHost(self, PRIMARY, BACKUP, directory / PRIMARY)
         self.backup = SimulatedHost(self, BACKUP, PRIMARY, directory / BACKUP)
         self.hosts = (self.primary, self.backup)
@@ -107,7 +111,7 @@ class SimulatedHost:
         self.saved: Path | None = None
         self.peer = peer
         self._scope = trio.CancelScope()
-        self._network = _ProcessNetwork(world.network.host(name))
+        self._network = _ProcessNetwork(world, name)
         self._random = Random(f"{world.random.random()} {name}")
         self._settings = Settings(
             name="simulated",
@@ -257,7 +261,7 @@ class SimulatedHost:
         self.disk = Disk(self.kill, self.room, self.surface, self.boot)
         self.process = Process(self.name, self.disk, self.clock)
         self.serving, self.stopping, self.ended = trio.Event(), trio.Event(), trio.Event()
-        self._network = _ProcessNetwork(self.world.network.host(self.name))
+        self._network = _ProcessNetwork(self.world, self.name)
         self._scope = trio.CancelScope()
         spawn(self._run)
 
@@ -364,19 +368,26 @@ def _copy_data(source: str, target: str) -> None:
 class _ProcessNetwork(Network):
     """The network as one process uses it: its end closes what it opened."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, world: World, name: str) -> None:
+        self._network = world.network.host(name)
+        self._lies = world.lies.get(name)
+        self._trace = world.trace
         self._opened: list[Transport | Listener] = []
 
     async def connect(self, host: str, port: int) -> Transport:
-        transport = await self._network.connect(host, port)
-        self._opened.append(transport)
-        return transport
+        return self._use(await self._network.connect(host, port))
 
     async def listen(self, host: str, port: int) -> Listener:
-        listener = _ProcessListener(await self._network.listen(host, port), self._opened)
+        listener = _ProcessListener(await self._network.listen(host, port), self._use)
         self._opened.append(listener)
         return listener
+
+    def _use(self, transport: Transport) -> Transport:
+        if self._lies is not None:
+            assert isinstance(transport, MemoryTransport)
+            transport = LyingTransport(transport, self._lies, self._trace)
+        self._opened.append(transport)
+        return transport
 
     def close(self) -> None:
         for each in self._opened:
@@ -385,7 +396,7 @@ class _ProcessNetwork(Network):
     def vanish(self, host: str) -> None:
         """Nobody hears that this end has gone."""
         for each in self._opened:
-            if isinstance(each, MemoryTransport):
+            if isinstance(each, MemoryTransport | LyingTransport):
                 each.vanish(host)
             else:
                 each.close()
@@ -397,14 +408,12 @@ class _ProcessNetwork(Network):
 
 
 class _ProcessListener(Listener):
-    def __init__(self, listener: Listener, opened: list[Transport | Listener]) -> None:
+    def __init__(self, listener: Listener, use: Callable[[Transport], Transport]) -> None:
         self._listener = listener
-        self._opened = opened
+        self._use = use
 
     async def accept(self, admits: Callable[[str], bool] = everybody) -> Transport:
-        transport = await self._listener.accept(admits)
-        self._opened.append(transport)
-        return transport
+        return self._use(await self._listener.accept(admits))
 
     def close(self) -> None:
         self._listener.close()
