@@ -238,19 +238,21 @@ class Images:
         with self._recycling:
             self._leaving.clear()
 
-    def recycle(self, inodes: Iterable[InodeNumber]) -> None:
-        """On return images that were left are spares, or are there no more. Thread-safe. OSError."""
+    def recycle(self, inodes: Iterable[InodeNumber]) -> list[InodeNumber]:
+        """On return images that were left are spares, or are there no more; those that were used again
+        meanwhile are returned, and stay. Thread-safe. OSError.
+        """
         emptied: list[InodeNumber] = []
+        used: list[InodeNumber] = []
         for inode in inodes:
             if len(self._spares) + len(emptied) < SPARE_IMAGES_MAX and self._empty(inode):
                 emptied.append(inode)
-            else:
-                self._remove_left(inode)
+            elif not self._remove_left(inode):
+                used.append(inode)
         # Before a new file can get one: a power cut must not bring back what it held.
         self.sync_all(emptied)
-        for inode in emptied:
-            if not self._make_spare(inode):
-                self._remove_left(inode)
+        rest = [inode for inode in emptied if not self._make_spare(inode)]
+        return [*used, *(inode for inode in rest if not self._remove_left(inode))]
 
     def _empty(self, inode: InodeNumber) -> bool:
         """Whether it was left, and is empty now: on a full or failing disk it can perhaps only be removed."""
@@ -278,11 +280,14 @@ class Images:
                 return True
         return False
 
-    def _remove_left(self, inode: InodeNumber) -> None:
+    def _remove_left(self, inode: InodeNumber) -> bool:
+        """Whether it was left still, and is there no more."""
         with self._recycling:
-            if inode in self._leaving:
-                self._leaving.discard(inode)
-                self.unlink(inode)
+            if inode not in self._leaving:
+                return False
+            self._leaving.discard(inode)
+            self.unlink(inode)
+            return True
 
     def remove(self, inode: InodeNumber) -> None:
         """On return there is no such image. OSError."""

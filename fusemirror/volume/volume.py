@@ -555,9 +555,16 @@ class Volume:
             await self._seams.run_blocking(self.images.empty_discarded)
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
-            await self._seams.run_blocking(self.images.recycle, purged)
+            used = set(await self._seams.run_blocking(self.images.recycle, purged))
+            gone = list[tuple[ChangeNumber, InodeNumber]]()
             while self._purged and self._purged[0][0] <= durable:
-                self._purged.popleft()
+                gone.append(self._purged.popleft())
+            # A comparison that was in the middle of one opened it again: it goes the next time.
+            self._purged.extendleft(
+                (number, inode)
+                for number, inode in reversed(gone)
+                if inode in used and self.catalog.inode(inode) is None
+            )
 
     def _sync(self, dirty: Collection[InodeNumber]) -> None:
         """Runs in any thread."""

@@ -626,6 +626,30 @@ async def test_what_changed_while_a_sync_ran_is_synced_by_the_next(directory: Pa
     volume.close()
 
 
+async def test_the_image_of_a_purged_inode_goes_though_it_was_looked_at_again(
+    directory: Path,
+) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    writer.unlink(b"a")
+    writer.purge(inode)
+
+    async def look_before(function: Callable[..., Any], *arguments: Any) -> Any:
+        if volume.images.exists(inode):
+            volume.images.piece(inode, 0, 1)
+        return function(*arguments)
+
+    volume._seams = replace(volume._seams, run_blocking=look_before)
+    await volume.make_durable()
+    assert volume.images.exists(inode)
+    volume._seams = counting_seams()
+    await volume.make_durable()
+    assert not volume.images.exists(inode)
+    volume.close()
+
+
 async def test_a_sync_that_failed_leaves_the_image_dirty(directory: Path) -> None:
     failing = [True]
 
