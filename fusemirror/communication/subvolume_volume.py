@@ -11,11 +11,11 @@ and records, whose checksums are made with the seed:
     u32 request length · u32 data length · request · data
 
 Everything with a serial below the floor has ended; a record without a request says only that. The index
-counts records, and `durable` is the index up to which they were known to be durable when this one was
-written. A file is removed once all in it have ended; where nothing is pending, the last one is cut to its
-header. What a crash left half written is the end of the last file, and is cut off at the next opening; all
-else that is not whole is damage (`volume/tails.py`). Files of the version before, `*.staged`, are read up
-to their first record that is not whole.
+counts records, over all files, and a file is named by that of its first. `durable` is the index up to which
+they were known to be durable when this one was written. A file is removed once all in it have ended; where
+nothing is pending, the last one is cut to its header. What a crash left half written is the end of the last
+file, and is cut off at the next opening; all else that is not whole is damage (`volume/tails.py`). Files of
+the version before, `*.staged`, are read up to their first record that is not whole.
 """
 
 import os
@@ -124,6 +124,9 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         if seed is None:
             raise self._damaged(path, 0, "its header cannot be read")
         segment = _Segment(path, seed)
+        # Of a file that was cut to its header its name alone says how far records had got. What comes next
+        # stands in files of higher names.
+        self._index = max(self._index, self._first_index(path) - 1)
         entries = []
         read_at = partial(_whole_at, memoryview(content), seed)
         while (whole := read_at(segment.size_bytes)) is not None and whole.number > self._index:
@@ -142,6 +145,12 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             os.truncate(path, bad)
         self._segments.append(segment)
         return entries
+
+    def _first_index(self, path: Path) -> int:
+        try:
+            return int(path.stem, 16)
+        except ValueError:
+            raise self._damaged(path, 0, "no file of a store has such a name") from None
 
     def _damaged(self, path: Path, offset: int, why: str) -> VolumeDamaged:
         return VolumeDamaged(self._directory.parent, f"staged requests: {path.name} at byte {offset}: {why}")

@@ -1,5 +1,6 @@
 """What stands in files of the subvolume's own store, and what damage of them does."""
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import trio
 import xxhash
 from trio.testing import MockClock
 
+from fusemirror.communication import subvolume_volume
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume, check_staged
 from fusemirror.errors import VolumeDamaged
 from fusemirror.limits import DESTAGE_AFTER_S
@@ -47,6 +49,15 @@ def data_in(directory: Path) -> list[bytes]:
     volume = opened(directory)
     volume.close()
     return [staged.data for staged in volume.pending()]
+
+
+def data_in_copy(directory: Path) -> list[bytes]:
+    """What a process finds after one that was killed now."""
+    copy = directory.with_name("copy")
+    shutil.copytree(directory, copy)
+    found = data_in(copy)
+    shutil.rmtree(copy)
+    return found
 
 
 @pytest.mark.parametrize("state", [None, OTHER_BOOT], ids=["killed", "power cut"])
@@ -142,3 +153,24 @@ def test_a_later_version_stops_the_opening(tmp_path: Path) -> None:
     with pytest.raises(VolumeDamaged, match="at byte 0"):
         opened(tmp_path)
     assert msgspec.json.decode((tmp_path / "state.json").read_bytes())["clean"]
+
+
+@pytest.mark.parametrize("segment_bytes", [50, 200, 300])
+async def test_after_a_restart_new_files_come_behind_those_that_are_there(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, segment_bytes: int
+) -> None:
+    """The one that stays when all requests have ended is empty, and its name alone says how far they got."""
+    monkeypatch.setattr(subvolume_volume, "STAGING_SEGMENT_BYTES", segment_bytes)
+    data = [b"%d" % number for number in range(8)]
+    for _ in range(3):
+        volume = opened(tmp_path)
+        async with running(volume):
+            for number, each in enumerate(data):
+                await volume.stage(request(number, kept=True), each).answer.wait()
+            assert len(volume._segments) > 1
+            assert data_in_copy(tmp_path) == data, "a process that is killed now has lost nothing"
+            for number in range(len(data)):
+                retire(volume, number)
+            await trio.sleep(5 * DESTAGE_AFTER_S)
+        volume.close()
+        assert data_in(tmp_path) == []
