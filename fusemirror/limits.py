@@ -60,6 +60,7 @@ CHECKPOINT_INTERVAL_S = 10.0  # how long a mark may outlive the moment both copi
 INODES_SKIPPED = 1 << 32  # by a take-over: more than the other host gives on its own until they meet
 PURGE_AFTER_S = 2.0  # a file unlinked on one host may just have been looked up on the other
 PURGE_BATCH_MAX = 1_024  # inodes that the backup is asked about at once
+PURGE_LOOKS_PER_S = 100_000  # at inodes that may be open at a backup which is away: 3 % of the loop's time
 PURGE_RECORDS_MAX = 8  # made in one turn, without a wait: what a backup opens meanwhile nobody hears of
 NAMELESS_SUMMED_MAX = 10_000  # files without names whose sizes `status` adds up: some 30 ms
 

@@ -55,6 +55,7 @@ from fusemirror.limits import (
     INODES_SKIPPED,
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
+    PURGE_LOOKS_PER_S,
     PURGE_RECORDS_MAX,
     REQUESTS_BESIDE_MAX,
     WRITE_BYTES_MAX,
@@ -148,7 +149,6 @@ class PrimaryUnit(ControlUnit):
         """Bytes of images per second that a comparison reads; 0 is no limit."""
         self._verify_wanted = trio.Event()
         self._orphans_since: dict[InodeNumber, float] = {}
-        self._purge_after = InodeNumber(0)  # the last that the backup was asked about
         if not generations_of(volume):
             self.mirror.begin_generation()
 
@@ -820,29 +820,30 @@ class PrimaryUnit(ControlUnit):
             log.warning("changes do not follow this host's clock yet, which will be tried again: %s", error)
 
     async def _purge_in_time(self) -> None:
-        await trio.sleep(PURGE_AFTER_S / 2)
-        while await self._purge():
-            if self.mirror.congested:
-                await self.mirror.wait_room()
-            await trio.lowlevel.checkpoint()
+        await trio.sleep(max(PURGE_AFTER_S / 2, len(self._orphans_since) / PURGE_LOOKS_PER_S))
+        await self._purge()
 
-    async def _purge(self) -> bool:
-        """End inodes without names that neither host has open (`mirror/holdings.py`); whether some were, and
-        more may be there.
+    async def _purge(self) -> None:
+        """End inodes without names that neither host has open (`mirror/holdings.py`).
 
         They stay for `PURGE_AFTER_S`: a program on either host may have looked the name up just
         before it went, and may open the inode yet, as it could on a local disk.
         """
-        now = trio.current_time()
-        orphans = self.volume.catalog.orphans()
         if self.volume.health.failure is not None:
-            return False
-        self._orphans_since = {inode: self._orphans_since.get(inode, now) for inode in orphans}
-        old = [inode for inode, since in self._orphans_since.items() if now - since >= PURGE_AFTER_S]
-        candidates = self._next_to_purge([inode for inode in old if not self.is_open(inode)])
-        if not candidates:
-            return False
-        not_held = await self.mirror.not_held(candidates)
+            return
+        now, since = trio.current_time(), self._orphans_since
+        self._orphans_since = {inode: since.get(inode, now) for inode in self.volume.catalog.orphans()}
+        old = [inode for inode, since_s in self._orphans_since.items() if now - since_s >= PURGE_AFTER_S]
+        for start in range(0, len(old), PURGE_BATCH_MAX):
+            batch = [inode for inode in old[start : start + PURGE_BATCH_MAX] if not self.is_open(inode)]
+            while batch and await self._purge_some(batch):
+                if self.mirror.congested:
+                    await self.mirror.wait_room()
+            await trio.lowlevel.checkpoint()
+
+    async def _purge_some(self, inodes: list[InodeNumber]) -> bool:
+        """End those of these inodes that neither host has open; whether some are left of what may go."""
+        not_held = await self.mirror.not_held(inodes)
         # No program here opens one between this look and the purge: there is no checkpoint.
         free = [inode for inode in not_held if not self.is_open(inode)]
         if not self.ready or not self._may_make_changes or self.mirror.must_begin_generation:
@@ -850,17 +851,10 @@ class PrimaryUnit(ControlUnit):
         for _ in range(PURGE_RECORDS_MAX):
             rows = purge_rows(self.volume.catalog, free)
             if not rows:
-                break
+                return False
             decision = Decision(rows, InodeNumber(0), ())
             self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
-        return bool(free)
-
-    def _next_to_purge(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
-        """Those after the last that the backup was asked about, in turn: what it has open stops no other."""
-        later = [inode for inode in inodes if inode > self._purge_after]
-        chosen = (later or inodes)[:PURGE_BATCH_MAX]
-        self._purge_after = chosen[-1] if chosen else InodeNumber(0)
-        return chosen
+        return True
 
     async def _verify_when_wanted(self) -> None:
         await self._verify_wanted.wait()
