@@ -14,6 +14,8 @@ from fusemirror.protocol import messages as m
 class PrimaryState(Enum):
     """Where the primary stands with its backup."""
 
+    __hash__ = object.__hash__  # Enum's own is slow, and each message asks for it
+
     ALONE = auto()
     """No backup serves reads: changes are acknowledged here and marked for later."""
     HOLDING = auto()
@@ -76,6 +78,8 @@ PRIMARY_ACKNOWLEDGES_ALONE = frozenset({_P.ALONE, _P.REJOINING, _P.DIVERGED})
 
 class BackupState(Enum):
     """Where the backup stands with its primary."""
+
+    __hash__ = object.__hash__  # Enum's own is slow, and each message asks for it
 
     DISCONNECTED = auto()
     """No stream: requests wait for one, then get a check report."""
