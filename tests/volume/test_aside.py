@@ -65,7 +65,7 @@ async def test_a_large_file_is_copied_in_pieces_and_keeps_its_holes(volume: Volu
     [(_, data)] = kept(volume)
     assert data.read_bytes() == volume.read(file, 0, 5 * COPY_PIECE_BYTES)
     assert data.stat().st_blocks * 512 < MIB
-    assert copy_out.call_count == 5
+    assert copy_out.call_count == 3, "a hole takes no turn"
 
 
 async def test_a_disk_that_is_full_keeps_nothing_and_the_next_attempt_keeps_all(
