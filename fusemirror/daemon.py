@@ -6,6 +6,7 @@ requests end first, what is under way drains, the peer hears goodbye, the volume
 
 import logging
 import os
+import select
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -273,6 +274,9 @@ async def _serve(
         own_session = options.session is KernelSession.FUSEMIRROR
         agreed = await run_negotiation(fuse_descriptor(), pyfuse3.main, own_session=own_session)
         cache.maps_direct_io = agreed.maps_direct_io
+        waiting = select.poll()
+        waiting.register(fuse_descriptor(), select.POLLIN)
+        cache.kernel_asks = lambda: bool(waiting.poll(0))  # also once it is closed
         if own_session:
             server = OperationsServer(
                 operations,

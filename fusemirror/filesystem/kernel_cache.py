@@ -27,9 +27,10 @@ just between, the second does not see that change yet, and zeros for what the ch
 **Mappings**, sendfile(2), splice(2) and copy_file_range(2) go by the kernel's pages, and by the size that it
 knows, however the file was opened, and ask nobody. So when the other host changed a file that is open here,
 or of which the kernel may have pages, the kernel is told the new size and drops the pages before anyone can
-see the change. Both wait for locks of pages, which reads hold that this event loop must answer. So a thread
-does it, the loop waits for it for a few milliseconds only, and not at all where it knows of such a read.
-What it did not wait for is done when the read ends, and once more a moment later.
+see the change. Both wait for locks of pages, which requests hold that this event loop must answer. So a
+thread does it. The loop waits for it, but for a few milliseconds only where the kernel asks something
+meanwhile, which may be such a request, and not at all where it knows of one. What it did not wait for is
+done when that request ends, and once more a moment later.
 
 No acknowledgement waits longer for a lock of a kernel, so two hosts cannot wait for each other's.
 """
@@ -42,6 +43,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import pyfuse3
 import trio
@@ -56,6 +58,7 @@ from fusemirror.limits import (
     MAPPING_DELAY_S,
     NOTIFICATION_TIMEOUT_S,
     PAGES_TIMEOUT_S,
+    PAGES_TIMEOUTS_MAX,
     REST_S,
 )
 from fusemirror.recent import Recent
@@ -91,6 +94,8 @@ class KernelCache:
         self.directories = DirectoryNames(drop_name)
         self.maps_direct_io = False
         """Whether the kernel maps files shared that are open for direct I/O (`kernel/negotiation.py`)."""
+        self.kernel_asks: Callable[[], bool] = lambda: False
+        """Whether a request of the kernel waits to be read."""
         self.attributes_granted = 0
         self.attributes_taken_back = 0
         self.pages_dropped = 0
@@ -111,7 +116,7 @@ class KernelCache:
         self._notifiers = ThreadPoolExecutor(_NOTIFIERS, "notifier")
         self._droppers = ThreadPoolExecutor(_NOTIFIERS, "pages")  # of their own: they wait for reads
         self._dropping: dict[InodeNumber, Future[None]] = {}  # under way, or just ended
-        self._reading: Counter[InodeNumber] = Counter()  # requests for content under way
+        self._moving: Counter[InodeNumber] = Counter()  # reads and writes under way: they may hold pages
         self._open: Counter[InodeNumber] = Counter()  # all handles
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
         self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
@@ -188,12 +193,16 @@ class KernelCache:
         _count_down(self._asking, inode)
 
     def reads(self, inode: InodeNumber) -> None:
-        """The kernel asks for content, which it may keep, until `has_read`."""
+        """The kernel asks for content, which it may keep, until `has_moved_data`."""
         self._paged.setdefault(inode, _FRESH)
-        self._reading[inode] += 1
+        self._moving[inode] += 1
 
-    def has_read(self, inode: InodeNumber) -> None:
-        _count_down(self._reading, inode)
+    def writes(self, inode: InodeNumber) -> None:
+        """The kernel brings content, which may be that of pages, until `has_moved_data`."""
+        self._moving[inode] += 1
+
+    def has_moved_data(self, inode: InodeNumber) -> None:
+        _count_down(self._moving, inode)
 
     def _is_old(self, inode: InodeNumber, now: float) -> bool:
         """Whether pages may be old; if so, the kernel hears of it now and will have dropped them soon."""
@@ -263,14 +272,19 @@ class KernelCache:
             return
         dropped = self._droppers.submit(self._drop_pages, inode, self._ending(inode))
         self._dropping[inode] = dropped
-        if inode in self._reading:
-            return
-        try:
-            dropped.result(timeout=PAGES_TIMEOUT_S)
-        except TimeoutError:
-            return
-        self._paged.pop(inode, None)
-        self._suspect.pop(inode, None)
+        if inode not in self._moving and self._has_ended(dropped):
+            self._paged.pop(inode, None)
+            self._suspect.pop(inode, None)
+
+    def _has_ended(self, dropped: "Future[None]") -> bool:
+        """Wait for it as long as no request of the kernel waits, which could be a read that it waits for."""
+        for _ in range(PAGES_TIMEOUTS_MAX):
+            with suppress(TimeoutError):
+                dropped.result(timeout=PAGES_TIMEOUT_S)
+                return True
+            if self.kernel_asks():
+                return False
+        return False
 
     def _take_back(self, inode: InodeNumber) -> None:
         """On return the kernel asks again, or it is letting go of the inode.

@@ -434,7 +434,7 @@ class Operations(pyfuse3.Operations):
         try:
             return await self._unit.read(handle.inode, off, size)
         finally:
-            self._cache.has_read(handle.inode)
+            self._cache.has_moved_data(handle.inode)
 
     @answers_errno
     async def write(
@@ -454,7 +454,11 @@ class Operations(pyfuse3.Operations):
         if clear_privileges is None:
             clear_privileges = handle.clear_privileges
         operation = Write(handle.inode, off, append, clear_privileges)
-        await self._unit.perform(operation, buf)
+        self._cache.writes(handle.inode)
+        try:
+            await self._unit.perform(operation, buf)
+        finally:
+            self._cache.has_moved_data(handle.inode)
         return len(buf)
 
     @answers_errno

@@ -286,7 +286,7 @@ async def test_what_the_other_host_wrote_is_in_no_old_page_and_within_the_size_t
     cache.data_changed(INODE, own=False)
     assert kernel.notified == [], "the kernel has nothing of it"
     cache.reads(INODE)
-    cache.has_read(INODE)
+    cache.has_moved_data(INODE)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == [(INODE, STORED), (INODE, PAGES)]
     cache.data_changed(INODE, own=False)
@@ -310,7 +310,7 @@ async def test_a_read_under_way_is_not_waited_for(
     for _ in range(100):
         cache.data_changed(INODE, own=False)
     assert kernel.notified == []
-    cache.has_read(INODE)
+    cache.has_moved_data(INODE)
     kernel.freed.set()
     await kernel.hears(2)
     await trio.sleep(MAPPING_DELAY_S)
@@ -318,14 +318,36 @@ async def test_a_read_under_way_is_not_waited_for(
     assert kernel.notified == [(INODE, STORED), (INODE, PAGES)] * 2, "once more, for all that came meanwhile"
 
 
+async def test_a_slow_machine_is_waited_for(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """No request can be in the way, so the thread only has not had its turn."""
+    looks = 0
+
+    def nothing_is_asked() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            kernel.freed.set()
+        return False
+
+    cache.kernel_asks = nothing_is_asked
+    kernel.freed.clear()
+    cache.reads(INODE)
+    cache.has_moved_data(INODE)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, PAGES)]
+
+
 async def test_a_kernel_that_does_not_hear_holds_up_nobody(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     """A page is locked by a read that this host has not even got yet, of each of many files."""
+    cache.kernel_asks = lambda: True
     kernel.freed.clear()
     for number in range(20):
         cache.reads(InodeNumber(number))
-        cache.has_read(InodeNumber(number))
+        cache.has_moved_data(InodeNumber(number))
         cache.data_changed(InodeNumber(number), own=False)
     assert kernel.notified == []
     kernel.freed.set()
