@@ -20,6 +20,7 @@ INTEGERS = (
     *((1 << 64) - 1, -(1 << 31), -(1 << 63)),
 )
 BYTES = (b"", b"\0", b"/", b".", b"..", b"a/b", b"\x1b[2J\n", b"\xff" * 8, b"\xff" * 511)
+_PARTS_MAX = 100_000  # mutated three times, one of a few would else take all memory
 LENGTHS = (1, 7, 8, 9, 16, 17, 64, 65, 255, 256, 263, 264, 512, 4096, 70_000)
 
 
@@ -68,7 +69,8 @@ def _sequence(value: tuple[Any, ...], random: Random) -> tuple[Any, ...]:
     if way == 0 or not value:
         return () if value else (random.choice(INTEGERS),)
     if way == 1:
-        return value * random.choice((2, 3, 70, 1100))
+        times = random.choice((2, 3, 70, 1100))
+        return value * times if len(value) * times <= _PARTS_MAX else value
     at = random.randrange(len(value))
     return (*value[:at], other(value[at], random), *value[at + 1 :])
 
