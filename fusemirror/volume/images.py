@@ -311,8 +311,8 @@ class Images:
         """Free what images held that were discarded before the call. Thread-safe. OSError."""
         self.has_discarded = False
         try:
-            for image in os.scandir(self._discarded_directory):
-                os.unlink(image.path)
+            for name in os.listdir(self._discarded_directory):
+                os.unlink(f"{self._discarded_directory}/{name}")
         except OSError:
             self.has_discarded = True
             raise
@@ -320,14 +320,18 @@ class Images:
     def numbers(self) -> Iterator[InodeNumber]:
         """The inode numbers of all images on the disk, in no order. OSError."""
         for directory in self._directories():
-            for image in os.scandir(directory):
-                if _HEXADECIMAL.fullmatch(image.name):
-                    yield InodeNumber(int(image.name, 16))
+            for name in os.listdir(directory):
+                if _HEXADECIMAL.fullmatch(name):
+                    yield InodeNumber(int(name, 16))
 
-    def _directories(self) -> Iterator[str]:
-        for directory in os.scandir(self._directory):
-            if _HEXADECIMAL.fullmatch(directory.name) and directory.is_dir(follow_symlinks=False):
-                yield directory.path
+    def _directories(self) -> list[str]:
+        # Whole, as the names above: who stops half way would leave a directory open.
+        with os.scandir(self._directory) as directories:
+            return [
+                directory.path
+                for directory in directories
+                if _HEXADECIMAL.fullmatch(directory.name) and directory.is_dir(follow_symlinks=False)
+            ]
 
     def settle(self, synced: dict[InodeNumber, int]) -> None:
         """Take from `dirty` what is durable now: a copy of it made before a sync, less what changed since."""
@@ -541,9 +545,10 @@ class Images:
     def _spares_kept(self) -> Iterator[str]:
         """The spares of earlier mounts. OSError."""
         with contextlib.suppress(FileNotFoundError):
-            for spare in os.scandir(self._spare_directory):
-                if spare.stat().st_size == 0:
-                    yield spare.path
+            for name in os.listdir(self._spare_directory):
+                path = f"{self._spare_directory}/{name}"
+                if os.stat(path).st_size == 0:
+                    yield path
 
     def _open_path(self, path: str, more_flags: int = 0) -> int:
         try:
@@ -569,9 +574,15 @@ class Images:
 
 def misfits(directory: Path) -> Iterator[Path]:
     """What stands under the name of an image in a directory of images, and is no file. OSError."""
-    for part in os.scandir(directory):
-        if _HEXADECIMAL.fullmatch(part.name) and part.is_dir(follow_symlinks=False):
-            for image in os.scandir(part):
+    with os.scandir(directory) as parts:
+        found = [
+            part.path
+            for part in parts
+            if _HEXADECIMAL.fullmatch(part.name) and part.is_dir(follow_symlinks=False)
+        ]
+    for path in found:
+        with os.scandir(path) as images:
+            for image in images:
                 if _HEXADECIMAL.fullmatch(image.name) and not image.is_file(follow_symlinks=False):
                     yield Path(image.path)
 

@@ -94,7 +94,9 @@ def test_a_plain_umount_of_a_busy_mount_exits_as_mount_does(mounted: Host) -> No
         assert f"(process {pid})" in done.stderr
 
 
-@pytest.mark.parametrize(("target", "code"), [("nobody-mounts-this", 3), ("mnt", 3), ("/", 3), ("/nowhere", 3)])
+@pytest.mark.parametrize(
+    ("target", "code"), [("nobody-mounts-this", 3), ("mnt", 3), ("/", 3), ("/nowhere", 3)]
+)
 def test_what_is_not_mounted_is_said_so(host: Host, target: str, code: int) -> None:
     found, errors = host.run("fusemirror", "umount", target)
     assert found == code
