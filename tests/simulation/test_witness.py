@@ -55,8 +55,8 @@ def test_a_witness_lets_one_host_go_on_and_never_two(seed: int) -> None:
 
 @pytest.mark.expects_warnings
 def test_a_backup_takes_over_by_itself_where_only_it_reaches_the_witness() -> None:
-    options = msgspec.structs.replace(_lonely(0), faults=("alone primary",), outage=3.0)
-    run = simulate(0, options)
+    options = msgspec.structs.replace(_lonely(3), faults=("alone primary",), outage=3.0)
+    run = simulate(3, options)
     assert run.failure is None
     assert any("this host is the primary now: taken over" in line for line in run.trace)
 

@@ -357,12 +357,19 @@ class SimulatedHost:
 
 
 def _copy_data(source: str, target: str) -> None:
-    """Holes stay: a file may be longer than any disk."""
-    with open(source, "rb", buffering=0) as old, open(target, "xb", buffering=0) as new:
+    """Holes stay: a file may be longer than any disk. So do times of access: an image keeps its own there."""
+    with (
+        open(source, "rb", buffering=0, opener=_without_atime) as old,
+        open(target, "xb", buffering=0) as new,
+    ):
         for offset, length in extents_of(old.fileno(), FILE_BYTES_MAX):
             os.pwrite(new.fileno(), os.pread(old.fileno(), length, offset), offset)
         new.truncate(os.fstat(old.fileno()).st_size)
     shutil.copystat(source, target)
+
+
+def _without_atime(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOATIME)
 
 
 class _ProcessNetwork(Network):
