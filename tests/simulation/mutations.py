@@ -183,15 +183,22 @@ _HELD_FILES = {
     "hurry": 200,
 }
 _SIZES = {**_LONG_CUTS, "kinds": ("append", "size"), "files": 14, "crowding": 0.0}
-_QUICK_KILLS = {
-    "faults": ("kill primary",),
+_KILLS_UNANSWERED = {
+    "faults": ("cut", "kill primary"),  # the answer, and what would tell the backup of the change, are lost
+    "kinds": ("append", "size"),
+    "access": "routed",
+    "clients": 3,
     "names_rest": 0.0,
-    "kinds": ("append", "read"),
-    "outage": 0.01,
-    "fault_interval": 0.15,
-    "latency": 0.03,
+    "clock_skew": 0.0,
+    "buffer_bytes": 1 << 20,
+    "small_limits": False,
+    "hurry": 5,
+    "outage": 0.1,
+    "fault_interval": 0.1,
+    "fault_count": 60,
     "io_timeout": 10.0,
     "kill_in_step": 0.0,
+    "finale": "",
 }
 _KEPT_NAMES = {"kinds": ("create", "unlink", "rename", "lookup"), "names_rest": 0.01, "clients": 3}
 _ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"), "files": 2}
@@ -359,7 +366,7 @@ MUTATIONS = (
     Mutation("read old images at the backup", _after(Applier, "_out_of_sync_images", _read_here), _LONG_CUTS),
     Mutation("skip records of the journal", _every_fifth_record_skipped, {**_NAMES, **_KILLS}),
     Mutation("forget what is done exactly once", _after(Volume, "apply", _forget_requests), _SHORT_CUTS),
-    Mutation("do not journal requests for data", _data_not_journalled, _QUICK_KILLS),
+    Mutation("do not journal requests for data", _data_not_journalled, _KILLS_UNANSWERED),
     Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
     Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
     Mutation("catch up without sizes", _replaced(sending, "send_inodes", _nothing), _SIZES),
