@@ -21,7 +21,7 @@ import lmdb
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.errors import DiskFailed
-from fusemirror.volume import beneath, durable, images, journal, regions
+from fusemirror.volume import beneath, durable, identity, images, journal, regions
 from fusemirror.volume import check as check_module
 from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
@@ -280,7 +280,7 @@ def counted_steps() -> Iterator[None]:
         (shutil, "rmtree", _remove_tree),
         (images, "sync_filesystem", _sync_filesystem),
         (images, "punch_hole", _counted("punch", durable.punch_hole)),
-        (volume_module, "boot_id", boot_id),
+        *((module, "boot_id", boot_id) for module in (identity, subvolume_volume, volume_module)),
         (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here
         (Catalog, "__init__", _opened(Catalog)),
         (Catalog, "commit", _commit(Catalog.commit)),
