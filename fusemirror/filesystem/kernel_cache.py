@@ -262,19 +262,21 @@ class KernelCache:
     def _refresh(self, inode: InodeNumber) -> None:
         """On return the kernel has no old page of the inode, and knows how long it is now.
 
-        Where a read is under way that is so a moment later.
+        Where a request that may hold a page is under way, that is so a moment later.
         """
-        under_way = self._dropping.get(inode)
-        if under_way is not None and not under_way.done():
-            return  # and once more, see `run`
-        self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
-        if len(self._dropping) >= _NOTIFIERS:
-            return
-        dropped = self._droppers.submit(self._drop_pages, inode, self._ending(inode))
-        self._dropping[inode] = dropped
-        if inode not in self._moving and self._has_ended(dropped):
+        if self._is_refreshed(inode):
             self._paged.pop(inode, None)
             self._suspect.pop(inode, None)
+        elif inode not in self._suspect:  # an open file without pages: its size is still to be told
+            self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
+            self._wanted.set()
+
+    def _is_refreshed(self, inode: InodeNumber) -> bool:
+        self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
+        if inode in self._dropping or len(self._dropping) >= _NOTIFIERS:
+            return False
+        dropped = self._dropping[inode] = self._droppers.submit(self._drop_pages, inode, self._ending(inode))
+        return inode not in self._moving and self._has_ended(dropped)
 
     def _has_ended(self, dropped: "Future[None]") -> bool:
         """Wait for it as long as no request of the kernel waits, which could be a read that it waits for."""

@@ -339,6 +339,22 @@ async def test_a_slow_machine_is_waited_for(
     assert kernel.notified == [(INODE, PAGES)]
 
 
+async def test_the_size_of_an_open_file_is_told_once_more_where_it_was_not_waited_for(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """It has no pages, by which it would be remembered."""
+    kernel.ending = ENDING
+    kernel.freed.clear()
+    cache.kernel_asks = lambda: True
+    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    for _ in range(2):
+        cache.data_changed(INODE, own=False)
+    kernel.freed.set()
+    await trio.sleep(MAPPING_DELAY_S)
+    await kernel.hears(4)
+    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)] * 2
+
+
 async def test_a_kernel_that_does_not_hear_holds_up_nobody(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
