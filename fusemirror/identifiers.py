@@ -21,4 +21,3 @@ NO_REQUEST = RequestId(b"")
 """The request of a change that was made at the primary."""
 
 ROOT_INODE = InodeNumber(1)
-FIRST_CHANGE = ChangeNumber(1)

@@ -65,10 +65,6 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-AVAILABLE = {*Access, *Acknowledge, *Communication, *Fence}
-"""The modes that this version carries out; the others are refused, not silently replaced."""
-
-
 class Address(NamedTuple):
     """A host name or IP address, and a TCP port."""
 
@@ -206,9 +202,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         for key in ("listen", "peer"):
             _attributed(key, parse_address, getattr(self, key))
-        for key in ("access", "acknowledge", "communication", "fence"):
-            if getattr(self, key) not in AVAILABLE:
-                raise _Refused(key, f"`{getattr(self, key)}` is not available in this version")
         _attributed("witness", parse_endpoints, self.witness)
         if self.witness and self.fence is Fence.DATA:
             raise _Refused("witness", "is for a host that goes on alone, which fence = `data` never lets it")

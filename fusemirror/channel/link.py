@@ -30,7 +30,7 @@ import trio
 from fusemirror import limits
 from fusemirror.channel.admission import Admission, Place
 from fusemirror.channel.session import Session, open_session
-from fusemirror.channel.transport import Listener, Network, Transport, format_address, parse_address
+from fusemirror.channel.transport import Listener, Network, Transport
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -41,6 +41,7 @@ from fusemirror.errors import (
 )
 from fusemirror.protocol.connection import DIALED_BY
 from fusemirror.protocol.messages import Hello
+from fusemirror.settings import parse_address
 
 log = logging.getLogger(__name__)
 
@@ -444,7 +445,7 @@ class Linker:
 
     @property
     def _peer_name(self) -> str:
-        return format_address(*self._peer_address)
+        return str(self._peer_address)
 
 
 def _too_slow(place: Place) -> str:

@@ -1,6 +1,6 @@
 """Transports: streams of bytes between two hosts, and the networks that make them.
 
-All streams are behind these three interfaces: TCP here, TLS (`tls.py`) and memory (`memory.py`) beside it.
+All streams are behind these three interfaces: TCP here, TLS (`tls.py`) beside it.
 A transport does not queue: `try_send` takes what the system takes now. One wake-up per receive, and
 none for a send that fits, is what makes a small mirrored write fast.
 """
@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 import trio
 
 from fusemirror import limits
-from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable, UsageError
+from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
+from fusemirror.settings import Address
 
 
 class Transport(ABC):
@@ -105,25 +106,6 @@ class Network(ABC):
     @abstractmethod
     async def listen(self, host: str, port: int) -> Listener:
         """Listen there; an empty host means all addresses. `ListenFailed` if that cannot be."""
-
-
-# --- addresses ------------------------------------------------------------------------------------
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """(host, port) of "HOST:PORT", "[IPV6]:PORT" or ":PORT". `UsageError` if it is none of them."""
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or (":" in host and not bracketed):
-        raise UsageError(f"{address!r} is no address; write HOST:PORT or [IPV6]:PORT")
-    if not (port.isascii() and port.isdigit() and int(port) < 65_536):
-        raise UsageError(f"{address!r} has no port between 0 and 65535; write HOST:PORT")
-    return host[1:-1] if bracketed else host, int(port)
-
-
-def format_address(host: str, port: int) -> str:
-    """What `parse_address` takes apart."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- TCP ------------------------------------------------------------------------------------------
@@ -222,7 +204,7 @@ class SocketListener(Listener):
             host = _plain_host(address[0])
             if admits(host):
                 _tune(accepted, self._unacknowledged_s)
-                return SocketTransport(accepted, format_address(*address[:2]), host)
+                return SocketTransport(accepted, str(Address(*address[:2])), host)
             # With a reset: the system would remember each ended connection for a minute.
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             accepted.close()
@@ -250,7 +232,7 @@ class TcpNetwork(Network):
         self._unacknowledged_s = unacknowledged_s
 
     async def connect(self, host: str, port: int) -> SocketTransport:
-        address = format_address(host, port)
+        address = str(Address(host, port))
         try:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
@@ -265,7 +247,7 @@ class TcpNetwork(Network):
         try:
             listening = _listen_anywhere(port) if host in ("", "*") else await _listen_on(host, port)
         except OSError as error:
-            raise ListenFailed(format_address(host, port), _reason(error)) from error
+            raise ListenFailed(str(Address(host, port)), _reason(error)) from error
         return SocketListener(listening, self._unacknowledged_s)
 
 

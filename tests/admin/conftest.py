@@ -14,10 +14,10 @@ import trio
 from fusemirror import settings
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.daemon import Host
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import unit
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
 
 __all__ = ["Pair", "Serving", "directory", "network", "pair", "serving", "unit", "volume"]

@@ -7,11 +7,11 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.operations import Create, Write
 from tests.admin.conftest import Pair
+from tests.memory_network import MemoryNetwork
 
 TEXT, NUMBER, COUNT, YES_OR_NO = (str,), (int, float), (int,), (bool,)
 MAYBE_TEXT, MAYBE_NUMBER = (str, type(None)), (int, float, type(None))

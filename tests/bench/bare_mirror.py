@@ -18,8 +18,8 @@ from pathlib import Path
 import trio
 from pyfuse3 import FileHandleT
 
-from fusemirror.channel.transport import parse_address
 from fusemirror.promise import Promise
+from fusemirror.settings import parse_address
 from tests.bench.passthrough import Passthrough, mount
 
 _HEADER = struct.Struct("=QQQ")  # the file, offset, length

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from queue import Queue
 
-from fusemirror.channel.transport import parse_address
+from fusemirror.settings import parse_address
 
 CHUNK_BYTES = 256 * 1024
 CHUNKS_MAX = 64

@@ -10,13 +10,13 @@ import pytest
 import trio
 
 from fusemirror import limits
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork, Transport
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair, make_key_pair
 from fusemirror.protocol.messages import Hello, History
+from tests.memory_network import MemoryNetwork
 
 PEER_TIMEOUT = 10.0
 HISTORY = History(

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from fusemirror import limits
 from fusemirror.channel.link import Link, Linker
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
 from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
 from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed, RemoteProtocolError
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
+from fusemirror.settings import Address
 from tests.channel.conftest import Both
+from tests.memory_network import MemoryNetwork
 
 PEER_TIMEOUT = 10.0
 MakeHello = Callable[..., Hello]
@@ -322,11 +323,11 @@ async def test_hosts_do_not_go_on_missing_each_other(
 async def test_a_peer_that_is_reached_but_cannot_reach_us_is_reported(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    beta.linker._peer_address = ("nowhere", 7000)
+    beta.linker._peer_address = Address("nowhere", 7000)
     async with running(alpha, beta):
         await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S + limits.RECONNECT_MAX_S)
         assert "it answers, but does not connect here" in str(alpha.linker.last_error)
-        beta.linker._peer_address = ("alpha", 7000)
+        beta.linker._peer_address = Address("alpha", 7000)
         await assert_linked(await alpha.link(), await beta.link())
 
 
@@ -345,12 +346,12 @@ async def test_hosts_that_exchange_their_roles_meet_again(
 async def test_a_session_that_the_peer_gives_up_is_dialed_again_at_once(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    beta.linker._peer_address = ("nowhere", 7000)
+    beta.linker._peer_address = Address("nowhere", 7000)
     async with running(alpha, beta):
         await trio.sleep(0.5)
         assert beta.linker._accepted is not None, "alpha has dialed, and waits for beta"
         beta.linker._discard_accepted("it is given up")
-        beta.linker._peer_address = ("alpha", 7000)
+        beta.linker._peer_address = Address("alpha", 7000)
         began = trio.current_time()
         await assert_linked(await alpha.link(), await beta.link())
         assert trio.current_time() - began <= limits.RECONNECT_MAX_S + 0.1
@@ -395,11 +396,11 @@ async def test_a_host_that_keeps_its_role_after_all_meets_again(
 async def test_sessions_of_two_roles_make_no_link(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    alpha.linker._peer_address = ("nowhere", 7000)
+    alpha.linker._peer_address = Address("nowhere", 7000)
     async with running(alpha, beta):
         await trio.sleep(1)  # beta has dialed the forward path, as the backup
         alpha.hello["role"], beta.hello["role"] = "backup", "primary"
-        alpha.linker._peer_address = ("beta", 7000)  # and now alpha dials it
+        alpha.linker._peer_address = Address("beta", 7000)  # and now alpha dials it
         await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S)
         one, other = await alpha.link(), await beta.link()
         assert (one.peer.role, other.peer.role) == ("primary", "backup")
@@ -409,7 +410,7 @@ async def test_sessions_of_two_roles_make_no_link(
 async def test_a_peer_that_dials_again_and_again_holds_one_stream(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    alpha.linker._peer_address = ("nowhere", 7000)
+    alpha.linker._peer_address = Address("nowhere", 7000)
     async with running(alpha, beta):
         await trio.sleep(10 * limits.HANDSHAKE_TIMEOUT_S)
         assert open_pipes(memory) <= 2
@@ -568,7 +569,7 @@ async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     beta.hello.update(other)
-    alpha.linker._peer_address = ("nowhere", 7000)  # beta dials; alpha refuses
+    alpha.linker._peer_address = Address("nowhere", 7000)  # beta dials; alpha refuses
     async with running(alpha, beta):
         await trio.sleep(1)
         dialed = sum(line.startswith("refused the peer at beta:") for line in lines(caplog, logging.WARNING))

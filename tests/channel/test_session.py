@@ -12,7 +12,6 @@ import trio.testing
 
 from fusemirror import limits
 from fusemirror.change import WriteChange
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.transport import Transport
 from fusemirror.errors import (
@@ -26,6 +25,7 @@ from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Received
 from fusemirror.protocol.messages import Applied, Bye, Ping, Pong, Refused, RegionData
+from tests.memory_network import MemoryNetwork
 
 PEER_TIMEOUT = 10.0
 LEASE = PEER_TIMEOUT * (1 - limits.LEASE_CLOCK_MARGIN)

@@ -18,7 +18,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fusemirror import limits
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import open_session
 from fusemirror.channel.tls import Credentials, TlsNetwork, TlsTransport
 from fusemirror.channel.transport import TcpNetwork, Transport
@@ -36,6 +35,7 @@ from tests.channel.conftest import (
     receive_bytes,
     write_keys,
 )
+from tests.memory_network import MemoryNetwork
 
 Pair = tuple[Transport, Transport]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey

@@ -13,10 +13,8 @@ from fusemirror.channel.transport import (
     TcpNetwork,
     Transport,
     drop_sent,
-    format_address,
-    parse_address,
 )
-from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable, UsageError
+from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from tests.channel.conftest import receive_bytes
 
 Pair = tuple[Transport, Transport]
@@ -220,31 +218,6 @@ async def test_closing_a_listener_wakes_who_accepts() -> None:
     listener.close()
     with pytest.raises(ConnectionLost):
         await listener.accept()
-
-
-# --- addresses ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("alpha:7000", ("alpha", 7000)),
-        ("192.0.2.1:0", ("192.0.2.1", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        (":7000", ("", 7000)),
-    ],
-)
-def test_an_address_is_taken_apart(text: str, address: tuple[str, int]) -> None:
-    assert parse_address(text) == address
-    assert format_address(*address) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "alpha", "alpha:", "alpha:x", "alpha:-1", "alpha:65536", "::1", "::1:70", "a:²"]
-)
-def test_what_is_no_address_is_refused_with_advice(text: str) -> None:
-    with pytest.raises(UsageError, match="write HOST:PORT"):
-        parse_address(text)
 
 
 @given(st.lists(st.binary(max_size=10)), st.integers(min_value=0, max_value=100))

@@ -5,8 +5,8 @@ from random import Random
 import msgspec
 
 from fusemirror.channel.link import Link
-from fusemirror.channel.memory import MemoryNetwork
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
+from tests.memory_network import MemoryNetwork
 
 
 async def make_links() -> tuple[Link, Link]:

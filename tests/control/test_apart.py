@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control import apart
 from fusemirror.control.apart import ChangesApart, Tree, parted_at
 from fusemirror.daemon import Host
@@ -27,6 +26,7 @@ from fusemirror.operations import (
 from fusemirror.protocol.messages import Generation, History
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import until
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]

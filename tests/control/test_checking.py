@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusemirror import operations as o
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.checking import check_operation
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed
@@ -24,6 +23,7 @@ from fusemirror.operations import AnyOperation, Create, Read, Reserve, SetAttrib
 from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]

@@ -12,7 +12,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control import apart, conflicts, telling
 from fusemirror.control.apart import CONFLICTS_NAME
 from fusemirror.control.conflicts import NameOperation, check_reserved
@@ -37,6 +36,7 @@ from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
 from tests.control.test_roles import create, normal, until
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]

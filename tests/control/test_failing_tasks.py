@@ -10,7 +10,6 @@ import trio
 from trio.testing import MockClock
 
 from fusemirror.channel.link import Linker
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.names import Lending
 from fusemirror.control.primary import PrimaryUnit
@@ -21,6 +20,7 @@ from fusemirror.mirror.sending import Mirror
 from fusemirror.operations import Create, Unlink
 from fusemirror.volume import aside
 from tests.admin.conftest import Pair, network, pair
+from tests.memory_network import MemoryNetwork
 
 __all__ = ["network", "pair"]
 

@@ -5,7 +5,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
 from fusemirror.control.backup import BackupUnit
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -14,6 +13,7 @@ from fusemirror.operations import Create, Write
 from fusemirror.settings import Acknowledge
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import content, create, until
+from tests.memory_network import MemoryNetwork
 
 __all__ = ["network", "pair"]
 

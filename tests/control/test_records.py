@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fusemirror.change import Row, Table
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
 from fusemirror.control.deciding import purge_rows
 from fusemirror.daemon import Host
@@ -29,6 +28,7 @@ from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import create
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import Writer, counting_seams, directory, rows_of, volume, writer
 
 __all__ = ["directory", "network", "pair", "volume", "writer"]

@@ -11,7 +11,6 @@ import trio.testing
 
 from fusemirror import settings
 from fusemirror.change import Table
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
@@ -23,6 +22,7 @@ from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]

@@ -10,7 +10,6 @@ import trio
 
 from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
 from fusemirror.channel.link import Link
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.channel.session import Session
 from fusemirror.communication.memory_volume import MemoryCommunicationVolume
 from fusemirror.control.backup import BackupUnit
@@ -28,6 +27,7 @@ from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
 from tests.channel.conftest import connect_pair, shake_hands
 from tests.fuzz.mutating import mutated
+from tests.memory_network import MemoryNetwork
 from tests.protocol.test_codec import EXAMPLES
 from tests.volume.conftest import IDENTITY, Writer, counting_seams
 

@@ -8,7 +8,6 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -20,6 +19,7 @@ from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello, Reply
 from fusemirror.volume.images import Piece
 from tests.admin.conftest import Pair
+from tests.memory_network import MemoryNetwork
 
 FILE = InodeNumber(2)
 QUESTIONS_MAX = 40

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import OperationFailed
@@ -14,6 +13,7 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.operations import Create, Unlink, Write
 from tests.admin.conftest import Pair
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import Writer
 
 PATIENCE_S = 60

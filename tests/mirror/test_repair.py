@@ -5,13 +5,13 @@ import trio
 import trio.testing
 
 from fusemirror.change import Row, Table
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import RefusedForSafety
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Write
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair
+from tests.memory_network import MemoryNetwork
 from tests.mirror.test_verify import DAMAGES, DEEP, FILE_BYTES, Damage, furnish
 
 DAMAGES_HERE: dict[str, Damage] = {

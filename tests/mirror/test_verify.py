@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import (
     DIFFERENCES_LISTED_BYTES_MAX,
@@ -22,6 +21,7 @@ from fusemirror.operations import Create, SetAttributes, SetXattr, Unlink, Write
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair
+from tests.memory_network import MemoryNetwork
 
 FILE_BYTES = (DIGESTS_PER_MESSAGE + 2) * REGION_BYTES + 5  # more than one message, and a part of a region
 DEEP = (DIGESTS_PER_MESSAGE + 1) * REGION_BYTES + 7

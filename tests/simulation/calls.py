@@ -13,10 +13,10 @@ from unittest import mock
 
 import lmdb
 
-from fusemirror.channel.memory import MemoryTransport
 from fusemirror.errors import ConnectionLost
 from fusemirror.protocol.framing import Buffer
 from fusemirror.volume.catalog import Catalog
+from tests.memory_network import MemoryTransport
 from tests.simulation.disk import Room
 from tests.simulation.process import current
 

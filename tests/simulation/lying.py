@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from fusemirror.change import Table, WriteChange
-from fusemirror.channel.memory import MemoryTransport
 from fusemirror.channel.session import Session
 from fusemirror.channel.transport import Transport
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
@@ -26,6 +25,7 @@ from fusemirror.protocol import messages as m
 from fusemirror.protocol.codec import decode, encode
 from fusemirror.protocol.connection import Received
 from fusemirror.protocol.framing import HEADER_BYTES, Buffer, encode_frame
+from tests.memory_network import MemoryTransport
 
 LIES = ("lie primary", "lie backup")
 """Faults, and whose messages are changed."""

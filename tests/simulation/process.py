@@ -21,7 +21,7 @@ from trio.lowlevel import Task
 if TYPE_CHECKING:
     from tests.simulation.disk import Disk
 
-_NOT_OF_A_HOST = frozenset({"fusemirror.channel.memory"})
+_NOT_OF_A_HOST = frozenset({"tests.memory_network"})
 
 
 class Clock:

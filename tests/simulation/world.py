@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import trio
 
-from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Listener, Network, Transport, everybody
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
@@ -25,6 +24,7 @@ from fusemirror.settings import Access, Acknowledge, Communication, Settings
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.images import extents_of
 from fusemirror.volume.volume import Volume
+from tests.memory_network import MemoryNetwork, MemoryTransport
 from tests.simulation import disk
 from tests.simulation.disk import Disk, Killed, Room
 from tests.simulation.kernel import SimulatedKernel

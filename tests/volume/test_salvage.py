@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from fusemirror import settings
-from fusemirror.channel.memory import MemoryNetwork
 from fusemirror.control.backup import BackupUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import VolumeDamaged
@@ -23,6 +22,7 @@ from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
+from tests.memory_network import MemoryNetwork
 from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 NAMES = [b"name%d" % number for number in range(9)]

@@ -22,10 +22,10 @@ from fusemirror.channel.transport import (
     Network,
     Transport,
     everybody,
-    format_address,
 )
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
+from fusemirror.settings import Address
 
 Trace = Callable[[str], None]
 
@@ -172,7 +172,7 @@ class MemoryHost(Network):
         self._network = network
 
     async def connect(self, host: str, port: int) -> Transport:
-        network, address = self._network, format_address(host, port)
+        network, address = self._network, str(Address(host, port))
         line = network.line(self.name, host)
         await trio.sleep(2 * network.delay())
         while line.stalled:
@@ -181,7 +181,7 @@ class MemoryHost(Network):
         if self.name in line.refused or listener is None:
             network.trace(f"refuse {self.name} > {address}")
             raise PeerUnreachable(address, _REFUSED)
-        ours = format_address(self.name, network.next_port())
+        ours = str(Address(self.name, network.next_port()))
         network.trace(f"connect {ours} > {address}")
         there = Pipe(network, line, self.name, f"{ours} > {address}")
         back = Pipe(network, line, host, f"{address} > {ours}")
@@ -195,7 +195,7 @@ class MemoryHost(Network):
         name = host or self.name
         port = port or self._network.next_port()
         if name != self.name or (name, port) in self._network.listeners:
-            raise ListenFailed(format_address(name, port), "Address already in use")
+            raise ListenFailed(str(Address(name, port)), "Address already in use")
         return MemoryListener(self._network, name, port)
 
 

@@ -6,10 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.channel.memory import MemoryNetwork, MemoryTransport
 from fusemirror.channel.transport import Transport
 from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
 from tests.channel.conftest import receive_bytes
+from tests.memory_network import MemoryNetwork, MemoryTransport
 
 Pair = tuple[Transport, Transport]
 
