@@ -1,7 +1,13 @@
-"""What holds for every test: a warning in the product's log fails the test that did not announce it."""
+"""What holds for every test: a warning in the product's log fails the test that did not announce it.
+
+bin/test runs two workers. Tests with real mounts run one after the other in one of them, so that two never
+compete for the machine; the other worker takes everything else meanwhile and stands back for them (nice).
+"""
 
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +15,24 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says how busy the machine is, and nothing of the product.
 settings.register_profile("fusemirror", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fusemirror")
+
+TESTS = Path(__file__).parent
+MOUNTING = {"cli", "crash", "demo", "linearizability", "mount", "soak"}  # directories whose tests mount
+MOUNTING_GROUP = "mounting"
+STAND_BACK_NICE = 5  # a third of the weight: deadlines of unit tests still hold beside a busy mount
+
+
+@pytest.hookimpl(tryfirst=True)  # the workers read the marks after us
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in MOUNTING:
+            item.add_marker(pytest.mark.xdist_group(MOUNTING_GROUP))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:  # nobody else may become less nice again
+        mounting = any(MOUNTING_GROUP in mark.args for mark in item.iter_markers("xdist_group"))
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if mounting else STAND_BACK_NICE)
 
 
 @pytest.fixture(autouse=True)

@@ -176,7 +176,7 @@ async def test_a_switch_whose_word_is_lost_is_carried_to_its_end(
         # The checkpoint before it asks through `ask`, which does not come by here.
         monkeypatch.setattr(unit, "prepare_hand_over", trio.lowlevel.checkpoint)
         pair.primary.roles._settings = msgspec.structs.replace(
-            pair.primary.settings, io_timeout=0.2, peer_timeout=0.2
+            pair.primary.settings, io_timeout=1.0, peer_timeout=1.0
         )
         with pytest.raises(TimedOut, match=r"the roles are exchanged, but .* cannot be reached|not been met"):
             await pair.primary.roles.switch()

@@ -79,7 +79,7 @@ def test_numbers_are_those_of_the_kernel(header: dict[str, int]) -> None:
     assert {name: header[name] for name in numbers()} == numbers()
 
 
-@pytest.mark.parametrize("name", LAYOUTS.keys() - {"INIT_FLAGS2"})
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"INIT_FLAGS2"}))
 def test_layouts_are_those_of_the_kernel(name: str, header: dict[str, int]) -> None:
     layout = LAYOUTS[name]
     assert layout.size == header[name]

@@ -60,7 +60,7 @@ def _reachable(table: dict, first: object) -> set[object]:  # type: ignore[type-
     return reached
 
 
-@pytest.mark.parametrize("state", PRIMARY_STREAMING)
+@pytest.mark.parametrize("state", [state for state in PrimaryState if state in PRIMARY_STREAMING])
 def test_a_primary_that_loses_a_serving_backup_waits_for_the_end_of_its_lease(state: PrimaryState) -> None:
     lost = next_primary_state(state, PrimaryEvent.LOST)
     assert lost is PrimaryState.HOLDING
