@@ -235,9 +235,12 @@ class Volume:
         return self.journal.last_number
 
     def time_ns(self) -> int:
-        """The time for a new change: later than that of every change before, over restarts too."""
-        self._time_ns = max(self._seams.now_ns(), self._time_ns + 1)
-        return self._time_ns
+        """The time for a new change: later than that of every change before, over restarts too.
+
+        Like a number it counts from when a change with it is applied: one that was refused leaves nothing of
+        a wrong clock.
+        """
+        return max(self._seams.now_ns(), self._time_ns + 1)
 
     def staging_time_ns(self) -> int:
         """The time that a write shows before it is decided: later than that of those before, as far as this

@@ -212,11 +212,11 @@ def test_time_never_stands_still_over_restarts_and_clocks_set_back(directory: Pa
     clock = [5_000_000_000]
     seams = replace(counting_seams(), now_ns=lambda: clock[0])
     volume = Volume.open(directory, seams)
-    first = volume.time_ns()
-    clock[0] = 1
-    assert volume.time_ns() > first
     writer = Writer(volume)
     inode = writer.create(b"a")
+    first = writer.inode(inode).ctime_ns
+    clock[0] = 1
+    assert volume.time_ns() > first
     volume.commit()
     writer.write(inode, 0, b"x")
     last = writer.inode(inode).ctime_ns
@@ -282,6 +282,16 @@ def test_a_small_step_of_the_clock_is_waited_out(directory: Path) -> None:
     assert wrong.writer.volume.set_back() is None
     assert wrong.writer.volume.time_ns() > wrong.wrong_ns
     wrong.writer.volume.close()
+
+
+def test_a_time_of_a_wrong_clock_that_no_change_got_is_forgotten(directory: Path) -> None:
+    clock = [RIGHT_NS + YEAR_NS]
+    volume = Volume.open(directory, replace(counting_seams(), now_ns=lambda: clock[0]))
+    assert volume.time_ns() == RIGHT_NS + YEAR_NS
+    clock[0] = RIGHT_NS
+    assert volume.clock_behind_s() < 0
+    assert volume.time_ns() == RIGHT_NS
+    volume.close()
 
 
 def test_changes_follow_the_clock_again_over_restarts_too(wrong: WrongClock) -> None:
