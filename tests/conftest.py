@@ -8,31 +8,40 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes says how busy the machine is, and nothing of the product.
 settings.register_profile("fusemirror", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fusemirror")
 
-TESTS = Path(__file__).parent
 MOUNTING = {"cli", "crash", "demo", "linearizability", "mount", "soak"}  # directories whose tests mount
-MOUNTING_GROUP = "mounting"
 STAND_BACK_NICE = 5  # a third of the weight: deadlines of unit tests still hold beside a busy mount
 
 
-@pytest.hookimpl(tryfirst=True)  # the workers read the marks after us
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.relative_to(TESTS).parts[0] in MOUNTING:
-            item.add_marker(pytest.mark.xdist_group(MOUNTING_GROUP))
+def _mounts(path: str) -> bool:
+    """Whether a test, by its path from the checkout, mounts."""
+    return Path(path).parts[1] in MOUNTING
+
+
+class _MountingTogether(LoadScopeScheduling):  # type: ignore[misc]
+    """All tests that mount go to one worker, all others by their files to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "mounting" if _mounts(path) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _MountingTogether(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ and os.geteuid() == 0:  # nobody else may become less nice again
-        mounting = any(MOUNTING_GROUP in mark.args for mark in item.iter_markers("xdist_group"))
-        os.setpriority(os.PRIO_PROCESS, 0, 0 if mounting else STAND_BACK_NICE)
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if _mounts(item.nodeid) else STAND_BACK_NICE)
 
 
 @pytest.fixture(autouse=True)
