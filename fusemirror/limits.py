@@ -44,6 +44,8 @@ RANGES_PER_IMAGE_MIN = 8  # where very many images are marked
 RANGES_MAX = 131_072  # of all images: written within some 0.2 s where a checkpoint keeps them
 OPEN_IMAGES_MAX = 512  # descriptors held by the image cache, within the usual soft limit of 1,024
 SPARE_IMAGES_MAX = 4_096  # empty images kept for new files: a MiB of inodes
+CUT_EXTENTS_MAX = 32  # freed at once: 0.2 ms on ext4, 20 ms where each is told to the disk (`discard`)
+CUT_BYTES_MAX = 256 * MIB  # cut at once: as pages in memory they are freed within 20 ms
 IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size every host likes
 
 # --- catalog and journal --------------------------------------------------------------------------
@@ -172,7 +174,7 @@ FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until someb
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
 ROWS_PER_MESSAGE = 512
 ROW_BYTES_PER_MESSAGE = 256 * KIB  # rows are read, sent and compared in pieces of this
-HOLE_PIECE_BYTES = GIB  # of an image that becomes a hole at once: its blocks are freed within milliseconds
+HOLE_PIECE_BYTES = GIB  # of an image that becomes a hole at once, if it lies in few places (CUT_EXTENTS_MAX)
 ROWS_RECEIVED_MAX = 16_384  # in one message: attributes of many small files are short rows
 INODES_PER_MESSAGE = 8_192
 GENERATIONS_MAX = 64  # a peer that missed more lines than these is told apart by hand

@@ -448,6 +448,7 @@ class BackupUnit(ControlUnit):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.background.repeat, "requests that wait too long", self._expire)
             nursery.start_soon(self.background.repeat, "commit", self._commit_in_time)
+            nursery.start_soon(self.background.repeat, "freeing", self.volume.free_discarded)
             task_status.started()
             async for link in links:
                 await self.serve_link(link)

@@ -538,6 +538,7 @@ class PrimaryUnit(ControlUnit):
                 ("names", self._hold_names),
                 ("verify", self._verify_when_wanted),
                 ("commit", self._commit_in_time),
+                ("freeing", self.volume.free_discarded),
             ):
                 nursery.start_soon(self.background.repeat, task, work)
             task_status.started()

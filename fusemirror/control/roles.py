@@ -7,10 +7,12 @@ anew: programs wait, and none of them hears of it. What a program asked as the b
 yet, the new primary carries out itself, once. Source: seed [0082].
 """
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from fusemirror.channel.link import Link
@@ -23,6 +25,7 @@ from fusemirror.control.unit import ControlUnit, Key, RoleChange, name_of
 from fusemirror.errors import (
     FusemirrorError,
     HistoriesDiverged,
+    OperationFailed,
     RefusedForSafety,
     RoleChanged,
     TimedOut,
@@ -30,7 +33,7 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
-from fusemirror.operations import AnyOperation
+from fusemirror.operations import AnyOperation, SetAttributes
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Difference, Hello
@@ -110,6 +113,30 @@ class Roles(ControlUnit):
                 await self._succeeded(unit)
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        if type(operation) is SetAttributes and operation.size:
+            await self._cut_in_steps(operation.inode, operation.size, operation)
+        return await self._perform(operation, data)
+
+    async def _cut_in_steps(self, inode: InodeNumber, size: int, operation: SetAttributes) -> None:
+        """On return the rest of a file's way down to `size` takes neither host long.
+
+        It lies in very many places then, and each step is a change of its own, that others see. Cut to
+        nothing it would be in one step: an empty image takes its place.
+        """
+        before = self.volume.catalog.inode(inode)
+        if before is None or before.size <= size or not before.is_regular:
+            return
+        try:
+            points = await self.volume.cut_points(inode, size)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+        step = SetAttributes(inode, clear_privileges=operation.clear_privileges)
+        for point in points:
+            now = self.volume.catalog.inode(inode)
+            if point > size and now is not None and point < now.size:  # another program may cut it, too
+                await self._perform(msgspec.structs.replace(step, size=point))
+
+    async def _perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         while True:
             unit = self.unit if self._parked is None else await self._unparked()
             try:

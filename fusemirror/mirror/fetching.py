@@ -35,7 +35,7 @@ def replace_rows(volume: Volume, message: ReplaceRows) -> None:
     for key in extra:
         catalog.discard(table, key)
         if table is Table.INODES and len(key) == 8 and key not in kept:
-            volume.images.remove(key_inode(key))
+            volume.images.discard(key_inode(key))
     volume.copy_rows(message.rows)
     catalog.rebuild_derived()
 

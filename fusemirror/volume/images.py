@@ -5,12 +5,16 @@ ctime, so that both survive a killed process with the data and cost no record. A
 is an empty one. Images that are no longer needed are emptied and kept as spares for new ones: a name
 costs a filesystem less than an inode does, and ext4 searches long for one where many were freed just now.
 What stands under an image's name and is no regular file, such as a link, is an error that names it.
+An image that takes long to cut to nothing, or to remove, as it lies in very many places, is discarded: it
+stands under another name at once, and is freed later, a little at a time (`free_some`). Where a file goes on,
+an empty image takes its name in one step, so that a crash finds the old one or the new.
 Descriptors are cached; what another thread does opens a descriptor of its own, so that the cache
 belongs to the event loop's thread alone.
 """
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import threading
@@ -34,6 +38,7 @@ from fusemirror.limits import (
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain, open_plain
+from fusemirror.volume.cutting import boundaries, cut_points, takes_long
 from fusemirror.volume.durable import punch_hole, sync_directory, sync_filesystem
 
 _SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
@@ -66,7 +71,7 @@ class Images:
         self._seams = seams
         self._open: OrderedDict[InodeNumber, int] = OrderedDict()  # the least recently used first
         self._flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME
-        self._unsynced_names: set[InodeNumber] = set()
+        self._unsynced_names: dict[InodeNumber, int] = {}  # with the serial of the last
         self._unsynced_times: set[InodeNumber] = set()
         self.dirty: dict[InodeNumber, int] = {}
         """Images changed since they were last durable, with the serial of their last change."""
@@ -77,8 +82,9 @@ class Images:
         self._recycling = threading.Lock()
         self._made_directory = ""
         self._discarded_directory = f"{directory}/discarded"
-        self.has_discarded = os.path.isdir(self._discarded_directory)
-        """Something waits for `empty_discarded`."""
+        self._discarded_names = itertools.count(1)
+        self._discarded = deque(self._discarded_before())  # paths; any thread appends
+        self._freeing: Iterator[None] | None = None
         self._file_bytes_max: int | None = None
 
     @property
@@ -116,6 +122,11 @@ class Images:
         finally:
             os.close(descriptor)
 
+    @property
+    def has_discarded(self) -> bool:
+        """Something waits for `free_some`."""
+        return bool(self._discarded)
+
     def write(self, inode: InodeNumber, offset: int, data: bytes | memoryview, time_ns: int) -> None:
         """On return the image holds all of `data` at `offset` and both its times are `time_ns`.
 
@@ -147,8 +158,45 @@ class Images:
         if descriptor is not None:
             self._serial += 1
             self.dirty[inode] = self._serial
-            os.ftruncate(descriptor, size)
-            _set_times(descriptor, time_ns)
+            if size or not takes_long(descriptor, 0) or not self._replace(inode, time_ns):
+                os.ftruncate(descriptor, size)
+                _set_times(descriptor, time_ns)
+
+    def _replace(self, inode: InodeNumber, time_ns: int) -> bool:
+        """Put an empty image with these times in the place of one, which is discarded; false where the disk
+        is too full for that, or knows no links. OSError: nothing was changed.
+        """
+        path = self._path(inode)
+        try:
+            discarded = self._discarded_path(inode)
+            os.link(path, discarded)
+            try:
+                descriptor = self._create_image(path, time_ns)
+            except OSError:
+                os.unlink(discarded)
+                raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                return False
+            raise
+        os.close(self._open[inode])
+        self._open[inode] = descriptor
+        self._unsynced_names[inode] = self._serial
+        self._discarded.append(discarded)
+        return True
+
+    def cut_points(self, inode: InodeNumber, size: int) -> Iterable[int]:
+        """The lengths by which an image is cut to `size` a little at a time, the longest first, `size` last.
+        Thread-safe. OSError.
+        """
+        try:
+            descriptor = open_plain(self._path(inode), self._flags & ~os.O_RDWR)
+        except FileNotFoundError:
+            return (size,)
+        try:
+            return cut_points(descriptor, size) if takes_long(descriptor, size) else (size,)
+        finally:
+            os.close(descriptor)
 
     def keep_times(self, inode: InodeNumber) -> None:
         """The image's times as of now are to be durable with its next sync: a record is judged by them."""
@@ -221,7 +269,7 @@ class Images:
             os.close(descriptor)
         self.dirty.pop(inode, None)
         self._unsynced_times.discard(inode)
-        self._unsynced_names.discard(inode)
+        self._unsynced_names.pop(inode, None)
 
     def unlink(self, inode: InodeNumber) -> None:
         """Remove a released image, where there is one. Thread-safe. OSError."""
@@ -260,6 +308,8 @@ class Images:
             if inode in self._leaving:
                 descriptor = self._open_path(self._path(inode))
                 try:
+                    if takes_long(descriptor, 0):
+                        return False
                     os.ftruncate(descriptor, 0)
                     os.utime(descriptor, ns=(0, 0))
                 finally:
@@ -286,7 +336,10 @@ class Images:
             if inode not in self._leaving:
                 return False
             self._leaving.discard(inode)
-            self.unlink(inode)
+            try:
+                self._move_to_discarded(inode)
+            except OSError:  # a full disk may have no room for another name
+                self.unlink(inode)
             return True
 
     def remove(self, inode: InodeNumber) -> None:
@@ -295,27 +348,79 @@ class Images:
         self.unlink(inode)
 
     def discard(self, inode: InodeNumber) -> None:
-        """On return there is no such image; `empty_discarded` frees what it held, which takes long where that
-        lies in very many places. OSError.
+        """On return there is no such image; `free_some` frees what it held, which takes long where that lies
+        in very many places. OSError.
         """
         self.release(inode)
+        self._move_to_discarded(inode)
+
+    def _move_to_discarded(self, inode: InodeNumber) -> None:
         path = self._path(inode)
         if os.path.lexists(path):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._discarded_directory, 0o700)
-            self._serial += 1
-            os.rename(path, f"{self._discarded_directory}/{inode:x}-{self._serial}")
-            self.has_discarded = True
+            discarded = self._discarded_path(inode)
+            os.rename(path, discarded)
+            self._discarded.append(discarded)
 
-    def empty_discarded(self) -> None:
-        """Free what images held that were discarded before the call. Thread-safe. OSError."""
-        self.has_discarded = False
-        try:
+    def _discarded_path(self, inode: InodeNumber) -> str:
+        """A path that nothing has, in a directory that is there; the inode's number stands in it. OSError."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._discarded_directory, 0o700)
+        while True:
+            path = f"{self._discarded_directory}/{inode:x}-{next(self._discarded_names)}"
+            if not os.path.lexists(path):  # an earlier mount counted too
+                return path
+
+    def _discarded_before(self) -> Iterator[str]:
+        """What earlier mounts have left to be freed. OSError."""
+        with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._discarded_directory):
-                os.unlink(f"{self._discarded_directory}/{name}")
+                yield f"{self._discarded_directory}/{name}"
+
+    def free_some(self) -> bool:
+        """Free a part of what discarded images held, that does not take long; whether there may be more.
+
+        For one thread at a time. OSError: what it concerns may be tried again.
+        """
+        if self._freeing is None:
+            self._freeing = self._free()
+        try:
+            next(self._freeing)
+        except StopIteration:
+            self._freeing = None
         except OSError:
-            self.has_discarded = True
+            self._freeing = None
             raise
+        return self._freeing is not None
+
+    def _free(self) -> Iterator[None]:
+        """Free what is discarded by now, and stop after each part."""
+        waiting = list(self._discarded)
+        # What has taken their names must be there after a power cut, or what is left of them would be.
+        for directory in {os.path.dirname(path) for path in map(self._path_before, waiting) if path}:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(directory)
+        for path in waiting:
+            with contextlib.suppress(FileNotFoundError):
+                yield from self._free_one(path)
+            self._discarded.remove(path)
+
+    def _path_before(self, discarded: str) -> str | None:
+        """Where a discarded image stood."""
+        number = os.path.basename(discarded).partition("-")[0]
+        return self._path(InodeNumber(int(number, 16))) if _HEXADECIMAL.fullmatch(number) else None
+
+    def _free_one(self, path: str) -> Iterator[None]:
+        descriptor = self._open_path(path)
+        try:
+            # Killed between two steps, an image may have this name beside its own.
+            if os.fstat(descriptor).st_nlink == 1 and takes_long(descriptor, 0):
+                for size in cut_points(descriptor, 0):
+                    os.ftruncate(descriptor, size)
+                    yield
+        finally:
+            os.close(descriptor)
+        os.unlink(path)
+        yield
 
     def numbers(self) -> Iterator[InodeNumber]:
         """The inode numbers of all images on the disk, in no order. OSError."""
@@ -355,9 +460,16 @@ class Images:
                 self._seams.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-        if inode in self._unsynced_names:
+        named = self._unsynced_names.get(inode)
+        if named is not None:
             sync_directory(os.path.dirname(path))
-            self._unsynced_names.discard(inode)
+            self._names_synced({inode: named})
+
+    def _names_synced(self, named: dict[InodeNumber, int]) -> None:
+        """These are durable, but for an image that got its name, or another's, since. In any thread."""
+        for inode, serial in named.items():
+            if self._unsynced_names.get(inode) == serial:
+                self._unsynced_names.pop(inode, None)
 
     def sync_all(self, inodes: Collection[InodeNumber]) -> None:
         """`sync` for many images. Thread-safe. OSError."""
@@ -382,9 +494,9 @@ class Images:
 
     def sync_filesystem(self) -> None:
         """On return everything written before the call is durable. Thread-safe. OSError."""
-        named = set(self._unsynced_names)
+        named = dict(self._unsynced_names)
         sync_filesystem(self._directory)
-        self._unsynced_names -= named
+        self._names_synced(named)
 
     def region_digests(self, inode: InodeNumber, first_region: int, count: int) -> tuple[int, ...]:
         """Checksums of regions, the last one short at the end of the image, none beyond. Thread-safe.
@@ -452,7 +564,8 @@ class Images:
         if start >= stop:
             return end
         start -= start % REGION_BYTES
-        stop = min(stop, start + HOLE_PIECE_BYTES)
+        enough = next(boundaries(descriptor, start), stop)
+        stop = min(stop, start + HOLE_PIECE_BYTES, -(-enough // REGION_BYTES) * REGION_BYTES)
         self._serial += 1
         self.dirty[inode] = self._serial
         try:
@@ -491,6 +604,7 @@ class Images:
             yield from extents_of(descriptor, size)
 
     def close(self) -> None:
+        self._freeing = None
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
@@ -521,21 +635,26 @@ class Images:
             if not create:
                 raise
             descriptor = self._create_image(path)
-            self._unsynced_names.add(inode)
+            self._serial += 1
+            self._unsynced_names[inode] = self._serial
         self._open[inode] = descriptor
         return descriptor
 
-    def _create_image(self, path: str) -> int:
-        """A new image under its name, whose times are 0 from the first moment: it tells of no change yet."""
+    def _create_image(self, path: str, time_ns: int = 0) -> int:
+        """A new image under its name, in the place of what had that; open. It has its times from the first
+        moment: those of 0 tell of no change yet. OSError: nothing was changed.
+        """
         self._make_directory(os.path.dirname(path))
         while self._spares:
             with contextlib.suppress(FileNotFoundError):  # a person may tidy up
-                os.rename(self._spares.pop(), path)
-                return self._open_path(path)
-        temporary = f"{self._directory}/new"
-        descriptor = self._open_path(temporary, os.O_CREAT | os.O_TRUNC)
+                return self._name_image(self._spares.pop(), path, time_ns)
+        return self._name_image(f"{self._directory}/new", path, time_ns, os.O_CREAT | os.O_TRUNC)
+
+    def _name_image(self, temporary: str, path: str, time_ns: int, more_flags: int = 0) -> int:
+        descriptor = self._open_path(temporary, more_flags)
         try:
-            os.utime(descriptor, ns=(0, 0))
+            if time_ns or more_flags:  # spares have times of 0
+                os.utime(descriptor, ns=(time_ns, time_ns))
             os.rename(temporary, path)
         except OSError:
             os.close(descriptor)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 import xxhash
 
 from fusemirror.change import (
@@ -183,6 +184,7 @@ class Volume:
         self._staging_time_ns = 0
         # Images to remove, once the record that says so is durable.
         self._purged: deque[tuple[ChangeNumber, InodeNumber]] = deque()
+        self._discarded = trio.Event()
         self._commit_at = CATALOG_CHANGES_PER_COMMIT_MAX
         self.number = max(self.catalog.number, journal.last_number)
         """The last change applied."""
@@ -452,6 +454,7 @@ class Volume:
         except OSError:
             self._take_back(change, inode, journalled=record is not None)
             raise
+        self._look_at_discarded()
         if record is not None:
             self.images.keep_times(change.inode)
         if inode is None:
@@ -554,11 +557,10 @@ class Volume:
     @noting_async
     async def remove_purged(self) -> None:
         """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
-        if self.images.has_discarded:
-            await self._seams.run_blocking(self.images.empty_discarded)
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
             used = set(await self._seams.run_blocking(self.images.recycle, purged))
+            self._look_at_discarded()
             gone = list[tuple[ChangeNumber, InodeNumber]]()
             while self._purged and self._purged[0][0] <= durable:
                 gone.append(self._purged.popleft())
@@ -568,6 +570,27 @@ class Volume:
                 for number, inode in reversed(gone)
                 if inode in used and self.catalog.inode(inode) is None
             )
+
+    @noting_async
+    async def free_discarded(self) -> None:
+        """Wait until images are discarded, and free what they held, in a thread. Cancelled, it goes on with
+        the rest another time. OSError.
+        """
+        self._look_at_discarded()
+        await self._discarded.wait()
+        self._discarded = trio.Event()
+        while await self._seams.run_blocking(self.images.free_some):
+            pass
+
+    def _look_at_discarded(self) -> None:
+        if self.images.has_discarded:
+            self._discarded.set()
+
+    async def cut_points(self, inode: InodeNumber, size: int) -> Iterable[int]:
+        """The lengths by which a file is cut to `size` so that nobody waits long, the longest first, `size`
+        last. OSError.
+        """
+        return await self._seams.run_blocking(self.images.cut_points, inode, size)
 
     def _sync(self, dirty: Collection[InodeNumber]) -> None:
         """Runs in any thread."""
@@ -722,6 +745,7 @@ class Volume:
         if facts.size != size:
             self._mark_length(inode, facts.size, size)
             self.images.truncate(inode, size, ctime_ns)
+            self._look_at_discarded()
             self.images.set_times(inode, mtime_ns, ctime_ns)
         if found is not None and found.size != size:
             found.size = size
@@ -784,6 +808,7 @@ class Volume:
         with self._reopening("catalog.new", "catalog"):
             _settle_catalog_copy(self.directory, self.journal, self.images)
             self.catalog = Catalog(self.directory / "catalog")
+        self._look_at_discarded()
         self.copying = False
         if self._was_given_before(self._time_ns):
             self._time_ns = self.catalog.set_back.to_ns  # the copy brought no change that says so
@@ -851,7 +876,7 @@ class Volume:
             if last is not None and in_doubt is None:
                 replayed += self._put_again(*last)
             for inode in removed:
-                self.images.remove(inode)
+                self.images.discard(inode)
             # On a backup that is not whole images wait for their data, and the rows are right.
             if self._identity.whole or self._identity.role == "primary":
                 self._recover_attributes(everything=power_cut or self.regions.marks_lost)

@@ -30,9 +30,9 @@ from tests.simulation.power import Surface
 from tests.simulation.process import current
 
 _SYNCS = frozenset({"fdatasync", "fsync"})
-_OF_NAMES = frozenset({"mkdir", "open", "rename", "replace", "rmtree", "unlink"})
+_OF_NAMES = frozenset({"link", "mkdir", "open", "rename", "replace", "rmtree", "unlink"})
 _STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
-_NEED_ROOM = frozenset({"commit", "mkdir", "pwrite", "write"})
+_NEED_ROOM = frozenset({"commit", "link", "mkdir", "pwrite", "write"})
 _ROOMY_BYTES = 1 << 40
 _MODULES: tuple[ModuleType, ...] = (beneath, durable, images, journal, regions, subvolume_volume)
 

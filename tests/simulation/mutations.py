@@ -329,6 +329,7 @@ _CHANGING_ACCESS = {
     "think_time": 0.005,
     "latency": 0.02,
 }
+_ONE_FILE = {**_CHANGING_ACCESS, "files": 1}
 _SWITCHES = {
     **_CHANGING_ACCESS,
     "acknowledge": ("async", "async"),
@@ -388,7 +389,7 @@ MUTATIONS = (
     Mutation("change what is shared", _replaced(Names, "are_in_the_way", _are_theirs), _KEPT_NAMES),
     Mutation("share what is being changed", _nothing_is_recent, _KEPT_NAMES),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
-    Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _CHANGING_ACCESS),
+    Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _ONE_FILE),
     Mutation("change what is handed over", _handing_over_unnoticed, _SWITCHES),
     Mutation("begin with routed access", _after(BackupUnit, "__init__", _take_routed), _APART),
     Mutation("purge in one record", _replaced(primary, "purge_rows", _all_rows_at_once), _PILES),

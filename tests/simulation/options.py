@@ -1,8 +1,10 @@
 """What a seed decides before a run: who does how much, how the world behaves, which faults happen."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from random import Random
+from types import ModuleType
 from unittest import mock
 
 import msgspec
@@ -242,6 +244,10 @@ def _draw_all_but_modes(random: Random) -> Options:
     )
 
 
+def _is_odd(descriptor: int, _size: int) -> bool:
+    return os.fstat(descriptor).st_size % 2 == 1
+
+
 @contextmanager
 def limits_in_effect(options: Options) -> Iterator[None]:
     """Timers hurry, and with `small_limits` what takes thousands of changes in earnest comes after a few."""
@@ -253,13 +259,14 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (background, "BACKGROUND_PAUSE_FIRST_S"),
         (background, "BACKGROUND_PAUSE_MAX_S"),
     )
-    small = (
+    small: tuple[tuple[ModuleType, str, object], ...] = (
         (journal, "JOURNAL_SEGMENT_BYTES", 700),
         (volume, "JOURNAL_BYTES_MAX", 3000),
         (volume, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
         (catalog, "INODES_CACHED_MAX", 6),
         (images, "OPEN_IMAGES_MAX", 2),
         (images, "SPARE_IMAGES_MAX", 3),
+        (images, "takes_long", _is_odd),  # images are replaced where files are emptied, and discarded
         (images, "_SYNCED_SINGLY_MAX", 1),
         (limits, "SEND_BUFFERS_MAX", 5),
         (limits, "BACKLOG_BYTES_MAX", 20_000),
@@ -299,6 +306,6 @@ def limits_in_effect(options: Options) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, name, value))
         for module, name in timers:
             stack.enter_context(mock.patch.object(module, name, getattr(module, name) / options.hurry))
-        for module, name, value in small if options.small_limits else ():
-            stack.enter_context(mock.patch.object(module, name, value))
+        for module, name, limit in small if options.small_limits else ():
+            stack.enter_context(mock.patch.object(module, name, limit))
         yield

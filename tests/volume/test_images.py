@@ -2,7 +2,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,12 @@ from fusemirror.limits import (
     DIGESTS_PER_MESSAGE,
     FILE_BYTES_MAX,
     IMAGES_PER_DIRECTORY,
+    MIB,
     OPEN_IMAGES_MAX,
     REGION_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.images import ImageFacts, Images, Piece
+from fusemirror.volume.images import ImageFacts, Images, Piece, extents_of
 from fusemirror.volume.region_set import REGIONS_END
 
 ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))
@@ -527,6 +528,141 @@ def test_a_discarded_image_is_gone_at_once_and_freed_later_or_by_the_next_mount(
     assert set(images.numbers()) == set()
     again = Images(tmp_path, Seams())
     waiting = [again.has_discarded]
-    again.empty_discarded()
+    free(again)
     assert [*waiting, again.has_discarded] == [True, False]
     assert not list((tmp_path / "discarded").iterdir())
+
+
+# --- images in very many places: none is cut or removed at one go ------------------------------------------
+
+
+def free(images: Images) -> int:
+    """Free all that is discarded; how many parts that took."""
+    parts = 1
+    while images.free_some():
+        parts += 1
+    return parts
+
+
+@pytest.fixture
+def scattered(sparse: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
+    """Images of which ONE lies in 100 places; a disk that frees more than 40 at once would take too long."""
+    for place in range(100):
+        sparse.write(ONE, place * 2 * REGION_BYTES, b"x" * REGION_BYTES, 5)
+
+    def ftruncate(descriptor: int, size: int, cut: Callable[[int, int], None] = os.ftruncate) -> None:
+        assert sum(1 for _ in extents_of(descriptor, FILE_BYTES_MAX)) <= 40 + sum(
+            1 for _ in extents_of(descriptor, size)
+        )
+        cut(descriptor, size)
+
+    def unlink(path: str, remove: Callable[[str], None] = os.unlink) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            is_last = os.fstat(descriptor).st_nlink == 1
+            assert not is_last or sum(1 for _ in extents_of(descriptor, FILE_BYTES_MAX)) <= 40
+        finally:
+            os.close(descriptor)
+        remove(path)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    monkeypatch.setattr(os, "unlink", unlink)
+    return sparse
+
+
+def test_a_scattered_image_is_emptied_by_an_empty_one_that_takes_its_name(scattered: Images) -> None:
+    scattered.truncate(ONE, 0, 9)
+    assert scattered.facts(ONE) == ImageFacts(size=0, mtime_ns=9, ctime_ns=9)
+    scattered.write(ONE, 3, b"new", 10)  # never to what is freed
+    assert free(scattered) > 3
+    assert scattered.read(ONE, 0, 100) == bytes(3) + b"new"
+    assert not scattered.has_discarded
+
+
+def test_a_scattered_image_is_recycled_without_a_long_step(scattered: Images) -> None:
+    scattered.leave(ONE)
+    assert scattered.recycle([ONE]) == []
+    assert not scattered.exists(ONE)
+    assert free(scattered) > 3
+
+
+def test_a_scattered_image_is_cut_at_its_points_and_a_whole_one_at_once(scattered: Images) -> None:
+    size = 20 * 2 * REGION_BYTES
+    points = list(scattered.cut_points(ONE, size))
+    assert points[-1] == size
+    assert len(points) == 3
+    for point in points:
+        scattered.truncate(ONE, point, 9)
+    assert scattered.size(ONE) == size
+    scattered.write(TWO, 0, b"x" * MIB, 5)
+    assert list(scattered.cut_points(TWO, 0)) == [0]
+    assert list(scattered.cut_points(THREE, 0)) == [0]
+
+
+def test_a_hole_of_a_scattered_image_is_made_in_parts(scattered: Images) -> None:
+    end, parts = 200, [0]
+    while parts[-1] < end:
+        parts.append(scattered.punch(ONE, parts[-1], end))
+    assert len(parts) > 3
+    assert scattered.piece(ONE, 0, end) == Piece(0, end, is_hole=True)
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EPERM])
+def test_where_no_image_can_take_its_place_a_scattered_one_is_cut(
+    sparse: Images, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def link(*_arguments: object) -> None:
+        raise OSError(refusal, "refused")
+
+    for place in range(100):
+        sparse.write(ONE, place * 2 * REGION_BYTES, b"x" * REGION_BYTES, 5)
+    monkeypatch.setattr(os, "link", link)
+    sparse.truncate(ONE, 0, 9)
+    assert sparse.facts(ONE) == ImageFacts(size=0, mtime_ns=9, ctime_ns=9)
+    assert not sparse.has_discarded
+
+
+def test_killed_before_another_image_took_its_place_it_stays_whole(
+    sparse: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def rename(*_arguments: object) -> None:
+        raise Killed
+
+    for place in range(100):
+        sparse.write(ONE, place * 2 * REGION_BYTES, b"x" * REGION_BYTES, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        with pytest.raises(Killed):
+            sparse.truncate(ONE, 0, 9)
+    again = Images(sparse.path(ONE).parent.parent, Seams())
+    free(again)
+    assert again.read(ONE, 99 * 2 * REGION_BYTES, MIB) == b"x" * REGION_BYTES
+    assert again.facts(ONE) == ImageFacts(size=199 * REGION_BYTES, mtime_ns=5, ctime_ns=5)
+    again.close()
+
+
+def test_the_name_of_an_image_that_took_another_s_place_meanwhile_is_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread syncs a name, and the loop gives it to another image just then: that one's is not durable."""
+    synced: list[str] = []
+    images = Images(tmp_path, Seams())
+    monkeypatch.setattr("fusemirror.volume.images.takes_long", lambda _descriptor, _size: True)
+
+    def sync_and_replace(directory: str) -> None:
+        synced.append(directory)
+        if len(synced) == 2:
+            images.write(ONE, 0, b"more", 2)
+            images.truncate(ONE, 0, 3)
+
+    monkeypatch.setattr("fusemirror.volume.images.sync_directory", sync_and_replace)
+    images.write(ONE, 0, b"data", 1)
+    images.sync(ONE)
+    assert len(synced) == 2  # the directory of images once, for the one that was made in it
+    images.sync(ONE)
+    images.sync(ONE)
+    assert len(synced) == 3
+    images.close()

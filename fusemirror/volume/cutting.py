@@ -1,0 +1,93 @@
+"""Cutting: how a file that lies in very many places is made shorter, or freed, a little at a time.
+
+A disk frees extents one by one, each within microseconds, or within most of a millisecond where it tells
+the device of each (the mount option `discard` of ext4 without a journal). Whoever must not wait long cuts
+from the end, and stops at each of these points.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+
+from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX
+
+_FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h
+_HEAD = struct.Struct("=QQLLLL")  # linux/fiemap.h: start, length, flags, mapped, count, nothing
+_EXTENT = struct.Struct("=QQQ2QL3L")  # logical, physical, length, nothing, flags, nothing
+_EXTENTS_PER_CALL = 4 * CUT_EXTENTS_MAX
+_BLOCK_BYTES = 4096
+
+
+def takes_long(descriptor: int, size: int) -> bool:
+    """Whether an open file is better cut to `size` in steps than at once. OSError."""
+    if os.fstat(descriptor).st_blocks * 512 <= CUT_EXTENTS_MAX * _BLOCK_BYTES:
+        return False  # it cannot have more extents than blocks
+    return next(boundaries(descriptor, size), None) is not None
+
+
+def cut_points(descriptor: int, size: int) -> "array[int]":
+    """The lengths that an open file takes on its way to `size`, the longest first; `size` is the last.
+
+    No step frees more than the limits say, of the file as it is at the call. OSError.
+    """
+    points = array("Q", (size,))
+    points.extend(boundaries(descriptor, size))
+    points.reverse()
+    return points
+
+
+def boundaries(descriptor: int, offset: int) -> Iterator[int]:
+    """Where, from `offset` on, extents of an open file begin that are too much for one step. OSError."""
+    extents = length = 0
+    for start, end in _allocated(descriptor, offset):
+        place = max(start, offset)
+        while place < end:
+            if extents == CUT_EXTENTS_MAX or length == CUT_BYTES_MAX:
+                yield place
+                extents = length = 0
+            piece = min(end - place, CUT_BYTES_MAX - length)
+            extents += 1
+            length += piece
+            place += piece
+
+
+def _allocated(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
+    """The extents of a file that end behind `offset`; where the filesystem does not tell, those of data."""
+    try:
+        yield from _mapped(descriptor, offset)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+            raise
+        yield from _of_data(descriptor, offset)
+
+
+def _mapped(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
+    buffer = bytearray(_HEAD.size + _EXTENTS_PER_CALL * _EXTENT.size)
+    size = os.fstat(descriptor).st_size
+    while offset < size:
+        _HEAD.pack_into(buffer, 0, offset, size - offset, 0, 0, _EXTENTS_PER_CALL, 0)
+        fcntl.ioctl(descriptor, _FS_IOC_FIEMAP, buffer)
+        mapped = _HEAD.unpack_from(buffer)[3]
+        if not mapped:
+            return
+        for index in range(mapped):
+            start, _, length, *_ = _EXTENT.unpack_from(buffer, _HEAD.size + index * _EXTENT.size)
+            yield start, min(start + length, size)
+        if start + length <= offset:
+            return  # it tells nothing new
+        offset = start + length
+
+
+def _of_data(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
+    while True:
+        try:
+            start = os.lseek(descriptor, offset, os.SEEK_DATA)
+            offset = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        yield start, offset
