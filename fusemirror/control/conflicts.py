@@ -44,7 +44,7 @@ from fusemirror.operations import (
 from fusemirror.printable import shortened
 from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
-from fusemirror.volume.images import extents_of
+from fusemirror.volume.extents import extents_of
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import has_namespace

@@ -38,8 +38,8 @@ from fusemirror.limits import (
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain, open_plain
-from fusemirror.volume.cutting import boundaries, cut_points, takes_long
 from fusemirror.volume.durable import punch_hole, sync_directory, sync_filesystem
+from fusemirror.volume.extents import boundaries, cut_points, extents_of, next_data_at, takes_long
 
 _SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
 _NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
@@ -522,14 +522,14 @@ class Images:
         if descriptor is None:
             return Piece(first, end, is_hole=True)
         limit = end * REGION_BYTES
-        data = _next_data(descriptor, first * REGION_BYTES, limit)
+        data = next_data_at(descriptor, first * REGION_BYTES, limit)
         if data // REGION_BYTES > first:
             return Piece(first, min(data // REGION_BYTES, end), is_hole=True)
         stop, behind = min(end, first + DIGESTS_PER_MESSAGE), first
         while behind < stop and data // REGION_BYTES == behind:
             hole = os.lseek(descriptor, data, os.SEEK_HOLE)
             behind = -(-hole // REGION_BYTES)
-            data = _next_data(descriptor, behind * REGION_BYTES, limit) if behind < stop else limit
+            data = next_data_at(descriptor, behind * REGION_BYTES, limit) if behind < stop else limit
         return Piece(first, min(behind, stop), is_hole=False)
 
     def data_in(self, inode: InodeNumber, first: int, end: int) -> tuple[list[int], int]:
@@ -560,7 +560,7 @@ class Images:
         if descriptor is None:
             return end
         stop = min(end * REGION_BYTES, os.fstat(descriptor).st_size)
-        start = _next_data(descriptor, first * REGION_BYTES, stop)
+        start = next_data_at(descriptor, first * REGION_BYTES, stop)
         if start >= stop:
             return end
         start -= start % REGION_BYTES
@@ -588,11 +588,11 @@ class Images:
         except FileNotFoundError:
             return FILE_BYTES_MAX
         try:
-            start = _next_data(descriptor, offset, FILE_BYTES_MAX)
+            start = next_data_at(descriptor, offset, FILE_BYTES_MAX)
             while start < end:
                 stop = min(start + MIB, end, os.lseek(descriptor, start, os.SEEK_HOLE))
                 os.pwrite(target, os.pread(descriptor, stop - start, start), start)
-                start = _next_data(descriptor, stop, FILE_BYTES_MAX)
+                start = next_data_at(descriptor, stop, FILE_BYTES_MAX)
         finally:
             os.close(descriptor)
         return start
@@ -720,7 +720,7 @@ def _finds_last_byte(descriptor: int, size: int) -> bool:
     """Whether SEEK_DATA finds one that is written there."""
     os.ftruncate(descriptor, size)
     os.pwrite(descriptor, b"x", size - 1)
-    return _next_data(descriptor, size - 1, size) < size
+    return next_data_at(descriptor, size - 1, size) < size
 
 
 def _set_times(descriptor: int, time_ns: int) -> None:
@@ -732,23 +732,13 @@ def _set_times(descriptor: int, time_ns: int) -> None:
             raise
 
 
-def extents_of(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where the first `size` bytes of an open file hold data, as (offset, length). OSError."""
-    size = min(size, os.fstat(descriptor).st_size)
-    offset = _next_data(descriptor, 0, size)
-    while offset < size:
-        end = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
-        yield offset, end - offset
-        offset = _next_data(descriptor, end, size)
-
-
 def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:
     """The checksum of each region from `offset` to before `stop`; holes are found, not read."""
     next_data = -1
     while offset < stop:
         length = min(REGION_BYTES, stop - offset)
         if next_data < offset:
-            next_data = _next_data(descriptor, offset, stop)
+            next_data = next_data_at(descriptor, offset, stop)
         if next_data < offset + length:
             yield xxhash.xxh3_64_intdigest(os.pread(descriptor, length, offset))
         else:
@@ -759,12 +749,3 @@ def _digests(descriptor: int, offset: int, stop: int) -> Iterator[int]:
 def zeros_digest(length: int) -> int:
     """The checksum of a region of so many zeros."""
     return _ZEROS_DIGEST if length == REGION_BYTES else xxhash.xxh3_64_intdigest(bytes(length))
-
-
-def _next_data(descriptor: int, offset: int, stop: int) -> int:
-    try:
-        return os.lseek(descriptor, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return stop  # nothing but a hole up to the end

@@ -21,8 +21,8 @@ from fusemirror.errors import FusemirrorError
 from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.seams import Seams
 from fusemirror.settings import Access, Acknowledge, Communication, Settings
+from fusemirror.volume.extents import extents_of
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
-from fusemirror.volume.images import extents_of
 from fusemirror.volume.volume import Volume
 from tests.memory_network import MemoryNetwork, MemoryTransport
 from tests.simulation import disk

@@ -20,7 +20,8 @@ from fusemirror.limits import (
     REGION_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.images import ImageFacts, Images, Piece, extents_of
+from fusemirror.volume.extents import extents_of
+from fusemirror.volume.images import ImageFacts, Images, Piece
 from fusemirror.volume.region_set import REGIONS_END
 
 ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""Cutting: how a file that lies in very many places is made shorter, or freed, a little at a time.
+"""Where a file has data, and how one that lies in very many places is cut, or freed, a little at a time.
 
 A disk frees extents one by one, each within microseconds, or within most of a millisecond where it tells
 the device of each (the mount option `discard` of ext4 without a journal). Whoever must not wait long cuts
@@ -12,13 +12,33 @@ import struct
 from array import array
 from collections.abc import Iterator
 
-from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX
+from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX, FILE_BYTES_MAX
 
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h
 _HEAD = struct.Struct("=QQLLLL")  # linux/fiemap.h: start, length, flags, mapped, count, nothing
 _EXTENT = struct.Struct("=QQQ2QL3L")  # logical, physical, length, nothing, flags, nothing
 _EXTENTS_PER_CALL = 4 * CUT_EXTENTS_MAX
 _BLOCK_BYTES = 4096
+
+
+def next_data_at(descriptor: int, offset: int, stop: int) -> int:
+    """Where, from `offset` on, an open file has data; `stop` where a hole goes up to its end. OSError."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return stop
+
+
+def extents_of(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[int, int]]:
+    """Where, from `offset` on, the first `size` bytes of a file hold data, as (offset, length). OSError."""
+    size = min(size, os.fstat(descriptor).st_size)
+    offset = next_data_at(descriptor, offset, size)
+    while offset < size:
+        end = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size)
+        yield offset, end - offset
+        offset = next_data_at(descriptor, end, size)
 
 
 def takes_long(descriptor: int, size: int) -> bool:
@@ -42,8 +62,8 @@ def cut_points(descriptor: int, size: int) -> "array[int]":
 def boundaries(descriptor: int, offset: int) -> Iterator[int]:
     """Where, from `offset` on, extents of an open file begin that are too much for one step. OSError."""
     extents = length = 0
-    for start, end in _allocated(descriptor, offset):
-        place = max(start, offset)
+    for start, size in _allocated(descriptor, offset):
+        place, end = max(start, offset), start + size
         while place < end:
             if extents == CUT_EXTENTS_MAX or length == CUT_BYTES_MAX:
                 yield place
@@ -61,7 +81,7 @@ def _allocated(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
             raise
-        yield from _of_data(descriptor, offset)
+        yield from extents_of(descriptor, FILE_BYTES_MAX, offset)
 
 
 def _mapped(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
@@ -75,19 +95,7 @@ def _mapped(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
             return
         for index in range(mapped):
             start, _, length, *_ = _EXTENT.unpack_from(buffer, _HEAD.size + index * _EXTENT.size)
-            yield start, min(start + length, size)
+            yield start, min(length, size - start)
         if start + length <= offset:
             return  # it tells nothing new
         offset = start + length
-
-
-def _of_data(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
-    while True:
-        try:
-            start = os.lseek(descriptor, offset, os.SEEK_DATA)
-            offset = os.lseek(descriptor, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return
-        yield start, offset

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX, FILE_BYTES_MAX
-from fusemirror.volume.cutting import boundaries, cut_points, takes_long
-from fusemirror.volume.images import extents_of
+from fusemirror.volume.extents import boundaries, cut_points, extents_of, takes_long
 
 BLOCK = 4096
 COUNT = 3 * CUT_EXTENTS_MAX + 5
