@@ -45,6 +45,7 @@ RANGES_MAX = 131_072  # of all images: written within some 0.2 s where a checkpo
 OPEN_IMAGES_MAX = 512  # descriptors held by the image cache, within the usual soft limit of 1,024
 SPARE_IMAGES_MAX = 4_096  # empty images kept for new files: a MiB of inodes
 CUT_EXTENTS_MAX = 32  # freed at once: 0.2 ms on ext4, 20 ms where each is told to the disk (`discard`)
+CUT_SHORT_BYTES = CUT_EXTENTS_MAX * 4 * KIB  # no more extents than that, where blocks have 4 KiB
 CUT_BYTES_MAX = 256 * MIB  # cut at once: as pages in memory they are freed within 20 ms
 IMAGES_PER_DIRECTORY = 4_096  # keeps each directory of image files at a size every host likes
 

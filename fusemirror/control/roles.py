@@ -32,6 +32,7 @@ from fusemirror.errors import (
     UsageError,
 )
 from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation, SetAttributes
 from fusemirror.promise import Promise
@@ -124,7 +125,7 @@ class Roles(ControlUnit):
         nothing it would be in one step: an empty image takes its place.
         """
         before = self.volume.catalog.inode(inode)
-        if before is None or before.size <= size or not before.is_regular:
+        if before is None or before.size - size <= CUT_SHORT_BYTES or not before.is_regular:
             return
         try:
             points = await self.volume.cut_points(inode, size)

@@ -12,13 +12,12 @@ import struct
 from array import array
 from collections.abc import Iterator
 
-from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX, FILE_BYTES_MAX
+from fusemirror.limits import CUT_BYTES_MAX, CUT_EXTENTS_MAX, CUT_SHORT_BYTES, FILE_BYTES_MAX
 
 _FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h
 _HEAD = struct.Struct("=QQLLLL")  # linux/fiemap.h: start, length, flags, mapped, count, nothing
 _EXTENT = struct.Struct("=QQQ2QL3L")  # logical, physical, length, nothing, flags, nothing
 _EXTENTS_PER_CALL = 4 * CUT_EXTENTS_MAX
-_BLOCK_BYTES = 4096
 
 
 def next_data_at(descriptor: int, offset: int, stop: int) -> int:
@@ -43,8 +42,8 @@ def extents_of(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[in
 
 def takes_long(descriptor: int, size: int) -> bool:
     """Whether an open file is better cut to `size` in steps than at once. OSError."""
-    if os.fstat(descriptor).st_blocks * 512 <= CUT_EXTENTS_MAX * _BLOCK_BYTES:
-        return False  # it cannot have more extents than blocks
+    if os.fstat(descriptor).st_blocks * 512 <= CUT_SHORT_BYTES:
+        return False
     return next(boundaries(descriptor, size), None) is not None
 
 

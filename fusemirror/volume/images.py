@@ -17,6 +17,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
@@ -410,17 +411,23 @@ class Images:
         return self._path(InodeNumber(int(number, 16))) if _HEXADECIMAL.fullmatch(number) else None
 
     def _free_one(self, path: str) -> Iterator[None]:
+        status = os.lstat(path)
+        # What stood there may have been no file; and killed between two steps, an image may have this name
+        # beside its own.
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            yield from self._empty_slowly(path)
+        os.unlink(path)
+        yield
+
+    def _empty_slowly(self, path: str) -> Iterator[None]:
         descriptor = self._open_path(path)
         try:
-            # Killed between two steps, an image may have this name beside its own.
-            if os.fstat(descriptor).st_nlink == 1 and takes_long(descriptor, 0):
+            if takes_long(descriptor, 0):
                 for size in cut_points(descriptor, 0):
                     os.ftruncate(descriptor, size)
                     yield
         finally:
             os.close(descriptor)
-        os.unlink(path)
-        yield
 
     def numbers(self) -> Iterator[InodeNumber]:
         """The inode numbers of all images on the disk, in no order. OSError."""

@@ -560,7 +560,6 @@ class Volume:
         durable = self.journal.durable_number
         if purged := self._release_purged(durable):
             used = set(await self._seams.run_blocking(self.images.recycle, purged))
-            self._look_at_discarded()
             gone = list[tuple[ChangeNumber, InodeNumber]]()
             while self._purged and self._purged[0][0] <= durable:
                 gone.append(self._purged.popleft())
@@ -570,11 +569,14 @@ class Volume:
                 for number, inode in reversed(gone)
                 if inode in used and self.catalog.inode(inode) is None
             )
+        self._look_at_discarded()
 
     @noting_async
     async def free_discarded(self) -> None:
         """Wait until images are discarded, and free what they held, in a thread. Cancelled, it goes on with
         the rest another time. OSError.
+
+        It hears at once of images that were cut, and of all others when their end is made durable.
         """
         self._look_at_discarded()
         await self._discarded.wait()
@@ -808,7 +810,6 @@ class Volume:
         with self._reopening("catalog.new", "catalog"):
             _settle_catalog_copy(self.directory, self.journal, self.images)
             self.catalog = Catalog(self.directory / "catalog")
-        self._look_at_discarded()
         self.copying = False
         if self._was_given_before(self._time_ns):
             self._time_ns = self.catalog.set_back.to_ns  # the copy brought no change that says so

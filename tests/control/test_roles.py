@@ -16,8 +16,9 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import CUT_EXTENTS_MAX, CUT_SHORT_BYTES
 from fusemirror.mirror.histories import generations_of
-from fusemirror.operations import Create, Unlink, Write
+from fusemirror.operations import Create, SetAttributes, Unlink, Write
 from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
@@ -28,6 +29,7 @@ from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
 __all__ = ["directory", "network", "pair", "volume"]
 
 PATIENCE_S = 60
+BLOCK = 4096
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -161,6 +163,27 @@ async def test_a_switch_is_refused_while_the_peer_is_away(pair: Pair, network: M
         with pytest.raises(RefusedForSafety, match="not normal"):
             await host.roles.switch()
     assert roles(pair) == ["PrimaryUnit", "BackupUnit"]
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_what_lies_in_many_places_is_cut_in_steps_on_both_hosts(pair: Pair, at: str) -> None:
+    here: Host = getattr(pair, at)
+    file = await create(here, b"file")
+    for place in range(3 * CUT_EXTENTS_MAX):
+        await here.roles.perform(Write(file, place * 2 * BLOCK), b"x" * BLOCK)
+    before = here.roles.volume.number
+    await here.roles.perform(SetAttributes(file, size=5 * 2 * BLOCK + 1))
+    assert here.roles.volume.number == before + 3
+    assert content(pair.primary, file) == content(pair.backup, file)
+    assert content(here, file) == (b"x" * BLOCK + bytes(BLOCK)) * 5 + b"x"
+
+
+async def test_what_is_cut_by_little_is_cut_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = await create(pair.primary, b"file")
+    await pair.primary.roles.perform(Write(file, 0), b"x" * CUT_SHORT_BYTES)
+    monkeypatch.setattr(pair.primary.roles.volume, "cut_points", None)
+    await pair.primary.roles.perform(SetAttributes(file, size=1))
+    assert content(pair.backup, file) == b"x"
 
 
 @pytest.mark.parametrize("heard", [True, False])

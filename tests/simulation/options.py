@@ -10,7 +10,7 @@ from unittest import mock
 import msgspec
 
 from fusemirror import background, limits
-from fusemirror.control import backup, deciding, going_alone, names, primary, unit
+from fusemirror.control import backup, deciding, going_alone, names, primary, roles, unit
 from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
@@ -266,6 +266,7 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (catalog, "INODES_CACHED_MAX", 6),
         (images, "OPEN_IMAGES_MAX", 2),
         (images, "SPARE_IMAGES_MAX", 3),
+        (roles, "CUT_SHORT_BYTES", 0),
         (images, "takes_long", _is_odd),  # images are replaced where files are emptied, and discarded
         (images, "_SYNCED_SINGLY_MAX", 1),
         (limits, "SEND_BUFFERS_MAX", 5),

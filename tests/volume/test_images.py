@@ -534,6 +534,15 @@ def test_a_discarded_image_is_gone_at_once_and_freed_later_or_by_the_next_mount(
     assert not list((tmp_path / "discarded").iterdir())
 
 
+def test_what_was_no_file_is_discarded_too_and_what_it_leads_to_stays(images: Images, tmp_path: Path) -> None:
+    images.write(ONE, 0, b"x", 1)
+    images.path(TWO).symlink_to(images.path(ONE))
+    images.discard(TWO)
+    free(images)
+    assert not list((tmp_path / "discarded").iterdir())
+    assert images.read(ONE, 0, 10) == b"x"
+
+
 # --- images in very many places: none is cut or removed at one go ------------------------------------------
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
 from fusemirror.errors import (
@@ -601,6 +603,21 @@ async def test_make_durable_syncs_everything_and_tells_the_number(directory: Pat
     assert await volume.make_durable() == volume.number
     assert len(synced.names) == count
     volume.close()
+
+
+async def test_what_a_copy_discarded_is_freed_when_names_are_durable(directory: Path) -> None:
+    volume = Volume.open(directory, counting_seams())
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.free_discarded)
+            await trio.testing.wait_all_tasks_blocked()
+            volume.images.discard(inode)  # as a copied piece of the catalog does, in which it is not
+            await volume.remove_purged()
+    assert not volume.images.has_discarded
+    volume.abandon()
 
 
 async def test_many_images_are_synced_at_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
