@@ -142,6 +142,7 @@ REQUESTS_BESIDE_MAX = 4_096  # of a peer's, under way at once beside the stream:
 CHECKPOINTS_OPEN_MAX = 64  # whose marks wait to be forgotten: the primary begins one after the other
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again
 ROOT_PATIENCE_S = 0.5  # df asks twice, and who watches mounts gives it a few seconds
+ROOT_LOOKS = 120  # a minute: most peer_timeouts; a look after that ends by io_timeout
 REQUESTS_PER_TURN = 64  # answered by the kernel session before all other tasks have their turn
 REQUESTS_WAITING_MAX = 1_024  # of the kernel session, each about 10 KiB; the kernel holds the others
 REQUESTS_WAITING_BYTES_MAX = 64 * MIB  # that those hold: as much as with REQUESTS_MAX large writes

@@ -168,6 +168,10 @@ class Roles(ControlUnit):
     async def settle(self, inode: InodeNumber) -> None:
         await self._anew(lambda unit: unit.settle(inode))
 
+    @property
+    def is_linked(self) -> bool:
+        return self.unit.is_linked
+
     def shown(self, inode: Inode) -> Inode:
         return self.unit.shown(inode)
 

@@ -178,6 +178,11 @@ class ControlUnit(ABC):
             self.link_lost_at = trio.current_time()
             self.link_ended.set()
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the other host can be reached, as far as this host knows yet."""
+        return self.link is not None
+
     def last_contact_seconds(self) -> float | None:
         """How long ago the last link was lost; 0 while there is one, None if there was none yet."""
         if self.link is not None:

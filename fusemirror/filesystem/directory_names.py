@@ -71,6 +71,14 @@ class DirectoryNames:
         if inode in self._names:
             self._names[inode] = name
 
+    def changed_untold(self, name: Name, other: Name, inode: InodeNumber | None) -> None:
+        """What the kernel has by this name may be old: begin to drop it. A directory that has the name by a
+        rename that the kernel does not know of, it still has by the `other` one."""
+        if inode is not None and other != name and self._names.get(inode) == name:
+            self._names[inode] = other
+            self._leave(inode, name)
+        self._droppers.submit(self._drop_name, *name)
+
     async def found(self, inode: InodeNumber, name: Name) -> bool:
         """On return the kernel does not have the directory by another name, or is late in dropping that.
         Whether that took a wait."""

@@ -33,7 +33,7 @@ from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.told_directories import ToldDirectories
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX, ROOT_PATIENCE_S
+from fusemirror.limits import NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
 from fusemirror.operations import (
     Create,
     Link,
@@ -189,6 +189,17 @@ class Operations(pyfuse3.Operations):
             other = catalog.entry(parent_inode_old, name_old)
             self._cache.renamed(other and catalog.inode(other.inode), (parent_inode_old, name_old))
 
+    def changed_untold(self, names: list[Name], content_of: InodeNumber | None) -> None:
+        """A change took effect whose program was killed before: its kernel took it for failed.
+
+        `names` are those that it changed, of a rename the old one and the new one.
+        """
+        for name, other in zip(names, reversed(names), strict=True):
+            entry = self._unit.volume.catalog.entry(*name)
+            self._cache.directories.changed_untold(name, other, None if entry is None else entry.inode)
+        if content_of is not None:
+            self._cache.image_suspect(content_of)
+
     @answers_errno
     async def readlink(self, inode: InodeNumber, ctx: RequestContext) -> bytes:
         return (await self._unit.attributes(inode)).target
@@ -272,11 +283,18 @@ class Operations(pyfuse3.Operations):
             self._cache.answered(inode)
 
     async def _root(self) -> Inode:
-        """The root's attributes, after a while as this host has them: df(1) and whoever watches mounts
-        stat the root first, and are not to wait for another host. No name in it is shown by that."""
-        with trio.move_on_after(ROOT_PATIENCE_S):
-            return await self._unit.attributes(ROOT_INODE)
-        return _there(self._unit.volume.catalog.inode(ROOT_INODE))
+        """The root's attributes; without a link to the other host, after a while as this host has them.
+
+        df(1) and whoever watches mounts stat the root before statfs(2), for the number of its device, and are
+        not to hang with another host. This is the one exception to G2: while there is a link the root
+        waits as everything else does, and neither its names nor anything below it is ever shown so.
+        """
+        for _ in range(ROOT_LOOKS):
+            with trio.move_on_after(ROOT_PATIENCE_S):
+                return await self._unit.attributes(ROOT_INODE)
+            if not self._unit.is_linked:
+                return _there(self._unit.volume.catalog.inode(ROOT_INODE))
+        return await self._unit.attributes(ROOT_INODE)
 
     def _entry(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
         entry = entry_attributes(inode)
@@ -382,19 +400,30 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def create(
-        self, parent_inode: InodeNumber, name: bytes, mode: int, flags: int, ctx: RequestContext
+        self,
+        parent_inode: InodeNumber,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: RequestContext,
+        *,
+        clear_privileges: bool | None = None,
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
+        """`clear_privileges` as for `write`: of what another host made first, and is emptied by this."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         operation = Create(parent_inode, name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
         unit = self._unit
         keeping = unit.names.keeping(parent_inode)
-        inode = await self._create_or_open(operation, flags, ctx)
+        ends = ctx.uid != 0 if clear_privileges is None else clear_privileges
+        inode = await self._create_or_open(operation, flags, ctx, ends)
         self._unit.opened(inode.number)
         lifetime_s = unit.name_lifetime_s(parent_inode, name, keeping)
         entry = self._named(inode, name_lifetime_s=lifetime_s)
         return self._opened(inode.number, flags, ctx.uid), entry
 
-    async def _create_or_open(self, operation: Create, flags: int, ctx: RequestContext) -> Inode:
+    async def _create_or_open(
+        self, operation: Create, flags: int, ctx: RequestContext, clear_privileges: bool
+    ) -> Inode:
         while True:
             try:
                 check_reserved(operation, ctx.uid)
@@ -403,27 +432,28 @@ class Operations(pyfuse3.Operations):
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
             try:
-                return await self._open_existing(operation.parent, operation.name, flags, ctx)
+                name = (operation.parent, operation.name)
+                return await self._open_existing(name, flags, ctx, clear_privileges)
             except OperationFailed as error:
                 # ENOENT is no answer to O_CREAT: the name has gone again, so nothing is in the way now.
                 if error.errno != errno.ENOENT:
                     raise
 
     async def _open_existing(
-        self, parent: InodeNumber, name: bytes, flags: int, ctx: RequestContext
+        self, name: Name, flags: int, ctx: RequestContext, clear_privileges: bool
     ) -> Inode:
         """The other host made the name after this kernel found none: open what is there now.
 
         ESTALE, where that takes more than root or the plain permission bits can decide, makes the
         kernel look the name up again and check by itself.
         """
-        inode = await self._unit.lookup(parent, name)
+        inode = await self._unit.lookup(*name)
         if inode.is_directory:
             raise FUSEError(errno.EISDIR)
         if not inode.is_regular or not _permitted(inode, flags, ctx):
             raise FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC:
-            emptied = SetAttributes(inode.number, size=0, clear_privileges=ctx.uid != 0)
+            emptied = SetAttributes(inode.number, size=0, clear_privileges=clear_privileges)
             inode = _there(await self._unit.perform(emptied))
         return inode
 

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _BUG = "a bug in serving opcode %d: please report it"
 _XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
 
+_CHANGE_CONTENT = {Opcode.SETATTR, Opcode.OPEN, Opcode.WRITE}
+
 Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, Reply]]
 
 
@@ -127,7 +129,9 @@ class OperationsServer:
             self._on_bug()
             return codec.error_reply(header.unique, errno.EIO)
 
-    async def untaken(self, header: InHeader, reply: Reply) -> None:
+    async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
+        if codec.OUT_HEADER.read(reply[0]).error:
+            return
         handed = codec.handed_by(header.opcode, reply)
         if handed.file is not None:
             await self._operations.release(handed.file)
@@ -135,6 +139,10 @@ class OperationsServer:
             await self._operations.releasedir(handed.directory)
         if handed.inodes:
             self._operations.forget([(inode, 1) for inode in handed.inodes])
+        self._operations.changed_untold(
+            codec.names_changed_by(header, memoryview(body)),
+            header.nodeid if header.opcode in _CHANGE_CONTENT else None,
+        )
 
     # --- names ------------------------------------------------------------------------------------------
 
@@ -309,7 +317,14 @@ class OperationsServer:
         asked = codec.CREATE_IN.read(body)
         (name,) = codec.names_in(body, codec.CREATE_IN.size, 1)
         caller = Caller(header.uid, header.gid, header.pid, asked.umask)
-        info, entry = await self._operations.create(header.nodeid, name, asked.mode, asked.flags, caller)
+        info, entry = await self._operations.create(
+            header.nodeid,
+            name,
+            asked.mode,
+            asked.flags,
+            caller,
+            clear_privileges=self._told(asked.open_flags & codec.OPEN_KILL_SUIDGID),
+        )
         return codec.create_reply(header.unique, entry_of(entry), info.fh, open_flags_of(info))
 
     async def _read(self, header: InHeader, body: memoryview) -> Reply:

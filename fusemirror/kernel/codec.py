@@ -519,6 +519,39 @@ def directory_entries(data: bytes) -> Iterator[tuple[bytes, EntryOut, Dirent]]:
         position += -position % 8
 
 
+CHANGE_NAMES = {
+    Opcode.SYMLINK,
+    Opcode.MKNOD,
+    Opcode.MKDIR,
+    Opcode.UNLINK,
+    Opcode.RMDIR,
+    Opcode.RENAME,
+    Opcode.LINK,
+    Opcode.CREATE,
+    Opcode.RENAME2,
+}
+_NAMES_FOLLOW = {
+    Opcode.MKNOD: MKNOD_IN.size,
+    Opcode.MKDIR: MKDIR_IN.size,
+    Opcode.RENAME: RENAME_IN.size,
+    Opcode.LINK: LINK_IN.size,
+    Opcode.CREATE: CREATE_IN.size,
+    Opcode.RENAME2: RENAME2_IN.size,
+}
+"""How long the structure is that stands before the names of a request."""
+
+
+def names_changed_by(header: InHeader, body: memoryview) -> list[tuple[int, bytes]]:
+    """The names that a request changes, each with its directory; of a rename the old one, then the new."""
+    if header.opcode not in CHANGE_NAMES:
+        return []
+    start = _NAMES_FOLLOW.get(Opcode(header.opcode), 0)
+    if header.opcode not in (Opcode.RENAME, Opcode.RENAME2):
+        return [(header.nodeid, names_in(body, start, 1)[0])]
+    old, new = names_in(body, start, 2)
+    return [(header.nodeid, old), (RENAME_IN.read(body).newdir, new)]
+
+
 class Handed(NamedTuple):
     """What a reply hands to the kernel, which it gives back by FORGET, RELEASE and RELEASEDIR."""
 

@@ -11,8 +11,8 @@ data; beyond, nothing is read, and the kernel keeps the others.
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
 fail that do not expect EINTR of a file. But a program that is being killed is let go: its request is
 answered with EINTR, which nobody sees, while the handler goes on, so that a change that is under way
-takes effect once, or not at all. What its answer would have handed to the kernel is taken back
-(`Server.untaken`).
+takes effect once, or not at all. What its answer would have handed to the kernel is taken back, and the
+kernel drops what it has of what the request changed (`Server.untaken`).
 
 **Notifications** are pyfuse3's: libfuse writes them to the same descriptor, one call for each.
 
@@ -60,18 +60,21 @@ class Server(Protocol):
     def serve(self, header: InHeader, body: memoryview) -> Handling | None:
         """Begin with a request; None for one that has no reply, and for one that is unknown: ENOSYS."""
 
-    async def untaken(self, header: InHeader, reply: Reply) -> None:
-        """The kernel did not get this reply: what it hands out is taken back on return."""
+    async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
+        """The kernel did not get this reply: what it hands out is taken back on return, and what it would
+        have told of a change is told otherwise. `body` is that of a request that changes names, else empty.
+        """
 
 
 class _Waiting:
     """A request whose handler has to wait, from then on until it has ended."""
 
-    __slots__ = ("answered", "bytes", "header", "since")
+    __slots__ = ("answered", "body", "bytes", "header", "since")
 
-    def __init__(self, header: InHeader, size: int) -> None:
+    def __init__(self, header: InHeader, body: memoryview) -> None:
         self.header = header
-        self.bytes = size
+        self.bytes = header.len
+        self.body = bytes(body) if header.opcode in codec.CHANGE_NAMES else b""
         self.since = trio.current_time()
         self.answered = False  # with EINTR, before the handler has ended
 
@@ -202,16 +205,16 @@ class Session:
                 except MalformedRequest as error:
                     self._refuse(header, error)
                 else:
-                    return self._begin_to_wait(header, size), handling, trap
+                    return self._begin_to_wait(header, view[header_bytes:size]), handling, trap
         return None
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= REQUESTS_WAITING_MAX or self._waiting_bytes > REQUESTS_WAITING_BYTES_MAX
 
-    def _begin_to_wait(self, header: InHeader, size: int) -> _Waiting:
-        waiting = _Waiting(header, size)
+    def _begin_to_wait(self, header: InHeader, body: memoryview) -> _Waiting:
+        waiting = _Waiting(header, body)
         self._waiting[header.unique] = waiting
-        self._waiting_bytes += size
+        self._waiting_bytes += waiting.bytes
         return waiting
 
     async def _finish(self, waiting: _Waiting, handling: Handling, trap: Any) -> None:
@@ -226,7 +229,7 @@ class Session:
             self._waiting_bytes -= waiting.bytes
             self._room.set()
         if waiting.answered:
-            await self._server.untaken(header, reply)
+            await self._server.untaken(header, waiting.body, reply)
         else:
             self._reply(reply)
 

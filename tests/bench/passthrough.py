@@ -219,6 +219,9 @@ class Passthrough(pyfuse3.Operations):
         old, new = self._descriptors[parent_inode_old], self._descriptors[parent_inode_new]
         os.rename(name_old, name_new, src_dir_fd=old, dst_dir_fd=new)
 
+    def changed_untold(self, names: list[tuple[InodeT, bytes]], content_of: InodeT | None) -> None:
+        """The kernel keeps no names and no content here."""
+
     @answering_errors
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         handle = FileHandleT(os.open(self._path(inode), os.O_RDONLY | os.O_DIRECTORY))
@@ -245,7 +248,13 @@ class Passthrough(pyfuse3.Operations):
 
     @answering_errors
     async def create(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+        **_: bool | None,
     ) -> tuple[FileInfo, EntryAttributes]:
         directory = self._descriptors[parent_inode]
         made = os.open(name, flags & ~os.O_DIRECT | os.O_CREAT, mode & ~ctx.umask, dir_fd=directory)

@@ -698,6 +698,9 @@ async def test_the_root_is_opened_and_looked_at_while_the_other_host_is_away(
 ) -> None:
     monkeypatch.setattr("fusemirror.filesystem.operations.ROOT_PATIENCE_S", 0.01)
 
+    linked = [True, True, False]
+    monkeypatch.setattr(PrimaryUnit, "is_linked", property(lambda _: linked.pop(0)))
+
     async def away(key: object) -> None:
         await trio.sleep_forever()
 
@@ -707,3 +710,4 @@ async def test_the_root_is_opened_and_looked_at_while_the_other_host_is_away(
         root = await kernel.attributes(ROOT)
         await kernel.operations.releasedir(await kernel.operations.opendir(ROOT, ROOT_USER))
     assert root.st_ino == ROOT
+    assert not linked, "what a link was there for was not waited for"

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.errors import MalformedRequest
+from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
+from fusemirror.identifiers import InodeNumber
 from fusemirror.kernel import codec
-from fusemirror.kernel.codec import NS_PER_S, Attr, InHeader, Opcode
+from fusemirror.kernel.codec import NS_PER_S, Attr, InHeader, Opcode, Reply
 from tests.filesystem.conftest import never
 
 NOW_NS = 1_700_000_000 * NS_PER_S + 5
@@ -35,14 +37,24 @@ class Kernel:
         header = InHeader(length, opcode, self._unique, nodeid, uid, uid, 4711, 0, 0)
         handling = self.server.serve(header, memoryview(body))
         assert handling is not None
+        self.header, self.body = header, body
+        self.reply: Reply = codec.empty_reply(0)
         self.reply = await handling
-        self.header = header
         data = b"".join(self.reply)
         found = codec.OUT_HEADER.read(data)
         assert (found.len, found.unique) == (len(data), self._unique)
         if found.error:
             raise OSError(-found.error, os.strerror(-found.error))
         return data[codec.OUT_HEADER.size :]
+
+    async def lose_reply(self) -> None:
+        """The program was killed: the kernel did not take the last reply."""
+        body = self.body if self.header.opcode in codec.CHANGE_NAMES else b""
+        await self.server.untaken(self.header, body, self.reply)
+
+    async def make_directory(self, name: bytes) -> int:
+        made = await self.ask(Opcode.MKDIR, ROOT, codec.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+        return codec.ENTRY_OUT.read(made).nodeid
 
     async def refused(self, opcode: Opcode, nodeid: int, body: bytes = b"") -> str:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is looked at
@@ -254,12 +266,60 @@ async def test_what_is_not_served_is_left_to_the_session(kernel: Kernel, operati
 
 async def test_what_the_kernel_did_not_take_is_taken_back(kernel: Kernel, operations: Operations) -> None:
     inode, _ = await kernel.create(b"file")
-    await kernel.server.untaken(kernel.header, kernel.reply)
+    await kernel.lose_reply()
     assert inode not in operations._cache._known
     assert not operations._unit.is_open(inode)  # type: ignore[arg-type]
     await kernel.ask(Opcode.OPENDIR, ROOT, codec.OPEN_IN.pack(0, 0))
-    await kernel.server.untaken(kernel.header, kernel.reply)
+    await kernel.lose_reply()
     assert not operations._unit.is_open(ROOT)  # type: ignore[arg-type]
+
+
+async def test_a_kernel_drops_the_names_that_a_killed_program_changed(
+    kernel: Kernel, operations: Operations, dropped: list[Name]
+) -> None:
+    names = operations._cache.directories
+    moved = await kernel.make_directory(b"moved")
+    target = await kernel.make_directory(b"target")
+    await kernel.make_directory(b"removed")
+    await kernel.ask(Opcode.RENAME2, ROOT, codec.RENAME2_IN.pack(target, 0, 0) + b"moved\0new\0")
+    await kernel.lose_reply()
+    assert InodeNumber(moved) not in names._names
+    await kernel.ask(Opcode.LOOKUP, target, b"new\0")  # once the old name is dropped
+    assert names._names[InodeNumber(moved)] == (target, b"new")
+    await kernel.ask(Opcode.RMDIR, ROOT, b"removed\0")
+    await kernel.lose_reply()
+    assert await kernel.refused(Opcode.RMDIR, ROOT, b"removed\0") == "ENOENT"
+    await kernel.lose_reply()  # which changed nothing
+    names._droppers.shutdown()
+    assert sorted(dropped) == sorted(
+        [(ROOT, b"moved"), (ROOT, b"moved"), (target, b"new"), (ROOT, b"removed")]
+    )
+
+
+async def test_a_kernel_drops_the_pages_that_a_killed_program_wrote(
+    kernel: Kernel, notified: list[tuple[InodeNumber, bool]]
+) -> None:
+    inode, handle = await kernel.create(b"file")
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 1, 0, 0, 0, 0) + b"x")
+    notified.clear()
+    await kernel.lose_reply()
+    assert notified == [(inode, False)]
+
+
+async def test_what_another_host_made_first_keeps_set_user_id_where_the_kernel_says_so(
+    kernel: Kernel, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CREATE with O_TRUNC: root without CAP_FSETID, and one with it who is not root."""
+    await kernel.create(b"file")
+    file = operations._unit.volume.catalog.entry(InodeNumber(ROOT), b"file")
+    assert file is not None
+    for uid, told, mode in ((0, 0, 0o4755), (0, codec.OPEN_KILL_SUIDGID, 0o755), (1000, 0, 0o4755)):
+        await kernel.ask(Opcode.SETATTR, file.inode, setattr_of(codec.FATTR_MODE, mode=0o4755))
+        await kernel.ask(Opcode.SETATTR, file.inode, setattr_of(codec.FATTR_UID, uid=uid))
+        await kernel.ask(Opcode.SETATTR, file.inode, setattr_of(codec.FATTR_MODE, mode=0o4755))
+        asked = codec.CREATE_IN.pack(os.O_RDWR | os.O_TRUNC, stat.S_IFREG | 0o644, 0o022, told)
+        await kernel.ask(Opcode.CREATE, ROOT, asked + b"file\0", uid=uid)
+        assert stat.S_IMODE((await kernel.attributes(file.inode)).mode) == mode
 
 
 @pytest.mark.expects_warnings

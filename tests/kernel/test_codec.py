@@ -183,3 +183,24 @@ def test_what_a_reply_hands_to_the_kernel() -> None:
     assert codec.handed_by(Opcode.GETATTR, codec.attr_reply(5, ATTR, 0)) == ([], None, None)
     listed = b"".join(codec.directory_entry(name, entry, 1, 4) for name in (b".", b"..", b"a", b"b"))
     assert codec.handed_by(Opcode.READDIRPLUS, codec.data_reply(5, listed)) == ([7, 7], None, None)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "names"),
+    [
+        (Opcode.UNLINK, b"a\0", [(3, b"a")]),
+        (Opcode.RMDIR, b"a\0", [(3, b"a")]),
+        (Opcode.SYMLINK, b"a\0target\0", [(3, b"a")]),
+        (Opcode.MKNOD, codec.MKNOD_IN.pack(0, 0, 0, 0) + b"a\0", [(3, b"a")]),
+        (Opcode.MKDIR, codec.MKDIR_IN.pack(0, 0) + b"a\0", [(3, b"a")]),
+        (Opcode.LINK, codec.LINK_IN.pack(9) + b"a\0", [(3, b"a")]),
+        (Opcode.CREATE, codec.CREATE_IN.pack(0, 0, 0, 0) + b"a\0", [(3, b"a")]),
+        (Opcode.RENAME, codec.RENAME_IN.pack(8) + b"a\0b\0", [(3, b"a"), (8, b"b")]),
+        (Opcode.RENAME2, codec.RENAME2_IN.pack(8, 1, 0) + b"a\0b\0", [(3, b"a"), (8, b"b")]),
+        (Opcode.WRITE, b"", []),
+    ],
+)
+def test_which_names_a_request_changes(opcode: Opcode, body: bytes, names: list[tuple[int, bytes]]) -> None:
+    header = codec.InHeader(40 + len(body), opcode, 2, 3, 0, 0, 0, 0, 0)
+    assert codec.names_changed_by(header, memoryview(body)) == names
+    assert bool(names) == (opcode in codec.CHANGE_NAMES)

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec, session
 from fusemirror.kernel.codec import InHeader, Opcode, Reply
 from fusemirror.kernel.session import Session
-from fusemirror.limits import REQUESTS_IDLE, REQUESTS_WAITING_MAX
+from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX
 
 READ = codec.READ_IN.pack(1, 0, 10, 0, 0, 0, 0)
 DEADLINE_S = 5.0
@@ -29,10 +30,10 @@ class Served:
         self.started: list[int] = []
         self.tasks: dict[int, trio.lowlevel.Task] = {}
         self.forgotten: list[tuple[int, int]] = []
-        self.untaken_replies: list[tuple[InHeader, Reply]] = []
+        self.untaken_replies: list[tuple[InHeader, bytes, Reply]] = []
 
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
-        if header.opcode == Opcode.READ:
+        if header.opcode in (Opcode.READ, Opcode.RENAME):
             return self._read(header, body)
         if header.opcode == Opcode.BATCH_FORGET:
             self.forgotten += codec.forgotten_in(body)
@@ -49,10 +50,10 @@ class Served:
             raise KeyError("a mistake")
         if header.nodeid == 14:
             raise MalformedRequest("late")
-        return codec.data_reply(header.unique, bytes(asked.size))
+        return codec.data_reply(header.unique, bytes(asked.size if header.opcode == Opcode.READ else 0))
 
-    async def untaken(self, header: InHeader, reply: Reply) -> None:
-        self.untaken_replies.append((header, reply))
+    async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
+        self.untaken_replies.append((header, body, reply))
 
 
 class Kernel:
@@ -67,6 +68,11 @@ class Kernel:
 
     def send_bytes(self, data: bytes) -> None:
         self._end.send(data)
+
+    async def is_read_from(self) -> None:
+        """There is room for another request."""
+        with trio.fail_after(DEADLINE_S):
+            await trio.lowlevel.wait_writable(self._end)
 
     async def answer(self) -> tuple[int, int]:
         """The number of the request that is answered next, and the error."""
@@ -179,6 +185,30 @@ async def test_the_data_of_waiting_requests_is_bounded(
         assert {await kernel.answer(), await kernel.answer()} == {(2, 0), (4, 0)}
 
 
+async def test_of_ten_thousand_requests_that_wait_the_limit_bounds_the_memory(server: Served) -> None:
+    """Those beyond it wait in the kernel, which has that memory anyway."""
+    server.gates = {unique: trio.Event() for unique in range(2, 20_002, 2)}
+
+    async def ask(kernel: Kernel) -> None:
+        for unique in server.gates:
+            await kernel.is_read_from()
+            kernel.send(Opcode.READ, unique)
+
+    async with serving(server) as (kernel, served), trio.open_nursery() as asking:
+        tracemalloc.start()
+        asking.start_soon(ask, kernel)
+        await trio.testing.wait_all_tasks_blocked()
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(server.started) == REQUESTS_WAITING_MAX
+        assert taken / REQUESTS_WAITING_MAX < 10 * KIB, "what limits.py says of each"
+        asking.cancel_scope.cancel()
+        served.stop()
+        for unique in server.started:
+            server.gates[unique].set()
+            assert await kernel.answer() == (unique, 0)
+
+
 async def test_an_unknown_request_is_refused_and_forgetting_has_no_answer(server: Served) -> None:
     async with serving(server) as (kernel, _):
         kernel.send(Opcode.BATCH_FORGET, 2, codec.BATCH_FORGET_IN.pack(1, 0) + codec.FORGET_ONE.pack(7, 3))
@@ -278,7 +308,24 @@ async def test_a_program_that_is_killed_is_let_go_while_its_request_goes_on(
         server.gates[2].set()
         await trio.testing.wait_all_tasks_blocked()
         assert kernel.is_quiet()
-        assert [header.unique for header, _ in server.untaken_replies] == [2]
+        assert [(header.unique, body) for header, body, _ in server.untaken_replies] == [(2, b"")]
+
+
+async def test_of_a_request_that_changes_names_they_are_kept_for_that(
+    server: Served, dying: set[int]
+) -> None:
+    server.gates = {2: trio.Event()}
+    body, other = b"a name of a rename\0" * 3, b"another request's  \0" * 3
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.RENAME, 2, body, pid=77)
+        kernel.send(Opcode.RENAME, 4, other)
+        assert await kernel.answer() == (4, 0)
+        dying.add(77)
+        kernel.send(Opcode.INTERRUPT, 3, codec.INTERRUPT_IN.pack(2))
+        assert await kernel.answer() == (2, errno.EINTR)
+        server.gates[2].set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [body for _, body, _ in server.untaken_replies] == [body]
 
 
 async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(

@@ -37,6 +37,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 
 APPEND = "import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND), b'y')"
 LOOK = "import os, sys; os.stat(sys.argv[1])"
+MOVE = "import os, sys; os.rename(*sys.argv[1:])"
 
 
 def test_a_storm_of_signals_is_no_error_and_does_nothing_twice(here: Host, there: Host) -> None:
@@ -58,13 +59,17 @@ def served_by_us(hosts: TwoHosts) -> TwoHosts:
 
 def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: TwoHosts) -> None:
     backup = served_by_us.backup
-    file = backup.mountpoint / "file"
+    file, moved = backup.mountpoint / "file", backup.mountpoint / "moved"
     file.write_text("x")
+    for directory in (moved, backup.mountpoint / "target", backup.mountpoint / "last"):
+        directory.mkdir()
+    os.stat(moved)
     served_by_us.cut()
     wait_until(lambda: not backup.status()["peer"]["connected"], 10, "the link is lost")
     waiting = [
         backup.start(sys.executable, "-c", APPEND, file),
         backup.start(sys.executable, "-c", LOOK, backup.mountpoint / "nowhere"),
+        backup.start(sys.executable, "-c", MOVE, moved, backup.mountpoint / "target/new"),
     ]
     for program in waiting:
         wait_until(partial(waits_for_us, program.pid), 10, "the program waits")
@@ -76,6 +81,11 @@ def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: Two
         program.wait(10)
     served_by_us.converge()
     assert (served_by_us.primary.mountpoint / "file").read_text() in ("x", "xy")
+    # The move took effect, or not; either way the kernel goes by that.
+    name = "target/new" if (served_by_us.primary.mountpoint / "target/new").exists() else "moved"
+    os.rename(backup.mountpoint / name, backup.mountpoint / "last/one")
+    assert os.listdir(served_by_us.primary.mountpoint / "last") == ["one"]
+    assert not (backup.mountpoint / name).exists()
 
 
 def test_a_mistake_in_the_session_ends_the_mount_in_order(served_by_us: TwoHosts) -> None:
