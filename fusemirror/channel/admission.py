@@ -78,9 +78,13 @@ class Admission:
 
     def admits(self, host: str) -> bool:
         """Whether a connection from `host` may shake hands now; one that may not is counted as refused."""
-        if self._group(host).may_enter():
+        group = self._group(host)
+        if group.may_enter():
             return True
-        self.refusals.note(host, f"refused a connection of {host}: too many at once")
+        # Where this host stood still, the peer has dialed in vain all the while, and all that is met at once;
+        # nobody need do anything: it dials again within a second.
+        level = logging.INFO if group is self._peer else logging.WARNING
+        self.refusals.note(host, f"refused a connection of {host}: too many at once", level)
         return False
 
     @contextmanager

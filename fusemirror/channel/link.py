@@ -52,7 +52,9 @@ class Link:
     def __init__(self, *, dialed: Session, accepted: Session) -> None:
         assert {dialed.path, accepted.path} == set(DIALED_BY), "one session of each path"
         self.mirror, self.forward = (dialed, accepted) if dialed.path == "mirror" else (accepted, dialed)
-        self.peer: Hello = max(dialed, accepted, key=lambda session: session.connected_since).peer
+        self.peer: Hello = self.forward.peer
+        """As the peer said last: either host says its Hello of the forward path, which answers the call of
+        the mirror path, after it ended what there was before. Until then what it holds may have grown."""
 
     @property
     def close_reason(self) -> str | None:

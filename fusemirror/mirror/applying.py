@@ -375,7 +375,7 @@ class Applier:
         if self.volume.copying:
             if self.volume.catalog.inode(ROOT_INODE) is None or not generations_of(self.volume):
                 raise BadChange("the copy of the catalog is not whole")
-            self.volume.finish_catalog_copy(message.number, message.journal_number)
+            self.volume.finish_catalog_copy(message.number, message.journal_number, message.time_ns)
         else:
             self.volume.advance(message.number)
         self.volume.catalog.reserve_inodes(InodeNumber(message.next_inode - 1))

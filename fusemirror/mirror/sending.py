@@ -768,8 +768,9 @@ class Mirror:
         send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
         self.holdings.share()
-        next_inode = self.volume.catalog.next_inode
-        stream.send(CaughtUp(self.volume.number, self.volume.journal_number, next_inode))
+        volume = self.volume
+        next_inode = volume.catalog.next_inode
+        stream.send(CaughtUp(volume.number, volume.journal_number, next_inode, volume.newest_time_ns))
         self._room_taken = 0
         self._live = True
 

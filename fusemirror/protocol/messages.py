@@ -192,12 +192,14 @@ class CaughtUp(msgspec.Struct, frozen=True, array_like=True, tag=35):
     """The namespace is complete up to `number`; every change after it follows live.
 
     `journal_number` is the last record up to there: numbers of data changes may be given again. Inodes below
-    `next_inode` were given already, also where no row tells of them any more.
+    `next_inode` were given already, also where no row tells of them any more. `time_ns` is the time of change
+    `number`, which no row tells either; 0 from an earlier version.
     """
 
     number: AnyChangeNumber
     journal_number: AnyChangeNumber
     next_inode: AnyInode = InodeNumber(0)
+    time_ns: OwnTime = 0
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=45):

@@ -180,7 +180,7 @@ class Volume:
         self._seams = seams
         self._lock = lock
         self._identity = Identity.load(directory)
-        self._time_ns = self.catalog.time_ns  # of the newest change
+        self._time_ns = self.catalog.time_ns
         self._staging_time_ns = 0
         # Images to remove, once the record that says so is durable.
         self._purged: deque[tuple[ChangeNumber, InodeNumber]] = deque()
@@ -243,6 +243,11 @@ class Volume:
         a wrong clock.
         """
         return max(self._seams.now_ns(), self._time_ns + 1)
+
+    @property
+    def newest_time_ns(self) -> int:
+        """The time of the newest change."""
+        return self._time_ns
 
     def staging_time_ns(self) -> int:
         """The time that a write shows before it is decided: later than that of those before, as far as this
@@ -796,14 +801,17 @@ class Volume:
             self.catalog = Catalog(fresh, create=True)
 
     @noting
-    def finish_catalog_copy(self, number: ChangeNumber, journal_number: ChangeNumber) -> None:
+    def finish_catalog_copy(
+        self, number: ChangeNumber, journal_number: ChangeNumber, time_ns: int = 0
+    ) -> None:
         """On return the new catalog durably stands in the place of the old, complete up to `number`, and to
-        the peer's record `journal_number`.
+        the peer's record `journal_number`. `time_ns`: the time of change `number`; 0 where it is not known.
 
         Images of no inode are removed; the journal is empty. DiskFailed, OSError: the next opening
         finishes it or goes back, and until then another copy may begin.
         """
         self.number = max(self.number, number)
+        self._time_ns = time_ns or self._time_ns
         # From here on it will be finished.
         self._keep_usable(self.catalog.commit, self.number, journal_number, self._time_ns)
         self.catalog.close()
@@ -812,7 +820,7 @@ class Volume:
             self.catalog = Catalog(self.directory / "catalog")
         self.copying = False
         if self._was_given_before(self._time_ns):
-            self._time_ns = self.catalog.set_back.to_ns  # the copy brought no change that says so
+            self._time_ns = self.catalog.set_back.to_ns  # an earlier version did not tell the time
         self.watcher.catalog_replaced()
 
     @noting

@@ -51,6 +51,22 @@ async def test_the_peers_addresses_have_a_rate_of_their_own(
     assert await enter_and_leave(admission, "10.0.0.2"), "as soon as a peer dials again"
 
 
+@pytest.mark.expects_warnings
+async def test_only_a_stranger_that_is_turned_away_is_a_warning(
+    admission: Admission, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Where this host stood still, all that the peer dialed meanwhile is met at once."""
+    caplog.set_level(logging.INFO)
+    admission.know("10.0.0.2")
+    while await enter_and_leave(admission, "10.0.0.2"):
+        pass
+    assert "refused a connection of 10.0.0.2: too many at once" in caplog.text
+    assert not lines_at_warning(caplog)
+    while await enter_and_leave(admission, "10.0.0.1"):
+        pass
+    assert lines_at_warning(caplog) == ["refused a connection of 10.0.0.1: too many at once"]
+
+
 async def test_a_newcomer_takes_a_place_and_the_others_keep_theirs(
     admission: Admission, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -187,6 +187,17 @@ async def test_each_connection_asks_for_a_new_hello(
 # --- losing and meeting again ---------------------------------------------------------------------
 
 
+async def test_a_link_goes_by_what_the_peer_said_last(
+    alpha: Host, beta: Host, backup_hello: MakeHello, autojump_clock: trio.testing.MockClock
+) -> None:
+    """beta says its Hello of the forward path once it has ended what there was before."""
+    beta.linker._make_hello = lambda path: backup_hello(path=path, version=path)
+    async with running(alpha, beta):
+        link = await alpha.link()
+        assert link.mirror.peer.version == "mirror"
+        assert link.peer.version == "forward"
+
+
 @pytest.mark.parametrize("path", ["mirror", "forward"])
 async def test_a_link_is_over_when_either_session_closes(
     path: str, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock

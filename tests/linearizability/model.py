@@ -204,7 +204,31 @@ def parts(history: Iterable[Operation]) -> dict[Hashable, tuple[Model, list[Oper
     found: defaultdict[Hashable, list[Operation]] = defaultdict(list)
     for operation in history:
         found["names" if operation.call in NAME_CALLS else operation.arguments[0]].append(operation)
-    return {key: (Names(part) if key == "names" else File(), part) for key, part in found.items()}
+    return {
+        key: (Names(part), part) if key == "names" else (File(), judged(part)) for key, part in found.items()
+    }
+
+
+def judged(operations: Sequence[Operation]) -> list[Operation]:
+    """Those of one file's that must fit an order: all but the reads that fusemirror(7) leaves open.
+
+    A read beside a truncation may show zeros for what is cut off: the kernel fills up an answer that is
+    shorter than the file was when it asked.
+    """
+    cuts = [each for each in operations if each.call == "truncate" and not each.error]
+    return [each for each in operations if not any(_may_show_zeros(each, cut) for cut in cuts)]
+
+
+def _may_show_zeros(read: Operation, cut: Operation) -> bool:
+    if read.call not in ("read", "read_block") or read.error or read.returned is None:
+        return False
+    ends_before = cut.returned is not None and cut.returned < read.invoked
+    if ends_before or read.returned < cut.invoked:
+        return False
+    size = cut.arguments[1]
+    if read.call == "read_block":
+        return bool(read.arguments[1] >= size and read.result == HOLE)
+    return HOLE in read.result[size:]
 
 
 def violations(history: Sequence[Operation]) -> dict[Hashable, Violation | Undecided]:

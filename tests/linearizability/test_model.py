@@ -108,6 +108,29 @@ def test_what_no_filesystem_tells_of_names_is_refused(history: Sequence[Operatio
     assert list(violations(history)) == ["names"]
 
 
+def read_beside_a_cut(result: int | None, *, at: int, cut_to: int = 0) -> Sequence[Operation]:
+    return [
+        Operation("p", "write", (7, 0, 11), 0, 1),
+        Operation("p", "truncate", (7, cut_to), 10, 20),
+        Operation("q", "read_block", (7, 0), at, at + 1, result),
+    ]
+
+
+def test_a_read_beside_a_truncation_may_show_zeros_for_what_is_cut_off_and_nothing_else() -> None:
+    for right in (11, None, 0):
+        assert not violations(read_beside_a_cut(right, at=15))
+    for wrong in (
+        read_beside_a_cut(12, at=15),
+        read_beside_a_cut(0, at=5),
+        read_beside_a_cut(0, at=25),
+        read_beside_a_cut(11, at=25),
+        read_beside_a_cut(0, at=15, cut_to=1),
+    ):
+        assert list(violations(wrong)) == [7]
+    whole = [*read_beside_a_cut(None, at=25), Operation("q", "read", (7,), 15, 16, (11, 0))]
+    assert not violations([Operation("p", "write", (7, 1, 12), 2, 3), *whole])
+
+
 GAP = 100  # between the moments at which two operations take effect
 SLOW, SLOW_GAPS = 4, 1500
 DOUBTFUL = 8

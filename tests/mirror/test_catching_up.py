@@ -197,8 +197,9 @@ async def test_every_row_arrives_in_messages_that_fit(
     for message in copied:
         assert len(encode(message)) <= MESSAGE_BYTES_MAX // 2
         backup.copy_rows(message.rows)
-    backup.finish_catalog_copy(volume.number, volume.journal_number)
+    backup.finish_catalog_copy(volume.number, volume.journal_number, volume.newest_time_ns)
     assert rows_of(backup) == rows_of(volume)
+    assert backup.newest_time_ns == volume.newest_time_ns, "no row tells it"
 
 
 async def test_changes_made_meanwhile_fall_into_their_places(

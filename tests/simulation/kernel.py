@@ -8,7 +8,7 @@ be kept is shown without asking. Answers are taken a moment after they were give
 import errno
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from random import Random
 
 import trio
@@ -87,10 +87,11 @@ class SimulatedKernel:
             return _found(kept.tag)
         entry = self._entries.get(name)
         if entry is not None and entry.tag is not None:
-            until, tag = await self._ask(unit, name, see)
-            if tag == entry.tag:
-                entry.until = until  # if it was dropped meanwhile, nobody finds it
-                return _found(tag)
+            with suppress(OperationFailed):  # as with another inode, the directory's lock is taken to be sure
+                until, tag = await self._ask(unit, name, see)
+                if tag == entry.tag:
+                    entry.until = until  # if it was dropped meanwhile, nobody finds it
+                    return _found(tag)
         async with self.locked(name[0]):
             until, tag = await self._ask(unit, name, see)
             entry = self._entries[name] = _Entry(tag)

@@ -118,6 +118,28 @@ async def test_a_link_count_may_be_ahead_of_a_name_while_the_call_is_under_way(
     crew.judge()
 
 
+async def test_a_name_that_a_call_under_way_has_removed_is_shown_as_gone_once_the_call_has_returned(
+    crew: Crew, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that hears so of a name that it knew, but may not go by, asks again under the lock."""
+    crew.unit.answer.set()
+    await crew.make(crew.a)
+    monkeypatch.setattr(crew.unit, "name_lifetime_s", lambda *_: 0.0)
+    crew.a.kernel._entries[ROOT_INODE, NAME].until = 0.0
+    looked: list[int] = []
+
+    async def look() -> None:
+        looked.append(await crew.look(crew.a))
+
+    async with crew.a.kernel.locked(ROOT_INODE):
+        crew.unit.made.clear()
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not looked
+    await trio.testing.wait_all_tasks_blocked()
+    assert looked == [-2]
+
+
 async def _made_by_the_other_host(crew: Crew, _: trio.Nursery) -> None:
     crew.unit.answer.set()
     await crew.make(crew.b)
