@@ -1,9 +1,11 @@
 """Changing settings: in the config file, where a person's comments stay, and in the mount that runs.
 
-The mount is asked first: what it refuses does not get into the file.
+The file is written first, so that one that cannot be written changes nothing; where the mount refuses the
+values, the file is put back as it was.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,19 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 def change(config: Path, runtime_dir: Path, name: str, assignments: Sequence[str]) -> dict[str, Any] | None:
     """Change settings of `name`, now and for later mounts. The status of the mount, None if there is none.
 
-    UsageError, and nothing is changed, where a key or a value cannot be used; CommandFailed where the
-    mount refuses. The file keeps its owner and its mode. OSError: the mount has changed, the file has not.
+    UsageError where a key or a value cannot be used, CommandFailed where the mount refuses, OSError where the
+    file cannot be written: nothing is changed then. The file keeps its owner and its mode.
     """
     values = parse_assignments(assignments)
     settings.changed(settings.load(config), values)
-    status = _tell_mount(runtime_dir, name, values)
-    document = tomlkit.parse(config.read_text(encoding="utf-8"))
+    before, owner = config.read_bytes(), config.stat()
+    document = tomlkit.parse(before.decode())
     document.update(values)
-    replace_file(config, tomlkit.dumps(document).encode(), like=config.stat())
+    replace_file(config, tomlkit.dumps(document).encode(), like=owner)
+    with ExitStack() as undoing:
+        undoing.callback(replace_file, config, before, like=owner)
+        status = _tell_mount(runtime_dir, name, values)
+        undoing.pop_all()
     return status
 
 

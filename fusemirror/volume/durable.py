@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,21 +32,25 @@ def sync_filesystem(directory: Path | str) -> None:
 
 
 def replace_file(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
-    """On return `path` durably holds `content`; a crash before leaves the old content whole. OSError.
+    """On return `path` durably holds `content`; a crash before leaves the old content whole. OSError: the old
+    content stays, and nothing beside it.
 
     The file is for its owner alone, or has the owner and the mode of the status `like`.
     """
     temporary = path.with_name(path.name + ".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
-    with open(descriptor, "wb") as file:
-        if like is not None:
-            os.fchown(descriptor, like.st_uid, like.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with ExitStack() as undoing:
+        undoing.callback(temporary.unlink, missing_ok=True)
+        with open(descriptor, "wb") as file:
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        undoing.pop_all()
     sync_directory(path.parent)
 
 

@@ -1,5 +1,6 @@
 """Changing settings: what words mean, what the file looks like afterwards, and when it stays as it was."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,9 @@ def test_the_file_gets_the_values_and_keeps_the_comments(
     ("word", "message"),
     [
         ("io_timeout", "is not KEY=VALUE"),
-        ("io_timeout=never", "io_timeout: expected `float`"),
+        ("io_timeout=never", "io_timeout: is text where a number is expected"),
         ("io_timeout=1", "must be at least peer_timeout"),
-        ("acknowledge=maybe", "acknowledge: invalid enum value"),
+        ("acknowledge=maybe", "acknowledge: `maybe` is not one of sync, async"),
         ("colour=blue", "colour: unknown key"),
         ("name=other", "keeps its name"),
     ],
@@ -83,6 +84,19 @@ def test_what_the_mount_refuses_does_not_get_into_the_file(
     with pytest.raises(CommandFailed, match="not while mounted"):
         changing.change(config, config.parent, NAME, ["listen=gamma:1"])
     assert config.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_changes_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(config))
+
+    monkeypatch.setattr(changing, "ask", lambda *_: pytest.fail("the mount was told"))
+    monkeypatch.setattr(Path, "replace", refuse)  # as where the file is immutable
+    before = config.read_bytes()
+    with pytest.raises(PermissionError):
+        changing.change(config, config.parent, NAME, ["stale_reads=true"])
+    assert config.read_bytes() == before
+    assert os.listdir(config.parent) == [config.name]
 
 
 def test_the_mount_is_told_the_values_and_its_status_comes_back(

@@ -28,6 +28,7 @@ def test_a_file_is_replaced_only_once_its_content_is_durable(
     with pytest.raises(OSError, match="failed"):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
