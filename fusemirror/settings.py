@@ -262,9 +262,36 @@ def _convert(values: dict[str, Any]) -> Settings:
         what, _, path = str(error).partition(" - at `$.")
         field = re.search(r"field `(.*)`", what)
         key = path.rstrip("`") or (field[1] if field else "")
-        if what.startswith("Object contains unknown"):
-            what = "unknown key"
-        raise _Refused(key, what[0].lower() + what[1:]) from None
+        raise _Refused(key, _in_words(key, values.get(key), what)) from None
+
+
+WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+WORDS |= {"array": "a list", "object": "a table", "null": "nothing"}
+"""What msgspec calls the types of values, for people."""
+
+FORMS = {
+    "name": "must be letters, digits, `.`, `_` and `-`, with a letter or digit first, 64 at most",
+    "volume": "must be an absolute path",
+}
+"""What a text must look like, for the keys that have a pattern."""
+
+
+def _in_words(key: str, value: Any, what: str) -> str:
+    """What msgspec finds wrong with the value of a key, for people; of an enumeration, what may be there."""
+    if what.startswith("Object contains unknown"):
+        return "unknown key"
+    if what.startswith("Object missing"):
+        return "must be there, and is not"
+    kind = get_type_hints(Settings)[key]
+    if issubclass(kind, StrEnum):
+        return f"`{value}` is not one of {', '.join(kind)}"
+    if limit := re.fullmatch(r"Expected `\w+` (>=|<=) (\S+)", what):
+        shown = format_bytes(int(limit[2])) if key in BYTE_KEYS else limit[2]
+        return f"must be at {'least' if limit[1] == '>=' else 'most'} {shown}"
+    if types := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", what):
+        expected, found = (WORDS.get(name, name) for name in types.groups())
+        return f"is {found} where {expected} is expected"
+    return FORMS.get(key, what[0].lower() + what[1:])
 
 
 def make(**values: Any) -> Settings:

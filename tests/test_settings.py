@@ -65,24 +65,27 @@ def test_a_rendered_file_explains_every_key() -> None:
     ("values", "what"),
     [
         ({"colour": '"red"'}, "colour: unknown key"),
-        ({"peer_timeout": "0.1"}, "peer_timeout: expected `float` >= 0.2"),
-        ({"peer_timeout": "301"}, "peer_timeout: expected `float` <= 300"),
+        ({"peer_timeout": "0.1"}, "peer_timeout: must be at least 0.2"),
+        ({"peer_timeout": "301"}, "peer_timeout: must be at most 300"),
         ({"peer_timeout": "nan"}, "peer_timeout"),
         ({"io_timeout": "inf"}, "io_timeout"),
         ({"io_timeout": "4.9"}, "io_timeout: must be at least peer_timeout"),
-        ({"stale_reads": "1"}, "stale_reads: expected `bool`, got `int`"),
-        ({"volume": '"srv"'}, "volume"),
+        ({"stale_reads": "1"}, "stale_reads: is a whole number where true or false is expected"),
+        ({"volume": '"srv"'}, "volume: must be an absolute path"),
+        ({"access": "1"}, "access: `1` is not one of routed, exclusive"),
+        ({"tls": '[""]'}, "tls: is a list where true or false is expected"),
+        ({"verify_rate": "0.5"}, "verify_rate: is a number where a whole number is expected"),
         ({"listen": '"alpha"'}, "listen: `alpha` is not HOST:PORT"),
         ({"peer": '"alpha:70000"'}, "peer: `alpha:70000` is not HOST:PORT"),
-        ({"fence": '"status"'}, "fence: invalid enum value 'status'"),
-        ({"access": '"both"'}, "access: invalid enum value 'both'"),
+        ({"fence": '"status"'}, "fence: `status` is not one of never, data"),
+        ({"access": '"both"'}, "access: `both` is not one of routed, exclusive"),
         ({"communication_capacity": '"1 GB"'}, "communication_capacity: `1 GB` is not a size"),
-        ({"communication_capacity": '"1 MiB"'}, "communication_capacity: expected `int` >= 16777216"),
+        ({"communication_capacity": '"1 MiB"'}, "communication_capacity: must be at least 16 MiB"),
         ({"name": '"other"'}, "name: `other` does not agree with the name of the file"),
         ({"witness": '"alpha:2379"'}, "witness: `alpha:2379` is not http://HOST:PORT"),
         ({"witness": '"http://a:1, http://b"'}, "witness: `b` is not HOST:PORT"),
         ({"fence": '"data"', "witness": '"http://a:1"'}, "witness: is for a host that goes on alone"),
-        ({"resync_rate": "-1"}, "resync_rate: expected `int` >= 0"),
+        ({"resync_rate": "-1"}, "resync_rate: must be at least 0 B"),
         ({"resync_rate": f'"{"9" * 400} GiB"'}, "resync_rate: a size of more than 8 EiB"),
     ],
 )
@@ -110,7 +113,7 @@ def test_a_table_is_an_unknown_key_too(path: Path) -> None:
 
 def test_a_key_left_out_is_named(path: Path) -> None:
     path.write_text('name = "data"\n')
-    with pytest.raises(BadConfig, match="volume: object missing required field"):
+    with pytest.raises(BadConfig, match="volume: must be there"):
         settings.load(path)
 
 
