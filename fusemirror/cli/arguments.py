@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from fusemirror import settings
+from fusemirror.cli.completing import complete_name
 from fusemirror.errors import FusemirrorError, PermissionRefused
 from fusemirror.printable import printable
 from fusemirror.settings import Settings
@@ -47,8 +48,10 @@ def set_subject(context: click.Context, name: str) -> None:
     context.find_root().meta["subject"] = name
 
 
-name_argument = click.argument("name", callback=_remember_subject)
-optional_name_argument = click.argument("name", required=False, callback=_remember_subject)
+name_argument = click.argument("name", callback=_remember_subject, shell_complete=complete_name)
+optional_name_argument = click.argument(
+    "name", required=False, callback=_remember_subject, shell_complete=complete_name
+)
 
 
 class Program(click.Group):
@@ -67,6 +70,9 @@ class Program(click.Group):
         """Runs the command and exits with its code."""
         try:
             code = super().main(args, *rest, **{**extra, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = error.exit_code
         except click.ClickException as error:
             context = error.ctx if isinstance(error, click.UsageError) else None
             hint = f"; see `{context.command_path} --help`" if context else ""

@@ -4,13 +4,16 @@ import click
 
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.completing import complete_host
 
 SILENCE_TIMEOUT_S = 120.0
 
 
 @click.command("resolve")
 @name_argument
-@click.option("--keep", metavar="HOST", required=True, help="The host whose copy stays.")
+@click.option(
+    "--keep", metavar="HOST", required=True, shell_complete=complete_host, help="The host whose copy stays."
+)
 @pass_places
 def command(places: Places, name: str, keep: str) -> None:
     """End the split brain of NAME: the other host becomes the backup of HOST, its files are set aside.

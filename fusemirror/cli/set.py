@@ -5,11 +5,14 @@ import click
 from fusemirror import settings
 from fusemirror.admin.changing import change
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.completing import complete_assignment
 
 
 @click.command("set")
 @name_argument
-@click.argument("assignments", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.argument(
+    "assignments", metavar="KEY=VALUE...", nargs=-1, required=True, shell_complete=complete_assignment
+)
 @pass_places
 def command(places: Places, name: str, assignments: tuple[str, ...]) -> None:
     """Change settings of NAME on this host, at once where it is mounted, and for later mounts."""
