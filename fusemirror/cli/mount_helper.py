@@ -11,7 +11,7 @@ from typing import NoReturn
 from fusemirror.cli.arguments import Places, attempt, say
 from fusemirror.cli.mount import mount
 from fusemirror.cli.mount_options import parse_mount_options
-from fusemirror.cli.mounts import PUBLIC_UMASK
+from fusemirror.cli.mounts import PUBLIC_UMASK, real_path, registered_runtime_dir, table_options
 from fusemirror.errors import BadConfig, ConfigMissing, FusemirrorError, PermissionRefused, UsageError
 from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR
 
@@ -74,18 +74,23 @@ def mount_fusemirror(arguments: Sequence[str]) -> int:
         words.remove("remount")
     options = parse_mount_options(",".join(words), as_root=os.geteuid() == 0, sloppy="-s" in flags)
     places = places_of_environment()
-    chosen = places.load(name)
     for line in options.ignored:
         say(line)
+    if remounting and "-f" not in flags:
+        runtime_dir = registered_runtime_dir(real_path(directory)) or places.runtime_dir
+        kept = table_options(runtime_dir).split(",")
+        return _remount(directory, ",".join([word for word in words if word and word not in kept] + kept))
+    chosen = places.load(name)
     if "-f" in flags:
         return 0  # a fake mount: everything but the mount itself
-    if remounting:
-        return _remount(directory, ",".join(words))
     return mount(places, chosen, directory, options)
 
 
 def _remount(directory: str, options: str) -> int:
-    """Change the flags (ro, nosuid, ...) of what is mounted: the kernel does that by itself."""
+    """Change the flags (ro, nosuid, ...) of what is mounted: the kernel does that by itself.
+
+    libmount's table then has these options and no others.
+    """
     return subprocess.run(
         ["mount", "-i", "-o", f"remount,{options}", directory], check=False, umask=PUBLIC_UMASK
     ).returncode

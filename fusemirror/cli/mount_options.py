@@ -34,6 +34,7 @@ IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofai
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
 IGNORED_OPTIONS |= {"diratime", "nodiratime", "lazytime", "nolazytime", "acl", "silent", "loud"}
 IGNORED_OPTIONS |= {"iversion", "noiversion", "nostrictatime", "norelatime"}
+IGNORED_OPTIONS |= {"helper", "user_id", "group_id", "max_read"}  # of libmount's table, and the kernel's
 """Options that hold anyway, that change nothing here, or that concern mount(8) alone."""
 
 NOT_HONOURED = {
@@ -69,6 +70,9 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
             fuse[FUSE_OPTIONS[option]] = option
         elif option in SESSION_OPTIONS:
             session = SESSION_OPTIONS[option]
+        elif key == "session":
+            chosen = option.partition("=")[2]
+            raise UsageError(f"mount option session: `{chosen}` is not one of {', '.join(KernelSession)}")
         elif option in NOT_HONOURED:
             ignored.append(f"mount option {option} is ignored: {NOT_HONOURED[option]}")
         elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:

@@ -85,12 +85,18 @@ def is_stale(mount: Mount) -> bool:
     return False
 
 
+def table_options(runtime_dir: Path) -> str:
+    """What libmount's table says of our mounts: umount(8) calls our helper, and systemd unmounts them before
+    it ends the network."""
+    return f"helper=fusemirror,_netdev,{RUNTIME_OPTION}={runtime_dir}"
+
+
 def register(mount: Mount, runtime_dir: Path) -> subprocess.Popen[bytes]:
-    """Tell umount(8) about our helper. The process returned ends soon by itself; failing does no harm.
+    """Tell libmount about a new mount. The process returned ends soon by itself; failing does no harm.
 
     In the process that serves the mount, waiting for it would be waiting for oneself.
     """
-    options = f"helper=fusemirror,{RUNTIME_OPTION}={runtime_dir}"
+    options = table_options(runtime_dir)
     return subprocess.Popen(
         ["mount", "-i", "-f", "-c", "-t", FSTYPE, "-o", options, mount.source, mount.directory],
         stdin=subprocess.DEVNULL,
@@ -102,18 +108,23 @@ def register(mount: Mount, runtime_dir: Path) -> subprocess.Popen[bytes]:
 
 def registered_runtime_dir(directory: str) -> Path | None:
     """Where the socket of a mount's process is, as `register` noted it."""
+    runtime_dir = options_in_the_table(directory).get(RUNTIME_OPTION)
+    return Path(runtime_dir) if runtime_dir else None
+
+
+def options_in_the_table(directory: str) -> dict[str, str]:
+    """What libmount's table says of the mount on a directory; nothing where it is not in it."""
     try:
         lines = UTAB.read_text(errors="surrogateescape").splitlines()
     except OSError:
-        return None
+        return {}
     for line in reversed(lines):
         fields = dict(field.partition("=")[::2] for field in line.split(" "))
         if _unescaped(fields.get("TARGET", "")) == directory:
-            options = dict(
+            return dict(
                 option.partition("=")[::2] for option in _unescaped(fields.get("OPTS", "")).split(",")
             )
-            return Path(options[RUNTIME_OPTION]) if RUNTIME_OPTION in options else None
-    return None
+    return {}
 
 
 def detach(directory: str, *, force: bool = False, lazy: bool = False) -> None:

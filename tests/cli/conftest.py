@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from fusemirror import settings
 from fusemirror.cli.main import program
-from fusemirror.cli.mounts import our_mounts
+from fusemirror.cli.mounts import FSTYPE, our_mounts
 from tests.hosts import what_is_missing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -82,10 +82,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
 @pytest.fixture
 def helpers() -> Iterator[None]:
     """mount(8) and umount(8) find our helpers, as long as the test runs."""
-    links = [HELPERS / "mount.fusemirror", HELPERS / "umount.fusemirror"]
+    links = [HELPERS / f"{kind}.{name}" for kind in ("mount", "umount") for name in ("fusemirror", FSTYPE)]
     made = [link for link in links if not os.path.lexists(link)]
     for link in made:
-        link.symlink_to(CHECKOUT / "bin" / link.name)
+        link.symlink_to(CHECKOUT / "bin" / link.name.replace(FSTYPE, "fusemirror"))
     yield
     for link in made:
         link.unlink()

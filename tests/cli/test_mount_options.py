@@ -62,3 +62,13 @@ def test_the_session_with_the_kernel_can_be_chosen() -> None:
 def test_what_cannot_be_honoured_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="option"):
         fuse(option)
+
+
+@pytest.mark.parametrize("option", ["user_id=0", "group_id=0", "max_read=131072"])
+def test_what_the_kernels_table_says_may_be_copied(option: str) -> None:
+    assert parse_mount_options(option, as_root=False) == parse_mount_options("", as_root=False)
+
+
+def test_the_sessions_that_there_are_stand_in_the_message() -> None:
+    with pytest.raises(UsageError, match="session: `mine` is not one of fusemirror, pyfuse3"):
+        fuse("session=mine")

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from fusemirror.cli.mounts import FSTYPE, options_in_the_table, registered_runtime_dir
 from tests.cli.conftest import Host
 
 
@@ -41,13 +43,14 @@ def test_it_says_what_waits_for_the_other_host(host: Host) -> None:
     assert host.run("fusemirror", "mount", "data", "mnt", stub="keeps") == (0, "")
     code, said = host.run("fusemirror", "umount", "data")
     assert code == 0
-    assert "3 requests (3 KiB) wait here for the other host; the next mount sends them" in said
+    assert "waiting here for the other host: 3 requests (3 KiB); the next mount sends them" in said
 
 
-def test_it_says_when_the_data_is_not_safe_in_time(mounted: Host) -> None:
+@pytest.mark.parametrize("timeout", ["0", "0.01"])
+def test_it_says_when_the_data_is_not_safe_in_time(mounted: Host, timeout: str) -> None:
     drain = mounted.runtime_dir / "drain"
     os.mkfifo(drain)
-    code, errors = mounted.run("fusemirror", "umount", "mnt", "--timeout", "0.01")
+    code, errors = mounted.run("fusemirror", "umount", "mnt", "--timeout", timeout)
     assert code == 8
     assert "is still bringing data to safety" in errors
     assert not mounted.is_mounted
@@ -84,6 +87,34 @@ def test_a_plain_umount_waits_too(mounted: Host) -> None:
     done = subprocess.run(["umount", mounted.mountpoint], env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (mounted.runtime_dir / "drained").exists()
+
+
+@pytest.mark.usefixtures("helpers")
+def test_a_plain_umount_waits_after_a_remount_too(mounted: Host) -> None:
+    place = mounted.mountpoint
+    assert subprocess.run(["mount", "-o", "remount,ro", place], env={}, check=False).returncode == 0
+    found = options_in_the_table(str(place))
+    assert (found["helper"], "_netdev" in found) == ("fusemirror", True)
+    assert registered_runtime_dir(str(place)) == mounted.runtime_dir
+    assert subprocess.run(["umount", place], env={}, check=False).returncode == 0
+    assert (mounted.runtime_dir / "drained").exists()
+
+
+@pytest.mark.usefixtures("helpers")
+def test_a_type_copied_from_the_kernels_table_is_ours(host: Host) -> None:
+    with host.start("fusemirror", "mount", "-f", "data", "mnt") as process:
+        while not host.is_mounted:
+            assert process.poll() is None
+        (copied,) = (
+            line.split()
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+            if line.split()[1] == str(host.mountpoint)
+        )
+        assert host.run("fusemirror", "umount", "data")[0] == 0
+    source, target, fstype, options = copied[:4]
+    command = ["mount", "-f", "-t", fstype, source, target, "-o", options]
+    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, check=False)
+    assert (fstype, done.returncode, done.stderr) == (FSTYPE, 0, "")
 
 
 @pytest.mark.usefixtures("helpers")
