@@ -151,8 +151,15 @@ class TimedOut(FusemirrorError):
     errno = _errno.ETIMEDOUT
 
 
+class VerifyFailed(FusemirrorError):
+    """{0}"""
+
+    # A comparison was refused or did not come to its end: the text is that of the error that ended it.
+    exit_code = 6
+
+
 class DifferencesFound(FusemirrorError):
-    """verify found {0} differences; they are listed above"""
+    """verify found {0}, listed above"""
 
     exit_code = 9
 
@@ -252,7 +259,7 @@ class ExportFailed(FusemirrorError):
 
 
 class ExportIncomplete(FusemirrorError):
-    """{0} things could not be exported as they are: they are listed above, and all else was exported"""
+    """not exported as it is: {0}, listed above; all else was exported"""
 
 
 class DiskFailed(VolumeError):

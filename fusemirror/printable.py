@@ -21,6 +21,11 @@ def printable(text: str | bytes) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 image`, `2 images`; `many` is for what does not just take an s."""
+    return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
 def shortened(path: bytes, bytes_max: int) -> bytes:
     """A path, or the end of one that is too long."""
     return path if len(path) <= bytes_max else b"..." + path[3 - bytes_max :]

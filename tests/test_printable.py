@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemirror.printable import printable, printable_all
+from fusemirror.printable import counted, printable, printable_all
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_an_answer_is_escaped_as_a_whole() -> None:
         "was": None,
         r"by\x07": {"x": r"\u202e"},
     }
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(number, "name differs", "names differ") for number in (1, 2)] == [
+        "1 name differs",
+        "2 names differ",
+    ]

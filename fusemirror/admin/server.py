@@ -18,7 +18,7 @@ import trio
 from fusemirror.admin import requests
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import FusemirrorError, RefusedForSafety, TimedOut, UsageError
+from fusemirror.errors import FusemirrorError, TimedOut, UsageError, VerifyFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
 from fusemirror.volume.health import disk_error
@@ -154,7 +154,7 @@ class AdminServer:
             await send({"progress": {"done": done, "total": total, "unit": "bytes"}})
             await trio.sleep(_PROGRESS_INTERVAL_S)
         if report["failed"]:
-            raise RefusedForSafety(report["failed"])
+            raise VerifyFailed(report["failed"])
         return {
             "images": report["images"],
             "rows": report["rows"],

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import trio
 
 from fusemirror import limits
+from fusemirror.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ class Refusals:
             await trio.sleep(limits.REFUSALS_INTERVAL_S)
             if self._more:
                 log.warning(
-                    "refused %d more connections in %g s, of %s; the last: %s",
-                    self._more,
+                    "refused %s in %g s, of %s; the last: %s",
+                    counted(self._more, "more connection"),
                     limits.REFUSALS_INTERVAL_S,
                     _counted(len(self._hosts)),
                     self._last,
@@ -145,4 +146,4 @@ class Refusals:
 def _counted(hosts: int) -> str:
     if hosts >= limits.REFUSED_HOSTS_MAX:
         return f"{hosts} addresses or more"
-    return "1 address" if hosts == 1 else f"{hosts} addresses"
+    return counted(hosts, "address", "addresses")

@@ -8,7 +8,7 @@ import click
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places
 from fusemirror.errors import HistoriesDiverged
-from fusemirror.printable import printable_all
+from fusemirror.printable import counted, printable_all
 from fusemirror.settings import format_bytes
 
 SILENCE_TIMEOUT_S = 120.0
@@ -27,7 +27,8 @@ def command(places: Places, name: str, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2) if as_json else describe(name, found))
     if found["diverged"]:
         raise HistoriesDiverged(
-            f"{len(found['changed'])} names differ; choose a side with `fusemirror resolve`"
+            f"{counted(len(found['changed']), 'name differs', 'names differ')}; "
+            "choose a side with `fusemirror resolve`"
         )
 
 
@@ -48,7 +49,7 @@ def describe(name: str, found: dict[str, Any]) -> str:
     )
     listed = len(found["set_aside"])
     if more := found.get("set_aside_count", listed) - listed:
-        lines.append(f"set aside: {more} files more; see /.fusemirror-conflicts")
+        lines.append(f"set aside: {counted(more, 'file')} more; see /.fusemirror-conflicts")
     return "\n".join(lines) or f"{name}: no conflicts"
 
 
@@ -74,7 +75,7 @@ def _unknown(host: str, said: dict[str, Any] | None) -> list[str]:
         return [f"what {host} changed is not known: it is not connected, or did not answer; ask there"]
     lines = []
     if said["count"] > said["listed"]:
-        lines.append(f"{host} changed {said['count']} names, of which {said['listed']} are listed")
+        lines.append(f"{host} changed {counted(said['count'], 'name')}, of which {said['listed']} are listed")
     if not said["complete"]:
         lines.append(
             f"{host} may have changed more: its journal does not reach back to where the hosts parted"

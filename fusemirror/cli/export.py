@@ -7,6 +7,7 @@ import click
 from fusemirror.cli.arguments import tell
 from fusemirror.cli.progress import shown
 from fusemirror.errors import ExportIncomplete
+from fusemirror.printable import counted
 
 
 @click.command("export")
@@ -23,9 +24,9 @@ def command(volume_dir: Path, target_dir: Path) -> None:
         done = export(volume_dir, target_dir, advance, lambda line: tell(line, err=True))
     if done.devices or done.privileged:
         tell(
-            f"exported as they are: {done.devices} device files, {done.privileged} files with set-user-id or "
-            "set-group-id bits or capabilities",
+            f"exported as they are: {counted(done.devices, 'device file')}, "
+            f"{counted(done.privileged, 'file')} with set-user-id or set-group-id bits or capabilities",
             err=True,
         )
     if done.problems:
-        raise ExportIncomplete(done.problems)
+        raise ExportIncomplete(counted(done.problems, "thing"))

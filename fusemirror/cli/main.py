@@ -75,6 +75,8 @@ def program(context: click.Context, config_dir: Path, runtime_dir: Path, debug: 
 
     Manuals: fusemirror(7) explains it, fusemirror(8) has every command.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org: set, and not empty
+        context.color = False
     context.obj = Places(config_dir.absolute(), runtime_dir.absolute(), debug=debug)
 
 

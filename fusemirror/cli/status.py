@@ -12,7 +12,7 @@ import click
 from fusemirror.admin.client import ask, mounted_names
 from fusemirror.cli.arguments import Places, optional_name_argument, pass_places
 from fusemirror.errors import NotMounted
-from fusemirror.printable import printable_all
+from fusemirror.printable import counted, printable_all
 from fusemirror.settings import format_bytes
 
 WATCH_INTERVAL_S = 1.0
@@ -36,7 +36,7 @@ def command(places: Places, name: str | None, as_json: bool, watch: bool) -> Non
         try:
             pause.wait(WATCH_INTERVAL_S)
             if sys.stdout.isatty():
-                click.echo(CLEAR_SCREEN, nl=False)
+                sys.stdout.write(CLEAR_SCREEN)  # not by click, which takes it for a colour
             show(places.runtime_dir, name, as_json=as_json)
         except KeyboardInterrupt:
             return
@@ -109,13 +109,13 @@ def _pending(communication: dict[str, Any]) -> str:
     room = f" of {capacity}" if communication["capacity_bytes"] else ""  # the primary has no use for it
     oldest = communication["oldest_seconds"]
     age = f", the oldest {oldest:.3g} s" if oldest else ""
-    return f"{communication['pending_requests']} requests, {used}{room}{age}"
+    return f"{counted(communication['pending_requests'], 'request')}, {used}{room}{age}"
 
 
 def _out_of_sync(counters: dict[str, Any]) -> str:
     if not counters["images"] and not counters["bytes"]:
         return "nothing"
-    return f"{counters['images']} images, {format_bytes(counters['bytes'])}"
+    return f"{counted(counters['images'], 'image')}, {format_bytes(counters['bytes'])}"
 
 
 def _conflicts(status: dict[str, Any]) -> list[tuple[str, str]]:
@@ -157,7 +157,8 @@ def _nameless(nameless: dict[str, int] | None) -> list[tuple[str, str]]:
     if nameless is None or not nameless["inodes"]:
         return []
     size = format_bytes(nameless["bytes"])
-    text = f"{nameless['inodes']} deleted files, {size}, kept while they are or may be open on either host"
+    files = counted(nameless["inodes"], "deleted file")
+    text = f"{files}, {size}, kept while open on either host, or possibly open"
     return [("nameless", text)]
 
 

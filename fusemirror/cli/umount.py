@@ -8,6 +8,7 @@ import click
 
 from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask, process_id
 from fusemirror.cli.arguments import Places, pass_places, say, set_subject
+from fusemirror.cli.completing import complete_target
 from fusemirror.cli.mounts import (
     FSTYPE,
     Mount,
@@ -19,6 +20,7 @@ from fusemirror.cli.mounts import (
     registered_runtime_dir,
 )
 from fusemirror.errors import CommandFailed, NotAMount, NotMounted, TimedOut
+from fusemirror.printable import counted
 from fusemirror.settings import format_bytes
 
 TIMEOUT_S = 60.0
@@ -27,7 +29,7 @@ SILENCE_S = 1.0
 
 
 @click.command("umount")
-@click.argument("target", metavar="NAME|MOUNTPOINT")
+@click.argument("target", metavar="NAME|MOUNTPOINT", shell_complete=complete_target)
 @click.option("--force", is_flag=True, help="Detach although in use; requests that wait for an answer fail.")
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last user has gone; do not wait.")
 @click.option(
@@ -77,7 +79,8 @@ def _what_waits(name: str, runtime_dir: Path) -> str | None:
         pending = status["communication"]["pending_requests"]
         if status["role"] == "backup" and not status["peer"]["connected"] and pending:
             size = format_bytes(status["communication"]["pending_bytes"])
-            return f"{pending} requests ({size}) wait here for the other host; the next mount sends them"
+            waiting = f"{counted(pending, 'request')} ({size})"
+            return f"waiting here for the other host: {waiting}; the next mount sends them"
     return None
 
 
@@ -88,7 +91,7 @@ def _end(process: Process, name: str, runtime_dir: Path, timeout_s: float) -> No
     # Else it is about to end, or stuck: waiting for it is all that is left.
     with suppress(NotMounted, TimedOut, CommandFailed):
         if process_id(runtime_dir, name) == process.pid:  # and not that of a mount since
-            ask(runtime_dir, name, "stop", timeout_s=min(timeout_s, ANSWER_TIMEOUT_S))
+            ask(runtime_dir, name, "stop", timeout_s=max(SILENCE_S, min(timeout_s, ANSWER_TIMEOUT_S)))
 
 
 def _find(target: str, runtime_dir: Path) -> Mount | None:

@@ -6,8 +6,10 @@ import click
 
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.completing import complete_host
 from fusemirror.cli.progress import shown
 from fusemirror.errors import DifferencesFound, UsageError
+from fusemirror.printable import counted
 from fusemirror.settings import format_bytes
 
 SILENCE_TIMEOUT_S = 120.0
@@ -17,7 +19,12 @@ SILENCE_TIMEOUT_S = 120.0
 @click.command("verify")
 @name_argument
 @click.option("--repair", is_flag=True, help="Replace what differs by the version of the primary.")
-@click.option("--keep", metavar="HOST", help="With --repair: by the version of HOST, a name or a role.")
+@click.option(
+    "--keep",
+    metavar="HOST",
+    shell_complete=complete_host,
+    help="With --repair: by the version of HOST, a name or a role.",
+)
 @pass_places
 def command(places: Places, name: str, repair: bool, keep: str | None) -> None:
     """Compare every image and every catalog row of both volumes; exit status 9 where they differ.
@@ -40,8 +47,9 @@ def command(places: Places, name: str, repair: bool, keep: str | None) -> None:
     if more := result.get("more_differences", 0):
         tell(f"and {more} more")
     if result["differences"]:
-        raise DifferencesFound(len(result["differences"]) + more)
+        raise DifferencesFound(counted(len(result["differences"]) + more, "difference"))
     if result.get("repaired"):
-        tell(f"{name}: {result['repaired']} differences mended")
+        tell(f"{name}: {counted(result['repaired'], 'difference')} repaired")
     size = format_bytes(result["bytes"])
-    tell(f"{name}: no difference in {result['images']} images ({size}), {result['rows']} catalog rows")
+    images, rows = counted(result["images"], "image"), counted(result["rows"], "catalog row")
+    tell(f"{name}: no difference in {images} ({size}), {rows}")

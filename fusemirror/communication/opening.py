@@ -9,6 +9,7 @@ from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.communication.memory_volume import MemoryCommunicationVolume
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume
 from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.settings import Communication
 
@@ -36,7 +37,8 @@ def open_wanted(
         if kind is not wanted and (directory / name).is_dir():
             left = open_kind(kind, directory, capacity_bytes, seams)
             if len(left):
-                log.info("communication = %s once the %d requests in %s have ended", wanted, len(left), kind)
+                count = counted(len(left), "request")
+                log.info("communication = %s after the end of %s in %s", wanted, count, kind)
                 return kind, left
             left.close()
     return wanted, open_kind(wanted, directory, capacity_bytes, seams)

@@ -32,6 +32,7 @@ import xxhash
 from fusemirror.communication.volume import CommunicationVolume, Entry
 from fusemirror.errors import DiskFailed, VolumeDamaged
 from fusemirror.limits import DATA_BYTES_MAX, MESSAGE_BYTES_MAX, STAGING_SEGMENT_BYTES
+from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.volume import tails
 from fusemirror.volume.durable import append_whole, sync_directory, unused
@@ -348,8 +349,8 @@ def _salvage(directory: Path, report: Callable[[str], None]) -> None:
     directory.rename(unused(directory.with_name("lost-staged")))
     fresh.rename(directory)
     sync_directory(directory.parent)
+    staged, lost = counted(len(entries), "staged request"), counted(lost_bytes, "byte")
     report(
-        f"{len(entries)} staged requests are kept, and {lost_bytes} bytes of others are lost: writes of"
-        " this host that were acknowledged early, which the other host may not have; the old files are in"
-        " lost-staged"
+        f"kept: {staged}; lost: {lost} of others, writes of this host that were acknowledged early, which the"
+        " other host may not have; the old files are in lost-staged"
     )

@@ -28,6 +28,7 @@ from fusemirror.limits import (
     STORE_RETRY_S,
 )
 from fusemirror.operations import Write
+from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import decode, encode
 from fusemirror.protocol.messages import Request
@@ -218,9 +219,10 @@ class CommunicationVolume(ABC):
             else:
                 discarded.append(serial)
         if self._staged:
-            log.info("%d requests of an earlier mount are taken up again", len(self._staged))
+            log.info("taken up again: %s of an earlier mount", counted(len(self._staged), "request"))
         if discarded:
-            log.info("%d requests of an earlier mount were never acknowledged: discarded", len(discarded))
+            count = counted(len(discarded), "request")
+            log.info("discarded: %s of an earlier mount, never acknowledged", count)
         return discarded
 
     def find(self, identity: RequestId) -> Staged | None:

@@ -63,6 +63,7 @@ from fusemirror.operations import (
     VerifyProgress,
     Write,
 )
+from fusemirror.printable import counted
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
@@ -624,7 +625,8 @@ class BackupUnit(ControlUnit):
                 return
             if self.link is None and self.communication.keeps_all:
                 count, size = len(self.communication), self.communication.pending_bytes
-                log.info("%d requests (%d bytes) wait here; they are sent after the next mount", count, size)
+                what = f"{counted(count, 'request')} ({counted(size, 'byte')})"
+                log.info("waiting here: %s; sent after the next mount", what)
                 return
 
     async def stop(self, reason: str) -> None:

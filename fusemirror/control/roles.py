@@ -35,6 +35,7 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation, SetAttributes
+from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Difference, Hello
@@ -407,7 +408,7 @@ class Roles(ControlUnit):
         )
         files = await apart.files()
         count = await set_aside(self.volume, files)
-        log.info("%d files that were changed here are set aside", count)
+        log.info("set aside: %s changed here", counted(count, "file"))
 
     async def _hand_over(self, change: RoleChange) -> None:
         unit = self.unit

@@ -25,6 +25,7 @@ from fusemirror.change import Table
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.settings import is_host_name, nearest_host_name
 from fusemirror.volume.catalog import (
@@ -249,7 +250,8 @@ class _Check:
             self._check_image(number)
         self._check_strays()
         if wrong := self._catalog.derived_rows_wrong():
-            self._found.add(f"{wrong} rows of listings and orphans are wrong", self._catalog.rebuild_derived)
+            rows = counted(wrong, "row")
+            self._found.add(f"wrong: {rows} of listings and orphans", self._catalog.rebuild_derived)
 
     def _rows(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
         after: bytes | None = None
@@ -458,7 +460,7 @@ class _Check:
             fixed.parent = self._home[number]
         if inode.nlink != fixed.nlink:
             self._found.add(
-                f"inode {number} counts {inode.nlink} links, and has {fixed.nlink}",
+                f"inode {number} has link count {inode.nlink}, and should have {fixed.nlink}",
                 lambda: self._put_inode(fixed),
             )
         if inode.parent != fixed.parent:

@@ -725,7 +725,7 @@ async def test_strangers_are_few_and_do_not_stay(
         caplog.clear()
         await trio.sleep(limits.REFUSALS_INTERVAL_S)
         [summed_up] = lines(caplog, logging.WARNING)
-        assert summed_up.startswith("refused 1 more connections in 60 s, of 1 address; the last: refused")
+        assert summed_up.startswith("refused 1 more connection in 60 s, of 1 address; the last: refused")
 
 
 @pytest.mark.expects_warnings

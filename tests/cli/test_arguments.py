@@ -4,9 +4,10 @@ import errno
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fusemirror.cli.arguments import attempt, explain, report, say, tell
-from fusemirror.cli.main import COMMANDS
+from fusemirror.cli.main import COMMANDS, program
 from fusemirror.errors import BadConfig, NotMounted
 from tests.cli.conftest import Run
 
@@ -53,6 +54,13 @@ def test_wrong_usage_is_one_line_and_exit_status_2(run: Run, arguments: tuple[st
     if arguments:
         assert done.stderr.startswith("fusemirror: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_without_anything_it_shows_its_help() -> None:
+    done = CliRunner().invoke(program, [], prog_name="fusemirror")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: fusemirror ")
+    assert done.stderr.splitlines()[-1].strip().startswith("completion ")
 
 
 def test_a_bad_config_names_file_and_line(run: Run, tmp_path: Path) -> None:

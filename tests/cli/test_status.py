@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
+from click.testing import CliRunner
 
+from fusemirror.cli.main import program
 from fusemirror.cli.status import describe
 from tests.admin.answering import answering, result
 from tests.cli.conftest import Run
@@ -124,7 +127,7 @@ def test_reservations_are_shown_with_their_holders() -> None:
 def test_deleted_files_that_are_kept_are_counted() -> None:
     assert "nameless" not in text_of(nameless={"inodes": 0, "bytes": 0})
     assert (
-        "nameless      3 deleted files, 2 MiB, kept while they are or may be open on either host\n"
+        "nameless      3 deleted files, 2 MiB, kept while open on either host, or possibly open\n"
         in text_of(nameless={"inodes": 3, "bytes": 2 << 20})
     )
 
@@ -133,6 +136,16 @@ def test_what_the_witness_says_is_shown() -> None:
     assert "witness" not in text_of()
     away = {"state": "unreachable", "reason": "http://a:2379: no route"}
     assert "witness       unreachable: http://a:2379: no route" in text_of(witness=away)
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_has_colours_unless_no_color_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    with answering(tmp_path, "data", lambda _request: [result(STATUS)]):
+        done = CliRunner().invoke(program, ["--runtime-dir", str(tmp_path), "status", "data"], color=True)
+    assert ("\x1b[" in done.stdout) is coloured
 
 
 def test_json_is_given_as_it_came(run: Run, tmp_path: Path) -> None:

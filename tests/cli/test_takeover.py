@@ -14,7 +14,7 @@ REPORT = {
     "last_contact_seconds": 12.5,
     "pending_requests": 3,
     "pending_bytes": 4096,
-    "out_of_sync": {"images": 0, "bytes": 0},
+    "out_of_sync": {"images": 1, "bytes": 0},
     "change": 70,
 }
 
@@ -38,11 +38,27 @@ def test_it_is_done(run: Run, tmp_path: Path, options: tuple[str, ...], force: b
 
 
 def test_a_dry_run_tells_what_would_be_lost(run: Run, tmp_path: Path) -> None:
-    requests, done = asked(run, tmp_path, {**REPORT, "refused": "because"}, "--dry-run")
+    requests, done = asked(run, tmp_path, REPORT, "--dry-run")
     assert requests == [{"command": "takeover", "dry_run": True}]
     assert done.exit_code == 0
-    for told in ("12.5 s ago", "change 70", "3 pending requests (4 KiB)", "0 images", "--force: because"):
+    for told in (
+        "12.5 s ago",
+        "change 70",
+        "3 pending requests (4 KiB)",
+        "older than the primary's: 1 image",
+    ):
         assert told in done.stdout
+
+
+REFUSAL = "fusemirror: data: refused: because; --force takes over all the same\n"
+
+
+@pytest.mark.parametrize(("options", "code", "said"), [((), 6, REFUSAL), (("--force",), 0, "")])
+def test_a_dry_run_exits_as_the_takeover_would(
+    run: Run, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+) -> None:
+    _, done = asked(run, tmp_path, {**REPORT, "refused": "because"}, "--dry-run", *options)
+    assert (done.exit_code, done.stderr) == (code, said)
 
 
 def test_a_primary_has_nothing_to_take_over(run: Run, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_differences_are_listed(run: Run, tmp_path: Path) -> None:
         done = run("verify", "data")
     assert done.exit_code == 9
     assert done.stdout.splitlines() == differences
-    assert done.stderr == "fusemirror: data: verify found 2 differences; they are listed above\n"
+    assert done.stderr == "fusemirror: data: verify found 2 differences, listed above\n"
 
 
 @pytest.mark.parametrize(("options", "keep"), [((), "primary"), (("--keep", "beta"), "beta")])
@@ -36,7 +36,7 @@ def test_what_was_mended_is_counted_and_no_failure(
     with answering(tmp_path / "run", "data", lambda _request: [mended]) as requests:
         done = run("verify", "data", "--repair", *options)
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0] == "data: 2 differences mended"
+    assert done.stdout.splitlines()[0] == "data: 2 differences repaired"
     assert requests[0]["keep"] == keep
 
 

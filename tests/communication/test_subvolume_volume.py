@@ -75,7 +75,7 @@ async def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_re
     assert not check_staged(directory, repair=False, report=lines.append)
     assert f"at byte {ends[0]}" in lines[0]
     assert not check_staged(directory, repair=True, report=lines.append)
-    assert f"3 staged requests are kept, and {ends[1] - ends[0]} bytes of others are lost" in lines[-1]
+    assert f"kept: 3 staged requests; lost: {ends[1] - ends[0]} bytes of others" in lines[-1]
     assert check_staged(directory, repair=False, report=lines.append)
     assert data_in(directory) == [b"first", b"third", b"fourth"]
     assert (tmp_path / "lost-staged" / path.name).exists()

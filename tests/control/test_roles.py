@@ -331,7 +331,7 @@ async def test_a_backup_whose_primary_is_gone_may_stop_with_what_it_keeps(
     await backup.roles.perform(Write(file, 0), b"acknowledged early")
     with trio.fail_after(2):
         await backup.roles.wait_safe()
-    assert "1 requests (18 bytes) wait here" in caplog.text
+    assert "waiting here: 1 request (18 bytes)" in caplog.text
     network.heal("alpha", "beta")
     await normal(pair.primary, backup)
     await backup.roles.wait_drained()

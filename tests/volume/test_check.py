@@ -187,7 +187,7 @@ def test_a_wrong_type_is_set_right(damaged: Writer) -> None:
 def test_a_wrong_count_of_links_is_set_right(damaged: Writer, number: InodeNumber, nlink: int) -> None:
     right = damaged.inode(number).nlink
     alter(damaged, number, nlink=nlink)
-    mended = found_and_mended(damaged, f"inode {number} counts {nlink} links, and has {right}")
+    mended = found_and_mended(damaged, f"inode {number} has link count {nlink}, and should have {right}")
     assert mended.inode(number).nlink == right
     mended.volume.close()
 
@@ -321,7 +321,7 @@ def test_derived_tables_are_made_again(damaged: Writer, table: str, key: bytes, 
         key = inode_key(damaged.catalog.orphans()[0])
     orphans = damaged.catalog.orphans()
     raw(damaged, table, key, value)
-    mended = found_and_mended(damaged, "1 rows of listings and orphans are wrong")
+    mended = found_and_mended(damaged, "wrong: 1 row of listings and orphans")
     assert mended.catalog.orphans() == orphans
     assert b"file" in [name for _, name, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
     mended.volume.close()
