@@ -35,7 +35,7 @@ from fusemirror.limits import DATA_BYTES_MAX, MESSAGE_BYTES_MAX, STAGING_SEGMENT
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.volume import tails
-from fusemirror.volume.durable import append_whole, sync_directory, unused
+from fusemirror.volume.durable import append_behind, sync_directory, unused
 from fusemirror.volume.identity import State, boot_id
 from fusemirror.volume.tails import SEED_BYTES, Whole
 
@@ -212,11 +212,7 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             _pack(_Staged(self._index + count, self._durable, floor, *entry), segment.seed)
             for count, entry in enumerate(entries, 1)
         )
-        try:
-            append_whole(self._descriptor, records)
-        except OSError:
-            os.ftruncate(self._descriptor, segment.size_bytes)
-            raise
+        append_behind(self._descriptor, records, segment.size_bytes)
         self._index += len(entries)
         segment.size_bytes += len(records)
         segment.last = max(segment.last, last)

@@ -5,7 +5,8 @@ parents, the derived tables, images and their sizes. Mending is towards keeping 
 a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A mended
 volume is compared with the peer's from end to end when they meet.
 
-A damaged journal keeps what is whole of it, see `salvage.py`. A catalog that cannot be read at all
+A damaged journal keeps what is whole of it, see `salvage.py`. Where marks of regions are damaged, every image
+is compared. A catalog that cannot be read at all
 is set aside, and made again: at the backup by a copy of the primary's, at the primary from the
 journal and the images. Where the journal does not reach back to the beginning, names are lost;
 their files are then in /lost+found, named by inode number, and the volume begins another line of
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -45,6 +47,7 @@ from fusemirror.volume.inode import ROW_BYTES_MIN, Inode
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
+from fusemirror.volume.regions import Regions
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
 from fusemirror.volume.salvage import repair_journal
 from fusemirror.volume.volume import Volume
@@ -117,15 +120,20 @@ class _Findings:
 
 
 def _open(directory: Path, findings: _Findings) -> Volume | None:
+    repairs = {_journal_is_damaged: repair_journal, _regions_are_damaged: _forget_unreadable_marks}
+    for is_damaged, repair in repairs.items():
+        try:
+            return Volume.open(directory)
+        except VolumeDamaged as error:
+            if is_damaged(directory) and not findings.add(
+                str(error), partial(repair, directory, findings.report)
+            ):
+                return None
     try:
         return Volume.open(directory)
     except VolumeDamaged as error:
-        if not _journal_is_damaged(directory):
-            findings.add(str(error))
-            return None
-        if not findings.add(str(error), lambda: repair_journal(directory, findings.report)):
-            return None
-    return Volume.open(directory)
+        findings.add(str(error))
+        return None
 
 
 def _check_plain(directory: Path, findings: _Findings) -> bool:
@@ -177,6 +185,25 @@ def _journal_is_damaged(directory: Path) -> bool:
     finally:
         lock.release()
     return False
+
+
+def _regions_are_damaged(directory: Path) -> bool:
+    lock = VolumeLock(directory)
+    try:
+        Regions(directory / "regions", lost_power=State.load(directory).lost_power).close()
+    except VolumeDamaged:
+        return True
+    except OSError:
+        return False
+    finally:
+        lock.release()
+    return False
+
+
+def _forget_unreadable_marks(directory: Path, report: Callable[[str], None]) -> None:
+    """Opening then compares everything, as after a power cut, and cuts off what cannot be read."""
+    State(clean=False, boot_id="").store(directory)
+    report("nobody knows which images the marks named that cannot be read: every image will be compared")
 
 
 def _catalog_is_damaged(directory: Path) -> bool:

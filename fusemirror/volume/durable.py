@@ -1,5 +1,6 @@
 """Small files and directory entries that must survive a power cut."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -67,6 +68,22 @@ def append_whole(descriptor: int, data: bytes) -> None:
     """Write all of `data` at the end in one call, or raise OSError: then the caller cuts what was begun."""
     if os.write(descriptor, data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def append_behind(descriptor: int, data: bytes, end: int) -> None:
+    """Write all of `data` behind the whole records of a log, which end at `end`, or raise OSError.
+
+    A part of it that cannot be cut off again is cut before anything else is appended, and while that fails
+    nothing is: a record behind half of another would make a torn tail into damage (`tails.py`).
+    """
+    if os.fstat(descriptor).st_size > end:
+        os.ftruncate(descriptor, end)
+    try:
+        append_whole(descriptor, data)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, end)
+        raise
 
 
 def unused(path: Path) -> Path:

@@ -13,20 +13,25 @@ a damaged record, for which they compare every image: more than is needed, and n
     u64 inode · u48 first · u48 count · u32 checksum  a range with an end
 
 Marks are written but not synced: a killed process loses none, and after a power cut every image is
-compared anyway. Source: DRBD's activity log and bitmap.
+compared anyway. Each epoch ends by the one rule of logs (`tails.py`): what is no torn tail stops the opening.
+Source: DRBD's activity log and bitmap.
 """
 
 import os
 import re
 import struct
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
+from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import RANGES_PER_IMAGE_MIN, REGION_BYTES, WRITE_BYTES_MAX
-from fusemirror.volume.durable import append_whole, sync_directory
+from fusemirror.volume import tails
+from fusemirror.volume.durable import append_behind, sync_directory
 from fusemirror.volume.region_set import REGIONS_END, RegionSet, ranges_allowed
+from fusemirror.volume.tails import Whole
 
 _FRESH = "fresh"
 _EPOCH_NAME = re.compile(r"[0-9a-f]{16}")
@@ -41,17 +46,22 @@ Marks = dict[InodeNumber, RegionSet]
 class Regions:
     """The map of one volume, in memory and on disk. Epoch numbers only grow."""
 
-    def __init__(self, directory: Path) -> None:
-        """Read the marks of all epochs and begin a new one. OSError."""
+    def __init__(self, directory: Path, *, lost_power: bool = False) -> None:
+        """Read the marks of all epochs and begin a new one.
+
+        `lost_power`: what the last process had not synced may be lost, and every image is compared.
+        VolumeDamaged for a damage that no crash explains, OSError.
+        """
         self._directory = directory
         self._older: dict[int, Marks] = {}
-        self.marks_lost = False  # a record could not be read: every image is suspect
+        self.marks_lost = False  # the end of an epoch could not be read: every image is suspect
         for path in directory.iterdir():
             if _EPOCH_NAME.fullmatch(path.name):
-                self._older[int(path.name, 16)] = self._read(path)
+                self._older[int(path.name, 16)] = self._read(path, lost_power=lost_power)
         self._epoch = max(self._older, default=0) + 1
         self._current: Marks = {}
         self._descriptor = -1
+        self._end = 0  # of the records in the file of the current epoch
 
     def mark(self, inode: InodeNumber, offset: int, end: int) -> None:
         """On return every region that holds bytes from `offset` to before `end` is marked. OSError."""
@@ -150,28 +160,32 @@ class Regions:
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._path(self._epoch), flags, 0o600)
-        end = os.fstat(self._descriptor).st_size
-        try:
-            append_whole(self._descriptor, records)
-        except OSError:
-            os.ftruncate(self._descriptor, end)
-            raise
+            self._end = 0
+        append_behind(self._descriptor, records, self._end)
+        self._end += len(records)
 
-    def _read(self, path: Path) -> Marks:
+    def _read(self, path: Path, *, lost_power: bool) -> Marks:
         marks: Marks = {}
         content = path.read_bytes()
-        # A last record that is cut short was never followed by its write to the image.
-        for start in range(0, len(content) - _RECORD_BYTES + 1, _RECORD_BYTES):
-            found = _parsed(content[start : start + _RECORD_BYTES])
-            if found is None:
-                self.marks_lost = True
-                continue
-            inode, first, end = found
+        end = 0
+        while (found := _parsed(content[end : end + _RECORD_BYTES])) is not None:
+            end += _RECORD_BYTES
+            inode, first, behind = found
             marked = marks.setdefault(InodeNumber(inode), RegionSet())
-            marked.add(first, end)
+            marked.add(first, behind)
             allowed = ranges_allowed(len(marks))
             if len(marked) > allowed:
                 marked.coarsen(max(1, allowed // 2))
+        if tails.is_damage(partial(_whole_at, content), len(content), end, end, lost_power=lost_power):
+            why = "a mark cannot be read, and was whole: others follow it"
+            raise VolumeDamaged(self._directory.parent, f"regions: {path.name} at byte {end}: {why}")
+        # A part of a record was never followed by its write to the image. More than that no killed process
+        # leaves, and nobody knows what it said.
+        self.marks_lost |= len(content) - end >= _RECORD_BYTES
+        if lost_power and end < len(
+            content
+        ):  # or it would be damage after the next crash; every image is compared now
+            os.truncate(path, end)
         return marks
 
     def _path(self, epoch: int) -> Path:
@@ -207,8 +221,16 @@ def _checksum(mark: bytes) -> bytes:
     return xxhash.xxh3_64_digest(mark)[:4]
 
 
+def _whole_at(content: bytes, start: int) -> Whole | None:
+    """Marks have no number of their own: each counts as the place where it ends."""
+    end = start + _RECORD_BYTES
+    return None if _parsed(content[start:end]) is None else Whole(end, 0, end)
+
+
 def _parsed(record: bytes) -> tuple[int, int, int] | None:
     """The inode, the first region and the one behind the last; None for what is no record."""
+    if len(record) < _RECORD_BYTES:
+        return None
     inode, index = _MARK.unpack_from(record)
     if record == _single(inode, index):
         return (inode, -1 - index, REGIONS_END) if index < 0 else (inode, index, index + 1)

@@ -20,7 +20,12 @@ damaged. The volume is compared with the peer's then, as after every power cut.
 Behind a bad place any byte may be where a record begins, and what users write stands in records: names,
 values, content. So a record counts only where its checksum was made with the *seed* of its file, which is
 drawn at random, stands in the file's header, and is shown to nobody. Bytes of another file, and of users,
-are no records. Numbers must grow, so that an older record of the same file is none either.
+are no records. Numbers must grow, so that an older record of the same file is none either. (Marks of regions
+have no seed and say nothing of what was durable: users choose nothing in them but numbers, and after a power
+cut every image is compared whatever they say.)
+
+A record that could not be written whole is cut off before anything is appended (`durable.append_behind`), or
+the file is not written to again.
 """
 
 from collections.abc import Callable, Iterator

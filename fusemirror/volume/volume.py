@@ -148,7 +148,7 @@ class Volume:
             journal = Journal(directory / "journal", seams, lost_power=state.lost_power)
             undoing.callback(journal.close)
             _settle_catalog_copy(directory, journal, images)
-            regions = Regions(directory / "regions")
+            regions = Regions(directory / "regions", lost_power=state.lost_power)
             undoing.callback(regions.close)
             volume = Volume(directory, seams, lock, journal, images, regions)
             undoing.callback(volume.catalog.close)

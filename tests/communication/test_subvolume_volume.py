@@ -17,7 +17,7 @@ from fusemirror.limits import DESTAGE_AFTER_S
 from fusemirror.protocol.codec import encode
 from fusemirror.volume.identity import State
 from tests.communication.test_volume import request, retire, running
-from tests.volume.conftest import counting_seams
+from tests.volume.conftest import broken_file, counting_seams
 
 OTHER_BOOT = State(clean=False, boot_id="another boot")
 
@@ -95,6 +95,23 @@ async def test_what_was_not_durable_when_the_power_went_is_a_torn_tail(
         opened(tmp_path)
     OTHER_BOOT.store(tmp_path)
     assert data_in(tmp_path) == [b"durable"]
+
+
+async def test_no_request_stands_behind_half_of_one_that_could_not_be_cut(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await staged_one_by_one(tmp_path, b"first")
+    volume = opened(tmp_path)
+    second, third = ((number, encode(request(number, kept=True)), b"%d" % number) for number in (2, 3))
+    broken_file(monkeypatch)
+    with pytest.raises(OSError, match="space"):
+        volume._append([second], 0, last=2)
+    with pytest.raises(OSError, match="broken"):
+        volume._append([second], 0, last=2)
+    monkeypatch.undo()
+    volume._append([third], 0, last=3)
+    volume.close()
+    assert data_in(tmp_path) == [b"first", b"3"]
 
 
 async def test_what_programs_write_passes_for_no_record(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -1,6 +1,8 @@
 """What the tests of the volume share: a clock that only counts, and someone who makes changes."""
 
+import errno
 import itertools
+import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,3 +203,14 @@ def volume(directory: Path) -> Iterator[Volume]:
 @pytest.fixture
 def writer(volume: Volume) -> Writer:
     return Writer(volume)
+
+
+def broken_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a write writes ten bytes only, and no file can be cut."""
+    real_write = os.write
+
+    def failing(*_arguments: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:10]))
+    monkeypatch.setattr(os, "ftruncate", failing)

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from fusemirror.change import Table
-from fusemirror.errors import VolumeInUse, VolumeMissing
+from fusemirror.errors import VolumeDamaged, VolumeInUse, VolumeMissing
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import REGION_BYTES
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.check import CheckResult, check
 from fusemirror.volume.identity import Identity
@@ -111,6 +112,29 @@ def test_a_whole_volume_has_no_problems_and_is_left_alone(damaged: Writer) -> No
 def test_a_killed_volume_is_recovered_and_then_whole(damaged: Writer) -> None:
     damaged.volume.abandon()
     assert checked(damaged.volume.directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+
+
+def test_marks_that_cannot_be_read_stop_the_opening_and_a_repair_has_everything_compared(
+    damaged: Writer,
+) -> None:
+    volume = damaged.volume
+    damaged.write(FILE, 10 * REGION_BYTES, b"behind")
+    volume.abandon()
+    (epoch,) = (volume.directory / "regions").iterdir()
+    content = bytearray(epoch.read_bytes())
+    content[3] ^= 1
+    epoch.write_bytes(content)
+    with pytest.raises(VolumeDamaged, match=r"regions: .*at byte 0"):
+        Volume.open(volume.directory)
+    result, _ = checked(volume.directory, repair=False)
+    assert result == CheckResult(problems=1, mended=0)
+    result, lines = checked(volume.directory, repair=True)
+    assert result == CheckResult(problems=1, mended=1)
+    assert any("every image will be compared" in line for line in lines)
+    volume = Volume.open(volume.directory, counting_seams())
+    assert volume.identity.compare_all
+    volume.close()
+    assert checked(volume.directory, repair=False) == (CheckResult(problems=0, mended=0), [])
 
 
 def test_a_volume_in_use_cannot_be_checked(damaged: Writer) -> None:

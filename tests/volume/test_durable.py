@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.volume.durable import append_whole, replace_file, sync_directory, sync_filesystem
+from fusemirror.volume.durable import (
+    append_behind,
+    append_whole,
+    replace_file,
+    sync_directory,
+    sync_filesystem,
+)
+from tests.volume.conftest import broken_file
 
 
 def test_a_replaced_file_holds_the_new_content_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -35,6 +42,24 @@ def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "write", lambda _descriptor, data: len(data) - 1)
     with pytest.raises(OSError, match="space"):
         append_whole(-1, b"data")
+
+
+def test_nothing_is_appended_behind_a_part_that_could_not_be_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    append_behind(descriptor, b"whole", 0)
+    broken_file(monkeypatch)
+    with pytest.raises(OSError, match="space"):
+        append_behind(descriptor, b"half a record", 5)
+    assert path.read_bytes() != b"whole"
+    with pytest.raises(OSError, match="broken"):
+        append_behind(descriptor, b"behind", 5)
+    monkeypatch.undo()
+    append_behind(descriptor, b" and more", 5)
+    os.close(descriptor)
+    assert path.read_bytes() == b"whole and more"
 
 
 def test_syncing_needs_a_directory(tmp_path: Path) -> None:

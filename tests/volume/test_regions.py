@@ -8,10 +8,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, RANGES_PER_IMAGE_MAX, REGION_BYTES
 from fusemirror.volume.region_set import REGIONS_END, RegionSet
 from fusemirror.volume.regions import Regions
+from tests.volume.conftest import broken_file
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
 
@@ -202,11 +204,32 @@ def test_a_torn_file_keeps_its_whole_marks_and_a_flipped_one_is_noticed(
     if flip is not None:
         content[flip[0]] ^= 1 << flip[1]
     path.write_bytes(content if flip is not None else content[:cut])
+    if flip is not None and flip[0] < 48:
+        bad = flip[0] // 24 * 24
+        with pytest.raises(VolumeDamaged, match=f"regions: {path.name} at byte {bad}: .*others follow.*fsck"):
+            Regions(directory)
+        return
     read = Regions(directory)
-    damaged = flip[0] // 24 if flip is not None else None
-    whole = regions_in(*(index for index in range(3 if flip is not None else cut // 24) if index != damaged))
-    assert read.marks().get(ONE, RegionSet()) == whole
+    assert read.marks().get(ONE, RegionSet()) == regions_in(*range(2 if flip is not None else cut // 24))
     assert read.marks_lost is (flip is not None)
+
+
+@pytest.mark.parametrize("shift", [0, 10])
+def test_what_lost_power_left_is_no_damage_and_none_after_the_next_crash(tmp_path: Path, shift: int) -> None:
+    """Later blocks may be on the disk, and earlier ones not; every image is compared then."""
+    regions = Regions(tmp_path)
+    for index in range(4):
+        regions.mark(ONE, index * REGION_BYTES, index * REGION_BYTES + 1)
+    regions.close()
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:24] + bytes(24 + shift) + content[48:])
+    with pytest.raises(VolumeDamaged, match="at byte 24"):
+        Regions(tmp_path)
+    read = Regions(tmp_path, lost_power=True)
+    assert read.marks_lost
+    assert read.marks() == {ONE: regions_in(0)}
+    assert reopened(read, tmp_path).marks() == {ONE: regions_in(0)}
 
 
 def test_a_mark_that_could_not_be_written_leaves_no_half_record(
@@ -229,6 +252,21 @@ def test_a_mark_that_could_not_be_written_leaves_no_half_record(
     read = reopened(regions, tmp_path)
     assert read.marks() == {ONE: regions_in(0), TWO: regions_in(0)}
     assert not read.marks_lost
+
+
+def test_no_mark_stands_behind_half_of_one_that_could_not_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regions = Regions(tmp_path)
+    regions.mark(ONE, 0, 1)
+    broken_file(monkeypatch)
+    with pytest.raises(OSError, match="space"):
+        regions.mark(ONE, REGION_BYTES, REGION_BYTES + 1)
+    with pytest.raises(OSError, match="broken"):
+        regions.mark(TWO, 0, 1)
+    monkeypatch.undo()
+    regions.mark(TWO, 0, 1)
+    assert reopened(regions, tmp_path).marks() == {ONE: regions_in(0), TWO: regions_in(0)}
 
 
 def test_files_that_are_no_epochs_are_left_alone(tmp_path: Path) -> None:
