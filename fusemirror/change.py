@@ -18,7 +18,7 @@ from enum import IntEnum
 import msgspec
 
 from fusemirror.bounds import AnyRequest, FileBytes, OwnChangeNumber, OwnInode, OwnTime
-from fusemirror.identifiers import ChangeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 
 
 class Table(IntEnum):
@@ -49,6 +49,20 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     request: AnyRequest
     time_ns: OwnTime
 
+    @property
+    def image(self) -> InodeNumber:
+        """The inode whose data it changes; 0 where it changes no data."""
+        return InodeNumber(0)
+
+    @property
+    def length(self) -> int:
+        """Of the data that belongs to it."""
+        return 0
+
+    def data_range(self) -> tuple[InodeNumber, int, int]:
+        """The image, and from where to where its bytes change; inode 0 where no data does."""
+        return InodeNumber(0), 0, 0
+
 
 class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
     """New rows of the catalog. `inode` is the inode that a requester wants to hear of, or 0."""
@@ -68,6 +82,13 @@ class WriteChange(Change, tag=2, frozen=True, array_like=True, gc=False):
     length: FileBytes
     rows: tuple[Row, ...] = ()
 
+    @property
+    def image(self) -> InodeNumber:
+        return self.inode
+
+    def data_range(self) -> tuple[InodeNumber, int, int]:
+        return self.inode, self.offset, self.offset + self.length
+
 
 class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
     """The image file becomes `size` bytes long, cut or extended by a hole. `rows` as for a write."""
@@ -75,6 +96,13 @@ class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
     inode: OwnInode
     size: FileBytes
     rows: tuple[Row, ...] = ()
+
+    @property
+    def image(self) -> InodeNumber:
+        return self.inode
+
+    def data_range(self) -> tuple[InodeNumber, int, int]:
+        return self.inode, self.size, 1 << 63
 
 
 DataChange = WriteChange | TruncateChange

@@ -7,8 +7,11 @@ import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from fusemirror.operations import AnyOperation
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "fusemirror"
@@ -27,11 +30,11 @@ LAYERS = (
     ("communication",),
     ("channel",),
     ("protocol",),
+    ("operations",),
     ("volume",),
     (
         "settings",
         "keys",
-        "operations",
         "change",
         "bounds",
         "seams",
@@ -55,7 +58,7 @@ PURE = (
     "kernel/codec.py",
     "*/states.py",
     "change.py",
-    "operations.py",
+    "operations/*.py",
     "identifiers.py",
     "limits.py",
     "xattrs.py",
@@ -84,7 +87,7 @@ TESTED_ELSEWHERE = {
     "mirror/applying": "simulation/test_simulation",
     "mirror/fetching": "mirror/test_repair",
     "mirror/sending": "simulation/test_simulation",
-    "operations": "protocol/test_codec",
+    "protocol/calls": "operations/test_operation",
     "protocol/messages": "protocol/test_codec",
     "witness/interface": "witness/test_etcd",
 }
@@ -92,6 +95,9 @@ TESTED_ELSEWHERE = {
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in MODULES}
+
+
+OPERATIONS = {each.__name__ for each in get_args(AnyOperation)}
 
 
 def name_of(path: Path) -> str:
@@ -147,6 +153,17 @@ def calls(node: ast.AST, name: str) -> bool:
         return False
     function = node.func
     return name == (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None))
+
+
+def types_asked_for(tree: ast.AST) -> set[str]:
+    """The names in isinstance(x, A), isinstance(x, A | B), isinstance(x, (A, B)) and type(x) is A."""
+    asked: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if calls(node, "isinstance") and isinstance(node, ast.Call):
+            asked.append(node.args[1])
+        elif isinstance(node, ast.Compare) and calls(node.left, "type"):
+            asked.extend(node.comparators)
+    return {node.id for each in asked for node in ast.walk(each) if isinstance(node, ast.Name)}
 
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -208,6 +225,12 @@ def test_no_await_inside_a_transaction(path: Path) -> None:
     ]
     awaits = [node.lineno for block in blocks for node in ast.walk(block) if isinstance(node, ast.Await)]
     assert not awaits
+
+
+@every_module
+def test_nobody_asks_for_the_type_of_an_operation(path: Path) -> None:
+    """It is asked itself (`operations/operation.py`): so a new one is a file of its own."""
+    assert not types_asked_for(TREES[path]) & OPERATIONS
 
 
 @every_module

@@ -27,7 +27,7 @@ from fusemirror.limits import (
     STAGED_REQUESTS_MAX,
     STORE_RETRY_S,
 )
-from fusemirror.operations import Write
+from fusemirror.operations import Operation
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import decode, encode
@@ -54,6 +54,7 @@ class Staged:
         "destaged",
         "encoded",
         "in_doubt",
+        "operation",
         "request",
         "retired",
         "sent_at",
@@ -66,6 +67,7 @@ class Staged:
     def __init__(self, serial: int, request: Request, data: bytes, since: float, time_ns: int) -> None:
         self.serial = serial
         self.request = request
+        self.operation: Operation = request.operation
         self.encoded = encode(request)
         self.data = data
         self.since = since
@@ -199,9 +201,8 @@ class CommunicationVolume(ABC):
     def _hold(self, staged: Staged) -> None:
         self._staged[staged.request.identity] = staged
         self.pending_bytes += len(staged.data)
-        operation = staged.request.operation
-        if staged.request.kept and isinstance(operation, Write):
-            self._writes.setdefault(operation.inode, {})[staged.serial] = staged
+        if staged.request.kept:
+            self._writes.setdefault(staged.operation.image, {})[staged.serial] = staged
 
     def _take_up(self, entries: Iterable[Entry]) -> list[int]:
         """Hold again what was kept when an earlier process of this host ended, in its order.
@@ -250,16 +251,16 @@ class CommunicationVolume(ABC):
             self._wake(urgent=False)
 
     def _forget_write(self, staged: Staged) -> None:
-        operation = staged.request.operation
-        if staged.request.kept and isinstance(operation, Write):
-            writes = self._writes[operation.inode]
+        if staged.request.kept:
+            inode = staged.operation.image
+            writes = self._writes[inode]
             del writes[staged.serial]
             for serial, earlier in writes.items():
                 if serial > staged.serial:
                     break
                 earlier.in_doubt = True  # requests take effect in their order
             if not writes:
-                del self._writes[operation.inode]
+                del self._writes[inode]
 
     def doubt_sent(self) -> None:
         """The link is over: of what was sent it is not known what took effect."""
@@ -376,10 +377,8 @@ class CommunicationVolume(ABC):
         return batch
 
     def _acknowledge(self, staged: Staged) -> None:
-        operation = staged.request.operation
-        assert isinstance(operation, Write), "only writes are acknowledged early"
         staged.acknowledged = True
-        staged.answer.resolve(operation.inode)
+        staged.answer.resolve(staged.operation.image)
 
     @abstractmethod
     async def _store(self, entries: Iterable[Entry], ended: Iterable[int]) -> None:

@@ -2,8 +2,8 @@
 
 The journal has every change of a name and of attributes, the changed-region map the images that this
 host's programs wrote to. What a name stood for when the lines parted is known from the first record that
-touches it, whose rows are those of `deciding.py`. Nothing is compared here: a file that both hosts changed
-alike is listed too, and one whose last change the other host has is not.
+touches it, whose rows are those that its operation decided. Nothing is compared here: a file that both
+hosts changed alike is listed too, and one whose last change the other host has is not.
 """
 
 import logging

@@ -22,12 +22,11 @@ from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
-from fusemirror.control.deciding import has_privileges
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Borrowing
-from fusemirror.control.overlay import attributes_with, content_with, may_be_acknowledged_early
+from fusemirror.control.overlay import attributes_with, content_with
 from fusemirror.control.steps import Found
-from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
+from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, RoleChange, found
 from fusemirror.errors import (
     ChannelError,
     CheckReport,
@@ -52,8 +51,11 @@ from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.histories import Step, claim_of, meet
 from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.mirror.verify import Report
-from fusemirror.operations import (
-    AnyOperation,
+from fusemirror.operations import AnyOperation, Key, Operation
+from fusemirror.printable import counted
+from fusemirror.protocol.calls import (
+    AnyCall,
+    Call,
     ChangeAccess,
     ChangePace,
     Flush,
@@ -61,9 +63,7 @@ from fusemirror.operations import (
     StartVerify,
     SwitchRoles,
     VerifyProgress,
-    Write,
 )
-from fusemirror.printable import counted
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
@@ -82,9 +82,6 @@ from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
-
-NOT_CHANGES = (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess, SwitchRoles)
-"""Requests whose answer is more than an inode; a unit of the other role is asked for them anew."""
 
 T = TypeVar("T")
 
@@ -157,11 +154,10 @@ class BackupUnit(ControlUnit):
         if self.applier.access is Access.EXCLUSIVE:
             answer = await self._request_exclusively(operation, data)
         else:
-            kept = self._acknowledge is Acknowledge.ASYNC and self._can_be_kept(operation, data)
+            kept = self._acknowledge is Acknowledge.ASYNC and self._writes_behind(operation, data)
             answer = await self._request(operation, data, kept=kept)
         number = answer.inode if isinstance(answer, Answer) else answer
-        if type(operation) is not Write:
-            self.names.change(operation)
+        self.names.change(operation)
         self.check_disk()  # it failed meanwhile: nothing is looked up there any more
         inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
         return inode and self.shown(inode)
@@ -169,7 +165,7 @@ class BackupUnit(ControlUnit):
     async def _request_exclusively(self, operation: AnyOperation, data: bytes) -> Any:
         """`_request`, with the subvolume's exclusive status taken first (Fig. 17, steps 858-861)."""
         if self.volume.catalog.reservations:
-            await self.showable(operation.inode if isinstance(operation, Write) else ROOT_INODE)
+            await self.showable(operation.image or ROOT_INODE)
         write = self.exclusive.begin(operation, len(data), self.host_identity)
         if write is None:
             return await self._request(operation, data)
@@ -198,21 +194,16 @@ class BackupUnit(ControlUnit):
         if write is not None:
             write.meet(Found.MAIN_EXCLUSIVE)
 
-    def _can_be_kept(self, operation: AnyOperation, data: bytes) -> bool:
-        if type(operation) is not Write or not data:
-            return False
-        if self.exclusive.is_reserved(operation, self.host_identity):
-            return False  # the primary refuses it: its program is to hear so
-        if operation.offset + len(data) > self.volume.file_bytes_max:
-            return False  # so is it that of a disk which does not take files that long
-        catalog = self.volume.catalog
-        inode = catalog.inode(operation.inode)
-        ends = inode is not None and has_privileges(catalog, inode, clear_set_id=operation.clear_privileges)
-        return may_be_acknowledged_early(operation, inode, ends_privileges=ends)
+    def _writes_behind(self, operation: Operation, data: bytes) -> bool:
+        """Whether it is acknowledged as soon as it is staged. What is reserved the primary refuses, and the
+        program is to hear so."""
+        volume = self.volume
+        may = operation.may_be_written_behind(volume.catalog, len(data), volume.file_bytes_max)
+        return may and not self.exclusive.is_reserved(operation, self.host_identity)
 
     async def _request(
         self,
-        operation: AnyOperation,
+        operation: AnyOperation | AnyCall,
         data: bytes = b"",
         *,
         kept: bool = False,
@@ -227,19 +218,19 @@ class BackupUnit(ControlUnit):
         self.check_disk()
         if not self.communication.has_room(len(data)):
             await self._while_progressing(self.communication.wait_room, len(data))
-        if type(operation) is not Write:
+        if operation.touched_names():
             await self.make_way(operation)
         self.check_not_retired()
         identity = self._identity(self.request_serial)
         self.request_serial += 1
         time_ns = self.volume.staging_time_ns() if kept else 0
         staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
-        if kept and isinstance(operation, Write):
-            self.volume.watcher.data_changed(operation.inode, own=True)  # the overlay shows it from soon on
+        if kept:
+            self.volume.watcher.data_changed(operation.image, own=True)  # the overlay shows it from soon on
         if write is None:
             self._forward(staged)
-            if type(operation) is Write:
-                self.volume.prepare_image(operation.inode)  # while the primary carries it out
+            if operation.carries_data:
+                self.volume.prepare_image(operation.image)  # while the primary carries it out
             return await staged.answer.wait()
         self._writes[identity] = write
         try:
@@ -479,7 +470,7 @@ class BackupUnit(ControlUnit):
         self._early.clear()
         self.communication.doubt_sent()
         for staged in self.communication.pending():
-            if isinstance(staged.request.operation, SwitchRoles):  # asked once, and not again later
+            if isinstance(staged.operation, Call) and not staged.operation.is_repeated:
                 reason = f"{link.mirror.close_reason}; see `fusemirror status`"
                 staged.answer.reject(ConnectionLost(link.mirror.peer_name, reason))
                 self.communication.retire(staged.request.identity)
@@ -529,7 +520,7 @@ class BackupUnit(ControlUnit):
             self.note_failed_write(staged, answer.errno)
         elif answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
-        elif isinstance(staged.request.operation, NOT_CHANGES):
+        elif isinstance(staged.request.operation, Call):
             staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
@@ -579,7 +570,7 @@ class BackupUnit(ControlUnit):
         """What is left in the communication volume the unit of the other role carries out."""
         super().retire(known)
         for staged in self.communication.pending():
-            asks = isinstance(staged.request.operation, NOT_CHANGES)
+            asks = isinstance(staged.request.operation, Call)
             if asks:
                 staged.answer.reject(RoleChanged())
             if asks or staged.abandoned:

@@ -20,7 +20,6 @@ from typing import Any
 import trio
 
 from fusemirror.control.apart import CONFLICTS_NAME
-from fusemirror.control.deciding import RENAME_NOREPLACE
 from fusemirror.control.unit import ControlUnit, name_of
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -30,17 +29,8 @@ from fusemirror.limits import (
     DIFFERENCES_TOLD_MAX,
     MIB,
 )
-from fusemirror.operations import (
-    Create,
-    Link,
-    RemoveDirectory,
-    RemoveXattr,
-    Rename,
-    SetAttributes,
-    SetXattr,
-    Unlink,
-    Write,
-)
+from fusemirror.operations import Create, Link, Operation, RemoveXattr, Rename, SetAttributes, SetXattr, Write
+from fusemirror.operations.rename import RENAME_NOREPLACE
 from fusemirror.printable import shortened
 from fusemirror.volume import aside
 from fusemirror.volume.aside import Kept
@@ -51,14 +41,12 @@ from fusemirror.xattrs import has_namespace
 
 log = logging.getLogger(__name__)
 
-NameOperation = Create | Link | Unlink | RemoveDirectory | Rename
-
 _ENTRIES_PER_TURN = 256
 # Only root looks in: a directory on the way to a file that was set aside is not rebuilt.
 _DIRECTORY_MODE = stat.S_IFDIR | 0o700
 
 
-def check_reserved(operation: NameOperation, uid: int) -> None:
+def check_reserved(operation: Operation, uid: int) -> None:
     """EPERM where a user would make, remove or rename `/.fusemirror-conflicts` itself: it is root's.
 
     Its name is reserved also where users may write to the root. One who made it beforehand, or who renames
@@ -67,10 +55,7 @@ def check_reserved(operation: NameOperation, uid: int) -> None:
     """
     if uid in (0, os.geteuid()):
         return
-    names = [(operation.parent, operation.name)]
-    if isinstance(operation, Rename):
-        names.append((operation.new_parent, operation.new_name))
-    if (ROOT_INODE, CONFLICTS_NAME) in names:
+    if (ROOT_INODE, CONFLICTS_NAME) in operation.touched_names():
         raise OperationFailed(errno.EPERM)
 
 

@@ -16,9 +16,7 @@ from fusemirror.control.reservations import holder_against
 from fusemirror.control.steps import RESETS, Found, Step, Table, next_step
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import FILE_BYTES_MAX
-from fusemirror.operations import AnyOperation, SetAttributes, Write
-from fusemirror.volume.catalog import Catalog
+from fusemirror.operations import Operation
 from fusemirror.volume.volume import Volume
 
 
@@ -27,7 +25,7 @@ class ExclusiveWrite:
 
     __slots__ = ("_access", "_host", "_operation", "claim", "step")
 
-    def __init__(self, access: "ExclusiveAccess", operation: AnyOperation, host: bytes, claim: Claim) -> None:
+    def __init__(self, access: "ExclusiveAccess", operation: Operation, host: bytes, claim: Claim) -> None:
         self.claim = claim
         self.step = Step.ANALYSED
         self._access = access
@@ -82,16 +80,16 @@ class ExclusiveAccess:
         self.given_up_total = 0
         self._volume = volume
 
-    def begin(self, operation: AnyOperation, length: int, host: bytes) -> ExclusiveWrite | None:
+    def begin(self, operation: Operation, length: int, host: bytes) -> ExclusiveWrite | None:
         """The write that `operation` is, checked; None where it touches no data. `length`: of its data."""
-        wanted = range_of(self._volume.catalog, operation, length)
+        wanted = operation.touched_range(self._volume.catalog, length)
         if wanted is None:
             return None
         write = ExclusiveWrite(self, operation, host, self.ranges.claim(*wanted))
         write.check()
         return write
 
-    def is_reserved(self, operation: AnyOperation, host: bytes) -> bool:
+    def is_reserved(self, operation: Operation, host: bytes) -> bool:
         catalog = self._volume.catalog
         return bool(catalog.reservations) and holder_against(catalog, operation, host) is not None
 
@@ -123,24 +121,3 @@ class ExclusiveAccess:
             self.ranges.release(claim)
             raise
         return claim
-
-
-def range_of(catalog: Catalog, operation: AnyOperation, length: int) -> tuple[InodeNumber, int, int] | None:
-    """The bytes that an operation writes or shows anew, as the file is now; None where it touches none.
-
-    What changes the length of a file takes everything from its old or new end on.
-    """
-    if type(operation) is Write:
-        inode = catalog.inode(operation.inode) if length else None
-        if inode is None:
-            return None
-        start = inode.size if operation.append else operation.offset
-        if start + length <= inode.size:
-            return operation.inode, start, start + length
-        return operation.inode, min(start, inode.size), FILE_BYTES_MAX
-    if type(operation) is SetAttributes and operation.size is not None:
-        inode = catalog.inode(operation.inode)
-        if inode is None:
-            return None
-        return operation.inode, max(0, min(operation.size, inode.size)), FILE_BYTES_MAX
-    return None

@@ -42,7 +42,7 @@ from fusemirror.limits import (
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Question, Stream
-from fusemirror.operations import AnyOperation, Create, Link, RemoveDirectory, Rename, Unlink
+from fusemirror.operations import Operation
 from fusemirror.promise import Promise
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
@@ -56,29 +56,8 @@ from fusemirror.protocol.messages import (
     WantNames,
 )
 from fusemirror.recent import Recent
-from fusemirror.volume.catalog import Catalog
 
 _NEVER = -math.inf
-
-
-def directories_of(operation: AnyOperation) -> tuple[InodeNumber, ...]:
-    """The directories in which `operation` changes names."""
-    if isinstance(operation, Create | Link | Unlink | RemoveDirectory):
-        return (operation.parent,)
-    if isinstance(operation, Rename):
-        return operation.parent, operation.new_parent
-    return ()
-
-
-def directory_that_must_be_empty(operation: AnyOperation, catalog: Catalog) -> InodeNumber | None:
-    """The directory into which `operation` looks to see that it is empty."""
-    if isinstance(operation, RemoveDirectory):
-        entry = catalog.entry(operation.parent, operation.name)
-    elif isinstance(operation, Rename):
-        entry = catalog.entry(operation.new_parent, operation.new_name)
-    else:
-        return None
-    return None if entry is None else entry.inode
 
 
 class Names:
@@ -113,9 +92,9 @@ class Names:
         self.used.add(directory)
         return self._looks[directory] == LOOKS_TO_KEEP and not self.is_known(directory)
 
-    def change(self, operation: AnyOperation) -> None:
+    def change(self, operation: Operation) -> None:
         """A program of this host changes names: called before that, and when it is done."""
-        for directory in directories_of(operation):
+        for directory, _ in operation.touched_names():
             self.used.add(directory)
             self.changed.add(directory)
 
@@ -413,7 +392,8 @@ class Borrowing:
         if len(self._communication) > REQUESTS_SEARCHED_MAX:
             return True
         pending = self._communication.pending()
-        return any(directory in directories_of(staged.request.operation) for staged in pending)
+        names = (name for staged in pending for name in staged.operation.touched_names())
+        return any(parent == directory for parent, _ in names)
 
     # --- what the primary says: handlers of the stream ------------------------------------------------------
 

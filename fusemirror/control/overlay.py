@@ -8,7 +8,6 @@ One that may be in the subvolume already, below what came after it, is not shown
 from collections.abc import Collection
 
 from fusemirror.communication.volume import Staged
-from fusemirror.operations import Write
 from fusemirror.volume.inode import Inode
 
 
@@ -18,11 +17,7 @@ def _is_shown(staged: Staged) -> bool:
 
 def _on_top(writes: Collection[Staged]) -> list[tuple[int, bytes]]:
     """Offset and data of each write that is shown, oldest first."""
-    return [
-        (staged.request.operation.offset, staged.data)
-        for staged in writes
-        if _is_shown(staged) and isinstance(staged.request.operation, Write)
-    ]
+    return [(staged.operation.data_offset, staged.data) for staged in writes if _is_shown(staged)]
 
 
 def size_with(size: int, writes: Collection[Staged]) -> int:
@@ -57,12 +52,3 @@ def attributes_with(inode: Inode, writes: Collection[Staged]) -> Inode:
     shown.mtime_ns = max(inode.mtime_ns, *times)
     shown.ctime_ns = max(inode.ctime_ns, *times)
     return shown
-
-
-def may_be_acknowledged_early(operation: Write, inode: Inode | None, *, ends_privileges: bool) -> bool:
-    """Whether nothing but its data depends on the write, and it is sure to be in order.
-
-    Where the file ends is the primary's to say (O_APPEND). And nobody may run what was written with
-    the privileges of what was there before.
-    """
-    return inode is not None and inode.is_regular and not operation.append and not ends_privileges

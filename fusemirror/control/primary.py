@@ -8,7 +8,6 @@ change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
 
 import errno
 import logging
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,27 +16,17 @@ from typing import Any
 import msgspec
 import trio
 
-from fusemirror.change import (
-    DataChange,
-    NamespaceChange,
-    Row,
-    Table,
-    TruncateChange,
-    WriteChange,
-    encode_change,
-)
+from fusemirror.change import NamespaceChange, Row, Table, encode_change
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
-from fusemirror.control.checking import check_operation
-from fusemirror.control.deciding import Decision, decide, end_privileges, has_privileges, purge_rows
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Lending
+from fusemirror.control.purging import purge_rows
 from fusemirror.control.reservations import check_reserved
-from fusemirror.control.room import space_needed
 from fusemirror.control.steps import Found
-from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, Key, RoleChange, found
+from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, RoleChange, found
 from fusemirror.errors import (
     BadChange,
     ChannelError,
@@ -58,25 +47,23 @@ from fusemirror.limits import (
     PURGE_LOOKS_PER_S,
     PURGE_RECORDS_MAX,
     REQUESTS_BESIDE_MAX,
-    WRITE_BYTES_MAX,
 )
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet
 from fusemirror.mirror.repair import FromBackup, FromPrimary
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PRIMARY_TAKES, WORDS, PrimaryState
 from fusemirror.mirror.verify import Repair, Report, Verifier
-from fusemirror.operations import (
-    AnyOperation,
+from fusemirror.operations import AnyOperation, Key, Operation, SetAttributes, Write
+from fusemirror.operations.draft import Decision, Draft
+from fusemirror.protocol.calls import (
+    Call,
     ChangeAccess,
     ChangePace,
-    Create,
     Flush,
     Read,
-    SetAttributes,
     StartVerify,
     SwitchRoles,
     VerifyProgress,
-    Write,
 )
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.framing import Buffer
@@ -178,7 +165,7 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.wait_room()
         try:
             write = await self._admit(operation, len(data))
-            while type(operation) is not Write and await self.make_way(operation):
+            while operation.touched_names() and await self.make_way(operation):
                 write = await self._admit(operation, len(data))
             inode = self._carry_out(operation, data, NO_REQUEST, write)
         except OperationFailed:
@@ -188,14 +175,13 @@ class PrimaryUnit(ControlUnit):
                 await self.mirror.settled(self.volume.number)
             raise
         number = self.volume.number
-        if type(operation) is not Write:
-            self.names.change(operation)
+        self.names.change(operation)
         if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
             self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
         return self.volume.catalog.inode(inode)
 
-    async def _admit(self, operation: AnyOperation, length: int) -> ExclusiveWrite | None:
+    async def _admit(self, operation: Operation, length: int) -> ExclusiveWrite | None:
         """On return `operation` may be made, if it is at once: main is exclusive for it, where access is.
 
         Cancelled, nothing is left behind. `ChangesRefused`, `OperationFailed` for a reservation conflict.
@@ -224,14 +210,14 @@ class PrimaryUnit(ControlUnit):
         mirror = self.mirror
         return not (mirror.fenced or self.retired or self._handing_over) and mirror.entitled
 
-    def _begin_exclusive(self, operation: AnyOperation, length: int, host: bytes) -> ExclusiveWrite | None:
+    def _begin_exclusive(self, operation: Operation, length: int, host: bytes) -> ExclusiveWrite | None:
         """A write that has begun to take main's exclusive status; None where none is taken."""
         if self.mirror.access is Access.ROUTED:
             return None
         return self.exclusive.begin(operation, length, host)
 
     def _carry_out(
-        self, operation: AnyOperation, data: Buffer, request: RequestId, write: ExclusiveWrite | None
+        self, operation: Operation, data: Buffer, request: RequestId, write: ExclusiveWrite | None
     ) -> InodeNumber:
         """`_make`; a write keeps main's exclusive status until the backup has acknowledged."""
         if write is None or write.step is steps.Step.CONFLICT:
@@ -283,7 +269,7 @@ class PrimaryUnit(ControlUnit):
             if identity in self.volume.requests_done:
                 inode = self.volume.requests_done[identity][1]
             else:
-                inode = self._make(staged.request.operation, staged.data, identity)
+                inode = self._make(staged.operation, staged.data, identity)
             self._unanswered.append((staged, self.volume.number, inode))
         except OperationFailed as error:
             staged.answer.reject(error)
@@ -294,154 +280,95 @@ class PrimaryUnit(ControlUnit):
         self._end_request(staged.request.identity)
 
     def _make(
-        self, operation: AnyOperation, data: Buffer, request: RequestId, *, repairs: bool = False
+        self, operation: Operation, data: Buffer, request: RequestId, *, repairs: bool = False
     ) -> InodeNumber:
         """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`.
 
         `repairs`: the data becomes what it was; no privileges end.
         """
-        if self.volume.catalog.reservations:
-            check_reserved(self.volume.catalog, operation, self._host_of(request))
+        catalog = self.volume.catalog
+        # Requests have an identity only where they come from the peer, or came to this host as the backup.
+        of_peer = request != NO_REQUEST and request not in self._own_requests
+        host = self.peer_identity if of_peer else self.host_identity
+        if catalog.reservations:
+            check_reserved(catalog, operation, host)
+        data_bytes = len(data)
         try:
-            self._check_room(operation, len(data))
-            if type(operation) is Write:
-                return self._write(operation, data, request, repairs=repairs)
-            if type(operation) is SetAttributes and operation.size is not None:
-                return self._truncate(operation, request, repairs=repairs)
-            return self._change_namespace(operation, request)
+            needed = operation.space_needed(data_bytes)
+            if needed and not (self.volume.space.take(needed) and self.mirror.backup_takes(needed)):
+                self._check_in_place(operation, data_bytes)
+            decision = self._decide(operation, data_bytes, request, host, repairs)
+            change = decision.change
+            if change is None:
+                return decision.inode
+            if change.rows and change.image and not self.mirror.backup_takes_rows:
+                return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
+            self._publish(decision, data, is_there=of_peer)
         except OperationFailed:
             raise
         except (OSError, FusemirrorError) as error:
             if not isinstance(error, OSError | DiskFailed):
                 log.error("%s failed: %s", type(operation).__name__, error)
             raise OperationFailed(error.errno or errno.EIO) from error
+        if decision.new_file:
+            self.volume.prepare_image(decision.inode)  # while the backup applies it: most are written next
+        return decision.inode
 
-    def _host_of(self, request: RequestId) -> bytes:
-        """Who asks: requests have an identity only where they come from the peer."""
-        return self.peer_identity if request and request not in self._own_requests else self.host_identity
-
-    def _check_room(self, operation: AnyOperation, data_bytes: int) -> None:
-        """Refuse with ENOSPC what one of the two disks has no room for; what needs none is always done."""
-        needed = space_needed(operation, data_bytes)
-        if not needed or (self.volume.space.take(needed) and self.mirror.backup_takes(needed)):
-            return
-        in_place = type(operation) is Write and not operation.append
-        if not (in_place and self._is_allocated(operation, data_bytes)):
+    def _check_in_place(self, operation: Operation, data_bytes: int) -> None:
+        """ENOSPC, but for what only overwrites bytes that have their room on the disk."""
+        covered = operation.touched_range(self.volume.catalog, data_bytes)
+        if covered is None or not self.volume.images.is_allocated(*covered):
             raise OperationFailed(errno.ENOSPC)
 
-    def _is_allocated(self, operation: AnyOperation, data_bytes: int) -> bool:
-        assert type(operation) is Write
-        end = operation.offset + data_bytes
-        return self.volume.images.is_allocated(operation.inode, operation.offset, end)
-
-    def _write(
-        self, operation: Write, data: Buffer, request: RequestId, *, repairs: bool = False
-    ) -> InodeNumber:
+    def _decide(
+        self, operation: Operation, data_bytes: int, request: RequestId, host: bytes, repairs: bool = False
+    ) -> Decision:
+        """What it does as the next change. OperationFailed."""
         volume = self.volume
-        number = operation.inode
-        inode = found(volume.catalog.inode(number), errno.ESTALE)
-        if not inode.is_regular:
-            raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
-        if not data:  # no bytes, wherever they are written, change nothing (write(2))
-            if request:
-                self._publish_rows(Decision((), number, ()), _next(volume), volume.time_ns(), request)
-            return number
-        offset = inode.size if operation.append else operation.offset
-        end = offset + len(data)
-        if end > volume.file_bytes_max or len(data) > WRITE_BYTES_MAX or offset < 0:
-            raise OperationFailed(errno.EFBIG)
-        clear = operation.clear_privileges
-        ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
-        if self.mirror.must_begin_generation:
+        while True:
+            number, time_ns = _next(volume), volume.time_ns()
+            draft = Draft(volume.catalog, number, time_ns, request, host, volume.file_bytes_max, repairs)
+            decision = operation.decide(draft, data_bytes)
+            if decision.change is None or not self.mirror.must_begin_generation:
+                return decision
+            # Only now is it sure that there is a change; its number comes after the generation's.
             self.mirror.begin_generation()
-        if ends and not self.mirror.backup_takes_rows:
-            ends = self._end_privileges_first(number, clear_set_id=clear)
-        time_ns = volume.time_ns()
-        rows: tuple[Row, ...] = ()
-        if ends:
-            size = max(end, inode.size)
-            rows = end_privileges(volume.catalog, number, time_ns, clear_set_id=clear, size=size)
-        change = WriteChange(_next(volume), request, time_ns, number, offset, len(data), rows)
-        encoded = encode_change(change)
-        old_size = inode.size
-        self._apply_data(change, data, encoded)
-        # The backup holds the data of its own request: it crosses the network once.
-        is_there = request and request not in self._own_requests
-        self.mirror.publish(change, encoded, b"" if is_there else data, (number,), old_size)
-        return number
 
-    def _end_privileges_first(self, inode: InodeNumber, *, clear_set_id: bool) -> bool:
-        """End them by a change before the one of the data, for a backup of an earlier version: false, since
-        there are none then.
+    def _publish(self, decision: Decision, data: Buffer, *, is_there: bool = False) -> None:
+        """Apply a change and send it. `is_there`: the backup holds the data of its own request, which crosses
+        the network once.
         """
-        number, time_ns = _next(self.volume), self.volume.time_ns()
-        rows = end_privileges(self.volume.catalog, inode, time_ns, clear_set_id=clear_set_id)
-        self._publish_rows(Decision(rows, inode, (inode,)), number, time_ns, NO_REQUEST)
-        return False
-
-    def _truncate(
-        self, operation: SetAttributes, request: RequestId, *, repairs: bool = False
-    ) -> InodeNumber:
-        volume = self.volume
-        size = operation.size
-        inode = found(volume.catalog.inode(operation.inode), errno.ESTALE)
-        if not inode.is_regular:
-            raise OperationFailed(errno.EISDIR if inode.is_directory else errno.EINVAL)
-        if size is None or not 0 <= size <= max(volume.file_bytes_max, inode.size):
-            raise OperationFailed(errno.EFBIG)
-        clear = operation.clear_privileges
-        ends = has_privileges(volume.catalog, inode, clear_set_id=clear) and not repairs
-        others = msgspec.structs.replace(operation, size=None, clear_privileges=False)
-        more = others != SetAttributes(operation.inode)
-        # For a backup of an earlier version it becomes several changes; the last of them answers it.
-        at_once = self.mirror.backup_takes_rows
-        if self.mirror.must_begin_generation:
-            self.mirror.begin_generation()
-        if ends and not at_once:
-            ends = self._end_privileges_first(inode.number, clear_set_id=clear)
-        number, time_ns = _next(volume), volume.time_ns()
-        rows: tuple[Row, ...] = ()
-        if at_once and (ends or more):
-            rows = decide(volume.catalog, operation, number, time_ns, self._host_of(request)).rows
-        last = at_once or not more
-        change = TruncateChange(number, request if last else NO_REQUEST, time_ns, inode.number, size, rows)
+        change = decision.change
+        assert change is not None
         encoded = encode_change(change)
-        old_size = inode.size
-        self._apply_data(change, b"", encoded)
-        self.mirror.publish(change, encoded, b"", (inode.number,), old_size)
-        if not last:
-            self._change_namespace(others, request)
-        return inode.number
-
-    def _apply_data(self, change: DataChange, data: Buffer, encoded: bytes) -> None:
         try:
             self.volume.apply(change, data, encoded=encoded, journal_request=change.request != NO_REQUEST)
         except (OSError, DiskFailed):
-            self.mirror.mend(change)
+            if change.image:
+                self.mirror.mend(change)
             raise
+        self.mirror.publish(change, encoded, b"" if is_there else data, decision.keys, decision.old_size)
 
-    def _change_namespace(self, operation: AnyOperation, request: RequestId) -> InodeNumber:
-        volume = self.volume
-        number, time_ns, host = _next(volume), volume.time_ns(), self._host_of(request)
-        decision = decide(volume.catalog, operation, number, time_ns, host)
-        if self.mirror.must_begin_generation:
-            # Only now is it sure that there is a change; its number comes after the generation's.
-            self.mirror.begin_generation()
-            number, time_ns = _next(volume), volume.time_ns()
-            decision = decide(volume.catalog, operation, number, time_ns, host)
-        if decision.rows or request:
-            self._publish_rows(decision, number, time_ns, request)
-        if type(operation) is Create and stat.S_ISREG(operation.mode):
-            volume.prepare_image(decision.inode)  # while the backup applies it: most files are written next
+    def _make_in_steps(
+        self, operation: Operation, data: Buffer, request: RequestId, host: bytes, *, of_peer: bool
+    ) -> InodeNumber:
+        """`_make` for a backup of an earlier version, which would leave out the rows of a change of data: it
+        becomes several changes, and the last of them answers the request.
+        """
+        *before, last = operation.in_steps()
+        for step in before:
+            decision = self._decide(step, 0, NO_REQUEST, host)
+            if decision.change is not None:
+                self._publish(decision, b"")
+        decision = self._decide(last, len(data), request, host)
+        self._publish(decision, data, is_there=of_peer)
         return decision.inode
 
-    def _publish_rows(
-        self, decision: Decision, number: ChangeNumber, time_ns: int, request: RequestId
-    ) -> None:
-        change = NamespaceChange(number, request, time_ns, decision.inode, decision.rows)
-        encoded = encode_change(change)
-        self.volume.apply(change, encoded=encoded)
-        self.mirror.publish(change, encoded, b"", decision.keys)
+    def _publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
+        """Make rows that nobody asked for a change. OSError, FusemirrorError."""
+        number, time_ns = _next(self.volume), self.volume.time_ns()
+        change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
+        self._publish(Decision(change, InodeNumber(0), keys), b"")
 
     async def settle(self, inode: InodeNumber) -> None:
         number = self.mirror.unsettled(inode)
@@ -618,22 +545,14 @@ class PrimaryUnit(ControlUnit):
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
         try:
-            check_operation(operation)
+            operation.check()
         except OperationFailed as error:
             _answer(session, Answer(identity, errno=error.errno, after=self.volume.number))
             return
-        if isinstance(operation, SwitchRoles):
-            if self.mirror.state is not PrimaryState.NORMAL or self.role_change.settled:
-                session.send(Answer(identity, errno=errno.EAGAIN))
-                return
-            change = RoleChange("backup", "asked for by the backup", hand_over=True)
-            self.role_change.resolve(change)
-            nursery.start_soon(self._answer_refusal, session, identity, change)
-            return
-        if isinstance(operation, (Read, Flush, StartVerify, VerifyProgress, ChangePace, ChangeAccess)):
+        if isinstance(operation, Call):
             if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
                 raise refusal(session.peer_name, request, "too many of its kind at once")
-            nursery.start_soon(partial(self._answer_later, session, identity, operation))
+            nursery.start_soon(self._answer, session, identity, operation)
             return
         if self._handing_over:
             return  # the backup still has it, and carries it out as the primary
@@ -647,25 +566,13 @@ class PrimaryUnit(ControlUnit):
         write = None if request.kept else self._begin_exclusive(operation, len(data), self.peer_identity)
         if write is not None and write.step is steps.Step.STANDING_BY:
             # The task has the write before the link can be lost, so that it ends with it.
-            nursery.start_soon(self._serve_in_turn, session, request, bytes(data), write)
+            nursery.start_soon(self._serve_in_turn, session, identity, operation, bytes(data), write)
             session.send(Excluded(identity))
-        else:
-            self._serve_now(session, request, data, write)
-
-    async def _answer_refusal(self, session: Session, identity: RequestId, change: RoleChange) -> None:
-        """Tell the backup of a hand-over that came to nothing; one that succeeds ends the link."""
+            return
         try:
-            await change.done.wait()
-        except (FusemirrorError, OSError):
-            _answer(session, Answer(identity, errno=errno.EAGAIN))
-
-    def _serve_now(
-        self, session: Session, request: Request, data: Buffer, write: ExclusiveWrite | None
-    ) -> None:
-        try:
-            self._carry_out(request.operation, data, request.identity, write)
+            self._carry_out(operation, data, identity, write)
         except OperationFailed as error:
-            self._refuse(session, request.identity, error)
+            self._refuse(session, identity, error)
 
     def _refuse(self, session: Session, identity: RequestId, error: OperationFailed) -> None:
         """Answer that nothing was done. Not where the disk failed: the backup then keeps the request that it
@@ -675,18 +582,17 @@ class PrimaryUnit(ControlUnit):
             _answer(session, Answer(identity, errno=error.errno, after=self.volume.number))
 
     async def _serve_in_turn(
-        self, session: Session, request: Request, data: bytes, write: ExclusiveWrite
+        self, session: Session, identity: RequestId, operation: Operation, data: bytes, write: ExclusiveWrite
     ) -> None:
         """The backup has given up the subvolume's status; its data waits here, so that it travels once."""
         try:
             await write.take_turn()
+            if self.mirror.fenced or self.retired or self._handing_over:
+                write.meet(Found.FAILED)
+                return  # the link is ending; the backup asks again over the next, or carries it out itself
+            self._carry_out(operation, data, identity, write)
         except OperationFailed as error:
-            self._refuse(session, request.identity, error)
-            return
-        if self.mirror.fenced or self.retired or self._handing_over:
-            write.meet(Found.FAILED)
-            return  # the link is ending; the backup asks again over the next, or carries it out itself
-        self._serve_now(session, request, data, write)
+            self._refuse(session, identity, error)
 
     async def _answer_again(
         self, session: Session, identity: RequestId, number: ChangeNumber, inode: InodeNumber
@@ -697,34 +603,45 @@ class PrimaryUnit(ControlUnit):
         await self.mirror.settled(number)
         _answer(session, Answer(identity, after=number, inode=inode))
 
-    async def _answer_later(
-        self,
-        session: Session,
-        identity: RequestId,
-        operation: Read | Flush | StartVerify | VerifyProgress | ChangePace | ChangeAccess,
-    ) -> None:
+    async def _answer(self, session: Session, identity: RequestId, call: Call) -> None:
+        """Answer a call of the backup; a hand-over that succeeds ends the link instead."""
         data, value, error = b"", b"", 0
         try:
-            if isinstance(operation, Read):
-                # Whatever this host shows its own programs: the backup must not read ahead of its copy.
-                await self._wait_settled(operation.inode, operation.offset, operation.length)
-                await session.wait_room()  # a peer that asks for much, and takes little, gets it later
-                data = self.read_here(operation.inode, operation.offset, operation.length)
-            elif isinstance(operation, Flush):
-                await self.flush(operation.inode)
-            elif isinstance(operation, StartVerify):
-                await self.verify(operation.keep)
-            elif isinstance(operation, ChangePace):
-                await self.change_pace(rate_bytes=operation.rate_bytes, paused=operation.paused)
-            elif isinstance(operation, ChangeAccess):
-                await self.change_access(operation.access)
-            else:
-                value = msgspec.json.encode(await self.verify_report())
+            match call:
+                case Read(inode=inode, offset=offset, length=length):
+                    # Whatever this host shows its own programs: the backup must not read ahead of its copy.
+                    await self._wait_settled(inode, offset, length)
+                    await session.wait_room()  # a peer that asks for much, and takes little, gets it later
+                    data = self.read_here(inode, offset, length)
+                case Flush(inode=inode):
+                    await self.flush(inode)
+                case StartVerify(keep=keep):
+                    await self.verify(keep)
+                case VerifyProgress():
+                    value = msgspec.json.encode(await self.verify_report())
+                case ChangePace(rate_bytes=rate_bytes, paused=paused):
+                    await self.change_pace(rate_bytes=rate_bytes, paused=paused)
+                case ChangeAccess(access=access):
+                    await self.change_access(access)
+                case SwitchRoles():
+                    await self._switch_for_backup()
+                    return
         except RefusedForSafety:
             error = errno.EBUSY
         except (FusemirrorError, OSError) as failed:
             error = failed.errno or errno.EIO
         _answer(session, Answer(identity, errno=error, value=value), data)
+
+    async def _switch_for_backup(self) -> None:
+        """Hand the role over. OperationFailed (EAGAIN) where that cannot be, or came to nothing."""
+        if self.mirror.state is not PrimaryState.NORMAL or self.role_change.settled:
+            raise OperationFailed(errno.EAGAIN)
+        change = RoleChange("backup", "asked for by the backup", hand_over=True)
+        self.role_change.resolve(change)
+        try:
+            await change.done.wait()
+        except (FusemirrorError, OSError):
+            raise OperationFailed(errno.EAGAIN) from None
 
     # --- roles --------------------------------------------------------------------------------------------
 
@@ -853,8 +770,7 @@ class PrimaryUnit(ControlUnit):
             rows = purge_rows(self.volume.catalog, free)
             if not rows:
                 return False
-            decision = Decision(rows, InodeNumber(0), ())
-            self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
+            self._publish_rows(rows)
         return True
 
     async def _verify_when_wanted(self) -> None:
@@ -928,8 +844,7 @@ class PrimaryUnit(ControlUnit):
         if contradiction is not None:
             raise BadChange(contradiction)
         if rows:
-            decision = Decision(rows, InodeNumber(0), inodes)
-            self._publish_rows(decision, _next(self.volume), self.volume.time_ns(), NO_REQUEST)
+            self._publish_rows(rows, inodes)
 
     def restore_length(self, inode: InodeNumber) -> None:
         """Make both images as long as the row says. OperationFailed."""

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import msgspec
 import trio
 
 from fusemirror.channel.link import Link
@@ -21,7 +20,7 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.control.conflicts import BringingIn, set_aside_files
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.telling import Listed
-from fusemirror.control.unit import ControlUnit, Key, RoleChange, name_of
+from fusemirror.control.unit import ControlUnit, RoleChange, name_of
 from fusemirror.errors import (
     FusemirrorError,
     HistoriesDiverged,
@@ -34,7 +33,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
-from fusemirror.operations import AnyOperation, SetAttributes
+from fusemirror.operations import AnyOperation, Key, SetAttributes
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
@@ -115,16 +114,16 @@ class Roles(ControlUnit):
                 await self._succeeded(unit)
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
-        if type(operation) is SetAttributes and operation.size:
-            await self._cut_in_steps(operation.inode, operation.size, operation)
+        if operation.cut_to:
+            await self._cut_in_steps(operation)
         return await self._perform(operation, data)
 
-    async def _cut_in_steps(self, inode: InodeNumber, size: int, operation: SetAttributes) -> None:
-        """On return the rest of a file's way down to `size` takes neither host long.
+    async def _cut_in_steps(self, operation: AnyOperation) -> None:
+        """On return the rest of the way down takes neither host long.
 
-        It lies in very many places then, and each step is a change of its own, that others see. Cut to
-        nothing it would be in one step: an empty image takes its place.
+        The file lies in very many places then, and each step is a change of its own, that others see.
         """
+        inode, size = operation.image, operation.cut_to
         before = self.volume.catalog.inode(inode)
         if before is None or before.size - size <= CUT_SHORT_BYTES or not before.is_regular:
             return
@@ -132,11 +131,11 @@ class Roles(ControlUnit):
             points = await self.volume.cut_points(inode, size)
         except OSError as error:
             raise OperationFailed(error.errno or errno.EIO) from error
-        step = SetAttributes(inode, clear_privileges=operation.clear_privileges)
+        clear = operation.clear_privileges
         for point in points:
             now = self.volume.catalog.inode(inode)
             if point > size and now is not None and point < now.size:  # another program may cut it, too
-                await self._perform(msgspec.structs.replace(step, size=point))
+                await self._perform(SetAttributes(inode, size=point, clear_privileges=clear))
 
     async def _perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         while True:

@@ -24,9 +24,8 @@ from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
-from fusemirror.control.names import Names, directories_of, directory_that_must_be_empty
+from fusemirror.control.names import Names
 from fusemirror.control.open_inodes import OpenInodes
-from fusemirror.control.reservations import conflicts
 from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
@@ -46,7 +45,8 @@ from fusemirror.limits import (
     SPACE_LOOK_INTERVAL_S,
 )
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
-from fusemirror.operations import AnyOperation, Release, Reserve, Write
+from fusemirror.operations import AnyOperation, Key, Operation, Release, Reserve
+from fusemirror.operations.reserve import conflicts
 from fusemirror.printable import shortened
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Bye, Hello, History
@@ -59,10 +59,6 @@ from fusemirror.xattrs import has_namespace, namespace_of
 log = logging.getLogger(__name__)
 
 NO_CHANGE = ChangeNumber(0)
-NameKey = tuple[InodeNumber, bytes]
-Key = InodeNumber | NameKey
-"""What a change touches, for those who must wait for it: an inode, or a name in a directory."""
-
 
 VERIFY_UNDER_WAY = "a comparison is under way that was asked for otherwise; wait for its end"
 
@@ -371,7 +367,7 @@ class ControlUnit(ABC):
         changes a name in it; a check report after `io_timeout`.
         """
 
-    async def make_way(self, operation: AnyOperation) -> bool:
+    async def make_way(self, operation: Operation) -> bool:
         """On return no kernel keeps names that `operation` changes, but for this one's what it holds.
 
         Whether that took a wait. A check report as for `free_names`.
@@ -379,9 +375,9 @@ class ControlUnit(ABC):
         names, waited = self.names, False
         names.change(operation)
         while names.theirs or names.shared:
-            changed = directories_of(operation)
+            changed = [parent for parent, _ in operation.touched_names()]
             kept = [each for each in changed if names.are_in_the_way(each, of_change=True)]
-            emptied = directory_that_must_be_empty(operation, self.volume.catalog)
+            emptied = operation.must_be_empty(self.volume.catalog)
             if kept:
                 await self.free_names(kept[0], of_change=True)
             elif emptied in names.theirs:
@@ -475,8 +471,7 @@ class ControlUnit(ABC):
 
     def note_failed_write(self, staged: Staged, error: int) -> None:
         """A write failed that somebody was told had not: fsync or close says so, once to each."""
-        assert isinstance(staged.request.operation, Write)
-        inode = staged.request.operation.inode
+        inode = staged.operation.image
         log.warning("a write to inode %d failed after it was acknowledged: %s", inode, os.strerror(error))
         self.failed_writes.note(inode, error)
         self.volume.watcher.data_changed(inode, own=True)
@@ -594,7 +589,7 @@ class ControlUnit(ABC):
 
     @abstractmethod
     async def verify(self, keep: str = "") -> None:
-        """Begin a comparison of the volumes, or join the one under way (`operations.StartVerify`)."""
+        """Begin a comparison of the volumes, or join the one under way (`calls.StartVerify`)."""
 
     @abstractmethod
     async def verify_report(self) -> dict[str, Any]:

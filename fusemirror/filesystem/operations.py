@@ -19,9 +19,7 @@ import trio
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
-from fusemirror.control import acl
 from fusemirror.control.conflicts import check_reserved
-from fusemirror.control.deciding import RENAME_EXCHANGE, nearest_time
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.answers import Listing, list_entry
@@ -44,7 +42,10 @@ from fusemirror.operations import (
     SetXattr,
     Unlink,
     Write,
+    acl,
 )
+from fusemirror.operations.rename import RENAME_EXCHANGE
+from fusemirror.operations.set_attributes import nearest_time
 from fusemirror.volume.inode import Inode
 from fusemirror.xattrs import listed, namespace_of
 

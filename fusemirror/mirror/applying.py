@@ -50,7 +50,6 @@ from fusemirror.mirror.states import (
     next_backup_state,
 )
 from fusemirror.mirror.suspects import suspects_of
-from fusemirror.operations import Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import shown
@@ -310,8 +309,8 @@ class Applier:
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is not None:
-                operation = staged.request.operation
-                if type(operation) is not Write or operation.inode != change.inode:
+                operation = staged.operation
+                if not operation.carries_data or operation.image != change.inode:
                     raise BadChange("it names a request that was for something else")
                 data = staged.data
             elif not data:  # one that was the primary's own comes with its data

@@ -25,11 +25,8 @@ import trio
 
 from fusemirror.change import (
     AnyChange,
-    DataChange,
     NamespaceChange,
     Row,
-    TruncateChange,
-    WriteChange,
     encode_change,
 )
 from fusemirror.channel.link import Link
@@ -216,17 +213,16 @@ class Mirror:
                 if self.link is not None:
                     self.link.close(error.why)
         if self.written_since is not None:
-            self.written_since.append(_range(change))
+            self.written_since.append(change.data_range())
         if not self._live:
             self._mark(change)
         if self.acknowledges_alone:
             self.acknowledged_number = change.number
             return
-        inode, start, end = _range(change)
+        inode, start, end = change.data_range()
         start = min(start, old_size_bytes)
         now = trio.current_time()
-        length = change.length if type(change) is WriteChange else 0
-        entry = InFlight(change.number, keys, inode, start, end, now, length)
+        entry = InFlight(change.number, keys, inode, start, end, now, change.length)
         self.in_flight.append(entry)
         if not self._live and self._held_back is None:
             self._held_back = change.number
@@ -242,7 +238,7 @@ class Mirror:
             return True
         return self._room_taken + size_bytes <= self._room_limit
 
-    def mend(self, change: DataChange) -> None:
+    def mend(self, change: AnyChange) -> None:
         """A change of data failed here, perhaps halfway: its bytes are compared, now or later."""
         self._mark(change)
         self._mend_wanted.set()
@@ -273,7 +269,7 @@ class Mirror:
             self.link.close(str(TimedOut(self.io_timeout_s, "the backup took too little of what was sent")))
 
     def _mark(self, change: AnyChange) -> None:
-        inode, start, end = _range(change)
+        inode, start, end = change.data_range()
         if inode:
             self.out_of_sync.add_range(inode, start, end)
 
@@ -896,13 +892,3 @@ class Mirror:
             "oldest_seconds": round(oldest_s, 3),
             "capacity_bytes": 0,
         }
-
-
-def _range(change: AnyChange) -> tuple[InodeNumber, int, int]:
-    """The image and the bytes that a change of data covers; inode 0 for a change of the namespace."""
-    if type(change) is WriteChange:
-        return change.inode, change.offset, change.offset + change.length
-    if type(change) is TruncateChange:
-        return change.inode, change.size, 1 << 63
-    assert type(change) is NamespaceChange
-    return InodeNumber(0), 0, 0

@@ -19,7 +19,7 @@ from fusemirror.limits import (
     REQUEST_ID_BYTES,
     ROWS_PER_MESSAGE,
 )
-from fusemirror.operations import Read, Write
+from fusemirror.protocol.calls import Call
 from fusemirror.protocol.messages import (
     Answer,
     AnyMessage,
@@ -162,8 +162,8 @@ def _check_fetch_region(message: FetchRegion, data_bytes: int) -> None:
 
 
 def _check_request(message: Request, data_bytes: int) -> None:
-    is_write = type(message.operation) is Write
-    if (data_bytes and not is_write) or (message.kept and not (is_write and data_bytes)):
+    carries_data = message.operation.carries_data
+    if (data_bytes and not carries_data) or (message.kept and not (carries_data and data_bytes)):
         raise ValueError("operation: it comes with data, or was acknowledged, and is no write")
 
 
@@ -221,6 +221,6 @@ def check_fetched(question: AnyMessage, answer: Fetched) -> None:
 
 def check_answer(request: Request, answer: Answer, data_bytes: int) -> None:
     """ValueError unless an answer can be one to the request."""
-    operation = request.operation
-    length = operation.length if isinstance(operation, Read) else 0
-    _check(data_bytes <= length, "data", "more than was asked for")
+    asked = request.operation
+    allowed = asked.answer_bytes_max if isinstance(asked, Call) else 0
+    _check(data_bytes <= allowed, "data", "more than was asked for")

@@ -54,6 +54,7 @@ from fusemirror.limits import (
     TIME_NS_MIN,
 )
 from fusemirror.operations import AnyOperation
+from fusemirror.protocol.calls import AnyCall
 from fusemirror.settings import Access
 
 Rows = Annotated[tuple[Row, ...], Meta(max_length=ROWS_RECEIVED_MAX)]
@@ -432,13 +433,13 @@ class Fetched(msgspec.Struct, frozen=True, array_like=True, tag=71):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag=80):
-    """An operation of the backup, named for ever by `identity`; a write's bytes travel beside.
+    """An operation or a call of the backup, named for ever by `identity`; a write's bytes travel beside.
 
     `kept`: it was, or will be, acknowledged before its answer; a restarted backup sends it again.
     """
 
     identity: ARequest
-    operation: AnyOperation
+    operation: AnyOperation | AnyCall
     kept: bool = False
 
 

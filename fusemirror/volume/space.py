@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fusemirror.change import AnyChange, WriteChange
+from fusemirror.change import AnyChange
 from fusemirror.limits import (
     SPACE_ANSWER_BYTES_MAX,
     SPACE_PER_CHANGE_BYTES,
@@ -23,7 +23,7 @@ from fusemirror.limits import (
 
 def space_of(change: AnyChange) -> int:
     """The most that a change takes from the disk, in bytes. Both hosts count the same."""
-    return SPACE_PER_CHANGE_BYTES + (change.length if type(change) is WriteChange else 0)
+    return SPACE_PER_CHANGE_BYTES + change.length
 
 
 class Space:

@@ -6,10 +6,9 @@ import stat
 from pathlib import Path
 from time import perf_counter
 
-from fusemirror.change import NamespaceChange
-from fusemirror.control.deciding import decide
-from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.operations import Create
+from fusemirror.operations.draft import Draft
 from fusemirror.volume.volume import Volume
 from tests.bench import systems
 from tests.bench.jobs import small_files
@@ -85,8 +84,9 @@ def fill(directory: Path, count: int) -> None:
 
 def _create(volume: Volume, parent: InodeNumber, name: int, mode: int) -> InodeNumber:
     number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
-    made = decide(volume.catalog, Create(parent, b"%d" % name, mode, 0, 0), number, time_ns)
-    volume.apply(NamespaceChange(number, NO_REQUEST, time_ns, made.inode, made.rows))
+    made = Create(parent, b"%d" % name, mode, 0, 0).decide(Draft(volume.catalog, number, time_ns))
+    assert made.change is not None
+    volume.apply(made.change)
     return made.inode
 
 

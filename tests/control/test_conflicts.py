@@ -14,8 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fusemirror.control import apart, conflicts, telling
 from fusemirror.control.apart import CONFLICTS_NAME
-from fusemirror.control.conflicts import NameOperation, check_reserved
-from fusemirror.control.deciding import RENAME_EXCHANGE
+from fusemirror.control.conflicts import check_reserved
 from fusemirror.control.telling import Telling
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
@@ -25,6 +24,7 @@ from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
 from fusemirror.operations import (
     Create,
     Link,
+    Operation,
     RemoveDirectory,
     Rename,
     SetAttributes,
@@ -32,6 +32,7 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
+from fusemirror.operations.rename import RENAME_EXCHANGE
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands
@@ -374,7 +375,7 @@ NAME = (ROOT_INODE, CONFLICTS_NAME)
         Rename(InodeNumber(7), b"mine", *NAME, RENAME_EXCHANGE),
     ],
 )
-def test_the_name_of_the_directory_is_reserved_for_root(operation: NameOperation) -> None:
+def test_the_name_of_the_directory_is_reserved_for_root(operation: Operation) -> None:
     with pytest.raises(OperationFailed) as caught:
         check_reserved(operation, 1000)
     assert caught.value.errno == errno.EPERM

@@ -3,22 +3,17 @@
 import errno
 import stat
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
 from fusemirror.control.backup import BackupUnit
-from fusemirror.control.exclusive import range_of
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed, PrimaryUnreachable
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import FILE_BYTES_MAX
-from fusemirror.operations import AnyOperation, Create, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import Create, SetXattr, Write
 from fusemirror.settings import Access
-from fusemirror.volume.catalog import Catalog, inode_key
-from fusemirror.volume.inode import Inode
 from tests.admin.conftest import Pair, network, pair
 
 __all__ = ["network", "pair"]
@@ -188,37 +183,3 @@ async def test_access_changes_with_requests_under_way(both: Both, role: str) -> 
     await both.backup.flush(both.file)
     assert both.access == [Access.EXCLUSIVE] * 2
     assert await both.primary.read(both.file, 0, 10) == DATA
-
-
-# --- what an operation wants -------------------------------------------------------------------------------
-
-NUMBER, GONE = InodeNumber(2), InodeNumber(3)
-EVERYTHING_FROM_100 = (NUMBER, 100, FILE_BYTES_MAX)
-
-
-@pytest.mark.parametrize(
-    ("operation", "length", "wanted"),
-    [
-        (Write(NUMBER, 10), 20, (NUMBER, 10, 30)),
-        (Write(NUMBER, 90), 10, (NUMBER, 90, 100)),
-        (Write(NUMBER, 90), 11, (NUMBER, 90, FILE_BYTES_MAX)),
-        (Write(NUMBER, 500), 1, EVERYTHING_FROM_100),
-        (Write(NUMBER, 0, append=True), 1, EVERYTHING_FROM_100),
-        (Write(NUMBER, 10), 0, None),
-        (Write(GONE, 10), 20, None),
-        (SetAttributes(NUMBER, size=500), 0, EVERYTHING_FROM_100),
-        (SetAttributes(NUMBER, size=7), 0, (NUMBER, 7, FILE_BYTES_MAX)),
-        (SetAttributes(NUMBER, mode=0), 0, None),
-        (SetAttributes(GONE, size=7), 0, None),
-        (Unlink(ROOT_INODE, b"x"), 0, None),
-    ],
-)
-def test_what_changes_the_length_wants_all_from_there(
-    tmp_path: Path, operation: AnyOperation, length: int, wanted: tuple[InodeNumber, int, int] | None
-) -> None:
-    Catalog.create(tmp_path / "catalog")
-    catalog = Catalog(tmp_path / "catalog")
-    inode = Inode(NUMBER, FILE, 1, 0, 0, 0, 100, 0, 0, 0)
-    catalog.apply_rows([(1, inode_key(NUMBER), inode.pack())])
-    assert range_of(catalog, operation, length) == wanted
-    catalog.close()

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control.names import Names, directories_of
+from fusemirror.control.names import Names
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIRECTORY_REST_S,
@@ -13,7 +13,7 @@ from fusemirror.limits import (
     NAME_LIFETIME_S,
     SHARED_NAME_LIFETIME_S,
 )
-from fusemirror.operations import Create, Link, RemoveDirectory, Rename, Unlink, Write
+from fusemirror.operations import Unlink
 
 HELD, SHARED, OTHER = InodeNumber(2), InodeNumber(3), InodeNumber(4)
 CHANGE = Unlink(OTHER, b"name")
@@ -102,12 +102,3 @@ async def test_an_answer_from_before_a_directory_was_given_up_is_not_kept_after(
     await names.give_up_held()
     names.held.add(HELD)
     assert names.keeping(HELD) != before
-
-
-def test_every_operation_on_names_says_in_which_directories() -> None:
-    assert directories_of(Create(HELD, b"n", 0o644, 0, 0)) == (HELD,)
-    assert directories_of(Link(OTHER, HELD, b"n")) == (HELD,)
-    assert directories_of(CHANGE) == (OTHER,)
-    assert directories_of(RemoveDirectory(HELD, b"n")) == (HELD,)
-    assert directories_of(Rename(HELD, b"n", SHARED, b"m")) == (HELD, SHARED)
-    assert directories_of(Write(OTHER, 0)) == ()

@@ -6,12 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.communication.volume import Staged
-from fusemirror.control.overlay import (
-    attributes_with,
-    content_with,
-    may_be_acknowledged_early,
-    size_with,
-)
+from fusemirror.control.overlay import attributes_with, content_with, size_with
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.operations import Write
 from fusemirror.protocol.messages import Request
@@ -77,14 +72,3 @@ def test_what_may_be_in_the_volume_already_is_not_put_on_top_of_it() -> None:
     pending = [staged(0, b"xx"), staged(1, b"yyyy")]
     pending[1].in_doubt = True
     assert content_with(b"abc", 0, 10, 3, pending) == b"xxc"
-
-
-def test_only_a_plain_write_to_a_file_may_be_acknowledged_early() -> None:
-    plain = Write(INODE, 0)
-    assert may_be_acknowledged_early(plain, inode(), ends_privileges=False)
-    assert not may_be_acknowledged_early(plain, None, ends_privileges=False)
-    assert not may_be_acknowledged_early(Write(INODE, 0, append=True), inode(), ends_privileges=False)
-    directory = inode()
-    directory.mode = stat.S_IFDIR | 0o755
-    assert not may_be_acknowledged_early(plain, directory, ends_privileges=False)
-    assert not may_be_acknowledged_early(plain, inode(), ends_privileges=True)

@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fusemirror.change import Row, Table
 from fusemirror.channel.session import Session
-from fusemirror.control.deciding import purge_rows
+from fusemirror.control.purging import purge_rows
 from fusemirror.daemon import Host
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber

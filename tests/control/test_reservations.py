@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fusemirror.control import reservations
-from fusemirror.control.deciding import purge_rows
+from fusemirror.control.purging import purge_rows
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -21,6 +20,7 @@ from fusemirror.operations import (
     SetXattr,
     Unlink,
     Write,
+    reserve,
 )
 from fusemirror.volume.reservations import EVERYTHING, reservation_row
 from tests.admin.conftest import Pair, network, pair
@@ -161,7 +161,7 @@ async def test_what_is_no_file_cannot_be_reserved(sides: Sides) -> None:
 
 
 async def test_there_is_a_limit(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reservations, "RESERVATIONS_MAX", 1)
+    monkeypatch.setattr(reserve, "RESERVATIONS_MAX", 1)
     await sides.holder.reserve(sides.file, b"held", preempt=False)
     with pytest.raises(OperationFailed) as caught:
         await sides.holder.reserve(EVERYTHING, b"", preempt=False)

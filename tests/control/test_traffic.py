@@ -4,7 +4,7 @@ from fusemirror.change import WriteChange
 from fusemirror.channel.link import Link
 from fusemirror.control.traffic import Traffic
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
-from fusemirror.operations import Flush
+from fusemirror.protocol.calls import Flush
 from fusemirror.protocol.messages import Request
 from tests.control.conftest import make_links
 

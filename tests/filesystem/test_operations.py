@@ -9,9 +9,7 @@ import pyfuse3
 import pytest
 import trio
 
-from fusemirror.change import NamespaceChange, Table
-from fusemirror.control.acl import ACCESS
-from fusemirror.control.deciding import decide
+from fusemirror.change import AnyChange, Table
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -19,6 +17,8 @@ from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import KERNEL_STEADY_S, NAME_BYTES_MAX, PURGE_AFTER_S, REST_S
 from fusemirror.operations import Rename, Unlink
+from fusemirror.operations.acl import ACCESS
+from fusemirror.operations.draft import Draft
 from fusemirror.volume.catalog import xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -182,11 +182,12 @@ async def test_a_directory_that_the_other_host_moved_is_found_once_its_old_name_
     assert dropped == [(new, b"job")]
 
 
-def _of_the_other_host(unit: PrimaryUnit, operation: Rename) -> NamespaceChange:
+def _of_the_other_host(unit: PrimaryUnit, operation: Rename) -> AnyChange:
     volume = unit.volume
-    number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
-    decision = decide(volume.catalog, operation, number, time_ns)
-    return NamespaceChange(number, RequestId(b"the other host's"), time_ns, decision.inode, decision.rows)
+    number, request = ChangeNumber(volume.number + 1), RequestId(b"the other host's")
+    change = operation.decide(Draft(volume.catalog, number, volume.time_ns(), request)).change
+    assert change is not None
+    return change
 
 
 async def test_the_directory_of_set_aside_files_is_made_removed_and_renamed_by_root_alone(

@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from fusemirror.change import NamespaceChange, encode_change
-from fusemirror.control.deciding import decide
-from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber
 from fusemirror.operations import Create
+from fusemirror.operations.draft import Draft
 from fusemirror.volume.volume import Volume
 from tests.hosts import FILESYSTEM, Host, TwoHosts, what_is_missing
 
@@ -23,9 +22,9 @@ def fill(host: Host) -> None:
     for index in range(NAMES):
         number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
         create = Create(ROOT_INODE, f"name{index}".encode(), stat.S_IFREG | 0o644, 0, 0)
-        rows, inode, _ = decide(volume.catalog, create, number, time_ns)
-        change = NamespaceChange(number, NO_REQUEST, time_ns, inode, rows)
-        volume.apply(change, encoded=encode_change(change))
+        change = create.decide(Draft(volume.catalog, number, time_ns)).change
+        assert change is not None
+        volume.apply(change)
     volume.close()
 
 

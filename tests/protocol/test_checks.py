@@ -20,8 +20,9 @@ from fusemirror.limits import (
     FILE_BYTES_MAX,
     REGION_BYTES,
 )
-from fusemirror.operations import Flush, Read, Write
+from fusemirror.operations import Write
 from fusemirror.protocol import messages as m
+from fusemirror.protocol.calls import Flush, Read
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import decode, encode
 from tests.protocol.test_codec import EXAMPLES, HISTORY, XATTR, data_of
@@ -32,7 +33,7 @@ FREE = {
     "NamespaceChange.rows",
     "TruncateChange.rows",
     "WriteChange.rows",
-    "Request.operation",  # `control.checking`
+    "Request.operation",  # `Operation.check`, by the primary
     "Digests.digests",
     "RowsDigest.digest",
     "Suspects.marks",

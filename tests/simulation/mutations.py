@@ -13,7 +13,7 @@ import msgspec
 
 from fusemirror.change import NamespaceChange, Row
 from fusemirror.communication.volume import CommunicationVolume, Entry
-from fusemirror.control import backup, deciding, names, primary
+from fusemirror.control import backup, names, primary, purging
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
@@ -298,18 +298,18 @@ def _handing_over_unnoticed() -> AbstractContextManager[object]:
 
 
 def _all_rows_at_once(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ...]:
-    return tuple(row for number in inodes for row in deciding._rows_of_end(catalog, number))
+    return tuple(row for number in inodes for row in purging._rows_of_end(catalog, number))
 
 
 @contextmanager
 def _inodes_purged_first() -> Iterator[None]:
     """The rest of what belongs to one is then nobody's, where its purge takes several records."""
-    rows_of_end = deciding._rows_of_end
+    rows_of_end = purging._rows_of_end
 
     def mutated(catalog: Catalog, number: InodeNumber) -> Iterator[Row]:
         yield from reversed(list(rows_of_end(catalog, number)))
 
-    with mock.patch.object(deciding, "_rows_of_end", mutated):
+    with mock.patch.object(purging, "_rows_of_end", mutated):
         yield
 
 

@@ -10,8 +10,9 @@ from unittest import mock
 import msgspec
 
 from fusemirror import background, limits
-from fusemirror.control import backup, deciding, going_alone, names, primary, roles, unit
+from fusemirror.control import backup, going_alone, names, primary, purging, roles, unit
 from fusemirror.mirror import catching_up, copying, sending, verify
+from fusemirror.operations import set_xattr
 from fusemirror.settings import Fence
 from fusemirror.volume import catalog, images, journal, volume
 from tests.simulation.lying import LIES
@@ -274,8 +275,8 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (sending, "BACKLOG_BYTES_MAX", 20_000),
         (backup, "BACKLOG_BYTES_MAX", 20_000),
         (journal, "JOURNAL_RECORD_BYTES_MAX", RECORD_BYTES_SMALL),
-        (deciding, "ROW_BYTES_PER_RECORD", 600),
-        (deciding, "XATTR_NAMES_BYTES_MAX", 2500),
+        (purging, "ROW_BYTES_PER_RECORD", 600),
+        (set_xattr, "XATTR_NAMES_BYTES_MAX", 2500),
         (primary, "PURGE_BATCH_MAX", 3),
         (primary, "PURGE_RECORDS_MAX", 2),
         (catching_up, "ROW_BYTES_PER_MESSAGE", 600),

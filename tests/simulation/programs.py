@@ -10,7 +10,6 @@ from typing import Any
 
 import trio
 
-from fusemirror.control.names import directory_that_must_be_empty
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -97,7 +96,7 @@ def _locked(
     def emptied() -> InodeNumber | None:
         if operation is None:
             return None
-        return directory_that_must_be_empty(operation, host.unit.volume.catalog)
+        return operation.must_be_empty(host.unit.volume.catalog)
 
     return host.kernel.locked(*directories, emptied=emptied)
 

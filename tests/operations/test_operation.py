@@ -6,7 +6,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusemirror import operations as o
-from fusemirror.control.checking import check_operation
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber
-from fusemirror.operations import AnyOperation, Create, Read, Reserve, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import AnyOperation, Create, Reserve, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.protocol.calls import AnyCall, Read
 from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
@@ -88,12 +88,27 @@ async def _ask(path: Path, asked: list[AnyOperation]) -> None:
     unit._make(Create(ROOT_INODE, b"directory", 0o040755, 0, 0), b"", NO_REQUEST)
     for operation in asked:
         with suppress(OperationFailed):
-            check_operation(operation)
+            operation.check()
             unit._make(operation, b"data", NO_REQUEST)
     volume.close()
 
 
-WRONG: list[AnyOperation] = [
+# --- what every operation says of itself --------------------------------------------------------------------
+
+
+def test_every_operation_says_what_it_is() -> None:
+    asked = {type(operation) for operation in PLAIN}
+    assert asked == set(get_args(AnyOperation)), "an operation has no example here"
+    tags = [each.__struct_config__.tag for each in (*get_args(AnyOperation), *get_args(AnyCall))]
+    assert len(set(tags)) == len(tags)
+    for operation in PLAIN:
+        operation.check()
+        assert bool(operation.touched_names()) == hasattr(operation, "parent"), operation
+        changes_data = operation.carries_data or getattr(operation, "size", None) is not None
+        assert bool(operation.image) == changes_data, operation
+
+
+WRONG: list[AnyOperation | AnyCall] = [
     SetAttributes(ROOT_INODE, uid=1 << 32),
     SetAttributes(ROOT_INODE, gid=-1),
     SetAttributes(ROOT_INODE, mode=-1),
@@ -112,15 +127,15 @@ WRONG: list[AnyOperation] = [
 
 
 @pytest.mark.parametrize("operation", WRONG, ids=str)
-def test_what_no_kernel_asks_is_no_argument(operation: AnyOperation) -> None:
+def test_what_no_kernel_asks_is_no_argument(operation: AnyOperation | AnyCall) -> None:
     with pytest.raises(OperationFailed) as failed:
-        check_operation(operation)
+        operation.check()
     assert failed.value.errno == errno.EINVAL
 
 
 def test_the_path_of_a_reservation_has_an_end() -> None:
     with pytest.raises(OperationFailed) as failed:
-        check_operation(Reserve(ROOT_INODE, b"x" * (1 << 20)))
+        Reserve(ROOT_INODE, b"x" * (1 << 20)).check()
     assert failed.value.errno == errno.ENAMETOOLONG
 
 

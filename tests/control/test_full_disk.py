@@ -1,4 +1,4 @@
-"""Room: which operations a full disk refuses, at a primary alone; all others go through."""
+"""A full disk: which operations it refuses, at a primary alone; all others go through."""
 
 import errno
 
@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.room import space_needed
 from fusemirror.errors import DiskStopped, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import (
@@ -65,7 +64,7 @@ async def full(unit: PrimaryUnit, volume: Volume) -> PrimaryUnit:
 
 @pytest.mark.parametrize("operation", DONE, ids=repr)
 async def test_what_frees_or_needs_no_room_is_done(full: PrimaryUnit, operation: AnyOperation) -> None:
-    assert space_needed(operation, 0) == 0
+    assert operation.space_needed(0) == 0
     before = full.volume.number
     await full.perform(operation)
     assert full.volume.number > before

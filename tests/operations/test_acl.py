@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemirror.control import acl
-from fusemirror.control.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Acl, AclEntry
 from fusemirror.errors import OperationFailed
+from fusemirror.operations import acl
+from fusemirror.operations.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Acl, AclEntry
 
 NOBODY = 0xFFFFFFFF
 

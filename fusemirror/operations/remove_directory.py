@@ -1,0 +1,30 @@
+"""RemoveDirectory: take the name from an empty directory; rmdir(2)."""
+
+import errno
+
+from fusemirror.identifiers import InodeNumber
+from fusemirror.operations.draft import Decision, Draft
+from fusemirror.operations.operation import NO_INODE, OfName, require
+from fusemirror.volume.catalog import Catalog
+
+
+class RemoveDirectory(OfName, tag=6, frozen=True, array_like=True):
+    """`expected`: the directory that the kernel takes the name for, 0 where that is not known.
+
+    It would take that one for removed, whatever else the other host has put under the name meanwhile.
+    """
+
+    expected: InodeNumber = NO_INODE
+
+    def must_be_empty(self, catalog: Catalog) -> InodeNumber | None:
+        entry = catalog.entry(self.parent, self.name)
+        return None if entry is None else entry.inode
+
+    def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
+        parent = draft.directory(self.parent)
+        inode = draft.named(self.parent, self.name)
+        # ESTALE makes the kernel that expected another directory look again, and ask again.
+        require(self.expected in (NO_INODE, inode.number), errno.ESTALE)
+        draft.drop_directory(parent, inode)
+        draft.remove_name(self.parent, self.name)
+        return draft.decision(inode.number)

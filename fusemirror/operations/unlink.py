@@ -1,0 +1,21 @@
+"""Unlink: take a name from an inode that is no directory; unlink(2)."""
+
+import errno
+
+from fusemirror.errors import OperationFailed
+from fusemirror.operations.draft import Decision, Draft
+from fusemirror.operations.operation import OfName
+
+
+class Unlink(OfName, tag=5, frozen=True, array_like=True):
+    """Remove a name. The inode stays until neither host has it open (`control/purging.py`)."""
+
+    def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
+        draft.directory(self.parent)
+        inode = draft.named(self.parent, self.name)
+        if inode.is_directory:
+            raise OperationFailed(errno.EISDIR)
+        inode.nlink -= 1
+        inode.ctime_ns = draft.time_ns
+        draft.remove_name(self.parent, self.name)
+        return draft.decision(inode.number)
