@@ -283,6 +283,12 @@ class Operations(pyfuse3.Operations):
         finally:
             self._cache.answered(inode)
 
+    def birth_ns(self, inode: InodeNumber) -> int | None:
+        """When an inode was made whose attributes were just asked for; None where nobody knows. pyfuse3 has
+        no request for it."""
+        there = self._unit.volume.catalog.inode(inode)
+        return None if there is None else there.birth_ns
+
     async def _root(self) -> Inode:
         """The root's attributes; without a link to the other host, after a while as this host has them.
 

@@ -15,7 +15,7 @@ import pyfuse3
 from fusemirror.errors import MalformedRequest
 from fusemirror.filesystem.answers import Listing, attr_of, entry_of, open_flags_of, statfs_of
 from fusemirror.kernel import codec
-from fusemirror.kernel.codec import NS_PER_S, InHeader, Opcode, Reply
+from fusemirror.kernel.codec import NS_PER_S, Attr, InHeader, Opcode, Reply
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class OperationsServer:
         self._handlers: dict[int, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
+            Opcode.STATX: self._statx,
             Opcode.SETATTR: self._setattr,
             Opcode.READLINK: self._readlink,
             Opcode.SYMLINK: self._symlink,
@@ -230,6 +231,13 @@ class OperationsServer:
 
     def _attr(self, header: InHeader, entry: pyfuse3.EntryAttributes) -> Reply:
         return codec.attr_reply(header.unique, attr_of(entry), entry.attr_timeout)
+
+    async def _statx(self, header: InHeader, body: memoryview) -> Reply:
+        """Asked instead of GETATTR where more is wanted than that can tell."""
+        codec.STATX_IN.read(body)
+        entry = await self._operations.getattr(header.nodeid, header)
+        birth_ns = self._operations.birth_ns(header.nodeid)
+        return codec.statx_reply(header.unique, Attr(*attr_of(entry)), entry.attr_timeout, birth_ns)
 
     async def _setattr(self, header: InHeader, body: memoryview) -> Reply:
         asked = codec.SETATTR_IN.read(body)

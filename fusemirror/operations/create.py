@@ -86,6 +86,7 @@ class Create(OfName, tag=3, frozen=True, array_like=True):
             ctime_ns=draft.time_ns,
             parent=parent.number if is_directory else NO_INODE,
             target=self.target,
+            birth_ns=draft.time_ns,
         )
 
     def _limit_permissions(self, draft: Draft, inode: Inode) -> None:

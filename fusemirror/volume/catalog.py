@@ -133,6 +133,7 @@ def new_directory(number: InodeNumber, parent: InodeNumber, time_ns: int) -> Ino
         mtime_ns=time_ns,
         ctime_ns=time_ns,
         parent=parent,
+        birth_ns=max(time_ns, 0),  # of a damaged row it may be any
     )
 
 

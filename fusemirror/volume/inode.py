@@ -7,17 +7,24 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 
 DIRECTORY_SIZE = 4096  # what ext4 shows for a small one
 
-# mode, nlink, uid, gid; rdev, size; atime, mtime, ctime; parent
+# mode, nlink, uid, gid; rdev or birth, size; atime, mtime, ctime; parent
 INODE_ROW = struct.Struct("<IIIIQQqqqQ")
 ROW_BYTES_MIN = INODE_ROW.size
 
 _NO_PARENT = InodeNumber(0)
 
 
+def is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
 class Inode:
     """Mutable: the catalog gives out the same object to all, and changes it in place.
 
-    `parent` is a directory's own parent, else 0; `target` is a symlink's. Two are in memory only:
+    `parent` is a directory's own parent, else 0; `target` is a symlink's. `rdev_or_birth` is the number of a
+    device, and of all else the time at which it was made (ns), 0 where an earlier version made it, which had
+    `rdev` there: so rows are as long as ever, and such a version takes the time for a number that it never
+    uses. Two are in memory only:
     `changed` is the last change that touched the inode, 0 where none did since it was loaded, and
     `capable` whether it has `security.capability`, None where nobody has looked (`Catalog.has_capability`).
     """
@@ -33,7 +40,7 @@ class Inode:
         "nlink",
         "number",
         "parent",
-        "rdev",
+        "rdev_or_birth",
         "size",
         "target",
         "uid",
@@ -53,13 +60,14 @@ class Inode:
         ctime_ns: int,
         parent: InodeNumber = _NO_PARENT,
         target: bytes = b"",
+        birth_ns: int = 0,
     ) -> None:
         self.number = number
         self.mode = mode
         self.nlink = nlink
         self.uid = uid
         self.gid = gid
-        self.rdev = rdev
+        self.rdev_or_birth = rdev if is_device(mode) else birth_ns
         self.size = size
         self.atime_ns = atime_ns
         self.mtime_ns = mtime_ns
@@ -77,7 +85,7 @@ class Inode:
                 self.nlink,
                 self.uid,
                 self.gid,
-                self.rdev,
+                self.rdev_or_birth,
                 self.size,
                 self.atime_ns,
                 self.mtime_ns,
@@ -104,7 +112,7 @@ class Inode:
             self.nlink,
             self.uid,
             self.gid,
-            self.rdev,
+            self.rdev_or_birth,
             self.size,
             self.atime_ns,
             self.mtime_ns,
@@ -121,6 +129,15 @@ class Inode:
 
     def __repr__(self) -> str:
         return f"<Inode {self.number} mode={self.mode:o} nlink={self.nlink} size={self.size}>"
+
+    @property
+    def rdev(self) -> int:
+        return self.rdev_or_birth if is_device(self.mode) else 0
+
+    @property
+    def birth_ns(self) -> int | None:
+        """When it was made, None where that is not known: of devices, and of what an earlier version made."""
+        return None if is_device(self.mode) else self.rdev_or_birth or None
 
     @property
     def is_directory(self) -> bool:

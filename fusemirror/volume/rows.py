@@ -30,7 +30,7 @@ from fusemirror.limits import (
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
-from fusemirror.volume.inode import INODE_ROW, ROW_BYTES_MIN
+from fusemirror.volume.inode import INODE_ROW, ROW_BYTES_MIN, is_device
 from fusemirror.volume.reservations import KEY_PREFIX, is_reservation
 
 ENTRY_ROW = struct.Struct("<QBQ")  # inode, type, cookie
@@ -89,12 +89,14 @@ def _inode_fault(key: bytes, value: bytes | None, inode_max: int, time_max: int)
         return "the root directory never goes" if number == ROOT_INODE else None
     if len(value) < ROW_BYTES_MIN:
         return "too short for an inode"
-    mode, _, _, _, _, size, _, _, ctime_ns, parent = INODE_ROW.unpack_from(value)
+    mode, _, _, _, rdev_or_birth, size, _, _, ctime_ns, parent = INODE_ROW.unpack_from(value)
     file_type = mode >> 12
     if file_type not in FILE_TYPES:
         return f"mode {mode:o} is of no type of file"
     if size > FILE_BYTES_MAX or ctime_ns > time_max:
         return "its size, or the time of its last change, is beyond what can be"
+    if rdev_or_birth > time_max and not is_device(mode):
+        return "it was made later than can be"
     if file_type == _directory_type:
         if not 0 < parent <= inode_max:
             return "a directory without a parent"

@@ -219,6 +219,9 @@ class Passthrough(pyfuse3.Operations):
         old, new = self._descriptors[parent_inode_old], self._descriptors[parent_inode_new]
         os.rename(name_old, name_new, src_dir_fd=old, dst_dir_fd=new)
 
+    def birth_ns(self, inode: InodeT) -> int | None:
+        """Python 3.11 has no statx(2)."""
+
     def changed_untold(self, names: list[tuple[InodeT, bytes]], content_of: InodeT | None) -> None:
         """The kernel keeps no names and no content here."""
 

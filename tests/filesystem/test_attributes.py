@@ -10,7 +10,7 @@ from fusemirror.volume.inode import Inode
 def inode(size: int = 0) -> Inode:
     return Inode(
         number=InodeNumber(12),
-        mode=0o100640,
+        mode=0o020640,
         nlink=3,
         uid=4,
         gid=5,
@@ -24,7 +24,7 @@ def inode(size: int = 0) -> Inode:
 
 def test_every_attribute_arrives_to_the_nanosecond() -> None:
     entry = entry_attributes(inode(size=10))
-    assert (entry.st_ino, entry.st_mode, entry.st_nlink) == (12, 0o100640, 3)
+    assert (entry.st_ino, entry.st_mode, entry.st_nlink) == (12, 0o020640, 3)
     assert (entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size) == (4, 5, 6, 10)
     assert (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) == (1_000_000_007, -8, 2_000_000_009)
     assert entry.st_blksize == BLOCK_BYTES

@@ -172,6 +172,19 @@ def setattr_of(valid: int, **fields: int) -> bytes:
     return codec.SETATTR_IN.pack(*asked)
 
 
+async def test_the_time_of_birth_stays_when_all_others_change(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    made = await kernel.attributes(inode)
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 1, 0, 0, 0, 0) + b"x")
+    asked = codec.STATX_IN.pack(0, 0, 0, 0, codec.STATX_BTIME)
+    found = codec.STATX_OUT.read(await kernel.ask(Opcode.STATX, inode, asked))
+    assert found.mask == codec.STATX_BASIC_STATS | codec.STATX_BTIME
+    assert (found.btime, found.btimensec) == (made.mtime, made.mtimensec)
+    assert (found.ino, found.size, found.mode) == (inode, 1, made.mode)
+    root = codec.STATX_OUT.read(await kernel.ask(Opcode.STATX, ROOT, asked))
+    assert root.mask == codec.STATX_BASIC_STATS
+
+
 async def test_only_what_is_asked_for_is_set(kernel: Kernel) -> None:
     inode, handle = await kernel.create(b"file")
     before = await kernel.attributes(inode)

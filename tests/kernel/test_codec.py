@@ -29,6 +29,10 @@ ENDS_BEFORE = {
 }
 """Layouts that end before a field of their structure."""
 
+NEWER = {"STATX_IN": 24, "STATX_OUT": 288}
+"""Structures that Debian 12's header does not have, and how long they are (6.6 brought them)."""
+NEWER_NUMBERS = {"FUSE_STATX": 52}
+
 
 def numbers() -> dict[str, int]:
     """Every number of the codec, by its name in the header."""
@@ -55,8 +59,10 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the compiler makes of linux/fuse.h: `size`, `size.field` and numbers by name."""
     if shutil.which("gcc") is None or not Path("/usr/include/linux/fuse.h").exists():
         pytest.skip("no gcc, or no linux/fuse.h: install gcc and linux-libc-dev")
-    asked = {name: name for name in numbers()}
+    asked = {name: name for name in numbers().keys() - NEWER_NUMBERS.keys()}
     for name, layout in LAYOUTS.items():
+        if name in NEWER:
+            continue
         kind = STRUCTURES.get(name, f"fuse_{name.lower()}")
         if kind is None:
             continue
@@ -76,10 +82,15 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 def test_numbers_are_those_of_the_kernel(header: dict[str, int]) -> None:
-    assert {name: header[name] for name in numbers()} == numbers()
+    assert header | NEWER_NUMBERS | numbers() == header | NEWER_NUMBERS
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"INIT_FLAGS2"}))
+def test_layouts_that_this_header_may_not_have_are_as_long_as_the_kernel_wants_them() -> None:
+    """That their fields lie where the kernel looks, the mount tests show."""
+    assert {name: LAYOUTS[name].size for name in NEWER} == NEWER
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - NEWER.keys() - {"INIT_FLAGS2"}))
 def test_layouts_are_those_of_the_kernel(name: str, header: dict[str, int]) -> None:
     layout = LAYOUTS[name]
     assert layout.size == header[name]
@@ -151,6 +162,20 @@ def test_replies_are_as_long_as_the_kernel_wants_them(reply: codec.Reply, size: 
     data = b"".join(reply)
     found = codec.OUT_HEADER.read(data)
     assert (len(data), found.len, found.unique) == (size, size, 5)
+
+
+@pytest.mark.parametrize("birth_ns", [None, 5_000_000_007])
+def test_the_time_of_birth_is_told_where_it_is_known(birth_ns: int | None) -> None:
+    fields = dict(zip(codec.Attr._fields, range(16), strict=True))
+    attr = codec.Attr(**fields | {"rdev": 7 << 20 | 3 << 8 | 1})
+    data = b"".join(codec.statx_reply(5, attr, 1.5, birth_ns))
+    found = codec.STATX_OUT.read(data, codec.OUT_HEADER.size)
+    assert (found.attr_valid, found.attr_valid_nsec) == (1, 500_000_000)
+    assert (found.ino, found.size, found.blocks, found.mode, found.nlink) == (0, 1, 2, 9, 10)
+    assert (found.atime, found.mtime, found.ctime) == (3, 4, 5)
+    assert (found.rdev_major, found.rdev_minor) == (3, 7 << 8 | 1)
+    told = bool(found.mask & codec.STATX_BTIME)
+    assert (told, found.btime, found.btimensec) == ((True, 5, 7) if birth_ns else (False, 0, 0))
 
 
 def test_a_lifetime_is_seconds_and_nanoseconds() -> None:

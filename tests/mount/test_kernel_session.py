@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemirror.kernel.codec import NS_PER_S
 from tests.hosts import Host, TwoHosts, wait_for_exit, wait_until
 
 APPENDS = 400
@@ -106,3 +107,13 @@ def test_a_mistake_in_the_session_ends_the_mount_in_order(served_by_us: TwoHosts
     assert not backup.is_mounted
     assert (served_by_us.primary.mountpoint / "file").read_text() == "acknowledged"
     backup.program = program
+
+
+def test_both_hosts_know_when_a_file_was_made(here: Host, there: Host) -> None:
+    file, seen = here.mountpoint / f"made-{here.name}", there.mountpoint / f"made-{here.name}"
+    file.touch()
+    made_ns = file.stat().st_mtime_ns
+    seen.write_bytes(b"changed")
+    shown = {host.run("stat", "--format=%.9W", path).stdout for host, path in ((here, file), (there, seen))}
+    asked = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 6)
+    assert shown == {f"{made_ns // NS_PER_S}.{made_ns % NS_PER_S:09}\n" if asked else "0.000000000\n"}

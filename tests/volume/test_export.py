@@ -57,7 +57,7 @@ def test_everything_comes_out_as_it_is(source: Writer, tmp_path: Path) -> None:
     set_attributes(source, symlink, uid=7, gid=8, mtime_ns=3_000_000_003)
     source.create(b"fifo", mode=0o010640)
     device = source.create(b"device", mode=0o020600)
-    set_attributes(source, device, rdev=os.makedev(1, 3))
+    set_attributes(source, device, rdev_or_birth=os.makedev(1, 3))
     source.create(b"socket", mode=0o140600)
     set_attributes(source, directory, mode=0o041711, mtime_ns=4_000_000_004)
     source.create(b"deleted")
@@ -291,7 +291,7 @@ def test_what_cannot_be_exported_is_reported_and_all_else_comes_out(
 def test_what_gives_privileges_is_exported_as_it_is_and_counted(source: Writer, tmp_path: Path) -> None:
     source.create(b"suid", mode=0o104755)
     device = source.create(b"device", mode=0o060600)
-    set_attributes(source, device, rdev=os.makedev(7, 0))
+    set_attributes(source, device, rdev_or_birth=os.makedev(7, 0))
     done, lines = reported(source, tmp_path)
     assert (done.problems, done.devices, done.privileged, lines) == (0, 1, 1, [])
 

@@ -18,6 +18,7 @@ _INODES = st.builds(
     uid=_U32,
     gid=_U32,
     rdev=_U64,
+    birth_ns=_U64,
     size=_U64,
     atime_ns=_TIME,
     mtime_ns=_TIME,
@@ -32,6 +33,28 @@ def test_an_inode_comes_back_from_its_row(inode: Inode) -> None:
     twin = Inode.unpack(inode.number, inode.pack())
     for name in Inode.__slots__:
         assert getattr(twin, name) == getattr(inode, name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rdev", "birth_ns"),
+    [
+        (0o100644, 0, 9),
+        (0o040755, 0, 9),
+        (0o120777, 0, 9),
+        (0o010600, 0, 9),
+        (0o020600, 5, None),
+        (0o060600, 5, None),
+    ],
+)
+def test_the_number_of_a_device_or_the_time_of_birth(mode: int, rdev: int, birth_ns: int | None) -> None:
+    made = Inode(InodeNumber(2), mode, 1, 0, 0, 5, 0, 1, 1, 1, birth_ns=9)
+    assert (made.rdev, made.birth_ns) == (rdev, birth_ns)
+    twin = Inode.unpack(made.number, made.pack())
+    assert (twin.rdev, twin.birth_ns) == (rdev, birth_ns)
+
+
+def test_what_an_earlier_version_made_has_no_time_of_birth() -> None:
+    assert Inode(InodeNumber(2), 0o100644, 1, 0, 0, 0, 0, 1, 1, 1).birth_ns is None
 
 
 @given(inode=_INODES, row=_INODES)

@@ -9,6 +9,7 @@ from fusemirror.change import Row, Table
 from fusemirror.errors import BadRow
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
+    CHANGE_TIME_NS_MAX,
     CHANGE_TIME_NS_RECEIVED_MAX,
     FILE_BYTES_MAX,
     INODE_NUMBER_MAX,
@@ -52,7 +53,8 @@ GOOD: list[Row] = [
     inode(mode=0o104755, nlink=0, uid=(1 << 32) - 1, size=FILE_BYTES_MAX, atime_ns=-(1 << 63)),
     inode(mode=0o040755, parent=1),
     inode(mode=0o120777, target=b"x" * 4095),
-    inode(mode=0o060644, rdev=(1 << 64) - 1),
+    inode(mode=0o060644, rdev_or_birth=(1 << 64) - 1),
+    inode(rdev_or_birth=CHANGE_TIME_NS_RECEIVED_MAX),
     (Table.INODES, inode_key(ROOT), new_directory(ROOT, ROOT, 0).pack()),
     (Table.INODES, inode_key(FILE), None),
     entry(b"x" * 255, cookie=(1 << 62) - 1),
@@ -84,6 +86,7 @@ BAD: list[Row] = [
     inode(size=FILE_BYTES_MAX + 1),
     inode(mode=0o040755),
     inode(parent=1),
+    inode(rdev_or_birth=CHANGE_TIME_NS_MAX + 1),
     inode(target=b"of a file"),
     inode(mode=0o120777),
     inode(mode=0o120777, target=b"x" * 4096),
