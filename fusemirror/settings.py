@@ -406,5 +406,5 @@ class MountOptions(msgspec.Struct, frozen=True):
 
     fuse: tuple[str, ...] = ()
     debug: bool = False
-    session: KernelSession = KernelSession.PYFUSE3
+    session: KernelSession = KernelSession.FUSEMIRROR
     ignored: tuple[str, ...] = ()

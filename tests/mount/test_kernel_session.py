@@ -51,21 +51,14 @@ def waits_for_us(thread: int) -> bool:
     return "fuse" in Path(f"/proc/{thread}/stack").read_text()
 
 
-@pytest.fixture
-def served_by_us(hosts: TwoHosts) -> TwoHosts:
-    hosts.umount()
-    hosts.mount("-o", "session=fusemirror")
-    return hosts
-
-
-def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: TwoHosts) -> None:
-    backup = served_by_us.backup
+def test_a_program_that_waits_for_the_other_host_can_be_killed(hosts: TwoHosts) -> None:
+    backup = hosts.backup
     file, moved = backup.mountpoint / "file", backup.mountpoint / "moved"
     file.write_text("x")
     for directory in (moved, backup.mountpoint / "target", backup.mountpoint / "last"):
         directory.mkdir()
     os.stat(moved)
-    served_by_us.cut()
+    hosts.cut()
     wait_until(lambda: not backup.status()["peer"]["connected"], 10, "the link is lost")
     waiting = [
         backup.start(sys.executable, "-c", APPEND, file),
@@ -80,20 +73,20 @@ def test_a_program_that_waits_for_the_other_host_can_be_killed(served_by_us: Two
         program.send_signal(signal.SIGKILL)
         wait_for_exit(program.pid, 10)
         program.wait(10)
-    served_by_us.converge()
-    assert (served_by_us.primary.mountpoint / "file").read_text() in ("x", "xy")
+    hosts.converge()
+    assert (hosts.primary.mountpoint / "file").read_text() in ("x", "xy")
     # The move took effect, or not; either way the kernel goes by that.
-    name = "target/new" if (served_by_us.primary.mountpoint / "target/new").exists() else "moved"
+    name = "target/new" if (hosts.primary.mountpoint / "target/new").exists() else "moved"
     os.rename(backup.mountpoint / name, backup.mountpoint / "last/one")
-    assert os.listdir(served_by_us.primary.mountpoint / "last") == ["one"]
+    assert os.listdir(hosts.primary.mountpoint / "last") == ["one"]
     assert not (backup.mountpoint / name).exists()
 
 
-def test_a_mistake_in_the_session_ends_the_mount_in_order(served_by_us: TwoHosts) -> None:
-    backup = served_by_us.backup
+def test_a_mistake_in_the_session_ends_the_mount_in_order(hosts: TwoHosts) -> None:
+    backup = hosts.backup
     backup.umount()
     program, backup.program = backup.program, (sys.executable, "-m", "tests.mount.mistaken")
-    backup.mount("-o", "session=fusemirror")
+    backup.mount()
     backup.expect_warnings("Traceback|the mount ended")
     held = os.open(backup.mountpoint / "file", os.O_WRONLY | os.O_CREAT)
     os.write(held, b"acknowledged")
@@ -105,7 +98,7 @@ def test_a_mistake_in_the_session_ends_the_mount_in_order(served_by_us: TwoHosts
     with suppress(OSError):
         os.close(held)
     assert not backup.is_mounted
-    assert (served_by_us.primary.mountpoint / "file").read_text() == "acknowledged"
+    assert (hosts.primary.mountpoint / "file").read_text() == "acknowledged"
     backup.program = program
 
 
