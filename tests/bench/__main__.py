@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from fusemirror.settings import KernelSession
 from tests.bench import jobs, modes, scaling, systems
 from tests.bench.jobs import Job, Scale
 from tests.bench.memory import watched
@@ -25,6 +26,8 @@ from tests.bench.systems import System
 from tests.hosts import unwind_on_sigterm, what_is_missing
 
 OWN_SYSTEMS = ("primary", "backup", "passthrough", "passthrough-own", "bare-mirror")
+OTHER_SESSION = ("primary-pyfuse3", "backup-pyfuse3")
+"""fusemirror under pyfuse3's loop; measured only where it is named."""
 PEERS: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
     "glusterfs": ({}, ()),
     "glusterfs-sync": (systems.NO_WRITE_BEHIND, ()),
@@ -52,7 +55,7 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
     "--system",
     "wanted",
     multiple=True,
-    type=names_of((*OWN_SYSTEMS, *PEERS)),
+    type=names_of((*OWN_SYSTEMS, *OTHER_SESSION, *PEERS)),
     help="Only this system; repeatable.",
 )
 @click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
@@ -140,6 +143,9 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
     """Mount the systems that are named; the stack undoes it."""
     if names & {"primary", "backup"}:
         pair = stack.enter_context(systems.fusemirror(base))
+        yield from (system for system in pair if system.name in names)
+    if names & {*OTHER_SESSION}:
+        pair = stack.enter_context(systems.fusemirror(base, KernelSession.PYFUSE3))
         yield from (system for system in pair if system.name in names)
     if "passthrough" in names:
         yield stack.enter_context(systems.passthrough(base, own_session=False))

@@ -6,7 +6,9 @@ not the kernel's memory of what it served before.
 """
 
 import json
+import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,7 @@ from typing import Any, Protocol
 from tests.bench.systems import System
 
 FILES_MAX = 4
+US_PER_S = 1_000_000
 MIB = 1 << 20
 
 
@@ -51,18 +54,36 @@ class Job(Protocol):
     def run(self, system: System, scale: Scale) -> dict[str, float]: ...
 
 
+def processor_of(figure: Figure) -> Figure:
+    """What the system itself takes for each of what `figure` counts, in its own process."""
+    return Figure(f"{figure.key}-processor", f"{figure.title}: processor", "us", {})
+
+
+def processor_s(system: System) -> float:
+    """How long the processor has worked for the processes of the system, the kernel's work for them too."""
+    total = 0
+    for pid in system.pids():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[14 - 3]) + int(fields[15 - 3])  # utime and stime, proc(5)
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 class FioJob:
     """A run of fio on `files` files at once, each with a process of its own."""
 
-    def __init__(self, figure: Figure, *options: str, files: int = 1) -> None:
-        self.figures = (figure,)
+    def __init__(self, figure: Figure, *options: str, files: int = 1, processor: bool = False) -> None:
+        self.figures = (figure, processor_of(figure)) if processor else (figure,)
         self._options = (*options, f"--numjobs={files}")
 
     def run(self, system: System, scale: Scale) -> dict[str, float]:
-        figure = self.figures[0]
+        figure, before_s = self.figures[0], processor_s(system)
         found = fio(system, scale, f"--runtime={scale.seconds:g}", *self._options)
         side = found["write"] if found["write"]["total_ios"] else found["read"]
-        return {figure.key: side["bw_bytes"] / MIB if figure.unit == "MiB/s" else side["iops"]}
+        values = {figure.key: side["bw_bytes"] / MIB if figure.unit == "MiB/s" else side["iops"]}
+        for measured in self.figures[1:]:
+            values[measured.key] = (processor_s(system) - before_s) / side["total_ios"] * US_PER_S
+        return values
 
 
 def fio(system: System, scale: Scale, *options: str) -> dict[str, Any]:
@@ -109,6 +130,22 @@ def small_files(system: System, count: int, *phases: str) -> dict[str, float]:
     return rates
 
 
+class CallJob:
+    """One call again and again on one file, made by `calls.py`."""
+
+    def __init__(self, figure: Figure) -> None:
+        self.figures = (figure, processor_of(figure))
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]:
+        (figure, processor), before_s = self.figures, processor_s(system)
+        program = Path(__file__).with_name("calls.py")
+        seconds = f"{scale.seconds:g}"
+        result = system.run(sys.executable, program, system.directory / "called", seconds, figure.key)
+        rate = json.loads(result.stdout)[figure.key]
+        taken_s = processor_s(system) - before_s
+        return {figure.key: rate, processor.key: taken_s / (rate * scale.seconds) * US_PER_S}
+
+
 WRITE = ("--rw=randwrite", "--bs=4k", "--time_based")
 READ = ("--rw=randread", "--bs=4k", "--loops=100000")
 FLOORS_OF_WRITES = {"primary": 1.5, "backup": 1.0}
@@ -118,7 +155,7 @@ JOBS: dict[str, Job] = {
     "randwrite4": FioJob(
         Figure("randwrite4", "4 KiB random write, 4 files", "/s", FLOORS_OF_WRITES), *WRITE, files=4
     ),
-    "randread": FioJob(Figure("randread", "4 KiB random read, 1 file", "/s", {}), *READ),
+    "randread": FioJob(Figure("randread", "4 KiB random read, 1 file", "/s", {}), *READ, processor=True),
     "randread4": FioJob(Figure("randread4", "4 KiB random read, 4 files", "/s", {}), *READ, files=4),
     "fsync": FioJob(Figure("fsync", "4 KiB write + fsync", "/s", {}), *WRITE, "--fsync=1"),
     "write": FioJob(
@@ -128,6 +165,8 @@ JOBS: dict[str, Job] = {
     "read": FioJob(
         Figure("read", "1 MiB sequential read", "MiB/s", {}), "--rw=read", "--bs=1M", "--loops=100000"
     ),
+    "getattr": CallJob(Figure("getattr", "attributes asked for", "/s", {})),
+    "open": CallJob(Figure("open", "open and close", "/s", {})),
     "files": SmallFiles(),
     # After the small files: what changed a moment ago is not read through the page cache.
     "reread": FioJob(

@@ -11,7 +11,16 @@ from tests.bench.jobs import Figure
 
 JUDGE = "glusterfs"  # what floors are for,
 STRICT = "glusterfs-strict"  # and what they are shown against, too: it promises what fusemirror promises
-REFERENCES = ("passthrough", "passthrough-own", "bare-mirror", JUDGE, "glusterfs-sync", STRICT)
+REFERENCES = (
+    "primary-pyfuse3",
+    "backup-pyfuse3",
+    "passthrough",
+    "passthrough-own",
+    "bare-mirror",
+    JUDGE,
+    "glusterfs-sync",
+    STRICT,
+)
 MEASURED = ("primary", "backup")
 MIB = 1 << 20
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
+from fusemirror.settings import KernelSession
 from tests.hosts import CHECKOUT, PORT, Host, Namespace, Result, TwoHosts, mountpoints_below, run, wait_until
 
 GLUSTER_ADDRESS = "10.77.90.1"
@@ -34,15 +35,18 @@ class System:
 
 
 @contextmanager
-def fusemirror(directory: Path) -> Iterator[tuple[System, System]]:
+def fusemirror(directory: Path, session: KernelSession | None = None) -> Iterator[tuple[System, System]]:
     """Two mounted hosts in `sync` mode: the system seen from the primary, and from the backup.
 
-    Without TLS, as the others come; `--modes` measures what that takes.
+    Without TLS, as the others come; `--modes` measures what that takes. With a `session` that is not the
+    default the names of the systems end with it.
     """
+    options = () if session is None else ("-o", f"session={session}")
+    ending = "" if session is None else f"-{session}"
     with TwoHosts(directory) as hosts:
         hosts.create_and_join(tls=False)
-        hosts.mount()
-        yield seen_from(hosts.primary, "primary"), seen_from(hosts.backup, "backup")
+        hosts.mount(*options)
+        yield seen_from(hosts.primary, f"primary{ending}"), seen_from(hosts.backup, f"backup{ending}")
         hosts.umount()
         for warning in hosts.unexpected_warnings():
             print(f"bench: {warning}", file=sys.stderr)
