@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 _BUG = "a bug in serving opcode %d: please report it"
 _XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
 
-_CHANGE_CONTENT = {Opcode.SETATTR, Opcode.OPEN, Opcode.WRITE}
-
 Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, Reply]]
 
 
@@ -142,7 +140,7 @@ class OperationsServer:
             self._operations.forget([(inode, 1) for inode in handed.inodes])
         self._operations.changed_untold(
             codec.names_changed_by(header, memoryview(body)),
-            header.nodeid if header.opcode in _CHANGE_CONTENT else None,
+            header.nodeid if codec.effects_of(header.opcode).content else None,
         )
 
     # --- names ------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ linux/fuse.h, with its layout beside it. Numbers are in the byte order of the ho
 every structure by hand to 8 bytes, so formats without alignment are exact. A request that is shorter than
 its structure, or that says that it is longer than it is, is a `MalformedRequest`; what follows a structure
 that is longer than we know is newer than we are, and is passed over. Source: include/uapi/linux/fuse.h.
+
+Another kind of request takes its number in `Opcode`, its structure and layout, a row of `EFFECTS` where it
+changes or hands out anything, and a handler in `filesystem/server.py`.
 """
 
 from collections.abc import Iterator
@@ -599,37 +602,51 @@ def directory_entries(data: bytes) -> Iterator[tuple[bytes, EntryOut, Dirent]]:
         position += -position % 8
 
 
-CHANGE_NAMES = {
-    Opcode.SYMLINK,
-    Opcode.MKNOD,
-    Opcode.MKDIR,
-    Opcode.UNLINK,
-    Opcode.RMDIR,
-    Opcode.RENAME,
-    Opcode.LINK,
-    Opcode.CREATE,
-    Opcode.RENAME2,
+class Effects(NamedTuple):
+    """What a kernel learns from the reply to a request. Where it did not take that, it is told otherwise."""
+
+    names: int = 0
+    """How many names the request changes; of a rename the old one, then the new."""
+    names_at: int = 0
+    """Where in its body they stand: how long the structure before them is."""
+    content: bool = False
+    """It changes what is in the file."""
+    entry: bool = False
+    """The reply hands out an inode."""
+
+
+EFFECTS: dict[int, Effects] = {
+    Opcode.LOOKUP: Effects(entry=True),
+    Opcode.SETATTR: Effects(content=True),
+    Opcode.SYMLINK: Effects(names=1, entry=True),
+    Opcode.MKNOD: Effects(names=1, names_at=MKNOD_IN.size, entry=True),
+    Opcode.MKDIR: Effects(names=1, names_at=MKDIR_IN.size, entry=True),
+    Opcode.UNLINK: Effects(names=1),
+    Opcode.RMDIR: Effects(names=1),
+    Opcode.RENAME: Effects(names=2, names_at=RENAME_IN.size),
+    Opcode.LINK: Effects(names=1, names_at=LINK_IN.size, entry=True),
+    Opcode.OPEN: Effects(content=True),
+    Opcode.WRITE: Effects(content=True),
+    Opcode.CREATE: Effects(names=1, names_at=CREATE_IN.size, entry=True),
+    Opcode.RENAME2: Effects(names=2, names_at=RENAME2_IN.size),
 }
-_NAMES_FOLLOW = {
-    Opcode.MKNOD: MKNOD_IN.size,
-    Opcode.MKDIR: MKDIR_IN.size,
-    Opcode.RENAME: RENAME_IN.size,
-    Opcode.LINK: LINK_IN.size,
-    Opcode.CREATE: CREATE_IN.size,
-    Opcode.RENAME2: RENAME2_IN.size,
-}
-"""How long the structure is that stands before the names of a request."""
+_NO_EFFECTS = Effects()
+
+
+def effects_of(opcode: int) -> Effects:
+    return EFFECTS.get(opcode, _NO_EFFECTS)
 
 
 def names_changed_by(header: InHeader, body: memoryview) -> list[tuple[int, bytes]]:
     """The names that a request changes, each with its directory; of a rename the old one, then the new."""
-    if header.opcode not in CHANGE_NAMES:
+    effects = effects_of(header.opcode)
+    if not effects.names:
         return []
-    start = _NAMES_FOLLOW.get(Opcode(header.opcode), 0)
-    if header.opcode not in (Opcode.RENAME, Opcode.RENAME2):
-        return [(header.nodeid, names_in(body, start, 1)[0])]
-    old, new = names_in(body, start, 2)
-    return [(header.nodeid, old), (RENAME_IN.read(body).newdir, new)]
+    names = names_in(body, effects.names_at, effects.names)
+    directories = [header.nodeid]
+    if effects.names > 1:
+        directories.append(RENAME_IN.read(body).newdir)
+    return list(zip(directories, names, strict=True))
 
 
 class Handed(NamedTuple):
@@ -640,7 +657,6 @@ class Handed(NamedTuple):
     directory: int | None = None
 
 
-_WITH_ENTRY = {Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE}
 _DOTS = (b".", b"..")
 
 
@@ -657,7 +673,7 @@ def handed_by(opcode: int, reply: Reply) -> Handed:
     if opcode == Opcode.READDIRPLUS:
         listed = directory_entries(data[start:])
         return Handed([entry.nodeid for name, entry, _ in listed if entry.nodeid and name not in _DOTS])
-    if opcode in _WITH_ENTRY:
+    if effects_of(opcode).entry:
         inode = ENTRY_OUT.read(data, start).nodeid
         opened = (
             OPEN_OUT.read(data, start + ENTRY_OUT.size + ATTR.size).fh if opcode == Opcode.CREATE else None

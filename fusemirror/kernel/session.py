@@ -74,7 +74,7 @@ class _Waiting:
     def __init__(self, header: InHeader, body: memoryview) -> None:
         self.header = header
         self.bytes = header.len
-        self.body = bytes(body) if header.opcode in codec.CHANGE_NAMES else b""
+        self.body = bytes(body) if codec.effects_of(header.opcode).names else b""
         self.since = trio.current_time()
         self.answered = False  # with EINTR, before the handler has ended
 

@@ -49,7 +49,7 @@ class Kernel:
 
     async def lose_reply(self) -> None:
         """The program was killed: the kernel did not take the last reply."""
-        body = self.body if self.header.opcode in codec.CHANGE_NAMES else b""
+        body = self.body if codec.effects_of(self.header.opcode).names else b""
         await self.server.untaken(self.header, body, self.reply)
 
     async def make_directory(self, name: bytes) -> int:

@@ -228,4 +228,4 @@ def test_what_a_reply_hands_to_the_kernel() -> None:
 def test_which_names_a_request_changes(opcode: Opcode, body: bytes, names: list[tuple[int, bytes]]) -> None:
     header = codec.InHeader(40 + len(body), opcode, 2, 3, 0, 0, 0, 0, 0)
     assert codec.names_changed_by(header, memoryview(body)) == names
-    assert bool(names) == (opcode in codec.CHANGE_NAMES)
+    assert codec.effects_of(opcode).names == len(names)
