@@ -120,6 +120,8 @@ HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
 LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two clocks run at the same rate
 
 # --- control --------------------------------------------------------------------------------------
+ERROR_REPEATED_S = 60.0  # the same error of a request is logged so seldom, whoever asks for it in a loop
+ERRORS_LOGGED_MAX = 256  # different ones within that: where so much is wrong, further lines tell nothing new
 REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in memory
 KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given to it
 KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to run than can

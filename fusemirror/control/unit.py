@@ -405,7 +405,7 @@ class ControlUnit(ABC):
         return inode
 
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
-        """The inode of a name; ENOENT where there is none."""
+        """The inode of a name; ENOENT where there is none. VolumeDamaged where it stands for nothing."""
         await self._names_showable(parent, (parent, name))
         while (entry := self.volume.catalog.entry(parent, name)) is not None:
             try:
@@ -414,6 +414,7 @@ class ControlUnit(ABC):
                 # While this waited the name got another inode, and the one before was purged.
                 await self._names_showable(parent, (parent, name))
                 if self.volume.catalog.entry(parent, name) == entry:
+                    self.volume.inode_of(parent, name, entry)
                     raise
         found(self.volume.catalog.inode(parent), errno.ESTALE)
         raise OperationFailed(errno.ENOENT)

@@ -2,6 +2,7 @@
 
 import pyfuse3
 
+from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 
 BLOCK_BYTES = 4096  # st_blksize, and the size of a logical block for programs that align their writes
@@ -15,6 +16,16 @@ def no_entry(kept_s: float) -> pyfuse3.EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = 0
     entry.entry_timeout = kept_s
+    return entry
+
+
+def damaged_entry(found: Entry) -> pyfuse3.EntryAttributes:
+    """Of a name whose inode cannot be read: no more than what the directory says."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = found.inode
+    entry.entry_timeout = NO_LIFETIME_S
+    entry.attr_timeout = NO_LIFETIME_S
+    entry.st_mode = found.type << 12
     return entry
 
 

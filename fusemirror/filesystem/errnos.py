@@ -12,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 
 from fusemirror.errors import CheckReport, FusemirrorError, OperationFailed
+from fusemirror.limits import ERROR_REPEATED_S, ERRORS_LOGGED_MAX
+from fusemirror.recent import Recent
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +21,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class ErrorLog:
+    """The errors that requests met, in the log: each once in a while, however often a program asks for it."""
+
+    def __init__(self) -> None:
+        self._logged = Recent[str](ERROR_REPEATED_S, ERRORS_LOGGED_MAX)
+
+    def log(self, error: FusemirrorError) -> None:
+        text = str(error)
+        if text not in self._logged:
+            self._logged.add(text)
+            log.error("%s", text)
+
+
 def answers_errno(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Wrap a request handler of `Operations` so that nothing but `FUSEError` leaves it.
 
-    An error that is not ours is a bug: the caller gets EIO, the log a trace, and the mount is asked to
-    stop in good order (`Operations.on_bug`).
+    One of ours goes to `Operations.errors`. One that is not is a bug: the caller gets EIO, the log a
+    trace, and the mount is asked to stop in good order (`Operations.on_bug`).
     """
 
     @functools.wraps(handler)
@@ -37,11 +52,12 @@ def answers_errno(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, C
         except CheckReport as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except FusemirrorError as error:
-            log.error("%s", error)
+            operations: Any = args[0]
+            operations.errors.log(error)
             raise pyfuse3.FUSEError(error.errno) from None
         except Exception:
             log.critical("a bug in %s: please report it", handler.__name__, exc_info=True)
-            operations: Any = args[0]
+            operations = args[0]
             operations.on_bug()
             raise pyfuse3.FUSEError(errno.EIO) from None
 

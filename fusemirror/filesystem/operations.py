@@ -21,12 +21,12 @@ from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 from fusemirror.change import first_cookie
 from fusemirror.control.conflicts import check_reserved
 from fusemirror.control.unit import ControlUnit, found
-from fusemirror.errors import OperationFailed
+from fusemirror.errors import OperationFailed, VolumeDamaged
 from fusemirror.filesystem.answers import Listing, list_entry
-from fusemirror.filesystem.attributes import BLOCK_BYTES, entry_attributes, no_entry
+from fusemirror.filesystem.attributes import BLOCK_BYTES, damaged_entry, entry_attributes, no_entry
 from fusemirror.filesystem.callers import is_administrator
 from fusemirror.filesystem.directory_names import Name
-from fusemirror.filesystem.errnos import answers_errno
+from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.told_directories import ToldDirectories
@@ -46,6 +46,7 @@ from fusemirror.operations import (
 )
 from fusemirror.operations.rename import RENAME_EXCHANGE
 from fusemirror.operations.set_attributes import nearest_time
+from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.xattrs import listed, namespace_of
 
@@ -66,6 +67,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, unit: ControlUnit, cache: KernelCache, on_bug: Callable[[], None]) -> None:
         super().__init__()
         self.on_bug = on_bug
+        self.errors = ErrorLog()
         self._unit = unit
         self._cache = cache
         self._told = ToldDirectories()
@@ -249,16 +251,24 @@ class Operations(pyfuse3.Operations):
             for cookie, name, entry in entries:
                 if cookie >= handle.end:
                     return
-                inode = unit.volume.catalog.inode(entry.inode)
-                if inode is None:
-                    continue
-                shown = self._entry(unit.shown(inode))
-                shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
+                inode = self._listed(handle.inode, name, entry)
+                shown = damaged_entry(entry) if inode is None else self._entry(unit.shown(inode))
+                if inode is not None:
+                    shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
                 if not list_entry(token, name, shown, cookie + _DOT_DOT):
                     return
-                self._cache.named(inode.number)
-                if inode.is_directory:
+                self._cache.named(entry.inode)
+                if inode is not None and inode.is_directory:
                     self._cache.directories.told(inode.number, (handle.inode, name))
+
+    def _listed(self, directory: InodeNumber, name: bytes, entry: Entry) -> Inode | None:
+        """The inode of a name; None, and a line in the log, where that is damaged: the others are listed
+        all the same, and who looks at this one gets EIO."""
+        try:
+            return self._unit.volume.inode_of(directory, name, entry)
+        except VolumeDamaged as error:
+            self.errors.log(error)
+            return None
 
     def _next_cookie(self) -> int:
         return first_cookie(ChangeNumber(self._unit.volume.number + 1))
@@ -268,7 +278,13 @@ class Operations(pyfuse3.Operations):
             return False  # a removed directory lists nothing, not even itself
         if position < _DOT and not list_entry(token, b".", self._entry(own), _DOT):
             return False
-        parent = await self._unit.attributes(own.parent)
+        number, above = own.number, own.parent
+        try:
+            parent = await self._unit.attributes(above)
+        except OperationFailed:
+            if self._unit.volume.catalog.inode(number) is own and own.nlink and own.parent == above:
+                raise self._unit.volume.catalog.lacks(above, f"directory {number}") from None
+            raise
         return list_entry(token, b"..", self._entry(parent), _DOT_DOT)
 
     # --- attributes ---------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ from fusemirror.volume.rows import (
     OWN_META_KEYS,
     SET_BACK_KEY,
     SET_BACK_ROW,
+    inode_fault,
 )
 from fusemirror.xattrs import CAPABILITY
 
@@ -206,16 +207,34 @@ class Catalog:
         return self._get(name, self._meta)
 
     def inode(self, number: InodeNumber) -> Inode | None:
-        """The inode, or None. Do not keep it over an await: the cache may make another object of it."""
+        """The inode, or None. Do not keep it over an await: the cache may make another object of it.
+
+        VolumeDamaged for a row that no change can have put there.
+        """
         inode = self._cached.get(number)
         if inode is not None:
             return inode
-        row = self._get(_NUMBER.pack(number), self._inodes)
+        key = _NUMBER.pack(number)
+        row = self._get(key, self._inodes)
         if row is None:
             return None
-        if len(row) < ROW_BYTES_MIN:
-            raise self._damaged(Table.INODES, _NUMBER.pack(number))
+        fault = inode_fault(key, row)
+        if fault is not None:
+            raise self._damaged(Table.INODES, key, fault)
         return self._keep(Inode.unpack(number, row))
+
+    def stored_inode(self, number: InodeNumber) -> Inode | None:
+        """The inode as its row has it, right or wrong, for who repairs or rescues; or None.
+
+        VolumeDamaged for a row that is too short to be an inode.
+        """
+        inode = self._cached.get(number)
+        key = _NUMBER.pack(number)
+        if inode is not None or (row := self._get(key, self._inodes)) is None:
+            return inode
+        if len(row) < ROW_BYTES_MIN:
+            raise self._damaged(Table.INODES, key)
+        return Inode.unpack(number, row)
 
     def entry(self, parent: InodeNumber, name: bytes) -> Entry | None:
         """What `name` in directory `parent` stands for, or None. VolumeDamaged."""
@@ -715,8 +734,12 @@ class Catalog:
         for number in clean[: INODES_CACHED_MAX // 4]:
             del self._cached[number]
 
-    def _damaged(self, table: Table, key: bytes) -> VolumeDamaged:
-        return VolumeDamaged(self._directory.parent, f"catalog: {table.name} {key.hex()}")
+    def lacks(self, inode: InodeNumber, what: str) -> VolumeDamaged:
+        """The error for `what`, which names an inode that is not there."""
+        return VolumeDamaged(self._directory.parent, f"catalog: {what} names inode {inode}, which is missing")
+
+    def _damaged(self, table: Table, key: bytes, fault: str = "it cannot be read") -> VolumeDamaged:
+        return VolumeDamaged(self._directory.parent, f"catalog: {table.name} {key.hex()}: {fault}")
 
     def _failure(self, error: lmdb.Error) -> DiskFailed:
         if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):

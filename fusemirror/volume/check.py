@@ -26,7 +26,7 @@ import msgspec
 from fusemirror.change import Table
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX
+from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.settings import is_host_name, nearest_host_name
@@ -49,6 +49,7 @@ from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
+from fusemirror.volume.rows import FILE_TYPES, inode_fault
 from fusemirror.volume.salvage import repair_journal
 from fusemirror.volume.volume import Volume
 
@@ -294,7 +295,7 @@ class _Check:
     def _inode(self, number: InodeNumber) -> Inode | None:
         """The inode as it is; None where it is missing or cannot be read, which has been reported."""
         try:
-            return self._catalog.inode(number)
+            return self._catalog.stored_inode(number)
         except VolumeDamaged:
             return None
 
@@ -311,15 +312,32 @@ class _Check:
             )
             return
         number = key_inode(key)
+        if fault := inode_fault(key, row):
+            self._found.add(f"inode {number}: {fault}", lambda: self._repair_inode(Inode.unpack(number, row)))
         if number >= self._catalog.next_inode:
             self._found.add(
                 f"inode {number} is beyond the next to be given, {self._catalog.next_inode}",
                 lambda: self._catalog.reserve_inodes(number),
             )
 
+    def _repair_inode(self, inode: Inode) -> None:
+        """Put right what no inode can have. Of one whose type is unknown its content tells; else it goes."""
+        inode.mode &= 0xFFFF
+        if inode.number == ROOT_INODE or not self._catalog.is_empty(inode.number):
+            inode.mode = stat.S_IFDIR | stat.S_IMODE(inode.mode)
+        elif inode.mode >> 12 not in FILE_TYPES and self._volume.images.facts(inode.number) is not None:
+            inode.mode = stat.S_IFREG | stat.S_IMODE(inode.mode)
+        inode.size = min(inode.size, FILE_BYTES_MAX)  # and that of a file is its image's
+        inode.ctime_ns = min(inode.ctime_ns, self._volume.time_ns())
+        inode.parent = ROOT_INODE if inode.is_directory else InodeNumber(0)  # until its name is found
+        inode.target = inode.target.replace(b"\0", b"")[:SYMLINK_BYTES_MAX] if inode.is_symlink else b""
+        if inode_fault(inode_key(inode.number), inode.pack()) is None:
+            self._put_inode(inode)
+        else:
+            self._catalog.discard(Table.INODES, inode_key(inode.number))
+
     def _check_root(self) -> None:
-        root = self._inode(ROOT_INODE)
-        if root is None or not root.is_directory:
+        if self._inode(ROOT_INODE) is None:
             self._found.add(
                 "the root directory is missing",
                 lambda: self._put_inode(new_directory(ROOT_INODE, parent=ROOT_INODE, time_ns=0)),

@@ -132,7 +132,7 @@ class _Export:
 
     def run(self) -> None:
         """Depth first. A directory gets its attributes when all in it is made: each name moves its times."""
-        root = self._catalog.inode(ROOT_INODE)
+        root = self._catalog.stored_inode(ROOT_INODE)
         if root is None or not root.is_directory:
             raise VolumeDamaged(self._volume.directory, "the root directory is missing")
         place: _Place | None = self._enter(None, b"", root)
@@ -162,7 +162,7 @@ class _Export:
         with self._reporting(place, name):
             if not is_name(name):
                 raise ValueError("no name that a file can have")
-            inode = self._catalog.inode(number)
+            inode = self._catalog.stored_inode(number)
             if inode is None:
                 raise ValueError(f"inode {number} is missing; run `fusemirror fsck`")
             if not inode.is_directory:

@@ -81,7 +81,13 @@ def name_fault(name: bytes) -> str | None:
     return None
 
 
-def _inode_fault(key: bytes, value: bytes | None, inode_max: int, time_max: int) -> str | None:
+def inode_fault(
+    key: bytes,
+    value: bytes | None,
+    inode_max: int = INODE_NUMBER_MAX,
+    time_max: int = CHANGE_TIME_NS_MAX,
+) -> str | None:
+    """Why no row of INODES can be so, or None."""
     number = int.from_bytes(key, "big")
     if len(key) != 8 or not 0 < number <= inode_max:
         return "no inode's number"
@@ -162,7 +168,7 @@ def _meta_fault(key: bytes, value: bytes | None, inode_max: int, time_max: int) 
 
 _CHECKS: dict[int, Callable[[bytes, bytes | None, int, int], str | None]] = {
     Table.META: _meta_fault,
-    Table.INODES: _inode_fault,
+    Table.INODES: inode_fault,
     Table.ENTRIES: _entry_fault,
     Table.XATTRS: _xattr_fault,
 }

@@ -63,7 +63,7 @@ from fusemirror.limits import (
     REGION_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.catalog import Catalog, SetBack, key_inode, set_back_row
+from fusemirror.volume.catalog import Catalog, Entry, SetBack, key_inode, set_back_row
 from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, State, VolumeLock, boot_id
@@ -507,6 +507,13 @@ class Volume:
             return b""
         data = self.images.read(inode, offset, length)
         return data if len(data) == length else data + bytes(length - len(data))
+
+    def inode_of(self, directory: InodeNumber, name: bytes, entry: Entry) -> Inode | None:
+        """The inode of an entry; None where a copy under way has yet to bring it. VolumeDamaged."""
+        inode = self.catalog.inode(entry.inode)
+        if inode is None and not self.copying:
+            raise self.catalog.lacks(entry.inode, f"name {name!r} of directory {directory}")
+        return inode
 
     def inodes(self) -> Iterator[Inode]:
         """Every inode, as an object of its own; what is added meanwhile may be missing."""

@@ -294,7 +294,7 @@ async def test_two_that_went_on_apart_show_it_and_both_serve(pair: Pair, network
         await create(host, b"still")
 
 
-@pytest.mark.parametrize("damage", ["name", "root"])
+@pytest.mark.parametrize("damage", ["name", "root", "its parent"])
 async def test_a_volume_that_cannot_be_served_is_refused_before_it_is(
     tmp_path: Path, network: MemoryNetwork, damage: str
 ) -> None:
@@ -302,12 +302,21 @@ async def test_a_volume_that_cannot_be_served_is_refused_before_it_is(
     opened = Volume.open(tmp_path / "volume")
     if damage == "name":
         opened.update_identity(host_name="a/b")
+    elif damage == "its parent":  # as a disk that forgets bits leaves it
+        root = opened.catalog.inode(ROOT_INODE)
+        assert root is not None
+        root.parent = InodeNumber(0xA2000001)
+        opened.catalog.touch(root)
     else:
         opened.catalog.discard(Table.INODES, inode_key(ROOT_INODE))
         opened.catalog.changes_since_commit += 1
     opened.close()
     made = settings.make(name="data", volume=str(tmp_path / "volume"), listen="alpha:7000", peer="beta:7000")
-    expected = {"name": "`a/b` is no name for a host", "root": "the root directory is missing"}[damage]
+    expected = {
+        "name": "`a/b` is no name for a host",
+        "root": "the root directory is missing",
+        "its parent": "catalog: INODES 0000000000000001: the root is a directory, and its own parent",
+    }[damage]
     with pytest.raises(VolumeDamaged, match=f"{expected}; run `fusemirror fsck"):
         async with AsyncExitStack() as stack:
             await Host(made, network.host("alpha"), counting_seams()).open(stack)

@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from fusemirror.errors import CheckReport, DiskFailed, FusemirrorError, OperationFailed, PrimaryUnreachable
-from fusemirror.filesystem.errnos import answers_errno
+from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
+from fusemirror.limits import ERROR_REPEATED_S
 
 REQUESTS = {name for name, _ in inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)}
 OURS = {name: value for name, value in vars(Operations).items() if name in REQUESTS}
@@ -32,6 +33,7 @@ class Handler:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
         self.bugs = 0
+        self.errors = ErrorLog()
 
     def on_bug(self) -> None:
         self.bugs += 1
@@ -130,6 +132,22 @@ async def test_what_went_wrong_below_is_logged(caplog: pytest.LogCaptureFixture)
     assert not handler.bugs
     (text,) = logged(caplog, logging.ERROR)
     assert "no space" in text
+
+
+@pytest.mark.expects_warnings
+async def test_a_program_that_meets_an_error_in_a_loop_fills_no_log(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    handler = Handler(DiskFailed("/volume", "no space"))
+    for _ in range(3):
+        await errno_of(handler)
+    assert len(logged(caplog, logging.ERROR)) == 1
+    handler.error = DiskFailed("/volume", "another")
+    await errno_of(handler)
+    assert len(logged(caplog, logging.ERROR)) == 2
+    await trio.sleep(3 * ERROR_REPEATED_S)
+    await errno_of(handler)
+    assert len(logged(caplog, logging.ERROR)) == 3
 
 
 @pytest.mark.expects_warnings

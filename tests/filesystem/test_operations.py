@@ -19,7 +19,7 @@ from fusemirror.limits import KERNEL_STEADY_S, NAME_BYTES_MAX, PURGE_AFTER_S, RE
 from fusemirror.operations import Rename, Unlink
 from fusemirror.operations.acl import ACCESS
 from fusemirror.operations.draft import Draft
-from fusemirror.volume.catalog import xattr_key
+from fusemirror.volume.catalog import inode_key, xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
@@ -712,3 +712,46 @@ async def test_the_root_is_opened_and_looked_at_while_the_other_host_is_away(
         await kernel.operations.releasedir(await kernel.operations.opendir(ROOT, ROOT_USER))
     assert root.st_ino == ROOT
     assert not linked, "what a link was there for was not waited for"
+
+
+def lose(volume: Volume, inode: int, row: bytes | None) -> None:
+    """The row of an inode becomes what a failing disk makes of it."""
+    catalog = volume.catalog
+    catalog.flush_touched()
+    catalog.discard(Table.INODES, inode_key(InodeNumber(inode)))
+    if row is not None:
+        catalog._txn.put(inode_key(InodeNumber(inode)), row, db=catalog._inodes)
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("row", [None, b"short", b"\xff" * 200], ids=["missing", "short", "nonsense"])
+async def test_a_name_of_a_damaged_inode_is_listed_and_whoever_looks_is_told(
+    kernel: Kernel, volume: Volume, listing: Listing, caplog: pytest.LogCaptureFixture, row: bytes | None
+) -> None:
+    for name in (b"before", b"damaged", b"behind"):
+        await kernel.make(name)
+    entry = volume.catalog.entry(ROOT_INODE, b"damaged")
+    assert entry is not None
+    inode = volume.catalog.inode(entry.inode)
+    assert inode is not None
+    lose(volume, entry.inode, row)
+    assert await listing.names(ROOT) == [b".", b"..", b"before", b"damaged", b"behind"]
+    assert await refused(kernel.operations.lookup(ROOT, b"damaged", USER)) == "EIO"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "is damaged: catalog: " in line
+    assert "run `fusemirror fsck" in line
+    lose(volume, entry.inode, inode.pack())
+
+
+@pytest.mark.expects_warnings
+async def test_a_directory_in_nothing_is_no_stale_handle(
+    kernel: Kernel, volume: Volume, listing: Listing, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = volume.catalog.inode(InodeNumber(await kernel.mkdir(b"directory")))
+    assert directory is not None
+    handle = await kernel.operations.opendir(directory.number, USER)
+    directory.parent = InodeNumber(4711)
+    assert await refused(listing.read(handle, 0)) == "EIO"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"directory {directory.number} names inode 4711, which is missing" in line
+    directory.parent = ROOT_INODE

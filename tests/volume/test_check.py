@@ -311,6 +311,42 @@ def test_an_inode_that_cannot_be_read_goes_with_its_names(damaged: Writer) -> No
     ).volume.close()
 
 
+@pytest.mark.parametrize(
+    ("number", "attributes", "expected"),
+    [
+        (ROOT_INODE, {"parent": 0xA2000001}, "its own parent"),
+        (ROOT_INODE, {"mode": 0o100755, "parent": 0}, "its own parent"),
+        (FILE, {"mode": 0x10000 | 0o100644}, "of no type of file"),
+        (FILE, {"mode": 0o170644}, "of no type of file"),
+        (DIRECTORY, {"mode": 0o170755}, "of no type of file"),
+        (FILE, {"size": 1 << 63}, "beyond what can be"),
+        (FILE, {"parent": 1}, "a parent, and no directory"),
+        (DIRECTORY, {"parent": 0}, "a directory without a parent"),
+    ],
+)
+def test_an_inode_that_cannot_be_so_is_put_right(
+    damaged: Writer, number: InodeNumber, attributes: dict[str, int], expected: str
+) -> None:
+    inode = damaged.inode(number)
+    for name, value in attributes.items():
+        setattr(inode, name, value)
+    raw(damaged, "inodes", inode_key(number), inode.pack())
+    with pytest.raises(VolumeDamaged, match=f"INODES {number:016x}"):
+        damaged.catalog.inode(number)
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    _, lines = checked(directory, repair=False)
+    assert expected in lines[0]
+    result, lines = checked(directory, repair=True)
+    assert result.left == 0, lines
+    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    volume = Volume.open(directory)
+    assert volume.read(FILE, 0, 100) == b"0123456789"
+    assert volume.catalog.entry(ROOT_INODE, b"file") is not None
+    assert volume.catalog.entry(DIRECTORY, b"inner") is not None
+    volume.close()
+
+
 def test_a_cookie_of_two_names_is_replaced(damaged: Writer) -> None:
     rows = dict(damaged.catalog.rows(Table.ENTRIES, None, 100))
     key, other = entry_key(DIRECTORY, b"inner"), entry_key(DIRECTORY, b"deep")

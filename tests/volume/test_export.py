@@ -42,6 +42,17 @@ def set_attributes(writer: Writer, number: InodeNumber, **attributes: int) -> No
     writer.namespace(put_inode(inode))
 
 
+def test_what_no_inode_can_be_is_exported_as_far_as_it_is_known(source: Writer, tmp_path: Path) -> None:
+    file = source.create(b"file")
+    source.write(file, 0, b"content")
+    for number, attributes in ((ROOT_INODE, {"parent": 4711}), (file, {"parent": 1, "ctime_ns": -1})):
+        inode = source.inode(number)
+        for name, value in attributes.items():
+            setattr(inode, name, value)
+        source.catalog.touch(inode)
+    assert (exported(source, tmp_path) / "file").read_bytes() == b"content"
+
+
 @needs_root
 def test_everything_comes_out_as_it_is(source: Writer, tmp_path: Path) -> None:
     directory = source.mkdir(b"directory")
