@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import trio
 
@@ -22,6 +22,8 @@ from fusemirror.errors import FusemirrorError
 from fusemirror.limits import BACKGROUND_PAUSE_FIRST_S, BACKGROUND_PAUSE_MAX_S
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,6 +53,20 @@ class Background:
                     await self._pause(task)
         finally:
             self._failures.pop(task, None)
+
+    async def until_done(self, task: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` until it has gone well once; what it then gave. Cancelled, it leaves what `work` leaves."""
+        given: list[T] = []
+
+        async def once() -> None:
+            given.append(await work())
+
+        try:
+            while not await self.attempt(task, once):
+                await self._pause(task)
+        finally:
+            self._failures.pop(task, None)
+        return given[0]
 
     async def start(
         self,

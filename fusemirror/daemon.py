@@ -109,7 +109,7 @@ class Host:
         await nursery.start(start, "files set aside", self.roles.bringing_in.run)
         await nursery.start(start, "changes apart", self.roles.telling.run)
         await nursery.start(start, "witness", going_alone.run)
-        await nursery.start(start, "links", partial(self.linker.run, send))
+        await nursery.start(start, "links", partial(self.linker.run, send, self.roles.background))
         nursery.start_soon(self._stop_serving_when_the_disk_fails)
 
     async def _stop_serving_when_the_disk_fails(self) -> None:

@@ -192,6 +192,10 @@ class ListenFailed(FusemirrorError):
     """cannot listen on {0}: {1}; check the address, and that nothing else uses it"""
 
 
+class AddressMissing(ListenFailed):
+    """cannot listen on {0}: {1}; this host may get the address, or learn the name, later"""
+
+
 class MountFailed(FusemirrorError):
     """cannot mount: {0}"""
 

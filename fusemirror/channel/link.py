@@ -22,16 +22,19 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 import trio
 
 from fusemirror import limits
+from fusemirror.background import Background
 from fusemirror.channel.admission import Admission, Place
 from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.transport import Listener, Network, Transport
 from fusemirror.errors import (
+    AddressMissing,
     ChannelError,
     ConnectionLost,
     PeerRefused,
@@ -184,18 +187,21 @@ class Linker:
     async def run(
         self,
         links: trio.MemorySendChannel[Link],
+        background: Background,
         *,
-        task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Listener | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen, and make links until retired. Started when it listens; `ListenFailed` if it cannot.
 
-        Cancellation closes the link and everything that waits to become one.
+        A host that is being started may lack its address, or nobody may know its name yet: then this has
+        started, and `background` says that, and tries again. Cancellation closes the link and everything that
+        waits to become one.
         """
-        listener = await self._network.listen(*self._listen_address)
+        listener = await self._listen_at_first()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._admission.refusals.sum_up)
-                nursery.start_soon(self._listen, listener, nursery)
+                nursery.start_soon(self._listen, listener, background, nursery)
                 task_status.started(listener)
                 while not self._retired:
                     link = await self._meet()
@@ -207,7 +213,8 @@ class Linker:
                     elif beginning == self._beginnings:
                         await self._rest(lasted_s)
         finally:
-            listener.close()
+            if listener is not None:
+                listener.close()
             self._discard_accepted("closed on this host")
 
     async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
@@ -388,7 +395,24 @@ class Linker:
 
     # --- listening --------------------------------------------------------------------------------
 
-    async def _listen(self, listener: Listener, nursery: trio.Nursery) -> None:
+    async def _listen_at_first(self) -> Listener | None:
+        """None where the address is not there, or whoever knows it does not answer. `ListenFailed`."""
+        with trio.move_on_after(limits.CONNECT_TIMEOUT_S), suppress(AddressMissing):
+            return await self._network.listen(*self._listen_address)
+        return None
+
+    async def _listen(
+        self, listener: Listener | None, background: Background, nursery: trio.Nursery
+    ) -> None:
+        if listener is None:
+            listen = partial(self._network.listen, *self._listen_address)
+            listener = await background.until_done("listening", listen)
+        try:
+            await self._accept(listener, nursery)
+        finally:
+            listener.close()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         while True:
             nursery.start_soon(self._greet, await listener.accept(self._admits))
 

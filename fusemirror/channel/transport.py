@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from fusemirror import limits
-from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 from fusemirror.settings import Address
 
@@ -105,7 +105,8 @@ class Network(ABC):
 
     @abstractmethod
     async def listen(self, host: str, port: int) -> Listener:
-        """Listen there; an empty host means all addresses. `ListenFailed` if that cannot be."""
+        """Listen there; an empty host means all addresses. `ListenFailed` if that cannot be, `AddressMissing`
+        if it may later."""
 
 
 # --- TCP ------------------------------------------------------------------------------------------
@@ -247,7 +248,9 @@ class TcpNetwork(Network):
         try:
             listening = _listen_anywhere(port) if host in ("", "*") else await _listen_on(host, port)
         except OSError as error:
-            raise ListenFailed(str(Address(host, port)), _reason(error)) from error
+            missing = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            failed = AddressMissing if missing else ListenFailed
+            raise failed(str(Address(host, port)), _reason(error)) from error
         return SocketListener(listening, self._unacknowledged_s)
 
 

@@ -15,11 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusemirror import limits
+from fusemirror.background import Background
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.session import Session
 from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
-from fusemirror.errors import ChannelError, ConnectionLost, ListenFailed, RemoteProtocolError
+from fusemirror.errors import (
+    AddressMissing,
+    ChannelError,
+    ConnectionLost,
+    ListenFailed,
+    PeerUnreachable,
+    RemoteProtocolError,
+)
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
 from fusemirror.settings import Address
@@ -44,11 +52,12 @@ class Host:
             make_hello=lambda path: make_hello(path=path, **self.hello),
             peer_timeout=PEER_TIMEOUT,
         )
+        self.background = Background()
         self._scope = trio.CancelScope()
 
-    async def run(self, *, task_status: trio.TaskStatus[Listener] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[Listener | None] = trio.TASK_STATUS_IGNORED) -> None:
         with self._scope:
-            await self.linker.run(self._links_in, task_status=task_status)
+            await self.linker.run(self._links_in, self.background, task_status=task_status)
 
     def stop(self) -> None:
         self._scope.cancel()
@@ -172,6 +181,44 @@ async def test_an_address_in_use_stops_it_before_it_starts(memory: MemoryNetwork
     await memory.host("alpha").listen("alpha", 7000)
     with pytest.raises(ListenFailed):
         await alpha.run()
+
+
+class BootingNetwork(Network):
+    """Of a host that has no address yet, or knows no name: `lacks` says why."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.lacks = "Cannot assign requested address"
+
+    async def connect(self, host: str, port: int) -> Transport:
+        if self.lacks:
+            raise PeerUnreachable(f"{host}:{port}", self.lacks)
+        return await self._network.connect(host, port)
+
+    async def listen(self, host: str, port: int) -> Listener:
+        if self.lacks:
+            raise AddressMissing(f"{host}:{port}", self.lacks)
+        return await self._network.listen(host, port)
+
+
+@pytest.mark.expects_warnings
+async def test_a_host_without_its_address_starts_and_meets_its_peer_once_it_has_it(
+    alpha: Host,
+    backup_hello: MakeHello,
+    memory: MemoryNetwork,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = BootingNetwork(memory.host("beta"))
+    beta = Host(network, "beta:7000", "alpha:7000", backup_hello)
+    async with running(alpha, beta):
+        await trio.sleep(60)
+        (failing,) = beta.background.status(0)
+        assert failing["error"].startswith("cannot listen on beta:7000: Cannot assign requested address; ")
+        assert [record.levelname for record in caplog.records].count("ERROR") == 1
+        network.lacks = ""
+        assert not (await alpha.link()).closed
+        assert beta.background.status(0) == []
 
 
 async def test_each_connection_asks_for_a_new_hello(

@@ -14,7 +14,7 @@ from fusemirror.channel.transport import (
     Transport,
     drop_sent,
 )
-from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, PeerUnreachable
 from tests.channel.conftest import receive_bytes
 
 Pair = tuple[Transport, Transport]
@@ -195,8 +195,10 @@ async def test_a_port_in_use_is_said_in_one_line() -> None:
 
 
 async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
-    with pytest.raises(ListenFailed, match=r"192\.0\.2\.1:0: Cannot assign requested address"):
+    with pytest.raises(AddressMissing, match=r"192\.0\.2\.1:0: Cannot assign requested address"):
         await TcpNetwork(unacknowledged_s=1).listen("192.0.2.1", 0)
+    with pytest.raises(AddressMissing, match=r"no\.such\.name\.invalid:0: "):
+        await TcpNetwork(unacknowledged_s=1).listen("no.such.name.invalid", 0)
 
 
 async def test_a_peer_that_does_not_listen_is_said_in_one_line() -> None:
