@@ -55,7 +55,7 @@ class Background:
             self._failures.pop(task, None)
 
     async def until_done(self, task: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` until it has gone well once; what it then gave. Cancelled, it leaves what `work` leaves."""
+        """What `work` gives once it goes well. Cancelled, it leaves what `work` leaves."""
         given: list[T] = []
 
         async def once() -> None:

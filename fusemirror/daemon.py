@@ -31,7 +31,7 @@ from fusemirror.control.going_alone import GoingAlone
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import DiskFailed, MountFailed, VolumeDamaged
+from fusemirror.errors import DiskFailed, FusemirrorError, MountFailed, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
@@ -42,7 +42,15 @@ from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_I
 from fusemirror.mirror.histories import history_of
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
-from fusemirror.settings import KernelSession, MountOptions, Settings, changed_while_mounted, is_host_name
+from fusemirror.settings import (
+    FIXED_WHILE_MOUNTED,
+    KernelSession,
+    MountOptions,
+    Settings,
+    changed_while_mounted,
+    is_host_name,
+    taken_while_mounted,
+)
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
 from fusemirror.witness.permission import Permission
@@ -213,17 +221,18 @@ def run(
     options: MountOptions,
     runtime_dir: Path,
     ready: Callable[[], None],
+    reread: Callable[[], Settings],
 ) -> int:
     """Mount and serve until unmounted, signalled or told to stop; the exit status.
 
-    `keys` is the directory of the keys. `ready` is called once the mount answers. `MountFailed`,
-    `BadKeys`, and the errors of the volume and the channel.
+    `keys` is the directory of the keys. `ready` is called once the mount answers, `reread` reads the settings
+    again where SIGHUP asks for it. `MountFailed`, `BadKeys`, and the errors of the volume and the channel.
     """
     network: Network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
     if settings.tls:
         network = TlsNetwork(network, Credentials(keys))
     try:
-        return trio.run(_serve, settings, network, mountpoint, options, runtime_dir, ready)
+        return trio.run(_serve, settings, network, mountpoint, options, runtime_dir, ready, reread)
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
 
@@ -242,6 +251,7 @@ async def _serve(
     options: MountOptions,
     runtime_dir: Path,
     ready: Callable[[], None],
+    reread: Callable[[], Settings],
 ) -> int:
     async with AsyncExitStack() as stack:
         host = Host(settings, network, Seams(), _witness_of(settings))
@@ -286,6 +296,7 @@ async def _serve(
             )
             kernel.session = Session(fuse_descriptor(), server)
         nursery.start_soon(kernel.run_signals)
+        nursery.start_soon(_run_rereading, host, reread)
         try:
             await kernel.run(ready)
             log.info("unmounted: %s", kernel.reason)
@@ -293,6 +304,25 @@ async def _serve(
             kernel.unmount()
             await host.drain(kernel.reason)
     return 0
+
+
+async def _run_rereading(host: Host, reread: Callable[[], Settings]) -> None:
+    """Each SIGHUP reads the settings again, and takes what a running mount can take of them.
+
+    The log needs no more than the line that says so: a log file that was moved away is made anew with it.
+    """
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            try:
+                wanted = await trio.to_thread.run_sync(reread)
+                values, fixed = taken_while_mounted(host.settings, wanted)
+                host.change_settings(values)
+            except (FusemirrorError, OSError) as error:
+                log.error("SIGHUP: the settings stay as they are: %s", error)
+                continue
+            log.info("SIGHUP: the settings were read again")
+            for key in fixed:
+                log.warning("SIGHUP: %s is taken by the next mount: %s", key, FIXED_WHILE_MOUNTED[key])
 
 
 def _witness_of(settings: Settings) -> Callable[[str], Witness] | None:
@@ -355,6 +385,6 @@ class Kernel:
         ready()
 
     async def run_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 self.stop(signal.Signals(number).name)

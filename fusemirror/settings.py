@@ -153,6 +153,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ]
     listen: Annotated[str, Meta(description="HOST:PORT where this host waits for the other.")]
     peer: Annotated[str, Meta(description="HOST:PORT where the other host waits for this one.")]
+    mountpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[^\0]*)?\Z",
+            description="Directory to mount on where the command names none, as in the systemd unit.",
+        ),
+    ] = ""
     access: Annotated[
         Access,
         Meta(
@@ -272,6 +279,7 @@ WORDS |= {"array": "a list", "object": "a table", "null": "nothing"}
 FORMS = {
     "name": "must be letters, digits, `.`, `_` and `-`, with a letter or digit first, 64 at most",
     "volume": "must be an absolute path",
+    "mountpoint": "must be an absolute path, or empty",
 }
 """What a text must look like, for the keys that have a pattern."""
 
@@ -329,6 +337,13 @@ def changed_while_mounted(settings: Settings, values: dict[str, Any]) -> Setting
         if getattr(after, key) != getattr(settings, key):
             raise UsageError(f"{key} cannot change while mounted: {reason}; unmount on this host first")
     return after
+
+
+def taken_while_mounted(settings: Settings, wanted: Settings) -> tuple[dict[str, Any], list[str]]:
+    """What differs that a running mount can take, for `changed_while_mounted`; the keys that it cannot."""
+    differing = [key for key in wanted.__struct_fields__ if getattr(wanted, key) != getattr(settings, key)]
+    fixed = [key for key in differing if key in FIXED_WHILE_MOUNTED]
+    return {key: getattr(wanted, key) for key in differing if key not in fixed}, fixed
 
 
 def config_path(config_dir: Path, name: str) -> Path:

@@ -46,7 +46,7 @@ def complete_target(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """What can be unmounted: names and mountpoints."""
-    places = {place for mount in our_mounts() for place in (mount.source, mount.directory)}
+    places = {place for mount in our_mounts() for place in (mount.name, mount.directory)}
     return _beginning(incomplete, sorted(places))
 
 

@@ -9,7 +9,14 @@ import click
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
-from fusemirror.cli.defining import Decorator, address_option, chosen_settings, define, volume_argument
+from fusemirror.cli.defining import (
+    Decorator,
+    address_option,
+    chosen_settings,
+    define,
+    guard_option,
+    volume_argument,
+)
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
 from fusemirror.errors import RefusedForSafety, UsageError
 from fusemirror.keys import make_key_pair
@@ -37,6 +44,7 @@ def mode_option(flag: str, default: StrEnum) -> Decorator:
 @click.option(
     "--join-file", type=click.Path(path_type=Path), help="Join file to write.  [default: ./NAME.join]"
 )
+@guard_option
 @pass_places
 def command(
     places: Places,
@@ -50,6 +58,7 @@ def command(
     host_name: str,
     peer_name: str | None,
     join_file: Path | None,
+    guard: Path | None,
 ) -> None:
     """Make the main volume of NAME in VOLUME_DIR, its configuration, and a join file for the other host.
 
@@ -73,7 +82,7 @@ def command(
         primary_certificate=primary_keys.certificate,
         backup_keys=backup_keys,
     )
-    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer)
+    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
     define(
         places,
         chosen,
@@ -83,6 +92,7 @@ def command(
         keys=primary_keys,
         peer_certificate=backup_keys.certificate,
         primary=True,
+        guarded=guard,
         also=lambda: write_join_file(path, join),
     )
     tell(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)

@@ -11,6 +11,7 @@ import click
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, say
+from fusemirror.cli.guarding import guard
 from fusemirror.cli.join_file import JoinFile, Side
 from fusemirror.errors import RefusedForSafety
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
@@ -21,13 +22,26 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 volume_argument = click.argument("volume_dir", type=click.Path(path_type=Path))
 
 
-def chosen_settings(join: JoinFile, volume_dir: Path, *, listen: str, peer: str) -> Settings:
+def guard_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for the directory that is to be mounted on."""
+    return click.option(
+        "--guard",
+        metavar="MOUNTPOINT",
+        type=click.Path(path_type=Path),
+        help="Mount on this directory, and let nobody, not even root, write into it while it is not mounted.",
+    )(function)
+
+
+def chosen_settings(
+    join: JoinFile, volume_dir: Path, *, listen: str, peer: str, mountpoint: Path | None
+) -> Settings:
     """The settings of one side; UsageError where they cannot be used."""
     return settings.make(
         name=join.name,
         volume=str(volume_dir.absolute()),
         listen=listen,
         peer=peer,
+        mountpoint="" if mountpoint is None else str(mountpoint.absolute()),
         access=join.access.value,
         acknowledge=join.acknowledge.value,
         communication=join.communication.value,
@@ -44,9 +58,10 @@ def define(
     keys: KeyPair,
     peer_certificate: str,
     primary: bool,
+    guarded: Path | None,
     also: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make the volume, the keys and the config file; then do `also`.
+    """Make the volume, the keys and the config file, guard the mountpoint `guarded`; then do `also`.
 
     All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists;
     BadKeys, OSError.
@@ -92,6 +107,8 @@ def define(
         for name, content in files.items():
             replace_file(keys_dir / name, content.encode())
         Credentials(keys_dir)  # BadKeys, before there is a config file
+        if guarded is not None:
+            guard(guarded, undoing)
         undoing.callback(config.unlink, missing_ok=True)
         replace_file(config, settings.render(chosen).encode())
         also()

@@ -7,7 +7,7 @@ import msgspec
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, pass_places, set_subject, tell
-from fusemirror.cli.defining import address_option, chosen_settings, define, volume_argument
+from fusemirror.cli.defining import address_option, chosen_settings, define, guard_option, volume_argument
 from fusemirror.cli.join_file import read_join_file
 from fusemirror.errors import UsageError
 
@@ -20,6 +20,7 @@ EVERY_ADDRESS = ("0.0.0.0", "::", "*")
 @address_option("--listen", "Where this host waits for the other.  [default: as `create` was told]")
 @address_option("--peer", "Where the other host waits for this one.  [default: as `create` was told]")
 @click.option("--host-name", help="Name of this host.  [default: as `create` was told]")
+@guard_option
 @click.pass_context
 @pass_places
 def command(
@@ -30,6 +31,7 @@ def command(
     listen: str | None,
     peer: str | None,
     host_name: str | None,
+    guard: Path | None,
 ) -> None:
     """Make the subvolume in VOLUME_DIR, and its configuration, from the other host's JOIN_FILE."""
     join = read_join_file(join_file)
@@ -38,9 +40,8 @@ def command(
         join.backup, host_name=settings.check_host_name(host_name or join.backup.host_name)
     )
     settings.check_host_name(join.primary.host_name)
-    chosen = chosen_settings(
-        join, volume_dir, listen=listen or own.address, peer=peer or join.primary.address
-    )
+    listen, peer = listen or own.address, peer or join.primary.address
+    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
     if settings.parse_address(chosen.peer).host in EVERY_ADDRESS:
         raise UsageError(f"the other host listens on {chosen.peer}, every address; name one with --peer")
     define(
@@ -52,5 +53,6 @@ def command(
         keys=join.backup_keys,
         peer_certificate=join.primary_certificate,
         primary=False,
+        guarded=guard,
     )
     tell(f"Joined {join.name}. On both hosts: fusemirror mount {join.name} MOUNTPOINT", err=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from logging.handlers import SysLogHandler
+from logging.handlers import SysLogHandler, WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ import msgspec
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
+from fusemirror.cli.dead_mounts import FUSE_DEVICE, clear, start_watcher
 from fusemirror.cli.mount_options import parse_mount_options
-from fusemirror.cli.mounts import FSTYPE, Mount, detach, is_stale, mount_at, real_path, register
-from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused
+from fusemirror.cli.mounts import FSTYPE, Mount, real_path, register
+from fusemirror.cli.service_manager import notify
+from fusemirror.errors import FusemirrorError, MountFailed, PermissionRefused, UsageError
 from fusemirror.printable import printable
 from fusemirror.settings import MountOptions, Settings
 from fusemirror.volume.beneath import open_plain
 from fusemirror.volume.private import keep_from_writers, make_private, make_volume_private
 
 SYSLOG = Path("/dev/log")
-FUSE_DEVICE = Path("/dev/fuse")
 READY = b"ready"
 
 logger = logging.getLogger(__name__)
@@ -33,14 +34,19 @@ logger = logging.getLogger(__name__)
 
 @click.command("mount")
 @name_argument
-@click.argument("mountpoint")
+@click.argument("mountpoint", required=False)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
 @click.option("-d", "--debug", is_flag=True, help="Debug messages, and tracebacks of errors.")
 @click.option("-o", "--options", default="", metavar="OPTIONS", help="Mount options, comma-separated.")
 @pass_places
-def command(places: Places, name: str, mountpoint: str, foreground: bool, debug: bool, options: str) -> int:
-    """Mount NAME on the directory MOUNTPOINT."""
+def command(
+    places: Places, name: str, mountpoint: str | None, foreground: bool, debug: bool, options: str
+) -> int:
+    """Mount NAME on the directory MOUNTPOINT, or without it on that of its settings."""
     chosen = places.load(name)
+    mountpoint = mountpoint or chosen.mountpoint
+    if not mountpoint:
+        raise UsageError(f"no mountpoint: name one, or keep it with `fusemirror set {name} mountpoint=DIR`")
     places.debug = places.debug or debug
     parsed = parse_mount_options(options, as_root=os.geteuid() == 0)
     for line in parsed.ignored:
@@ -58,8 +64,10 @@ def mount(
     """
     target = Mount(real_path(mountpoint), FSTYPE, chosen.name)
     _check_fuse()
-    _clear(target)
     make_runtime_dir(places.runtime_dir)
+    clear(target, places.runtime_dir)
+    if not os.path.isdir(target.directory):
+        raise MountFailed(f"{target.directory} is not a directory; make it first")
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")
     options = msgspec.structs.replace(options, fuse=fuse, debug=places.debug)
     serve = partial(_serve, places, chosen, target.directory, options)
@@ -79,17 +87,6 @@ def _check_fuse() -> None:
         raise MountFailed(f"there is no {FUSE_DEVICE}; run `modprobe fuse`, or give it to the container")
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
         raise PermissionRefused(f"{FUSE_DEVICE} may not be opened by this user; run the command as root")
-
-
-def _clear(target: Mount) -> None:
-    """The mountpoint is ready on return: a mount that a killed process left there is gone."""
-    there = mount_at(target.directory)
-    if there is not None and there.fstype == FSTYPE:
-        if not is_stale(there):
-            raise MountFailed(f"{there.source} is mounted on {there.directory} already")
-        detach(there.directory, lazy=True)
-    if not os.path.isdir(target.directory):
-        raise MountFailed(f"{target.directory} is not a directory; make it first")
 
 
 def close_to_others(places: Places, chosen: Settings) -> Iterator[Path]:
@@ -117,8 +114,8 @@ def _serve(places: Places, chosen: Settings, directory: str, options: MountOptio
     # Only now, and in the process that serves: neither threads nor LMDB outlive a fork.
     from fusemirror import daemon
 
-    keys = places.keys_dir(chosen.name)
-    return daemon.run(chosen, keys, directory, options, places.runtime_dir, ready)
+    keys, reread = places.keys_dir(chosen.name), partial(places.load, chosen.name)
+    return daemon.run(chosen, keys, directory, options, places.runtime_dir, ready, reread)
 
 
 def _in_foreground(serve: Callable[[Ready], int], target: Mount, runtime_dir: Path, log: Log) -> int:
@@ -127,6 +124,7 @@ def _in_foreground(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
 
         def ready() -> None:
             ending.callback(register(target, runtime_dir).wait)
+            notify("READY=1")
 
         return serve(ready)
 
@@ -141,6 +139,8 @@ def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
     os.setsid()
     os.chdir("/")
     log(_background_handler(target.source, runtime_dir))
+    if os.geteuid() == 0:  # others may not mount
+        start_watcher(target, runtime_dir, [writing])
     try:
         return serve(lambda: _let_go(writing))
     except FusemirrorError as error:
@@ -187,7 +187,7 @@ def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
     path = runtime_dir / f"{name}.log"
     os.close(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))  # and so it is for its owner alone
     make_private(path)
-    return logging.FileHandler(path)
+    return WatchedFileHandler(path)  # a file that was moved away by log rotation is made anew
 
 
 class PrintableFormatter(logging.Formatter):
@@ -201,10 +201,23 @@ class PrintableFormatter(logging.Formatter):
         return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
+class JournalFormatter(PrintableFormatter):
+    """Each line with its priority before it, as sd-daemon(3) says; the journal takes that off again."""
+
+    PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = f"<{self.PRIORITIES[record.levelname]}>"
+        return "\n".join(priority + line for line in super().format(record).split("\n"))
+
+
 def _log_to(handler: logging.Handler, name: str, level: str) -> None:
-    # The system's log adds the time and the program itself.
-    origin = (
-        "%(levelname)s" if isinstance(handler, SysLogHandler) else "%(asctime)s %(levelname)s fusemirror:"
-    )
-    handler.setFormatter(PrintableFormatter(f"{origin} {name}: %(message)s"))
+    # The system's log, and the journal, add the time and the program by themselves.
+    if isinstance(handler, SysLogHandler):
+        formatter = PrintableFormatter(f"%(levelname)s {name}: %(message)s")
+    elif isinstance(handler, logging.StreamHandler) and "JOURNAL_STREAM" in os.environ:
+        formatter = JournalFormatter(f"%(levelname)s {name}: %(message)s")
+    else:
+        formatter = PrintableFormatter(f"%(asctime)s %(levelname)s fusemirror: {name}: %(message)s")
+    handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper())

@@ -18,6 +18,9 @@ from fusemirror.errors import MountBusy, TimedOut, UnmountFailed
 
 FSTYPE = "fuse.fusemirror"
 UTAB = Path("/run/mount/utab")
+DEAD = "dead:"
+"""Begins the source of what stands in for the mount of a killed process, see `dead_mounts.py`."""
+
 RUNTIME_OPTION = "x-fusemirror.runtime-dir"
 HOLDERS_LISTED_MAX = 8
 PUBLIC_UMASK = 0o022
@@ -30,6 +33,11 @@ class Mount(NamedTuple):
     directory: str
     fstype: str
     source: str
+
+    @property
+    def name(self) -> str:
+        """Of the mirrored filesystem, dead or alive."""
+        return self.source.removeprefix(DEAD)
 
 
 def _unescaped(field: str) -> str:
@@ -49,7 +57,7 @@ def all_mounts() -> list[Mount]:
 
 def our_mounts(name: str | None = None) -> list[Mount]:
     """Mounts of fusemirror, all or those of one name."""
-    return [mount for mount in all_mounts() if mount.fstype == FSTYPE and name in (None, mount.source)]
+    return [mount for mount in all_mounts() if mount.fstype == FSTYPE and name in (None, mount.name)]
 
 
 def real_path(path: str) -> str:
@@ -200,13 +208,13 @@ class Process:
         except ProcessLookupError:
             self._descriptor = None
 
-    def wait(self, timeout_s: float) -> bool:
-        """Whether the process has ended within the time."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether the process has ended within the time; None is for as long as it takes."""
         if self._descriptor is None:
             return True
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def wait_until_safe(self, timeout_s: float) -> None:
         """Return when the process has ended: its data is then safe. TimedOut."""

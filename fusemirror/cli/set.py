@@ -21,6 +21,8 @@ def command(places: Places, name: str, assignments: tuple[str, ...]) -> None:
     if status is None:
         tell(f"{name}: set for the next mount")
         return
+    if "mountpoint" in (assignment.partition("=")[0] for assignment in assignments):
+        tell(f"{name}: the mountpoint is for the next mount")
     waiting = [key for key, value in status["settings"].items() if status["effective"][key] != value]
     if waiting:
         tell(f"{name}: set; not in effect yet: {', '.join(waiting)}: {status['reason']}")

@@ -101,7 +101,9 @@ def _find(target: str, runtime_dir: Path) -> Mount | None:
         return mount
     if "/" in target:
         raise NotAMount(target)
-    found = our_mounts(target)
+    # Not those of the other of two hosts on one machine.
+    registered = {mount: registered_runtime_dir(mount.directory) for mount in our_mounts(target)}
+    found = [mount for mount, place in registered.items() if place in (None, runtime_dir)]
     if len(found) > 1:
         directory = ask(runtime_dir, target, "status")["mountpoint"]
         found = [mount for mount in found if mount.directory == directory]
@@ -112,7 +114,7 @@ def _socket_of(mount: Mount | None, target: str, runtime_dir: Path) -> tuple[Pat
     """The runtime directory and the name of a mount, or of what may still drain after its mount went."""
     if mount is None:
         return runtime_dir, target
-    return registered_runtime_dir(mount.directory) or runtime_dir, mount.source
+    return registered_runtime_dir(mount.directory) or runtime_dir, mount.name
 
 
 def _process_of(mount: Mount | None, name: str, runtime_dir: Path) -> Process | None:

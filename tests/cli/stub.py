@@ -29,6 +29,7 @@ def run(
     options: MountOptions,
     runtime_dir: Path,
     ready: Callable[[], None],
+    _reread: Callable[[], Settings],
 ) -> int:
     """Stands in for `fusemirror.daemon.run`."""
     match os.environ.get("STUB"):

@@ -2,16 +2,15 @@
 
 import logging
 import os
-import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from fusemirror import settings
-from fusemirror.admin.client import process_id
 from fusemirror.cli.arguments import Places
-from fusemirror.cli.mount import PrintableFormatter, close_to_others, make_runtime_dir
-from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale
+from fusemirror.cli.mount import JournalFormatter, PrintableFormatter, close_to_others, make_runtime_dir
+from fusemirror.cli.mounts import FSTYPE, Mount, is_stale
 from fusemirror.errors import RefusedForSafety
 from tests.cli.conftest import Host
 
@@ -58,10 +57,10 @@ def test_a_mountpoint_in_use_by_us_is_refused(host: Host) -> None:
 
 
 def test_a_mount_left_by_a_killed_process_is_cleaned_up(host: Host) -> None:
-    host.run("fusemirror", "mount", "data", "mnt")
-    process = Process(process_id(host.runtime_dir, "data"))
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(10)
+    with host.start("fusemirror", "mount", "-f", "data", "mnt") as process:
+        while not host.is_mounted:
+            assert process.poll() is None
+        process.kill()
     assert is_stale(Mount(str(host.mountpoint), FSTYPE, "data"))
     assert host.run("fusemirror", "mount", "data", "mnt") == (0, "")
     assert os.stat(host.mountpoint).st_ino == 1
@@ -82,7 +81,7 @@ def test_the_foreground_ends_with_the_mount(host: Host) -> None:
         (("data", "nowhere"), 1, "is not a directory; make it first"),
         (("other", "mnt"), 10, "fusemirror create other"),
         (("data", "mnt", "-o", "remount"), 2, "mount option remount: "),
-        (("data",), 2, "Missing argument 'MOUNTPOINT'"),
+        (("data",), 2, "no mountpoint: name one, or keep it with `fusemirror set data mountpoint=DIR`"),
     ],
 )
 def test_what_cannot_be_mounted_is_one_line(
@@ -92,6 +91,33 @@ def test_what_cannot_be_mounted_is_one_line(
     assert found == code
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_the_mountpoint_of_the_settings_is_used_where_the_command_names_none(host: Host) -> None:
+    config = host.config_dir / "data.toml"
+    config.write_text(config.read_text().replace('mountpoint = ""', f'mountpoint = "{host.mountpoint}"'))
+    assert host.run("fusemirror", "mount", "data") == (0, "")
+    assert host.is_mounted
+    assert host.run("fusemirror", "umount", "data") == (0, "")
+
+
+def test_the_service_manager_is_told_once_the_mount_serves(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        with host.start("fusemirror", "mount", "-f", "data", "mnt") as process:
+            assert manager.recv(100) == b"READY=1"
+            assert os.stat(host.mountpoint).st_ino == 1
+            assert host.run("fusemirror", "umount", "mnt") == (0, "")
+            assert process.wait(10) == 0
+
+
+def test_a_line_for_the_journal_begins_with_its_priority() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "peer away", (), None)
+    assert JournalFormatter("%(levelname)s data: %(message)s").format(record) == "<4>WARNING data: peer away"
 
 
 def test_a_line_of_the_log_holds_no_users_bytes_as_they_are() -> None:

@@ -39,6 +39,15 @@ def test_it_returns_when_the_data_is_safe(mounted: Host, target: str) -> None:
     assert not mounted.is_mounted
 
 
+def test_a_mount_of_the_same_name_on_another_host_of_this_machine_is_left_alone(
+    mounted: Host, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    assert Host(tmp_path / "other").run("fusemirror", "umount", "data")[0] == 3
+    assert mounted.is_mounted
+    assert mounted.run("fusemirror", "umount", "data") == (0, "")
+
+
 def test_it_says_what_waits_for_the_other_host(host: Host) -> None:
     assert host.run("fusemirror", "mount", "data", "mnt", stub="keeps") == (0, "")
     code, said = host.run("fusemirror", "umount", "data")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from fusemirror.cli.mounts import FSTYPE, Mount, mount_at
 from tests.cli.conftest import helpers  # noqa: F401 - used by name below
 from tests.crash.workers import Load
-from tests.hosts import FILESYSTEM, PORT, TwoHosts, run, wait_for_exit, what_is_missing
+from tests.hosts import FILESYSTEM, PORT, TwoHosts, run, wait_for_exit, wait_until, what_is_missing
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,31 @@ def test_mount_and_umount_as_the_system_calls_them(background: TwoHosts) -> None
         assert not host.is_mounted
         wait_for_exit(pid, 0.0)  # a plain umount returns when the data is safe
         assert not (host.runtime_directory / f"{FILESYSTEM}.sock").exists()
+
+
+@pytest.mark.usefixtures("helpers")
+def test_a_background_mount_rereads_its_settings_and_mount_a_mends_it_once_killed(
+    unmounted: TwoHosts, tmp_path: Path
+) -> None:
+    host = unmounted.primary
+    host.fusemirror("mount", FILESYSTEM, host.mountpoint)
+    pid = host.status()["pid"]
+    host.configure(acknowledge="async")
+    os.kill(pid, signal.SIGHUP)
+    wait_until(lambda: host.status()["settings"]["acknowledge"] == "async", 30, "the settings are read again")
+    host.configure(acknowledge="sync")
+    os.kill(pid, signal.SIGKILL)
+    dead = Mount(str(host.mountpoint), FSTYPE, f"dead:{FILESYSTEM}")
+    wait_until(lambda: mount_at(str(host.mountpoint)) == dead, 30, "a dead mount takes its place")
+    with pytest.raises(OSError, match="not connected"):
+        (host.mountpoint / "lost").touch()
+    table = tmp_path / "fstab"
+    table.write_text(f"{FILESYSTEM} {host.mountpoint} fusemirror _netdev,nofail 0 0\n")
+    for _ in range(2):  # the second finds it mounted
+        host.run("mount", "-a", "-T", table)
+        assert mount_at(str(host.mountpoint)) == Mount(str(host.mountpoint), FSTYPE, FILESYSTEM)
+    assert host.status()["pid"] != pid
+    host.fusemirror("umount", FILESYSTEM)
 
 
 def test_the_background_mount_logs_and_lets_go_of_its_terminal(unmounted: TwoHosts) -> None:
