@@ -82,10 +82,6 @@ class Copier:
         out_of_sync.give_back()  # what was under way over the link before
         progress.begin(out_of_sync.size_bytes(volume.measure))
 
-    def _size(self, number: InodeNumber) -> int:
-        inode = self._volume.catalog.inode(number)
-        return 0 if inode is None else inode.size
-
     async def copy(self, inodes: Iterable[InodeNumber], *, at_once: bool = False) -> None:
         """On return the backup holds these images as they are, and they are no longer marked.
 
@@ -135,7 +131,7 @@ class Copier:
         return piece
 
     def _ask(self, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
-        size = self._size(inode)
+        size = self._volume.catalog.size(inode)
         if piece.is_hole:
             return self._stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=True))
         digests: tuple[int, ...] = ()

@@ -225,7 +225,7 @@ class Verifier:
     async def _differing_regions(self, stream: Stream, inode: InodeNumber) -> list[Suspect]:
         """What differs of a whole image."""
         found: list[Suspect] = []
-        if self._volume.images.size(inode) != self._size(inode):
+        if self._volume.images.size(inode) != self._volume.catalog.size(inode):
             found.append(_wrong_length(inode, LENGTH_HERE))
         differing, as_long = await self._compare_regions(stream, inode, 0, REGIONS_END)
         if not as_long:
@@ -276,7 +276,7 @@ class Verifier:
         return piece
 
     def _ask(self, stream: Stream, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
-        size = self._size(inode)
+        size = self._volume.catalog.size(inode)
         if piece.is_hole:
             return stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=False))
         digests = self._volume.images.region_digests(inode, piece.first, piece.end - piece.first)
@@ -304,11 +304,7 @@ class Verifier:
 
         A row that was damaged may say that it has exbibytes.
         """
-        return min(self._size(number), self._volume.images.size(number))
-
-    def _size(self, number: InodeNumber) -> int:
-        inode = self._volume.catalog.inode(number)
-        return 0 if inode is None else inode.size
+        return min(self._volume.catalog.size(number), self._volume.images.size(number))
 
     # --- what differs -------------------------------------------------------------------------------------
 
@@ -345,7 +341,7 @@ class Verifier:
         if self._volume.catalog.inode(inode) is None:
             return []  # deleted meanwhile
         if suspect.first == LENGTH_HERE:
-            return [suspect] if self._volume.images.size(inode) != self._size(inode) else []
+            return [suspect] if self._volume.images.size(inode) != self._volume.catalog.size(inode) else []
         first = max(suspect.first, 0)
         differing, as_long = await self._compare_regions(stream, inode, first, max(suspect.end, first + 1))
         if suspect.first == LENGTH_THERE:

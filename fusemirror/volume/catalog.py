@@ -236,6 +236,11 @@ class Catalog:
             raise self._damaged(Table.INODES, key)
         return Inode.unpack(number, row)
 
+    def size(self, number: InodeNumber) -> int:
+        """How long the file is; 0 where there is no such inode."""
+        inode = self.inode(number)
+        return 0 if inode is None else inode.size
+
     def entry(self, parent: InodeNumber, name: bytes) -> Entry | None:
         """What `name` in directory `parent` stands for, or None. VolumeDamaged."""
         key = _NUMBER.pack(parent) + name
