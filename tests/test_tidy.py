@@ -75,6 +75,7 @@ TESTED_ELSEWHERE = {
     "cli/release": "cli/test_reserve",
     "cli/umount_helper": "cli/test_umount",
     "communication/memory_volume": "communication/test_volume",
+    "communication/outstanding": "control/test_calling",
     "communication/opening": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
     "control/going_alone": "simulation/test_witness",
@@ -87,7 +88,6 @@ TESTED_ELSEWHERE = {
     "mirror/applying": "simulation/test_simulation",
     "mirror/fetching": "mirror/test_repair",
     "mirror/sending": "simulation/test_simulation",
-    "protocol/calls": "operations/test_operation",
     "protocol/messages": "protocol/test_codec",
     "witness/interface": "witness/test_etcd",
 }

@@ -13,10 +13,11 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 import trio
 
+from fusemirror.communication.outstanding import Outstanding
 from fusemirror.errors import DiskFailed
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import (
@@ -30,7 +31,7 @@ from fusemirror.limits import (
 from fusemirror.operations import Operation
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
-from fusemirror.protocol.codec import decode, encode
+from fusemirror.protocol.codec import decode
 from fusemirror.protocol.messages import Request
 
 log = logging.getLogger(__name__)
@@ -43,53 +44,26 @@ _STORE_REMEMBERED = 0.99  # of what the store took, at each request that spares 
 _SMALL_BYTES_MAX = 64 * KIB  # what more takes, to be written or to be sent, says nothing of small requests
 
 
-class Staged:
-    """One request on its way: what was asked, its data, and the answer that its program waits for."""
+class Staged(Outstanding[InodeNumber]):
+    """A change on its way, and what is known of it here. The answer is the inode concerned, or 0."""
 
-    __slots__ = (
-        "abandoned",
-        "acknowledged",
-        "answer",
-        "data",
-        "destaged",
-        "encoded",
-        "in_doubt",
-        "operation",
-        "request",
-        "retired",
-        "sent_at",
-        "serial",
-        "since",
-        "time_ns",
-        "when_retired",
-    )
+    __slots__ = ("acknowledged", "destaged", "in_doubt", "operation", "time_ns")
 
     def __init__(self, serial: int, request: Request, data: bytes, since: float, time_ns: int) -> None:
-        self.serial = serial
-        self.request = request
+        assert isinstance(request.operation, Operation), "calls are not staged"
+        super().__init__(serial, request, data, since)
         self.operation: Operation = request.operation
-        self.encoded = encode(request)
-        self.data = data
-        self.since = since
         self.time_ns = time_ns
         """When it was asked, as the time stamps of files have it."""
-        self.answer: Promise[object] = Promise()
         self.destaged = False
-        self.retired = False
         self.acknowledged = False
         """Its program was told success; nobody waits for the answer."""
-        self.sent_at: float | None = None
-        """When it was sent over some link, in trio's time."""
         self.in_doubt = False
         """It may have taken effect already: in main, and with what was copied since in the subvolume."""
-        self.abandoned = False
-        """Its program was told a check report; the data is kept as long as a change may need it."""
-        self.when_retired: Callable[[], None] | None = None
-        """Called as it is retired, by whoever keeps others back until then."""
 
 
 class CommunicationVolume(ABC):
-    """Requests in the order in which they were staged, until they are retired."""
+    """What programs change, in the order in which it was staged, until it is retired."""
 
     kind: str
     """As the setting `communication` has it."""
@@ -131,10 +105,15 @@ class CommunicationVolume(ABC):
         live = [*self._leaving, *self._removing, *([] if first is None else [first])]
         return min(live, key=lambda staged: staged.serial).request.identity if live else None
 
-    def acknowledged_before(self, staged: Staged) -> bool:
-        """Whether there is a request that stands before this one and that nobody waits for."""
-        first = next(iter(self._staged.values()), staged)
-        return first.acknowledged and first.serial < staged.serial
+    @property
+    def next_serial(self) -> int:
+        """Of the request that is staged next."""
+        return self._serial + 1
+
+    def acknowledged_before(self, serial: int) -> bool:
+        """Whether there is a request that stands before this place and that nobody waits for."""
+        first = next(iter(self._staged.values()), None)
+        return first is not None and first.acknowledged and first.serial < serial
 
     @property
     def answers_first(self) -> bool:

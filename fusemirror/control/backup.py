@@ -20,8 +20,10 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.communication.outstanding import Outstanding
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
+from fusemirror.control.calling import Calls
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.names import Borrowing
 from fusemirror.control.overlay import attributes_with, content_with
@@ -35,7 +37,6 @@ from fusemirror.errors import (
     OperationFailed,
     PrimaryUnreachable,
     RefusedForSafety,
-    RoleChanged,
     TimedOut,
 )
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
@@ -55,7 +56,6 @@ from fusemirror.operations import AnyOperation, Key, Operation
 from fusemirror.printable import counted
 from fusemirror.protocol.calls import (
     AnyCall,
-    Call,
     ChangeAccess,
     ChangePace,
     Flush,
@@ -115,17 +115,18 @@ class BackupUnit(ControlUnit):
         self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access
         self.communication = communication
+        self.calls = Calls()
         self.forwarded_total = 0
-        self.answered_total = 0
+        """How often a staged request was sent."""
         self._instance = instance
         self._acknowledge = Acknowledge.SYNC
         self._io_timeout_s = io_timeout_s
         self._stale_reads = stale_reads
         self._reported = False
-        self._queue: deque[Staged] | None = None  # what must go first, while there is a link to send over
+        self._queue: deque[Outstanding[Any]] | None = None  # what must go first, while there is a link
         self._queued = trio.Event()
         self._gathered_bytes = 0  # of data that waits in the queue for more to go with it
-        self._last_kept: Staged | None = None  # the newest of the kept ones that were sent
+        self._last_kept: Outstanding[Any] | None = None  # the newest of the kept ones that were sent
         self._writes: dict[RequestId, ExclusiveWrite] = {}  # that ask main, by their request
         self._early: deque[tuple[Answer, bytes]] = deque()  # answers that a change must precede
 
@@ -152,17 +153,16 @@ class BackupUnit(ControlUnit):
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         self.check_disk()
         if self.applier.access is Access.EXCLUSIVE:
-            answer = await self._request_exclusively(operation, data)
+            number = await self._request_exclusively(operation, data)
         else:
             kept = self._acknowledge is Acknowledge.ASYNC and self._writes_behind(operation, data)
-            answer = await self._request(operation, data, kept=kept)
-        number = answer.inode if isinstance(answer, Answer) else answer
+            number = await self._request(operation, data, kept=kept)
         self.names.change(operation)
         self.check_disk()  # it failed meanwhile: nothing is looked up there any more
-        inode = self.volume.catalog.inode(InodeNumber(number)) if number else None
+        inode = self.volume.catalog.inode(number) if number else None
         return inode and self.shown(inode)
 
-    async def _request_exclusively(self, operation: AnyOperation, data: bytes) -> Any:
+    async def _request_exclusively(self, operation: AnyOperation, data: bytes) -> InodeNumber:
         """`_request`, with the subvolume's exclusive status taken first (Fig. 17, steps 858-861)."""
         if self.volume.catalog.reservations:
             await self.showable(operation.image or ROOT_INODE)
@@ -172,7 +172,7 @@ class BackupUnit(ControlUnit):
         if write.step is not steps.Step.TRANSFERRING:
             await self._in_time(write.take_turn)
         try:
-            answer = await self._request(operation, data, write=write)
+            number = await self._request(operation, data, write=write)
         except OperationFailed as error:
             write.meet(Found.RESERVED if error.errno == errno.EBUSY else Found.FAILED)
             raise
@@ -180,7 +180,7 @@ class BackupUnit(ControlUnit):
             write.meet(Found.FAILED)
             raise
         write.transferred()
-        return answer
+        return number
 
     async def _in_time(self, wait: Callable[[], Awaitable[T]]) -> T:
         """What `wait` returns; a check report where that takes longer than `io_timeout`."""
@@ -203,13 +203,13 @@ class BackupUnit(ControlUnit):
 
     async def _request(
         self,
-        operation: AnyOperation | AnyCall,
+        operation: AnyOperation,
         data: bytes = b"",
         *,
         kept: bool = False,
         write: ExclusiveWrite | None = None,
-    ) -> Any:
-        """Stage a request, forward it, and return its answer: an inode number, or an `Answer`.
+    ) -> InodeNumber:
+        """Stage a request, forward it, and return the inode that it answers with, or 0.
 
         A kept one is answered as soon as the communication volume holds it (Fig. 9), others when both
         volumes have the change (Fig. 8). Raises `OperationFailed` for the primary's refusal,
@@ -221,8 +221,7 @@ class BackupUnit(ControlUnit):
         if operation.touched_names():
             await self.make_way(operation)
         self.check_not_retired()
-        identity = self._identity(self.request_serial)
-        self.request_serial += 1
+        identity = self._next_identity()
         time_ns = self.volume.staging_time_ns() if kept else 0
         staged = self.communication.stage(Request(identity, operation, kept), data, time_ns)
         if kept:
@@ -239,6 +238,23 @@ class BackupUnit(ControlUnit):
         finally:
             self._writes.pop(identity, None)
 
+    async def _call(self, call: AnyCall) -> tuple[Answer, bytes]:
+        """Make a call behind all that was staged so far, and return its answer. Raises as `_request` does.
+
+        Cancelled, it is made all the same, and nobody hears the answer.
+        """
+        self.check_disk()
+        if self.calls.is_full():
+            await self._in_time(self.calls.wait_room)
+        self.check_not_retired()
+        outstanding = self.calls.begin(Request(self._next_identity(), call), self.communication.next_serial)
+        self._forward(outstanding)
+        return await outstanding.answer.wait()
+
+    def _next_identity(self) -> RequestId:
+        self.request_serial += 1
+        return self._identity(self.request_serial - 1)
+
     def _identity(self, serial: int) -> RequestId:
         return RequestId(_IDENTITY.pack(self._instance, serial))
 
@@ -252,7 +268,7 @@ class BackupUnit(ControlUnit):
             if self.communication.retired_total == retired:
                 raise self._check_report()
 
-    def _forward(self, staged: Staged) -> None:
+    def _forward(self, outstanding: Outstanding[Any]) -> None:
         """Send it at once, or after those that must go first.
 
         Nobody waits for kept requests. While some are on their way, others gather, and go together when
@@ -260,36 +276,37 @@ class BackupUnit(ControlUnit):
         """
         if self._queue is None or self.link is None:
             return  # all that is pending is sent, in its order, once the backup serves
-        gathers = staged.request.kept and not self.communication.answers_first
+        gathers = outstanding.request.kept and not self.communication.answers_first
         before = self._last_kept if gathers else None
         if before is not None and not before.retired and self._gathered_bytes < GATHERED_BYTES_MAX:
             before.when_retired = self._send_gathered
-            self._gathered_bytes += len(staged.data)
-            self._queue.append(staged)
+            self._gathered_bytes += len(outstanding.data)
+            self._queue.append(outstanding)
             return
         if self._queue or self.link.forward.backlog_bytes > BACKLOG_BYTES_MAX:
-            self._queue.append(staged)
+            self._queue.append(outstanding)
             self._send_gathered()
             return
         with suppress(ConnectionLost):  # it is sent again over the next link
-            self._send(self.link, staged)
+            self._send(self.link, outstanding)
 
     def _send_gathered(self) -> None:
         if self._queue:
             self._queued.set()
 
-    def _send(self, link: Link, staged: Staged) -> None:
-        staged.sent_at = trio.current_time()
-        if staged.request.kept:
-            self._last_kept = staged
-        link.forward.send_encoded(staged.encoded, staged.data)
-        self.forwarded_total += 1
+    def _send(self, link: Link, outstanding: Outstanding[Any]) -> None:
+        outstanding.sent_at = trio.current_time()
+        if outstanding.request.kept:
+            self._last_kept = outstanding
+        link.forward.send_encoded(outstanding.encoded, outstanding.data)
+        self.forwarded_total += type(outstanding) is Staged
 
     async def _forward_for_ever(self, link: Link) -> None:
         """Once the namespace has caught up, send what is pending (G4), and then what comes, in its order."""
         while not self.applier.serves:
             await self.applier.changed.wait()
-        self._queue = deque(self.communication.pending())
+        pending: list[Outstanding[Any]] = [*self.calls.pending(), *self.communication.pending()]
+        self._queue = deque(sorted(pending, key=lambda each: each.serial))  # of one serial the call first
         try:
             while True:
                 while self._queue:
@@ -302,16 +319,16 @@ class BackupUnit(ControlUnit):
         finally:
             self._queue = None
 
-    def _send_together(self, link: Link, queue: deque[Staged]) -> None:
+    def _send_together(self, link: Link, queue: deque[Outstanding[Any]]) -> None:
         """Send what waits, or a part of it that the system takes in one piece."""
         self._gathered_bytes = 0
         sent_bytes = 0
         with link.forward.corked():
             while queue and sent_bytes < UNSENT_BYTES:
-                staged = queue.popleft()
-                if not staged.retired:
-                    sent_bytes += len(staged.data)
-                    self._send(link, staged)
+                outstanding = queue.popleft()
+                if not outstanding.retired:
+                    sent_bytes += len(outstanding.data)
+                    self._send(link, outstanding)
 
     async def _tell_ended(self, link: Link) -> None:
         """Let the primary forget requests that are never sent again."""
@@ -327,7 +344,7 @@ class BackupUnit(ControlUnit):
     async def flush(self, inode: InodeNumber) -> None:
         # The primary makes both volumes durable: this one hears of it over the mirror path.
         last = self.communication.newest_write(inode)
-        await self._request(Flush(inode))
+        await self._call(Flush(inode))
         await self._while_progressing(self.communication.wait_ended, inode, last)
 
     async def settle(self, inode: InodeNumber) -> None:
@@ -415,8 +432,8 @@ class BackupUnit(ControlUnit):
         await self.showable(inode)
         if inode in self.applier.out_of_sync and self.link is not None:
             self.reads_routed += 1
-            answer: tuple[Answer, bytes] = await self._request(Read(inode, offset, length))
-            return answer[1]
+            _, data = await self._call(Read(inode, offset, length))
+            return data
         content = self.read_here(inode, offset, length)
         writes = self.communication.writes_of(inode)
         if not writes:
@@ -469,11 +486,9 @@ class BackupUnit(ControlUnit):
         self.borrowing.link_lost()
         self._early.clear()
         self.communication.doubt_sent()
+        reason = f"{link.mirror.close_reason}; see `fusemirror status`"
+        self.calls.link_lost(ConnectionLost(link.mirror.peer_name, reason))
         for staged in self.communication.pending():
-            if isinstance(staged.operation, Call) and not staged.operation.is_repeated:
-                reason = f"{link.mirror.close_reason}; see `fusemirror status`"
-                staged.answer.reject(ConnectionLost(link.mirror.peer_name, reason))
-                self.communication.retire(staged.request.identity)
             if staged.abandoned:
                 self.communication.retire(staged.request.identity)
 
@@ -494,11 +509,11 @@ class BackupUnit(ControlUnit):
             link.end(session, error)
 
     def _check_answer(self, session: Session, answer: Answer, data_bytes: int) -> None:
-        staged = self.communication.find(answer.identity)
-        if staged is None:
+        outstanding = self.communication.find(answer.identity) or self.calls.find(answer.identity)
+        if outstanding is None:
             return  # its change arrived over the mirror path before this answer
         try:
-            check_answer(staged.request, answer, data_bytes)
+            check_answer(outstanding.request, answer, data_bytes)
         except ValueError as error:
             raise refusal(session.peer_name, answer, error) from error
 
@@ -511,17 +526,16 @@ class BackupUnit(ControlUnit):
             self._finish(answer, data)
 
     def _finish(self, answer: Answer, data: bytes) -> None:
+        if self.calls.finish(answer, data):
+            return
         staged = self.communication.find(answer.identity)
         if staged is None:
             return  # its change arrived over the mirror path before this answer
         self.communication.retire(answer.identity)
-        self.answered_total += 1
         if answer.errno and staged.acknowledged:
             self.note_failed_write(staged, answer.errno)
         elif answer.errno:
             staged.answer.reject(OperationFailed(answer.errno))
-        elif isinstance(staged.request.operation, Call):
-            staged.answer.resolve((answer, data))
         else:
             staged.answer.resolve(answer.inode)
 
@@ -530,17 +544,20 @@ class BackupUnit(ControlUnit):
 
         Behind requests that nobody waits for, time counts from when the last of them ended.
         """
-        for staged in self.communication.pending():
-            if not staged.acknowledged and not staged.abandoned and self._is_late(staged):
-                staged.abandoned = True
-                staged.answer.reject(self._check_report())
+        waiting: list[Outstanding[Any]] = [*self.calls.pending()]
+        waiting += [staged for staged in self.communication.pending() if not staged.acknowledged]
+        for outstanding in waiting:
+            if not outstanding.abandoned and self._is_late(outstanding):
+                outstanding.abandoned = True
+                outstanding.answer.reject(self._check_report())
                 if self.link is None:
-                    self.communication.retire(staged.request.identity)
+                    self.communication.retire(outstanding.request.identity)
+                    self.calls.end(outstanding.request.identity)
         await trio.sleep(self._io_timeout_s / 20)
 
-    def _is_late(self, staged: Staged) -> bool:
-        since = staged.since
-        if self.communication.acknowledged_before(staged):
+    def _is_late(self, outstanding: Outstanding[Any]) -> bool:
+        since = outstanding.since
+        if self.communication.acknowledged_before(outstanding.serial):
             since = max(since, self.communication.retired_at)
         return since <= trio.current_time() - self._io_timeout_s
 
@@ -559,7 +576,7 @@ class BackupUnit(ControlUnit):
             word = WORDS[self.applier.state].value
             raise RefusedForSafety(f"the mirror state is {word}, not normal; wait for it")
         try:
-            await self._request(SwitchRoles())
+            await self._call(SwitchRoles())
         except OperationFailed:
             raise RefusedForSafety("the mirror state is not normal at the primary; wait for it") from None
         except CheckReport:
@@ -569,11 +586,9 @@ class BackupUnit(ControlUnit):
     def retire(self, known: ChangeNumber) -> None:
         """What is left in the communication volume the unit of the other role carries out."""
         super().retire(known)
+        self.calls.retire()
         for staged in self.communication.pending():
-            asks = isinstance(staged.request.operation, Call)
-            if asks:
-                staged.answer.reject(RoleChanged())
-            if asks or staged.abandoned:
+            if staged.abandoned:
                 self.communication.retire(staged.request.identity)
         self.applier.changed.set()  # nothing waits for it again: each looks first whether this has retired
 
@@ -592,7 +607,7 @@ class BackupUnit(ControlUnit):
         return self.applier.access
 
     async def change_access(self, access: Access) -> None:
-        await self._request(ChangeAccess(access))
+        await self._call(ChangeAccess(access))
 
     async def wait_connected(self) -> None:
         while self.link is None:
@@ -625,25 +640,25 @@ class BackupUnit(ControlUnit):
 
     async def verify(self, keep: str = "") -> None:
         try:
-            await self._request(StartVerify(keep))
+            await self._call(StartVerify(keep))
         except OperationFailed as error:
             if error.errno == errno.EBUSY:
                 raise RefusedForSafety(VERIFY_UNDER_WAY) from None
             raise
 
     async def verify_report(self) -> dict[str, Any]:
-        answer: tuple[Answer, bytes] = await self._request(VerifyProgress())
+        answer, _ = await self._call(VerifyProgress())
         try:
-            report = msgspec.json.decode(answer[0].value, type=Report)
+            report = msgspec.json.decode(answer.value, type=Report)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if self.link is not None:
                 why = f"value: no report of a comparison: {error}"
-                self.link.end(self.link.forward, refusal(self.link.forward.peer_name, answer[0], why))
+                self.link.end(self.link.forward, refusal(self.link.forward.peer_name, answer, why))
             raise OperationFailed(errno.EIO) from error
         return msgspec.structs.asdict(report)
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
-        await self._request(ChangePace(rate_bytes, paused))
+        await self._call(ChangePace(rate_bytes, paused))
 
     def _reason_of_age(self) -> str | None:
         oldest = self.communication.oldest_since

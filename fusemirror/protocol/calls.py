@@ -6,16 +6,23 @@ They change nothing in the volumes, so they get no number, and whoever waits for
 
 from typing import ClassVar
 
+import msgspec
+
 from fusemirror.identifiers import InodeNumber
-from fusemirror.operations.operation import Operation
+from fusemirror.operations.operation import check_fields
 from fusemirror.settings import Access
 
 
-class Call(Operation, frozen=True, array_like=True):
+class Call(msgspec.Struct, frozen=True, array_like=True):
     """Base of all calls."""
 
+    carries_data: ClassVar[bool] = False
     is_repeated: ClassVar[bool] = True
     """It is made again over the next link, where this one is lost before the answer."""
+
+    def check(self) -> None:
+        """OperationFailed for what makes no sense: the primary asks it of what comes from its peer, first."""
+        check_fields(self)
 
     @property
     def answer_bytes_max(self) -> int:

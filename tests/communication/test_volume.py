@@ -415,7 +415,7 @@ async def send_and_answer(volume: CommunicationVolume, number: int, answer_s: fl
     staged.sent_at = trio.current_time()
     await trio.sleep(answer_s)
     volume.retire(staged.request.identity)
-    staged.answer.resolve(None)
+    staged.answer.resolve(InodeNumber(0))
     return staged
 
 
