@@ -47,6 +47,18 @@ class SetattrFields(NamedTuple):
     update_size: bool
 
 
+class WantedAttributes(NamedTuple):
+    """What is read of pyfuse3's EntryAttributes where attributes are set. Its fields have C's types, and no
+    room for all that the protocol has."""
+
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_atime_ns: int
+    st_mtime_ns: int
+
+
 class OperationsServer:
     """The `Server` of a session. A bug, too, is answered: with EIO, a trace in the log, and `on_bug`."""
 
@@ -59,7 +71,7 @@ class OperationsServer:
         tells_of_privileges: bool = False,
     ) -> None:
         """`tells_of_privileges`: the kernel says which changes end set-user-id and set-group-id."""
-        # Its handlers take our own Caller and SetattrFields as well, and pyfuse3's types say otherwise.
+        # Its handlers take our own types as well, and pyfuse3's say otherwise.
         self._operations: Any = operations
         self._now_ns = now_ns
         self._on_bug = on_bug
@@ -239,7 +251,7 @@ class OperationsServer:
 
     async def _setattr(self, header: InHeader, body: memoryview) -> Reply:
         asked = codec.SETATTR_IN.read(body)
-        valid, wanted = asked.valid, pyfuse3.EntryAttributes()
+        valid, now_ns = asked.valid, self._now_ns()
         fields = SetattrFields(
             update_atime=bool(valid & (codec.FATTR_ATIME | codec.FATTR_ATIME_NOW)),
             update_mtime=bool(valid & (codec.FATTR_MTIME | codec.FATTR_MTIME_NOW)),
@@ -249,14 +261,18 @@ class OperationsServer:
             update_gid=bool(valid & codec.FATTR_GID),
             update_size=bool(valid & codec.FATTR_SIZE),
         )
-        now_ns = self._now_ns()
-        wanted.st_mode, wanted.st_size = asked.mode, asked.size
-        wanted.st_uid, wanted.st_gid = asked.uid, asked.gid
-        as_told = valid & codec.FATTR_ATIME
-        wanted.st_atime_ns = asked.atime * NS_PER_S + asked.atimensec if as_told else now_ns
-        as_told = valid & codec.FATTR_MTIME
-        wanted.st_mtime_ns = asked.mtime * NS_PER_S + asked.mtimensec if as_told else now_ns
-        wanted.st_ctime_ns = asked.ctime * NS_PER_S + asked.ctimensec
+        atime_ns, mtime_ns = (
+            asked.atime * NS_PER_S + asked.atimensec,
+            asked.mtime * NS_PER_S + asked.mtimensec,
+        )
+        wanted = WantedAttributes(
+            st_mode=asked.mode,
+            st_uid=asked.uid,
+            st_gid=asked.gid,
+            st_size=asked.size,
+            st_atime_ns=atime_ns if valid & codec.FATTR_ATIME else now_ns,
+            st_mtime_ns=mtime_ns if valid & codec.FATTR_MTIME else now_ns,
+        )
         handle = asked.fh if valid & codec.FATTR_FH else None
         ends = bool(valid & codec.FATTR_KILL_SUIDGID)
         changed = await self._operations.setattr(

@@ -3,11 +3,12 @@
 import errno
 import os
 import stat
+import struct
 from typing import Any
 
 import pyfuse3
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusemirror.errors import MalformedRequest
@@ -196,6 +197,12 @@ async def test_only_what_is_asked_for_is_set(kernel: Kernel) -> None:
     assert (found.atime, found.atimensec) == (before.atime, before.atimensec)
 
 
+async def test_a_size_that_no_file_can_have_is_refused(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    asked = setattr_of(codec.FATTR_SIZE, size=(1 << 64) - 1)
+    assert await kernel.refused(Opcode.SETATTR, inode, asked) == "EFBIG"
+
+
 async def test_times_are_set_to_what_is_told_or_to_now(kernel: Kernel) -> None:
     inode, _ = await kernel.create(b"file")
     told = setattr_of(codec.FATTR_ATIME | codec.FATTR_MTIME_NOW, atime=-5, atimensec=7, mtime=99)
@@ -370,7 +377,16 @@ class Willing(pyfuse3.Operations):
         return refuse
 
 
-@given(st.one_of(st.sampled_from(sorted(Opcode)), st.integers(0, 99)), st.binary(max_size=200))
+# Numbers of a structure that are each at an end of their range, and what follows it; or any bytes.
+_ENDS = st.lists(st.sampled_from([0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]), max_size=12)
+_BODIES = st.one_of(
+    st.binary(max_size=200),
+    st.builds(lambda ends, rest: struct.pack(f"<{len(ends)}Q", *ends) + rest, _ENDS, st.binary(max_size=40)),
+)
+
+
+@given(st.one_of(st.sampled_from(sorted(Opcode)), st.integers(0, 99)), _BODIES)
+@example(Opcode.SETATTR, b"\xff" * codec.SETATTR_IN.size)
 def test_no_bytes_of_the_kernel_are_a_bug(opcode: int, body: bytes) -> None:
     server = OperationsServer(Willing(), lambda: NOW_NS, never)
     header = InHeader(40 + len(body), opcode, 2, 1, 0, 0, 0, 0, 0)
