@@ -85,6 +85,8 @@ CLOCK_DIFFERENCE_MAX_S = 10.0
 # --- protocol -------------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
+INODES_SENT_AT_ONCE = 1_000  # attributes of images out of sync, in one turn of the loop: 5 ms
+INODES_SENDINGS_MAX = 8  # of those before, and of what was written meanwhile; each is much less than the last
 SUSPECT_INTS_PER_MESSAGE = 40_000  # of 9 bytes each: 352 KiB
 MESSAGE_BYTES_MAX = MIB  # the encoded part of a frame, without its data
 DATA_BYTES_MAX = 4 * MIB  # the raw data beside it

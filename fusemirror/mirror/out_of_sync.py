@@ -22,7 +22,7 @@ class _Image:
     def __init__(self) -> None:
         self.marked = RegionSet()
         self.taken = RegionSet()
-        self.version = 0  # grows with every mark
+        self.version = 0  # of the last mark
 
     def all(self) -> RegionSet:
         union = self.marked.copy()
@@ -35,6 +35,12 @@ class OutOfSync:
 
     def __init__(self) -> None:
         self._images: dict[InodeNumber, _Image] = {}
+        self._version = 0
+
+    @property
+    def newest_version(self) -> int:
+        """It grows with every mark."""
+        return self._version
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,9 +60,13 @@ class OutOfSync:
         image = self._images.get(inode)
         if image is None:
             image = self._images[inode] = _Image()
-        image.version += 1
+        self._note(image)
         image.marked.add(first, end)
         self._bound(image)
+
+    def _note(self, image: _Image) -> None:
+        self._version += 1
+        image.version = self._version
 
     def _bound(self, image: _Image) -> None:
         allowed = ranges_allowed(len(self._images))
@@ -70,6 +80,10 @@ class OutOfSync:
 
     def inodes(self) -> list[InodeNumber]:
         return list(self._images)
+
+    def inodes_since(self, version: int) -> list[InodeNumber]:
+        """Those that were marked since that was the newest version."""
+        return [inode for inode, image in self._images.items() if image.version > version]
 
     def ranges(self, inode: InodeNumber, size_bytes: int) -> list[tuple[int, int]]:
         """The marked regions within an image of `size_bytes`, as (first, the one behind the last)."""
@@ -119,7 +133,7 @@ class OutOfSync:
         """What was taken and not confirmed is only marked again."""
         for image in self._images.values():
             if image.taken:
-                image.version += 1
+                self._note(image)
                 image.marked.update(image.taken)
                 image.taken = RegionSet()
                 self._bound(image)

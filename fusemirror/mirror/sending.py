@@ -53,7 +53,7 @@ from fusemirror.limits import (
     INODES_PER_MESSAGE,
     KERNEL_DELAY_S,
 )
-from fusemirror.mirror.catching_up import send_catalog, send_inodes, send_records
+from fusemirror.mirror.catching_up import send_attributes, send_catalog, send_records
 from fusemirror.mirror.copying import Copier
 from fusemirror.mirror.histories import (
     Missed,
@@ -759,9 +759,9 @@ class Mirror:
         if copy_catalog:
             await send_catalog(stream, self.volume)
         else:
-            await send_records(stream, self.volume, theirs)
+            theirs = await send_records(stream, self.volume, theirs)
+        await send_attributes(stream, self.volume, self.out_of_sync, None if copy_catalog else theirs)
         # No checkpoint from here on: the next change follows `CaughtUp` in the stream.
-        send_inodes(stream, self.volume, self.out_of_sync.inodes())
         self._send_out_of_sync(stream)
         self.holdings.share()
         volume = self.volume

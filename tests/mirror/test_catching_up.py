@@ -11,9 +11,10 @@ import trio.testing
 from fusemirror.change import NamespaceChange, decode_change
 from fusemirror.channel.session import Session
 from fusemirror.errors import ConnectionLost
-from fusemirror.identifiers import ROOT_INODE, ChangeNumber, RequestId
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import MESSAGE_BYTES_MAX
-from fusemirror.mirror.catching_up import send_catalog, send_records
+from fusemirror.mirror.catching_up import send_attributes, send_catalog, send_records
+from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.stream import Stream
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import AnyMessage, CatalogRows, Normal
@@ -254,4 +255,54 @@ async def test_changes_made_meanwhile_fall_into_their_places(
             assert isinstance(message, NamespaceChange)
             backup.apply(message)
     backup.finish_catalog_copy(volume.number, volume.journal_number)
+    assert rows_of(backup) == rows_of(volume)
+
+
+# --- attributes -------------------------------------------------------------------------------------------
+
+
+async def test_attributes_of_many_images_are_sent_a_few_at_a_time_and_are_right_at_the_end(
+    served: tuple[Stream, Session],
+    volume: Volume,
+    writer: Writer,
+    backup: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: object,
+) -> None:
+    stream, theirs = served
+    monkeypatch.setattr("fusemirror.mirror.catching_up.INODES_SENT_AT_ONCE", 2)
+    files = [writer.create(b"%d" % index) for index in range(20)]
+    for change in records(volume):
+        backup.apply(change)
+    out_of_sync = OutOfSync()
+
+    def write(inode: InodeNumber, data: bytes) -> None:
+        writer.write(inode, 0, data)
+        out_of_sync.add_range(inode, 0, len(data))
+
+    waits = 0
+
+    async def wait_room() -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 3:  # the first four are sent
+            write(files[0], b"more data")
+            write(files[-1], b"more data")
+            writer.unlink(b"1")
+            write(writer.create(b"new"), b"data")
+        elif waits > len(files) / 2:  # of those that had changed meanwhile
+            write(files[2], b"late data")
+
+    monkeypatch.setattr(stream, "wait_room", wait_room)
+    for file in files:
+        write(file, b"data")
+    await send_attributes(stream, volume, out_of_sync, volume.journal_number)
+    stream.send(END)
+    assert waits >= len(files) / 2
+    for message in await received(theirs):
+        if isinstance(message, CatalogRows):
+            backup.copy_rows(message.rows)
+        else:
+            assert isinstance(message, NamespaceChange)
+            backup.apply(message)
     assert rows_of(backup) == rows_of(volume)

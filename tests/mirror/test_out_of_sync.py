@@ -164,3 +164,17 @@ def test_a_crash_leaves_a_mark_of_an_image_whose_size_alone_may_differ() -> None
     told = OutOfSync()
     told.add_marks(marks.marks())
     assert ONE in told
+
+
+def test_what_was_marked_since_is_known() -> None:
+    marks = OutOfSync()
+    marks.add_range(ONE, 0, 10)
+    marks.add_range(TWO, 0, 10)
+    assert marks.inodes_since(0) == [ONE, TWO]
+    newest = marks.newest_version
+    assert marks.inodes_since(newest) == []
+    marks.add_range(ONE, 0, 10)
+    assert marks.inodes_since(newest) == [ONE]
+    marks.take(TWO, 0, 1)
+    marks.give_back()
+    assert marks.inodes_since(newest) == [ONE, TWO]

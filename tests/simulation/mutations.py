@@ -18,7 +18,7 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.mirror import copying, histories, sending
+from fusemirror.mirror import catching_up, copying, histories
 from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.sending import Mirror
@@ -370,7 +370,7 @@ MUTATIONS = (
     Mutation("do not journal requests for data", _data_not_journalled, _KILLS_UNANSWERED),
     Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
     Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
-    Mutation("catch up without sizes", _replaced(sending, "send_inodes", _nothing), _SIZES),
+    Mutation("catch up without sizes", _replaced(catching_up, "send_inodes", _nothing), _SIZES),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
     Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
