@@ -237,10 +237,9 @@ class ChangesApart:
             if index % _PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             path = tree.path(name, then if Kind.DELETED in happened else {}, DIFFERENCE_PATH_BYTES_MAX)
-            if path[0] != CONFLICTS_NAME:
-                old = tree.path(was[name], then, DIFFERENCE_PATH_BYTES_MAX) if name in was else []
-                listed.append(self._difference(name, happened, path, old))
-                count += 1
+            old = tree.path(was[name], then, DIFFERENCE_PATH_BYTES_MAX) if name in was else []
+            listed.append(self._difference(name, happened, path, old))
+            count += 1
             if len(listed) >= 2 * DIFFERENCES_TOLD_MAX:
                 listed = _first(listed)
         return _first(listed), count
@@ -274,7 +273,7 @@ class ChangesApart:
             if index % _PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             paths = [tree.path(name, {}) for name in names]
-            if kept := [path for path in paths if path[0] not in (CONFLICTS_NAME, b"")]:
+            if kept := [path for path in paths if path[0]]:
                 found[number] = kept
         return found
 

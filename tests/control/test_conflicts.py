@@ -278,11 +278,14 @@ async def test_a_second_split_brain_leaves_what_the_first_had_set_aside(
         await write(
             host, await find(host, b"both"), b"again " + host.roles.volume.identity.host_name.encode()
         )
+    kept = CONFLICTS_NAME, b"beta"
+    await write(loser, await find(loser, *kept, b"both"), b"merged ")  # by a person, by hand
     network.heal("alpha", "beta")
     await until(lambda: loser.unit.status()["mirror_state"] == "diverged")
     await resolved(pair, "alpha")
     assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
     assert await content(winner, CONFLICTS_NAME, b"beta-2", b"both") == b"again beta"
+    assert await content(winner, CONFLICTS_NAME, b"beta-2", *kept, b"both") == b"merged "
 
 
 async def test_what_programs_change_while_files_are_set_aside_waits_and_is_kept(
