@@ -19,6 +19,7 @@ from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, MIB
 from fusemirror.operations import Write
+from fusemirror.protocol.calls import Flush
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import Request
 from fusemirror.seams import Seams
@@ -537,6 +538,14 @@ async def test_kept_requests_survive_the_process_in_their_order_unless_only_memo
     assert found == [(request(number, kept=True), b"data of %d" % number) for number in (1, 2, 5)]
     assert all(staged.acknowledged and staged.in_doubt for staged in again.pending())
     assert again.pending_bytes == sum(len(data) for _, data in found)
+
+
+async def test_a_call_that_the_version_before_staged_is_discarded() -> None:
+    volume = DictVolume()
+    call = encode(Request(RequestId(b"%016d" % 7), Flush(InodeNumber(2))))
+    kept = encode(request(8, kept=True))
+    assert volume._take_up([(7, call, b""), (8, kept, b"data")]) == [7]
+    assert [staged.serial for staged in volume.pending()] == [8]
 
 
 @pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)

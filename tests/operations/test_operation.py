@@ -108,6 +108,28 @@ def test_every_operation_says_what_it_is() -> None:
         assert bool(operation.image) == changes_data, operation
 
 
+SENT: list[tuple[AnyOperation, str]] = [
+    (Write(FILE, 7, True, True), "95010207c3c3"),
+    (SetAttributes(FILE, 2, 3, 4, 5, 6, 7, True), "990202020304050607c3"),
+    (SetAttributes(FILE, size=4), "990202c0c0c004c0c0c2"),
+    (Create(ROOT_INODE, b"n", 0o100644, 1, 2, 3, b"t", 0o22), "990301c4016ecd81a4010203c4017412"),
+    (o.Link(FILE, DIRECTORY, b"n"), "94040203c4016e"),
+    (Unlink(DIRECTORY, b"n"), "930503c4016e"),
+    (o.RemoveDirectory(DIRECTORY, b"n", InodeNumber(9)), "940603c4016e09"),
+    (o.Rename(FILE, b"a", DIRECTORY, b"b", 1, DIRECTORY), "970702c4016103c401620103"),
+    (SetXattr(FILE, b"user.a", b"v"), "940802c406757365722e61c40176"),
+    (o.RemoveXattr(FILE, b"user.a"), "930902c406757365722e61"),
+    (Reserve(FILE, b"p", True), "941402c40170c3"),
+    (o.Release(FILE, True), "931502c3"),
+]
+"""As the versions before send and stage them."""
+
+
+@pytest.mark.parametrize(("operation", "sent"), SENT, ids=lambda value: type(value).__name__)
+def test_an_operation_travels_as_it_always_did(operation: AnyOperation, sent: str) -> None:
+    assert msgspec.msgpack.encode(operation) == bytes.fromhex(sent)
+
+
 WRONG: list[AnyOperation] = [
     SetAttributes(ROOT_INODE, uid=1 << 32),
     SetAttributes(ROOT_INODE, gid=-1),

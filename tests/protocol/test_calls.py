@@ -2,12 +2,23 @@
 
 import errno
 
+import msgspec
 import pytest
 
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import DATA_BYTES_MAX
-from fusemirror.protocol.calls import AnyCall, ChangePace, Flush, Read, StartVerify, SwitchRoles
+from fusemirror.protocol.calls import (
+    AnyCall,
+    ChangeAccess,
+    ChangePace,
+    Flush,
+    Read,
+    StartVerify,
+    SwitchRoles,
+    VerifyProgress,
+)
+from fusemirror.settings import Access
 
 INODE = InodeNumber(2)
 
@@ -17,6 +28,23 @@ WRONG: list[AnyCall] = [
     Flush(InodeNumber(-1)),
     ChangePace(rate_bytes=-1),
 ]
+
+
+SENT: list[tuple[AnyCall, str]] = [
+    (Read(INODE, 5, 3), "940a020503"),
+    (Flush(INODE), "920b02"),
+    (StartVerify("primary"), "920ca77072696d617279"),
+    (VerifyProgress(), "910d"),
+    (SwitchRoles(), "910e"),
+    (ChangeAccess(Access.EXCLUSIVE), "9216a96578636c7573697665"),
+    (ChangePace(5, paused=True), "931e05c3"),
+]
+"""As the versions before send them."""
+
+
+@pytest.mark.parametrize(("call", "sent"), SENT, ids=lambda value: type(value).__name__)
+def test_a_call_travels_as_it_always_did(call: AnyCall, sent: str) -> None:
+    assert msgspec.msgpack.encode(call) == bytes.fromhex(sent)
 
 
 @pytest.mark.parametrize("call", WRONG, ids=str)
