@@ -18,7 +18,7 @@ from tests.hosts import FILESYSTEM, Host, TwoHosts
 WAIT_MAX_S = 1.0
 PEER_TIMEOUT_S = 5.0
 PAUSE_S = 0.2
-_ALONE = ("-> ALONE", "it answers, but does not connect here")
+ALONE = ("-> ALONE", "it answers, but does not connect here")
 
 # Each line: the longest time that one write, with the stat after it, took since the line before.
 _PROGRAM = """
@@ -121,7 +121,7 @@ class Switches:
         assert self.waits_s[-1] < WAIT_MAX_S, f"switch {number}: a program waited {self.waits_s[-1]:.2f} s"
         for host, length in zip(hosts, before, strict=True):
             said = host.log()[length:]
-            assert not any(word in said for word in _ALONE), f"switch {number}: {host.name} was alone"
+            assert not any(word in said for word in ALONE), f"switch {number}: {host.name} was alone"
             assert host.status()["mirror_state"] == "normal", f"switch {number}"
 
     def summary(self) -> str:
