@@ -192,6 +192,7 @@ class Host:
             host_name=identity.host_name,
             takes_holes=True,
             file_bytes_max=volume.images.file_bytes_max,
+            takes_seeks=True,
         )
 
     async def drain(self, reason: str) -> None:

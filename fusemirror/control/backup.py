@@ -43,6 +43,7 @@ from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, Reques
 from fusemirror.limits import (
     BACKLOG_BYTES_MAX,
     ENDED_INTERVAL_S,
+    FILE_BYTES_MAX,
     GATHERED_BYTES_MAX,
     KERNEL_DELAY_S,
     PRIMARY_AWAY_PATIENCE_S,
@@ -60,9 +61,11 @@ from fusemirror.protocol.calls import (
     ChangePace,
     Flush,
     Read,
+    Seek,
     StartVerify,
     SwitchRoles,
     VerifyProgress,
+    place_in,
 )
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import refusal
@@ -421,9 +424,15 @@ class BackupUnit(ControlUnit):
         end = offset + length
         if not self.exclusive.ranges.is_exclusive(inode, offset, end):
             return await self._read(inode, offset, length)
-        claim = await self._in_time(partial(self.exclusive.stand_by, inode, offset, end))
+        return await self._standing_by(inode, offset, end, partial(self._read, inode, offset, length))
+
+    async def _standing_by(
+        self, inode: InodeNumber, start: int, end: int, look: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What `look` returns, while nobody else holds these bytes."""
+        claim = await self._in_time(partial(self.exclusive.stand_by, inode, start, end))
         try:
-            return await self._read(inode, offset, length)
+            return await look()
         finally:
             if claim is not None:
                 self.exclusive.ranges.release(claim)
@@ -440,6 +449,31 @@ class BackupUnit(ControlUnit):
             return content
         size = found(self.volume.catalog.inode(inode), errno.ESTALE).size
         return content_with(content, offset, length, size, writes)
+
+    async def seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
+        return await self._standing_by(
+            inode, offset, FILE_BYTES_MAX, partial(self._seek, inode, offset, data=data)
+        )
+
+    async def _seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
+        await self.showable(inode)
+        if inode not in self.applier.out_of_sync or self.link is None:
+            return self.seek_here(inode, offset, data=data, writes=self.communication.writes_of(inode))
+        size = self._size_to_seek(inode, offset)
+        if not self.link.peer.takes_seeks:
+            return offset if data else size  # as if it had no holes
+        self.reads_routed += 1
+        answer, _ = await self._call(Seek(inode, offset, data))
+        return place_in(answer.value)
+
+    def allocated_bytes(self, inode: Inode) -> int:
+        """As if there were no holes, where this volume does not say it: programs take a file of no blocks
+        for one great hole.
+        """
+        of_peer = inode.number in self.applier.out_of_sync or not self.volume.identity.whole
+        if of_peer or self.communication.writes_of(inode.number):
+            return inode.size
+        return self.volume.allocated_bytes(inode)
 
     def shown(self, inode: Inode) -> Inode:
         writes = self.communication.writes_of(inode.number)

@@ -5,7 +5,7 @@ what the subvolume holds, until it takes its place in the order: a program sees 
 One that may be in the subvolume already, below what came after it, is not shown; reads wait for it.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from fusemirror.communication.volume import Staged
 from fusemirror.volume.inode import Inode
@@ -39,6 +39,21 @@ def content_with(content: bytes, offset: int, length: int, size: int, writes: Co
         if first < last:
             shown[first - offset : last - offset] = data[first - at : last - at]
     return bytes(shown)
+
+
+def data_with(found: int, offset: int, writes: Collection[Staged]) -> int:
+    """Where, from `offset` on, data is with the writes on top; `found` is where the volume has some."""
+    return min([found, *(max(at, offset) for at, data in _on_top(writes) if at + len(data) > offset)])
+
+
+def hole_with(next_hole: Callable[[int], int], offset: int, writes: Collection[Staged]) -> int:
+    """Where, from `offset` on, a hole is with the writes on top; `next_hole` says that of the volume."""
+    on_top = [(at, at + len(data)) for at, data in _on_top(writes)]
+    while True:
+        found = next_hole(offset)
+        offset = max([found, *(end for at, end in on_top if at <= found < end)])
+        if offset == found:
+            return found
 
 
 def attributes_with(inode: Inode, writes: Collection[Staged]) -> Inode:

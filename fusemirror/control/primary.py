@@ -41,6 +41,7 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
+    FILE_BYTES_MAX,
     INODES_SKIPPED,
     PURGE_AFTER_S,
     PURGE_BATCH_MAX,
@@ -61,9 +62,11 @@ from fusemirror.protocol.calls import (
     ChangePace,
     Flush,
     Read,
+    Seek,
     StartVerify,
     SwitchRoles,
     VerifyProgress,
+    place_value,
 )
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.framing import Buffer
@@ -429,6 +432,15 @@ class PrimaryUnit(ControlUnit):
         raise self.mirror.not_permitted()
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
+        await self._wait_readable(inode, offset, length)
+        return self.read_here(inode, offset, length)
+
+    async def seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
+        await self._wait_readable(inode, offset, FILE_BYTES_MAX - offset)
+        return self.seek_here(inode, offset, data=data)
+
+    async def _wait_readable(self, inode: InodeNumber, offset: int, length: int) -> None:
+        """Return when programs of this host may see these bytes; without a checkpoint since they may."""
         self.check_disk()
         await self._wait_met()
         claim = await self.exclusive.stand_by(inode, offset, offset + length)
@@ -437,7 +449,6 @@ class PrimaryUnit(ControlUnit):
                 await self._wait_settled(inode, offset, length)
             if not self.mirror.entitled:
                 await self.mirror.wait_entitled()
-            return self.read_here(inode, offset, length)
         finally:
             if claim is not None:
                 self.exclusive.ranges.release(claim)
@@ -613,6 +624,9 @@ class PrimaryUnit(ControlUnit):
                     await self._wait_settled(inode, offset, length)
                     await session.wait_room()  # a peer that asks for much, and takes little, gets it later
                     data = self.read_here(inode, offset, length)
+                case Seek(inode=inode, offset=offset, data=of_data):
+                    await self._wait_settled(inode, offset, FILE_BYTES_MAX)
+                    value = place_value(self.seek_here(inode, offset, data=of_data))
                 case Flush(inode=inode):
                     await self.flush(inode)
                 case StartVerify(keep=keep):

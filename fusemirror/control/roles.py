@@ -113,6 +113,13 @@ class Roles(ControlUnit):
             except RoleChanged:
                 await self._succeeded(unit)
 
+    async def seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
+        place: int = await self._anew(lambda unit: unit.seek(inode, offset, data=data))
+        return place
+
+    def allocated_bytes(self, inode: Inode) -> int:
+        return self.unit.allocated_bytes(inode)
+
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         if operation.cut_to:
             await self._cut_in_steps(operation)

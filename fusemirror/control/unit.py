@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,7 @@ from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.names import Names
 from fusemirror.control.open_inodes import OpenInodes
+from fusemirror.control.overlay import data_with, hole_with
 from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
@@ -451,6 +453,39 @@ class ControlUnit(ABC):
             return self.volume.read(inode, offset, length)
         except OSError as error:
             raise OperationFailed(error.errno or errno.EIO) from error
+
+    @abstractmethod
+    async def seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
+        """Where, from `offset` on, a regular file has data, or else a hole, as its end is one; ENXIO where
+        there is none, or the file ends before. By the rules of reading.
+        """
+
+    def seek_here(
+        self, inode: InodeNumber, offset: int, *, data: bool, writes: Collection[Staged] = ()
+    ) -> int:
+        """`seek` in this host's volume, with these writes on top."""
+        size = self._size_to_seek(inode, offset)
+        try:
+            if data:
+                place = data_with(self.volume.next_data(inode, offset, size), offset, writes)
+            else:
+                place = hole_with(lambda at: self.volume.next_hole(inode, at, size), offset, writes)
+        except OSError as error:
+            raise OperationFailed(error.errno or errno.EIO) from error
+        if data and place >= size:
+            raise OperationFailed(errno.ENXIO)
+        return min(place, size)
+
+    def _size_to_seek(self, inode: InodeNumber, offset: int) -> int:
+        """How long a file is that is looked into from `offset` on; ENXIO where that is behind its end."""
+        size = self.shown(found(self.volume.catalog.inode(inode), errno.ESTALE)).size
+        if offset >= size:
+            raise OperationFailed(errno.ENXIO)
+        return size
+
+    def allocated_bytes(self, inode: Inode) -> int:
+        """How much of the disk of this host the data of an inode takes."""
+        return self.volume.allocated_bytes(inode)
 
     # --- changing ---------------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ def damaged_entry(found: Entry) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def entry_attributes(inode: Inode) -> pyfuse3.EntryAttributes:
+def entry_attributes(inode: Inode, allocated_bytes: int) -> pyfuse3.EntryAttributes:
+    """`allocated_bytes`: what its data takes of the disk."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.number
     entry.generation = 0  # inode numbers are never reused
@@ -42,8 +43,7 @@ def entry_attributes(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_rdev = inode.rdev
     entry.st_size = inode.size
     entry.st_blksize = BLOCK_BYTES
-    # Files look dense: the same on both hosts, whatever their disks do with holes.
-    entry.st_blocks = -(-inode.size // _SECTOR_BYTES)
+    entry.st_blocks = -(-allocated_bytes // _SECTOR_BYTES)
     entry.st_atime_ns = inode.atime_ns
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns

@@ -31,7 +31,7 @@ from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.told_directories import ToldDirectories
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
-from fusemirror.limits import NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
+from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
 from fusemirror.operations import (
     Create,
     Link,
@@ -320,7 +320,7 @@ class Operations(pyfuse3.Operations):
         return await self._unit.attributes(ROOT_INODE)
 
     def _entry(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
-        entry = entry_attributes(inode)
+        entry = entry_attributes(inode, self._unit.allocated_bytes(inode))
         lifetime_s = self._unit.cacheable_s(inode.number)
         entry.attr_timeout, entry.st_mtime_ns = self._cache.tell(inode, lifetime_s, asked=asked)
         return entry
@@ -488,6 +488,11 @@ class Operations(pyfuse3.Operations):
             return await self._unit.read(handle.inode, off, size)
         finally:
             self._cache.has_moved_data(handle.inode)
+
+    @answers_errno
+    async def lseek(self, fh: int, off: int, data: bool) -> int:
+        """Where, from `off` on, the next data is, or the next hole; pyfuse3 has no request for it."""
+        return await self._unit.seek(self._files[fh].inode, min(off, FILE_BYTES_MAX), data=data)
 
     @answers_errno
     async def write(

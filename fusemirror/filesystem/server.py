@@ -101,6 +101,7 @@ class OperationsServer:
             Opcode.LISTXATTR: self._listxattr,
             Opcode.REMOVEXATTR: self._removexattr,
             Opcode.FLUSH: self._flush,
+            Opcode.LSEEK: self._lseek,
             Opcode.OPENDIR: self._opendir,
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.RELEASEDIR: self._releasedir,
@@ -379,6 +380,14 @@ class OperationsServer:
         asked = codec.FSYNC_IN.read(body)
         await self._operations.fsync(asked.fh, bool(asked.fsync_flags & codec.FSYNC_FDATASYNC))
         return codec.empty_reply(header.unique)
+
+    async def _lseek(self, header: InHeader, body: memoryview) -> Reply:
+        """Asked for holes and data only: all else the kernel knows itself."""
+        asked = codec.LSEEK_IN.read(body)
+        if asked.whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            return codec.error_reply(header.unique, errno.EINVAL)
+        data = asked.whence == os.SEEK_DATA
+        return codec.lseek_reply(header.unique, await self._operations.lseek(asked.fh, asked.offset, data))
 
     async def _release(self, header: InHeader, body: memoryview) -> Reply:
         await self._operations.release(codec.RELEASE_IN.read(body).fh)

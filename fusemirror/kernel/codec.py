@@ -59,6 +59,7 @@ class Opcode(IntEnum):
     BATCH_FORGET = 42
     READDIRPLUS = 44
     RENAME2 = 45
+    LSEEK = 46
     STATX = 52
 
 
@@ -258,6 +259,13 @@ class FsyncIn(NamedTuple):
     padding: int
 
 
+class LseekIn(NamedTuple):
+    fh: int
+    offset: int
+    whence: int
+    padding: int
+
+
 class SetxattrIn(NamedTuple):
     """As it is without FUSE_SETXATTR_EXT, which we do not ask for."""
 
@@ -378,6 +386,10 @@ class WriteOut(NamedTuple):
     padding: int
 
 
+class LseekOut(NamedTuple):
+    offset: int
+
+
 class GetxattrOut(NamedTuple):
     size: int
     padding: int
@@ -436,6 +448,7 @@ WRITE_IN = Layout(WriteIn, "QQIIQII")
 FLUSH_IN = Layout(FlushIn, "QIIQ")
 RELEASE_IN = Layout(ReleaseIn, "QIIQ")
 FSYNC_IN = Layout(FsyncIn, "QII")
+LSEEK_IN = Layout(LseekIn, "QQII")
 SETXATTR_IN = Layout(SetxattrIn, "II")
 GETXATTR_IN = Layout(GetxattrIn, "II")
 ACCESS_IN = Layout(AccessIn, "II")
@@ -450,6 +463,7 @@ ATTR_OUT = Layout(AttrOut, "QII")
 STATX_OUT = Layout(StatxOut, "QII16xIIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x")
 OPEN_OUT = Layout(OpenOut, _OPEN)
 WRITE_OUT = Layout(WriteOut, "II")
+LSEEK_OUT = Layout(LseekOut, "Q")
 GETXATTR_OUT = Layout(GetxattrOut, "II")
 KSTATFS = Layout(Kstatfs, "QQQQQIII28x")  # padding and six spare numbers
 DIRENT = Layout(Dirent, "QQII")
@@ -574,6 +588,10 @@ def create_reply(unique: int, entry: tuple[int, ...], fh: int, open_flags: int) 
 
 def write_reply(unique: int, size: int) -> Reply:
     return (_WRITE_REPLY.pack(_WRITE_REPLY.size, 0, unique, size, 0),)
+
+
+def lseek_reply(unique: int, offset: int) -> Reply:
+    return data_reply(unique, LSEEK_OUT.pack(offset))
 
 
 def xattr_size_reply(unique: int, size: int) -> Reply:

@@ -4,6 +4,7 @@ They change nothing in the volumes, so they get no number, and whoever waits for
 `Answer` alone. They travel as operations do, in a `Request`, so no tag here is one of theirs.
 """
 
+import struct
 from typing import ClassVar
 
 import msgspec
@@ -40,6 +41,17 @@ class Read(Call, tag=10, frozen=True, array_like=True, gc=False):
     @property
     def answer_bytes_max(self) -> int:
         return self.length
+
+
+class Seek(Call, tag=40, frozen=True, array_like=True, gc=False):
+    """Where, from `offset` on, the primary's image has data, or else a hole; asked where `Read` is.
+
+    Answered with the place, 8 bytes (`place_in`). Only of a primary that has said that it takes it.
+    """
+
+    inode: InodeNumber
+    offset: int
+    data: bool
 
 
 class Flush(Call, tag=11, frozen=True, array_like=True, gc=False):
@@ -80,4 +92,20 @@ class ChangePace(Call, tag=30, frozen=True, array_like=True):
     paused: bool | None = None
 
 
-AnyCall = Read | Flush | StartVerify | VerifyProgress | SwitchRoles | ChangeAccess | ChangePace
+_PLACE = struct.Struct(">Q")
+
+
+def place_value(place: int) -> bytes:
+    """The value of the answer to a `Seek`."""
+    return _PLACE.pack(place)
+
+
+def place_in(value: bytes) -> int:
+    """What `place_value` made this of; ValueError if it made none."""
+    if len(value) != _PLACE.size:
+        raise ValueError(f"value: {len(value)} bytes are no place in a file")
+    (place,) = _PLACE.unpack(value)
+    return int(place)
+
+
+AnyCall = Read | Seek | Flush | StartVerify | VerifyProgress | SwitchRoles | ChangeAccess | ChangePace

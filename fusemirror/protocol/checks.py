@@ -19,7 +19,7 @@ from fusemirror.limits import (
     REQUEST_ID_BYTES,
     ROWS_PER_MESSAGE,
 )
-from fusemirror.protocol.calls import Call
+from fusemirror.protocol.calls import Call, Seek, place_in
 from fusemirror.protocol.messages import (
     Answer,
     AnyMessage,
@@ -224,3 +224,5 @@ def check_answer(request: Request, answer: Answer, data_bytes: int) -> None:
     asked = request.operation
     allowed = asked.answer_bytes_max if isinstance(asked, Call) else 0
     _check(data_bytes <= allowed, "data", "more than was asked for")
+    if isinstance(asked, Seek) and not answer.errno:
+        _check(asked.offset <= place_in(answer.value) <= FILE_BYTES_MAX, "value", "before what was asked for")

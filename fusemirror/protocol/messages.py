@@ -123,6 +123,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     clock_ns: OwnTime = 0  # the sender's time of day; 0 from an earlier version
     takes_holes: bool = False  # the message `Hole`
     file_bytes_max: FileBytes = 0  # the longest file that the sender's disk takes; 0: it does not say
+    takes_seeks: bool = False  # the call `Seek`
 
     @property
     def claim(self) -> Claim:

@@ -30,6 +30,16 @@ def next_data_at(descriptor: int, offset: int, stop: int) -> int:
         return stop
 
 
+def next_hole_at(descriptor: int, offset: int, stop: int) -> int:
+    """Where, from `offset` on, an open file has a hole, at the latest at its end; `stop` at most. OSError."""
+    try:
+        return min(os.lseek(descriptor, offset, os.SEEK_HOLE), stop)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return min(offset, stop)
+
+
 def extents_of(descriptor: int, size: int, offset: int = 0) -> Iterator[tuple[int, int]]:
     """Where, from `offset` on, the first `size` bytes of a file hold data, as (offset, length). OSError."""
     size = min(size, os.fstat(descriptor).st_size)

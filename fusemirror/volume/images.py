@@ -40,7 +40,14 @@ from fusemirror.limits import (
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain, open_plain
 from fusemirror.volume.durable import punch_hole, sync_directory, sync_filesystem
-from fusemirror.volume.extents import boundaries, cut_points, extents_of, next_data_at, takes_long
+from fusemirror.volume.extents import (
+    boundaries,
+    cut_points,
+    extents_of,
+    next_data_at,
+    next_hole_at,
+    takes_long,
+)
 
 _SYNCED_SINGLY_MAX = 32  # with more, one sync of the filesystem costs less
 _NAMES_UNSYNCED_MAX = 65_536  # of images that were prepared and never written to: some MiB of memory
@@ -609,6 +616,16 @@ class Images:
         descriptor = self._descriptor(inode, create=False)
         if descriptor is not None:
             yield from extents_of(descriptor, size)
+
+    def next_data(self, inode: InodeNumber, offset: int, stop: int) -> int:
+        """Where, from `offset` on, the image has data; `stop` at most. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        return stop if descriptor is None else min(next_data_at(descriptor, offset, stop), stop)
+
+    def next_hole(self, inode: InodeNumber, offset: int, stop: int) -> int:
+        """Where, from `offset` on, the image has a hole, as behind its end; `stop` at most. OSError."""
+        descriptor = self._descriptor(inode, create=False)
+        return min(offset, stop) if descriptor is None else next_hole_at(descriptor, offset, stop)
 
     def close(self) -> None:
         self._freeing = None

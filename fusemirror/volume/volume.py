@@ -508,6 +508,24 @@ class Volume:
         data = self.images.read(inode, offset, length)
         return data if len(data) == length else data + bytes(length - len(data))
 
+    @noting
+    def next_data(self, inode: InodeNumber, offset: int, size: int) -> int:
+        """Where, from `offset` on, a file of so many bytes has data; `size` where a hole ends it. OSError."""
+        return self.images.next_data(inode, offset, size)
+
+    @noting
+    def next_hole(self, inode: InodeNumber, offset: int, size: int) -> int:
+        """Where, from `offset` on, a file of so many bytes has a hole; its end is one. OSError."""
+        return self.images.next_hole(inode, offset, size)
+
+    def allocated_bytes(self, inode: Inode) -> int:
+        """How much of the disk the data of an inode takes; where the disk cannot be asked, as if it had no
+        holes."""
+        if inode.is_regular:
+            with contextlib.suppress(OSError):  # whoever reads or writes there meets it
+                return self.images.data_bytes(inode.number)
+        return inode.size
+
     def inode_of(self, directory: InodeNumber, name: bytes, entry: Entry) -> Inode | None:
         """The inode of an entry; None where a copy under way has yet to bring it. VolumeDamaged."""
         inode = self.catalog.inode(entry.inode)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.communication.volume import Staged
-from fusemirror.control.overlay import attributes_with, content_with, size_with
+from fusemirror.control.overlay import attributes_with, content_with, data_with, hole_with, size_with
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.operations import Write
 from fusemirror.protocol.messages import Request
@@ -72,3 +72,20 @@ def test_what_may_be_in_the_volume_already_is_not_put_on_top_of_it() -> None:
     pending = [staged(0, b"xx"), staged(1, b"yyyy")]
     pending[1].in_doubt = True
     assert content_with(b"abc", 0, 10, 3, pending) == b"xxc"
+
+
+@given(spans=st.sets(st.integers(0, 30)), pending=writes, offset=st.integers(0, 40))
+def test_data_and_holes_are_found_as_if_the_acknowledged_writes_were_done(
+    spans: set[int], pending: list[tuple[int, bytes, bool]], offset: int
+) -> None:
+    """`spans` are the bytes that the volume holds as data."""
+    end = 50
+    held = spans.union(*(range(at, at + len(data)) for at, data, told in pending if told))
+    over = [staged(at, data, acknowledged=told) for at, data, told in pending]
+    found = min((at for at in spans if at >= offset), default=end)
+    assert data_with(found, offset, over) == min((at for at in held if at >= offset), default=end)
+
+    def next_hole(start: int) -> int:
+        return next(at for at in range(start, end + 1) if at not in spans)
+
+    assert hole_with(next_hole, offset, over) == next(at for at in range(offset, end + 1) if at not in held)

@@ -23,7 +23,7 @@ def inode(size: int = 0) -> Inode:
 
 
 def test_every_attribute_arrives_to_the_nanosecond() -> None:
-    entry = entry_attributes(inode(size=10))
+    entry = entry_attributes(inode(size=10), 10)
     assert (entry.st_ino, entry.st_mode, entry.st_nlink) == (12, 0o020640, 3)
     assert (entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size) == (4, 5, 6, 10)
     assert (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) == (1_000_000_007, -8, 2_000_000_009)
@@ -31,14 +31,14 @@ def test_every_attribute_arrives_to_the_nanosecond() -> None:
 
 
 def test_the_kernel_keeps_neither_names_nor_attributes() -> None:
-    entry = entry_attributes(inode())
+    entry = entry_attributes(inode(), 0)
     assert (entry.entry_timeout, entry.attr_timeout) == (0, 0)
 
 
 def test_an_inode_number_is_never_used_again_so_its_generation_stays() -> None:
-    assert entry_attributes(inode()).generation == 0
+    assert entry_attributes(inode(), 0).generation == 0
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (1, 1), (512, 1), (513, 2), (1 << 40, 1 << 31)])
-def test_blocks_count_begun_sectors(size: int, blocks: int) -> None:
-    assert entry_attributes(inode(size)).st_blocks == blocks
+@pytest.mark.parametrize(("allocated", "blocks"), [(0, 0), (1, 1), (512, 1), (513, 2), (1 << 40, 1 << 31)])
+def test_blocks_count_begun_sectors_of_what_is_on_the_disk(allocated: int, blocks: int) -> None:
+    assert entry_attributes(inode(size=5000), allocated).st_blocks == blocks

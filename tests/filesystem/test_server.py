@@ -316,6 +316,36 @@ async def test_a_kernel_drops_the_names_that_a_killed_program_changed(
     )
 
 
+async def test_holes_are_found_where_they_are_and_take_no_blocks(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_SIZE, size=3 << 20))
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 1 << 20, 1, 0, 0, 0, 0) + b"x")
+    attributes = await kernel.attributes(inode)
+    assert attributes.size == 3 << 20
+    assert 0 < attributes.blocks * 512 < 1 << 20
+
+    async def seek(offset: int, whence: int) -> int:
+        data = await kernel.ask(Opcode.LSEEK, inode, codec.LSEEK_IN.pack(handle, offset, whence, 0))
+        return codec.LSEEK_OUT.read(data).offset
+
+    assert await seek(0, os.SEEK_DATA) == 1 << 20
+    assert await seek(5, os.SEEK_HOLE) == 5
+    assert 1 << 20 < await seek(1 << 20, os.SEEK_HOLE) < 2 << 20
+    assert await seek((3 << 20) - 1, os.SEEK_HOLE) == (3 << 20) - 1
+    for offset, whence, error in (
+        (2 << 20, os.SEEK_DATA, "ENXIO"),
+        (3 << 20, os.SEEK_HOLE, "ENXIO"),
+        ((1 << 64) - 1, os.SEEK_DATA, "ENXIO"),
+        (0, os.SEEK_END, "EINVAL"),
+    ):
+        asked = codec.LSEEK_IN.pack(handle, offset, whence, 0)
+        assert await kernel.refused(Opcode.LSEEK, inode, asked) == error
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_SIZE, size=1 << 20))
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 3, 0, 0, 0, 0) + b"end")
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_SIZE, size=3))
+    assert await seek(1, os.SEEK_HOLE) == 3  # its end is one
+
+
 async def test_a_kernel_drops_the_pages_that_a_killed_program_wrote(
     kernel: Kernel, notified: list[tuple[InodeNumber, bool]]
 ) -> None:

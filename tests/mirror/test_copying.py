@@ -154,6 +154,46 @@ async def test_a_peer_that_does_not_know_holes_gets_checksums(
     assert asked["Hole"] == 0
 
 
+@pytest.mark.parametrize("takes_seeks", [True, False], ids=["this version", "the version before"])
+async def test_holes_of_an_image_that_is_being_copied_are_those_of_the_primary(
+    pair: Pair,
+    network: MemoryNetwork,
+    autojump_clock: object,
+    monkeypatch: pytest.MonkeyPatch,
+    takes_seeks: bool,
+) -> None:
+    """What the backup has of it may be a hole yet, and is none."""
+    monkeypatch.setattr(
+        "fusemirror.daemon.Hello", lambda **fields: Hello(**{**fields, "takes_seeks": takes_seeks})
+    )
+    unit = pair.backup.unit
+    await make_file(pair, (0, b"x"))
+    await apart(pair, network)
+    await truncate(pair, 3 * MIB)
+    await pair.primary.unit.perform(Write(FILE, MIB), b"y" * MIB)
+    await pair.primary.unit.change_pace(paused=True)
+    network.heal("alpha", "beta")
+    with trio.fail_after(60):
+        await unit.wait_connected()
+        row = await unit.attributes(FILE)
+        routed = unit.reads_routed
+        assert unit.allocated_bytes(row) == row.size == 3 * MIB
+        assert await unit.seek(FILE, 5 * REGION_BYTES, data=True) == (
+            MIB if takes_seeks else 5 * REGION_BYTES
+        )
+        assert await unit.seek(FILE, MIB, data=False) == (2 if takes_seeks else 3) * MIB
+        for offset, data in ((3 * MIB, True), (3 * MIB, False), *([(2 * MIB, True)] if takes_seeks else [])):
+            with pytest.raises(OperationFailed) as refused:
+                await unit.seek(FILE, offset, data=data)
+            assert refused.value.errno == errno.ENXIO
+        assert unit.reads_routed == routed + (3 if takes_seeks else 0)
+        await pair.primary.unit.change_pace(paused=False)
+        await unit.wait_normal()
+    assert await unit.seek(FILE, 5 * REGION_BYTES, data=True) == MIB
+    assert unit.allocated_bytes(row) < 2 * MIB
+    assert unit.reads_routed == routed + (3 if takes_seeks else 0)
+
+
 async def test_a_file_longer_than_either_disk_takes_is_refused_before_anything_is_changed(
     pair: Pair, network: MemoryNetwork, autojump_clock: object
 ) -> None:

@@ -673,14 +673,30 @@ def test_space_is_reserved_by_writing_and_holes_are_refused(mine: Path, theirs: 
     assert (theirs / "file").read_bytes() == b"kept".ljust(100_000, b"\0")
 
 
-def test_a_file_looks_dense_to_who_seeks_holes(mine: Path, theirs: Path) -> None:
+def test_holes_are_found_where_the_session_is_ours(
+    mine: Path, theirs: Path, there: Host, pair: TwoHosts
+) -> None:
+    """And cp(1) keeps them, of which a kernel that does not ask us says that there are none."""
+    with (mine / "file").open("wb") as file:
+        file.write(b"x" * 4096)
+        file.seek(4 * MIB)
+        file.write(b"y" * 4096)
+    assert (theirs / "file").stat().st_blocks * 512 < MIB
+    ours = there is pair.primary
+    with (theirs / "file").open("rb") as file:
+        assert os.lseek(file.fileno(), 4096, os.SEEK_DATA) == (4 * MIB if ours else 4096)
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == (4096 if ours else 4 * MIB + 4096)
+    if ours:
+        run("cp", theirs / "file", theirs / "copy")
+        assert (mine / "copy").read_bytes() == (mine / "file").read_bytes()
+        assert (mine / "copy").stat().st_blocks * 512 < MIB
+
+
+def test_who_seeks_behind_the_end_finds_nothing(mine: Path, theirs: Path) -> None:
     (mine / "file").touch()
     os.truncate(mine / "file", 1_000_000)
-    with (theirs / "file").open("rb") as file:
-        assert os.lseek(file.fileno(), 5000, os.SEEK_DATA) == 5000
-        assert os.lseek(file.fileno(), 5000, os.SEEK_HOLE) == 1_000_000
-        with refused(errno.ENXIO):
-            os.lseek(file.fileno(), 1_000_000, os.SEEK_DATA)
+    with (theirs / "file").open("rb") as file, refused(errno.ENXIO):
+        os.lseek(file.fileno(), 1_000_000, os.SEEK_DATA)
 
 
 def test_a_range_is_copied_by_the_kernel(mine: Path, theirs: Path) -> None:

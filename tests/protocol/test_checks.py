@@ -22,7 +22,7 @@ from fusemirror.limits import (
 )
 from fusemirror.operations import Write
 from fusemirror.protocol import messages as m
-from fusemirror.protocol.calls import Flush, Read
+from fusemirror.protocol.calls import Flush, Read, Seek, place_value
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import decode, encode
 from tests.protocol.test_codec import EXAMPLES, HISTORY, XATTR, data_of
@@ -159,6 +159,24 @@ def test_data_comes_only_beside_a_message_that_has_some(example: m.AnyMessage) -
 def test_an_answer_holds_no_more_than_was_asked_for(operation: Any, data_bytes: int, good: bool) -> None:
     with nullcontext() if good else pytest.raises(ValueError, match="data"):
         check_answer(m.Request(ID, operation), m.Answer(ID), data_bytes)
+
+
+@pytest.mark.parametrize(
+    ("value", "errno", "good"),
+    [
+        (place_value(100), 0, True),
+        (place_value(FILE_BYTES_MAX), 0, True),
+        (b"", 6, True),
+        (b"", 0, False),
+        (b"1234567", 0, False),
+        (place_value(99), 0, False),
+        (place_value(FILE_BYTES_MAX + 1), 0, False),
+    ],
+)
+def test_a_place_in_a_file_is_where_it_was_asked_for(value: bytes, errno: int, good: bool) -> None:
+    request = m.Request(ID, Seek(INODE, 100, data=True))
+    with nullcontext() if good else pytest.raises(ValueError, match="value"):
+        check_answer(request, m.Answer(ID, errno=errno, value=value), 0)
 
 
 def test_what_is_free_is_a_field() -> None:

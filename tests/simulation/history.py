@@ -11,7 +11,7 @@ from typing import Any
 DOUBT = "doubt"
 """The result of an operation that was never answered, or got a check report: done wholly, or not at all."""
 
-_OBSERVERS = frozenset({"flush", "get", "listing", "lookup", "nlink", "read", "size"})
+_OBSERVERS = frozenset({"flush", "get", "listing", "lookup", "nlink", "read", "seek", "size"})
 
 Target = tuple[str, int]
 """What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG)."""

@@ -79,9 +79,11 @@ _ZEROS = bytes(_PAGE_BYTES)
 
 
 def content(state: Content, operation: Operation) -> Content | None:
-    """Writes, appends, truncations and reads of one file. It may have gone, unless it is never unlinked."""
+    """Whatever is done to the data of one file. It may have gone, unless it is never unlinked."""
     if operation.result == -errno.ESTALE:
         return state
+    if operation.name == "seek":
+        return _seek(state, operation)
     after, value = _CONTENT[operation.name](state, *operation.arguments)
     errors = {-errno.EFBIG} if after.size > LARGEST_BYTES else set()
     return _judged(state, operation, errors, after, value)
@@ -124,6 +126,28 @@ def _read(state: Content, offset: int, length: int) -> tuple[Content, object]:
     first, last = offset // _PAGE_BYTES, (end - 1) // _PAGE_BYTES
     found = b"".join(pages.get(number, _ZEROS) for number in range(first, last + 1))
     return state, found[offset - first * _PAGE_BYTES : end - first * _PAGE_BYTES]
+
+
+def _seek(state: Content, operation: Operation) -> Content | None:
+    """Holes may be told of as data, but there is nothing else than zeros in what is told of as a hole."""
+    offset, data = operation.arguments
+    result = operation.result
+    if result == DOUBT:
+        return state
+    if offset >= state.size or (data and result == -errno.ENXIO):
+        return state if result == -errno.ENXIO and _is_zeros(state, offset, state.size) else None
+    if not offset <= result <= state.size - data:
+        return None
+    looked = (offset, result) if data else (result, min(result + 1, state.size))
+    return state if _is_zeros(state, *looked) else None
+
+
+def _is_zeros(state: Content, start: int, end: int) -> bool:
+    for number, page in state.pages:
+        at = number * _PAGE_BYTES
+        if any(page[max(start - at, 0) : max(end - at, 0)]):
+            return False
+    return True
 
 
 _CONTENT: dict[str, Callable[..., tuple[Content, object]]] = {

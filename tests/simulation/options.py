@@ -44,10 +44,11 @@ WEIGHTS = {
     "change_access": 1,
     "pile": 1,
     "bury": 1,
+    "seek": 2,
 }
 """What programs do, and how often one in relation to the others."""
 
-LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "size", "xattr"})
+LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})
 """Of these, the ones that change nothing."""
 
 FAULTS = (

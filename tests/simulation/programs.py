@@ -298,6 +298,17 @@ class Program:
 
         return await self._ask(host, ("file", tag), "read", offset, length, call=call)
 
+    async def _seek(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        if self._world.options.asynchronous and not self._appends_only(tag):
+            return  # it is judged byte by byte
+        offset, data = self._edge(), self._random.random() < 0.5
+
+        async def call(_: Operation) -> int:
+            return await host.unit.seek(inode, offset, data=data)
+
+        await self._ask(host, ("file", tag), "seek", offset, data, call=call)
+
     async def _size(self, host: SimulatedHost) -> None:
         await self.size(host, *self._any_file())
 
