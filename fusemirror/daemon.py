@@ -334,7 +334,7 @@ def _witness_of(settings: Settings) -> Callable[[str], Witness] | None:
     try:
         from fusemirror.witness.etcd import Etcd  # only here, since few mounts have the library for it
     except ImportError as error:
-        raise MountFailed(f"witness: {error}; install fusemirror[witness], or take `witness` out") from error
+        raise MountFailed(f"witness: {error}; install the package httpx, or take `witness` out") from error
     timeout_s = settings.peer_timeout / len(endpoints)
     return lambda filesystem: Etcd(endpoints, filesystem, timeout_s)
 

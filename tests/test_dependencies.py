@@ -38,3 +38,15 @@ def test_the_locked_version_is_in_the_range_that_users_get(text: str) -> None:
 def test_a_range_has_both_ends(text: str) -> None:
     operators = {each.operator for each in Requirement(text).specifier}
     assert operators == {">=", "<"}
+
+
+def test_what_a_host_runs_is_a_part_of_what_developers_have() -> None:
+    """The part, to the letter: every package of the project and its witness, and nothing of the tests."""
+    whole, part = ((ROOT / ".ci" / name).read_text() for name in ("requirements.txt", "requirements-run.txt"))
+    entries = re.findall(r"^[a-z0-9-]+==.*\\\n(?:    --hash=.*\n)+", part, re.MULTILINE)
+    assert "".join(line for line in part.splitlines(True) if not line.startswith("#")) == "".join(entries)
+    assert all(entry in whole for entry in entries)
+    names = {entry.partition("==")[0] for entry in entries}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["witness"]]
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} <= names
+    assert not names & {"pytest", "hypothesis", "mypy", "ruff", "setuptools", "pip"}

@@ -67,6 +67,12 @@ async def test_waiting_too_long_has_its_exit_code(serving: Serving, condition: s
     assert f"timed out after 0.01 s: not {condition} yet" in str(failed)
 
 
+async def test_a_verify_that_is_refused_says_so_once(serving: Serving) -> None:
+    failed = await failure(serving, "verify")
+    assert failed.exit_code == 6
+    assert str(failed).startswith("refused: the mirror is ")
+
+
 @pytest.mark.parametrize("role", ["primary", "backup"])
 async def test_a_linked_pair_is_connected_normal_and_drained(pair: Pair, role: str, tmp_path: Path) -> None:
     host = getattr(pair, role)
