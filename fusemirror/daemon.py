@@ -317,7 +317,8 @@ async def _run_rereading(host: Host, reread: Callable[[], Settings]) -> None:
             try:
                 wanted = await trio.to_thread.run_sync(reread)
                 values, fixed = taken_while_mounted(host.settings, wanted)
-                host.change_settings(values)
+                if values:
+                    host.change_settings(values)
             except (FusemirrorError, OSError) as error:
                 log.error("SIGHUP: the settings stay as they are: %s", error)
                 continue

@@ -15,22 +15,40 @@ from tests.hosts import CHECKOUT, run, what_is_missing
 BUILD_TIMEOUT_S = 600.0
 HELD = ("CHANGELOG.md", "fusemirror.7", "fusemirror.8", "fusemirror.toml.5", "fusemirror@.service")
 
-UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--propagation", "private")
-IN_CLEAN_ROOT = """
+UNSHARE = (
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--uts", "--cgroup"),
+    *("--propagation", "private"),
+)
+CLEAN_ROOT = """
 ip link set lo up
-mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir upper work root &&
+mkdir "$1/out" "$1/root" && mount -t tmpfs tmpfs "$1/root" && cd "$1/root" && mkdir upper work root &&
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root || exit 77
-mount --rbind /dev root/dev && mount -t proc proc root/proc && mount --rbind /sys root/sys || exit 77
-for directory in run tmp root home "${2#/}"; do
+mount --rbind /dev root/dev && mount -t proc proc root/proc || exit 77
+mount -t sysfs sysfs root/sys || mount --rbind /sys root/sys || exit 77
+for directory in run tmp root home usr/sbin "${2#/}"; do
     mkdir -p "root/$directory"
     mount -t tmpfs tmpfs "root/$directory"
 done
+cp -a /usr/sbin/. root/usr/sbin/ # a copy: tests beside this one make our links there
 rm -f root/usr/sbin/*.fusemirror root/usr/local/bin/fusemirror
-cp "$3" root/tmp/fusemirror.deb && cp "$2/tests/in_clean_root.sh" root/tmp/ || exit 77
-exec chroot root /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root \\
-    /tmp/in_clean_root.sh /tmp/fusemirror.deb
+mkdir root/root/out && mount --bind "$1/out" root/root/out || exit 77
+cp "$3" root/root/fusemirror.deb && cp "$2"/tests/in_*.sh root/root/ || exit 77
+environment="env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root"
 """
 """This machine's root, seen through an overlay in memory: without the checkout, and gone afterwards."""
+
+BY_HAND = "exec chroot root /usr/bin/$environment /root/in_clean_root.sh /root/fusemirror.deb"
+BY_SYSTEMD = """
+mount -t cgroup2 cgroup2 root/sys/fs/cgroup || exit 77
+cat > root/etc/systemd/system/trial.service <<EOF
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c '/root/in_systemd.sh >/root/out/said 2>&1'
+ExecStopPost=/bin/systemctl --force --force poweroff
+EOF
+printf '[Unit]\\nRequires=trial.service\\n' > root/etc/systemd/system/trial.target
+exec chroot root /usr/bin/$environment container=trial /lib/systemd/systemd --unit=trial.target
+"""
 
 
 class Built(NamedTuple):
@@ -68,18 +86,31 @@ def test_the_wheel_and_the_source_hold_manual_units_and_changelog(built: Built) 
     assert {*HELD} <= in_source
 
 
-def test_the_package_is_installed_used_and_removed_in_a_clean_root(built: Built, tmp_path: Path) -> None:
-    (package,) = built.dist.glob("*.deb")
+def check_in_clean_root(how: str, directory: Path, package: Path) -> None:
+    """The script that `how` starts has come to its end."""
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", IN_CLEAN_ROOT, "sh", tmp_path, CHECKOUT, package],
+        [*UNSHARE, "sh", "-c", CLEAN_ROOT + how, "sh", directory, CHECKOUT, package],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     if done.returncode == 77:
-        pytest.skip(f"no overlay of this root: {done.stderr.strip()}")
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["== done"]), done.stdout + done.stderr
+        pytest.skip(f"no root of its own here: {done.stderr.strip()}")
+    said = directory / "out" / "said"
+    told = said.read_text() if said.exists() else done.stdout
+    assert told.splitlines()[-1:] == ["== done"], told + done.stderr
+
+
+@pytest.mark.skipif(not Path("/lib/systemd/systemd").exists(), reason="no systemd")
+def test_systemd_keeps_the_mount(built: Built, tmp_path: Path) -> None:
+    (package,) = built.dist.glob("*.deb")
+    check_in_clean_root(BY_SYSTEMD, tmp_path, package)
+
+
+def test_the_package_is_installed_used_and_removed_in_a_clean_root(built: Built, tmp_path: Path) -> None:
+    (package,) = built.dist.glob("*.deb")
+    check_in_clean_root(BY_HAND, tmp_path, package)
 
 
 def test_what_is_installed_needs_no_compiler_and_no_tools_of_tests(built: Built) -> None:
