@@ -101,9 +101,10 @@ def replace_dead(target: Mount, runtime_dir: Path) -> bool:
 
 def _mount_unserved(target: Mount, descriptor: int, runtime_dir: Path) -> None:
     options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other,nosuid,nodev"
-    options += f",{table_options(runtime_dir)}"
+    # A newer mount(8) does not pass on what stands behind the dot of a type.
+    options += f",subtype=fusemirror,{table_options(runtime_dir)}"
     done = subprocess.run(
-        ["mount", "-i", "-c", "-t", FSTYPE, "-o", options, DEAD + target.source, target.directory],
+        ["mount", "-i", "-c", "-t", "fuse", "-o", options, DEAD + target.source, target.directory],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
