@@ -113,6 +113,12 @@ PARTNER_TIMEOUT_MIN_S = 3.0  # the peer may just have begun to dial, and dials a
 RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
 ACCEPTS_PER_TURN = 32  # connections taken before others have their turn
 ACCEPT_PAUSE_S = 0.005  # after so many at once: a flood gets a tenth of the loop (20 us each), not all of it
+TURNED_AWAY_MAX = 200  # strangers in an interval: 2 % of the loop (90 us each, most of it the system's)
+TURNED_AWAY_MIN = 40  # fewer, and more are let through again
+SHEDDING_INTERVAL_S = 1.0
+SHEDDING_STEP = 4
+SHEDDING_MAX = 1_024  # one of so many calls of strangers is taken: more than 200,000 a second are no matter
+assert TURNED_AWAY_MIN * SHEDDING_STEP < TURNED_AWAY_MAX, "or it would go to and fro"
 LISTEN_BACKLOG = 1_024  # what waits meanwhile, so that the peer is not the one whose packets are dropped
 REFUSED_REST_MAX_S = 30.0  # after links that ended by a bad message: one that lies is not met at once
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long

@@ -77,6 +77,10 @@ class Admission:
         if len(self._known) > limits.PEER_ADDRESSES_MAX:
             self._known.popitem(last=False)
 
+    def known(self) -> list[str]:
+        """Where the peer is known to be."""
+        return list(self._known)
+
     def admits(self, host: str) -> bool:
         """Whether a connection from `host` may shake hands now; one that may not is counted as refused."""
         group = self._group(host)

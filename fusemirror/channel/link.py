@@ -401,9 +401,7 @@ class Linker:
             return await self._network.listen(*self._listen_address)
         return None
 
-    async def _listen(
-        self, listener: Listener | None, background: Background, nursery: trio.Nursery
-    ) -> None:
+    async def _listen(self, listener: Listener | None, background: Background, nursery: trio.Nursery) -> None:
         if listener is None:
             listen = partial(self._network.listen, *self._listen_address)
             listener = await background.until_done("listening", listen)
@@ -413,6 +411,7 @@ class Linker:
             listener.close()
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        listener.spare(self._admission.known)
         while True:
             nursery.start_soon(self._greet, await listener.accept(self._admits))
 

@@ -6,7 +6,7 @@ Source: RFC 8446; Python's ssl.SSLObject, which does no I/O.
 """
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -207,6 +207,9 @@ class TlsListener(Listener):
 
     async def accept(self, admits: Callable[[str], bool] = everybody) -> TlsTransport:
         return TlsTransport(await self._inner.accept(admits), self._credentials, dialer=False)
+
+    def spare(self, known: Callable[[], Iterable[str]]) -> None:
+        self._inner.spare(known)
 
     def close(self) -> None:
         self._inner.close()

@@ -10,11 +10,12 @@ import os
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from fusemirror import limits
+from fusemirror.channel.shedding import Shedding
 from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 from fusemirror.settings import Address
@@ -90,6 +91,9 @@ class Listener(ABC):
 
         Cancellation: atomic. `ConnectionLost` once closed.
         """
+
+    def spare(self, known: Callable[[], Iterable[str]]) -> None:  # noqa: B027 - most cannot be flooded
+        """Whoever else floods the port may be kept from it, but nobody from these addresses."""
 
     @abstractmethod
     def close(self) -> None:
@@ -175,6 +179,10 @@ class SocketListener(Listener):
         listening.setblocking(False)
         self._socket = listening
         self._unacknowledged_s = unacknowledged_s
+        self._shedding = Shedding(listening, tuple)
+
+    def spare(self, known: Callable[[], Iterable[str]]) -> None:
+        self._shedding = Shedding(self._socket, known)
 
     @property
     def port(self) -> int:
@@ -187,7 +195,11 @@ class SocketListener(Listener):
             if self._socket.fileno() < 0:
                 raise ConnectionLost("the listener", "closed on this host")
             try:
-                await trio.lowlevel.wait_readable(self._socket)
+                with trio.move_on_after(self._shedding.patience_s) as patience:
+                    await trio.lowlevel.wait_readable(self._socket)
+                if patience.cancelled_caught:
+                    self._shedding.note(0, trio.current_time())
+                    continue
                 accepted = self._take(admits)
             except trio.ClosedResourceError as error:
                 raise ConnectionLost("the listener", "closed on this host") from error
@@ -200,16 +212,22 @@ class SocketListener(Listener):
 
     def _take(self, admits: Callable[[str], bool]) -> SocketTransport | None:
         """The first that is let in of those that wait; None if there was none among so many. OSError."""
-        for _ in range(limits.ACCEPTS_PER_TURN):
-            accepted, address = self._socket.accept()
-            host = _plain_host(address[0])
-            if admits(host):
-                _tune(accepted, self._unacknowledged_s)
-                return SocketTransport(accepted, str(Address(*address[:2])), host)
-            # With a reset: the system would remember each ended connection for a minute.
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            accepted.close()
-        return None
+        turned_away = 0
+        try:
+            for _ in range(limits.ACCEPTS_PER_TURN):
+                accepted, address = self._socket.accept()
+                host = _plain_host(address[0])
+                if admits(host):
+                    self._shedding.accepted(accepted)
+                    _tune(accepted, self._unacknowledged_s)
+                    return SocketTransport(accepted, str(Address(*address[:2])), host)
+                # With a reset: the system would remember each ended connection for a minute.
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                accepted.close()
+                turned_away += 1
+            return None
+        finally:
+            self._shedding.note(turned_away, trio.current_time())
 
     async def _after(self, error: OSError) -> None:
         # accept(2): errors of the network belong to the connection that is gone. Without descriptors
