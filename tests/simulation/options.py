@@ -48,6 +48,9 @@ WEIGHTS = {
 }
 """What programs do, and how often one in relation to the others."""
 
+_LATER = ("seek",)
+"""Kinds that came later. They are drawn last, so that a seed is the same world as before but for them."""
+
 LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})
 """Of these, the ones that change nothing."""
 
@@ -211,18 +214,19 @@ def draw_options(random: Random) -> Options:
         giants=random.choice([0.0, 0.1, 0.5]) * (not (options.power_goes or finale.startswith("power"))),
     )
     lies = tuple(fault for fault in LIES if random.random() < 0.2)
-    return msgspec.structs.replace(options, faults=options.faults + lies)
+    later = tuple(kind for kind in _LATER if random.random() < 0.6)
+    return msgspec.structs.replace(options, faults=options.faults + lies, kinds=options.kinds + later)
 
 
 def _draw_all_but_modes(random: Random) -> Options:
     peer_timeout = random.choice([0.3, 1.0, 5.0])
     fault_share = random.choice([0.1, 0.3, 0.6])
-    kinds = tuple(kind for kind in WEIGHTS if random.random() < 0.6)
+    kinds = tuple(kind for kind in WEIGHTS if kind not in _LATER and random.random() < 0.6)
     return Options(
         clients=random.randint(1, 3),
         operations_per_client=random.choice([5, 15, 30, 60]),
         think_time=random.choice([0.0005, 0.002, 0.01, 0.1, 0.4]) * peer_timeout,
-        kinds=kinds or tuple(WEIGHTS),
+        kinds=kinds or tuple(kind for kind in WEIGHTS if kind not in _LATER),
         crowding=random.choice([0.0, 0.5, 0.9]),
         files=random.randint(1, 3),
         names=random.randint(2, 5),
