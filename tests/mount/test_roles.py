@@ -84,7 +84,7 @@ def test_the_backup_takes_over_from_a_killed_primary_that_then_gives_way(hosts: 
         assert "connected" in refused.stderr
         primary.kill()
         told = backup.fusemirror("takeover", FILESYSTEM, "--dry-run").stdout
-        assert "pending requests" in told
+        assert "pending request" in told
         assert role(backup) == "backup"
         backup.fusemirror("takeover", FILESYSTEM)
         writer.write_more()
