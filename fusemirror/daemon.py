@@ -15,13 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyfuse3
 import trio
 
 from fusemirror import __version__
 from fusemirror.admin.client import socket_path
+from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
+from fusemirror.channel.keyring import replace_peer
 from fusemirror.channel.link import Link, Linker
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork
@@ -31,7 +34,7 @@ from fusemirror.control.going_alone import GoingAlone
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import DiskFailed, FusemirrorError, MountFailed, VolumeDamaged
+from fusemirror.errors import DiskFailed, FusemirrorError, MountFailed, RefusedForSafety, VolumeDamaged
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
@@ -72,13 +75,16 @@ class Host:
         network: Network,
         seams: Seams,
         witness_of: Callable[[str], Witness] | None = None,
+        keys: Path | None = None,
     ) -> None:
-        """`witness_of` gives the witness's record for a filesystem; none is asked without it."""
+        """`witness_of` gives the witness's record of a name; none is asked without it. `keys`: the keyring of
+        the network, where it has one."""
         self.settings = settings
         self.instance = seams.random_bytes(_INSTANCE_BYTES)
         self.seams = seams
         self._network = network
         self._witness_of = witness_of
+        self._keys = keys
         self.permission = Permission()
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -87,6 +93,8 @@ class Host:
         volume = Volume.open(Path(settings.volume), self.seams)
         stack.callback(volume.close)
         _check_servable(volume)
+        if settings.host_name:
+            volume.update_identity(host_name=settings.host_name)
         self._volume = volume
         _, self._communication = open_wanted(
             settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
@@ -102,11 +110,14 @@ class Host:
         )
         if self._witness_of is not None:
             identity = volume.identity
-            witness = self._witness_of(identity.filesystem)
+            witness = self._witness_of(_record_name(identity.filesystem, identity.pairing))
             self.permission = Permission(witness, identity.host, settings.peer_timeout)
         self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission)
         going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
         self.linker.met_same_role = self.roles.met_same_role
+        self.linker.was_replaced = self._be_replaced
+        if volume.identity.replaced:
+            self._be_replaced()
         self.linker.talk = self.roles.telling.run_talk
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -124,7 +135,8 @@ class Host:
         """Then programs get check reports, and the peer carries on, until a person mounts again."""
         health = self.unit.volume.health
         await health.failed.wait()
-        log.error("%s", DiskFailed(self.settings.volume, health.failure))
+        failed = DiskFailed(self.settings.volume, health.failure)
+        log.error("%s", health.failure if health.replaced else failed)
         self.linker.retire()
         with trio.move_on_after(self.settings.io_timeout):
             await self.unit.say_goodbye(f"its disk failed: {health.failure}", mounted=True)
@@ -159,10 +171,54 @@ class Host:
             access=settings.access,
         )
 
+    def _be_replaced(self) -> None:
+        """The peer has another host in this one's place: serve nothing any more, after a restart neither."""
+        volume = self._volume
+        volume.health.replace(volume.identity.peer_name)
+        try:
+            volume.update_identity(replaced=True)
+        except (OSError, FusemirrorError) as error:
+            log.error("the disk does not take the record that this host was replaced: %s", error)
+
+    async def invite(self, invitation: Invite) -> None:
+        """Let another host, which is yet to join, take the place of the peer, which is refused from now on.
+
+        Durable on return; a crash meanwhile leaves the peer refused, or everything as it was.
+        `RefusedForSafety` where the peer may still be at work.
+        """
+        roles, volume = self.roles, self._volume
+        roles.check_may_invite()
+        identity = volume.identity
+        if invitation.pairing != identity.pairing + 1:
+            raise RefusedForSafety("another invitation was made at the same time; try again")
+        self.linker.hold()
+        try:
+            if self._witness_of is not None:
+                record = self._witness_of(_record_name(identity.filesystem, invitation.pairing))
+                if not await self.permission.move(record):
+                    raise RefusedForSafety(
+                        f"the witness does not let this host go on alone: {self.permission.reason}; "
+                        "`fusemirror takeover NAME --force` goes on all the same"
+                    )
+            if self._keys is not None:
+                await self.seams.run_blocking(replace_peer, self._keys, invitation.certificate)
+                if isinstance(self._network, TlsNetwork):
+                    self._network.credentials = Credentials(self._keys)
+            roles.check_may_invite()
+            roles.take_peer(invitation.peer, invitation.peer_name, invitation.pairing)
+        except BaseException:
+            self.linker.go_on()
+            raise
+        self.settings = msgspec.structs.replace(self.settings, peer=invitation.address)
+        self.linker.meet_at(invitation.address)
+        self.linker.meet_anew("another host was invited in the place of the peer")
+        log.info("%s is refused from now on: %s is invited", identity.peer_name, invitation.peer_name)
+
     def change_settings(self, values: dict[str, Any]) -> None:
         """Take other values from now on; UsageError, and nothing changes, for what only a mount can take."""
         self.settings = changed_while_mounted(self.settings, values)
         self.roles.configure(self.settings)
+        self.linker.meet_at(self.settings.peer)
         if "log_level" in values:
             logging.getLogger().setLevel(self.settings.log_level.upper())
         log.info("settings changed: %s", ", ".join(f"{key} = {value}" for key, value in values.items()))
@@ -193,6 +249,7 @@ class Host:
             takes_holes=True,
             file_bytes_max=volume.images.file_bytes_max,
             takes_seeks=True,
+            pairing=identity.pairing,
         )
 
     async def drain(self, reason: str) -> None:
@@ -203,6 +260,11 @@ class Host:
             await self.roles.stop(reason)
         if limit.cancelled_caught:
             log.warning("stopped before everything was drained: the peer did not answer in time")
+
+
+def _record_name(filesystem: str, pairing: int) -> str:
+    """Of the witness's record for the two hosts that are a pair. One that was replaced goes by another."""
+    return f"{filesystem}/{pairing}" if pairing else filesystem
 
 
 def _check_servable(volume: Volume) -> None:
@@ -233,7 +295,7 @@ def run(
     if settings.tls:
         network = TlsNetwork(network, Credentials(keys))
     try:
-        return trio.run(_serve, settings, network, mountpoint, options, runtime_dir, ready, reread)
+        return trio.run(_serve, settings, network, keys, mountpoint, options, runtime_dir, ready, reread)
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
 
@@ -248,6 +310,7 @@ def _only_error(group: BaseException) -> BaseException:
 async def _serve(
     settings: Settings,
     network: Network,
+    keys: Path,
     mountpoint: str,
     options: MountOptions,
     runtime_dir: Path,
@@ -255,7 +318,7 @@ async def _serve(
     reread: Callable[[], Settings],
 ) -> int:
     async with AsyncExitStack() as stack:
-        host = Host(settings, network, Seams(), _witness_of(settings))
+        host = Host(settings, network, Seams(), _witness_of(settings), keys)
         await host.open(stack)
         kernel = Kernel(mountpoint)
         volume = host.roles.volume
@@ -274,7 +337,7 @@ async def _serve(
             status = snapshot(now, host.unit, host.linker, host.seams.now_ns)
             return {**status, "witness": host.permission.status()}
 
-        admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings)
+        admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings, host.invite)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         start, socket = host.roles.background.start, socket_path(runtime_dir, settings.name)

@@ -70,6 +70,13 @@ class DiskStopped(CheckReport):
 Use the other host; check the disk, then mount again"""
 
 
+class HostReplaced(CheckReport):
+    """replaced: {0} has invited another host in this one's place, so nothing is served from the copy here. \
+`fusemirror export` takes its files out; see A HOST IS LOST FOR GOOD in fusemirror-tasks(7)"""
+
+    exit_code = 6
+
+
 class NotPermitted(CheckReport):
     """check report: this host may not go on without the other: {0}. Bring the other host or the witness \
 back, or go on alone with `fusemirror takeover NAME --force`"""
@@ -171,7 +178,7 @@ class BadConfig(FusemirrorError):
 
 
 class BadJoinFile(FusemirrorError):
-    """the join file {0} cannot be used: {1}; make a new one with `fusemirror create` on the other host"""
+    """the join file {0} cannot be used: {1}; make a new one with `fusemirror invite` on the other host"""
 
     exit_code = 10
 
@@ -312,6 +319,10 @@ class HandshakeRefused(ChannelError):
 
 class PeerRefused(ChannelError):
     """refused the peer at {0}: {1}"""
+
+
+class ReplacedByPeer(HandshakeRefused):
+    """the peer at {0} has another host in this one's place: {1}"""
 
 
 class SameRole(PeerRefused):

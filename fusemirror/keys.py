@@ -9,6 +9,8 @@ import msgspec
 
 CERTIFICATE, KEY, PEER_CERTIFICATE = "certificate.pem", "key.pem", "peer.pem"
 """In the directory of the keys: what this host shows, what proves that it is its, what the other shows."""
+REPLACED = "replaced.pem"
+"""There too: what hosts showed in whose place another one was invited."""
 
 _COMMON_NAME_BYTES_MAX = 64  # RFC 5280, appendix A
 # Its holder is known by all of it, so dates say nothing; and a clock that is wrong must not part two hosts.

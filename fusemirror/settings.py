@@ -202,6 +202,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls: Annotated[
         bool, Meta(description="Encrypt, and talk to nobody but the other host. false: trust the network.")
     ] = True
+    host_name: Annotated[
+        str, Meta(description="Name of this host, where it is to have another than it was made with.")
+    ] = ""
     log_level: Annotated[
         LogLevel, Meta(description="The least severe messages to log: debug, info, warning or error.")
     ] = LogLevel.INFO
@@ -210,6 +213,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for key in ("listen", "peer"):
             _attributed(key, parse_address, getattr(self, key))
         _attributed("witness", parse_endpoints, self.witness)
+        if self.host_name and not is_host_name(self.host_name):
+            raise _Refused("host_name", f"`{self.host_name}` is not a name for a host; see fusemirror(8)")
         if self.witness and self.fence is Fence.DATA:
             raise _Refused("witness", "is for a host that goes on alone, which fence = `data` never lets it")
         if self.io_timeout < self.peer_timeout:
@@ -314,10 +319,10 @@ FIXED_WHILE_MOUNTED = {
     "name": "it names the files and the socket of the mount",
     "volume": "the volume is open",
     "listen": "the peer knows this address",
-    "peer": "the link is made of it",
     "peer_timeout": "leases were given by it",
     "witness": "both hosts must change it at the same time",
     "tls": "both hosts must change it at the same time",
+    "host_name": "the other host hears of it when they meet",
     "access": "both hosts must change it at the same time",
 }
 """Keys that a running mount does not change, and why."""

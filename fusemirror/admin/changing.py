@@ -4,8 +4,9 @@ The file is written first, so that one that cannot be written changes nothing; w
 values, the file is put back as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,23 @@ def change(config: Path, runtime_dir: Path, name: str, assignments: Sequence[str
     """
     values = parse_assignments(assignments)
     settings.changed(settings.load(config), values)
+    with ExitStack() as undoing:
+        undoing.callback(write_settings(config, values))
+        status = _tell_mount(runtime_dir, name, values)
+        undoing.pop_all()
+    return status
+
+
+def write_settings(config: Path, values: dict[str, Any]) -> Callable[[], None]:
+    """Put values, which were checked, into the file; it keeps its owner and its mode, and what else it says.
+
+    What undoes that. OSError: nothing was changed.
+    """
     before, owner = config.read_bytes(), config.stat()
     document = tomlkit.parse(before.decode())
     document.update(values)
     replace_file(config, tomlkit.dumps(document).encode(), like=owner)
-    with ExitStack() as undoing:
-        undoing.callback(replace_file, config, before, like=owner)
-        status = _tell_mount(runtime_dir, name, values)
-        undoing.pop_all()
-    return status
+    return partial(replace_file, config, before, like=owner)
 
 
 def _tell_mount(runtime_dir: Path, name: str, values: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from fusemirror.errors import UsageError
-from fusemirror.limits import GIB
+from fusemirror.limits import CERTIFICATE_BYTES_MAX, COUNTER_MAX, GIB
 
 WAIT_S_MAX = 10 * 365 * 86_400.0  # ten years: beyond, a deadline would not be one
 _RATE_MAX = 1024 * GIB  # bytes per second, as for the setting
@@ -67,6 +67,16 @@ class Resolve(_Request, tag="resolve"):
     keep: str
 
 
+class Invite(_Request, tag="invite"):
+    """Another host in the peer's place: its identity, its name, its certificate (PEM), where it is dialed."""
+
+    peer: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    peer_name: str
+    certificate: Annotated[str, Meta(max_length=CERTIFICATE_BYTES_MAX)]
+    address: str
+    pairing: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
+
+
 class Set(_Request, tag="set"):
     """Settings as a config file would hold them; `settings.py` checks the values."""
 
@@ -95,7 +105,19 @@ class Release(_Request, tag="release"):
 
 
 Request = (
-    Status | Stop | Switch | Conflicts | Wait | Verify | Resync | Takeover | Resolve | Set | Reserve | Release
+    Status
+    | Stop
+    | Switch
+    | Conflicts
+    | Wait
+    | Verify
+    | Resync
+    | Takeover
+    | Resolve
+    | Invite
+    | Set
+    | Reserve
+    | Release
 )
 
 

@@ -33,7 +33,7 @@ Send = Callable[[Answer], Awaitable[None]]
 
 class AdminServer:
     """Answers commands until cancelled. `stop` ends the mount; `change_settings` takes values of a config
-    file, or raises UsageError.
+    file, or raises UsageError; `invite` lets another host take the peer's place.
     """
 
     def __init__(
@@ -42,9 +42,11 @@ class AdminServer:
         take_snapshot: Callable[[], dict[str, Any]],
         stop: Callable[[str], None],
         change_settings: Callable[[dict[str, Any]], None] | None = None,
+        invite: Callable[[requests.Invite], Awaitable[None]] | None = None,
     ) -> None:
         self._unit = unit
         self._change_settings = change_settings
+        self._invite = invite
         self._take_snapshot = take_snapshot
         self._stop = stop
 
@@ -96,6 +98,11 @@ class AdminServer:
                 return self._take_snapshot()
             case requests.Switch() | requests.Takeover() | requests.Conflicts() | requests.Resolve():
                 return await self._change_roles(request)
+            case requests.Invite():
+                if self._invite is None:
+                    raise UsageError("this mount can invite nobody")
+                await self._invite(request)
+                return None
             case requests.Set():
                 return self._set(request.values)
             case requests.Stop():

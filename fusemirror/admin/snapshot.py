@@ -53,7 +53,8 @@ def snapshot(
     return {
         "name": settings.name,
         "host": identity.host_name,
-        **_at_a_failed_disk(status),
+        **_where_nothing_is_served(status, unit),
+        "replaced": unit.volume.health.replaced,
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
@@ -80,9 +81,11 @@ def snapshot(
     }
 
 
-def _at_a_failed_disk(status: dict[str, Any]) -> dict[str, Any]:
-    """A host whose disk failed mirrors nothing, whatever state its unit was in."""
+def _where_nothing_is_served(status: dict[str, Any], unit: ControlUnit) -> dict[str, Any]:
+    """A host whose disk failed, or that was replaced, mirrors nothing, whatever state its unit was in."""
     failure = status["disk"]["failure"]
+    if unit.volume.health.replaced:
+        return {**status, "mirror_state": "degraded", "reason": unit.volume.health.failure}
     if failure is None:
         return status
     return {**status, "mirror_state": "degraded", "reason": f"this host's disk failed: {failure}"}

@@ -40,6 +40,7 @@ from fusemirror.errors import (
     PeerRefused,
     PeerUnreachable,
     RemoteProtocolError,
+    ReplacedByPeer,
     SameRole,
 )
 from fusemirror.protocol.connection import DIALED_BY
@@ -121,6 +122,8 @@ class Linker:
         self.last_error: str | None = None
         self.met_same_role: Callable[[Hello], bool] = lambda _: False
         """Told of a peer that has the role of this host; it makes no link. Whether the two are to talk."""
+        self.was_replaced: Callable[[], None] = lambda: None
+        """Told where the peer says that it has another host in this one's place."""
         self.talk: Callable[[Session], Awaitable[None]] = _hang_up
         """Talks over a session with such a peer, until it is lost."""
         self.peer_timeout = peer_timeout
@@ -167,22 +170,27 @@ class Linker:
     def meet_anew(self, reason: str) -> None:
         """What this host says of itself has changed: sessions for which it said something else end, and the
         peer is met again at once. One that is of its new role stays."""
-        ours = self._make_hello("mirror")
-
-        def is_over(session: Session) -> bool:
-            return (session.ours.role, session.ours.term) != (ours.role, ours.term)
-
-        if self._link is not None and (is_over(self._link.mirror) or is_over(self._link.forward)):
+        if self._link is not None and (self._is_over(self._link.mirror) or self._is_over(self._link.forward)):
             self._link.close(reason)
-        if self._accepted is not None and is_over(self._accepted):
+        if self._accepted is not None and self._is_over(self._accepted):
             self._discard_accepted(reason)
         self._end_talks(reason)
-        if self._dialed is not None and is_over(self._dialed):
+        if self._dialed is not None and self._is_over(self._dialed):
             self._dialed.close(reason)
         self._beginnings += 1
         self._pause_s = limits.RECONNECT_FIRST_S
         self._arrival.set()
         self.go_on()
+
+    def _is_over(self, session: Session) -> bool:
+        """This host says something else of itself, or of its peer, than it did for the session."""
+        ours = self._make_hello("mirror")
+        said = session.ours
+        return (said.role, said.term, said.peer) != (ours.role, ours.term, ours.peer)
+
+    def meet_at(self, peer_address: str) -> None:
+        """Dial there from now on."""
+        self._peer_address = parse_address(peer_address)
 
     async def run(
         self,
@@ -301,6 +309,9 @@ class Linker:
             self._report(PeerUnreachable(self._peer_name, f"no answer for {patience_s:g} s"))
         except SameRole as error:
             await self._meet_same_role(error)
+        except ReplacedByPeer as error:
+            self._report(error)
+            self.was_replaced()
         except (PeerUnreachable, ChannelError) as error:
             self._report(error)
         return None
@@ -443,6 +454,9 @@ class Linker:
         """The newest connection of the peer ends what there was before, unless it answers an older call."""
         if session.path == "forward" and session.peer.call not in (b"", self._call):
             session.close("it answers a call that is over")
+            return
+        if session.ours.peer != self._make_hello("mirror").peer:
+            session.close("this host has another peer now")
             return
         if self._link is not None:
             restarted = session.peer.instance != self._link.peer.instance

@@ -34,9 +34,11 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
     hosts say that they are the primary, or the backup: it holds the session, which makes no link.
     The stream is closed on any other error and on cancellation.
     """
-    connection = Connection(ours, dialer=dialer, peer_name=transport.peer_name)
     try:
         await transport.open()
+        connection = Connection(
+            ours, dialer=dialer, peer_name=transport.peer_name, replaced=transport.replaced
+        )
         while True:
             await transport.send_all(connection.shake_hands())
             if connection.refusal is not None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import trio
 
 from fusemirror import limits
+from fusemirror.channel.keyring import certificates_in
 from fusemirror.channel.transport import Listener, Network, Transport, drop_sent, everybody
 from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
-from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE
+from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, REPLACED
 from fusemirror.protocol.framing import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
@@ -32,8 +33,14 @@ class Credentials:
             for name in (CERTIFICATE, KEY):  # OpenSSL does not say which of them is not there
                 (directory / name).read_bytes()
             self.peer_certificate = ssl.PEM_cert_to_DER_cert((directory / PEER_CERTIFICATE).read_text())
+            known = certificates_in(directory / REPLACED)
+            self.replaced = {ssl.PEM_cert_to_DER_cert(each) for each in known} - {self.peer_certificate}
+            """What hosts show in whose place there is another now."""
             self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, directory)
             self._server = self._context(ssl.PROTOCOL_TLS_SERVER, directory)
+            # They are let in as far as to be told: a host that is refused without a word would go on alone.
+            for each in self.replaced:
+                self._server.load_verify_locations(cadata=each)
         except ssl.SSLError as error:
             raise BadKeys(directory, _words(error)) from error
         except OSError as error:
@@ -60,6 +67,12 @@ class Credentials:
         return context.wrap_bio(incoming, outgoing, server_side=not dialer), incoming, outgoing
 
 
+def own_certificate(directory: Path) -> str:
+    """What this host shows, as PEM. `BadKeys` where there is none that can be used."""
+    Credentials(directory)
+    return (directory / CERTIFICATE).read_text()
+
+
 class TlsTransport(Transport):
     """A transport, which it owns, with everything in it encrypted."""
 
@@ -67,7 +80,8 @@ class TlsTransport(Transport):
         self.peer_name = inner.peer_name
         self.peer_host = inner.peer_host
         self._inner = inner
-        self._peer_certificate = credentials.peer_certificate
+        self._credentials = credentials
+        self._dialer = dialer
         self._tls, self._incoming, self._outgoing = credentials.wrap(dialer=dialer)
         self._unsent: list[Buffer] = []  # encrypted
         self._owed_bytes = 0  # of plain text in that, which nobody was told that it was taken
@@ -80,7 +94,9 @@ class TlsTransport(Transport):
             await self._send_pending()
             await self._feed(limits.HANDSHAKE_BYTES_MAX)
         await self._send_pending()
-        if self._tls.getpeercert(binary_form=True) != self._peer_certificate:
+        shown = self._tls.getpeercert(binary_form=True)
+        self.replaced = shown in self._credentials.replaced and not self._dialer
+        if shown != self._credentials.peer_certificate and not self.replaced:
             raise PeerRefused(self.peer_name, _STRANGER)
 
     def _shake_hands(self) -> bool:
@@ -195,9 +211,9 @@ class TlsTransport(Transport):
 class TlsListener(Listener):
     """Accepts at once; whoever takes a stream opens it, so that a slow stranger keeps nobody out."""
 
-    def __init__(self, inner: Listener, credentials: Credentials) -> None:
+    def __init__(self, inner: Listener, network: "TlsNetwork") -> None:
         self._inner = inner
-        self._credentials = credentials
+        self._network = network
 
     @property
     def port(self) -> int:
@@ -206,7 +222,8 @@ class TlsListener(Listener):
         return port
 
     async def accept(self, admits: Callable[[str], bool] = everybody) -> TlsTransport:
-        return TlsTransport(await self._inner.accept(admits), self._credentials, dialer=False)
+        accepted = await self._inner.accept(admits)
+        return TlsTransport(accepted, self._network.credentials, dialer=False)
 
     def spare(self, known: Callable[[], Iterable[str]]) -> None:
         self._inner.spare(known)
@@ -220,13 +237,14 @@ class TlsNetwork(Network):
 
     def __init__(self, inner: Network, credentials: Credentials) -> None:
         self._inner = inner
-        self._credentials = credentials
+        self.credentials = credentials
+        """Those of the next connection; others may take their place at any time."""
 
     async def connect(self, host: str, port: int) -> TlsTransport:
-        return TlsTransport(await self._inner.connect(host, port), self._credentials, dialer=True)
+        return TlsTransport(await self._inner.connect(host, port), self.credentials, dialer=True)
 
     async def listen(self, host: str, port: int) -> TlsListener:
-        return TlsListener(await self._inner.listen(host, port), self._credentials)
+        return TlsListener(await self._inner.listen(host, port), self)
 
 
 def _first_piece(buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:

@@ -28,6 +28,8 @@ class Transport(ABC):
     """The address of the other end, for people."""
     peer_host: str
     """The same address as the network knows it, without the port: who dials from there has the same."""
+    replaced = False
+    """Once open: in the place of the host at the other end there is another; it is told so, and no more."""
 
     async def open(self) -> None:  # noqa: B027 - most have nothing to do
         """Return when the other end is known for who it is. Call it once, before anything else.

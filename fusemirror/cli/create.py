@@ -1,6 +1,5 @@
 """`fusemirror create`: the first host's volume and configuration, and the join file for the second."""
 
-import os
 import socket
 from enum import StrEnum
 from pathlib import Path
@@ -12,17 +11,17 @@ from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.defining import (
     Decorator,
     address_option,
+    check_join_path,
     chosen_settings,
     define,
     guard_option,
+    new_identity,
+    other_name,
     volume_argument,
 )
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
-from fusemirror.errors import RefusedForSafety, UsageError
 from fusemirror.keys import make_key_pair
 from fusemirror.settings import Access, Acknowledge, Communication
-
-ID_BYTES = 16
 
 
 def mode_option(flag: str, default: StrEnum) -> Decorator:
@@ -65,17 +64,15 @@ def command(
     Copy the join file to the other host and run `fusemirror join` there. It holds the other host's key:
     copy it over a safe way, and remove it afterwards.
     """
-    path = join_file or Path(f"{name}.join")
-    if os.path.lexists(path):
-        raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
+    path = check_join_path(join_file or Path(f"{name}.join"))
     host_name = settings.check_host_name(host_name)
-    peer_name = settings.check_host_name(peer_name or _other_name(peer, host_name))
+    peer_name = settings.check_host_name(peer_name or other_name(peer, host_name))
     primary_keys, backup_keys = make_key_pair(host_name), make_key_pair(peer_name)
     join = JoinFile(
         name=name,
-        filesystem=os.urandom(ID_BYTES).hex(),
-        primary=Side(os.urandom(ID_BYTES).hex(), host_name, listen),
-        backup=Side(os.urandom(ID_BYTES).hex(), peer_name, peer),
+        filesystem=new_identity(),
+        primary=Side(new_identity(), host_name, listen),
+        backup=Side(new_identity(), peer_name, peer),
         access=Access(access),
         acknowledge=Acknowledge(acknowledge),
         communication=Communication(communication),
@@ -96,12 +93,3 @@ def command(
         also=lambda: write_join_file(path, join),
     )
     tell(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)
-
-
-def _other_name(peer: str, host_name: str) -> str:
-    """The host of the peer's address, or all of the address where both hosts are one machine."""
-    try:
-        host = settings.parse_address(peer).host
-    except ValueError as error:
-        raise UsageError(f"peer: {error}") from None
-    return peer if host == host_name else host

@@ -13,9 +13,11 @@ from fusemirror import settings
 from fusemirror.cli.arguments import Places, say
 from fusemirror.cli.guarding import guard
 from fusemirror.cli.join_file import JoinFile, Side
-from fusemirror.errors import RefusedForSafety
+from fusemirror.errors import RefusedForSafety, UsageError
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
 from fusemirror.settings import Settings
+
+ID_BYTES = 16
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -32,6 +34,27 @@ def guard_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def new_identity() -> str:
+    """Of a filesystem or a host."""
+    return os.urandom(ID_BYTES).hex()
+
+
+def check_join_path(path: Path) -> Path:
+    """The path of a join file that is yet to be written; RefusedForSafety where something is there."""
+    if os.path.lexists(path):
+        raise RefusedForSafety(f"the join file {path} exists; remove it, or choose another with --join-file")
+    return path
+
+
+def other_name(peer: str, host_name: str) -> str:
+    """The host of the peer's address, or all of the address where both hosts are one machine."""
+    try:
+        host = settings.parse_address(peer).host
+    except ValueError as error:
+        raise UsageError(f"peer: {error}") from None
+    return peer if host == host_name else host
+
+
 def chosen_settings(
     join: JoinFile, volume_dir: Path, *, listen: str, peer: str, mountpoint: Path | None
 ) -> Settings:
@@ -45,6 +68,8 @@ def chosen_settings(
         access=join.access.value,
         acknowledge=join.acknowledge.value,
         communication=join.communication.value,
+        tls=join.tls,
+        witness=join.witness,
     )
 
 
@@ -71,7 +96,9 @@ def define(
     volume = Path(chosen.volume)
     for path in (config, keys_dir):
         if os.path.lexists(path):
-            raise RefusedForSafety(f"{path} exists; choose another name, or remove it")
+            raise RefusedForSafety(
+                f"{path} exists; choose another name, or forget it with `fusemirror delete {chosen.name}`"
+            )
     if volume.is_symlink():
         raise RefusedForSafety(f"{volume} is a symbolic link; name the directory itself")
     if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
@@ -94,6 +121,7 @@ def define(
         role="primary" if primary else "backup",
         complete=primary,
         compare_all=False,
+        pairing=join.pairing,
     )
     places.config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keep_from_writers(places.config_dir):

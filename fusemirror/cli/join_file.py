@@ -1,4 +1,4 @@
-"""The join file: what `create` on one host tells `join` on the other. JSON, readable by its owner only.
+"""The join file: what `create` or `invite` on one host tells `join` on the other. JSON, for its owner only.
 
 It holds the key of the host that joins: whoever reads it can pass for that host.
 """
@@ -14,14 +14,17 @@ from msgspec import Meta
 
 from fusemirror.errors import BadJoinFile
 from fusemirror.keys import KeyPair
-from fusemirror.limits import JOIN_FILE_BYTES_MAX, PROTOCOL_VERSION
+from fusemirror.limits import COUNTER_MAX, JOIN_FILE_BYTES_MAX, PROTOCOL_VERSION
 from fusemirror.settings import Access, Acknowledge, Communication
 from fusemirror.volume.beneath import read_plain
 from fusemirror.volume.durable import sync_directory
 
-JOIN_FORMAT = 2
+JOIN_FORMAT = 3
+JOIN_FORMATS = (2, JOIN_FORMAT)
+"""Those that can be read; 2 is that of version 0.1."""
 
 
+Pairing = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -45,6 +48,9 @@ class JoinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     communication: Communication
     primary_certificate: str
     backup_keys: KeyPair
+    tls: bool = True
+    witness: str = ""
+    pairing: Pairing = 0  # how many invitations there were, this one included
     format: int = JOIN_FORMAT
     protocol: int = PROTOCOL_VERSION
 
@@ -69,9 +75,10 @@ def read_join_file(path: Path) -> JoinFile:
         content = read_plain(path, JOIN_FILE_BYTES_MAX)
         _check_private(path)
         found = msgspec.json.decode(content, type=dict)
-        for key, known in (("format", JOIN_FORMAT), ("protocol", PROTOCOL_VERSION)):
-            if found.get(key) != known:
-                raise BadJoinFile(path, f"its {key} is {found.get(key)}, and this program knows {known}")
+        for key, known in (("format", JOIN_FORMATS), ("protocol", (PROTOCOL_VERSION,))):
+            if found.get(key) not in known:
+                knows = " and ".join(map(str, known))
+                raise BadJoinFile(path, f"its {key} is {found.get(key)}, and this program knows {knows}")
         return msgspec.convert(found, JoinFile)
     except OSError as error:
         raise BadJoinFile(path, error.strerror) from None

@@ -54,7 +54,7 @@ from fusemirror.mirror.repair import FromBackup, FromPrimary
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PRIMARY_TAKES, WORDS, PrimaryState
 from fusemirror.mirror.verify import Repair, Report, Verifier
-from fusemirror.operations import AnyOperation, Key, Operation, SetAttributes, Write
+from fusemirror.operations import AnyOperation, Key, Operation, Release, SetAttributes, Write
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.protocol.calls import (
     Call,
@@ -496,9 +496,21 @@ class PrimaryUnit(ControlUnit):
         await self.lending.begin_link()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
+            nursery.start_soon(self._end_reservations_of_nobody)
             await self.mirror.serve(link)
             nursery.cancel_scope.cancel()
         self.end_link(link)
+
+    async def _end_reservations_of_nobody(self) -> None:
+        """End what a host holds in whose place there is another now: that one could not release it."""
+        hosts = (self.host_identity, self.peer_identity)
+        left = [inode for inode, held in self.volume.catalog.reservations.items() if held.holder not in hosts]
+        if not left:
+            return
+        await self.mirror.settled_state()
+        for inode in left:
+            with suppress(CheckReport, OperationFailed):  # the next link finds it still there
+                await self.perform(Release(inode, preempt=True))
 
     async def run_requests(self, link: Link) -> None:
         """Read the forward path; what needs waiting is done beside it."""

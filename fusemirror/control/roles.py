@@ -271,7 +271,9 @@ class Roles(ControlUnit):
         identity, unit = self.volume.identity, self.unit
         status = unit.status()
         reason = None
-        if unit.link is not None:
+        if self.volume.health.replaced:
+            reason = self.volume.health.failure
+        elif unit.link is not None:
             reason = "the primary is connected; use `fusemirror switch` to exchange the roles"
         elif not (identity.complete and identity.consistent):
             reason = "this copy is not consistent: it was being brought up to date when the primary went away"
@@ -292,10 +294,12 @@ class Roles(ControlUnit):
         anything: it then goes on alone whatever the witness says.
 
         What the primary had acknowledged and this host does not have gives way when it comes back.
+        HostReplaced, DiskStopped where this host serves nothing any more, whatever is forced.
         RefusedForSafety unless forced, where this copy is not consistent, the primary is connected, or there
         is a witness and it does not permit this. `GoingAlone` calls this as a person does.
         """
         unit = self.unit
+        unit.check_disk()
         if isinstance(unit, PrimaryUnit):
             if force and unit.mirror.wants_permission:
                 self._permission.overridden = True
@@ -316,6 +320,36 @@ class Roles(ControlUnit):
         change = RoleChange("primary", "taken over", term, alone=True)
         unit.role_change.resolve(change)
         await change.done.wait()
+
+    def check_may_invite(self) -> None:
+        """Whether another host may be invited in the peer's place; RefusedForSafety, HostReplaced.
+
+        Only where this host's copy is the one that stays, and the peer can neither change nor read anything.
+        """
+        unit = self.unit
+        unit.check_disk()
+        peer = self.volume.identity.peer_name
+        if not isinstance(unit, PrimaryUnit):
+            raise RefusedForSafety(
+                "this host is the backup; if the primary is lost for good, let this host take over first, "
+                "with `fusemirror takeover NAME`"
+            )
+        if unit.link is not None or unit.telling.connected:
+            raise RefusedForSafety(
+                f"{peer} is connected; unmount it there first, if another host is to replace it"
+            )
+        if not unit.mirror.acknowledges_alone:
+            why = unit.mirror.told_reason or "the other host may still read under its lease"
+            raise RefusedForSafety(f"this host does not go on alone yet: {why}; try again in a moment")
+
+    def take_peer(self, peer: str, peer_name: str, pairing: int) -> None:
+        """From now on `peer` (its identity, in hexadecimal) is the other host. Durable on return. OSError."""
+        term = self.volume.identity.term + 1
+        self.volume.update_identity(
+            peer=peer, peer_name=peer_name, pairing=pairing, term=term, peer_file_bytes_max=0
+        )
+        for unit in (self, self.unit):
+            unit.peer_identity, unit.met = bytes.fromhex(peer), None
 
     def _is_diverged(self) -> bool:
         return bool(self.unit.status()["mirror_state"] == "diverged")

@@ -33,6 +33,7 @@ from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
     ChannelError,
     DiskStopped,
+    HostReplaced,
     OperationFailed,
     ReservationConflict,
     RoleChanged,
@@ -286,13 +287,20 @@ class ControlUnit(ABC):
         return {"inodes": len(orphans), "bytes": sum(inode.size for inode in known if inode)}
 
     def check_disk(self) -> None:
-        """Raises DiskStopped once the disk of this host has failed: nothing is served any more."""
-        if self.volume.health.failure is not None:
-            raise DiskStopped(self.volume.health.failure)
+        """Raises DiskStopped once the disk of this host has failed, HostReplaced once another host is in its
+        place: nothing is served any more."""
+        health = self.volume.health
+        if health.failure is not None:
+            raise (
+                HostReplaced(self.volume.identity.peer_name)
+                if health.replaced
+                else DiskStopped(health.failure)
+            )
 
     def disk_status(self) -> dict[str, Any]:
         """How the disk of this host's volume is, for `status`."""
-        return {"full": self.volume.space.short, "failure": self.volume.health.failure}
+        health = self.volume.health
+        return {"full": self.volume.space.short, "failure": None if health.replaced else health.failure}
 
     async def wait_commit_due(self) -> None:
         """Return when the names are to be made durable. On a full disk sooner: it frees what was deleted."""

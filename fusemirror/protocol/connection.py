@@ -11,6 +11,7 @@ from fusemirror.errors import (
     LocalProtocolError,
     PeerRefused,
     RemoteProtocolError,
+    ReplacedByPeer,
 )
 from fusemirror.limits import COUNTER_SKIPPED_MAX
 from fusemirror.printable import printable
@@ -45,7 +46,10 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
     if theirs.host == ours.host:
         return "this is myself; check the peer address in the config"
     if theirs.host != ours.peer or theirs.peer != ours.host:
-        return "another host of this filesystem than the peer; join it again with a new join file"
+        return (
+            "another host of this filesystem than the peer; let it join anew, with the join file of a "
+            "`fusemirror invite` on the host whose copy stays"
+        )
     if theirs.term > ours.term + COUNTER_SKIPPED_MAX:
         return f"term {theirs.term} is beyond what can be"
     if theirs.path not in DIALED_BY:
@@ -59,11 +63,26 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
     return None
 
 
-class Connection:
-    """One end of one path. After the handshake `peer` is the peer's Hello."""
+def is_replaced(ours: Hello, theirs: Hello) -> bool:
+    """Whether the sender of `theirs` takes us for its peer, and we have another one since.
 
-    def __init__(self, ours: Hello, *, dialer: bool, peer_name: str = "the peer") -> None:
+    Not by the identities alone: a volume that was put back from a copy names the peer of that time.
+    """
+    takes_us = (theirs.filesystem, theirs.peer) == (ours.filesystem, ours.host)
+    return takes_us and theirs.host not in (ours.peer, ours.host) and theirs.pairing < ours.pairing
+
+
+class Connection:
+    """One end of one path. After the handshake `peer` is the peer's Hello.
+
+    `replaced`: the other end showed that it is a host in whose place there is another now.
+    """
+
+    def __init__(
+        self, ours: Hello, *, dialer: bool, peer_name: str = "the peer", replaced: bool = False
+    ) -> None:
         self.ours = ours
+        self._replaced = replaced
         self.peer: Hello | None = None
         self.refusal: PeerRefused | None = None  # why we refused the peer
         self.state = ConnectionState.CALLING if dialer else ConnectionState.LISTENING
@@ -111,10 +130,14 @@ class Connection:
 
     def _answer(self, hello: Hello) -> list[Buffer]:
         reason = check_hello(self.ours, hello, dialer=self._dialer)
+        replaced_by = b""
+        if self._replaced or is_replaced(self.ours, hello):
+            reason = "it was replaced: this host has invited another in its place"
+            replaced_by = self.ours.host
         if reason is not None:
             self._move(ConnectionEvent.SEND_REFUSED)
             self.refusal = PeerRefused(self._peer_name, reason)
-            return self._frame(Refused(reason))
+            return self._frame(Refused(reason, replaced_by))
         self.peer = hello
         self._reader.handshake = False
         if self._dialer:
@@ -184,7 +207,9 @@ class Connection:
             why = f"{type(message).__name__} came when the connection was {self.state.name}"
             raise RemoteProtocolError(self._peer_name, why) from None
         if isinstance(message, Refused):
-            raise HandshakeRefused(self._peer_name, shown(message.reason))
+            # Only the word of the host that we take for our peer counts.
+            replaced = message.replaced_by != b"" and message.replaced_by == self.ours.peer
+            raise (ReplacedByPeer if replaced else HandshakeRefused)(self._peer_name, shown(message.reason))
         self.state = state
 
     def _frame(self, message: Hello | Refused) -> list[Buffer]:

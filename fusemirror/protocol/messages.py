@@ -124,6 +124,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_holes: bool = False  # the message `Hole`
     file_bytes_max: FileBytes = 0  # the longest file that the sender's disk takes; 0: it does not say
     takes_seeks: bool = False  # the call `Seek`
+    pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
 
     @property
     def claim(self) -> Claim:
@@ -144,6 +145,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
     """In place of a Hello: why there will be none. The connection ends."""
 
     reason: Text
+    replaced_by: AnyIdentity = b""  # the sender, where it has another peer now in the receiver's place
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import trio
 
-from fusemirror.errors import DiskFailed, DiskFull
+from fusemirror.errors import DiskFailed, DiskFull, HostReplaced
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 P = ParamSpec("P")
@@ -39,13 +39,21 @@ class Health:
 
     def __init__(self) -> None:
         self.failure: str | None = None
+        """Why this host serves nothing any more."""
         self.failed = trio.Event()
+        self.replaced = False
+        """That is so because another host is in this one's place, and the disk is well."""
 
     def note(self, error: OSError | DiskFailed) -> None:
         """Take in an error that some use of the disk met."""
         if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno not in _BROKEN):
             return
         self.fail(str(error.args[1]) if isinstance(error, DiskFailed) else str(error))
+
+    def replace(self, peer_name: str) -> None:
+        """The peer, called so, has another host in this one's place: what the volume holds is old."""
+        self.replaced = self.replaced or self.failure is None
+        self.fail(str(HostReplaced(peer_name)))
 
     def fail(self, reason: str) -> None:
         """Something could not be written without which this host must not go on."""

@@ -11,7 +11,7 @@ from fusemirror.errors import VolumeDamaged, VolumeFormat, VolumeInUse, VolumeMi
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import KIB
 from fusemirror.volume.beneath import open_plain, read_plain
-from fusemirror.volume.durable import replace_file
+from fusemirror.volume.durable import replace_file, sync_directory
 
 FORMAT_VERSION = 1
 
@@ -43,6 +43,8 @@ class Identity(msgspec.Struct, frozen=True):
     keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
     held_below: InodeNumber | None = None  # see `mirror/holdings.py`
     peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
+    pairing: int = 0  # how many invitations were made up to the one that made the two hosts a pair
+    replaced: bool = False  # the peer has said that it has another one in this host's place
 
     @property
     def whole(self) -> bool:
@@ -68,6 +70,12 @@ class Identity(msgspec.Struct, frozen=True):
     def store(self, directory: Path) -> None:
         """On return the identity is durable; a crash before leaves the old one. OSError."""
         replace_file(directory / _IDENTITY, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+
+    @staticmethod
+    def remove(directory: Path) -> None:
+        """On return the directory is no volume any more. OSError."""
+        (directory / _IDENTITY).unlink()
+        sync_directory(directory)
 
 
 class _Format(msgspec.Struct):

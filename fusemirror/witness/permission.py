@@ -94,6 +94,21 @@ class Permission:
                     return True
         return False
 
+    async def move(self, witness: Witness) -> bool:
+        """Go by the record of `witness` from now on; True where this host holds both, so that nobody who
+        goes by the one before gets that. False, and nothing is moved, where it does not.
+
+        For a host that goes on alone, and whose next peer goes by the new one.
+        """
+        if not self.overridden and not await self.ask(seize=True):
+            return False
+        before, holder, held = self._witness, self._holder, self.held
+        self._witness, self._holder, self.held = witness, None, False
+        if await self.ask() or self.overridden:
+            return True
+        self._witness, self._holder, self.held = before, holder, held
+        return False
+
     async def give_back(self, may: Callable[[], bool]) -> None:
         """See what the record says; where it names this host, and `may` says so, name nobody."""
         async with self._lock:

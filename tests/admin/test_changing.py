@@ -121,10 +121,10 @@ def test_a_running_mount_refuses_what_only_the_next_one_can_take(key: str) -> No
     values: dict[str, Any] = {
         "volume": "/other",
         "listen": "c:1",
-        "peer": "d:1",
         "peer_timeout": 1.0,
         "witness": "http://e:1",
         "tls": False,
+        "host_name": "other",
     }
     own = settings.make(name=NAME, volume="/srv/data", **ADDRESSES)
     with pytest.raises(UsageError, match=f"^{key} cannot change while mounted"):

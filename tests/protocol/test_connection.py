@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fusemirror import limits
 from fusemirror.change import WriteChange
-from fusemirror.errors import HandshakeRefused, LocalProtocolError, RemoteProtocolError
+from fusemirror.errors import HandshakeRefused, LocalProtocolError, RemoteProtocolError, ReplacedByPeer
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Connection, check_hello, shown
@@ -212,3 +212,53 @@ def test_a_late_refusal_ends_an_open_connection(pair: tuple[Connection, Connecti
 def test_a_strangers_text_fits_one_line_of_the_log(text: str) -> None:
     assert len(shown(text)) <= 200
     assert shown(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("peer", "ours_pairing", "theirs_pairing", "told"),
+    [
+        (b"another host", 1, 0, True),
+        (b"another host", 5, 2, True),
+        (b"another host", 0, 1, False),  # our volume was put back from a copy of before
+        (b"another host", 1, 1, False),  # each of two was made to give the other up
+        (b"host of backup", 1, 0, False),  # it is the peer, whatever it says of invitations
+    ],
+)
+def test_a_host_in_whose_place_there_is_another_is_told_so(
+    primary_hello: Any, backup_hello: Any, peer: bytes, ours_pairing: int, theirs_pairing: int, told: bool
+) -> None:
+    dialer = Connection(backup_hello(path="forward", pairing=theirs_pairing), dialer=True)
+    ours = primary_hello(path="forward", peer=peer, pairing=ours_pairing)
+    acceptor = Connection(ours, dialer=False)
+    acceptor.receive_data(wire(dialer.shake_hands()))
+    answer = wire(acceptor.shake_hands())
+    assert (acceptor.refusal is not None) == (peer == b"another host")
+    dialer.receive_data(answer)
+    if told:
+        with pytest.raises(ReplacedByPeer, match="it was replaced"):
+            dialer.shake_hands()
+    elif acceptor.refusal is not None:
+        with pytest.raises(HandshakeRefused, match="fusemirror invite") as refused:
+            dialer.shake_hands()
+        assert not isinstance(refused.value, ReplacedByPeer)
+
+
+def test_who_showed_a_certificate_of_before_is_told_so_whatever_it_says(
+    primary_hello: Any, backup_hello: Any
+) -> None:
+    dialer = Connection(backup_hello(path="forward"), dialer=True)
+    acceptor = Connection(primary_hello(path="forward"), dialer=False, replaced=True)
+    acceptor.receive_data(wire(dialer.shake_hands()))
+    dialer.receive_data(wire(acceptor.shake_hands()))
+    assert acceptor.state is ConnectionState.CLOSED
+    with pytest.raises(ReplacedByPeer):
+        dialer.shake_hands()
+
+
+def test_only_the_peer_is_believed_that_this_host_was_replaced(primary_hello: Any, backup_hello: Any) -> None:
+    dialer = Connection(backup_hello(path="forward"), dialer=True)
+    dialer.shake_hands()
+    dialer.receive_data(frame(Refused("you were replaced", b"another host")))
+    with pytest.raises(HandshakeRefused) as refused:
+        dialer.shake_hands()
+    assert not isinstance(refused.value, ReplacedByPeer)

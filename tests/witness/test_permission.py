@@ -153,3 +153,36 @@ async def test_a_person_may_seize_it(alpha: Permission, beta: Permission) -> Non
     assert beta.granted
     assert await beta.ask(seize=True)
     assert not await alpha.ask()
+
+
+async def test_who_moves_holds_both_records_and_the_lost_host_gets_neither(
+    alpha: Permission, beta: Permission, stub: Stub
+) -> None:
+    after = Stub()
+    assert await beta.ask()  # it was alone when it was lost, and a person decided
+    assert await alpha.move(after)
+    assert (stub.record.holder, after.record.holder, alpha.held) == (ALPHA, ALPHA, True)
+    assert not await beta.ask()
+    assert not await Permission(after, BETA, 5.0).ask()
+
+
+@pytest.mark.expects_warnings
+async def test_who_cannot_hold_both_does_not_move(alpha: Permission, stub: Stub) -> None:
+    after = Stub()
+    after.is_away = True
+    await alpha.ask()
+    assert not await alpha.move(after)
+    assert (alpha.held, alpha.state) == (True, "unreachable")
+    await alpha.give_back(lambda: True)
+    assert stub.record.holder == ""
+    stub.is_away = True
+    assert not await alpha.move(Stub())
+
+
+@pytest.mark.expects_warnings
+async def test_a_person_may_let_a_host_move_without_the_witness(alpha: Permission) -> None:
+    after = Stub()
+    after.is_away = True
+    alpha.overridden = True
+    assert await alpha.move(after)
+    assert (alpha.held, alpha.granted) == (False, True)

@@ -1,0 +1,50 @@
+"""`fusemirror list`: what is defined on this host, mounted or not, whole or not."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.admin.answering import answering, result
+from tests.cli.conftest import Run
+from tests.cli.test_create import ADDRESSES
+
+
+def define(run: Run, tmp_path: Path, name: str) -> None:
+    volume = tmp_path / f"volume-{name}"
+    assert run("create", name, volume, *ADDRESSES, "--join-file", tmp_path / f"{name}.join").exit_code == 0
+
+
+def test_mounted_or_not_each_is_one_line(run: Run, tmp_path: Path) -> None:
+    for name in ("data", "other"):
+        define(run, tmp_path, name)
+    status = {"mirror_state": "normal", "mountpoint": "/mnt"}
+    with answering(tmp_path / "run", "data", lambda _: [result(status)]):
+        lines = run("list").stdout.splitlines()
+        found = json.loads(run("list", "--json").stdout)
+    assert lines == [
+        f"data: primary, normal, with beta, volume {tmp_path}/volume-data, mounted on /mnt",
+        f"other: primary, with beta, volume {tmp_path}/volume-other, not mounted",
+    ]
+    assert [(each["name"], each["mountpoint"], each["error"]) for each in found] == [
+        ("data", "/mnt", None),
+        ("other", None, None),
+    ]
+
+
+def test_what_cannot_be_used_is_listed_with_the_reason(run: Run, tmp_path: Path) -> None:
+    for name in ("data", "other"):
+        define(run, tmp_path, name)
+    (tmp_path / "etc" / "data.toml").write_text("colour = 1\n")
+    shutil.rmtree(tmp_path / "volume-other")
+    done = run("list")
+    assert done.exit_code == 0
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"data: {tmp_path}/etc/data.toml, line 1: colour: unknown key")
+    assert "is not a fusemirror volume" in second
+
+
+def test_where_there_is_nothing_it_says_so(run: Run) -> None:
+    done = run("list")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "nothing is defined" in done.stderr
+    assert json.loads(run("list", "--json").stdout) == []
