@@ -187,6 +187,7 @@ class Host:
         `RefusedForSafety` where the peer may still be at work.
         """
         roles, volume = self.roles, self._volume
+        await roles.wait_alone()  # for a moment after a takeover, or after the peer was lost
         roles.check_may_invite()
         identity = volume.identity
         if invitation.pairing != identity.pairing + 1:

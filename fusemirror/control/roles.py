@@ -321,6 +321,15 @@ class Roles(ControlUnit):
         unit.role_change.resolve(change)
         await change.done.wait()
 
+    async def wait_alone(self) -> None:
+        """Return when this host, a primary, goes on alone, or has met the peer, or after `io_timeout`."""
+        unit = self.unit
+        with trio.move_on_after(self._settings.io_timeout):
+            while isinstance(unit, PrimaryUnit) and not unit.retired:
+                if unit.link is not None or unit.mirror.acknowledges_alone:
+                    return
+                await unit.mirror.changed.wait()
+
     def check_may_invite(self) -> None:
         """Whether another host may be invited in the peer's place; RefusedForSafety, HostReplaced.
 
