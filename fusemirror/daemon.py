@@ -251,6 +251,7 @@ class Host:
             file_bytes_max=volume.images.file_bytes_max,
             takes_seeks=True,
             pairing=identity.pairing,
+            takes_disk_space=True,
         )
 
     async def drain(self, reason: str) -> None:

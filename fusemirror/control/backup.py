@@ -69,8 +69,10 @@ from fusemirror.protocol.calls import (
 )
 from fusemirror.protocol.checks import check_answer
 from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
+    DiskSpace,
     Ended,
     Excluded,
     FreeNames,
@@ -114,11 +116,13 @@ class BackupUnit(ControlUnit):
             ShareNames: self.borrowing.shared,
             RecallNames: self.borrowing.recalled,
             FreeNames: self.borrowing.freed,
+            DiskSpace: self._take_disk_space,
         }
         self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access
         self.communication = communication
         self.calls = Calls()
+        self._primary_disk: DiskSpace | None = None
         self.forwarded_total = 0
         """How often a staged request was sent."""
         self._instance = instance
@@ -135,7 +139,15 @@ class BackupUnit(ControlUnit):
 
     def inherit(self, before: ControlUnit) -> None:
         super().inherit(before)
+        self._primary_disk = before.peer_disk
         self.borrowing.names = self.names
+
+    @property
+    def peer_disk(self) -> DiskSpace | None:
+        return self._primary_disk
+
+    def _take_disk_space(self, message: DiskSpace, _: Buffer, __: Session) -> None:
+        self._primary_disk = message
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
@@ -513,6 +525,7 @@ class BackupUnit(ControlUnit):
             nursery.start_soon(self._take_answers, link)
             nursery.start_soon(self._forward_for_ever, link)
             nursery.start_soon(self._tell_ended, link)
+            nursery.start_soon(self.tell_disk, link)
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()

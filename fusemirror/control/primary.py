@@ -73,6 +73,7 @@ from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
     AnyMessage,
+    DiskSpace,
     Ended,
     Excluded,
     HandOver,
@@ -144,6 +145,7 @@ class PrimaryUnit(ControlUnit):
 
     def inherit(self, before: ControlUnit) -> None:
         super().inherit(before)
+        self.mirror.backup_disk = before.peer_disk
         self.open_inodes.keep_all()
         self.lending.names = self.names
 
@@ -397,6 +399,10 @@ class PrimaryUnit(ControlUnit):
     def peer_durable(self) -> ChangeNumber:
         return self.mirror.peer_durable
 
+    @property
+    def peer_disk(self) -> DiskSpace | None:
+        return self.mirror.backup_disk
+
     # --- reading ----------------------------------------------------------------------------------------
 
     async def _wait_met(self) -> None:
@@ -497,6 +503,7 @@ class PrimaryUnit(ControlUnit):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
             nursery.start_soon(self._end_reservations_of_nobody)
+            nursery.start_soon(self.tell_disk, link)
             await self.mirror.serve(link)
             nursery.cancel_scope.cancel()
         self.end_link(link)

@@ -37,7 +37,7 @@ from fusemirror.operations import AnyOperation, Key, SetAttributes
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.connection import shown
-from fusemirror.protocol.messages import Difference, Hello
+from fusemirror.protocol.messages import Difference, DiskSpace, Hello
 from fusemirror.settings import Access, Settings
 from fusemirror.volume.aside import set_aside
 from fusemirror.volume.health import disk_error
@@ -178,6 +178,10 @@ class Roles(ControlUnit):
     @property
     def is_linked(self) -> bool:
         return self.unit.is_linked
+
+    @property
+    def peer_disk(self) -> DiskSpace | None:
+        return self.unit.peer_disk
 
     def shown(self, inode: Inode) -> Inode:
         return self.unit.shown(inode)

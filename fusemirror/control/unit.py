@@ -32,6 +32,7 @@ from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
 from fusemirror.errors import (
     ChannelError,
+    ConnectionLost,
     DiskStopped,
     HostReplaced,
     OperationFailed,
@@ -52,7 +53,7 @@ from fusemirror.operations import AnyOperation, Key, Operation, Release, Reserve
 from fusemirror.operations.reserve import conflicts
 from fusemirror.printable import shortened
 from fusemirror.promise import Promise
-from fusemirror.protocol.messages import Bye, Hello, History
+from fusemirror.protocol.messages import Bye, DiskSpace, Hello, History
 from fusemirror.settings import Access, Settings, is_host_name
 from fusemirror.volume.catalog import Entry
 from fusemirror.volume.inode import Inode
@@ -114,6 +115,14 @@ class ControlUnit(ABC):
         self.names = Names()
         self.open_inodes = OpenInodes()
         self._clock_is_behind = self._clocks_differ = False
+        self.clock_ahead_s: float | None = None
+        """How far the peer's clock was ahead of this host's when the two met last."""
+        self._told_full = self._told_peer_full = False  # in the log
+
+    @property
+    @abstractmethod
+    def peer_disk(self) -> DiskSpace | None:
+        """What the peer said last of its disk, over any link of this mount."""
 
     @property
     def peer_durable(self) -> ChangeNumber:
@@ -132,6 +141,8 @@ class ControlUnit(ABC):
         self.names.forget_link()
         self.met = before.met
         self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ
+        self.clock_ahead_s = before.clock_ahead_s
+        self._told_full, self._told_peer_full = before._told_full, before._told_peer_full
         self.telling = before.telling
         self.background = before.background
         self.request_serial = before.request_serial
@@ -299,8 +310,76 @@ class ControlUnit(ABC):
 
     def disk_status(self) -> dict[str, Any]:
         """How the disk of this host's volume is, for `status`."""
-        health = self.volume.health
-        return {"full": self.volume.space.short, "failure": None if health.replaced else health.failure}
+        health, theirs = self.volume.health, self.peer_disk
+        return {
+            "full": self.volume.space.short,
+            "failure": None if health.replaced else health.failure,
+            "peer_full": None if theirs is None else theirs.full,
+            "peer_available_bytes": None if theirs is None else theirs.available_bytes,
+        }
+
+    def disk_space(self) -> DiskSpace:
+        """What this host says of its disk. OSError."""
+        found = self.volume.statvfs()
+        return DiskSpace(
+            size_bytes=found.f_blocks * found.f_frsize,
+            free_bytes=found.f_bfree * found.f_frsize,
+            available_bytes=found.f_bavail * found.f_frsize,
+            inodes=found.f_files,
+            inodes_available=found.f_favail,
+            full=self.volume.space.short,
+        )
+
+    def statvfs(self) -> os.statvfs_result:
+        """What there is room for on both hosts: bytes by the disk that has fewer available, inodes likewise.
+        While the peer is away, by what it said last. OSError."""
+        own, theirs = self.volume.statvfs(), self.peer_disk
+        if theirs is None:
+            return own
+        unit = own.f_frsize
+        blocks, inodes = tuple(own[2:5]), tuple(own[5:8])
+        if theirs.available_bytes < own.f_bavail * unit:
+            sizes = (theirs.size_bytes, theirs.free_bytes, theirs.available_bytes)
+            blocks = tuple(size // unit for size in sizes)
+        if theirs.inodes and (not own.f_files or theirs.inodes_available < own.f_favail):
+            inodes = (theirs.inodes, theirs.inodes_available, theirs.inodes_available)
+        return os.statvfs_result((*own[:2], *blocks, *inodes, *own[8:]))
+
+    async def tell_disk(self, link: Link) -> None:
+        """Tell the peer what the disk of this host has room for, whenever that has changed, until the link is
+        lost."""
+        if not link.peer.takes_disk_space:
+            return
+        told = None
+        with suppress(ConnectionLost):
+            while True:
+                try:
+                    space = self.disk_space()
+                except OSError as error:
+                    self.volume.health.note(error)
+                    return
+                if space != told:
+                    link.mirror.send(space)
+                    told = space
+                await trio.sleep(SPACE_LOOK_INTERVAL_S)
+
+    def look_at_disks(self) -> None:
+        """Say in the log, once each time, which host's disk is full."""
+        identity, theirs = self.volume.identity, self.peer_disk
+        own_full, peer_full = self.volume.space.short, theirs is not None and theirs.full
+        for name, is_full, told in (
+            (identity.host_name, own_full, self._told_full),
+            (identity.peer_name, peer_full, self._told_peer_full),
+        ):
+            if is_full and not told:
+                log.warning(
+                    "the disk of %s is full: what needs room gets ENOSPC on both hosts; delete something, or "
+                    "make that disk larger",
+                    name,
+                )
+            elif told and not is_full:
+                log.info("the disk of %s has room again", name)
+        self._told_full, self._told_peer_full = own_full, peer_full
 
     async def wait_commit_due(self) -> None:
         """Return when the names are to be made durable. On a full disk sooner: it frees what was deleted."""
@@ -323,6 +402,7 @@ class ControlUnit(ABC):
         if not peer.clock_ns:
             return  # of an earlier version
         ahead_s = (peer.clock_ns - self.volume.now_ns()) / 1e9
+        self.clock_ahead_s = round(ahead_s, 3)
         differ = abs(ahead_s) > CLOCK_DIFFERENCE_MAX_S
         if differ and not self._clocks_differ:
             log.warning(
@@ -341,6 +421,7 @@ class ControlUnit(ABC):
         if self.volume.health.failure is not None:
             return
         self.volume.space.measure()
+        self.look_at_disks()
         await self.volume.flush(InodeNumber(0))
         await self.volume.remove_purged()
         self.volume.commit()

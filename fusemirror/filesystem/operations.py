@@ -391,7 +391,7 @@ class Operations(pyfuse3.Operations):
 
     @answers_errno
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        of_disk = self._unit.volume.statvfs()
+        of_disk = self._unit.statvfs()
         answer = pyfuse3.StatvfsData()
         for field in ("f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
             setattr(answer, field, getattr(of_disk, field))

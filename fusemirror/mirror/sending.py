@@ -87,6 +87,7 @@ from fusemirror.protocol.messages import (
     Bye,
     CaughtUp,
     Checkpoint,
+    DiskSpace,
     Fetched,
     FlushImage,
     ForgetMarks,
@@ -182,6 +183,8 @@ class Mirror:
         """The backup is linked, and takes nothing because its disk is full."""
         self.backup_leaves = False
         """The backup has said goodbye; the link lasts as long as its kernel may show what it keeps."""
+        self.backup_disk: DiskSpace | None = None
+        """As the backup said last, over any link."""
         self._room_limit: int | None = None  # as the backup said last over this link
         self._room_taken = 0  # of that by the changes since it caught up
         self._mend_wanted = trio.Event()
@@ -688,6 +691,8 @@ class Mirror:
                     self._take_suspects(message, session)
                 elif type(message) is Room:
                     self._take_room(message)
+                elif type(message) is DiskSpace:
+                    self.backup_disk = message
                 elif type(message) is Bye:
                     await self._take_leave(message, session)
                 else:

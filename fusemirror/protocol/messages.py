@@ -124,6 +124,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_holes: bool = False  # the message `Hole`
     file_bytes_max: FileBytes = 0  # the longest file that the sender's disk takes; 0: it does not say
     takes_seeks: bool = False  # the call `Seek`
+    takes_disk_space: bool = False  # the message `DiskSpace`
     pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
 
     @property
@@ -423,6 +424,20 @@ class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
     full: bool = False
 
 
+class DiskSpace(msgspec.Struct, frozen=True, array_like=True, tag=72, gc=False):
+    """What the disk of the sender's volume has room for, less what is kept in reserve. Either host says it.
+
+    `full`: what needs room is refused. A disk that makes inodes as they are needed counts none.
+    """
+
+    size_bytes: Counter
+    free_bytes: Counter
+    available_bytes: Counter
+    inodes: Counter = 0
+    inodes_available: Counter = 0
+    full: bool = False
+
+
 class Fetched(msgspec.Struct, frozen=True, array_like=True, tag=71):
     """Answer to `FetchRows` or `FetchRegion`; `size` is the length of the file, -1 where there is none."""
 
@@ -558,6 +573,7 @@ AnyMessage = (
     | Reply
     | Suspects
     | Room
+    | DiskSpace
     | Fetched
     | Request
     | Answer

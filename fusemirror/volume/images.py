@@ -86,6 +86,7 @@ class Images:
         self._serial = 0
         self._spare_directory = f"{directory}/spare"
         self._spares = deque(self._spares_kept())  # paths; any thread appends
+        self._keeps_spares = True
         self._leaving: set[InodeNumber] = set()  # to be recycled
         self._recycling = threading.Lock()
         self._made_directory = ""
@@ -289,6 +290,17 @@ class Images:
         self.release(inode)
         self._leaving.add(inode)
 
+    def keep_spares(self, wanted: bool) -> None:
+        """Whether images that are recycled become spares from now on. If not, the spares that there are go,
+        and with them their inodes, of which the disk has too few. OSError."""
+        self._keeps_spares = wanted
+        while not wanted and self._spares:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._spares.pop())
+
+    def _takes_spares(self, coming: int) -> bool:
+        return self._keeps_spares and len(self._spares) + coming < SPARE_IMAGES_MAX
+
     def keep_all(self) -> None:
         """What was left is not recycled, but for what has been. It waits for one image under way."""
         with self._recycling:
@@ -301,7 +313,7 @@ class Images:
         emptied: list[InodeNumber] = []
         used: list[InodeNumber] = []
         for inode in inodes:
-            if len(self._spares) + len(emptied) < SPARE_IMAGES_MAX and self._empty(inode):
+            if self._takes_spares(len(emptied)) and self._empty(inode):
                 emptied.append(inode)
             elif not self._remove_left(inode):
                 used.append(inode)

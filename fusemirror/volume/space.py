@@ -35,13 +35,17 @@ class Space:
         self._left = 0  # of the last answer
         self.short = False
         """Whether a large write had no room any more, as of the last answer."""
+        self.lacks_inodes = False
+        """Whether inodes will be missing soon, as of the last answer: none is to be kept for later."""
 
     def measure(self) -> int:
         """The room above the reserve in bytes, 0 where there is none. OSError."""
         found = self._statvfs(self._directory)
         room = found.f_bavail * found.f_frsize - reserve_bytes(found)
-        if found.f_files and found.f_favail < SPACE_RESERVE_INODES:
-            room = 0  # each image takes an inode; filesystems that make them as needed say 0 of 0
+        # Filesystems that make inodes as they are needed say 0 of 0.
+        self.lacks_inodes = found.f_files > 0 and found.f_favail < 2 * SPACE_RESERVE_INODES
+        if self.lacks_inodes and found.f_favail < SPACE_RESERVE_INODES:
+            room = 0  # each image takes one
         self.short = room < WRITE_BYTES_MAX
         self._left = min(room // 2, SPACE_ANSWER_BYTES_MAX)
         return max(room, 0)

@@ -61,6 +61,7 @@ from fusemirror.limits import (
     JOURNAL_SEGMENT_BYTES,
     MIB,
     REGION_BYTES,
+    SPACE_RESERVE_INODES,
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog, Entry, SetBack, key_inode, set_back_row
@@ -297,7 +298,8 @@ class Volume:
         """What the disk says, its free space less the reserve."""
         found = self._seams.statvfs(self.directory)
         free = max(0, found.f_bavail - -(-reserve_bytes(found) // found.f_frsize))
-        return os.statvfs_result((*found[:4], free, *found[5:]))
+        inodes = max(0, found.f_favail - SPACE_RESERVE_INODES)
+        return os.statvfs_result((*found[:4], free, found.f_files, inodes, inodes, *found[8:]))
 
     async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         """What `function` returns; it blocks on the disk, and nobody else waits for it. On return it has
@@ -588,6 +590,7 @@ class Volume:
     async def remove_purged(self) -> None:
         """Remove the images of inodes whose end is durable. Cancelled, some may stay a while. OSError."""
         durable = self.journal.durable_number
+        self.images.keep_spares(not self.space.lacks_inodes)
         if purged := self._release_purged(durable):
             used = set(await self._seams.run_blocking(self.images.recycle, purged))
             gone = list[tuple[ChangeNumber, InodeNumber]]()
