@@ -70,7 +70,7 @@ _EXPECTED_WARNINGS = (
     "cannot apply what the primary sent",
     "checkpoint: volume ",
     "fsync: volume ",
-    "the disk of the backup's volume is full",
+    "the disk of ",
     "the mirror stops over this link",
     "volume ",
     "the role was taken, and the disk does not take the record of it",
