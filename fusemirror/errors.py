@@ -171,6 +171,12 @@ class DifferencesFound(FusemirrorError):
     exit_code = 9
 
 
+class NotNormal(FusemirrorError):
+    """not normal: {0}; see `fusemirror status`"""
+
+    exit_code = 12
+
+
 class BadConfig(FusemirrorError):
     """{0}, line {1}: {2}"""
 

@@ -99,6 +99,7 @@ STRANGERS_MAX = 16  # handshakes at once with all others; a further one takes th
 STRANGER_HANDSHAKES_PER_S = 10.0  # each takes about a millisecond of the loop that serves reads and writes
 CERTIFICATE_BYTES_MAX = 16 * KIB  # as PEM; ours have less than one, those of others some
 REPLACED_HOSTS_MAX = 16  # are told so when they come back: the newest
+AWAY_LOG_INTERVAL_S = 60.0  # between two lines of the log about a peer that is away; `status` has the newest
 REFUSALS_LOGGED_MAX = 16  # lines in each interval; what is refused beyond is counted
 REFUSALS_INTERVAL_S = 60.0
 REFUSED_HOSTS_MAX = 1_024  # addresses told apart in that count

@@ -28,6 +28,8 @@ from typing import Any, Self
 
 import tomlkit
 
+from fusemirror.mirror.states import MIRROR_LOST
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 FILESYSTEM = "shared"
 PORT = 7789
@@ -294,7 +296,9 @@ class Host:
         return [
             line
             for line in self.log().splitlines()
-            if loud.search(line) and not any(re.search(pattern, line) for pattern in self._expected_warnings)
+            if loud.search(line)
+            and MIRROR_LOST not in line  # whoever cuts a network or kills a host means it
+            and not any(re.search(pattern, line) for pattern in self._expected_warnings)
         ]
 
     def memory(self) -> dict[str, int]:

@@ -81,6 +81,10 @@ class Admission:
         """Where the peer is known to be."""
         return list(self._known)
 
+    def is_known(self, host: str) -> bool:
+        """Whether the peer was met at this address."""
+        return host in self._known
+
     def admits(self, host: str) -> bool:
         """Whether a connection from `host` may shake hands now; one that may not is counted as refused."""
         group = self._group(host)

@@ -20,6 +20,7 @@ dialed, and dial no more until that is lost.
 
 import itertools
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -120,6 +121,9 @@ class Linker:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.last_error: str | None = None
+        self.last_refusal: str | None = None
+        """Why the peer's newest connection was refused here, while there is no link."""
+        self._logged_at = -math.inf  # the last line about a peer that is away
         self.met_same_role: Callable[[Hello], bool] = lambda _: False
         """Told of a peer that has the role of this host; it makes no link. Whether the two are to talk."""
         self.was_replaced: Callable[[], None] = lambda: None
@@ -226,7 +230,8 @@ class Linker:
             self._discard_accepted("closed on this host")
 
     async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
-        self._link, self.last_error = link, None
+        self._link, self.last_error, self.last_refusal = link, None, None
+        self._logged_at = -math.inf
         log.info("connected to the peer at %s", self._peer_name)
         try:
             await link.run(links)
@@ -397,11 +402,13 @@ class Linker:
         return accepted.peer.call == dialed.call or accepted.peer.instance != dialed.peer.instance
 
     def _report(self, error: PeerUnreachable | ChannelError) -> None:
-        """Log why there is no link, unless it is the same as before. A peer that is away is no warning."""
-        text = str(error)
-        if text != self.last_error:
+        """Log why there is no link, unless it is the same as before, and once a minute at most. A peer that
+        is away is no warning: that the mirror was lost is one, where it was."""
+        text, now = str(error), trio.current_time()
+        if text != self.last_error and now - self._logged_at >= limits.AWAY_LOG_INTERVAL_S:
             away = isinstance(error, PeerUnreachable | ConnectionLost)
             log.log(logging.INFO if away else logging.WARNING, "%s", text)
+            self._logged_at = now
         self.last_error = text
 
     # --- listening --------------------------------------------------------------------------------
@@ -443,6 +450,10 @@ class Linker:
             except SameRole as error:
                 self._admission.know(transport.peer_host)
                 same_role = error
+            except PeerRefused as error:
+                if self._admission.is_known(transport.peer_host):
+                    self.last_refusal = str(error)
+                refuse(str(error))
             except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
                 refuse(str(error), logging.INFO)
             except ChannelError as error:

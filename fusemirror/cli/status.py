@@ -11,10 +11,11 @@ import click
 
 from fusemirror.admin.client import ask, mounted_names
 from fusemirror.cli.arguments import Places, optional_name_argument, pass_places
-from fusemirror.errors import NotMounted
+from fusemirror.errors import CommandFailed, HistoriesDiverged, NotMounted, NotNormal, TimedOut
 from fusemirror.printable import counted, printable_all
 from fusemirror.settings import format_bytes
 
+CLOCKS_APART_MAX_S = 1.0  # beyond, times of files are not what people expect
 WATCH_INTERVAL_S = 1.0
 RESERVATIONS_LISTED_MAX = 10
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -24,12 +25,19 @@ CLEAR_SCREEN = "\x1b[H\x1b[2J"
 @optional_name_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, or an array without NAME.")
 @click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
+@click.option(
+    "--check", "checks", is_flag=True, help="Say only what is not normal; exit status 0 if nothing."
+)
 @pass_places
-def command(places: Places, name: str | None, as_json: bool, watch: bool) -> None:
+def command(places: Places, name: str | None, as_json: bool, watch: bool, checks: bool) -> None:
     """Show the state of the mount NAME, or of every mount of this host.
 
-    Exit status 3 where NAME is not mounted.
+    Exit status 3 where NAME is not mounted. With --check 12 where something is not normal, 7 in a split
+    brain, 3 where nothing is mounted.
     """
+    if checks:
+        check(places.runtime_dir, name)
+        return
     show(places.runtime_dir, name, as_json=as_json)
     pause = Event()
     while watch:
@@ -60,6 +68,51 @@ def show(runtime_dir: Path, name: str | None, *, as_json: bool) -> None:
         click.echo("\n\n".join(map(describe, all_found)) or "nothing is mounted")
 
 
+def check(runtime_dir: Path, name: str | None) -> None:
+    """Print a line for each thing that is not normal, of one mount or of all. NotNormal if there are some,
+    HistoriesDiverged in a split brain, NotMounted where nothing is mounted."""
+    names = mounted_names(runtime_dir) if name is None else [name]
+    if not names:
+        raise NotMounted("NAME")
+    found: list[str] = []
+    diverged = False
+    for each in names:
+        try:
+            status = ask(runtime_dir, each, "status")
+        except NotMounted as error:
+            if name is not None:
+                raise
+            faults = [str(error)]  # a killed process left its socket
+        except (CommandFailed, TimedOut) as error:
+            faults = [str(error)]
+        else:
+            faults = faults_of(printable_all(status))
+            diverged = diverged or status["mirror_state"] == "diverged"
+        found += faults
+        for fault in faults:
+            click.echo(f"{each}: {fault}")
+    if diverged:
+        raise HistoriesDiverged(found[0])
+    if found:
+        raise NotNormal(found[0])
+
+
+def faults_of(status: dict[str, Any]) -> list[str]:
+    """What is not normal, for people."""
+    faults = []
+    if status["mirror_state"] != "normal":
+        faults.append(_state(status, plain=True))
+    if status["mirror_state"] == "degraded" and not status["peer"]["connected"]:
+        faults.append(f"peer {_peer(status['peer'])}")
+    rows = (*_disk(status), *_clocks(status["peer"]))
+    faults += [f"{label}: {text}" for label, text in rows]
+    faults += [f"failing: {each['task']}: {each['error']}" for each in status.get("background", ())]
+    witness = status.get("witness")
+    if witness is not None and witness["state"] in ("unreachable", "unknown"):
+        faults.append(f"witness {witness['state']}" + (f": {witness['reason']}" if witness["reason"] else ""))
+    return faults
+
+
 def describe(status: dict[str, Any]) -> str:
     """The status for people: a line for each thing that they would ask, what users chose escaped."""
     status = printable_all(status)
@@ -67,6 +120,7 @@ def describe(status: dict[str, Any]) -> str:
         ("role", status["role"]),
         ("mirror state", _state(status)),
         ("peer", _peer(status["peer"])),
+        *_clocks(status["peer"]),
         ("change", f"{status['change']}, of which the peer has {status['peer_change']} safely on disk"),
         ("pending", _pending(status["communication"])),
         *_conflicts(status),
@@ -75,7 +129,7 @@ def describe(status: dict[str, Any]) -> str:
         *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
         *_reserved(status["reservations"]),
-        *_disk(status["disk"]),
+        *_disk(status),
         *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
         *_witness(status.get("witness")),
@@ -91,17 +145,37 @@ def describe(status: dict[str, Any]) -> str:
 COLOURS = {"normal": "green", "resyncing": "yellow", "degraded": "red", "diverged": "red"}
 
 
-def _state(status: dict[str, Any]) -> str:
-    state = click.style(status["mirror_state"], fg=COLOURS.get(status["mirror_state"]))
+def _state(status: dict[str, Any], *, plain: bool = False) -> str:
+    state = status["mirror_state"]
+    if not plain:
+        state = click.style(state, fg=COLOURS.get(state))
     return f"{state}: {status['reason']}" if status["reason"] else state
 
 
 def _peer(peer: dict[str, Any]) -> str:
     if not peer["connected"]:
-        return f"{peer['address']}, not connected"
+        away_s = peer.get("last_contact_seconds")
+        since = "" if away_s is None else f" for {_duration(away_s)}"
+        reasons = [reason for reason in (peer.get("error"), peer.get("refused")) if reason]
+        return f"{peer['address']}, not connected{since}" + "".join(f"; {reason}" for reason in reasons)
     round_trip = peer["round_trip_seconds"]
     away = f", {round_trip * 1000:.3g} ms away" if round_trip else ""
     return f"{peer['address']}, connected{away}{', encrypted' if peer.get('encrypted') else ''}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _clocks(peer: dict[str, Any]) -> list[tuple[str, str]]:
+    ahead_s = peer.get("clock_ahead_seconds")
+    if ahead_s is None or abs(ahead_s) <= CLOCKS_APART_MAX_S:
+        return []
+    way = "ahead of" if ahead_s > 0 else "behind"
+    text = f"that of {peer.get('name', 'the peer')} was {abs(ahead_s):.1f} s {way} this host's when they met"
+    return [("clocks", f"{text}; set both by the same time service")]
 
 
 def _pending(communication: dict[str, Any]) -> str:
@@ -147,10 +221,15 @@ def describe_resync(status: dict[str, Any]) -> str:
     return f"{status['mirror_state']}, " + (row[0][1] if row else "nothing is being copied")
 
 
-def _disk(disk: dict[str, Any]) -> list[tuple[str, str]]:
+def _disk(status: dict[str, Any]) -> list[tuple[str, str]]:
+    disk = status["disk"]
     if disk["failure"] is not None:
         return [("disk", f"failed: {disk['failure']}; nothing is served, mount again once it is mended")]
-    return [("disk", "full: only deleting, cutting and overwriting work")] if disk["full"] else []
+    full = [status["host"]] if disk["full"] else []
+    if disk.get("peer_full"):
+        full.append(status["peer"].get("name", "the peer"))
+    what = "only deleting, cutting and overwriting work"
+    return [("disk", f"full on {' and '.join(full)}: {what}")] if full else []
 
 
 def _nameless(nameless: dict[str, int] | None) -> list[tuple[str, str]]:

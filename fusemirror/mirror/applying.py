@@ -45,6 +45,7 @@ from fusemirror.mirror.room import RoomTeller
 from fusemirror.mirror.states import (
     BACKUP_SERVES,
     BACKUP_TAKES,
+    MIRROR_LOST,
     BackupEvent,
     BackupState,
     next_backup_state,
@@ -128,6 +129,7 @@ class Applier:
         self._progress: Promise[None] | None = None
         self._room = RoomTeller(volume.space)
         self._full = False  # what the primary sent did not fit
+        self._left = False  # the primary said goodbye, or gave its role to this host
         self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
         self._epochs: dict[int, int] = {}  # token of a checkpoint that is durable -> the epoch that it ends
         self._works = 0  # what handlers left to be done beside the stream
@@ -167,7 +169,11 @@ class Applier:
         before, self.state = self.state, next_backup_state(self.state, event)
         self.reason = reason
         if self.state is not before:
-            log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
+            lost = event is BackupEvent.LOST and before in BACKUP_SERVES and not self._left
+            level = logging.WARNING if lost else logging.INFO
+            words = f": {reason}" if reason else ""
+            lead = MIRROR_LOST if lost else "mirror"
+            log.log(level, "%s: %s -> %s%s", lead, before.name, self.state.name, words)
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
@@ -196,6 +202,7 @@ class Applier:
         """Read until the session ends; tasks that make things durable live as long."""
         reason = ""
         self._session = session
+        self._left = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_room, session)
             try:
@@ -499,6 +506,7 @@ class Applier:
         if message.term > term + COUNTER_SKIPPED_MAX:
             raise BadChange(f"term {message.term} is beyond what can be")
         if message.term > term:
+            self._left = True
             self._take_role(message.term)
 
     def _replace_rows(self, message: ReplaceRows, _: Buffer) -> None:
@@ -511,6 +519,7 @@ class Applier:
         self._session.send(fetch_region(self.volume, message))
 
     def _bye(self, message: Bye, _: Buffer) -> None:
+        self._left = True
         raise ChannelError(f"the primary said goodbye: {shown(message.reason)}")
 
 

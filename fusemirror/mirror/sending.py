@@ -66,6 +66,7 @@ from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.out_of_sync import OutOfSync
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.states import (
+    MIRROR_LOST,
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STREAMING,
     PRIMARY_TAKES,
@@ -506,13 +507,23 @@ class Mirror:
         self.state = after
         self.reason = reason
         if self.state is not before:
-            log.info("mirror: %s -> %s%s", before.name, self.state.name, f": {reason}" if reason else "")
+            # A person looks after a peer that was lost; one that was unmounted is away as it was meant.
+            lost = event is PrimaryEvent.LOST and before in PRIMARY_STREAMING and not self._gave_role_away
+            level = logging.WARNING if lost else logging.INFO
+            words = f": {reason}" if reason else ""
+            log.log(
+                level, "%s: %s -> %s%s", MIRROR_LOST if lost else "mirror", before.name, after.name, words
+            )
         self.met = self.met or self.streams or alone
         if alone:
             self._give_up_waiting(doubt)
         elif self.streams:
             self._reported = False
         self._tell_changed()
+
+    @property
+    def _gave_role_away(self) -> bool:
+        return self.retired or self.volume.identity.role != "primary"
 
     def _give_up_waiting(self, doubt: Doubt | None) -> None:
         self._held_back = None

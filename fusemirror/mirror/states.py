@@ -164,6 +164,10 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
 primary's arrives in the backup's that belongs to it. All others are for the primary."""
 
 
+MIRROR_LOST = "the mirror is lost"
+"""How the line of the log begins that says so, at either host."""
+
+
 class MirrorWord(Enum):
     """What `status` says (conventions.md)."""
 

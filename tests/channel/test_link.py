@@ -839,3 +839,16 @@ def test_random_bytes_at_the_listener_disturb_no_link(
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
     disturb()
+
+
+async def test_a_peer_that_is_away_has_a_line_a_minute_whatever_the_reasons(
+    alpha: Host, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reasons that alternated were told each time."""
+    caplog.set_level(logging.INFO, "fusemirror.channel.link")
+    for second in range(300):
+        why = ("Connection refused", "no answer for 2 s")[second % 2]
+        alpha.linker._report(PeerUnreachable("beta:7000", why))
+        assert why in str(alpha.linker.last_error)
+        await trio.sleep(1)
+    assert len(lines(caplog, logging.INFO)) == 5

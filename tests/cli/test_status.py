@@ -175,3 +175,75 @@ def test_what_users_and_the_peer_chose_is_escaped() -> None:
     text = text_of(reason="\x1b]0;x\a", reservations=[held], mountpoint="/mnt/\n", host="a\rb")
     assert all(line.isprintable() for line in text.splitlines())
     assert r"/\x1b[2J\n (inode 5), by be\u202eta" in text
+
+
+AWAY = {**STATUS["peer"], "name": "beta", "connected": False, "last_contact_seconds": 75.2}
+
+
+def test_a_peer_that_is_away_is_told_with_the_reasons() -> None:
+    peer = {
+        **AWAY,
+        "error": "the peer at beta:7000 cannot be reached: No route to host",
+        "refused": "no TLS 1.3",
+    }
+    text = text_of(peer=peer, mirror_state="degraded", reason="lost")
+    assert (
+        "  peer          beta:7000, not connected for 75 s; the peer at beta:7000 cannot be reached: "
+        "No route to host; no TLS 1.3\n"
+    ) in text
+    assert "not connected for 2 min" in text_of(peer={**AWAY, "last_contact_seconds": 130.0})
+    assert "not connected for 3 h" in text_of(peer={**AWAY, "last_contact_seconds": 10_000.0})
+    assert "beta:7000, not connected\n" in text_of(peer={**AWAY, "last_contact_seconds": None})
+
+
+def test_the_host_whose_disk_is_full_is_named() -> None:
+    peer = {**STATUS["peer"], "name": "beta"}
+    for own, theirs, hosts in ((True, False, "alpha"), (False, True, "beta"), (True, True, "alpha and beta")):
+        disk = {"full": own, "failure": None, "peer_full": theirs}
+        assert f"disk          full on {hosts}: only deleting" in text_of(disk=disk, peer=peer)
+    assert "  disk " not in text_of(disk={"full": False, "failure": None, "peer_full": None})
+
+
+def test_clocks_that_are_apart_are_told() -> None:
+    assert "clocks        that of beta was 3.2 s ahead of this host's" in text_of(
+        peer={**STATUS["peer"], "name": "beta", "clock_ahead_seconds": 3.21}
+    )
+    assert "was 90.0 s behind" in text_of(peer={**STATUS["peer"], "clock_ahead_seconds": -90})
+    assert "clocks" not in text_of(peer={**STATUS["peer"], "clock_ahead_seconds": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"mirror_state": "resyncing"}, "resyncing"),
+        ({"mirror_state": "degraded", "reason": "gone"}, "degraded: gone"),
+        ({"disk": {"full": False, "failure": None, "peer_full": True}}, "disk: full on the peer: only"),
+        ({"disk": {"full": False, "failure": "I/O error"}}, "disk: failed: I/O error"),
+        ({"peer": {**STATUS["peer"], "clock_ahead_seconds": 5}}, "clocks: that of the peer was 5.0 s ahead"),
+        ({"background": [{"task": "purge", "error": "no", "since": 1.0}]}, "failing: purge: no"),
+        ({"witness": {"state": "unreachable", "reason": "gone"}}, "witness unreachable: gone"),
+    ],
+)
+def test_check_says_what_is_not_normal(run: Run, tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    with answering(tmp_path / "run", "data", lambda _: [result({**STATUS, **changes})]):
+        done = run("status", "--check")
+    assert done.exit_code == 12
+    assert done.stdout.startswith(f"data: {line}")
+    assert done.stderr.startswith("fusemirror: not normal: ")
+
+
+def test_check_of_what_is_normal_says_nothing(run: Run, tmp_path: Path) -> None:
+    normal = {**STATUS, "witness": {"state": "free", "reason": None}, "background": []}
+    with answering(tmp_path / "run", "data", lambda _: [result(normal)]):
+        for done in (run("status", "--check"), run("status", "data", "--check")):
+            assert (done.exit_code, done.output) == (0, "")
+
+
+def test_check_has_the_exit_status_of_a_split_brain_and_of_no_mount(run: Run, tmp_path: Path) -> None:
+    assert run("status", "--check").exit_code == 3
+    assert run("status", "data", "--check").exit_code == 3
+    with answering(tmp_path / "run", "data", lambda _: [result({**STATUS, "mirror_state": "diverged"})]):
+        assert run("status", "--check").exit_code == 7
+    (tmp_path / "run" / "left.sock").touch()
+    done = run("status", "--check")
+    assert (done.exit_code, "left: not mounted" in done.stdout) == (12, True)

@@ -27,6 +27,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
 from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, COMMIT_INTERVAL_S
 from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.states import MIRROR_LOST
 from fusemirror.operations import Write
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
@@ -71,6 +72,7 @@ _EXPECTED_WARNINGS = (
     "checkpoint: volume ",
     "fsync: volume ",
     "the disk of ",
+    MIRROR_LOST,
     "the mirror stops over this link",
     "volume ",
     "the role was taken, and the disk does not take the record of it",
