@@ -252,6 +252,8 @@ class Host:
             takes_seeks=True,
             pairing=identity.pairing,
             takes_disk_space=True,
+            name=self.settings.name,
+            witness=",".join(sorted(self.settings.witness_endpoints)),
         )
 
     async def drain(self, reason: str) -> None:

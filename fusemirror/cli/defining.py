@@ -13,6 +13,7 @@ from fusemirror import settings
 from fusemirror.cli.arguments import Places, say
 from fusemirror.cli.guarding import guard
 from fusemirror.cli.join_file import JoinFile, Side
+from fusemirror.cli.mistakes import check_addresses, check_place
 from fusemirror.errors import RefusedForSafety, UsageError
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
 from fusemirror.settings import Settings
@@ -88,12 +89,14 @@ def define(
 ) -> None:
     """Make the volume, the keys and the config file, guard the mountpoint `guarded`; then do `also`.
 
-    All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists;
-    BadKeys, OSError.
+    All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists,
+    and for places that cannot be; UsageError for addresses that cannot; BadKeys, OSError.
     """
     config = settings.config_path(places.config_dir, chosen.name)
     keys_dir = places.keys_dir(chosen.name)
     volume = Path(chosen.volume)
+    check_addresses(chosen)
+    check_place(volume, chosen.mountpoint)
     for path in (config, keys_dir):
         if os.path.lexists(path):
             raise RefusedForSafety(

@@ -12,6 +12,7 @@ from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.defining import address_option, check_join_path, new_identity, other_name
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
+from fusemirror.cli.mistakes import check_addresses
 from fusemirror.keys import make_key_pair
 from fusemirror.settings import Settings
 
@@ -45,6 +46,8 @@ def command(
     before = places.load(name)
     changes = {key: value for key, value in (("listen", listen), ("peer", peer)) if value is not None}
     after = settings.changed(before, dict(changes))
+    if changes:
+        check_addresses(after)
     invitation, join = _invitation(places, after, host_name)
     with ExitStack() as undoing:
         # The file first: without it nobody could join, while the other host was refused already.

@@ -9,9 +9,6 @@ from fusemirror import settings
 from fusemirror.cli.arguments import Places, pass_places, set_subject, tell
 from fusemirror.cli.defining import address_option, chosen_settings, define, guard_option, volume_argument
 from fusemirror.cli.join_file import read_join_file
-from fusemirror.errors import UsageError
-
-EVERY_ADDRESS = ("0.0.0.0", "::", "*")
 
 
 @click.command("join")
@@ -42,8 +39,6 @@ def command(
     settings.check_host_name(join.primary.host_name)
     listen, peer = listen or own.address, peer or join.primary.address
     chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
-    if settings.parse_address(chosen.peer).host in EVERY_ADDRESS:
-        raise UsageError(f"the other host listens on {chosen.peer}, every address; name one with --peer")
     define(
         places,
         chosen,

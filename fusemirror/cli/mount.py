@@ -17,6 +17,7 @@ import msgspec
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.dead_mounts import FUSE_DEVICE, clear, start_watcher
+from fusemirror.cli.mistakes import check_mountpoint
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, real_path, register
 from fusemirror.cli.service_manager import notify
@@ -66,6 +67,7 @@ def mount(
     _check_fuse()
     make_runtime_dir(places.runtime_dir)
     clear(target, places.runtime_dir)
+    check_mountpoint(Path(chosen.volume), target.directory)
     if not os.path.isdir(target.directory):
         raise MountFailed(f"{target.directory} is not a directory; make it first")
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")

@@ -50,6 +50,11 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
             "another host of this filesystem than the peer; let it join anew, with the join file of a "
             "`fusemirror invite` on the host whose copy stays"
         )
+    if theirs.name and ours.name and theirs.name != ours.name:
+        return _differs("name", ours.name, theirs.name)
+    # One that asks a witness, and one that asks none or another, would both go on alone.
+    if None not in (ours.witness, theirs.witness) and ours.witness != theirs.witness:
+        return _differs("witness", ours.witness, theirs.witness)
     if theirs.term > ours.term + COUNTER_SKIPPED_MAX:
         return f"term {theirs.term} is beyond what can be"
     if theirs.path not in DIALED_BY:
@@ -61,6 +66,13 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
     if theirs.path != ours.path or (ours.role == DIALED_BY[ours.path]) != dialer:
         return f"the {shown(theirs.path)} path from the wrong side"
     return None
+
+
+def _differs(key: str, ours: str | None, theirs: str | None) -> str:
+    """Of a setting that must be the same on both hosts; `ours` is shown there, and `theirs` here."""
+    return (
+        f"`{key}` is '{shown(ours or '')}' here and '{shown(theirs or '')}' there; set it alike on both hosts"
+    )
 
 
 def is_replaced(ours: Hello, theirs: Hello) -> bool:

@@ -125,6 +125,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     file_bytes_max: FileBytes = 0  # the longest file that the sender's disk takes; 0: it does not say
     takes_seeks: bool = False  # the call `Seek`
     takes_disk_space: bool = False  # the message `DiskSpace`
+    name: Text = ""  # of the filesystem, as the sender has it; "" from an earlier version
+    witness: Text | None = None  # as it is set; None from an earlier version
     pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
 
     @property

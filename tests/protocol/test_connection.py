@@ -262,3 +262,24 @@ def test_only_the_peer_is_believed_that_this_host_was_replaced(primary_hello: An
     with pytest.raises(HandshakeRefused) as refused:
         dialer.shake_hands()
     assert not isinstance(refused.value, ReplacedByPeer)
+
+
+@pytest.mark.parametrize(
+    ("key", "ours", "theirs", "met"),
+    [
+        ("witness", "", "", True),
+        ("witness", "http://e:2379", "http://e:2379", True),
+        ("witness", "http://e:2379", "", False),
+        ("witness", "http://e:2379", None, True),  # of an earlier version
+        ("name", "data", "data", True),
+        ("name", "data", "other", False),
+        ("name", "data", "", True),
+    ],
+)
+def test_what_must_be_the_same_on_both_hosts_is_compared_and_named(
+    primary_hello: Any, backup_hello: Any, key: str, ours: str, theirs: str | None, met: bool
+) -> None:
+    reason = check_hello(primary_hello(**{key: ours}), backup_hello(**{key: theirs}), dialer=True)
+    assert (reason is None) is met
+    if not met:
+        assert reason == f"`{key}` is '{ours}' here and '{theirs}' there; set it alike on both hosts"
