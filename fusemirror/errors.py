@@ -271,6 +271,10 @@ class BadChange(FusemirrorError):
     """a change that this volume cannot take: {0}"""
 
 
+class ImportFailed(FusemirrorError):
+    """the import stopped at {0}: {1}; nothing was made, so it can be tried again"""
+
+
 class ExportFailed(FusemirrorError):
     """the export stopped at {0}: {1}; what was exported before stays"""
 

@@ -20,8 +20,11 @@ from fusemirror.cli.defining import (
     volume_argument,
 )
 from fusemirror.cli.join_file import JoinFile, Side, write_join_file
+from fusemirror.cli.mistakes import check_source
+from fusemirror.cli.progress import shown
 from fusemirror.keys import make_key_pair
-from fusemirror.settings import Access, Acknowledge, Communication
+from fusemirror.printable import counted
+from fusemirror.settings import Access, Acknowledge, Communication, Settings
 
 
 def mode_option(flag: str, default: StrEnum) -> Decorator:
@@ -44,6 +47,13 @@ def mode_option(flag: str, default: StrEnum) -> Decorator:
     "--join-file", type=click.Path(path_type=Path), help="Join file to write.  [default: ./NAME.join]"
 )
 @guard_option
+@click.option(
+    "--import",
+    "source",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="Take in the files of this directory, which stays as it is.",
+)
 @pass_places
 def command(
     places: Places,
@@ -58,6 +68,7 @@ def command(
     peer_name: str | None,
     join_file: Path | None,
     guard: Path | None,
+    source: Path | None,
 ) -> None:
     """Make the main volume of NAME in VOLUME_DIR, its configuration, and a join file for the other host.
 
@@ -80,6 +91,8 @@ def command(
         backup_keys=backup_keys,
     )
     chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
+    if source is not None:
+        check_source(source, Path(chosen.volume))
     define(
         places,
         chosen,
@@ -90,6 +103,16 @@ def command(
         peer_certificate=backup_keys.certificate,
         primary=True,
         guarded=guard,
+        fill=lambda: None if source is None else take_in(chosen, source),
         also=lambda: write_join_file(path, join),
     )
     tell(f"Made {name}. On the other host: fusemirror join {path.name} VOLUME_DIR", err=True)
+
+
+def take_in(chosen: Settings, source: Path) -> None:
+    """Import the files of a directory into the new volume. ImportFailed."""
+    from fusemirror.cli.importing import import_tree
+
+    with shown("import") as advance:
+        count = import_tree(chosen, source, advance, lambda line: tell(line, err=True))
+    tell(f"Took in {counted(count, 'name')} from {source}", err=True)

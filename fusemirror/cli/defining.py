@@ -85,9 +85,11 @@ def define(
     peer_certificate: str,
     primary: bool,
     guarded: Path | None,
+    fill: Callable[[], None] = lambda: None,
     also: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the volume, the keys and the config file, guard the mountpoint `guarded`; then do `also`.
+    `fill` puts into the volume what is to be there from the beginning.
 
     All of it is durable on return; where anything fails, nothing stays. RefusedForSafety for what exists,
     and for places that cannot be; UsageError for addresses that cannot; BadKeys, OSError.
@@ -138,6 +140,7 @@ def define(
         for name, content in files.items():
             replace_file(keys_dir / name, content.encode())
         Credentials(keys_dir)  # BadKeys, before there is a config file
+        fill()
         if guarded is not None:
             guard(guarded, undoing)
         undoing.callback(config.unlink, missing_ok=True)

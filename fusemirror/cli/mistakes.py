@@ -93,3 +93,14 @@ def check_mountpoint(volume: Path, mountpoint: str) -> None:
     if place.is_relative_to(mountpoint) or Path(mountpoint).is_relative_to(place):
         both = f"the volume {volume} and the mount point {mountpoint}"
         raise RefusedForSafety(f"one of {both} is inside the other; choose another place for it")
+
+
+def check_source(source: Path, volume: Path) -> None:
+    """RefusedForSafety where `source` is no directory that can be taken in."""
+    if not source.is_dir():
+        raise RefusedForSafety(f"{source} is not a directory; --import takes one")
+    tree, place = source.resolve(), Path(os.path.realpath(volume))
+    if place.is_relative_to(tree) or tree.is_relative_to(place):
+        raise RefusedForSafety(
+            f"one of {source} and the volume {volume} is inside the other; move one of them"
+        )
