@@ -1,3 +1,3 @@
 """fusemirror: one filesystem on two hosts, with a complete copy on each host's own disk."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

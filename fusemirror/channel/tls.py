@@ -29,6 +29,12 @@ class Credentials:
 
     def __init__(self, directory: Path) -> None:
         """Read them. `BadKeys` says what is wrong with them."""
+        if not directory.exists():  # a filesystem that was made before there was TLS has none
+            raise BadKeys(
+                directory,
+                "there are none; set `tls = false` on both hosts, or make keys as RENEW KEYS in "
+                "fusemirror-tasks(7) says",
+            )
         try:
             for name in (CERTIFICATE, KEY):  # OpenSSL does not say which of them is not there
                 (directory / name).read_bytes()

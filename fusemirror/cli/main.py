@@ -50,6 +50,26 @@ class Commands(Program):
         return command
 
 
+def _show_version(context: click.Context) -> None:
+    """With what two hosts must agree on, and what a volume must have to be opened."""
+    from fusemirror.cli.join_file import JOIN_FORMATS
+    from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+    from fusemirror.volume.identity import FORMAT_VERSION
+    from fusemirror.volume.journal import JOURNAL_VERSION
+
+    formats = {
+        "protocol": (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
+        "volume format": (FORMAT_VERSION, FORMAT_VERSION),
+        "journal format": (1, JOURNAL_VERSION),
+        "join file format": (min(JOIN_FORMATS), max(JOIN_FORMATS)),
+    }
+    shown = (
+        f"{what} {first}" + (f" to {last}" if last > first else "") for what, (first, last) in formats.items()
+    )
+    click.echo(f"fusemirror {fusemirror.__version__} ({', '.join(shown)})")
+    context.exit()
+
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -71,7 +91,14 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     help="Where the sockets of mount processes are.",
 )
 @click.option("-d", "--debug", is_flag=True, help="Tracebacks of errors, and debug messages.")
-@click.version_option(fusemirror.__version__, message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, wanted: _show_version(context) if wanted else None,
+    help="Show the version, and those of the protocol and of what is on disk.",
+)
 @click.pass_context
 def program(context: click.Context, config_dir: Path, runtime_dir: Path, debug: bool) -> None:
     """A filesystem that two hosts mount at once, with a complete copy on each.

@@ -39,7 +39,7 @@ from fusemirror.volume.tails import SEED_BYTES, Whole
 
 _SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.log")
 _MAGIC = b"fmjourna"
-_VERSION = 2
+JOURNAL_VERSION = _VERSION = 2
 _FRESH_START = 1
 _HEADER = struct.Struct("<8sIIQ")
 _CHECKSUM = struct.Struct("<Q")

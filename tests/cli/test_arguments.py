@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import fusemirror
 from fusemirror.cli.arguments import attempt, explain, report, say, tell
 from fusemirror.cli.main import COMMANDS, program
 from fusemirror.errors import BadConfig, NotMounted
@@ -78,3 +79,12 @@ def test_a_message_is_one_line_that_does_nothing_to_a_terminal(capsys: pytest.Ca
     said = capsys.readouterr()
     assert said.err == "fusemirror: data: no \\x1b[2J\\xff file\n"
     assert said.out == "/\\x1b\\n\n"
+
+
+def test_the_version_comes_with_those_of_the_protocol_and_the_formats(run: Run) -> None:
+    done = run("--version")
+    assert done.exit_code == 0
+    assert done.stdout == (
+        f"fusemirror {fusemirror.__version__} "
+        "(protocol 1, volume format 1, journal format 1 to 2, join file format 2 to 3)\n"
+    )

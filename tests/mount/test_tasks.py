@@ -62,10 +62,11 @@ class Site:
         if command == "fusemirror umount data":
             host.umount()
             return
-        if copied := re.fullmatch(r"scp (\S+) (\w+):", command):
-            to = self.hosts[copied[2]].directory
-            shutil.copy(host.directory / self._of(copied[1]), to)
+        if copied := re.fullmatch(r"scp (\S+) (\w+):(\S*)", command):
+            to = self.hosts[copied[2]]
+            shutil.copy(self._path(host, copied[1]), self._path(to, copied[3]))
             return
+        command = command.replace("/etc/fusemirror/data", str(host.config_directory / FILESYSTEM))
         volumes = host.directory
         command = command.replace("/srv/data", str(host.volume)).replace("/srv/", f"{volumes}/")
         for name, address in self.addresses.items():
@@ -73,6 +74,12 @@ class Site:
         command = self._of(command.replace("/mnt", str(host.mountpoint)))
         command = re.sub(r"^fusemirror\b", f"{sys.executable} -m fusemirror", command)
         host.run("sh", "-c", command, cwd=host.directory)
+
+    def _path(self, host: Host, path: str) -> Path:
+        keys = "/etc/fusemirror/data/"
+        if path.startswith(keys):
+            return host.config_directory / FILESYSTEM / path.removeprefix(keys)
+        return host.directory / self._of(path)
 
     @staticmethod
     def _of(command: str) -> str:
@@ -117,6 +124,15 @@ def test_a_volume_is_moved(site: Site) -> None:
     beta.volume = Path(beta.status()["volume"])
     assert beta.volume.name == "larger"
     assert beta.status()["resync"] is None
+    both_write(site, "alpha", "beta")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_keys_are_renewed(site: Site) -> None:
+    keys = [host.config_directory / FILESYSTEM / "key.pem" for host in site.hosts.values()]
+    before = [path.read_text() for path in keys]
+    site.carry_out("RENEW KEYS")
+    assert all(path.read_text() != text for path, text in zip(keys, before, strict=True))
     both_write(site, "alpha", "beta")
 
 
