@@ -110,6 +110,8 @@ async def test_both_hosts_say_whose_disk_is_full_and_programs_are_refused_before
                 == (own, theirs)
             )
         )
+    mirror = pair.primary.unit.mirror  # type: ignore[attr-defined]
+    await until(lambda: not mirror.backup_takes(MIB))  # it hears of that by a word of its own
     number = pair.primary.roles.volume.number
     for host in (pair.primary, pair.backup):
         with pytest.raises(OperationFailed) as refused:
