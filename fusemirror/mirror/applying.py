@@ -324,7 +324,11 @@ class Applier:
                 raise BadChange("it names a request that is not pending")
         if change.rows:
             self.volume.check_change(change)
-        if type(change) is NamespaceChange and staged is None and not self.volume.catalog.inode(change.inode):
+        if (
+            type(change) is NamespaceChange
+            and staged is None
+            and not self.volume.catalog.stored_inode(change.inode)
+        ):
             self._made.append(change.inode)
         if self.state is BackupState.CATCHING_UP:
             # Names come before the images that they were given with.
@@ -363,7 +367,7 @@ class Applier:
     def _check_attributes(self, message: CatalogRows) -> None:
         """But for a copy of the catalog, rows bring only attributes of files that are here. BadRow."""
         for table, key, _ in message.rows:
-            inode = self.volume.catalog.inode(key_inode(key)) if table == Table.INODES else None
+            inode = self.volume.catalog.stored_inode(key_inode(key)) if table == Table.INODES else None
             if inode is None or not inode.is_regular:
                 raise BadRow(f"table {table}, key {key.hex()}: not of a file that is here")
         contradiction = self.volume.catalog.contradiction(message.rows)
@@ -373,7 +377,7 @@ class Applier:
     def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
         self.volume.update_identity(consistent=False)
         for inode in message.inodes:
-            if self.volume.catalog.inode(inode) is not None:  # of what has gone nobody reads
+            if self.volume.catalog.stored_inode(inode) is not None:  # of what has gone nobody reads
                 self.out_of_sync.add(inode)
                 self.volume.watcher.image_suspect(inode)
 
@@ -420,8 +424,9 @@ class Applier:
         self._session.send(Reply(message.token, values=(looked, *differing)))
 
     def _file(self, number: InodeNumber) -> Inode | None:
-        """The file whose image a message is about; None where it has gone meanwhile. BadChange."""
-        inode = self.volume.catalog.inode(number)
+        """The file whose image a message is about; None where it has gone meanwhile, or its row is damaged
+        here: the primary sends the row first. BadChange."""
+        inode = self.volume.catalog.sound_inode(number)
         if inode is not None and not inode.is_regular:
             raise BadChange(f"inode {number} is no file")
         return inode

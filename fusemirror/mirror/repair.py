@@ -49,7 +49,7 @@ class FromPrimary:
                     marked.add_whole(key_inode(suspect.key))
             elif suspect.first == LENGTH_HERE:
                 # The row is what programs were shown; the image follows it.
-                inode = self._volume.catalog.inode(suspect.inode)
+                inode = self._volume.catalog.stored_inode(suspect.inode)
                 if inode is not None:
                     self._volume.copy_size(suspect.inode, inode.size)
                     marked.add_whole(suspect.inode)
@@ -126,7 +126,7 @@ class FromBackup:
 
     async def _fetch_region(self, stream: Stream, number: InodeNumber, region: int) -> None:
         """Of a length too, which is told as a region below 0."""
-        if self._volume.catalog.inode(number) is not None and region < 0:
+        if self._volume.catalog.stored_inode(number) is not None and region < 0:
             # Of the row both have the same by now; the images are made as long as it says.
             self._restorer.restore_length(number)
         offset = max(region, 0) * REGION_BYTES
@@ -137,6 +137,6 @@ class FromBackup:
         end = offset + REGION_BYTES
         if any(inode == number and first < end and offset < last for inode, first, last in written):
             return  # a program's write is newer; the next round looks again
-        inode = self._volume.catalog.inode(number)
+        inode = self._volume.catalog.stored_inode(number)
         if inode is not None and theirs.size >= 0:
             self._restorer.restore_data(number, offset, theirs.data[: max(0, inode.size - offset)])

@@ -219,7 +219,7 @@ class Verifier:
             await trio.lowlevel.checkpoint()  # files without content ask the peer nothing: no wait otherwise
 
     def _has_content(self, number: InodeNumber) -> bool:
-        inode = self._volume.catalog.inode(number)
+        inode = self._volume.catalog.stored_inode(number)
         return inode is not None and inode.is_regular and inode.size > 0
 
     async def _differing_regions(self, stream: Stream, inode: InodeNumber) -> list[Suspect]:
@@ -338,7 +338,7 @@ class Verifier:
 
     async def _still_differing_regions(self, stream: Stream, suspect: SuspectRegions) -> list[Suspect]:
         inode = suspect.inode
-        if self._volume.catalog.inode(inode) is None:
+        if self._volume.catalog.stored_inode(inode) is None:
             return []  # deleted meanwhile
         if suspect.first == LENGTH_HERE:
             return [suspect] if self._volume.images.size(inode) != self._volume.catalog.size(inode) else []

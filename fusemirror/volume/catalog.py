@@ -236,9 +236,16 @@ class Catalog:
             raise self._damaged(Table.INODES, key)
         return Inode.unpack(number, row)
 
+    def sound_inode(self, number: InodeNumber) -> Inode | None:
+        """The inode; None, too, for a row that no change can have put there: whatever takes its place is new."""
+        inode = self.stored_inode(number)
+        if inode is None or inode_fault(_NUMBER.pack(number), inode.pack()) is not None:
+            return None
+        return inode
+
     def size(self, number: InodeNumber) -> int:
-        """How long the file is; 0 where there is no such inode."""
-        inode = self.inode(number)
+        """How long the file is, as its row has it; 0 where there is no such inode. VolumeDamaged."""
+        inode = self.stored_inode(number)
         return 0 if inode is None else inode.size
 
     def entry(self, parent: InodeNumber, name: bytes) -> Entry | None:
@@ -385,13 +392,13 @@ class Catalog:
     def _with(self, number: InodeNumber, fresh: "_Places") -> "_Place | None":
         if number in fresh:
             return fresh[number]
-        inode = self.inode(number)
+        inode = self.sound_inode(number)
         return None if inode is None else (inode.mode, inode.parent)
 
     def _inode_contradiction(
         self, number: InodeNumber, place: "_Place", fresh: "_Places", retyped: bool
     ) -> str | None:
-        before = self.inode(number)
+        before = self.sound_inode(number)
         mode, parent = place
         if not retyped and before is not None and before.mode >> 12 != mode >> 12:
             return "it was of another type"

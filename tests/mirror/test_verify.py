@@ -62,6 +62,17 @@ async def test_a_pair_that_is_the_same_has_no_difference_and_everything_was_look
 
 Damage = Callable[[Volume, InodeNumber], None]
 
+
+def forget_the_type(volume: Volume, file: InodeNumber) -> None:
+    """As a disk that forgets bits: no change can have made such a row."""
+    catalog, key = volume.catalog, inode_key(file)
+    inode = catalog.inode(file)
+    assert inode is not None
+    catalog._txn.put(key, bytes(4) + inode.pack()[4:], db=catalog._inodes)
+    catalog._cached.pop(file)
+    catalog.changes_since_commit += 1
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "a byte in the middle": (
         lambda volume, file: volume.images.write(file, DEEP, b"!", 0),
@@ -89,6 +100,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda volume, file: apply(volume, Table.INODES, inode_key(file), None),
         "catalog: inode {}",
     ),
+    "an inode without a type": (forget_the_type, "catalog: inode {}"),
     "a name that is missing": (
         lambda volume, file: apply(volume, Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None),
         "catalog: directory 1, name 'file'",

@@ -37,6 +37,7 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
         for host in pair:
             if host.name in request.param:
                 give_disk(host, host.directory / "disk.img")
+            host.expect_warnings("is full")  # each host tells of either disk
         try:
             pair.create_and_join(peer_timeout=PEER_TIMEOUT_S, io_timeout=IO_TIMEOUT_S)
             pair.mount()
@@ -113,8 +114,6 @@ def test_a_full_disk_meets_the_program_and_not_the_mirror(hosts: TwoHosts, place
 
 @pytest.mark.parametrize("hosts", ["beta"], indirect=True)
 def test_a_backup_whose_disk_others_filled_is_left_behind_and_comes_back(hosts: TwoHosts) -> None:
-    hosts.backup.expect_warnings("is full")
-    hosts.primary.expect_warnings("is full")
     (hosts.primary.mountpoint / "before").write_bytes(b"x" * MIB)
     (hosts.backup.volume.parent / "ballast").write_bytes(b"z" * 8 * MIB)
     run("dd", "if=/dev/zero", f"of={hosts.backup.volume.parent / 'more'}", "bs=4k", expect=1)
