@@ -237,7 +237,7 @@ class Catalog:
         return Inode.unpack(number, row)
 
     def sound_inode(self, number: InodeNumber) -> Inode | None:
-        """The inode; None, too, for a row that no change can have put there: whatever takes its place is new."""
+        """The inode; None, too, for a row that no change can have put there: what takes its place is new."""
         inode = self.stored_inode(number)
         if inode is None or inode_fault(_NUMBER.pack(number), inode.pack()) is not None:
             return None
