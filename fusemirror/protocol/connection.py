@@ -52,8 +52,9 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
         )
     if theirs.name and ours.name and theirs.name != ours.name:
         return _differs("name", ours.name, theirs.name)
-    # One that asks a witness, and one that asks none or another, would both go on alone.
-    if None not in (ours.witness, theirs.witness) and ours.witness != theirs.witness:
+    # One that asks a witness, and one that asks none, would both go on alone. Its address may well be another
+    # for each host: each may reach it by a network of its own.
+    if None not in (ours.witness, theirs.witness) and bool(ours.witness) != bool(theirs.witness):
         return _differs("witness", ours.witness, theirs.witness)
     if theirs.term > ours.term + COUNTER_SKIPPED_MAX:
         return f"term {theirs.term} is beyond what can be"

@@ -269,6 +269,7 @@ def test_only_the_peer_is_believed_that_this_host_was_replaced(primary_hello: An
     [
         ("witness", "", "", True),
         ("witness", "http://e:2379", "http://e:2379", True),
+        ("witness", "http://e:2379", "http://f:2379", True),  # each by its own way to it
         ("witness", "http://e:2379", "", False),
         ("witness", "http://e:2379", None, True),  # of an earlier version
         ("name", "data", "data", True),

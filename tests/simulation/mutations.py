@@ -210,13 +210,13 @@ _OLD_COPIES = {**_FILES, "faults": ("restore backup",), "outage": 0.1, "fault_in
 
 
 _NEW_DISKS = {
-    "kinds": ("create", "unlink", "lookup"),
+    "kinds": ("create", "unlink"),
     "faults": ("replace backup", "switch primary", "switch backup"),
     "fault_interval": 1.0,
     "outage": 0.1,
     "think_time": 0.1,
     "hurry": 200,
-    "operations_per_client": 60,
+    "operations_per_client": 120,
 }
 _OLD_PRIMARIES = {**_OLD_COPIES, "faults": ("restore primary",)}
 _KILLS_APART = {
