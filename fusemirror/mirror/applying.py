@@ -235,7 +235,7 @@ class Applier:
                     self._works += 1
                     start(partial(self._work, work))
             # One acknowledgement for all that came together.
-            if self.volume.number > self._told and self.state is not BackupState.CATCHING_UP:
+            if self.volume.number > self._told and self.state in BACKUP_SERVES:
                 self._told = self.volume.number
                 session.send(Applied(self._told))
                 if self._progress is not None:
