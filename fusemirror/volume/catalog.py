@@ -238,10 +238,13 @@ class Catalog:
 
     def sound_inode(self, number: InodeNumber) -> Inode | None:
         """The inode; None, too, for a row that no change can have put there: what takes its place is new."""
+        inode = self._cached.get(number)
+        if inode is not None:
+            return inode
         inode = self.stored_inode(number)
         if inode is None or inode_fault(_NUMBER.pack(number), inode.pack()) is not None:
             return None
-        return inode
+        return self._keep(inode)
 
     def size(self, number: InodeNumber) -> int:
         """How long the file is, as its row has it; 0 where there is no such inode. VolumeDamaged."""

@@ -121,12 +121,11 @@ class _Findings:
 
 
 def _open(directory: Path, findings: _Findings) -> Volume | None:
-    repairs = {_journal_is_damaged: repair_journal, _regions_are_damaged: _forget_unreadable_marks}
-    for is_damaged, repair in repairs.items():
+    for open_log, repair in ((_open_journal, repair_journal), (_open_regions, _forget_unreadable_marks)):
         try:
             return Volume.open(directory)
         except VolumeDamaged as error:
-            if is_damaged(directory) and not findings.add(
+            if _is_damaged(directory, open_log) and not findings.add(
                 str(error), partial(repair, directory, findings.report)
             ):
                 return None
@@ -173,12 +172,11 @@ def _check_host_name(volume: Volume, findings: _Findings) -> None:
         )
 
 
-def _journal_is_damaged(directory: Path) -> bool:
+def _is_damaged(directory: Path, open_log: Callable[[Path, bool], Journal | Regions]) -> bool:
+    """Whether this log of the volume is why it does not open; `open_log` is told whether power was lost."""
     lock = VolumeLock(directory)
     try:
-        if not (directory / "journal").is_dir():
-            return True  # a repair was cut short
-        Journal(directory / "journal", Seams(), lost_power=State.load(directory).lost_power).close()
+        open_log(directory, State.load(directory).lost_power).close()
     except VolumeDamaged:
         return True
     except OSError:
@@ -188,17 +186,14 @@ def _journal_is_damaged(directory: Path) -> bool:
     return False
 
 
-def _regions_are_damaged(directory: Path) -> bool:
-    lock = VolumeLock(directory)
-    try:
-        Regions(directory / "regions", lost_power=State.load(directory).lost_power).close()
-    except VolumeDamaged:
-        return True
-    except OSError:
-        return False
-    finally:
-        lock.release()
-    return False
+def _open_journal(directory: Path, lost_power: bool) -> Journal:
+    if not (directory / "journal").is_dir():
+        raise VolumeDamaged(directory, "journal: a repair of it was cut short")
+    return Journal(directory / "journal", Seams(), lost_power=lost_power)
+
+
+def _open_regions(directory: Path, lost_power: bool) -> Regions:
+    return Regions(directory / "regions", lost_power=lost_power)
 
 
 def _forget_unreadable_marks(directory: Path, report: Callable[[str], None]) -> None:
