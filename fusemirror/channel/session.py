@@ -16,7 +16,7 @@ import trio
 
 from fusemirror import limits
 from fusemirror.channel.transport import Transport, drop_sent
-from fusemirror.errors import ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
+from fusemirror.errors import ChannelError, ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
 from fusemirror.protocol.codec import encode, refusal
 from fusemirror.protocol.connection import Connection, Received
 from fusemirror.protocol.framing import Buffer
@@ -219,6 +219,14 @@ class Session:
             data = await self._receive_data()
             self.received_bytes += len(data)
             self._connection.receive_data(data)
+
+    async def discard(self) -> None:
+        """Return when the session has closed. What comes until then is dropped, whatever it says; heartbeats
+        are dealt with, and a bad frame ends it, as in `receive`.
+        """
+        with suppress(ChannelError):
+            while True:
+                await self.receive()
 
     async def read_ahead(self) -> None:
         """Return when the session has closed; for one that nobody receives from yet, or its end at the peer

@@ -169,9 +169,7 @@ class ControlUnit(ABC):
             return
 
         async def listen(session: Session) -> None:
-            with suppress(ChannelError):
-                while True:
-                    await session.receive()
+            await session.discard()
             link.close("the other path was lost")
 
         async with trio.open_nursery() as nursery:

@@ -298,10 +298,9 @@ class Applier:
         """
         log.error("%s", reason)
         self._go(BackupEvent.LOST, reason)
-        with suppress(ChannelError), trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+        with suppress(ConnectionLost), trio.move_on_after(HANDSHAKE_TIMEOUT_S):
             session.send(Bye(reason, mounted=True))
-            while True:
-                await session.receive()  # until the primary ends the link: closing could overtake the word
+            await session.discard()  # until the primary ends the link: closing could overtake the word
 
     async def wait_applied(self, number: ChangeNumber) -> None:
         """Return when change `number` is applied here. One task waits at a time."""

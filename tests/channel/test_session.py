@@ -511,6 +511,21 @@ async def test_a_late_refusal_ends_the_session(session_pair: Sessions) -> None:
         await session_pair[1].receive()
 
 
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("bad", [b"", b"x" * 100], ids=["the peer's end", "a bad frame"])
+async def test_what_is_discarded_is_read_to_the_end(
+    bad: bytes, transport_pair: Pair, session_pair: Sessions
+) -> None:
+    primary, backup = session_pair
+    primary.send(applied(1))
+    primary.send(Ping(1))
+    transport_pair[0].try_send([bad])
+    primary.close("unmounted")
+    await backup.discard()
+    with pytest.raises(ConnectionLost):
+        await backup.receive()
+
+
 # --- cancellation ---------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ LONG = "FUSEMIRROR_LINEARIZABILITY_CALLS" in os.environ
 CALLS = int(os.environ.get("FUSEMIRROR_LINEARIZABILITY_CALLS", "10000"))
 CALLS_AROUND_A_FAULT = CALLS // 20
 MEMBERS = 6
-ROUNDS_MAX = 10
+ROUNDS_MAX = 40  # of a planted bug, which one round finds with odds of 1 in 3 or better
 CALLS_OF_A_BUG = 1000
 STALLS = 4
 

@@ -201,6 +201,7 @@ class LyingTransport(Transport):
         self._left_bytes = 0  # of the frame that has begun
         self._lie: Lie | None = None
         self._taken = False  # by who goes by what it means, and must refuse it then
+        self._dropping = False  # what comes: nobody goes by it any more
 
     async def open(self) -> None:
         await self._transport.open()
@@ -265,7 +266,11 @@ class LyingTransport(Transport):
         lie = self._lie
         if lie is not None and any(each == (lie.message, lie.data) for each in received):
             assert lie.deep, f"it was told {lie}, and took it for a message"
-            self._taken = True
+            self._taken = not self._dropping
+
+    def drop(self) -> None:
+        """From now on nothing that comes is gone by, nor what came before."""
+        self._taken, self._dropping = False, True
 
     def check_wanted(self) -> None:
         """AssertionError if a lie was taken before, and the next message is wanted all the same."""
@@ -275,7 +280,12 @@ class LyingTransport(Transport):
 @contextmanager
 def lies_noticed() -> Iterator[None]:
     """While this lasts, an AssertionError ends a process that takes a lie for a message."""
-    receive = Session.receive
+    receive, discard = Session.receive, Session.discard
+
+    async def dropping(session: Session) -> None:
+        if isinstance(session._transport, LyingTransport):
+            session._transport.drop()
+        await discard(session)
 
     async def checked(session: Session) -> list[Received]:
         transport = session._transport
@@ -286,7 +296,7 @@ def lies_noticed() -> Iterator[None]:
         transport.check_taken(received)
         return received
 
-    with mock.patch.object(Session, "receive", checked):
+    with mock.patch.multiple(Session, receive=checked, discard=dropping):
         yield
 
 
