@@ -31,6 +31,7 @@ import tomlkit
 from fusemirror.mirror.states import MIRROR_LOST
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PROGRAM = (sys.executable, "-P", "-m", "fusemirror")  # of PYTHONPATH, and not of where it is started
 FILESYSTEM = "shared"
 PORT = 7789
 COMMAND_TIMEOUT_S = 120.0
@@ -139,16 +140,18 @@ class Namespace:
 class Host:
     """One host: a namespace, a volume, a mountpoint, and the mount process while there is one."""
 
-    def __init__(self, name: str, namespace: Namespace, directory: Path) -> None:
+    def __init__(self, name: str, namespace: Namespace, directory: Path, checkout: Path = CHECKOUT) -> None:
+        """It runs the code of `checkout`."""
         self.name = name
         self.namespace = namespace
         self.directory = directory
+        self.checkout = checkout
         self.volume = directory / "volume"
         self.mountpoint = directory / "mnt"
         self.config_directory = directory / "etc"
         self.runtime_directory = directory / "run"
         self.log_file = directory / "log"
-        self.program: tuple[str, ...] = (sys.executable, "-m", "fusemirror")  # what mounts
+        self.program: tuple[str, ...] = PROGRAM  # what mounts
         self._process: subprocess.Popen[bytes] | None = None
         self._expected_warnings: list[str] = []
         for made in (self.mountpoint, self.config_directory, self.runtime_directory):
@@ -162,7 +165,7 @@ class Host:
         return os.environ | {
             "FUSEMIRROR_CONFIG_DIR": str(self.config_directory),
             "FUSEMIRROR_RUNTIME_DIR": str(self.runtime_directory),
-            "PYTHONPATH": str(CHECKOUT),
+            "PYTHONPATH": str(self.checkout),
         }
 
     def run(self, *command: str | Path, **more: Any) -> Result:
@@ -176,7 +179,7 @@ class Host:
 
     def fusemirror(self, *arguments: str | Path, **more: Any) -> Result:
         """Run a `fusemirror` command on this host, as `run` does."""
-        return self.run(sys.executable, "-m", "fusemirror", *arguments, **more)
+        return self.run(*PROGRAM, *arguments, **more)
 
     def configure(self, **settings: str | int | float | bool) -> None:
         """Set keys of the config file, as a person would with an editor."""
@@ -309,9 +312,13 @@ class Host:
 class TwoHosts:
     """A pair of hosts, `primary` and `backup`, and the network between them."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        """Everything is kept below a new directory in `directory`, by default that of temporary files."""
+    def __init__(self, directory: Path | None = None, checkout: Path = CHECKOUT) -> None:
+        """Everything is kept below a new directory in `directory`, by default that of temporary files.
+
+        Both run the code of `checkout`.
+        """
         self._parent = directory
+        self._checkout = checkout
         self.directory = Path()
 
     def __enter__(self) -> Self:
@@ -324,8 +331,8 @@ class TwoHosts:
             self._namespaces = [Namespace(f"fm-{unique}-{n}", f"10.77.89.{n}") for n in (1, 2)]
             self._join()
             first, second = self._namespaces
-            self.primary = Host("alpha", first, self.directory / "alpha")
-            self.backup = Host("beta", second, self.directory / "beta")
+            self.primary = Host("alpha", first, self.directory / "alpha", self._checkout)
+            self.backup = Host("beta", second, self.directory / "beta", self._checkout)
             self._hosts = [self.primary, self.backup]
         except BaseException:
             self._tear_down()

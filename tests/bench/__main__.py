@@ -18,7 +18,7 @@ import click
 from tqdm import tqdm
 
 from fusemirror.settings import KernelSession
-from tests.bench import jobs, modes, scaling, systems
+from tests.bench import against, jobs, modes, profile, scaling, systems
 from tests.bench.jobs import Job, Scale
 from tests.bench.memory import watched
 from tests.bench.report import Report
@@ -60,6 +60,15 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 )
 @click.option("--memory", is_flag=True, help="Instead: memory with 100,000 files made and looked at.")
 @click.option("--million", is_flag=True, help="Instead: start-up and lookups with 1,000,000 files.")
+@click.option(
+    "--against",
+    "commit",
+    metavar="COMMIT",
+    help="Instead: this code and that of a commit in turn, with the processor time of both hosts together.",
+)
+@click.option(
+    "--profile", "profiled", is_flag=True, help="Instead: what a 4 KiB write costs, by host and part."
+)
 @click.option("--modes", "by_mode", is_flag=True, help="Instead: the modes, as ratios to synchronous.")
 @click.option(
     "--round-trip",
@@ -83,6 +92,8 @@ def main(
     wanted: tuple[str, ...],
     memory: bool,
     million: bool,
+    commit: str | None,
+    profiled: bool,
     by_mode: bool,
     round_trip_ms: float,
     json_file: Path | None,
@@ -101,6 +112,13 @@ def main(
         if memory or million:
             found = scaling.memory_of_many(Path(base)) if memory else scaling.start_up(Path(base))
             show(found, json_file)
+            return
+        if profiled:
+            print(profile.measure(Path(base), scale))
+            return
+        if commit is not None:
+            selected = [jobs.JOBS[name] for name in chosen or against.JOBS]
+            print(against.measure(Path(base), selected, scale, commit).table(selected))
             return
         if by_mode:
             selected = [jobs.JOBS[name] for name in chosen or modes.JOBS]
