@@ -24,8 +24,9 @@ from fusemirror.admin.client import socket_path
 from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
-from fusemirror.channel.keyring import replace_peer
+from fusemirror.channel.keyring import finish, replace_peer
 from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork
 from fusemirror.communication.opening import open_wanted
@@ -34,7 +35,16 @@ from fusemirror.control.going_alone import GoingAlone
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import DiskFailed, FusemirrorError, MountFailed, RefusedForSafety, VolumeDamaged
+from fusemirror.errors import (
+    BadKeys,
+    DiskFailed,
+    FusemirrorError,
+    MountFailed,
+    PeerUnreachable,
+    RefusedForSafety,
+    TimedOut,
+    VolumeDamaged,
+)
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
@@ -43,6 +53,7 @@ from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
 from fusemirror.kernel.session import Session
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
+from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
 from fusemirror.settings import (
@@ -84,7 +95,7 @@ class Host:
         self.seams = seams
         self._network = network
         self._witness_of = witness_of
-        self._keys = keys
+        self._keys = keys if settings.tls else None
         self.permission = Permission()
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -112,7 +123,8 @@ class Host:
             identity = volume.identity
             witness = self._witness_of(_record_name(identity.filesystem, identity.pairing))
             self.permission = Permission(witness, identity.host, settings.peer_timeout)
-        self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission)
+        self.renewal = Renewal(self._keys, volume.identity.host_name, self.seams.run_blocking, self._use_keys)
+        self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission, self.renewal)
         going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
         self.linker.met_same_role = self.roles.met_same_role
         self.linker.was_replaced = self._be_replaced
@@ -128,6 +140,7 @@ class Host:
         await nursery.start(start, "files set aside", self.roles.bringing_in.run)
         await nursery.start(start, "changes apart", self.roles.telling.run)
         await nursery.start(start, "witness", going_alone.run)
+        await nursery.start(start, "keys", self.renewal.run)
         await nursery.start(start, "links", partial(self.linker.run, send, self.roles.background))
         nursery.start_soon(self._stop_serving_when_the_disk_fails)
 
@@ -203,8 +216,7 @@ class Host:
                     )
             if self._keys is not None:
                 await self.seams.run_blocking(replace_peer, self._keys, invitation.certificate)
-                if isinstance(self._network, TlsNetwork):
-                    self._network.credentials = Credentials(self._keys)
+                self.renewal.forget()
             roles.check_may_invite()
             roles.take_peer(invitation.peer, invitation.peer_name, invitation.pairing)
         except BaseException:
@@ -214,6 +226,41 @@ class Host:
         self.linker.meet_at(invitation.address)
         self.linker.meet_anew("another host was invited in the place of the peer")
         log.info("%s is refused from now on: %s is invited", identity.peer_name, invitation.peer_name)
+
+    def _use_keys(self) -> None:
+        """What the keyring holds now is for the connections from now on. BadKeys."""
+        if self._keys is not None and isinstance(self._network, TlsNetwork):
+            self._network.credentials = Credentials(self._keys)
+
+    def keys_status(self) -> dict[str, Any] | None:
+        """The field `keys` of the status; None where there are none."""
+        return {"renewing": self.renewal.is_under_way} if self.renewal.is_possible else None
+
+    async def renew_keys(self) -> None:
+        """Return when both hosts have new keys, and refuse the old ones. `RefusedForSafety`, and nothing was
+        begun, where they cannot get any; `TimedOut`: old and new ones count, and it goes on by itself."""
+        if not self.renewal.is_possible:
+            raise RefusedForSafety(
+                "there are no keys: `tls = false` is set; see KEYS BY HAND in fusemirror-tasks(7)"
+            )
+        link = self.unit.link
+        if link is None or link.closed:
+            raise PeerUnreachable(
+                self.settings.peer, "both hosts get new keys at the same time, so both must be there"
+            )
+        if not link.peer.takes_keys:
+            raise RefusedForSafety(
+                f"the other host has version {shown(link.peer.version)}, which takes no new keys; upgrade it "
+                "first, or see KEYS BY HAND in fusemirror-tasks(7)"
+            )
+        with trio.move_on_after(self.settings.io_timeout):
+            await self.renewal.renew()
+            return
+        raise TimedOut(
+            self.settings.io_timeout,
+            "the other host has not confirmed its new keys yet; old and new ones count until it has, and it "
+            "needs no other command for that; see `fusemirror status`",
+        )
 
     def change_settings(self, values: dict[str, Any]) -> None:
         """Take other values from now on; UsageError, and nothing changes, for what only a mount can take."""
@@ -251,6 +298,7 @@ class Host:
             file_bytes_max=volume.images.file_bytes_max,
             takes_seeks=True,
             pairing=identity.pairing,
+            takes_keys=self._keys is not None,
             takes_disk_space=True,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
@@ -297,6 +345,10 @@ def run(
     """
     network: Network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
     if settings.tls:
+        try:
+            finish(keys)
+        except (OSError, ValueError) as error:
+            raise BadKeys(keys, str(error)) from error
         network = TlsNetwork(network, Credentials(keys))
     try:
         return trio.run(_serve, settings, network, keys, mountpoint, options, runtime_dir, ready, reread)
@@ -339,9 +391,11 @@ async def _serve(
         def take_snapshot() -> dict[str, Any]:
             now = replace(mounted, settings=host.settings)
             status = snapshot(now, host.unit, host.linker, host.seams.now_ns)
-            return {**status, "witness": host.permission.status()}
+            return {**status, "witness": host.permission.status(), "keys": host.keys_status()}
 
-        admin = AdminServer(host.roles, take_snapshot, kernel.stop, host.change_settings, host.invite)
+        admin = AdminServer(
+            host.roles, take_snapshot, kernel.stop, host.change_settings, host.invite, host.renew_keys
+        )
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         start, socket = host.roles.background.start, socket_path(runtime_dir, settings.name)

@@ -11,6 +11,9 @@ CERTIFICATE, KEY, PEER_CERTIFICATE = "certificate.pem", "key.pem", "peer.pem"
 """In the directory of the keys: what this host shows, what proves that it is its, what the other shows."""
 REPLACED = "replaced.pem"
 """There too: what hosts showed in whose place another one was invited."""
+NEXT, PEER_NEXT = "next.pem", "peer-next.pem"
+"""There too, while keys are renewed: the key and the certificate that this host is to show, and what the
+other host is to show."""
 
 _COMMON_NAME_BYTES_MAX = 64  # RFC 5280, appendix A
 # Its holder is known by all of it, so dates say nothing; and a clock that is wrong must not part two hosts.

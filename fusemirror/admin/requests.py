@@ -77,6 +77,10 @@ class Invite(_Request, tag="invite"):
     pairing: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
 
 
+class RenewKeys(_Request, tag="renew-keys"):
+    pass
+
+
 class Set(_Request, tag="set"):
     """Settings as a config file would hold them; `settings.py` checks the values."""
 
@@ -115,6 +119,7 @@ Request = (
     | Takeover
     | Resolve
     | Invite
+    | RenewKeys
     | Set
     | Reserve
     | Release

@@ -33,7 +33,8 @@ Send = Callable[[Answer], Awaitable[None]]
 
 class AdminServer:
     """Answers commands until cancelled. `stop` ends the mount; `change_settings` takes values of a config
-    file, or raises UsageError; `invite` lets another host take the peer's place.
+    file, or raises UsageError; `invite` lets another host take the peer's place; `renew_keys` returns when
+    both hosts have new ones.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class AdminServer:
         stop: Callable[[str], None],
         change_settings: Callable[[dict[str, Any]], None] | None = None,
         invite: Callable[[requests.Invite], Awaitable[None]] | None = None,
+        renew_keys: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._unit = unit
         self._change_settings = change_settings
         self._invite = invite
+        self._renew_keys = renew_keys
         self._take_snapshot = take_snapshot
         self._stop = stop
 
@@ -102,6 +105,11 @@ class AdminServer:
                 if self._invite is None:
                     raise UsageError("this mount can invite nobody")
                 await self._invite(request)
+                return None
+            case requests.RenewKeys():
+                if self._renew_keys is None:
+                    raise UsageError("this mount has no keys")
+                await self._renew_keys()
                 return None
             case requests.Set():
                 return self._set(request.values)

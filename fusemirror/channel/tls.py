@@ -1,7 +1,8 @@
 """TLS over any transport: both hosts show a certificate, and each knows the other's (design.md G7).
 
-Only TLS 1.3 is spoken, and only with the one certificate that stands in the keys of the filesystem: no
-authority is asked, and names and dates in it say nothing. A stranger learns no more than that a port is open.
+Only TLS 1.3 is spoken, and only with the certificate that stands in the keys of the filesystem, and the one
+that is to follow it while keys are renewed: no authority is asked, and names and dates in it say nothing. A
+stranger learns no more than that a port is open.
 Source: RFC 8446; Python's ssl.SSLObject, which does no I/O.
 """
 
@@ -16,7 +17,7 @@ from fusemirror import limits
 from fusemirror.channel.keyring import certificates_in
 from fusemirror.channel.transport import Listener, Network, Transport, drop_sent, everybody
 from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
-from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, REPLACED
+from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, PEER_NEXT, REPLACED
 from fusemirror.protocol.framing import Buffer
 
 _RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
@@ -32,15 +33,16 @@ class Credentials:
         if not directory.exists():  # a filesystem that was made before there was TLS has none
             raise BadKeys(
                 directory,
-                "there are none; set `tls = false` on both hosts, or make keys as RENEW KEYS in "
+                "there are none; set `tls = false` on both hosts, or make keys as KEYS BY HAND in "
                 "fusemirror-tasks(7) says",
             )
         try:
             for name in (CERTIFICATE, KEY):  # OpenSSL does not say which of them is not there
                 (directory / name).read_bytes()
             self.peer_certificate = ssl.PEM_cert_to_DER_cert((directory / PEER_CERTIFICATE).read_text())
-            known = certificates_in(directory / REPLACED)
-            self.replaced = {ssl.PEM_cert_to_DER_cert(each) for each in known} - {self.peer_certificate}
+            self.peer_certificates = {self.peer_certificate, *_all_in(directory / PEER_NEXT)}
+            """What the other host may show; more than one while keys are renewed."""
+            self.replaced = _all_in(directory / REPLACED) - self.peer_certificates
             """What hosts show in whose place there is another now."""
             self._client = self._context(ssl.PROTOCOL_TLS_CLIENT, directory)
             self._server = self._context(ssl.PROTOCOL_TLS_SERVER, directory)
@@ -62,7 +64,8 @@ class Credentials:
         context.verify_mode = ssl.CERT_REQUIRED
         # Whoever has signed it, and whatever the clock of either host says.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
-        context.load_verify_locations(cadata=self.peer_certificate)
+        for each in self.peer_certificates:
+            context.load_verify_locations(cadata=each)
         context.load_cert_chain(directory / CERTIFICATE, directory / KEY, password=_no_password)
         return context
 
@@ -71,6 +74,10 @@ class Credentials:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = self._client if dialer else self._server
         return context.wrap_bio(incoming, outgoing, server_side=not dialer), incoming, outgoing
+
+
+def _all_in(path: Path) -> set[bytes]:
+    return {ssl.PEM_cert_to_DER_cert(each) for each in certificates_in(path)}
 
 
 def own_certificate(directory: Path) -> str:
@@ -102,7 +109,7 @@ class TlsTransport(Transport):
         await self._send_pending()
         shown = self._tls.getpeercert(binary_form=True)
         self.replaced = shown in self._credentials.replaced and not self._dialer
-        if shown != self._credentials.peer_certificate and not self.replaced:
+        if shown not in self._credentials.peer_certificates and not self.replaced:
             raise PeerRefused(self.peer_name, _STRANGER)
 
     def _shake_hands(self) -> bool:

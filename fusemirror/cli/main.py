@@ -27,6 +27,7 @@ COMMANDS = (
     "conflicts",
     "resolve",
     "invite",
+    "keys",
     "list",
     "delete",
     "fsck",

@@ -133,6 +133,7 @@ def describe(status: dict[str, Any]) -> str:
         *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
         *_witness(status.get("witness")),
+        *_keys(status.get("keys")),
         *(("failing", f"{each['task']}: {each['error']}") for each in status.get("background", ())),
         ("mounted on", status["mountpoint"]),
         ("volume", status["volume"]),
@@ -255,6 +256,12 @@ def _reserved(reservations: list[dict[str, Any]]) -> list[tuple[str, str]]:
     if more := len(reservations) - len(rows):
         rows.append(("reserved", f"and {more} more, see --json"))
     return rows
+
+
+def _keys(keys: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if keys is None or not keys["renewing"]:
+        return []
+    return [("keys", "being renewed: old and new ones count until both hosts have confirmed")]
 
 
 def _witness(witness: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -77,6 +77,7 @@ from fusemirror.protocol.messages import (
     Excluded,
     FreeNames,
     HoldNames,
+    KeyNews,
     LendNames,
     RecallNames,
     Request,
@@ -117,6 +118,7 @@ class BackupUnit(ControlUnit):
             RecallNames: self.borrowing.recalled,
             FreeNames: self.borrowing.freed,
             DiskSpace: self._take_disk_space,
+            KeyNews: lambda message, _, session: self.renewal.take(message, session),
         }
         self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access
@@ -526,6 +528,7 @@ class BackupUnit(ControlUnit):
             nursery.start_soon(self._forward_for_ever, link)
             nursery.start_soon(self._tell_ended, link)
             nursery.start_soon(self.tell_disk, link)
+            nursery.start_soon(self.renewal.tell, link)
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()

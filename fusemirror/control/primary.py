@@ -146,6 +146,7 @@ class PrimaryUnit(ControlUnit):
     def inherit(self, before: ControlUnit) -> None:
         super().inherit(before)
         self.mirror.backup_disk = before.peer_disk
+        self.mirror.renewal = self.renewal
         self.open_inodes.keep_all()
         self.lending.names = self.names
 
@@ -504,6 +505,7 @@ class PrimaryUnit(ControlUnit):
             nursery.start_soon(self.run_requests, link)
             nursery.start_soon(self._end_reservations_of_nobody)
             nursery.start_soon(self.tell_disk, link)
+            nursery.start_soon(self.renewal.tell, link)
             await self.mirror.serve(link)
             nursery.cancel_scope.cancel()
         self.end_link(link)

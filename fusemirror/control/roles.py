@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.channel.renewal import Renewal
 from fusemirror.control.apart import ChangesApart, parted_at
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.conflicts import BringingIn, set_aside_files
@@ -71,8 +72,10 @@ class Roles(ControlUnit):
         meeting: Meeting,
         settings: Settings,
         permission: Permission | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
         super().__init__(volume)
+        self.renewal = renewal or Renewal()
         self._make_unit = make_unit
         self._meeting = meeting
         self.bringing_in = BringingIn(self)

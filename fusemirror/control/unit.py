@@ -21,6 +21,7 @@ import trio
 
 from fusemirror.background import Background
 from fusemirror.channel.link import Link
+from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
@@ -111,6 +112,7 @@ class ControlUnit(ABC):
         self.failed_writes = FailedWrites()
         self.telling = Telling(volume)
         self.background = Background()
+        self.renewal = Renewal()
         self._resumed = trio.Event()
         self.names = Names()
         self.open_inodes = OpenInodes()
@@ -145,6 +147,7 @@ class ControlUnit(ABC):
         self._told_full, self._told_peer_full = before._told_full, before._told_peer_full
         self.telling = before.telling
         self.background = before.background
+        self.renewal = before.renewal
         self.request_serial = before.request_serial
         self.reads_local, self.reads_routed = before.reads_local, before.reads_routed
 

@@ -30,6 +30,7 @@ from fusemirror.change import (
     encode_change,
 )
 from fusemirror.channel.link import Link
+from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.session import Session
 from fusemirror.errors import (
     ChangeInDoubt,
@@ -92,6 +93,7 @@ from fusemirror.protocol.messages import (
     Fetched,
     FlushImage,
     ForgetMarks,
+    KeyNews,
     Normal,
     Reply,
     Room,
@@ -186,6 +188,7 @@ class Mirror:
         """The backup has said goodbye; the link lasts as long as its kernel may show what it keeps."""
         self.backup_disk: DiskSpace | None = None
         """As the backup said last, over any link."""
+        self.renewal = Renewal()
         self._room_limit: int | None = None  # as the backup said last over this link
         self._room_taken = 0  # of that by the changes since it caught up
         self._mend_wanted = trio.Event()
@@ -704,6 +707,8 @@ class Mirror:
                     self._take_room(message)
                 elif type(message) is DiskSpace:
                     self.backup_disk = message
+                elif type(message) is KeyNews:
+                    self.renewal.take(message, session)
                 elif type(message) is Bye:
                     await self._take_leave(message, session)
                 else:

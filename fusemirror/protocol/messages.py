@@ -47,6 +47,7 @@ from fusemirror.limits import (
     FILE_BYTES_MAX,
     GENERATIONS_MAX,
     INODES_PER_MESSAGE,
+    KEY_DIGEST_BYTES,
     PURGE_BATCH_MAX,
     REGION_BYTES,
     ROWS_RECEIVED_MAX,
@@ -60,6 +61,7 @@ from fusemirror.settings import Access
 Rows = Annotated[tuple[Row, ...], Meta(max_length=ROWS_RECEIVED_MAX)]
 ShownPath = Annotated[bytes, Meta(max_length=DIFFERENCE_PATH_BYTES_MAX)]
 PeerTimeout = Annotated[float, Meta(gt=0, le=3600)]
+KeyDigest = Annotated[bytes, Meta(min_length=KEY_DIGEST_BYTES, max_length=KEY_DIGEST_BYTES)]
 ReplyValue = Annotated[int, Meta(ge=-1)]  # `checks.check_reply` knows what was asked
 
 
@@ -128,6 +130,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     name: Text = ""  # of the filesystem, as the sender has it; "" from an earlier version
     witness: Text | None = None  # as it is set; None from an earlier version
     pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
+    takes_keys: bool = False  # the message `KeyNews`
 
     @property
     def claim(self) -> Claim:
@@ -440,6 +443,18 @@ class DiskSpace(msgspec.Struct, frozen=True, array_like=True, tag=72, gc=False):
     full: bool = False
 
 
+class KeyNews(msgspec.Struct, frozen=True, array_like=True, tag=79, gc=False):
+    """What the sender's keys are, when a link begins and whenever that changes. Either host says it.
+
+    `shows`: the digest of the certificate that it shows; `next`: the one (PEM) that it is to show once the
+    receiver knows it, or ""; `knows`: the digest of the newest certificate of the receiver that it lets in.
+    """
+
+    shows: KeyDigest
+    knows: KeyDigest
+    next: Text = ""
+
+
 class Fetched(msgspec.Struct, frozen=True, array_like=True, tag=71):
     """Answer to `FetchRows` or `FetchRegion`; `size` is the length of the file, -1 where there is none."""
 
@@ -576,6 +591,7 @@ AnyMessage = (
     | Suspects
     | Room
     | DiskSpace
+    | KeyNews
     | Fetched
     | Request
     | Answer

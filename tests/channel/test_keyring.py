@@ -107,5 +107,5 @@ def test_a_damaged_list_of_replaced_hosts_is_said_so(keys: Path, content: bytes)
 
 def test_a_filesystem_without_any_keys_is_told_what_to_do(tmp_path: Path) -> None:
     """As one has that was made before there was TLS."""
-    with pytest.raises(BadKeys, match=r"there are none; set `tls = false` on both hosts, or .* RENEW KEYS"):
+    with pytest.raises(BadKeys, match=r"there are none; set `tls = false` on both hosts, or .* KEYS BY HAND"):
         Credentials(tmp_path / "nowhere")

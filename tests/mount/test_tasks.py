@@ -127,12 +127,24 @@ def test_a_volume_is_moved(site: Site) -> None:
     both_write(site, "alpha", "beta")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
-def test_keys_are_renewed(site: Site) -> None:
-    keys = [host.config_directory / FILESYSTEM / "key.pem" for host in site.hosts.values()]
-    before = [path.read_text() for path in keys]
+def keys_of(site: Site) -> list[str]:
+    return [(host.config_directory / FILESYSTEM / "key.pem").read_text() for host in site.hosts.values()]
+
+
+def test_keys_are_renewed_while_both_hosts_go_on(site: Site) -> None:
+    before = keys_of(site)
+    pids = [host.pid for host in site.pair]
     site.carry_out("RENEW KEYS")
-    assert all(path.read_text() != text for path, text in zip(keys, before, strict=True))
+    assert not {*keys_of(site)} & {*before}
+    assert [host.pid for host in site.pair] == pids
+    both_write(site, "alpha", "beta")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_keys_are_made_by_hand(site: Site) -> None:
+    before = keys_of(site)
+    site.carry_out("KEYS BY HAND")
+    assert not {*keys_of(site)} & {*before}
     both_write(site, "alpha", "beta")
 
 

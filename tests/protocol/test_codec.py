@@ -55,6 +55,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Suspects(((INODE, (-1,)),), True, ((INODE, (0, 5, 9, 1 << 47)),)),
     m.Room(1 << 30, True),
     m.DiskSpace(1 << 40, 1 << 30, 1 << 29, 1000, 10, True),
+    m.KeyNews(b"s" * 32, b"k" * 32, "a certificate"),
     m.Fetched(1, 5, b"bytes", (XATTR,)),
     m.Request(RequestId(b"1234567812345678"), Rename(INODE, b"\xff\xfe", INODE, b"new", 1)),
     m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
