@@ -130,15 +130,15 @@ class Host:
         self.linker.was_replaced = self._be_replaced
         if volume.identity.replaced:
             self._be_replaced()
-        self.linker.talk = self.roles.telling.run_talk
+        self.linker.talk = self.roles.exchange.run_over
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         send, receive = trio.open_memory_channel[Link](1)
         start = self.roles.background.start
         await nursery.start(start, "staging", self._communication.run)
         await nursery.start(self.roles.run, receive)
-        await nursery.start(start, "files set aside", self.roles.bringing_in.run)
-        await nursery.start(start, "changes apart", self.roles.telling.run)
+        await nursery.start(start, "quarantine", self.roles.publishing.run)
+        await nursery.start(start, "divergent changes", self.roles.exchange.run)
         await nursery.start(start, "witness", going_alone.run)
         await nursery.start(start, "keys", self.renewal.run)
         await nursery.start(start, "links", partial(self.linker.run, send, self.roles.background))

@@ -7,6 +7,8 @@ by us goes through `printable`; JSON needs it not, since its own strings are esc
 
 from typing import Any
 
+from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
+
 
 def printable(text: str | bytes) -> str:
     r"""The text with everything escaped (`\n`, `\x1b`, `\u202e`) that is no visible character or space.
@@ -29,6 +31,11 @@ def counted(count: int, one: str, many: str = "") -> str:
 def shortened(path: bytes, bytes_max: int) -> bytes:
     """A path, or the end of one that is too long."""
     return path if len(path) <= bytes_max else b"..." + path[3 - bytes_max :]
+
+
+def path_shown(path: bytes) -> str:
+    """A path for people; bytes that are no text are shown as such, and of one that is too long the end."""
+    return shortened(path, DIFFERENCE_PATH_BYTES_MAX).decode(errors="backslashreplace")
 
 
 def printable_all(value: Any) -> Any:

@@ -25,6 +25,7 @@ LAYERS = (
     ("filesystem",),
     ("kernel",),
     ("control",),
+    ("divergence",),
     ("mirror",),
     ("witness",),
     ("communication",),
@@ -79,7 +80,9 @@ TESTED_ELSEWHERE = {
     "communication/opening": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
     "control/going_alone": "simulation/test_witness",
-    "control/telling": "control/test_conflicts",
+    "divergence/conflicts": "divergence/test_publishing",
+    "divergence/exchange": "divergence/test_publishing",
+    "divergence/report": "divergence/test_publishing",
     "control/primary": "simulation/test_simulation",
     "control/unit": "filesystem/test_operations",  # drives it without a kernel
     "daemon": "mount/test_life",

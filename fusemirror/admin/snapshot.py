@@ -58,7 +58,7 @@ def snapshot(
         "peer": {
             "name": identity.peer_name,
             "address": settings.peer,
-            "connected": link is not None or unit.telling.connected,
+            "connected": link is not None or unit.exchange.connected,
             "since": since,
             "round_trip_seconds": session and session.round_trip_seconds,
             "encrypted": settings.tls,
@@ -72,7 +72,7 @@ def snapshot(
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
-        "conflicts": unit.telling.status(),
+        "conflicts": unit.exchange.status(),
         "exclusive": unit.exclusive.status(),
         "reservations": unit.reservations(),
         "background": unit.background.status(now_ns()),

@@ -333,11 +333,11 @@ class Linker:
         if any(talk.peer.instance != session.peer.instance for talk in self._talks):
             self._end_talks("the peer restarted")
         if self.met_same_role(session.peer) and not self._retired:
-            await self.run_talk(session)
+            await self.run_over(session)
         else:
             session.close("both hosts have the same role")
 
-    async def run_talk(self, session: Session) -> None:
+    async def run_over(self, session: Session) -> None:
         """Talk over a session that makes no link, until it is lost. Cancellation closes it."""
         self._talks.add(session)
         self._pause_s = limits.RECONNECT_FIRST_S

@@ -16,12 +16,13 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.renewal import Renewal
-from fusemirror.control.apart import ChangesApart, parted_at
 from fusemirror.control.backup import BackupUnit
-from fusemirror.control.conflicts import BringingIn, set_aside_files
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.telling import Listed
-from fusemirror.control.unit import ControlUnit, RoleChange, name_of
+from fusemirror.control.unit import ControlUnit, RoleChange
+from fusemirror.divergence.listing import DivergentChanges, fork_point
+from fusemirror.divergence.publishing import Publishing
+from fusemirror.divergence.quarantine import quarantine_files
+from fusemirror.divergence.report import report
 from fusemirror.errors import (
     FusemirrorError,
     HistoriesDiverged,
@@ -37,10 +38,8 @@ from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, te
 from fusemirror.operations import AnyOperation, Key, SetAttributes
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
-from fusemirror.protocol.connection import shown
-from fusemirror.protocol.messages import Difference, DiskSpace, Hello
+from fusemirror.protocol.messages import DiskSpace, Hello
 from fusemirror.settings import Access, Settings
-from fusemirror.volume.aside import set_aside
 from fusemirror.volume.health import disk_error
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -78,8 +77,8 @@ class Roles(ControlUnit):
         self.renewal = renewal or Renewal()
         self._make_unit = make_unit
         self._meeting = meeting
-        self.bringing_in = BringingIn(self)
-        self.telling.is_diverged = self._is_diverged
+        self.publishing = Publishing(self)
+        self.exchange.is_diverged = self._is_diverged
         self._parked: trio.Event | None = None
         self._succession = trio.Event()  # set when there is another unit
         self._settings = settings
@@ -350,7 +349,7 @@ class Roles(ControlUnit):
                 "this host is the backup; if the primary is lost for good, let this host take over first, "
                 "with `fusemirror takeover NAME`"
             )
-        if unit.link is not None or unit.telling.connected:
+        if unit.link is not None or unit.exchange.connected:
             raise RefusedForSafety(
                 f"{peer} is connected; unmount it there first, if another host is to replace it"
             )
@@ -371,24 +370,12 @@ class Roles(ControlUnit):
         return bool(self.unit.status()["mirror_state"] == "diverged")
 
     async def conflicts(self) -> dict[str, Any]:
-        """What each host changed since the lines parted, while they are apart, and what was set aside.
+        """What each host changed since the fork point, while the histories differ, and the published files.
 
         The other host is asked, for `io_timeout` at most.
         """
-        identity = self.volume.identity
-        diverged = self._is_diverged()
-        hosts: dict[str, Listed | None] = {}
-        if diverged:
-            hosts[identity.host_name] = await self.telling.list_here()
-            hosts[identity.peer_name] = await self.telling.list_there(self._settings.io_timeout)
-        files, count = await set_aside_files(self.volume)
-        return {
-            "diverged": diverged,
-            "hosts": {name: _counted(listed) for name, listed in hosts.items()},
-            "changed": _joined({name: listed.differences for name, listed in hosts.items() if listed}),
-            "set_aside": files,
-            "set_aside_count": count,
-        }
+        exchange = self.exchange if self._is_diverged() else None
+        return await report(self.volume, exchange, self._settings.io_timeout)
 
     def resolve(self, keep: str) -> str:
         """Record durably whose copy stays; the other host yields when they meet, at once where it is there.
@@ -408,7 +395,7 @@ class Roles(ControlUnit):
             term = max(identity.term, 0 if unit.met is None else unit.met.term) + 1
             self.volume.update_identity(keep=hosts[keep], keep_at=at, term=term)
         self._meeting.meet_anew("a person has chosen a copy")
-        return f"the copy of {keep} stays; the other host's changes are set aside when the hosts meet"
+        return f"the copy of {keep} stays; the other host's changes go to quarantine when the hosts meet"
 
     def _check_not_diverged(self) -> None:
         status = self.unit.status()
@@ -442,9 +429,9 @@ class Roles(ControlUnit):
             try:
                 if change.hand_over:
                     await self._hand_over(change)
-                elif change.set_aside:
+                elif change.quarantines:
                     self._park()
-                    await self._set_aside(unit)
+                    await self._quarantine(unit)
                 self._make_durable(change)
                 return change
             except (FusemirrorError, OSError) as error:
@@ -456,15 +443,14 @@ class Roles(ControlUnit):
                 self._tell_succession()
                 self._unpark()
 
-    async def _set_aside(self, unit: ControlUnit) -> None:
-        """Keep beside what was changed here; nothing is changed meanwhile. OSError: nothing was kept."""
+    async def _quarantine(self, unit: ControlUnit) -> None:
+        """Copy what was changed here since the fork point; nothing is changed meanwhile. OSError: nothing is
+        in quarantine."""
         unit.suspend()
-        apart = ChangesApart(
-            self.volume, parted_at(self.volume, None if unit.met is None else unit.met.history)
-        )
-        files = await apart.files()
-        count = await set_aside(self.volume, files)
-        log.info("set aside: %s changed here", counted(count, "file"))
+        first = fork_point(self.volume, None if unit.met is None else unit.met.history)
+        files = await DivergentChanges(self.volume, first).files()
+        count = await quarantine_files(self.volume, files)
+        log.info("in quarantine: %s changed here", counted(count, "file"))
 
     async def _hand_over(self, change: RoleChange) -> None:
         unit = self.unit
@@ -511,8 +497,8 @@ class Roles(ControlUnit):
         self._tell_succession()
         self._unpark()
         change.done.resolve(None)
-        if change.set_aside:
-            self.bringing_in.wanted.set()
+        if change.quarantines:
+            self.publishing.wanted.set()
 
     def _stop_serving(self, error: FusemirrorError | OSError) -> None:
         """The role is this host's all the same: it serves it once it is mounted again."""
@@ -534,7 +520,7 @@ class Roles(ControlUnit):
                 held_below=None,
             )
         elif not change.hand_over:  # else it was durable before the other host heard of it
-            complete = identity.complete and not change.set_aside
+            complete = identity.complete and not change.quarantines
             self.volume.update_identity(role="backup", term=change.term, handed_over=True, complete=complete)
 
     def _kernel_forgets_at(self) -> float:
@@ -548,24 +534,3 @@ class Roles(ControlUnit):
         else:
             # From here on this host is ahead, whatever the records of the two journals are.
             unit.mirror.record((term_row(change.term),))
-
-
-def _counted(listed: Listed | None) -> dict[str, Any] | None:
-    """What is said of a host's list; None where the host did not say anything."""
-    if listed is None:
-        return None
-    return {"count": listed.count, "listed": len(listed.differences), "complete": listed.whole}
-
-
-def _joined(lists: dict[str, list[Difference]]) -> list[dict[str, Any]]:
-    """By path: which hosts changed it, and how."""
-    paths: dict[bytes, dict[str, Any]] = {}
-    for host, differences in lists.items():
-        for difference in differences:
-            paths.setdefault(difference.path, {})[host] = {
-                "kinds": [shown(kind) for kind in difference.kinds],
-                "was": name_of(difference.was) or None,
-                "size": difference.size,
-                "modified": difference.mtime_ns / 1e9,
-            }
-    return [{"path": name_of(path), "changed_by": by_host} for path, by_host in sorted(paths.items())]

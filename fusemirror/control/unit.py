@@ -29,8 +29,8 @@ from fusemirror.control.failed_writes import FailedWrites
 from fusemirror.control.names import Names
 from fusemirror.control.open_inodes import OpenInodes
 from fusemirror.control.overlay import data_with, hole_with
-from fusemirror.control.telling import Telling
 from fusemirror.control.traffic import Traffic
+from fusemirror.divergence.exchange import DivergenceExchange
 from fusemirror.errors import (
     ChannelError,
     ConnectionLost,
@@ -44,7 +44,6 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     CLOCK_DIFFERENCE_MAX_S,
     COMMIT_INTERVAL_S,
-    DIFFERENCE_PATH_BYTES_MAX,
     FILE_BYTES_MAX,
     NAMELESS_SUMMED_MAX,
     SPACE_LOOK_INTERVAL_S,
@@ -52,7 +51,7 @@ from fusemirror.limits import (
 from fusemirror.mirror.histories import Relation, Step, history_of, relation
 from fusemirror.operations import AnyOperation, Key, Operation, Release, Reserve
 from fusemirror.operations.reserve import conflicts
-from fusemirror.printable import shortened
+from fusemirror.printable import path_shown
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Bye, DiskSpace, Hello, History
 from fusemirror.settings import Access, Settings, is_host_name
@@ -74,8 +73,8 @@ class RoleChange:
 
     A backup becomes the primary: `alone`, without the other host, or handed the role under `term`. A
     primary becomes the backup: by `hand_over` while the link lives, or because the peer is the primary
-    already. `known` is the last change of this host that the peer holds, `set_aside` says that what
-    differs here is to be kept beside. `done` is settled at the end.
+    already. `known` is the last change of this host that the peer holds, `quarantines` says that
+    what differs here is to go to quarantine. `done` is settled at the end.
     """
 
     role: str
@@ -83,7 +82,7 @@ class RoleChange:
     term: int = 0
     alone: bool = False
     hand_over: bool = False
-    set_aside: bool = False
+    quarantines: bool = False
     known: ChangeNumber = NO_CHANGE
     done: Promise[None] = field(default_factory=Promise)
 
@@ -110,7 +109,7 @@ class ControlUnit(ABC):
         self.host_identity = bytes.fromhex(volume.identity.host)
         self.peer_identity = bytes.fromhex(volume.identity.peer)
         self.failed_writes = FailedWrites()
-        self.telling = Telling(volume)
+        self.exchange = DivergenceExchange(volume)
         self.background = Background()
         self.renewal = Renewal()
         self._resumed = trio.Event()
@@ -145,7 +144,7 @@ class ControlUnit(ABC):
         self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ
         self.clock_ahead_s = before.clock_ahead_s
         self._told_full, self._told_peer_full = before._told_full, before._told_peer_full
-        self.telling = before.telling
+        self.exchange = before.exchange
         self.background = before.background
         self.renewal = before.renewal
         self.request_serial = before.request_serial
@@ -177,7 +176,7 @@ class ControlUnit(ABC):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen, link.forward)
-            await self.telling.run_talk(link.mirror)
+            await self.exchange.run_over(link.mirror)
             link.close("the other path was lost")
 
     def end_link(self, link: Link) -> None:
@@ -220,8 +219,9 @@ class ControlUnit(ABC):
         if step in (Step.GIVE_WAY, Step.YIELD):
             known = _known_to(history_of(self.volume), peer.history)
             reason = "the other host holds the newer copy"
-            aside = step is Step.YIELD
-            self.role_change.resolve(RoleChange("backup", reason, term, set_aside=aside, known=known))
+            self.role_change.resolve(
+                RoleChange("backup", reason, term, quarantines=step is Step.YIELD, known=known)
+            )
         elif step is Step.ACCEPT:
             self.role_change.resolve(RoleChange("primary", "the other host handed over the role", peer.term))
         elif step is Step.DIVERGED:
@@ -229,7 +229,7 @@ class ControlUnit(ABC):
 
     def differ(self, peer: Hello) -> None:
         """The peer was met, and no copy is to be made equal to the other."""
-        self.telling.begin(peer.history)
+        self.exchange.begin(peer.history)
         related = relation(history_of(self.volume), peer.history) is not Relation.UNRELATED
         whole = self.volume.identity.complete and peer.history.complete
         if not whole:
@@ -645,7 +645,7 @@ class ControlUnit(ABC):
         if error.errno != errno.EBUSY or not in_the_way:
             return error
         held_inode, held = next(iter(in_the_way.items()))
-        what = name_of(held.path) if held_inode else "everything"
+        what = path_shown(held.path) if held_inode else "everything"
         since = datetime.fromtimestamp(held.since_ns // 10**9).astimezone().isoformat(sep=" ")
         return ReservationConflict(what, self._host_name(held.holder), since)
 
@@ -655,7 +655,7 @@ class ControlUnit(ABC):
         return [
             {
                 "inode": inode or None,
-                "path": name_of(reservation.path) if inode else None,
+                "path": path_shown(reservation.path) if inode else None,
                 "holder": self._host_name(reservation.holder),
                 "since": reservation.since_ns / 1e9,
             }
@@ -737,11 +737,6 @@ def in_words(seconds: float) -> str:
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:.0f} {name}"
     return f"{seconds:.0f} s"
-
-
-def name_of(path: bytes) -> str:
-    """A path for people; bytes that are no text are shown as such, and of one that is too long the end."""
-    return shortened(path, DIFFERENCE_PATH_BYTES_MAX).decode(errors="backslashreplace")
 
 
 def _known_to(ours: History, theirs: History) -> ChangeNumber:

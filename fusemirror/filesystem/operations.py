@@ -19,8 +19,8 @@ import trio
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
 from fusemirror.change import first_cookie
-from fusemirror.control.conflicts import check_reserved
 from fusemirror.control.unit import ControlUnit, found
+from fusemirror.divergence.conflicts import check_reserved
 from fusemirror.errors import OperationFailed, VolumeDamaged
 from fusemirror.filesystem.answers import Listing, list_entry
 from fusemirror.filesystem.attributes import BLOCK_BYTES, damaged_entry, entry_attributes, no_entry

@@ -519,11 +519,11 @@ class Excluded(msgspec.Struct, frozen=True, array_like=True, tag=90, gc=False):
     identity: ARequest
 
 
-# --- between two hosts whose lines are apart, on any path ------------------------------------------------
+# --- between two hosts whose histories diverged, on any path ---------------------------------------------
 
 
 class Difference(msgspec.Struct, frozen=True, array_like=True):
-    """One name of the sender, and what happened there since the lines parted (`control.apart.Kind`).
+    """One name of the sender, and what happened there since the fork point (`divergence.listing.Kind`).
 
     `was` is the name before, of what was renamed. Sizes in bytes.
     """
@@ -535,21 +535,21 @@ class Difference(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: Annotated[int, Meta(ge=TIME_NS_MIN, le=TIME_NS_MAX)] = 0
 
 
-class CountApart(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
-    """How many files the sender changed since the lines parted, as far as it has counted."""
+class DivergentCount(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
+    """How many files the sender changed since the fork point, as far as it has counted."""
 
     count: Counter
 
 
-class AskApart(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
-    """What has the receiver changed? Answered with `Apart`, once or several times."""
+class AskDivergent(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
+    """What has the receiver changed? Answered with `Divergent`, once or several times."""
 
     token: Counter
 
 
-class Apart(msgspec.Struct, frozen=True, array_like=True, tag=102):
+class Divergent(msgspec.Struct, frozen=True, array_like=True, tag=102):
     """Some of what the sender changed. With the last of them it says how much that is in all, and whether
-    its journal reached back to where the lines parted."""
+    its journal reached back to the fork point."""
 
     token: Counter
     differences: Annotated[tuple[Difference, ...], Meta(max_length=DIFFERENCES_PER_MESSAGE)]
@@ -603,9 +603,9 @@ AnyMessage = (
     | RecallNames
     | FreeNames
     | Ended
-    | CountApart
-    | AskApart
-    | Apart
+    | DivergentCount
+    | AskDivergent
+    | Divergent
     | WantNames
     | WantBack
 )

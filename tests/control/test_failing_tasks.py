@@ -14,11 +14,11 @@ from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.names import Lending
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
+from fusemirror.divergence import quarantine
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.mirror.sending import Mirror
 from fusemirror.operations import Create, Unlink
-from fusemirror.volume import aside
 from tests.admin.conftest import Pair, network, pair
 from tests.memory_network import MemoryNetwork
 
@@ -53,7 +53,7 @@ TASKS = (
     Task("link", ControlUnit, "learn_name", _cut),
     Task("links", Linker, "_meet", _cut),
     Task("staging", CommunicationVolume, "_destage", _nothing),
-    Task("files set aside", aside, "pending", lambda pair, _: pair.backup.roles.bringing_in.wanted.set()),
+    Task("quarantine", quarantine, "pending", lambda pair, _: pair.backup.roles.publishing.wanted.set()),
 )
 
 

@@ -1,7 +1,7 @@
-"""What this host changed since the lines parted: its journal and its marked regions tell.
+"""What this host changed since the fork point: its journal and its marked regions tell.
 
 The journal has every change of a name and of attributes, the changed-region map the images that this
-host's programs wrote to. What a name stood for when the lines parted is known from the first record that
+host's programs wrote to. What a name stood for at the fork point is known from the first record that
 touches it, whose rows are those that its operation decided. Nothing is compared here: a file that both
 hosts changed alike is listed too, and one whose last change the other host has is not.
 """
@@ -15,10 +15,10 @@ import trio
 from fusemirror.change import AnyChange, NamespaceChange, Table, decode_change
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
-    APART_KNOWN_MAX,
     DIFFERENCE_PATH_BYTES_MAX,
     DIFFERENCES_TOLD_BYTES_MAX,
     DIFFERENCES_TOLD_MAX,
+    DIVERGENT_KNOWN_MAX,
 )
 from fusemirror.mirror.histories import generations_of
 from fusemirror.pieces import first_piece
@@ -32,10 +32,9 @@ from fusemirror.volume.volume import Volume
 log = logging.getLogger(__name__)
 
 NameKey = tuple[InodeNumber, bytes]
-CONFLICTS_NAME = b".fusemirror-conflicts"
 _DIRECTORY_TYPE = 4
 _PER_TURN = 256  # records, rows or names between two checkpoints: about a millisecond
-_BEFORE_PARTING = 10_000  # changes among which the last record before the parting is looked for
+_BEFORE_FORK = 10_000  # changes among which the last record before the fork point is looked for
 
 
 class Kind(StrEnum):
@@ -48,7 +47,7 @@ class Kind(StrEnum):
     DELETED = "deleted"
 
 
-def parted_at(volume: Volume, theirs: History | None) -> ChangeNumber:
+def fork_point(volume: Volume, theirs: History | None) -> ChangeNumber:
     """The first change of this volume that the other does not have, as far as the two histories tell.
 
     Where this host began a line of its own later than the other did, that is where the other began: what
@@ -68,13 +67,13 @@ def parted_at(volume: Volume, theirs: History | None) -> ChangeNumber:
     return ChangeNumber(first)
 
 
-class ChangesApart:
+class DivergentChanges:
     """The changes of this host's volume from `first` on; `scan` takes in what has come since."""
 
     def __init__(self, volume: Volume, first: ChangeNumber) -> None:
         self.first = first
         self.whole = volume.journal.first_number <= first
-        """All of them are known: the journal reached back to the parting, and there were not too many."""
+        """All of them are known: the journal reached back to the fork point, and there were not too many."""
         self._volume = volume
         self._scanned = ChangeNumber(first - 1)
         self._lock = trio.Lock()
@@ -83,14 +82,14 @@ class ChangesApart:
         self._attributes: set[InodeNumber] = set()
         self._created: set[InodeNumber] = set()
         self._names: dict[NameKey, InodeNumber | None] = {}
-        """What each name that was touched stood for when the lines parted."""
+        """What each name that was touched stood for at the fork point."""
 
     # --- what the journal tells ---------------------------------------------------------------------------
 
     def _last_time_before(self) -> int:
         """Whatever this volume changed at this time or earlier, the other has. 0 where that is not known."""
         last = None
-        for number, payload in self._volume.journal.records(max(0, self._scanned - _BEFORE_PARTING)):
+        for number, payload in self._volume.journal.records(max(0, self._scanned - _BEFORE_FORK)):
             if number > self._scanned:
                 break
             last = payload
@@ -106,12 +105,12 @@ class ChangesApart:
                     self._known_ns = self._last_time_before()
                 await self._scan()
             except OSError as error:  # also where it is trimmed now
-                log.info("what was changed apart is not wholly known: %s", error)
+                log.info("the divergent changes are not all known: %s", error)
                 self.whole = False
 
     async def _scan(self) -> None:
         for index, (number, payload) in enumerate(self._volume.journal.records(self._scanned)):
-            if len(self._names) + len(self._attributes) + len(self._content) > APART_KNOWN_MAX:
+            if len(self._names) + len(self._attributes) + len(self._content) > DIVERGENT_KNOWN_MAX:
                 self.whole = False
                 return
             self._take(decode_change(payload))

@@ -1,4 +1,4 @@
-"""What is set aside: plain files beside the volume, whole or not at all."""
+"""The quarantine: plain files beside the volume, whole or not at all."""
 
 import errno
 import os
@@ -8,10 +8,10 @@ from unittest import mock
 import pytest
 
 from fusemirror.change import Table
+from fusemirror.divergence import quarantine
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_PIECE_BYTES, MIB
-from fusemirror.volume import aside
 from fusemirror.volume.catalog import xattr_key
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import Writer, directory, volume, writer
@@ -21,9 +21,9 @@ __all__ = ["directory", "volume", "writer"]
 Files = dict[InodeNumber, list[list[bytes]]]
 
 
-def kept(volume: Volume) -> list[tuple[aside.Kept, Path]]:
-    [place] = aside.pending(volume)
-    return [(aside.load(path), aside.data_of(path)) for path in aside.descriptions(place)]
+def kept(volume: Volume) -> list[tuple[quarantine.Quarantined, Path]]:
+    [place] = quarantine.pending(volume)
+    return [(quarantine.load(path), quarantine.data_of(path)) for path in quarantine.descriptions(place)]
 
 
 async def test_files_come_before_directories_and_what_is_deep_before_what_holds_it(
@@ -42,7 +42,7 @@ async def test_files_come_before_directories_and_what_is_deep_before_what_holds_
         link: [[b"link"]],
         InodeNumber(999): [[b"gone"]],
     }
-    assert await aside.set_aside(volume, files) == 4
+    assert await quarantine.quarantine_files(volume, files) == 4
     found = kept(volume)
     assert [each.path[-1] for each, _ in found] == [b"a name", b"link", b"inner", b"outer"]
     first, data = found[0]
@@ -61,7 +61,7 @@ async def test_a_large_file_is_copied_in_pieces_and_keeps_its_holes(volume: Volu
     writer.truncate(file, 5 * COPY_PIECE_BYTES)
     copy_out = mock.Mock(wraps=volume.images.copy_out)
     with mock.patch.object(volume.images, "copy_out", copy_out):
-        await aside.set_aside(volume, {file: [[b"file"]]})
+        await quarantine.quarantine_files(volume, {file: [[b"file"]]})
     [(_, data)] = kept(volume)
     assert data.read_bytes() == volume.read(file, 0, 5 * COPY_PIECE_BYTES)
     assert data.stat().st_blocks * 512 < MIB
@@ -80,26 +80,26 @@ async def test_a_disk_that_is_full_keeps_nothing_and_the_next_attempt_keeps_all(
     with monkeypatch.context() as patch:
         patch.setattr(volume.images, "copy_out", full)
         with pytest.raises(OSError, match="No space"):
-            await aside.set_aside(volume, {file: [[b"file"]]})
-    assert aside.pending(volume) == []
+            await quarantine.quarantine_files(volume, {file: [[b"file"]]})
+    assert quarantine.pending(volume) == []
     for _ in range(2):  # the second takes the place of the first: this host gave way only once
-        assert await aside.set_aside(volume, {file: [[b"file"]]}) == 1
+        assert await quarantine.quarantine_files(volume, {file: [[b"file"]]}) == 1
     assert kept(volume)[0][1].read_bytes() == b"content"
 
 
 def test_the_name_that_was_chosen_stays(tmp_path: Path) -> None:
-    assert aside.name_in(tmp_path) is None
-    aside.choose_name(tmp_path, b"beta-2")
-    assert aside.name_in(tmp_path) == b"beta-2"
-    assert aside.descriptions(tmp_path) == []
+    assert quarantine.name_in(tmp_path) is None
+    quarantine.choose_name(tmp_path, b"beta-2")
+    assert quarantine.name_in(tmp_path) == b"beta-2"
+    assert quarantine.descriptions(tmp_path) == []
 
 
 def test_a_name_that_no_directory_can_have_was_not_chosen(tmp_path: Path) -> None:
-    assert aside.name_in(tmp_path) is None
-    aside.choose_name(tmp_path, b"beta-2")
-    assert aside.name_in(tmp_path) == b"beta-2"
-    aside.choose_name(tmp_path, b"a/b")  # by a version that took any text for a host's name
-    assert aside.name_in(tmp_path) is None
+    assert quarantine.name_in(tmp_path) is None
+    quarantine.choose_name(tmp_path, b"beta-2")
+    assert quarantine.name_in(tmp_path) == b"beta-2"
+    quarantine.choose_name(tmp_path, b"a/b")  # by a version that took any text for a host's name
+    assert quarantine.name_in(tmp_path) is None
 
 
 def test_a_damaged_description_is_said_to_be_one(tmp_path: Path) -> None:
@@ -107,4 +107,4 @@ def test_a_damaged_description_is_said_to_be_one(tmp_path: Path) -> None:
     description.parent.mkdir(parents=True)
     description.write_bytes(b"\xc1")
     with pytest.raises(VolumeDamaged, match=r"aside/1/0\.file"):
-        aside.load(description)
+        quarantine.load(description)

@@ -12,12 +12,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fusemirror.control import apart, conflicts, telling
-from fusemirror.control.apart import CONFLICTS_NAME
-from fusemirror.control.conflicts import check_reserved
-from fusemirror.control.telling import Telling
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
+from fusemirror.divergence import conflicts, exchange, listing
+from fusemirror.divergence.conflicts import CONFLICTS_NAME, check_reserved
+from fusemirror.divergence.exchange import DivergenceExchange
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
@@ -50,7 +49,7 @@ async def write(host: Host, file: InodeNumber, data: bytes) -> None:
 
 
 async def split(pair: Pair, network: MemoryNetwork) -> InodeNumber:
-    """Both change one file, and each makes one and a directory with one; they know that they parted."""
+    """Both change one file, and each makes one and a directory with one; they know that they diverged."""
     file = await create(pair.primary, b"both")
     kept = await create(pair.primary, b"untouched")
     await write(pair.primary, kept, b"the same")
@@ -90,7 +89,7 @@ async def test_a_split_brain_is_shown_and_what_differs_is_listed(
 ) -> None:
     await split(pair, network)
     for host in (pair.primary, pair.backup):
-        await until(lambda host=host: host.roles.telling.connected)  # type: ignore[misc]
+        await until(lambda host=host: host.roles.exchange.connected)  # type: ignore[misc]
         found = await host.roles.conflicts()
         assert found["diverged"]
         changed = {entry["path"]: sorted(entry["changed_by"]) for entry in found["changed"]}
@@ -114,8 +113,8 @@ async def test_either_host_can_be_told_which_copy_stays(
         getattr(pair, told).roles.resolve(keep)
     await until(lambda: loser.roles.volume.identity.role == "backup")
     await normal(winner, loser)
-    assert winner.roles.telling.status() is None, "once they are one again, nothing is counted"
-    assert loser.roles.telling.status() is None
+    assert winner.roles.exchange.status() is None, "once they are one again, nothing is counted"
+    assert loser.roles.exchange.status() is None
     assert "no split brain" in getattr(pair, told).roles.resolve(keep)
     await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
     aside = (CONFLICTS_NAME, lost.encode())
@@ -254,7 +253,7 @@ async def test_a_deletion_that_loses_comes_back_and_a_file_that_the_winner_delet
     await write(pair.backup, await find(pair.backup, b"gone at alpha"), b"changed")
     await pair.backup.roles.perform(Unlink(ROOT_INODE, b"gone at beta"))
     await pair.primary.roles.perform(Unlink(ROOT_INODE, b"gone at alpha"))
-    await until(lambda: pair.primary.roles.telling.connected)
+    await until(lambda: pair.primary.roles.exchange.connected)
     changed = {
         entry["path"]: {host: change["kinds"] for host, change in entry["changed_by"].items()}
         for entry in (await pair.primary.roles.conflicts())["changed"]
@@ -403,7 +402,7 @@ async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(
         assert counts["there"] >= 3
         assert pair.status(host)["peer"]["connected"]
     network.cut("alpha", "beta")
-    await until(lambda: not pair.primary.roles.telling.connected)
+    await until(lambda: not pair.primary.roles.exchange.connected)
     found = await pair.primary.roles.conflicts()
     assert found["hosts"]["beta"] is None
     assert found["hosts"]["alpha"]["complete"]
@@ -421,7 +420,7 @@ async def test_hosts_that_talk_over_two_sessions_hear_each_other_over_whichever_
 ) -> None:
     """Each host dials one, and takes another than the other host does for the newest."""
     memory = MemoryNetwork(Random(1))
-    here, there = Telling(volume), Telling(volume)
+    here, there = DivergenceExchange(volume), DivergenceExchange(volume)
     async with trio.open_nursery() as nursery:
         sessions = []
         for _ in range(2):
@@ -430,15 +429,15 @@ async def test_hosts_that_talk_over_two_sessions_hear_each_other_over_whichever_
             for session in sessions[-1]:
                 await nursery.start(session.run)
         first, second = sessions
-        nursery.start_soon(here.run_talk, first[0])
-        nursery.start_soon(there.run_talk, second[1])
+        nursery.start_soon(here.run_over, first[0])
+        nursery.start_soon(there.run_over, second[1])
         await wait_all_tasks_blocked()
-        nursery.start_soon(there.run_talk, first[1])
+        nursery.start_soon(there.run_over, first[1])
         await wait_all_tasks_blocked()
         there._here_count = 2
         there._tell_count()
         await until(lambda: here._there_count == 2)
-        nursery.start_soon(here.run_talk, second[0])  # it begins anew, and has yet to read what was told
+        nursery.start_soon(here.run_over, second[0])  # it begins anew, and has yet to read what was told
         await wait_all_tasks_blocked()
         await until(lambda: here._there_count == 2)
         second[0].close("the newest of this host is lost")
@@ -455,7 +454,7 @@ async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_convers
     pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await split(pair, network)
-    await until(lambda: pair.primary.roles.telling.connected)
+    await until(lambda: pair.primary.roles.exchange.connected)
 
     def broken(*_: object) -> None:
         raise DiskFailed("volume", "broken")
@@ -465,16 +464,16 @@ async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_convers
     await trio.sleep(10)
     found = await pair.primary.roles.conflicts()
     assert found["hosts"]["beta"] == {"count": 0, "listed": 0, "complete": False}
-    assert pair.primary.roles.telling.connected
+    assert pair.primary.roles.exchange.connected
 
 
 async def test_a_list_is_bounded_and_says_how_much_is_left_out(
     pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await split(pair, network)
-    monkeypatch.setattr(apart, "DIFFERENCES_TOLD_MAX", 2)
-    monkeypatch.setattr(telling, "DIFFERENCES_PER_MESSAGE", 1)
-    await until(lambda: pair.primary.roles.telling.connected)
+    monkeypatch.setattr(listing, "DIFFERENCES_TOLD_MAX", 2)
+    monkeypatch.setattr(exchange, "DIFFERENCES_PER_MESSAGE", 1)
+    await until(lambda: pair.primary.roles.exchange.connected)
     found = (await pair.primary.roles.conflicts())["hosts"]
     for host in ("alpha", "beta"):
         assert found[host]["listed"] == 2
@@ -488,12 +487,12 @@ async def test_a_list_is_bounded_by_bytes_and_says_how_much_is_left_out(
     for index in range(20):
         name = b"%d" % index + b"n" * 200
         await pair.backup.roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
-    monkeypatch.setattr(telling, "DIFFERENCES_TOLD_BYTES_MAX", 1000)  # of what the other host tells
-    await until(lambda: pair.primary.roles.telling.connected)
+    monkeypatch.setattr(exchange, "DIFFERENCES_TOLD_BYTES_MAX", 1000)  # of what the other host tells
+    await until(lambda: pair.primary.roles.exchange.connected)
     found = (await pair.primary.roles.conflicts())["hosts"]["beta"]
     assert 0 < found["listed"] <= 5 + len("beta")
     assert found["count"] > 20
-    monkeypatch.setattr(apart, "DIFFERENCES_TOLD_BYTES_MAX", 1000)
+    monkeypatch.setattr(listing, "DIFFERENCES_TOLD_BYTES_MAX", 1000)
     found = (await pair.backup.roles.conflicts())["hosts"]["beta"]
     assert 0 < found["listed"] <= 5 + len("beta")
     assert found["count"] > 20

@@ -1,4 +1,4 @@
-"""Telling: while their lines are apart, two hosts tell each other what they changed.
+"""The divergence exchange: while their histories differ, two hosts tell each other what they changed.
 
 Each says how many files that is whenever it changes, and gives the list when it is asked. The session may
 be of either path, or one of two hosts with the same role, which make no link.
@@ -13,19 +13,19 @@ from typing import Any
 import trio
 
 from fusemirror.channel.session import Session
-from fusemirror.control.apart import ChangesApart, bytes_of, parted_at
+from fusemirror.divergence.listing import DivergentChanges, bytes_of, fork_point
 from fusemirror.errors import ChannelError, ConnectionLost, FusemirrorError, RemoteProtocolError
 from fusemirror.limits import (
-    APART_LOOK_INTERVAL_S,
     DIFFERENCES_PER_MESSAGE,
     DIFFERENCES_TOLD_BYTES_MAX,
     DIFFERENCES_TOLD_MAX,
+    DIVERGENT_LOOK_INTERVAL_S,
 )
 from fusemirror.protocol.messages import (
-    Apart,
-    AskApart,
-    CountApart,
+    AskDivergent,
     Difference,
+    Divergent,
+    DivergentCount,
     History,
 )
 from fusemirror.volume.volume import Volume
@@ -60,11 +60,11 @@ class _Talk:
     asked: trio.Event = field(default_factory=trio.Event)
 
 
-class Telling:
+class DivergenceExchange:
     """Idle until `begin`, and again once `is_diverged` says no."""
 
     def __init__(self, volume: Volume) -> None:
-        self.here: ChangesApart | None = None
+        self.here: DivergentChanges | None = None
         self.is_diverged: Callable[[], bool] = lambda: True
         self._volume = volume
         self._begun = trio.Event()
@@ -80,21 +80,21 @@ class Telling:
         return bool(self._talks)
 
     def status(self) -> dict[str, Any] | None:
-        """How many files were changed apart; None where they are not apart, or not yet counted."""
+        """How many divergent files each host has; None where there is no split brain, or not yet counted."""
         if self.here is None or not self.is_diverged():
             return None
         return {"here": self._here_count, "there": self._there_count}
 
     def begin(self, theirs: History | None) -> None:
-        """The lines of the two hosts are apart. Nothing where that is known."""
-        first = parted_at(self._volume, theirs)
+        """The histories of the two hosts diverged. Nothing where that is known."""
+        first = fork_point(self._volume, theirs)
         if self.here is None or self.here.first != first:
-            self.here = ChangesApart(self._volume, first)
+            self.here = DivergentChanges(self._volume, first)
             self._here_count = None
         self._begun.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Count what is changed here while the lines are apart, for ever."""
+        """Count what is changed here while the histories differ, for ever."""
         task_status.started()
         while True:
             while self.here is None:
@@ -104,9 +104,9 @@ class Telling:
                 self.here = None
                 continue
             await self._count(self.here)
-            await trio.sleep(APART_LOOK_INTERVAL_S)
+            await trio.sleep(DIVERGENT_LOOK_INTERVAL_S)
 
-    async def _count(self, here: ChangesApart) -> None:
+    async def _count(self, here: DivergentChanges) -> None:
         count = await here.count()
         if count != self._here_count:
             self._here_count = count
@@ -117,7 +117,7 @@ class Telling:
             return
         for talk in self._talks:  # which of them is the newest to the other host is not known here
             with suppress(ConnectionLost):
-                talk.session.send(CountApart(self._here_count))
+                talk.session.send(DivergentCount(self._here_count))
 
     # --- lists --------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class Telling:
             session = self._talks[-1].session
             self._question = question = _Question(self._question.token + 1)
             try:
-                session.send(AskApart(question.token))
+                session.send(AskDivergent(question.token))
                 with trio.move_on_after(timeout_s):
                     await question.ended.wait()
             except ChannelError as error:
@@ -146,7 +146,7 @@ class Telling:
 
     # --- the conversation ---------------------------------------------------------------------------------
 
-    async def run_talk(self, session: Session) -> None:
+    async def run_over(self, session: Session) -> None:
         """Talk over a session until it is lost; it is closed on return. Cancellation leaves it as it is."""
         talk = _Talk(session)
         self._talks.append(talk)
@@ -168,19 +168,19 @@ class Telling:
         try:
             while True:
                 for message, _ in await session.receive():
-                    if isinstance(message, CountApart):
+                    if isinstance(message, DivergentCount):
                         self._there_count = max(0, message.count)
-                    elif isinstance(message, AskApart):
+                    elif isinstance(message, AskDivergent):
                         talk.token = message.token
                         talk.asked.set()
-                    elif isinstance(message, Apart):
+                    elif isinstance(message, Divergent):
                         self._take(session, message)
                     else:
                         raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
         except ChannelError as error:
             session.close(error.why)
 
-    def _take(self, session: Session, message: Apart) -> None:
+    def _take(self, session: Session, message: Divergent) -> None:
         question = self._question
         if message.token != question.token:
             return  # asked for too long ago
@@ -209,11 +209,11 @@ class Telling:
         try:
             listed = await self.list_here()
         except (FusemirrorError, OSError) as error:
-            log.info("what was changed apart could not be listed: %s", error)
+            log.info("the divergent changes could not be listed: %s", error)
             listed = Listed(whole=False)
         rest = listed.differences
         while len(rest) > DIFFERENCES_PER_MESSAGE:
             batch, rest = tuple(rest[:DIFFERENCES_PER_MESSAGE]), rest[DIFFERENCES_PER_MESSAGE:]
             await session.wait_room()
-            session.send(Apart(token, batch))
-        session.send(Apart(token, tuple(rest), last=True, count=listed.count, whole=listed.whole))
+            session.send(Divergent(token, batch))
+        session.send(Divergent(token, tuple(rest), last=True, count=listed.count, whole=listed.whole))

@@ -1,4 +1,4 @@
-"""What a host changed since the lines parted: each kind of change, at each of the two hosts."""
+"""What a host changed since the fork point: each kind of change, at each of the two hosts."""
 
 import os
 import stat
@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.control import apart
-from fusemirror.control.apart import ChangesApart, Tree, parted_at
 from fusemirror.daemon import Host
+from fusemirror.divergence import listing
+from fusemirror.divergence.listing import DivergentChanges, Tree, fork_point
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.mirror.histories import history_of
 from fusemirror.operations import (
@@ -94,28 +94,28 @@ class At:
         await self.host.roles.perform(Link(await self.inode(old), *await self.split(new)))
 
     async def listed(self) -> Listed:
-        """What the host lists, but for what the two did to tell that they parted."""
-        listed = await self.host.roles.telling.list_here()
+        """What the host lists, but for what the two did to tell that they diverged."""
+        listed = await self.host.roles.exchange.list_here()
         assert listed.whole
         assert listed.count == len(listed.differences)
         return {
             each.path.decode(): (each.kinds, each.was.decode())
             for each in listed.differences
-            if each.path != b"/parted"
+            if each.path != b"/diverged"
         }
 
 
-async def parted(pair: Pair, network: MemoryNetwork) -> None:
+async def diverge(pair: Pair, network: MemoryNetwork) -> None:
     """The two have met again after each changed something alone."""
     network.cut("alpha", "beta")
     await pair.backup.unit.link_ended.wait()
     await pair.backup.roles.takeover(force=False)
     for host in (pair.primary, pair.backup):
-        await At(host).create("/parted")
+        await At(host).create("/diverged")
     network.heal("alpha", "beta")
     for host in (pair.primary, pair.backup):
         await until(lambda host=host: host.unit.status()["mirror_state"] == "diverged")  # type: ignore[misc]
-        await until(lambda host=host: host.roles.telling.connected)  # type: ignore[misc]
+        await until(lambda host=host: host.roles.exchange.connected)  # type: ignore[misc]
 
 
 async def _replace(at: At) -> None:
@@ -195,7 +195,7 @@ async def test_each_kind_of_change_is_listed_as_what_it_is(
         await before.create(path)
         await before.write(path, b"old")
     await before.create("/last")  # what was written before it, the other host is known to have
-    await parted(pair, network)
+    await diverge(pair, network)
     do, expected = CASES[case]
     at = At(getattr(pair, place))
     other = At(pair.backup if place == "primary" else pair.primary)
@@ -206,10 +206,10 @@ async def test_each_kind_of_change_is_listed_as_what_it_is(
     told = {
         entry["path"]: tuple(entry["changed_by"][at.host.roles.volume.identity.host_name]["kinds"])
         for entry in asked["changed"]
-        if entry["path"] != "/parted"
+        if entry["path"] != "/diverged"
     }
     assert told == {path: kinds for path, (kinds, _) in expected.items()}
-    here = at.host.roles.telling
+    here = at.host.roles.exchange
     assert here.here is not None
     assert await here.here.count() == len(expected) + 1
 
@@ -224,12 +224,12 @@ async def test_what_was_under_way_when_the_hosts_lost_each_other_is_listed(
     await pair.backup.roles.takeover(force=False)
     theirs = history_of(pair.backup.roles.volume)
     volume = pair.primary.roles.volume
-    changes = ChangesApart(volume, parted_at(volume, theirs))
+    changes = DivergentChanges(volume, fork_point(volume, theirs))
     assert [each.path for each in await changes.differences()] == [b"/under way"]
     assert len(await changes.files()) == 1
 
 
-async def test_where_the_lines_parted_is_where_the_first_of_them_began(pair: Pair) -> None:
+async def test_the_fork_point_is_where_the_first_of_them_began(pair: Pair) -> None:
     volume = pair.primary.roles.volume
     [common] = history_of(volume).generations
     last = volume.number
@@ -238,12 +238,12 @@ async def test_where_the_lines_parted_is_where_the_first_of_them_began(pair: Pai
         newer = (Generation(b"x" * 8, ChangeNumber(first)) for first in begun)
         return History((*newer, common), ChangeNumber(9), ChangeNumber(1), True, False)
 
-    assert parted_at(volume, theirs()) == last + 1
-    assert parted_at(volume, theirs(3, 2)) == 2
-    assert parted_at(volume, theirs(last + 9)) == last + 1
-    assert parted_at(volume, None) == 1
+    assert fork_point(volume, theirs()) == last + 1
+    assert fork_point(volume, theirs(3, 2)) == 2
+    assert fork_point(volume, theirs(last + 9)) == last + 1
+    assert fork_point(volume, None) == 1
     unknown = History((Generation(b"y" * 8, ChangeNumber(1)),), ChangeNumber(9), ChangeNumber(1), True, False)
-    assert parted_at(volume, unknown) == 1
+    assert fork_point(volume, unknown) == 1
 
 
 async def test_where_the_journal_does_not_reach_back_everything_is_kept(
@@ -253,11 +253,11 @@ async def test_where_the_journal_does_not_reach_back_everything_is_kept(
     await at.mkdir("/dir")
     await at.create("/dir/file")
     volume = pair.primary.roles.volume
-    changes = ChangesApart(volume, ChangeNumber(volume.number + 1))
+    changes = DivergentChanges(volume, ChangeNumber(volume.number + 1))
     assert await changes.files() == {}
     volume.journal.restart(volume.number)
     await at.create("/later")
-    changes = ChangesApart(volume, ChangeNumber(1))
+    changes = DivergentChanges(volume, ChangeNumber(1))
     assert not changes.whole
     paths = [path for paths in (await changes.files()).values() for path in paths]
     assert sorted(paths) == [[b"dir"], [b"dir", b"file"], [b"later"]]
@@ -266,9 +266,9 @@ async def test_where_the_journal_does_not_reach_back_everything_is_kept(
 async def test_more_changes_than_are_remembered_are_not_called_all(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart, "APART_KNOWN_MAX", 3)
+    monkeypatch.setattr(listing, "DIVERGENT_KNOWN_MAX", 3)
     volume = pair.primary.roles.volume
-    changes = ChangesApart(volume, ChangeNumber(volume.number + 1))
+    changes = DivergentChanges(volume, ChangeNumber(volume.number + 1))
     for name in ("a", "b", "c", "d", "e", "f"):
         await At(pair.primary).create(f"/{name}")
     assert 3 <= len(await changes.differences()) < 6
@@ -278,7 +278,7 @@ async def test_more_changes_than_are_remembered_are_not_called_all(
 async def test_a_path_that_is_too_long_is_shown_by_its_end(pair: Pair) -> None:
     at = At(pair.primary)
     volume = pair.primary.roles.volume
-    changes = ChangesApart(volume, ChangeNumber(volume.number + 1))
+    changes = DivergentChanges(volume, ChangeNumber(volume.number + 1))
     parent = ROOT_INODE
     for _ in range(20):
         made = await pair.primary.roles.perform(Create(parent, b"d" * 255, 0o040755, 0, 0))

@@ -1,7 +1,7 @@
-"""Conflicts: how the versions of a host that gave way come into the mirrored filesystem.
+"""Publishing: how the versions of a host that gave way come into the mirrored filesystem.
 
-Before it gives way, the host sets aside what it changed apart (`volume/aside.py`). Once it is the backup
-and the mirror is normal, it puts those that really differ from the other host's into the filesystem itself,
+Before it gives way, the host copies what it changed since the fork point to quarantine (`quarantine.py`).
+Once it is the backup and the mirror is normal, it publishes those that really differ from the other host's
 below `/.fusemirror-conflicts/HOST/`, by ordinary requests: so both hosts have them, and a person reads or
 deletes them as any file. Each step can be done again after a crash.
 """
@@ -12,28 +12,32 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
-from fusemirror.control.apart import CONFLICTS_NAME
-from fusemirror.control.unit import ControlUnit, name_of
+from fusemirror.divergence import quarantine
+from fusemirror.divergence.conflicts import CONFLICTS_NAME, is_roots_own
+from fusemirror.divergence.quarantine import Quarantined
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import (
-    DIFFERENCE_PATH_BYTES_MAX,
-    DIFFERENCES_TOLD_BYTES_MAX,
-    DIFFERENCES_TOLD_MAX,
     MIB,
 )
-from fusemirror.operations import Create, Link, Operation, RemoveXattr, Rename, SetAttributes, SetXattr, Write
+from fusemirror.operations import (
+    AnyOperation,
+    Create,
+    Link,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Write,
+)
 from fusemirror.operations.rename import RENAME_NOREPLACE
-from fusemirror.printable import shortened
-from fusemirror.volume import aside
-from fusemirror.volume.aside import Kept
 from fusemirror.volume.extents import extents_of
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -42,55 +46,8 @@ from fusemirror.xattrs import has_namespace
 log = logging.getLogger(__name__)
 
 _ENTRIES_PER_TURN = 256
-# Only root looks in: a directory on the way to a file that was set aside is not rebuilt.
+# Only root looks in: a directory on the way to a published file is not rebuilt.
 _DIRECTORY_MODE = stat.S_IFDIR | 0o700
-
-
-def check_reserved(operation: Operation, uid: int) -> None:
-    """EPERM where a user would make, remove or rename `/.fusemirror-conflicts` itself: it is root's.
-
-    Its name is reserved also where users may write to the root. One who made it beforehand, or who renames
-    it in a root without the sticky bit, would own what root puts there of everybody's files. A user who
-    mounts without being root has a filesystem of their own.
-    """
-    if uid in (0, os.geteuid()):
-        return
-    if (ROOT_INODE, CONFLICTS_NAME) in operation.touched_names():
-        raise OperationFailed(errno.EPERM)
-
-
-def is_roots_own(inode: Inode) -> bool:
-    """Whether it is a directory in which nobody but root makes or renames anything."""
-    return inode.is_directory and inode.uid == 0 and not inode.mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-async def set_aside_files(volume: Volume) -> tuple[list[dict[str, Any]], int]:
-    """What stands below `/.fusemirror-conflicts` now, for the answer to a command, which does not hold all
-    where there is much; and how many files that are in all."""
-    entry = volume.catalog.entry(ROOT_INODE, CONFLICTS_NAME)
-    directory = None if entry is None else volume.catalog.inode(entry.inode)
-    if entry is None or directory is None or not is_roots_own(directory):
-        return [], 0
-    listed: list[dict[str, Any]] = []
-    count = size_bytes = 0
-    pending = [(entry.inode, b"", b"")]
-    while pending:
-        number, above, name = pending.pop()
-        path = shortened(above + name, DIFFERENCE_PATH_BYTES_MAX)
-        cookie = 0
-        while entries := volume.catalog.listing(number, cookie, _ENTRIES_PER_TURN):
-            cookie = entries[-1][0]
-            for _, name, found in entries:
-                inode = volume.catalog.inode(found.inode)
-                if inode is not None and inode.is_directory:
-                    pending.append((inode.number, path, b"/" + name))
-                elif inode is not None:
-                    count += 1
-                    size_bytes += len(path) + 1 + len(name)
-                    if count <= DIFFERENCES_TOLD_MAX and size_bytes <= DIFFERENCES_TOLD_BYTES_MAX:
-                        listed.append(_described(path + b"/" + name, inode))
-            await trio.lowlevel.checkpoint()
-    return sorted(listed, key=lambda file: str(file["path"])), count
 
 
 def _pieces(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -100,22 +57,33 @@ def _pieces(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             yield start, min(MIB, offset + length - start)
 
 
-def _described(path: bytes, inode: Inode) -> dict[str, Any]:
-    return {"path": name_of(path), "size": inode.size, "modified": inode.mtime_ns / 1e9}
+class Requests(Protocol):
+    """What programs ask of a control unit; each raises `OperationFailed` as they would be told."""
+
+    volume: Volume
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode: ...
+    async def attributes(self, inode: InodeNumber) -> Inode: ...
+    async def listing(self, inode: InodeNumber, cookie: int, count: int) -> Sequence[Any]: ...
+    async def xattrs(self, inode: InodeNumber) -> Sequence[bytes]: ...
+    async def xattr(self, inode: InodeNumber, name: bytes) -> bytes: ...
+    async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes: ...
+    async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None: ...
+    async def wait_normal(self) -> None: ...
 
 
-class BringingIn:
-    """Puts what was set aside into the mirrored filesystem, through the unit that programs use."""
+class Publishing:
+    """Puts what is in quarantine into the mirrored filesystem, by requests as programs make them."""
 
-    def __init__(self, unit: ControlUnit) -> None:
+    def __init__(self, unit: Requests) -> None:
         self._unit = unit
         self._name = b""  # of the directory below `/.fusemirror-conflicts`
         self.wanted = trio.Event()
-        if aside.pending(unit.volume):
+        if quarantine.pending(unit.volume):
             self.wanted.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Bring in what there is, and whatever comes, for ever. Cancelled, it goes on at the next mount.
+        """Publish what there is, and whatever comes, for ever. Cancelled, it goes on at the next mount.
 
         FusemirrorError, OSError: it goes on when it is run again.
         """
@@ -125,23 +93,23 @@ class BringingIn:
             self.wanted = trio.Event()
             await self._unit.wait_normal()
             try:
-                for directory in aside.pending(self._unit.volume):
-                    await self._bring_in(directory)
+                for directory in quarantine.pending(self._unit.volume):
+                    await self._publish(directory)
             except (FusemirrorError, OSError):
-                self.wanted.set()  # what was not brought in stays where it is, and is tried again
+                self.wanted.set()  # what was not published stays where it is, and is tried again
                 raise
 
-    async def _bring_in(self, directory: Path) -> None:
+    async def _publish(self, directory: Path) -> None:
         await self._own_directory()
-        self._name = aside.name_in(directory) or await self._choose_name(directory)
-        for description in aside.descriptions(directory):
-            kept, data = aside.load(description), aside.data_of(description)
+        self._name = quarantine.name_in(directory) or await self._choose_name(directory)
+        for description in quarantine.descriptions(directory):
+            kept, data = quarantine.load(description), quarantine.data_of(description)
             if not await self._is_there(kept, data):
                 await self._put(kept, data)
             description.unlink()
             await self._unit.volume.run_blocking(data.unlink, True)  # long, where it lies in many places
         shutil.rmtree(directory)
-        log.info("what this host had changed apart is in /%s", os.fsdecode(CONFLICTS_NAME))
+        log.info("what this host had changed since the fork point is in /%s", os.fsdecode(CONFLICTS_NAME))
 
     async def _own_directory(self) -> None:
         """On return `/.fusemirror-conflicts` is root's own; what a user made of that name has another one.
@@ -186,12 +154,12 @@ class BringingIn:
                 break
             if is_roots_own(found) and not await self._unit.listing(found.number, 0, 1):
                 break
-        aside.choose_name(directory, name)
+        quarantine.choose_name(directory, name)
         return name
 
     # --- whether there is a conflict ----------------------------------------------------------------------
 
-    async def _is_there(self, kept: Kept, data: Path) -> bool:
+    async def _is_there(self, kept: Quarantined, data: Path) -> bool:
         """Whether the filesystem has the same under its own names: then nothing is in conflict."""
         try:
             found = [await self._find(path) for path in kept.paths]
@@ -204,7 +172,7 @@ class BringingIn:
             return inode.target == kept.target
         return not inode.is_regular or await self._has_content(inode.number, kept, data)
 
-    async def _is_alike(self, kept: Kept, inode: Inode) -> bool:
+    async def _is_alike(self, kept: Quarantined, inode: Inode) -> bool:
         """Whether all is the same but the content and the times, which say nothing of a difference."""
         ours = (kept.mode, kept.uid, kept.gid, kept.rdev)
         if ours != (inode.mode, inode.uid, inode.gid, inode.rdev):
@@ -215,9 +183,9 @@ class BringingIn:
         names = await self._unit.xattrs(number)
         return {name: await self._unit.xattr(number, name) for name in names} == _xattrs(kept)
 
-    async def _has_content(self, inode: InodeNumber, kept: Kept, data: Path) -> bool:
+    async def _has_content(self, inode: InodeNumber, kept: Quarantined, data: Path) -> bool:
         """Whether both read alike: looked at is what either has as data, not how long they are."""
-        with aside.open_data(data) as ours:
+        with quarantine.open_data(data) as ours:
             extents = (
                 *extents_of(ours.fileno(), kept.size),
                 *self._unit.volume.images.extents(inode, kept.size),
@@ -235,20 +203,20 @@ class BringingIn:
 
     # --- putting it there ---------------------------------------------------------------------------------
 
-    async def _put(self, kept: Kept, data: Path) -> None:
+    async def _put(self, kept: Quarantined, data: Path) -> None:
         number = await self._made(await self._create(kept))
         for path in kept.links:
             await self._link(number, await self._directory(path), path[-1])
         if stat.S_ISREG(kept.mode):
             await self._unit.perform(SetAttributes(number, size=0))
-            with aside.open_data(data) as content:
+            with quarantine.open_data(data) as content:
                 for offset, length in _pieces(extents_of(content.fileno(), kept.size)):
                     piece = os.pread(content.fileno(), length, offset)
                     await self._unit.perform(Write(number, offset), piece)
             await self._unit.perform(SetAttributes(number, size=kept.size))
         await self._set_attributes(number, kept)
 
-    async def _create(self, kept: Kept) -> Create:
+    async def _create(self, kept: Quarantined) -> Create:
         parent = await self._directory(kept.path)
         return Create(parent, kept.path[-1], kept.mode, kept.uid, kept.gid, kept.rdev, kept.target)
 
@@ -277,7 +245,7 @@ class BringingIn:
             if error.errno != errno.EEXIST or (await self._unit.lookup(directory, name)).number != inode:
                 raise
 
-    async def _set_attributes(self, inode: InodeNumber, kept: Kept) -> None:
+    async def _set_attributes(self, inode: InodeNumber, kept: Quarantined) -> None:
         """In this order: a new owner ends privileges, an access control list changes the mode, and everything
         changes the times.
         """
@@ -286,7 +254,7 @@ class BringingIn:
             await self._unit.perform(SetAttributes(inode, mode=stat.S_IMODE(kept.mode)))
         xattrs = _xattrs(kept)
         for name in await self._unit.xattrs(inode):
-            if name not in xattrs:  # inherited from a directory that was set aside
+            if name not in xattrs:  # inherited from a directory that was published
                 await self._unit.perform(RemoveXattr(inode, name))
         for name, value in xattrs.items():
             await self._unit.perform(SetXattr(inode, name, value))
@@ -294,6 +262,6 @@ class BringingIn:
         await self._unit.perform(SetAttributes(inode, atime_ns=atime_ns, mtime_ns=kept.mtime_ns))
 
 
-def _xattrs(kept: Kept) -> dict[bytes, bytes]:
+def _xattrs(kept: Quarantined) -> dict[bytes, bytes]:
     """Those that a file may have now: a volume of an earlier version may have held others."""
     return {name: value for name, value in kept.xattrs.items() if has_namespace(name)}

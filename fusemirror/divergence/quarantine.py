@@ -1,4 +1,4 @@
-"""What is set aside: files of a volume copied to plain files beside it, until they are brought in.
+"""The quarantine: files of a volume copied to plain files beside it, until they are published.
 
 VOLUME_DIR/aside/N holds one host's versions of one time: `I.file` describes a file, `I.data` is its
 content. A directory without its final name was cut short, and is thrown away.
@@ -21,14 +21,14 @@ from fusemirror.volume.durable import replace_file, sync_directory
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
-_ASIDE = "aside"
+_DIRECTORY = "aside"
 _UNFINISHED = "new"
 _NAME = "name"
 _PER_TURN = 256
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """One inode that was set aside: where it was, and its attributes."""
+class Quarantined(msgspec.Struct, frozen=True):
+    """One inode in quarantine: where it was, and its attributes."""
 
     path: list[bytes]
     mode: int
@@ -49,11 +49,11 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 def place_of(volume: Volume) -> Path:
-    return volume.directory / _ASIDE
+    return volume.directory / _DIRECTORY
 
 
 def pending(volume: Volume) -> list[Path]:
-    """The directories of what waits to be brought in, the oldest first. OSError."""
+    """The directories of what waits to be published, the oldest first. OSError."""
     place = place_of(volume)
     if not place.is_dir():
         return []
@@ -79,16 +79,16 @@ def choose_name(directory: Path, name: bytes) -> None:
 
 
 def descriptions(directory: Path) -> list[Path]:
-    """The descriptions in a directory of `pending`, in the order to bring them in. OSError."""
+    """The descriptions in a directory of `pending`, in the order to publish them. OSError."""
     names = [path for path in directory.iterdir() if path.suffix == ".file" and path.stem.isdecimal()]
     return sorted(names, key=lambda path: int(path.stem))
 
 
-def load(description: Path) -> Kept:
+def load(description: Path) -> Quarantined:
     """What a description says. VolumeDamaged, OSError."""
     try:
         with open_data(description) as file:
-            return msgspec.msgpack.decode(file.read(), type=Kept)
+            return msgspec.msgpack.decode(file.read(), type=Quarantined)
     except msgspec.DecodeError as error:
         where = description.relative_to(description.parents[2])
         raise VolumeDamaged(description.parents[2], f"{where}: {error}") from error
@@ -104,10 +104,10 @@ def open_data(data: Path) -> BinaryIO:
     return open(open_plain(data, os.O_RDONLY), "rb")
 
 
-async def set_aside(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> int:
+async def quarantine_files(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> int:
     """Copy inodes, given with their paths, to plain files beside the volume; how many. Durable on return.
 
-    Nothing may change them meanwhile. OSError, and cancellation: then nothing was set aside.
+    Nothing may change them meanwhile. OSError, and cancellation: then nothing is in quarantine.
     """
     place = place_of(volume)
     place.mkdir(mode=0o700, exist_ok=True)
@@ -152,8 +152,8 @@ async def _in_order(volume: Volume, files: dict[InodeNumber, list[list[bytes]]])
     return [*others, *sorted(directories, key=lambda number: -len(files[number][0]))]
 
 
-def _described(volume: Volume, inode: Inode, paths: list[list[bytes]]) -> Kept:
-    return Kept(
+def _described(volume: Volume, inode: Inode, paths: list[list[bytes]]) -> Quarantined:
+    return Quarantined(
         path=paths[0],
         mode=inode.mode,
         uid=inode.uid,
