@@ -22,10 +22,10 @@ from fusemirror.limits import (
     DIVERGENT_LOOK_INTERVAL_S,
 )
 from fusemirror.protocol.messages import (
-    AskDivergent,
+    Apart,
+    AskApart,
+    CountApart,
     Difference,
-    Divergent,
-    DivergentCount,
     History,
 )
 from fusemirror.volume.volume import Volume
@@ -117,7 +117,7 @@ class DivergenceExchange:
             return
         for talk in self._talks:  # which of them is the newest to the other host is not known here
             with suppress(ConnectionLost):
-                talk.session.send(DivergentCount(self._here_count))
+                talk.session.send(CountApart(self._here_count))
 
     # --- lists --------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class DivergenceExchange:
             session = self._talks[-1].session
             self._question = question = _Question(self._question.token + 1)
             try:
-                session.send(AskDivergent(question.token))
+                session.send(AskApart(question.token))
                 with trio.move_on_after(timeout_s):
                     await question.ended.wait()
             except ChannelError as error:
@@ -168,19 +168,19 @@ class DivergenceExchange:
         try:
             while True:
                 for message, _ in await session.receive():
-                    if isinstance(message, DivergentCount):
+                    if isinstance(message, CountApart):
                         self._there_count = max(0, message.count)
-                    elif isinstance(message, AskDivergent):
+                    elif isinstance(message, AskApart):
                         talk.token = message.token
                         talk.asked.set()
-                    elif isinstance(message, Divergent):
+                    elif isinstance(message, Apart):
                         self._take(session, message)
                     else:
                         raise RemoteProtocolError(session.peer_name, f"unexpected {type(message).__name__}")
         except ChannelError as error:
             session.close(error.why)
 
-    def _take(self, session: Session, message: Divergent) -> None:
+    def _take(self, session: Session, message: Apart) -> None:
         question = self._question
         if message.token != question.token:
             return  # asked for too long ago
@@ -215,5 +215,5 @@ class DivergenceExchange:
         while len(rest) > DIFFERENCES_PER_MESSAGE:
             batch, rest = tuple(rest[:DIFFERENCES_PER_MESSAGE]), rest[DIFFERENCES_PER_MESSAGE:]
             await session.wait_room()
-            session.send(Divergent(token, batch))
-        session.send(Divergent(token, tuple(rest), last=True, count=listed.count, whole=listed.whole))
+            session.send(Apart(token, batch))
+        session.send(Apart(token, tuple(rest), last=True, count=listed.count, whole=listed.whole))

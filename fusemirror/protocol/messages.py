@@ -535,19 +535,19 @@ class Difference(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: Annotated[int, Meta(ge=TIME_NS_MIN, le=TIME_NS_MAX)] = 0
 
 
-class DivergentCount(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
+class CountApart(msgspec.Struct, frozen=True, array_like=True, tag=100, gc=False):
     """How many files the sender changed since the fork point, as far as it has counted."""
 
     count: Counter
 
 
-class AskDivergent(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
-    """What has the receiver changed? Answered with `Divergent`, once or several times."""
+class AskApart(msgspec.Struct, frozen=True, array_like=True, tag=101, gc=False):
+    """What has the receiver changed? Answered with `Apart`, once or several times."""
 
     token: Counter
 
 
-class Divergent(msgspec.Struct, frozen=True, array_like=True, tag=102):
+class Apart(msgspec.Struct, frozen=True, array_like=True, tag=102):
     """Some of what the sender changed. With the last of them it says how much that is in all, and whether
     its journal reached back to the fork point."""
 
@@ -603,9 +603,9 @@ AnyMessage = (
     | RecallNames
     | FreeNames
     | Ended
-    | DivergentCount
-    | AskDivergent
-    | Divergent
+    | CountApart
+    | AskApart
+    | Apart
     | WantNames
     | WantBack
 )

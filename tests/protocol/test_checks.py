@@ -121,8 +121,8 @@ BAD: list[tuple[m.AnyMessage, bytes]] = [
     (m.OutOfSync((InodeNumber(-1),)), b""),
     (m.Begin(True, (m.Generation(b"g" * 65, ONE),), ONE), b""),
     (m.Begin(True, (m.Generation(b"g", ONE),) * 65, ONE), b""),
-    (m.Divergent(1, (m.Difference(b"/" * 5000, ()),)), b""),
-    (m.Divergent(1, (m.Difference(b"/", (), mtime_ns=1 << 63),)), b""),
+    (m.Apart(1, (m.Difference(b"/" * 5000, ()),)), b""),
+    (m.Apart(1, (m.Difference(b"/", (), mtime_ns=1 << 63),)), b""),
     *((hello(host_name=name), b"") for name in ("a/b", "a\n", "a\x1b[2J", "x" * 256)),
     *((hello(peer_timeout_s=seconds), b"") for seconds in (0.0, -1.0, math.nan, math.inf)),
     (

@@ -67,9 +67,9 @@ EXAMPLES: list[m.AnyMessage] = [
     m.RecallNames(1, True),
     m.FreeNames(True),
     m.Ended(RequestId(b"1234567812345678")),
-    m.DivergentCount(3),
-    m.AskDivergent(4),
-    m.Divergent(4, (m.Difference(b"/new", ("renamed",), b"/old", 5, -1),), True, 6, False),
+    m.CountApart(3),
+    m.AskApart(4),
+    m.Apart(4, (m.Difference(b"/new", ("renamed",), b"/old", 5, -1),), True, 6, False),
     m.WantNames(INODE),
     m.WantBack(INODE, True),
 ]
