@@ -6,8 +6,8 @@ same change and hold the same result, and applying it a second time changes noth
 
 - A `NamespaceChange` carries catalog rows: keys with their new values, or None for a row that goes.
   The same bytes stand in the journal and on the mirror path.
-- A `WriteChange` or `TruncateChange` concerns an image file. It is not kept in the journal, except
-  at the primary for a request of the backup, so that the request takes effect once (G4), and on both
+- A `WriteChange`, `TruncateChange` or `AllocateChange` concerns an image file. It is not kept in the journal,
+  except at the primary for a request of the backup, so that the request takes effect once (G4), and on both
   hosts where it carries rows: what ends with the data, such as the privileges of a program.
 
 Source: seed [0053]-[0057]; design.md, "The volume".
@@ -59,6 +59,11 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Of the data that belongs to it."""
         return 0
 
+    @property
+    def taken_bytes(self) -> int:
+        """What it may take of the disk for data."""
+        return self.length
+
     def data_range(self) -> tuple[InodeNumber, int, int]:
         """The image, and from where to where its bytes change; inode 0 where no data does."""
         return InodeNumber(0), 0, 0
@@ -105,8 +110,39 @@ class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
         return self.inode, self.size, 1 << 63
 
 
-DataChange = WriteChange | TruncateChange
-AnyChange = NamespaceChange | WriteChange | TruncateChange
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
+ALLOCATION_MODES = frozenset({0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE})
+
+
+class AllocateChange(Change, tag=4, frozen=True, array_like=True, gc=False):
+    """The image file has room for its bytes from `offset` to before `end`, or a hole there, by `mode` as
+    fallocate(2) has it. `rows` as for a write.
+    """
+
+    inode: OwnInode
+    offset: FileBytes
+    end: FileBytes
+    mode: int
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def image(self) -> InodeNumber:
+        return self.inode
+
+    @property
+    def taken_bytes(self) -> int:
+        return 0 if self.mode & PUNCH_HOLE else self.end - self.offset
+
+    def data_range(self) -> tuple[InodeNumber, int, int]:
+        return self.inode, self.offset, self.end
+
+    def size_after(self, size: int) -> int:
+        """How long a file of `size` bytes is then."""
+        return size if self.mode & KEEP_SIZE else max(size, self.end)
+
+
+DataChange = WriteChange | TruncateChange | AllocateChange
+AnyChange = NamespaceChange | WriteChange | TruncateChange | AllocateChange
 
 COOKIES_PER_CHANGE = 2  # the names that one change adds at most; one is all that any does by now
 

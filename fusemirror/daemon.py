@@ -302,6 +302,7 @@ class Host:
             takes_disk_space=True,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
+            takes_allocations=volume.images.takes_allocations,
         )
 
     async def drain(self, reason: str) -> None:

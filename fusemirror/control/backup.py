@@ -312,11 +312,24 @@ class BackupUnit(ControlUnit):
             self._queued.set()
 
     def _send(self, link: Link, outstanding: Outstanding[Any]) -> None:
+        asked = outstanding.request.operation
+        if asked.peer_says and not getattr(link.peer, asked.peer_says):
+            self._end_unsent(outstanding)
+            return
         outstanding.sent_at = trio.current_time()
         if outstanding.request.kept:
             self._last_kept = outstanding
         link.forward.send_encoded(outstanding.encoded, outstanding.data)
         self.forwarded_total += type(outstanding) is Staged
+
+    def _end_unsent(self, outstanding: Outstanding[Any]) -> None:
+        """EOPNOTSUPP for what the primary does not take, as it is of an earlier version."""
+        identity = outstanding.request.identity
+        if type(outstanding) is Staged:
+            self.communication.retire(identity)
+        else:
+            self.calls.end(identity)
+        outstanding.answer.reject(OperationFailed(errno.EOPNOTSUPP))
 
     async def _forward_for_ever(self, link: Link) -> None:
         """Once the namespace has caught up, send what is pending (G4), and then what comes, in its order."""

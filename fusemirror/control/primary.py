@@ -298,6 +298,8 @@ class PrimaryUnit(ControlUnit):
         host = self.peer_identity if of_peer else self.host_identity
         if catalog.reservations:
             check_reserved(catalog, operation, host)
+        if not self.mirror.backup_knows(operation):
+            raise OperationFailed(errno.EOPNOTSUPP)
         data_bytes = len(data)
         try:
             needed = operation.space_needed(data_bytes)

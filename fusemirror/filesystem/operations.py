@@ -18,7 +18,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileInfo, FUSEError, RequestContext, SetattrFields
 
-from fusemirror.change import first_cookie
+from fusemirror.change import ALLOCATION_MODES, first_cookie
 from fusemirror.control.unit import ControlUnit, found
 from fusemirror.divergence.conflicts import check_reserved
 from fusemirror.errors import OperationFailed, VolumeDamaged
@@ -33,6 +33,7 @@ from fusemirror.filesystem.told_directories import ToldDirectories
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
 from fusemirror.operations import (
+    Allocate,
     Create,
     Link,
     RemoveDirectory,
@@ -488,6 +489,16 @@ class Operations(pyfuse3.Operations):
             return await self._unit.read(handle.inode, off, size)
         finally:
             self._cache.has_moved_data(handle.inode)
+
+    @answers_errno
+    async def fallocate(self, fh: int, off: int, length: int, mode: int, clear_privileges: bool) -> None:
+        """fallocate(2); pyfuse3 has no request for it."""
+        if mode not in ALLOCATION_MODES:
+            raise FUSEError(errno.EOPNOTSUPP)
+        if off + length > FILE_BYTES_MAX:
+            raise FUSEError(errno.EFBIG)
+        inode = self._files[fh].inode
+        await self._unit.perform(Allocate(inode, off, off + length, mode, clear_privileges))
 
     @answers_errno
     async def lseek(self, fh: int, off: int, data: bool) -> int:

@@ -101,6 +101,7 @@ class OperationsServer:
             Opcode.LISTXATTR: self._listxattr,
             Opcode.REMOVEXATTR: self._removexattr,
             Opcode.FLUSH: self._flush,
+            Opcode.FALLOCATE: self._fallocate,
             Opcode.LSEEK: self._lseek,
             Opcode.OPENDIR: self._opendir,
             Opcode.READDIRPLUS: self._readdirplus,
@@ -379,6 +380,11 @@ class OperationsServer:
     async def _fsync(self, header: InHeader, body: memoryview) -> Reply:
         asked = codec.FSYNC_IN.read(body)
         await self._operations.fsync(asked.fh, bool(asked.fsync_flags & codec.FSYNC_FDATASYNC))
+        return codec.empty_reply(header.unique)
+
+    async def _fallocate(self, header: InHeader, body: memoryview) -> Reply:
+        asked = codec.FALLOCATE_IN.read(body)
+        await self._operations.fallocate(asked.fh, asked.offset, asked.length, asked.mode, header.uid != 0)
         return codec.empty_reply(header.unique)
 
     async def _lseek(self, header: InHeader, body: memoryview) -> Reply:

@@ -57,6 +57,7 @@ class Opcode(IntEnum):
     DESTROY = 38
     IOCTL = 39
     BATCH_FORGET = 42
+    FALLOCATE = 43
     READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
@@ -259,6 +260,14 @@ class FsyncIn(NamedTuple):
     padding: int
 
 
+class FallocateIn(NamedTuple):
+    fh: int
+    offset: int
+    length: int
+    mode: int
+    padding: int
+
+
 class LseekIn(NamedTuple):
     fh: int
     offset: int
@@ -448,6 +457,7 @@ WRITE_IN = Layout(WriteIn, "QQIIQII")
 FLUSH_IN = Layout(FlushIn, "QIIQ")
 RELEASE_IN = Layout(ReleaseIn, "QIIQ")
 FSYNC_IN = Layout(FsyncIn, "QII")
+FALLOCATE_IN = Layout(FallocateIn, "QQQII")
 LSEEK_IN = Layout(LseekIn, "QQII")
 SETXATTR_IN = Layout(SetxattrIn, "II")
 GETXATTR_IN = Layout(GetxattrIn, "II")
@@ -646,6 +656,7 @@ EFFECTS: dict[int, Effects] = {
     Opcode.OPEN: Effects(content=True),
     Opcode.WRITE: Effects(content=True),
     Opcode.CREATE: Effects(names=1, names_at=CREATE_IN.size, entry=True),
+    Opcode.FALLOCATE: Effects(content=True),
     Opcode.RENAME2: Effects(names=2, names_at=RENAME2_IN.size),
 }
 _NO_EFFECTS = Effects()

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, AnyChange, NamespaceChange, Table, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import (
@@ -137,6 +137,7 @@ class Applier:
         self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
             WriteChange: self._change,
             TruncateChange: self._change,
+            AllocateChange: self._change,
             NamespaceChange: self._change,
             Begin: self._begin,
             AccessInEffect: self._access_in_effect,
@@ -311,7 +312,7 @@ class Applier:
 
     # --- changes --------------------------------------------------------------------------------------
 
-    def _change(self, change: NamespaceChange | WriteChange | TruncateChange, data: Buffer) -> None:
+    def _change(self, change: AnyChange, data: Buffer) -> None:
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is not None:

@@ -78,6 +78,7 @@ from fusemirror.mirror.states import (
 )
 from fusemirror.mirror.stream import Question, Stream
 from fusemirror.mirror.suspects import marks_of
+from fusemirror.operations import Operation
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import shown
@@ -238,6 +239,11 @@ class Mirror:
     def backup_takes_rows(self) -> bool:
         """A change of data may carry rows. What a backup missed any version of it gets by `send_records`."""
         return self.stream is None or self.stream.session.peer.takes_rows
+
+    def backup_knows(self, operation: Operation) -> bool:
+        """Whether the backup, where there is one, takes what `operation` becomes."""
+        says = operation.peer_says
+        return not says or self.stream is None or bool(getattr(self.stream.session.peer, says))
 
     def backup_takes(self, size_bytes: int) -> bool:
         """Whether the subvolume has room for so much more, as far as this host knows."""

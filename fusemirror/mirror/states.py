@@ -6,7 +6,7 @@ Source: seed steps 702 and 709 (is the mirrored state normal?); design.md sectio
 
 from enum import Enum, auto
 
-from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, NamespaceChange, TruncateChange, WriteChange
 from fusemirror.errors import IllegalTransition
 from fusemirror.protocol import messages as m
 
@@ -133,6 +133,7 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
     NamespaceChange: _BEGUN,
     WriteChange: _BEGUN,
     TruncateChange: _BEGUN,
+    AllocateChange: _BEGUN,
     m.CatalogRows: _BEGUN,
     m.OutOfSync: _BEGUN,
     m.CaughtUp: frozenset({_B.CATCHING_UP}),

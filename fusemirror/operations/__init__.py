@@ -9,6 +9,7 @@ A new one is a file here, its line in `AnyOperation`, and its tests. A tag is ne
 what communication volumes hold, and travels between hosts of two versions.
 """
 
+from fusemirror.operations.allocate import Allocate
 from fusemirror.operations.create import Create
 from fusemirror.operations.draft import Key
 from fusemirror.operations.link import Link
@@ -25,6 +26,7 @@ from fusemirror.operations.write import Write
 
 AnyOperation = (
     Write
+    | Allocate
     | SetAttributes
     | Create
     | Link
@@ -38,6 +40,7 @@ AnyOperation = (
 )
 
 __all__ = [
+    "Allocate",
     "AnyOperation",
     "Create",
     "Key",

@@ -33,6 +33,7 @@ _NUMBERS: dict[str, range] = {
     "gid": _U32,
     "rdev": _U64,
     "offset": range(FILE_BYTES_MAX + 1),
+    "end": range(FILE_BYTES_MAX + 1),
     "length": range(DATA_BYTES_MAX + 1),
     "rate_bytes": range(FILE_BYTES_MAX + 1),
 }
@@ -62,6 +63,9 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
     """Bytes travel beside it."""
     obeys_reservations: ClassVar[bool] = True
     """It is refused where the other host has reserved what it touches."""
+    peer_says: ClassVar[str] = ""
+    """The field of a `Hello` by which a peer says that it takes such operations and their changes; "": every
+    peer does. Where it does not the answer is EOPNOTSUPP."""
 
     # --- what it validates ------------------------------------------------------------------------------
 

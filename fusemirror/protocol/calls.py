@@ -18,6 +18,8 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     """Base of all calls."""
 
     carries_data: ClassVar[bool] = False
+    peer_says: ClassVar[str] = ""
+    """As of an operation."""
     is_repeated: ClassVar[bool] = True
     """It is made again over the next link, where this one is lost before the answer."""
 
@@ -48,6 +50,8 @@ class Seek(Call, tag=40, frozen=True, array_like=True, gc=False):
 
     Answered with the place, 8 bytes (`place_in`). Only of a primary that has said that it takes it.
     """
+
+    peer_says: ClassVar[str] = "takes_seeks"
 
     inode: InodeNumber
     offset: int

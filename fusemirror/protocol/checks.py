@@ -8,7 +8,17 @@ for whatever arrives, so no handler meets a message that does not fit. Each rais
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.change import (
+    ALLOCATION_MODES,
+    AllocateChange,
+    AnyChange,
+    DataChange,
+    NamespaceChange,
+    Row,
+    Table,
+    TruncateChange,
+    WriteChange,
+)
 from fusemirror.errors import BadRow
 from fusemirror.limits import (
     CHANGE_NUMBER_RECEIVED_MAX,
@@ -61,7 +71,7 @@ def _check_no_data(data_bytes: int) -> None:
         raise ValueError("it comes with data")
 
 
-def _check_change(change: NamespaceChange | WriteChange | TruncateChange) -> None:
+def _check_change(change: AnyChange) -> None:
     """What this host does next is still within the bounds of a change, whatever a peer says."""
     if not 0 < change.number <= CHANGE_NUMBER_RECEIVED_MAX:
         raise ValueError("number: beyond what can be")
@@ -101,12 +111,20 @@ def _check_truncate(change: TruncateChange, data_bytes: int) -> None:
     _check_rows_of_data(change)
 
 
-def _check_rows_of_data(change: WriteChange | TruncateChange) -> None:
+def _check_rows_of_data(change: DataChange) -> None:
     """What a change of data brings along is of its own inode."""
     _check_rows(change.rows)
     for table, key, value in change.rows:
         own = table in (Table.INODES, Table.XATTRS) and int.from_bytes(key[:8], "big") == change.inode
         _check(own and (table == Table.XATTRS or value is not None), "rows", "not of the inode of the data")
+
+
+def _check_allocate(change: AllocateChange, data_bytes: int) -> None:
+    _check_change(change)
+    _check_no_data(data_bytes)
+    _check(change.mode in ALLOCATION_MODES, "mode", "there is none such")
+    _check(change.offset < change.end, "end", "before the first byte")
+    _check_rows_of_data(change)
 
 
 def _check_namespace(change: NamespaceChange, data_bytes: int) -> None:
@@ -174,6 +192,7 @@ def _check_answer(message: Answer, data_bytes: int) -> None:
 _CHECKS: dict[type, Callable[[Any, int], None]] = {
     WriteChange: _check_write,
     TruncateChange: _check_truncate,
+    AllocateChange: _check_allocate,
     NamespaceChange: _check_namespace,
     CatalogRows: _check_catalog_rows,
     ReplaceRows: _check_replace_rows,

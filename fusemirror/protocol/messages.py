@@ -9,7 +9,7 @@ The type of a field says what may stand in it (`bounds.py`); `checks.py` says wh
 beside it, must be to each other. `codec.py` lets nothing pass that does not fit.
 
 New fields have defaults and stand last; a type is never changed, only replaced under a new tag.
-Tags 1-3 are those of `change.py`, whose values are messages of the mirror path as they are.
+Tags 1-4 are those of `change.py`, whose values are messages of the mirror path as they are.
 """
 
 from typing import Annotated, NamedTuple
@@ -37,7 +37,7 @@ from fusemirror.bounds import (
     Text,
     Word,
 )
-from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, NamespaceChange, Row, Table, TruncateChange, WriteChange
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     COUNTER_MAX,
@@ -131,6 +131,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     witness: Text | None = None  # as it is set; None from an earlier version
     pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
     takes_keys: bool = False  # the message `KeyNews`
+    takes_allocations: bool = False  # the operation `Allocate`, and its change; its disk can do them
 
     @property
     def claim(self) -> Claim:
@@ -562,6 +563,7 @@ AnyMessage = (
     NamespaceChange
     | WriteChange
     | TruncateChange
+    | AllocateChange
     | Hello
     | Refused
     | Ping

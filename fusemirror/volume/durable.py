@@ -8,8 +8,9 @@ import stat
 from contextlib import ExitStack
 from pathlib import Path
 
+from fusemirror.change import KEEP_SIZE, PUNCH_HOLE
+
 _libc = ctypes.CDLL(None, use_errno=True)
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 
 def sync_directory(directory: Path | str) -> None:
@@ -58,7 +59,11 @@ def replace_file(path: Path, content: bytes, *, like: os.stat_result | None = No
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """On return the file reads as zeros there, and takes no room for them; its size is as it was. OSError:
     EOPNOTSUPP where the filesystem cannot."""
-    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    allocate(descriptor, KEEP_SIZE | PUNCH_HOLE, offset, length)
+
+
+def allocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). OSError: EOPNOTSUPP where the filesystem cannot; else a part may have been done."""
     if _libc.fallocate64(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -71,7 +71,7 @@ def cut_points(descriptor: int, size: int) -> "array[int]":
 def boundaries(descriptor: int, offset: int) -> Iterator[int]:
     """Where, from `offset` on, extents of an open file begin that are too much for one step. OSError."""
     extents = length = 0
-    for start, size in _allocated(descriptor, offset):
+    for start, size in allocated(descriptor, offset):
         place, end = max(start, offset), start + size
         while place < end:
             if extents == CUT_EXTENTS_MAX or length == CUT_BYTES_MAX:
@@ -83,7 +83,7 @@ def boundaries(descriptor: int, offset: int) -> Iterator[int]:
             place += piece
 
 
-def _allocated(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
+def allocated(descriptor: int, offset: int) -> Iterator[tuple[int, int]]:
     """The extents of a file that end behind `offset`; where the filesystem does not tell, those of data."""
     try:
         yield from _mapped(descriptor, offset)

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from fusemirror.change import ZERO_RANGE
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIGESTS_PER_MESSAGE,
@@ -39,8 +40,9 @@ from fusemirror.limits import (
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain, open_plain
-from fusemirror.volume.durable import punch_hole, sync_directory, sync_filesystem
+from fusemirror.volume.durable import allocate, punch_hole, sync_directory, sync_filesystem
 from fusemirror.volume.extents import (
+    allocated,
     boundaries,
     cut_points,
     extents_of,
@@ -95,6 +97,7 @@ class Images:
         self._discarded = deque(self._discarded_before())  # paths; any thread appends
         self._freeing: Iterator[None] | None = None
         self._file_bytes_max: int | None = None
+        self._takes_allocations = False
 
     @property
     def file_bytes_max(self) -> int:
@@ -127,9 +130,15 @@ class Images:
             if taken > last_page and not _finds_last_byte(descriptor, taken):
                 taken = last_page
             os.ftruncate(descriptor, 0)
+            self._takes_allocations = _allocates(descriptor)
             return taken
         finally:
             os.close(descriptor)
+
+    @property
+    def takes_allocations(self) -> bool:
+        """Whether the disk gives files room, and makes holes in them; False while it cannot be asked."""
+        return bool(self.file_bytes_max) and self._takes_allocations
 
     @property
     def has_discarded(self) -> bool:
@@ -207,6 +216,24 @@ class Images:
         finally:
             os.close(descriptor)
 
+    def allocate(self, inode: InodeNumber, offset: int, end: int, mode: int, time_ns: int) -> None:
+        """On return the image has room there, or a hole, by `mode`, and both its times are `time_ns`.
+
+        OSError: a part may have been done, and the times are the old ones.
+        """
+        descriptor = self._descriptor(inode, create=True)
+        assert descriptor is not None
+        self._serial += 1
+        self.dirty[inode] = self._serial
+        try:
+            allocate(descriptor, mode, offset, end - offset)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP or not mode & ZERO_RANGE:
+                raise
+            punch_hole(descriptor, offset, end - offset)
+            allocate(descriptor, mode & ~ZERO_RANGE, offset, end - offset)
+        _set_times(descriptor, time_ns)
+
     def keep_times(self, inode: InodeNumber) -> None:
         """The image's times as of now are to be durable with its next sync: a record is judged by them."""
         self._unsynced_times.add(inode)
@@ -268,8 +295,13 @@ class Images:
         descriptor = self._descriptor(inode, create=False)
         if descriptor is None or os.fstat(descriptor).st_size < end:
             return False
-        hole = os.lseek(descriptor, offset, os.SEEK_HOLE)  # the offset itself where there is no data
-        return hole >= end
+        for start, length in allocated(descriptor, offset):  # room that was reserved is no data yet
+            if start > offset:
+                return False
+            offset = start + length
+            if offset >= end:
+                return True
+        return offset >= end
 
     def release(self, inode: InodeNumber) -> None:
         """Let go of an image that is about to be removed."""
@@ -747,6 +779,17 @@ def _takes_length(descriptor: int, size: int) -> bool:
         os.ftruncate(descriptor, size)
     except OSError as error:
         if error.errno != errno.EFBIG:
+            raise
+        return False
+    return True
+
+
+def _allocates(descriptor: int) -> bool:
+    try:
+        allocate(descriptor, 0, 0, 1)
+        punch_hole(descriptor, 0, 1)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
             raise
         return False
     return True

@@ -23,7 +23,7 @@ from fusemirror.limits import (
 
 def space_of(change: AnyChange) -> int:
     """The most that a change takes from the disk, in bytes. Both hosts count the same."""
-    return SPACE_PER_CHANGE_BYTES + change.length
+    return SPACE_PER_CHANGE_BYTES + change.taken_bytes
 
 
 class Space:

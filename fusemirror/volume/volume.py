@@ -31,6 +31,7 @@ import trio
 import xxhash
 
 from fusemirror.change import (
+    AllocateChange,
     AnyChange,
     DataChange,
     NamespaceChange,
@@ -339,6 +340,8 @@ class Volume:
             self._apply_write(change, data, record)
         elif type(change) is TruncateChange:
             self._apply_truncate(change, record)
+        elif type(change) is AllocateChange:
+            self._apply_allocate(change, record)
         elif type(change) is NamespaceChange and encoded is not None:
             if not are_checked:
                 check_rows(change.rows)
@@ -467,6 +470,31 @@ class Volume:
         if inode is None:
             return
         inode.size = change.size
+        inode.mtime_ns = inode.ctime_ns = change.time_ns
+        inode.changed = change.number
+        self.catalog.touch(inode)
+        if change.rows:
+            self._put_rows_of_data(change)
+
+    def _apply_allocate(self, change: AllocateChange, record: bytes | memoryview | None) -> None:
+        if change.rows:
+            check_rows(change.rows)
+        inode = self._inode_of_data(change.inode)
+        if record is not None:
+            if change.time_ns <= self.catalog.set_back.from_ns:
+                self.images.make_older(change.inode, change.time_ns)
+            self.journal.append(change.number, record, note=0 if inode is None else inode.size)
+        try:
+            self.regions.mark(change.inode, change.offset, change.end)
+            self.images.allocate(change.inode, change.offset, change.end, change.mode, change.time_ns)
+        except OSError:
+            self._take_back(change, inode, journalled=record is not None)
+            raise
+        if record is not None:
+            self.images.keep_times(change.inode)
+        if inode is None:
+            return
+        inode.size = change.size_after(inode.size)
         inode.mtime_ns = inode.ctime_ns = change.time_ns
         inode.changed = change.number
         self.catalog.touch(inode)
@@ -974,7 +1002,7 @@ class Volume:
             if facts.ctime_ns < change.time_ns:
                 self.images.set_times(change.inode, change.time_ns, change.time_ns)
             return None
-        if isinstance(change, WriteChange):
+        if not isinstance(change, TruncateChange):
             self.images.cut(change.inode, record.note)  # nothing, where the note is no size
             self.images.set_times(change.inode, facts.ctime_ns, facts.ctime_ns)
         self.requests_done.pop(change.request, None)
@@ -1054,6 +1082,8 @@ def _took_effect(change: DataChange, facts: ImageFacts, content: bytes, *, note:
     | the end of the write                   | bytes; only the times are missing                      |
     | a write within the file, and the image | done; only the times are missing                       |
     | holds its bytes                        |                                                        |
+    | an allocation, or a hole               | not known: doing it again changes nothing, once what   |
+    |                                        | it added at the end is cut off                         |
     | a truncation, and the image has got    | done; only the times are missing                       |
     | the new size                           |                                                        |
     | anything else                          | not done: doing it again is right, once a write that   |
@@ -1062,6 +1092,8 @@ def _took_effect(change: DataChange, facts: ImageFacts, content: bytes, *, note:
     """
     if facts.ctime_ns >= change.time_ns:
         return True
+    if isinstance(change, AllocateChange):
+        return False
     if isinstance(change, TruncateChange):
         return facts.size == change.size != note
     if note >= _CONTENT_NOTE:

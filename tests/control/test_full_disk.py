@@ -9,6 +9,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import DiskStopped, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import (
+    Allocate,
     AnyOperation,
     Create,
     Link,
@@ -33,6 +34,7 @@ FILE = InodeNumber(2)
 DONE: list[AnyOperation] = [
     SetAttributes(FILE, size=1),
     SetAttributes(FILE, size=1 << 40),
+    Allocate(FILE, 0, 5000, 3),
     SetAttributes(FILE, mode=0o600),
     Rename(ROOT_INODE, b"file", ROOT_INODE, b"other"),
     RemoveXattr(FILE, b"user.a"),
@@ -45,6 +47,8 @@ REFUSED: list[tuple[AnyOperation, bytes]] = [
     (SetXattr(FILE, b"user.b", b"value"), b""),
     (Write(FILE, 0, append=True), b"more"),
     (Write(FILE, 65536), b"more"),
+    (Allocate(FILE, 65536, 65537, 0), b""),
+    (Allocate(FILE, 65536, 65537, 17), b""),
 ]
 
 
@@ -84,6 +88,17 @@ async def test_what_needs_room_is_refused_and_changes_nothing(
 async def test_bytes_that_are_there_are_overwritten(full: PrimaryUnit) -> None:
     await full.perform(Write(FILE, 0), b"CONTENT")
     assert await full.read(FILE, 0, 10) == b"CONTENT"
+
+
+async def test_room_that_was_reserved_is_written_to(unit: PrimaryUnit, full: PrimaryUnit) -> None:
+    unit.volume.images.allocate(FILE, 0, 1 << 20, 0, 1)  # as before the disk was full
+    inode = unit.volume.catalog.inode(FILE)
+    assert inode is not None
+    inode.size = 1 << 20
+    if not unit.volume.images.is_allocated(FILE, 0, 1 << 20):
+        pytest.skip("this disk does not tell where it has reserved room")
+    await full.perform(Write(FILE, 65536), b"more")
+    assert await full.read(FILE, 65536, 4) == b"more"
 
 
 async def test_after_an_error_of_the_disk_everything_gets_a_check_report(

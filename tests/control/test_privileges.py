@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.operations import AnyOperation, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import Allocate, AnyOperation, SetAttributes, SetXattr, Unlink, Write
 from fusemirror.settings import Access, Acknowledge
 from fusemirror.xattrs import CAPABILITY
 from tests.admin.conftest import Pair, network, pair
@@ -28,6 +28,8 @@ CHANGES: dict[str, tuple[AnyOperation, int]] = {
         SetAttributes(InodeNumber(0), mode=0o755, size=9, mtime_ns=7),
         0o100755,
     ),
+    "room": (Allocate(InodeNumber(0), 0, 99, 0, clear_privileges=True), 0o100755),
+    "a hole that root makes": (Allocate(InodeNumber(0), 1, 3, 3), PROGRAM),
     "a new owner": (SetAttributes(InodeNumber(0), uid=7), 0o100755),
 }
 

@@ -346,6 +346,33 @@ async def test_holes_are_found_where_they_are_and_take_no_blocks(kernel: Kernel)
     assert await seek(1, os.SEEK_HOLE) == 3  # its end is one
 
 
+async def test_room_is_given_and_taken(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+
+    def asked(offset: int, length: int, mode: int) -> bytes:
+        return codec.FALLOCATE_IN.pack(handle, offset, length, mode, 0)
+
+    await kernel.ask(Opcode.FALLOCATE, inode, asked(0, 1 << 20, 0))
+    attributes = await kernel.attributes(inode)
+    assert attributes.size == 1 << 20
+    assert 1 << 20 <= attributes.blocks * 512 < 2 << 20
+    await kernel.ask(Opcode.FALLOCATE, inode, asked(0, 1 << 20, 3))
+    attributes = await kernel.attributes(inode)
+    assert attributes.size == 1 << 20
+    assert attributes.blocks * 512 < 1 << 20
+    for length, mode, error in (
+        (1, 2, "ENOTSUP"),
+        (1, 8, "ENOTSUP"),
+        (1, 32, "ENOTSUP"),
+        (1 << 63, 0, "EFBIG"),
+    ):
+        assert await kernel.refused(Opcode.FALLOCATE, inode, asked(0, length, mode)) == error
+    for uid, mode in ((0, 0o4755), (1000, 0o755)):
+        await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_MODE, mode=0o4755))
+        await kernel.ask(Opcode.FALLOCATE, inode, asked(0, 1, 0), uid=uid)
+        assert stat.S_IMODE((await kernel.attributes(inode)).mode) == mode
+
+
 async def test_a_kernel_drops_the_pages_that_a_killed_program_wrote(
     kernel: Kernel, notified: list[tuple[InodeNumber, bool]]
 ) -> None:

@@ -8,13 +8,14 @@ import pytest
 import trio
 import trio.testing
 
+from fusemirror.change import KEEP_SIZE, PUNCH_HOLE
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, GIB, MIB, REGION_BYTES
 from fusemirror.mirror.copying import answer_about
 from fusemirror.mirror.stream import Question, Stream
-from fusemirror.operations import Create, SetAttributes, Write
+from fusemirror.operations import Allocate, Create, SetAttributes, Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello, Reply
 from fusemirror.volume.images import Piece
@@ -192,6 +193,65 @@ async def test_holes_of_an_image_that_is_being_copied_are_those_of_the_primary(
     assert await unit.seek(FILE, 5 * REGION_BYTES, data=True) == MIB
     assert unit.allocated_bytes(row) < 2 * MIB
     assert unit.reads_routed == routed + (3 if takes_seeks else 0)
+
+
+@pytest.mark.parametrize("host", ["primary", "backup"])
+async def test_a_hole_is_made_on_both_hosts_by_a_change_without_data(
+    pair: Pair, network: MemoryNetwork, autojump_clock: object, host: str
+) -> None:
+    await make_file(pair, (0, b"x" * MIB))
+    volumes = [each.unit.volume for each in (pair.primary, pair.backup)]
+    unit, number = getattr(pair, host).unit, volumes[0].number
+    await unit.perform(Allocate(FILE, REGION_BYTES, MIB - 10, PUNCH_HOLE | KEEP_SIZE))
+    assert [volume.number for volume in volumes] == [number + 1] * 2
+    assert await unit.seek(FILE, 0, data=False) == REGION_BYTES
+    assert (
+        await pair.backup.unit.read(FILE, REGION_BYTES - 1, MIB)
+        == b"x".ljust(MIB - REGION_BYTES - 9, b"\0") + b"x" * 10
+    )
+    await unit.perform(Allocate(FILE, 2 * MIB, 3 * MIB, 0))
+    for volume in volumes:
+        assert volume.images.size(FILE) == 3 * MIB
+        assert MIB < volume.images.data_bytes(FILE) < 2 * MIB
+    assert_same(pair)
+    await apart(pair, network)
+    await pair.primary.unit.perform(Allocate(FILE, 0, 3 * MIB, PUNCH_HOLE | KEEP_SIZE))
+    await together(pair, network)
+    assert_same(pair)
+    assert volumes[1].images.data_bytes(FILE) < MIB
+
+
+@pytest.mark.parametrize("host", ["primary", "backup"])
+async def test_with_a_peer_of_the_version_before_nothing_is_allocated(
+    pair: Pair,
+    network: MemoryNetwork,
+    autojump_clock: object,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+) -> None:
+    def hello(**fields: Any) -> Hello:
+        return Hello(**{**fields, "takes_allocations": False})
+
+    monkeypatch.setattr("fusemirror.daemon.Hello", hello)
+    await make_file(pair, (0, b"x"))
+    await apart(pair, network)
+    asked = Allocate(FILE, 0, MIB, 0)
+    refusals = list[int]()
+
+    async def ask() -> None:
+        with pytest.raises(OperationFailed) as refused:
+            await getattr(pair, host).unit.perform(asked)
+        refusals.append(refused.value.errno)
+
+    async with trio.open_nursery() as nursery:
+        if host == "backup":
+            nursery.start_soon(ask)  # while there is no link yet
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await together(pair, network)
+    await ask()
+    assert set(refusals) == {errno.EOPNOTSUPP}
+    assert len(refusals) == (2 if host == "backup" else 1)
+    assert_same(pair)
 
 
 async def test_a_file_longer_than_either_disk_takes_is_refused_before_anything_is_changed(

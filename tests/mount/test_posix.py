@@ -663,14 +663,28 @@ def test_an_unnamed_file_is_refused_as_filesystems_without_o_tmpfile_do(mine: Pa
         os.open(mine, os.O_TMPFILE | os.O_RDWR, 0o600)
 
 
-def test_space_is_reserved_by_writing_and_holes_are_refused(mine: Path, theirs: Path) -> None:
+def test_room_is_reserved_and_given_back_on_both_hosts(
+    mine: Path, theirs: Path, here: Host, pair: TwoHosts
+) -> None:
     with (mine / "file").open("w+b", buffering=0) as file:
         file.write(b"kept")
-        for mode in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
-            with refused(errno.EOPNOTSUPP):
-                fallocate(file.fileno(), mode, 0, 100_000)
         os.posix_fallocate(file.fileno(), 0, 100_000)  # glibc writes, where fallocate(2) is refused
-    assert (theirs / "file").read_bytes() == b"kept".ljust(100_000, b"\0")
+        assert (theirs / "file").read_bytes() == b"kept".ljust(100_000, b"\0")
+        if here is not pair.primary:  # pyfuse3's session
+            for mode in (0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+                with refused(errno.EOPNOTSUPP):
+                    fallocate(file.fileno(), mode, 0, 100_000)
+            return
+        fallocate(file.fileno(), FALLOC_FL_KEEP_SIZE, 0, 2 * MIB)
+        seen = (theirs / "file").stat()
+        assert seen.st_size == 100_000
+        assert 2 * MIB <= seen.st_blocks * 512 < 3 * MIB
+        os.pwrite(file.fileno(), b"x" * 2 * MIB, 0)
+        assert (theirs / "file").read_bytes() == b"x" * 2 * MIB
+        fallocate(file.fileno(), FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 4096, 2 * MIB)
+        for path in (mine, theirs):
+            assert (path / "file").read_bytes() == (b"x" * 4096).ljust(2 * MIB, b"\0")
+            assert (path / "file").stat().st_blocks * 512 < MIB
 
 
 def test_holes_are_found_where_the_session_is_ours(

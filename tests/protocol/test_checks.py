@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, NamespaceChange, Table, TruncateChange, WriteChange
 from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
@@ -32,6 +32,7 @@ FREE = {
     "CatalogRows.rows",
     "NamespaceChange.rows",
     "TruncateChange.rows",
+    "AllocateChange.rows",
     "WriteChange.rows",
     "Request.operation",  # `Operation.check`, by the primary
     "Digests.digests",
@@ -99,6 +100,11 @@ BAD: list[tuple[m.AnyMessage, bytes]] = [
     (TruncateChange(ONE, NO_REQUEST, 1, INODE, 5, ((2, bytes(7) + b"\2name", None),)), b""),
     (TruncateChange(ONE, NO_REQUEST, 1, INODE, -1), b""),
     (TruncateChange(ONE, NO_REQUEST, 1, INODE, 5), b"data"),
+    (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 6, 0), b"data"),
+    (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 6, 2), b""),
+    (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 5, 0), b""),
+    (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, FILE_BYTES_MAX + 1, 0), b""),
+    (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 6, 0, ((2, bytes(7) + b"\2name", None),)), b""),
     (NamespaceChange(ONE, NO_REQUEST, 1, INODE, (XATTR,)), b"data"),
     (NamespaceChange(ONE, NO_REQUEST, 1, INODE, ((1, bytes(7) + b"\1", None),)), b""),
     (m.CatalogRows(((3, XATTR[1], None),)), b""),

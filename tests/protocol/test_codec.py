@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange, encode_change
+from fusemirror.change import (
+    AllocateChange,
+    NamespaceChange,
+    Table,
+    TruncateChange,
+    WriteChange,
+    encode_change,
+)
 from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import Rename, Write
@@ -26,6 +33,7 @@ EXAMPLES: list[m.AnyMessage] = [
     NamespaceChange(FIVE, RequestId(b"1234567812345678"), 1, INODE, (XATTR, (2, bytes(7) + b"\1gone", None))),
     WriteChange(FIVE, NO_REQUEST, 1_700_000_000_000_000_000, INODE, 4096, 4096),
     TruncateChange(FIVE, NO_REQUEST, 1, INODE, 1 << 62, ((3, bytes(7) + b"\7user.a", None),)),
+    AllocateChange(FIVE, NO_REQUEST, 1, INODE, 4096, 1 << 62, 3, ((3, bytes(7) + b"\7user.a", None),)),
     m.Hello(1, 1, "mirror", b"fs", b"a", b"b", b"i", "primary", HISTORY, "0.1"),
     m.Refused("because"),
     m.Ping(1),
@@ -93,7 +101,7 @@ def test_a_message_survives(message: m.AnyMessage) -> None:
 
 def test_a_change_has_the_same_bytes_on_the_wire_and_in_the_journal() -> None:
     for change in EXAMPLES[:3]:
-        assert isinstance(change, NamespaceChange | WriteChange | TruncateChange)
+        assert isinstance(change, NamespaceChange | WriteChange | TruncateChange | AllocateChange)
         assert encode(change) == encode_change(change)
 
 

@@ -280,6 +280,7 @@ def counted_steps() -> Iterator[None]:
         (shutil, "rmtree", _remove_tree),
         (images, "sync_filesystem", _sync_filesystem),
         (images, "punch_hole", _counted("punch", durable.punch_hole)),
+        (images, "allocate", _counted("allocate", durable.allocate)),
         *((module, "boot_id", boot_id) for module in (identity, subvolume_volume, volume_module)),
         (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here
         (Catalog, "__init__", _opened(Catalog)),

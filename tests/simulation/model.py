@@ -9,6 +9,7 @@ import errno
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fusemirror.change import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from fusemirror.limits import FILE_BYTES_MAX, KIB
 from tests.simulation.history import DOUBT, Operation
 
@@ -150,8 +151,19 @@ def _is_zeros(state: Content, start: int, end: int) -> bool:
     return True
 
 
+def _allocate(state: Content, offset: int, end: int, mode: int) -> tuple[Content, object]:
+    pages = dict(state.pages)
+    if mode & (PUNCH_HOLE | ZERO_RANGE):
+        _put(pages, offset, bytes(end - offset))
+    size = state.size if mode & KEEP_SIZE else max(state.size, end)
+    return _content(
+        size, {number: page for number, page in pages.items() if number * _PAGE_BYTES < size}
+    ), ANY
+
+
 _CONTENT: dict[str, Callable[..., tuple[Content, object]]] = {
     "write": _write,
+    "allocate": _allocate,
     "append": lambda state, data: _write(state, state.size, data),
     "truncate": _truncate,
     "read": _read,

@@ -45,10 +45,11 @@ WEIGHTS = {
     "pile": 1,
     "bury": 1,
     "seek": 2,
+    "allocate": 2,
 }
 """What programs do, and how often one in relation to the others."""
 
-_LATER = ("seek",)
+_LATER = ("seek", "allocate")
 """Kinds that came later. They are drawn last, so that a seed is the same world as before but for them."""
 
 LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})

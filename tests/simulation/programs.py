@@ -10,12 +10,14 @@ from typing import Any
 
 import trio
 
+from fusemirror.change import ALLOCATION_MODES
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
+    Allocate,
     AnyOperation,
     Create,
     Link,
@@ -308,6 +310,19 @@ class Program:
             return await host.unit.seek(inode, offset, data=data)
 
         await self._ask(host, ("file", tag), "seek", offset, data, call=call)
+
+    async def _allocate(self, host: SimulatedHost) -> None:
+        tag, inode = self._any_file()
+        if self._world.options.asynchronous and not self._appends_only(tag):
+            return  # it is judged byte by byte
+        offset, mode = self._random.choice(_EDGES), self._random.choice(sorted(ALLOCATION_MODES))
+        end = offset + max(1, self._length())
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(Allocate(inode, offset, end, mode))
+            return "ok"
+
+        await self._ask(host, ("file", tag), "allocate", offset, end, mode, call=call)
 
     async def _size(self, host: SimulatedHost) -> None:
         await self.size(host, *self._any_file())

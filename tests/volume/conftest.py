@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fusemirror.change import NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, NamespaceChange, Row, Table, TruncateChange, WriteChange
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
@@ -145,6 +145,14 @@ class Writer:
     def truncate(self, inode: InodeNumber, size: int, request: bytes = NO_REQUEST) -> ChangeNumber:
         number, time_ns = self._next()
         change = TruncateChange(number, RequestId(request), time_ns, inode, size)
+        self.volume.apply(change, journal_request=request != NO_REQUEST)
+        return number
+
+    def allocate(
+        self, inode: InodeNumber, offset: int, end: int, mode: int, request: bytes = NO_REQUEST
+    ) -> ChangeNumber:
+        number, time_ns = self._next()
+        change = AllocateChange(number, RequestId(request), time_ns, inode, offset, end, mode)
         self.volume.apply(change, journal_request=request != NO_REQUEST)
         return number
 

@@ -13,7 +13,16 @@ import pytest
 import trio
 import trio.testing
 
-from fusemirror.change import NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.change import (
+    ALLOCATION_MODES,
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+    NamespaceChange,
+    Table,
+    TruncateChange,
+    WriteChange,
+)
 from fusemirror.errors import (
     DiskFailed,
     FusemirrorError,
@@ -25,7 +34,9 @@ from fusemirror.errors import (
     VolumeMissing,
 )
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, JOURNAL_BYTES_MAX, KIB, REGION_BYTES
+from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, JOURNAL_BYTES_MAX, KIB, MIB, REGION_BYTES
+from fusemirror.volume import durable
+from fusemirror.volume import images as images_module
 from fusemirror.volume.catalog import Catalog, inode_key
 from fusemirror.volume.catalog import _open_environment as open_environment
 from fusemirror.volume.check import check
@@ -999,6 +1010,67 @@ def test_the_last_request_is_done_or_undone(directory: Path, offset: int, case: 
         writer.create(b"other%d" % writer.volume.number)  # an undone record must not stand behind this one
         assert writer.volume.number > number
         writer.volume.abandon()
+
+
+@pytest.mark.parametrize(
+    ("image", "image_time", "took_effect", "recovered"),
+    [
+        (b"content", "before", False, b"content"),
+        (b"con\0\0\0\0", "before", False, b"con\0\0\0\0"),
+        (b"con\0\0\0\0\0\0", "before", False, b"con\0\0\0\0"),
+        (b"con\0\0\0\0\0\0", "change", True, b"con\0\0\0\0\0\0"),
+    ],
+)
+def test_an_allocation_that_a_kill_cut_short_may_be_asked_for_again(
+    directory: Path, image: bytes, image_time: str, took_effect: bool, recovered: bytes
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"content")
+    before = writer.inode(inode).ctime_ns
+    writer.allocate(inode, 3, 9, ZERO_RANGE, R1)
+    after = writer.inode(inode).ctime_ns
+    assert writer.content(inode) == b"con" + bytes(6)
+    writer.volume.abandon()
+    path = directory / "images" / "0" / f"{inode:x}"
+    path.write_bytes(image)
+    time_ns = before if image_time == "before" else after
+    os.utime(path, ns=(time_ns, time_ns))
+    for _ in range(2):
+        writer = Writer(Volume.open(directory, counting_seams()))
+        assert (R1 in writer.volume.requests_done) is took_effect
+        assert writer.content(inode) == recovered
+        assert writer.inode(inode).ctime_ns == (after if took_effect else before)
+        assert inode in writer.volume.regions.inodes()
+        writer.volume.abandon()
+
+
+@pytest.mark.parametrize("mode", sorted(ALLOCATION_MODES))
+@pytest.mark.parametrize("native", [True, False], ids=["native", "emulated"])
+def test_an_allocation_leaves_zeros_room_or_a_hole(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, mode: int, native: bool
+) -> None:
+    allocate = durable.allocate
+
+    def without_zeroing(descriptor: int, how: int, offset: int, length: int) -> None:
+        if how & ZERO_RANGE:
+            raise OSError(errno.EOPNOTSUPP, "not on this disk")
+        allocate(descriptor, how, offset, length)
+
+    if not native:
+        monkeypatch.setattr(images_module, "allocate", without_zeroing)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x" * 10_000)
+    writer.allocate(inode, 4096, MIB, mode)
+    for _ in range(2):
+        size = 10_000 if mode & KEEP_SIZE else MIB
+        zeros = mode & (PUNCH_HOLE | ZERO_RANGE)
+        kept = b"x" * 4096 if zeros else b"x" * 10_000
+        assert writer.content(inode) == kept.ljust(size, b"\0")
+        assert (writer.volume.images.data_bytes(inode) >= MIB) is not (mode & PUNCH_HOLE > 0)
+        writer = killed(writer.volume)
+    writer.volume.close()
 
 
 @pytest.mark.parametrize("took_effect", [True, False])
