@@ -14,6 +14,7 @@ Source: seed [0053]-[0057]; design.md, "The volume".
 """
 
 from enum import IntEnum
+from typing import get_args
 
 import msgspec
 
@@ -163,3 +164,16 @@ def decode_change(encoded: bytes | memoryview) -> AnyChange:
     """The change that `encode_change` made these bytes of; `msgspec.DecodeError` if none did."""
     change: AnyChange = _decoder.decode(encoded)
     return change
+
+
+_TAGS = [kind.__struct_config__.tag for kind in get_args(AnyChange)]
+NEWEST_TAG: int = max(_TAGS)
+_parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def tag_of(encoded: bytes | memoryview) -> int:
+    """The tag of a change, even of one that only a later version knows; 0 where there is none."""
+    try:
+        return msgspec.msgpack.decode(_parts.decode(encoded)[0], type=int)
+    except (msgspec.DecodeError, IndexError):
+        return 0

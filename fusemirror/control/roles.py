@@ -35,7 +35,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
-from fusemirror.operations import AnyOperation, Key, SetAttributes
+from fusemirror.operations import AnyOperation, Key
 from fusemirror.printable import counted
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import DiskSpace, Hello
@@ -123,28 +123,33 @@ class Roles(ControlUnit):
         return self.unit.allocated_bytes(inode)
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
-        if operation.cut_to:
-            await self._cut_in_steps(operation)
+        stepwise = operation.stepwise
+        if stepwise is not None:
+            return await self._perform_in_steps(operation, *stepwise)
         return await self._perform(operation, data)
 
-    async def _cut_in_steps(self, operation: AnyOperation) -> None:
-        """On return the rest of the way down takes neither host long.
+    async def _perform_in_steps(self, operation: AnyOperation, start: int, end: int) -> Inode | None:
+        """`perform`, so that no step takes either host long.
 
-        The file lies in very many places then, and each step is a change of its own, that others see.
+        A file that lies in very many places needs several, each a change of its own, that others see.
         """
-        inode, size = operation.image, operation.cut_to
-        before = self.volume.catalog.inode(inode)
-        if before is None or before.size - size <= CUT_SHORT_BYTES or not before.is_regular:
-            return
+        number = operation.image
+        before = self.volume.catalog.inode(number)
+        if before is None or min(before.size, end) - start <= CUT_SHORT_BYTES or not before.is_regular:
+            return await self._perform(operation)
         try:
-            points = await self.volume.cut_points(inode, size)
+            points = await self.volume.step_points(number, start, end)
         except OSError as error:
             raise OperationFailed(error.errno or errno.EIO) from error
-        clear = operation.clear_privileges
-        for point in points:
-            now = self.volume.catalog.inode(inode)
-            if point > size and now is not None and point < now.size:  # another program may cut it, too
-                await self._perform(SetAttributes(inode, size=point, clear_privileges=clear))
+
+        def size_now() -> int:
+            now = self.volume.catalog.inode(number)
+            return 0 if now is None else now.size
+
+        done = None
+        for step in operation.steps(points, size_now):
+            done = await self._perform(step)
+        return done
 
     async def _perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         while True:

@@ -1,7 +1,11 @@
 """Allocate: room for bytes of a regular file, or a hole; fallocate(2)."""
 
 import errno
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import ClassVar, Self
+
+import msgspec
 
 from fusemirror.change import ALLOCATION_MODES, KEEP_SIZE, PUNCH_HOLE, AllocateChange, Row
 from fusemirror.errors import OperationFailed
@@ -32,6 +36,14 @@ class Allocate(OfInode, tag=41, frozen=True, array_like=True, gc=False):
     @property
     def image(self) -> InodeNumber:
         return self.inode
+
+    @property
+    def stepwise(self) -> tuple[int, int] | None:
+        return self.offset, self.end
+
+    def steps(self, points: Sequence[int], size_now: Callable[[], int]) -> Iterator[Self]:
+        for start, end in pairwise((self.offset, *points, self.end)):
+            yield msgspec.structs.replace(self, offset=start, end=end)
 
     def touched_range(self, catalog: Catalog, data_bytes: int) -> ByteRange | None:
         """One that makes the file longer takes everything from its old end on."""

@@ -5,8 +5,8 @@ of its own, and answers there what is special about it.
 """
 
 import errno
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -102,9 +102,15 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
         return NO_INODE
 
     @property
-    def cut_to(self) -> int:
-        """How long it leaves the file, where it may cut off so much that this is done in steps; else 0."""
-        return 0
+    def stepwise(self) -> tuple[int, int] | None:
+        """From where to where the image's room on the disk changes, where that may be so much that it is done
+        in steps; else None."""
+        return None
+
+    def steps(self, points: Sequence[int], size_now: Callable[[], int]) -> Iterator[Self]:
+        """The same in steps that end at these places within `stepwise`, the last step last. `size_now` is how
+        long the file is when the next step is asked for: other programs may change it meanwhile."""
+        yield self
 
     @property
     def clear_privileges(self) -> bool:

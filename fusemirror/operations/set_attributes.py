@@ -2,6 +2,8 @@
 
 import errno
 import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 import msgspec
 
@@ -41,8 +43,16 @@ class SetAttributes(OfInode, tag=2, frozen=True, array_like=True):
         return NO_INODE if self.size is None else self.inode
 
     @property
-    def cut_to(self) -> int:
-        return self.size or 0  # to nothing it is one step: an empty image takes the place of the old one
+    def stepwise(self) -> tuple[int, int] | None:
+        # To nothing it is one step: an empty image takes the place of the old one.
+        return (self.size, FILE_BYTES_MAX) if self.size and self.size > 0 else None
+
+    def steps(self, points: Sequence[int], size_now: Callable[[], int]) -> Iterator[Self]:
+        """From the end."""
+        for point in reversed(points):
+            if point < size_now():
+                yield type(self)(self.inode, size=point, clear_privileges=self.clear_privileges)
+        yield self
 
     def touched_range(self, catalog: Catalog, data_bytes: int) -> ByteRange | None:
         """Everything from the old or the new end on."""

@@ -68,12 +68,15 @@ def cut_points(descriptor: int, size: int) -> "array[int]":
     return points
 
 
-def boundaries(descriptor: int, offset: int) -> Iterator[int]:
-    """Where, from `offset` on, extents of an open file begin that are too much for one step. OSError."""
+def boundaries(descriptor: int, offset: int, stop: int = FILE_BYTES_MAX) -> Iterator[int]:
+    """Where, from `offset` on and before `stop`, extents of an open file begin that are too much for one
+    step. OSError."""
     extents = length = 0
     for start, size in allocated(descriptor, offset):
         place, end = max(start, offset), start + size
         while place < end:
+            if place >= stop:
+                return
             if extents == CUT_EXTENTS_MAX or length == CUT_BYTES_MAX:
                 yield place
                 extents = length = 0

@@ -19,8 +19,9 @@ import os
 import re
 import stat
 import threading
+from array import array
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,16 +204,16 @@ class Images:
         self._discarded.append(discarded)
         return True
 
-    def cut_points(self, inode: InodeNumber, size: int) -> Iterable[int]:
-        """The lengths by which an image is cut to `size` a little at a time, the longest first, `size` last.
-        Thread-safe. OSError.
+    def step_points(self, inode: InodeNumber, start: int, end: int) -> Sequence[int]:
+        """Where, between two places of an image, work on its disk space stops to do a little at a time, the
+        first place first. Thread-safe. OSError.
         """
         try:
             descriptor = open_plain(self._path(inode), self._flags & ~os.O_RDWR)
         except FileNotFoundError:
-            return (size,)
+            return ()
         try:
-            return cut_points(descriptor, size) if takes_long(descriptor, size) else (size,)
+            return array("Q", boundaries(descriptor, start, end))
         finally:
             os.close(descriptor)
 
@@ -225,13 +226,7 @@ class Images:
         assert descriptor is not None
         self._serial += 1
         self.dirty[inode] = self._serial
-        try:
-            allocate(descriptor, mode, offset, end - offset)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP or not mode & ZERO_RANGE:
-                raise
-            punch_hole(descriptor, offset, end - offset)
-            allocate(descriptor, mode & ~ZERO_RANGE, offset, end - offset)
+        _change_space(descriptor, mode, offset, end - offset)
         _set_times(descriptor, time_ns)
 
     def keep_times(self, inode: InodeNumber) -> None:
@@ -782,6 +777,17 @@ def _takes_length(descriptor: int, size: int) -> bool:
             raise
         return False
     return True
+
+
+def _change_space(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2); a disk that cannot zero a range has a hole made there, and room for it."""
+    try:
+        allocate(descriptor, mode, offset, length)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP or not mode & ZERO_RANGE:
+            raise
+        punch_hole(descriptor, offset, length)
+        allocate(descriptor, mode & ~ZERO_RANGE, offset, length)
 
 
 def _allocates(descriptor: int) -> bool:

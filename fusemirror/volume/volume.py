@@ -21,7 +21,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ import trio
 import xxhash
 
 from fusemirror.change import (
+    NEWEST_TAG,
     AllocateChange,
     AnyChange,
     DataChange,
@@ -41,6 +42,7 @@ from fusemirror.change import (
     WriteChange,
     decode_change,
     encode_change,
+    tag_of,
 )
 from fusemirror.errors import (
     BadChange,
@@ -50,6 +52,7 @@ from fusemirror.errors import (
     SequenceGap,
     VolumeDamaged,
     VolumeError,
+    VolumeFormat,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
@@ -649,11 +652,11 @@ class Volume:
         if self.images.has_discarded:
             self._discarded.set()
 
-    async def cut_points(self, inode: InodeNumber, size: int) -> Iterable[int]:
-        """The lengths by which a file is cut to `size` so that nobody waits long, the longest first, `size`
-        last. OSError.
+    async def step_points(self, inode: InodeNumber, start: int, end: int) -> Sequence[int]:
+        """Where, between two places of a file, work on its disk space stops so that nobody waits long, the
+        first place first. OSError.
         """
-        return await self._seams.run_blocking(self.images.cut_points, inode, size)
+        return await self._seams.run_blocking(self.images.step_points, inode, start, end)
 
     def _sync(self, dirty: Collection[InodeNumber]) -> None:
         """Runs in any thread."""
@@ -987,6 +990,9 @@ class Volume:
         try:
             return decode_change(record.payload)
         except msgspec.DecodeError as error:
+            tag = tag_of(record.payload)
+            if tag > NEWEST_TAG:
+                raise VolumeFormat(self.directory, f"{tag} of its changes", NEWEST_TAG) from error
             raise VolumeDamaged(self.directory, f"journal: record {record.number}: {error}") from error
 
     def _settle_last_record(self, last: tuple[DataChange, Record] | None) -> DataChange | None:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from fusemirror import settings
-from fusemirror.change import Table
+from fusemirror.change import KEEP_SIZE, PUNCH_HOLE, Table
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
@@ -18,7 +18,7 @@ from fusemirror.errors import RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import CUT_EXTENTS_MAX, CUT_SHORT_BYTES
 from fusemirror.mirror.histories import generations_of
-from fusemirror.operations import Create, SetAttributes, Unlink, Write
+from fusemirror.operations import Allocate, Create, SetAttributes, Unlink, Write
 from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.check import check
 from fusemirror.volume.volume import Volume
@@ -178,10 +178,26 @@ async def test_what_lies_in_many_places_is_cut_in_steps_on_both_hosts(pair: Pair
     assert content(here, file) == (b"x" * BLOCK + bytes(BLOCK)) * 5 + b"x"
 
 
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_what_lies_in_many_places_is_punched_in_steps_on_both_hosts(pair: Pair, at: str) -> None:
+    here: Host = getattr(pair, at)
+    file = await create(here, b"file")
+    for place in range(3 * CUT_EXTENTS_MAX):
+        await here.roles.perform(Write(file, place * 2 * BLOCK), b"x" * BLOCK)
+    before = here.roles.volume.number
+    end = (3 * CUT_EXTENTS_MAX - 5) * 2 * BLOCK
+    await here.roles.perform(Allocate(file, 1, end, PUNCH_HOLE | KEEP_SIZE))
+    assert here.roles.volume.number == before + 3
+    assert content(pair.primary, file) == content(pair.backup, file)
+    left = b"x" * BLOCK + bytes(BLOCK)
+    assert content(here, file) == b"x" + bytes(end - 1) + left * 4 + left[:BLOCK]
+    assert here.roles.volume.images.data_bytes(file) < 20 * BLOCK  # a disk takes some for where they lie
+
+
 async def test_what_is_cut_by_little_is_cut_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     file = await create(pair.primary, b"file")
     await pair.primary.roles.perform(Write(file, 0), b"x" * CUT_SHORT_BYTES)
-    monkeypatch.setattr(pair.primary.roles.volume, "cut_points", None)
+    monkeypatch.setattr(pair.primary.roles.volume, "step_points", None)
     await pair.primary.roles.perform(SetAttributes(file, size=1))
     assert content(pair.backup, file) == b"x"
 

@@ -17,6 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusemirror.change import ALLOCATION_MODES, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+from fusemirror.volume import durable
+
+MODES = sorted(ALLOCATION_MODES)
 NAMES = [f"name{number}" for number in range(6)]
 OFFSET_MAX = 300_000
 RECORD_BYTES = 64
@@ -57,6 +61,14 @@ class Model:
     def truncate(self, name: str, size: int) -> None:
         file = self.files[name]
         file.extend(bytes(max(0, size - len(file))))
+        del file[size:]
+
+    def allocate(self, name: str, mode: int, offset: int, end: int) -> None:
+        file = self.files[name]
+        size = len(file) if mode & KEEP_SIZE else max(len(file), end)
+        file.extend(bytes(max(0, end - len(file))))
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            file[offset:end] = bytes(end - offset)
         del file[size:]
 
     def sync(self, name: str) -> None:
@@ -108,6 +120,10 @@ class Steps:
     def truncate(self, name: str, size: int) -> None:
         os.truncate(self._directory / name, size)
 
+    def allocate(self, name: str, mode: int, offset: int, end: int) -> None:
+        path = self._directory / name
+        self._with(path, os.O_WRONLY, lambda to: durable.allocate(to, mode, offset, end - offset))
+
     def sync(self, name: str) -> None:
         self._with(self._directory / name, os.O_RDONLY, os.fsync)
 
@@ -137,12 +153,13 @@ def choose(chance: random.Random, model: Model, worker: str, serial: int) -> Ste
         ["write", name, chance.randrange(OFFSET_MAX), length, seed],
         ["append", name, length, seed],
         ["truncate", name, chance.randrange(OFFSET_MAX)],
+        ["allocate", name, chance.choice(MODES), (at := chance.randrange(OFFSET_MAX)), at + length],
         ["rename", name, chance.choice(NAMES)],
         ["unlink", name],
         ["sync", name],
         ["share", worker, serial],
     ]
-    return chance.choices(steps, weights=(4, 4, 1, 2, 1, 1, 4))[0]
+    return chance.choices(steps, weights=(4, 4, 1, 2, 2, 1, 1, 4))[0]
 
 
 def make_directory(path: Path) -> None:

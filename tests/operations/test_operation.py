@@ -53,6 +53,7 @@ PLAIN: list[AnyOperation] = [
     SetXattr(FILE, b"user.name", b"value"),
     o.RemoveXattr(FILE, b"user.name"),
     Reserve(FILE, b"/file"),
+    o.Allocate(FILE, 3, 9, 17, True),
     o.Release(FILE),
 ]
 
@@ -104,7 +105,8 @@ def test_every_operation_says_what_it_is() -> None:
     for operation in PLAIN:
         operation.check()
         assert bool(operation.touched_names()) == hasattr(operation, "parent"), operation
-        changes_data = operation.carries_data or getattr(operation, "size", None) is not None
+        sized = getattr(operation, "size", None) is not None
+        changes_data = operation.carries_data or sized or type(operation) is o.Allocate
         assert bool(operation.image) == changes_data, operation
 
 
@@ -119,6 +121,7 @@ SENT: list[tuple[AnyOperation, str]] = [
     (o.Rename(FILE, b"a", DIRECTORY, b"b", 1, DIRECTORY), "970702c4016103c401620103"),
     (SetXattr(FILE, b"user.a", b"v"), "940802c406757365722e61c40176"),
     (o.RemoveXattr(FILE, b"user.a"), "930902c406757365722e61"),
+    (o.Allocate(FILE, 4096, 1 << 32, 3, True), "962902cd1000cf000000010000000003c3"),
     (Reserve(FILE, b"p", True), "941402c40170c3"),
     (o.Release(FILE, True), "931502c3"),
 ]

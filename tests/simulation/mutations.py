@@ -26,6 +26,7 @@ from fusemirror.protocol import codec
 from fusemirror.protocol.messages import Request
 from fusemirror.recent import Recent
 from fusemirror.settings import Access, Fence
+from fusemirror.volume import images
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
@@ -313,6 +314,18 @@ def _inodes_purged_first() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _allocated_at_the_primary_only() -> Iterator[None]:
+    allocate = Volume._apply_allocate
+
+    def mutated(volume: Volume, *args: Any) -> None:
+        if volume.identity.role == "primary":
+            allocate(volume, *args)
+
+    with mock.patch.object(Volume, "_apply_allocate", mutated):
+        yield
+
+
 def _either(*_: object) -> histories.Better:
     return histories.Better.EITHER
 
@@ -346,6 +359,7 @@ _PILES = {
     "crowding": 0.5,
     "hurry": 200,
 }
+_SPACE = {"kinds": ("allocate", "write", "read", "size")}
 _LYING = {"faults": LIES, "kinds": ("write", "create", "read"), "think_time": 0.05}
 _APART = {
     **_ASYNC,
@@ -395,6 +409,8 @@ MUTATIONS = (
     Mutation("purge in one record", _replaced(primary, "purge_rows", _all_rows_at_once), _PILES),
     Mutation("purge the inode first", _inodes_purged_first, _PILES),
     Mutation("take messages as they come", _replaced(codec, "check_message", _nothing), _LYING),
+    Mutation("allocate at the primary only", _allocated_at_the_primary_only, _SPACE),
+    Mutation("keep old bytes in a hole", _replaced(images, "_change_space", _nothing), _SPACE),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 

@@ -598,15 +598,15 @@ def test_a_scattered_image_is_recycled_without_a_long_step(scattered: Images) ->
 
 def test_a_scattered_image_is_cut_at_its_points_and_a_whole_one_at_once(scattered: Images) -> None:
     size = 20 * 2 * REGION_BYTES
-    points = list(scattered.cut_points(ONE, size))
-    assert points[-1] == size
-    assert len(points) == 3
-    for point in points:
+    points = list(scattered.step_points(ONE, size, FILE_BYTES_MAX))
+    assert len(points) == 2
+    assert list(scattered.step_points(ONE, size, points[1])) == points[:1]
+    for point in (*reversed(points), size):
         scattered.truncate(ONE, point, 9)
     assert scattered.size(ONE) == size
     scattered.write(TWO, 0, b"x" * MIB, 5)
-    assert list(scattered.cut_points(TWO, 0)) == [0]
-    assert list(scattered.cut_points(THREE, 0)) == [0]
+    assert list(scattered.step_points(TWO, 0, FILE_BYTES_MAX)) == []
+    assert list(scattered.step_points(THREE, 0, FILE_BYTES_MAX)) == []
 
 
 def test_a_hole_of_a_scattered_image_is_made_in_parts(scattered: Images) -> None:

@@ -16,6 +16,7 @@ import trio.testing
 from fusemirror.change import (
     ALLOCATION_MODES,
     KEEP_SIZE,
+    NEWEST_TAG,
     PUNCH_HOLE,
     ZERO_RANGE,
     NamespaceChange,
@@ -30,6 +31,7 @@ from fusemirror.errors import (
     SequenceGap,
     VolumeDamaged,
     VolumeError,
+    VolumeFormat,
     VolumeInUse,
     VolumeMissing,
 )
@@ -1010,6 +1012,23 @@ def test_the_last_request_is_done_or_undone(directory: Path, offset: int, case: 
         writer.create(b"other%d" % writer.volume.number)  # an undone record must not stand behind this one
         assert writer.volume.number > number
         writer.volume.abandon()
+
+
+def test_a_record_of_a_kind_that_only_a_later_version_knows_says_so(directory: Path) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    writer.volume.abandon()
+    journal = Journal(directory / "journal", counting_seams())
+    payload = msgspec.msgpack.encode([NEWEST_TAG + 1, journal.last_number + 1, b"", 1, inode, "unheard of"])
+    journal.append(ChangeNumber(journal.last_number + 1), payload)
+    journal.close()
+    with pytest.raises(
+        VolumeFormat, match=f"format {NEWEST_TAG + 1} of its changes.*knows format {NEWEST_TAG}"
+    ):
+        Volume.open(directory, counting_seams())
+    journal = Journal(directory / "journal", counting_seams())
+    journal.retract(journal.last_number)
+    journal.close()
 
 
 @pytest.mark.parametrize(
