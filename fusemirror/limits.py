@@ -141,8 +141,10 @@ KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to r
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 NAME_DROPPED_S = 0.5  # so long a look waits until the kernel has dropped a name; it tries again by itself
-PAGES_TIMEOUT_S = 0.005  # a thread and two calls take a tenth of that; what takes longer may wait for a read
-PAGES_TIMEOUTS_MAX = 100  # where no read can be waiting the machine is busy: half a second
+PAGES_TIMEOUT_S = (
+    0.005  # a thread and three calls take a tenth of that; what takes longer may wait for a read
+)
+PAGES_TIMEOUTS_MAX = 100  # where it does not, the machine is busy: half a second
 MAPPING_DELAY_S = 0.25  # so long after a change by the other host a mapping may show what was before
 NAME_LIFETIME_S = 1.0  # how long a kernel keeps a name; the other host may have to wait for that
 SHARED_NAME_LIFETIME_S = 0.25  # here both hosts may: shorter, and long enough for most of the gain

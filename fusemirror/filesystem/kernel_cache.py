@@ -26,11 +26,13 @@ just between, the second does not see that change yet, and zeros for what the ch
 
 **Mappings**, sendfile(2), splice(2) and copy_file_range(2) go by the kernel's pages, and by the size that it
 knows, however the file was opened, and ask nobody. So when the other host changed a file that is open here,
-or of which the kernel may have pages, the kernel is told the new size and drops the pages before anyone can
-see the change. Both wait for locks of pages, which requests hold that this event loop must answer. So a
-thread does it. The loop waits for it, but for a few milliseconds only where the kernel asks something
-meanwhile, which may be such a request, and not at all where it knows of one. What it did not wait for is
-done when that request ends, and once more a moment later.
+or of which the kernel may have pages, the kernel drops the pages and, where the file grew, is told its last
+byte, before anyone can see the change. It takes that byte into a page. So the pages go first, or a program
+could read there what nobody wrote: the old content with the new last byte. Both wait for locks of pages,
+which requests hold that this event loop must answer. So a thread does it. The loop waits for it, but for a
+few milliseconds only where the thread waits for such a lock and the kernel asks something, which may be that
+request, and not at all where it knows of one. What it did not wait for is done when that request ends, and
+once more a moment later; of a file that grew the size then.
 
 No acknowledgement waits longer for a lock of a kernel, so two hosts cannot wait for each other's.
 """
@@ -40,10 +42,12 @@ import itertools
 import logging
 import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
 import pyfuse3
 import trio
@@ -52,6 +56,7 @@ from fusemirror.change import Row, Table
 from fusemirror.filesystem.directory_names import DirectoryNames, DropName, Name
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.identifiers import InodeNumber
+from fusemirror.kernel.callers import is_held_up
 from fusemirror.limits import (
     KERNEL_DELAY_S,
     KERNEL_STEADY_S,
@@ -81,6 +86,19 @@ Ending = Callable[[InodeNumber], tuple[int, bytes] | None]
 """Where the last byte of a file is, and that byte; None for an empty file, or one that is not there."""
 
 
+@dataclass
+class _Drop:
+    """Of an inode the pages are dropped, and the kernel is told how long the file is."""
+
+    inode: InodeNumber
+    untold: tuple[int, bytes] | None
+    """Where its last byte is, and that byte, if the kernel may take the file for shorter."""
+    thread: int = 0
+    """The thread that does it, once it has begun."""
+    is_late: bool = False
+    """It may have changed since, and the last byte may be another: that is told another time."""
+
+
 class KernelCache:
     """A `Watcher` of the volume that this host shows. `run` drops pages of mappings for ever."""
 
@@ -96,6 +114,7 @@ class KernelCache:
         """Whether the kernel maps files shared that are open for direct I/O (`kernel/negotiation.py`)."""
         self.kernel_asks: Callable[[], bool] = lambda: False
         """Whether a request of the kernel waits to be read."""
+        self.is_held_up: Callable[[int], bool] = is_held_up
         self.attributes_granted = 0
         self.attributes_taken_back = 0
         self.pages_dropped = 0
@@ -116,6 +135,8 @@ class KernelCache:
         self._notifiers = ThreadPoolExecutor(_NOTIFIERS, "notifier")
         self._droppers = ThreadPoolExecutor(_NOTIFIERS, "pages")  # of their own: they wait for reads
         self._dropping: dict[InodeNumber, Future[None]] = {}  # under way, or just ended
+        self._drops: dict[InodeNumber, _Drop] = {}  # those that tell of an end, and are not late
+        self._ends: dict[InodeNumber, int] = {}  # the last byte that the kernel knows of, at least
         self._moving: Counter[InodeNumber] = Counter()  # reads and writes under way: they may hold pages
         self._open: Counter[InodeNumber] = Counter()  # all handles
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
@@ -223,11 +244,17 @@ class KernelCache:
         self._paged.pop(inode, None)
         self._granted.pop(inode, None)
         self._suspect.pop(inode, None)
+        self._drops.pop(inode, None)
+        self._ends.pop(inode, None)
 
     # --- taking back --------------------------------------------------------------------------------------
 
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._moved.add(inode)
+        if (drop := self._drops.pop(inode, None)) is not None:
+            drop.is_late = True
+        if own:
+            self._ends.pop(inode, None)
         self._changed(inode, own=own)
         if not own and (inode in self._open or inode in self._paged):
             self._refresh(inode)
@@ -256,6 +283,7 @@ class KernelCache:
         self.data_changed(inode, own=False)
 
     def catalog_replaced(self) -> None:
+        self._ends.clear()
         for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
             self._changed(inode, own=False)
 
@@ -275,16 +303,21 @@ class KernelCache:
         self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
         if inode in self._dropping or len(self._dropping) >= _NOTIFIERS:
             return False
-        dropped = self._dropping[inode] = self._droppers.submit(self._drop_pages, inode, self._ending(inode))
-        return inode not in self._moving and self._has_ended(dropped)
+        drop = self._drop(inode)
+        dropped = self._dropping[inode] = self._droppers.submit(self._drop_pages, drop)
+        if inode in self._moving or not self._has_ended(drop, dropped):
+            drop.is_late = True
+            return False
+        self._has_dropped(drop)
+        return True
 
-    def _has_ended(self, dropped: "Future[None]") -> bool:
-        """Wait for it as long as no request of the kernel waits, which could be a read that it waits for."""
+    def _has_ended(self, drop: _Drop, dropped: "Future[None]") -> bool:
+        """Wait for it, unless it waits for a lock, and what the kernel asks could be the read that has it."""
         for _ in range(PAGES_TIMEOUTS_MAX):
             with suppress(TimeoutError):
                 dropped.result(timeout=PAGES_TIMEOUT_S)
                 return True
-            if self.kernel_asks():
+            if drop.thread and self.is_held_up(drop.thread) and self.kernel_asks():
                 return False
         return False
 
@@ -336,15 +369,32 @@ class KernelCache:
                 # The kernel would throw away an answer that it needs, as with attributes.
                 self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
                 continue
-            await trio.to_thread.run_sync(
-                self._drop_pages, inode, self._ending(inode), abandon_on_cancel=True
-            )
+            drop = self._drop(inode)
+            await trio.to_thread.run_sync(self._drop_pages, drop, abandon_on_cancel=True)
+            self._has_dropped(drop)
 
-    def _drop_pages(self, inode: InodeNumber, ending: tuple[int, bytes] | None) -> None:
-        # In this order: what the kernel stores becomes a page, and may be old by the time that it does so.
-        if ending is not None:
-            self._tell(inode, lambda: self._store(inode, *ending))
+    def _drop(self, inode: InodeNumber) -> _Drop:
+        """What a thread is to do, by `_drop_pages`."""
+        ending = self._ending(inode)
+        end, known = -1 if ending is None else ending[0], self._ends.pop(inode, -1)
+        if end <= known:
+            self._ends[inode] = end
+            return _Drop(inode, None)
+        drop = self._drops[inode] = _Drop(inode, ending)
+        return drop
+
+    def _has_dropped(self, drop: _Drop) -> None:
+        if drop.untold is not None and self._drops.get(drop.inode) is drop:
+            del self._drops[drop.inode]
+            self._ends[drop.inode] = drop.untold[0]
+
+    def _drop_pages(self, drop: _Drop) -> None:
+        drop.thread = threading.get_native_id()
+        inode, untold = drop.inode, drop.untold
         self._notify(inode, attributes_only=False)
+        if untold is not None and not drop.is_late:
+            self._tell(inode, lambda: self._store(inode, *untold))
+            self._notify(inode, attributes_only=False)  # the byte may have come into a page, and be old
         self.pages_dropped += 1
 
 

@@ -1,4 +1,4 @@
-"""Whether a program that waits for us has been killed, as procfs tells it.
+"""What procfs tells of a thread: whether a program that waits for us was killed, whether one of ours waits.
 
 The kernel tells of the first signal only, be it SIGCHLD, and of none to a program that closes its files
 because it dies. So `proc(5)` is asked: SIGKILL is pending for every thread of a program that a signal ends,
@@ -12,7 +12,12 @@ _PROC = Path("/proc")
 _KILL = 1 << (signal.SIGKILL - 1)
 _PENDING = (b"SigPnd:", b"ShdPnd:")
 _PF_EXITING = 1 << 2  # include/linux/sched.h
-_FLAGS, _EXIT_CODE = 9 - 3, 52 - 3  # fields of stat, counted from the one after the name in brackets
+_UNINTERRUPTIBLE = b"D"
+_STATE, _FLAGS, _EXIT_CODE = (
+    3 - 3,
+    9 - 3,
+    52 - 3,
+)  # fields of stat, counted from the one after the name in brackets
 
 
 def is_dying(thread: int, proc: Path = _PROC) -> bool:
@@ -26,6 +31,21 @@ def is_dying(thread: int, proc: Path = _PROC) -> bool:
     for line in status.splitlines():
         if line.startswith(_PENDING) and int(line.split()[1], 16) & _KILL:
             return True
-    fields = stat.rpartition(b")")[2].split()
+    fields = _fields(stat)
     exits = int(fields[_FLAGS]) & _PF_EXITING
     return bool(exits and int(fields[_EXIT_CODE]) & 0x7F)  # wait(2): the number of the signal
+
+
+def is_held_up(thread: int, proc: Path = _PROC) -> bool:
+    """Whether the thread waits in a call for something in the kernel, as for the lock of a page, and not for
+    its turn on a processor. True where that cannot be seen."""
+    try:
+        stat = (proc / str(thread) / "stat").read_bytes()
+    except OSError:
+        return True
+    return _fields(stat)[_STATE] == _UNINTERRUPTIBLE
+
+
+def _fields(stat: bytes) -> list[bytes]:
+    """Those after the name, which may hold anything."""
+    return stat.rpartition(b")")[2].split()

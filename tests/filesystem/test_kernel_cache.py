@@ -21,8 +21,9 @@ from fusemirror.volume.inode import Inode
 INODE, OTHER = InodeNumber(7), InodeNumber(8)
 LIFETIME_S = 5.0
 MTIME_NS = 1_000_000
-ENDING = (4095, b"z")
+ENDING, LATER_ENDING = (4095, b"z"), (8191, b"y")
 ATTRIBUTES, PAGES, STORED = True, False, None
+TOLD_LONGER = [(INODE, PAGES), (INODE, STORED), (INODE, PAGES)]
 
 
 def inode(number: InodeNumber = INODE, mtime_ns: int = MTIME_NS) -> Inode:
@@ -53,7 +54,7 @@ class Kernel:
             raise OSError(errno.ENODEV, "it has let go of the mount")
 
     def store(self, inode: InodeNumber, offset: int, content: bytes) -> None:
-        assert (offset, content) == ENDING
+        assert (offset, content) == self.ending
         assert self.freed.wait(30), "the test never answered the read"
         self.notified.append((inode, STORED))
         self._heard.release()
@@ -288,17 +289,59 @@ async def test_what_the_other_host_wrote_is_in_no_old_page_and_within_the_size_t
     cache.reads(INODE)
     cache.has_moved_data(INODE)
     cache.data_changed(INODE, own=False)
-    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)]
+    assert kernel.notified == TOLD_LONGER, "the byte comes into no old page, and does not stay"
     cache.data_changed(INODE, own=False)
-    assert len(kernel.notified) == 2, "it has no pages any more"
+    assert len(kernel.notified) == 3, "it has no pages any more"
+    kernel.notified.clear()
     reader = FileHandle(INODE, os.O_RDONLY, 0, cached=False)
     cache.opened(reader)
+    kernel.ending = LATER_ENDING
     cache.data_changed(INODE, own=False)
-    assert len(kernel.notified) == 4, "but an open file, whose size it goes by"
+    assert kernel.notified == TOLD_LONGER, "but an open file, whose size it goes by"
     cache.closed(reader)
     cache.data_changed(INODE, own=False)
     await trio.sleep(2 * MAPPING_DELAY_S)
-    assert len(kernel.notified) == 4
+    assert len(kernel.notified) == 3
+
+
+async def test_a_last_byte_is_stored_only_where_the_kernel_may_take_the_file_for_shorter(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """In a page that a program reads it stands beside what was there before."""
+    kernel.ending = LATER_ENDING
+    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.data_changed(INODE, own=False)
+    kernel.notified.clear()
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, PAGES)], "it is as long as before"
+    kernel.ending = ENDING
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == [(INODE, PAGES)] * 2, "it is shorter"
+    kernel.notified.clear()
+    kernel.ending = LATER_ENDING
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == TOLD_LONGER
+    kernel.notified.clear()
+    cache.data_changed(INODE, own=True)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == TOLD_LONGER, "a program here may have made it shorter meanwhile"
+
+
+async def test_a_last_byte_that_may_be_old_is_not_stored(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """It would stand beside what was written after it."""
+    kernel.ending = ENDING
+    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.kernel_asks, cache.is_held_up = lambda: True, lambda _: True
+    kernel.freed.clear()
+    cache.data_changed(INODE, own=False)
+    kernel.freed.set()
+    await kernel.hears(1)
+    await trio.sleep(MAPPING_DELAY_S)
+    await kernel.hears(3)
+    assert kernel.notified.count((INODE, STORED)) == 1, "but with what it is then, a moment later"
+    assert kernel.notified[-1] == (INODE, PAGES)
 
 
 async def test_a_read_under_way_is_not_waited_for(
@@ -312,26 +355,33 @@ async def test_a_read_under_way_is_not_waited_for(
     assert kernel.notified == []
     cache.has_moved_data(INODE)
     kernel.freed.set()
-    await kernel.hears(2)
+    await kernel.hears(1)
     await trio.sleep(MAPPING_DELAY_S)
-    await kernel.hears(2)
-    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)] * 2, "once more, for all that came meanwhile"
+    await kernel.hears(3)
+    assert kernel.notified.count((INODE, STORED)) == 1, "once more, for all that came meanwhile"
+    assert kernel.notified.count((INODE, PAGES)) == 3
 
 
+@pytest.mark.parametrize(("held_up", "asked"), [(False, True), (True, False)])
 async def test_a_slow_machine_is_waited_for(
-    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+    cache: KernelCache,
+    autojump_clock: trio.testing.MockClock,
+    kernel: Kernel,
+    held_up: bool,
+    asked: bool,
 ) -> None:
-    """No request can be in the way, so the thread only has not had its turn."""
+    """The thread only has not had its turn, or no request can be in its way."""
     looks = 0
 
-    def nothing_is_asked() -> bool:
+    def look(_: int) -> bool:
         nonlocal looks
         looks += 1
         if looks == 3:
             kernel.freed.set()
-        return False
+        return held_up
 
-    cache.kernel_asks = nothing_is_asked
+    cache.is_held_up = look
+    cache.kernel_asks = lambda: asked
     kernel.freed.clear()
     cache.reads(INODE)
     cache.has_moved_data(INODE)
@@ -339,27 +389,11 @@ async def test_a_slow_machine_is_waited_for(
     assert kernel.notified == [(INODE, PAGES)]
 
 
-async def test_the_size_of_an_open_file_is_told_once_more_where_it_was_not_waited_for(
-    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
-) -> None:
-    """It has no pages, by which it would be remembered."""
-    kernel.ending = ENDING
-    kernel.freed.clear()
-    cache.kernel_asks = lambda: True
-    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
-    for _ in range(2):
-        cache.data_changed(INODE, own=False)
-    kernel.freed.set()
-    await trio.sleep(MAPPING_DELAY_S)
-    await kernel.hears(4)
-    assert kernel.notified == [(INODE, STORED), (INODE, PAGES)] * 2
-
-
 async def test_a_kernel_that_does_not_hear_holds_up_nobody(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     """A page is locked by a read that this host has not even got yet, of each of many files."""
-    cache.kernel_asks = lambda: True
+    cache.kernel_asks, cache.is_held_up = lambda: True, lambda _: True
     kernel.freed.clear()
     for number in range(20):
         cache.reads(InodeNumber(number))

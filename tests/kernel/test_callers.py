@@ -3,19 +3,23 @@
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fusemirror.kernel.callers import is_dying
+from fusemirror.kernel.callers import is_dying, is_held_up
 
 
-def write(proc: Path, *, pending: int = 0, shared: int = 0, flags: int = 0, exit_code: int = 0) -> None:
+def write(
+    proc: Path, *, pending: int = 0, shared: int = 0, flags: int = 0, exit_code: int = 0, state: str = "S"
+) -> None:
     thread = proc / "7"
     thread.mkdir()
     (thread / "status").write_text(f"Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n")
     fields = ["0"] * 50
-    fields[6], fields[49] = str(flags), str(exit_code)
+    fields[0], fields[6], fields[49] = state, str(flags), str(exit_code)
     (thread / "stat").write_text(f"7 (a) b) {' '.join(fields)}\n")
 
 
@@ -35,7 +39,7 @@ KILL, CHILD = 1 << (signal.SIGKILL - 1), 1 << (signal.SIGCHLD - 1)
     ],
     ids=["at work", "killed", "killed as a process", "a child", "exits killed", "exits", "not at its end"],
 )
-def test_a_thread(found: dict[str, int], dying: bool, tmp_path: Path) -> None:
+def test_a_thread(found: dict[str, Any], dying: bool, tmp_path: Path) -> None:
     write(tmp_path, **found)
     assert is_dying(7, tmp_path) is dying
 
@@ -55,3 +59,14 @@ def test_real_programs() -> None:
     os.waitid(os.P_PID, stopped.pid, os.WEXITED | os.WNOWAIT)
     assert is_dying(stopped.pid)
     stopped.wait()
+
+
+@pytest.mark.parametrize(("state", "held_up"), [("D", True), ("R", False), ("S", False)])
+def test_a_thread_that_waits_in_the_kernel(state: str, held_up: bool, tmp_path: Path) -> None:
+    write(tmp_path, state=state)
+    assert is_held_up(7, tmp_path) is held_up
+
+
+def test_one_that_cannot_be_seen_may_wait() -> None:
+    assert not is_held_up(threading.get_native_id())
+    assert is_held_up(0)
