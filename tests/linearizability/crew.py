@@ -10,7 +10,7 @@ from typing import Self
 
 from tests.hosts import CHECKOUT, Host, wait_until
 from tests.linearizability.history import Operation
-from tests.linearizability.worker import read_record
+from tests.linearizability.worker import make_places, read_record
 
 PATIENCE_S = 60.0
 KILL_S = 5.0
@@ -104,6 +104,7 @@ class Crew:
         self._control.mkdir()
         name = self._control.name
         (self._hosts[0].mountpoint / name).mkdir()
+        self._made = make_places(self._hosts[0].mountpoint / name)
         for number in range(1, self._members_count + 1):
             host = self._hosts[number % 2]
             self.members.append(
@@ -172,7 +173,8 @@ class Crew:
     def finish(self) -> list[Operation]:
         """End the work. The history, in the order of invocation."""
         (self._control / "stop").touch()
-        return sorted(self._operations(), key=lambda operation: operation.invoked)
+        history = [self._made, *self._operations()]
+        return sorted(history, key=lambda operation: operation.invoked)
 
     def _operations(self) -> Iterator[Operation]:
         for member in self.members:

@@ -1,4 +1,4 @@
-"""One small filesystem on one host: a flat directory of a few names, and files of whole blocks.
+"""One small filesystem on one host: a flat directory of a few names, which moves, and files of whole blocks.
 
 Written from the manual pages, not from the product. A directory and each file are independent
 objects, because a name leads to an inode number, inode numbers are never given twice, and what is in a
@@ -6,12 +6,14 @@ file is asked through a descriptor, whatever becomes of its name. So a history f
 about names and one per file, and each is checked for itself.
 
 Names: create, open_or_create, unlink, rename, lookup. Files, by inode number: write, append,
-truncate, read, read_block, size; counted in blocks, a block stands for the unique tag that fills it.
+truncate, read, read_block, page_block, size; counted in blocks, a block stands for the unique tag that
+fills it. `page_block` is one that went by the pages of a kernel.
 """
 
 import errno
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tests.linearizability.checker import Model, Undecided, Violation, check
@@ -20,7 +22,12 @@ from tests.linearizability.history import Operation
 READ_BLOCKS = 16
 """How much a `read` asks for."""
 
-OBSERVERS = frozenset({"lookup", "read", "read_block", "size"})
+READS = frozenset({"read", "read_block", "page_block"})
+OBSERVERS = READS | {"lookup", "size"}
+
+LATE_NS = 1_000_000_000
+"""For so long after a change of the other host a kernel may still hear of it: half a second (fusemirror(7)),
+and as much for a machine that is busy with tests."""
 
 HOLE = 0
 UNSEEN = -1
@@ -61,6 +68,7 @@ _FILE_CALLS: dict[str, Callable[..., tuple[Blocks, Any]]] = {
     "truncate": lambda state, size: (state[:size] + (HOLE,) * (size - len(state)), None),
     "read": lambda state: (state, state[:READ_BLOCKS]),
     "read_block": _read_block,
+    "page_block": _read_block,
     "size": lambda state: (state, len(state)),
 }
 
@@ -200,35 +208,84 @@ NAME_CALLS = frozenset({"create", "lookup", "open_or_create", "rename", "unlink"
 
 
 def parts(history: Iterable[Operation]) -> dict[Hashable, tuple[Model, list[Operation]]]:
-    """The independent parts, by what they are about: "names", or an inode number."""
+    """The independent parts, by what they are about: "names", "places", or an inode number.
+
+    A place is where the directory of all those names may be.
+    """
     found: defaultdict[Hashable, list[Operation]] = defaultdict(list)
     for operation in history:
-        found["names" if operation.call in NAME_CALLS else operation.arguments[0]].append(operation)
+        found[_part(operation)].append(operation)
     return {
-        key: (Names(part), part) if key == "names" else (File(), judged(part)) for key, part in found.items()
+        key: (Names(part), part) if isinstance(key, str) else (File(), judged(part))
+        for key, part in found.items()
     }
 
 
+def _part(operation: Operation) -> Hashable:
+    subject: Hashable = operation.arguments[0]
+    if operation.call in NAME_CALLS:
+        return "places" if "/" in str(subject) else "names"
+    return subject
+
+
 def judged(operations: Sequence[Operation]) -> list[Operation]:
-    """Those of one file's that must fit an order: all but the reads that fusemirror(7) leaves open.
+    """Those of one file's that must fit an order: all but what fusemirror(7) leaves open.
 
-    A read beside a truncation may show zeros for what is cut off: the kernel fills up an answer that is
-    shorter than the file was when it asked.
+    What went by the pages of a kernel may be late: it is as if it had begun so much earlier. And a read
+    beside a truncation may show zeros for what is cut off, because the kernel fills up an answer that is
+    shorter than the file was when it asked. So may one beside a change that follows: that makes the kernel
+    throw away the answer about the size that it waits for, and go by the one that it knew.
     """
-    cuts = [each for each in operations if each.call == "truncate" and not each.error]
-    return [each for each in operations if not any(_may_show_zeros(each, cut) for cut in cuts)]
+    changes = [each for each in operations if each.call not in OBSERVERS and not each.error]
+    cuts = [each for each in changes if each.call == "truncate"]
+    return [
+        replace(each, invoked=each.invoked - LATE_NS) if each.call == "page_block" else each
+        for each in operations
+        if not any(_may_show_zeros(each, cut, changes, operations) for cut in cuts)
+    ]
 
 
-def _may_show_zeros(read: Operation, cut: Operation) -> bool:
-    if read.call not in ("read", "read_block") or read.error or read.returned is None:
-        return False
-    ends_before = cut.returned is not None and cut.returned < read.invoked
-    if ends_before or read.returned < cut.invoked:
+def _may_show_zeros(
+    read: Operation, cut: Operation, changes: Sequence[Operation], operations: Sequence[Operation]
+) -> bool:
+    if read.call not in READS or read.error or read.returned is None or read.returned < cut.invoked:
         return False
     size = cut.arguments[1]
-    if read.call == "read_block":
-        return bool(read.arguments[1] >= size and read.result == HOLE)
-    return HOLE in read.result[size:]
+    if read.call == "read":
+        if HOLE not in read.result[size:]:
+            return False
+    elif read.arguments[1] < size or read.result != HOLE:
+        return False
+    if _is_beside(read, cut, 0):
+        return True
+    since = [each for each in changes if each is cut or each.returned is None or each.returned > cut.invoked]
+    return any(_is_beside(read, change, LATE_NS) for change in since) and not any(
+        _asked_at_rest(each, read, cut, changes) for each in operations
+    )
+
+
+def _asked_at_rest(ask: Operation, read: Operation, cut: Operation, changes: Sequence[Operation]) -> bool:
+    """Whether the kernel of who reads knew from then on what was cut off."""
+    return (
+        ask.call == "size"
+        and _host(ask) == _host(read)
+        and cut.returned is not None
+        and ask.returned is not None
+        and cut.returned < ask.invoked
+        and ask.returned < read.invoked
+        and not any(_is_beside(ask, change, LATE_NS) for change in changes)
+    )
+
+
+def _is_beside(look: Operation, change: Operation, late_ns: int) -> bool:
+    """Whether a change was under way meanwhile, or had returned no longer before."""
+    assert look.returned is not None
+    ended_before = change.returned is not None and change.returned + late_ns < look.invoked
+    return not ended_before and change.invoked <= look.returned
+
+
+def _host(operation: Operation) -> str:
+    return operation.process.partition("-")[0]
 
 
 def violations(history: Sequence[Operation]) -> dict[Hashable, Violation | Undecided]:

@@ -15,7 +15,7 @@ from tests.hosts import CHECKOUT, TwoHosts, run
 from tests.linearizability.conftest import Judge, two_hosts
 from tests.linearizability.crew import Crew
 from tests.linearizability.history import Operation, load
-from tests.linearizability.model import violations
+from tests.linearizability.model import READS, violations
 from tests.linearizability.planted import BUGS
 
 ACCESS = "routed"
@@ -40,7 +40,7 @@ def quiet(pair: TwoHosts, seed: int, control: Path, calls: int) -> list[Operatio
         crew.wait_reopened()  # from here on kernels keep what is read
         crew.wait_calls(calls // 2)
         history = crew.finish()
-    reads = sum(operation.call in ("read", "read_block") for operation in history)
+    reads = sum(operation.call in READS for operation in history)
     answered = _answered_reads(pair) - before
     assert answered < reads, f"no kernel kept anything: {answered} answers for {reads} reads"
     assert not [operation for operation in history if operation.returned is None]

@@ -2,17 +2,22 @@
 
     python -m tests.linearizability.worker DIRECTORY CONTROL NUMBER SEED
 
+The names and files are in a directory that moves: all stand in it by a descriptor of theirs, and each moves
+it from one of a few places to another now and then.
+
 Besides there are files that nobody renames or removes. They are left alone for seconds; then everybody opens
 them to read, and keeps them open while the processes of one host change them. So the kernels keep what they
-read of them. Some things that such a read may show are excepted in fusemirror(7), and kept out: only one host
-changes each of them, and one that it truncates is read on the other host only, by one process at a time.
+read of them; they are read by sendfile(2), splice(2) and copy_file_range(2), too. Some things that such a
+read may show are excepted in fusemirror(7), and kept out: only one host changes each of them, and one that it
+truncates is read on the other host only, by one process at a time.
 NUMBER is odd on one of the hosts.
 
-DIRECTORY is the shared one. CONTROL is a directory on another filesystem: the process ends once there
-is a file `stop`, waits while there is a file `pause-NUMBER`, and appends its record to the file
-`record-NUMBER`: a line when a call begins, and a line with what it was told; it is "busy" with calls that
-tell nothing, and "reopens" the files that were left alone. After a call that ended in an error of the
-mount, the outcome is in doubt. An errno that a local filesystem would not give ends the process.
+DIRECTORY is the shared one, with the one that moves in it (`make_places`). CONTROL is a directory on another
+filesystem: the process ends once there is a file `stop`, waits while there is a file `pause-NUMBER`, and
+appends its record to the file `record-NUMBER`: a line when a call begins, and a line with what it was told;
+it is "busy" with calls that tell nothing, and "reopens" the files that were left alone. After a call that
+ended in an error of the mount, the outcome is in doubt. An errno that a local filesystem would not give ends
+the process.
 """
 
 import errno
@@ -32,6 +37,7 @@ from tests.linearizability.history import Operation, parse
 from tests.linearizability.model import OBSERVERS, READ_BLOCKS
 
 NAMES = ("a", "b", "c")
+PLACES = ("left/here", "left/there", "right/here", "right/there")  # of the directory with the names
 BLOCK_BYTES = 4096
 TAG_BYTES = 8
 TAGS_PER_PROCESS = 1 << 24
@@ -41,6 +47,7 @@ POLL_S = 0.005
 
 CALM = ("written-0", "written-1", "cut-0", "cut-1")  # the number is that of the host that changes it
 CALM_SHARE = 0.3  # how often a process works on one of the files that are left alone for a while
+BY_PAGES_SHARE = 0.4  # how often it reads one of these, that the other host changes, past read(2)
 CYCLE_S = 4.0
 STORM_S, REOPEN_S = 1.5, 3.7  # in a cycle they are changed until the one, and opened again after the other
 
@@ -71,7 +78,11 @@ class Worker:
         self._calm: dict[str, tuple[int, int]] = {}  # descriptor and inode number, by name
         self._reopened = -1  # in this cycle
         self._tag = int(number) * TAGS_PER_PROCESS
-        self._directory = -1
+        self._number = number
+        self._top = -1
+        self._directory = -1  # the one that moves
+        self._copy = -1  # a file of its own to copy to
+        self._pipe = os.pipe()
         self._file = -1  # its descriptor, inode number, and whether it was opened to append
         self._inode = 0
         self._appends = False
@@ -99,15 +110,29 @@ class Worker:
         if self._directory < 0:
             self._write("busy")
             with suppress(OSError):
-                self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+                if self._top < 0:
+                    self._top = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+                self._directory = self._open_moving()
             self._write("idle")
         return self._directory >= 0
 
+    def _open_moving(self) -> int:
+        """-1 where it moves away meanwhile. OSError of the mount."""
+        for place in PLACES:
+            try:
+                return os.open(place, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._top)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+        return -1
+
     def _leave(self, *, whole: bool) -> None:
-        if whole and self._directory >= 0:
-            with suppress(OSError):
-                os.close(self._directory)
-            self._directory = -1
+        if whole:
+            for descriptor in (self._top, self._directory, self._copy):
+                if descriptor >= 0:
+                    with suppress(OSError):
+                        os.close(descriptor)
+            self._top = self._directory = self._copy = -1
         if self._file >= 0:
             self._close(self._file)
             self._file = -1
@@ -237,6 +262,29 @@ class Worker:
         finally:
             os.close(descriptor)
 
+    def move(self) -> None:
+        """Move the directory in which all stand, also after the other host has moved it."""
+        old, new = self._random.sample(PLACES, 2)
+        if self._look(old):
+            within = {"src_dir_fd": self._top, "dst_dir_fd": self._top}
+            said = {errno.ENOENT, errno.ESTALE}
+            self._timed("rename", old, new, do=lambda: os.rename(old, new, **within), said=said)
+            self._told_unless_stale(("rename", (old, new), None, self._error))
+
+    def look(self) -> None:
+        self._look(self._random.choice(PLACES))
+
+    def _look(self, place: str) -> bool:
+        """Whether the directory is there."""
+        said = {errno.ENOENT, errno.ESTALE}
+        found = self._timed("lookup", place, do=lambda: os.stat(place, dir_fd=self._top), said=said)
+        self._told_unless_stale(("lookup", (place,), found and found.st_ino, self._error))
+        return found is not None
+
+    def _told_unless_stale(self, operation: Done) -> None:
+        """ESTALE tells nothing: the kernel finds a directory in use in two places (fusemirror-posix(7))."""
+        self._told(*[] if self._error == errno.ESTALE else [operation])
+
     # --- files ----------------------------------------------------------------------------------------
 
     def _new_block(self) -> tuple[int, bytes]:
@@ -269,24 +317,45 @@ class Worker:
         self._told(("truncate", (inode, size), None, 0))
 
     def read(self) -> None:
-        tags = self._tags(self._file, "read", (self._inode,), READ_BLOCKS, 0)
+        tags = self._tags(self._file, "read", (self._inode,), READ_BLOCKS, 0, Worker._by_read)
         self._told(("read", (self._inode,), tags, 0))
 
     def read_block(self) -> None:
         self._read_block(self._file, self._inode)
 
-    def _read_block(self, descriptor: int, inode: int) -> None:
+    def _read_block(self, descriptor: int, inode: int, way: "Way | None" = None) -> None:
         arguments = (inode, self._random.randrange(BLOCKS_MAX))
-        tags = self._tags(descriptor, "read_block", arguments, 1, arguments[1])
-        self._told(("read_block", arguments, tags[0] if tags else None, 0))
+        way = way or Worker._by_read
+        call = "read_block" if way is Worker._by_read else "page_block"
+        tags = self._tags(descriptor, call, arguments, 1, arguments[1], way)
+        self._told((call, arguments, tags[0] if tags else None, 0))
 
     def _tags(
-        self, descriptor: int, call: str, arguments: tuple[int, ...], count: int, block: int
+        self, descriptor: int, call: str, arguments: tuple[int, ...], count: int, block: int, way: "Way"
     ) -> tuple[int, ...]:
         length, offset = count * BLOCK_BYTES, block * BLOCK_BYTES
-        data = self._timed(call, *arguments, do=lambda: os.pread(descriptor, length, offset))
+        data = self._timed(call, *arguments, do=lambda: way(self, descriptor, length, offset))
         assert data is not None
         return tuple(_tag(data[start : start + BLOCK_BYTES]) for start in range(0, len(data), BLOCK_BYTES))
+
+    def _by_read(self, descriptor: int, length: int, offset: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    def _by_sendfile(self, descriptor: int, length: int, offset: int) -> bytes:
+        return self._piped(os.sendfile(self._pipe[1], descriptor, offset, length))
+
+    def _by_splice(self, descriptor: int, length: int, offset: int) -> bytes:
+        return self._piped(os.splice(descriptor, self._pipe[1], length, offset_src=offset))
+
+    def _piped(self, length: int) -> bytes:
+        return os.read(self._pipe[0], length) if length else b""
+
+    def _by_copy(self, descriptor: int, length: int, offset: int) -> bytes:
+        if self._copy < 0:
+            name = f"copy-{self._number}"
+            self._copy = os.open(name, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self._top)
+        copied = os.copy_file_range(descriptor, self._copy, length, offset, 0)
+        return os.pread(self._copy, copied, 0)
 
     def size(self) -> None:
         self._size(self._file, self._inode)
@@ -330,7 +399,10 @@ class Worker:
         elif (mine and cut) or self._random.random() < 0.3:
             self._size(descriptor, inode)
         else:
-            self._read_block(descriptor, inode)  # of more than one the kernel reads each for itself
+            # Of more than one block the kernel reads each for itself. Where programs of this host write, too,
+            # its pages are shown while they are written, as on any filesystem.
+            by_pages = not mine and self._random.random() < BY_PAGES_SHARE
+            self._read_block(descriptor, inode, self._random.choice(PAGE_WAYS) if by_pages else None)
 
     def _calm_file(self, name: str) -> tuple[int, int]:
         """Open to read."""
@@ -373,6 +445,8 @@ ON_NAMES: dict[Callable[[Worker], None], int] = {
     Worker.rename: 3,
     Worker.stat: 5,
     Worker.list: 3,
+    Worker.look: 1,
+    Worker.move: 1,
 }
 IN_FILES: dict[Callable[[Worker], None], int] = {
     Worker.write: 6,
@@ -382,6 +456,18 @@ IN_FILES: dict[Callable[[Worker], None], int] = {
     Worker.size: 3,
 }
 """What a process does, and how often."""
+Way = Callable[[Worker, int, int, int], bytes]
+PAGE_WAYS: tuple[Way, ...] = (Worker._by_sendfile, Worker._by_splice, Worker._by_copy)
+"""How a block is read that only the other host changes, where not by read(2)."""
+
+
+def make_places(directory: Path) -> Operation:
+    """Make the directory that moves; that it is there from the beginning."""
+    for place in PLACES:
+        (directory / place).parent.mkdir(exist_ok=True)
+    (directory / PLACES[0]).mkdir()
+    inode = (directory / PLACES[0]).stat().st_ino
+    return Operation("crew", "create", (PLACES[0],), 0, 1, inode)
 
 
 def _blocks(size_bytes: int) -> int:
