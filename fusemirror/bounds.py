@@ -59,6 +59,16 @@ EndRegion = Annotated[int, Meta(ge=0, le=REGIONS_MAX)]
 Mark = Annotated[int, Meta(ge=-1 - REGIONS_MAX, lt=REGIONS_MAX)]
 """A region; or -1 - n, which stands for all from n on."""
 
+LockOwner = Annotated[int, Meta(ge=0)]
+"""64 bits that a kernel gave to a process or an open file."""
+
+LockSpace = Annotated[int, Meta(ge=0, le=1)]
+"""fcntl(2) or flock(2)."""
+
+ProcessNumber = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+UserNumber = Annotated[int, Meta(ge=0, lt=1 << 32)]
+
 Text = Annotated[str, Meta(max_length=16_384)]
 """For people; whoever shows it makes it fit for that."""
 

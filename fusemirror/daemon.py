@@ -97,6 +97,8 @@ class Host:
         self._witness_of = witness_of
         self._keys = keys if settings.tls else None
         self.permission = Permission()
+        self.takes_locks = True
+        """This host's kernel asks for locks (`control/locks.py`)."""
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open the volume and begin to meet the peer; the stack undoes it."""
@@ -295,6 +297,7 @@ class Host:
             keep_at=bytes.fromhex(identity.keep_at),
             host_name=identity.host_name,
             takes_holes=True,
+            takes_locks=self.takes_locks,
             file_bytes_max=volume.images.file_bytes_max,
             takes_seeks=True,
             pairing=identity.pairing,
@@ -376,6 +379,7 @@ async def _serve(
 ) -> int:
     async with AsyncExitStack() as stack:
         host = Host(settings, network, Seams(), _witness_of(settings), keys)
+        host.takes_locks = options.session is KernelSession.FUSEMIRROR
         await host.open(stack)
         kernel = Kernel(mountpoint)
         volume = host.roles.volume

@@ -190,6 +190,16 @@ DIFFERENCE_PATH_BYTES_MAX = 4 * KIB  # PATH_MAX
 COPY_PIECE_BYTES = 8 * MIB  # copied in a thread between two checkpoints
 FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
+# --- locks ----------------------------------------------------------------------------------------
+# Whoever takes one looks at all that are held of the file: 4,096 of them in a millisecond.
+LOCKS_PER_USER_MAX = 4_096  # at each host
+LOCKS_PER_HOST_MAX = 65_536  # each takes some 300 bytes; ENOLCK beyond, as for a user
+LOCKS_WAITING_PER_USER_MAX = 128  # each is a request of the kernel that waits, and a task
+LOCKS_WAITING_PER_HOST_MAX = 512  # half of REQUESTS_WAITING_MAX: the others can still be served
+LOCKS_LISTED_MAX = 2_048  # by `fusemirror locks`: some 500 KiB
+LOCKS_PER_MESSAGE = 2_048  # of at most some 80 bytes each
+DEADLOCK_OWNERS_MAX = 64  # looked at; Linux gives up after ten (MAX_DEADLK_ITERATIONS)
+
 # --- resync and verify ----------------------------------------------------------------------------
 DIGESTS_PER_MESSAGE = 16  # 1 MiB of an image is read and hashed between two requests
 ROWS_PER_MESSAGE = 512
@@ -229,6 +239,8 @@ assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
 assert RANGES_PER_IMAGE_MAX * 2 + 3 <= SUSPECT_INTS_PER_MESSAGE <= MESSAGE_BYTES_MAX // 2 // 9
 assert RANGES_PER_IMAGE_MIN <= RANGES_PER_IMAGE_MAX <= RANGES_MAX
 assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
+assert LOCKS_WAITING_PER_HOST_MAX * 2 <= REQUESTS_WAITING_MAX
+assert LOCKS_PER_MESSAGE * 128 <= MESSAGE_BYTES_MAX
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
 assert SPACE_ANSWER_BYTES_MAX * 2 <= SPACE_RESERVE_BYTES_MAX
 assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

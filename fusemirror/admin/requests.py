@@ -38,6 +38,10 @@ class Conflicts(_Request, tag="conflicts"):
     pass
 
 
+class Locks(_Request, tag="locks"):
+    pass
+
+
 class Wait(_Request, tag="wait"):
     """Until the mount is so, and `timeout` seconds at most."""
 
@@ -113,6 +117,7 @@ Request = (
     | Stop
     | Switch
     | Conflicts
+    | Locks
     | Wait
     | Verify
     | Resync

@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from fusemirror.admin import requests
+from fusemirror.control.lock_listing import listed
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, TimedOut, UsageError, VerifyFailed
@@ -83,6 +84,8 @@ class AdminServer:
         match request:
             case requests.Status():
                 return self._take_snapshot()
+            case requests.Locks():
+                return await listed(self._unit.locks)
             case requests.Wait():
                 return await self._wait(request.condition, request.timeout)
             case requests.Verify():

@@ -72,6 +72,7 @@ def snapshot(
         "generation": generations[0].identity.hex() if generations else None,
         "paths": unit.traffic.of_paths(link),
         "reads": {"local": unit.reads_local, "routed": unit.reads_routed},
+        "locks": unit.locks.status(),
         "conflicts": unit.exchange.status(),
         "exclusive": unit.exclusive.status(),
         "reservations": unit.reservations(),

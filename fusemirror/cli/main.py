@@ -22,6 +22,7 @@ COMMANDS = (
     "resync",
     "reserve",
     "release",
+    "locks",
     "switch",
     "takeover",
     "conflicts",

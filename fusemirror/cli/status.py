@@ -129,6 +129,7 @@ def describe(status: dict[str, Any]) -> str:
         *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
         *_reserved(status["reservations"]),
+        *_locks(status.get("locks")),
         *_disk(status),
         *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
@@ -262,6 +263,13 @@ def _keys(keys: dict[str, Any] | None) -> list[tuple[str, str]]:
     if keys is None or not keys["renewing"]:
         return []
     return [("keys", "being renewed: old and new ones count until both hosts have confirmed")]
+
+
+def _locks(locks: dict[str, int] | None) -> list[tuple[str, str]]:
+    if locks is None or not any(locks.values()):
+        return []
+    lost = f", lost by {counted(locks['lost'], 'open file')}" if locks["lost"] else ""
+    return [("locks", f"{locks['held']} held, {locks['waiting']} waited for{lost}")]
 
 
 def _witness(witness: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -163,6 +163,16 @@ class CommunicationVolume(ABC):
         while min(self._writes.get(inode, ()), default=last + 1) <= last:
             await self._room.park()
 
+    @property
+    def newest_kept(self) -> int:
+        """The serial of the newest kept write that has not ended, or 0."""
+        return max((max(writes) for writes in self._writes.values()), default=0)
+
+    async def wait_kept_ended(self, last: int) -> None:
+        """Return when every kept write up to serial `last` has ended."""
+        while any(min(writes) <= last for writes in self._writes.values()):
+            await self._room.park()
+
     # --- requests ---------------------------------------------------------------------------------------
 
     def stage(self, request: Request, data: bytes, time_ns: int = 0) -> Staged:

@@ -25,6 +25,8 @@ from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
 from fusemirror.control.calling import Calls
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
+from fusemirror.control.lock_asking import Asking
+from fusemirror.control.locks import expire
 from fusemirror.control.names import Borrowing
 from fusemirror.control.overlay import attributes_with, content_with
 from fusemirror.control.steps import Found
@@ -79,6 +81,8 @@ from fusemirror.protocol.messages import (
     HoldNames,
     KeyNews,
     LendNames,
+    LockAnswer,
+    LocksReclaimed,
     RecallNames,
     Request,
     ShareNames,
@@ -111,6 +115,9 @@ class BackupUnit(ControlUnit):
         super().__init__(volume)
         self.exclusive = ExclusiveAccess(volume, steps.SUBVOLUME)
         self.borrowing = Borrowing(self.names, communication)
+        self.asking = Asking(self.locks, communication, self._check_report, self._send_gathered)
+        self.locks.attach(self.asking)
+        self.locks.io_timeout_s = io_timeout_s
         others: dict[type, Handler] = {
             LendNames: self.borrowing.lent,
             HoldNames: self.borrowing.held,
@@ -119,6 +126,8 @@ class BackupUnit(ControlUnit):
             FreeNames: self.borrowing.freed,
             DiskSpace: self._take_disk_space,
             KeyNews: lambda message, _, session: self.renewal.take(message, session),
+            LockAnswer: self.asking.answered,
+            LocksReclaimed: self.asking.taken,
         }
         self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access
@@ -143,6 +152,9 @@ class BackupUnit(ControlUnit):
         super().inherit(before)
         self._primary_disk = before.peer_disk
         self.borrowing.names = self.names
+        self.asking.locks = self.locks
+        self.asking.in_doubt = bool(self.locks.own())
+        self.locks.attach(self.asking)
 
     @property
     def peer_disk(self) -> DiskSpace | None:
@@ -153,7 +165,7 @@ class BackupUnit(ControlUnit):
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge = settings.acknowledge
-        self._io_timeout_s = settings.io_timeout
+        self._io_timeout_s = self.locks.io_timeout_s = settings.io_timeout
         self._stale_reads = settings.stale_reads
         self.communication.capacity_bytes = settings.communication_capacity
 
@@ -335,9 +347,10 @@ class BackupUnit(ControlUnit):
         """Once the namespace has caught up, send what is pending (G4), and then what comes, in its order."""
         while not self.applier.serves:
             await self.applier.changed.wait()
-        pending: list[Outstanding[Any]] = [*self.calls.pending(), *self.communication.pending()]
-        self._queue = deque(sorted(pending, key=lambda each: each.serial))  # of one serial the call first
         try:
+            await self._reclaim_locks(link)
+            pending: list[Outstanding[Any]] = [*self.calls.pending(), *self.communication.pending()]
+            self._queue = deque(sorted(pending, key=lambda each: each.serial))  # of one serial the call first
             while True:
                 while self._queue:
                     await link.forward.wait_room()
@@ -348,6 +361,25 @@ class BackupUnit(ControlUnit):
             link.close(error.why)
         finally:
             self._queue = None
+
+    async def _reclaim_locks(self, link: Link) -> None:
+        """On return this host's programs hold what they think they do, or know better. ChannelError.
+
+        What was asked under a lock that is lost, and that nobody was told of yet, is not done.
+        """
+        lost = await self.asking.reclaim(link)
+        for staged in self.communication.pending() if lost else ():
+            operation = staged.request.operation
+            if not staged.acknowledged and getattr(operation, "inode", None) in lost:
+                staged.answer.reject(OperationFailed(errno.EIO))
+                self.communication.retire(staged.request.identity)
+        self.asking.open()
+
+    async def _send_locks(self, link: Link) -> None:
+        try:
+            await self.asking.run_sending(link)
+        except ChannelError as error:
+            link.close(error.why)
 
     def _send_together(self, link: Link, queue: deque[Outstanding[Any]]) -> None:
         """Send what waits, or a part of it that the system takes in one piece."""
@@ -391,7 +423,8 @@ class BackupUnit(ControlUnit):
         """
         self.check_disk()
         link = self.link
-        if link is None or not self.applier.serves or trio.current_time() >= link.mirror.lease_until:
+        serves = self.applier.serves and not self.asking.in_doubt
+        if link is None or not serves or trio.current_time() >= link.mirror.lease_until:
             if self._stale_reads and link is None and self.volume.identity.whole:
                 return
             await self._wait_readable()
@@ -430,6 +463,8 @@ class BackupUnit(ControlUnit):
                 link = self.link
                 if link is None or not self.applier.serves:
                     await self.applier.changed.wait()
+                elif self.asking.in_doubt and not link.mirror.closed:
+                    await self.locks.changed.wait()
                 elif trio.current_time() < link.mirror.lease_until:
                     return
                 elif link.mirror.closed:  # the applier has yet to hear of it
@@ -519,6 +554,7 @@ class BackupUnit(ControlUnit):
             nursery.start_soon(self.background.repeat, "requests that wait too long", self._expire)
             nursery.start_soon(self.background.repeat, "commit", self._commit_in_time)
             nursery.start_soon(self.background.repeat, "freeing", self.volume.free_discarded)
+            nursery.start_soon(self.background.repeat, "locks", lambda: expire(self.locks))
             task_status.started()
             async for link in links:
                 await self.serve_link(link)
@@ -542,11 +578,13 @@ class BackupUnit(ControlUnit):
             nursery.start_soon(self._tell_ended, link)
             nursery.start_soon(self.tell_disk, link)
             nursery.start_soon(self.renewal.tell, link)
+            nursery.start_soon(self._send_locks, link)
             reason = await self.applier.serve(link.mirror)
             link.close(reason)
             nursery.cancel_scope.cancel()
         self.end_link(link)
         self.borrowing.link_lost()
+        self.asking.link_lost()
         self._early.clear()
         self.communication.doubt_sent()
         reason = f"{link.mirror.close_reason}; see `fusemirror status`"

@@ -22,6 +22,8 @@ from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
+from fusemirror.control.lock_deciding import Deciding
+from fusemirror.control.locks import expire
 from fusemirror.control.names import Lending
 from fusemirror.control.purging import purge_rows
 from fusemirror.control.reservations import check_reserved
@@ -73,10 +75,14 @@ from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
     AnyMessage,
+    AskLock,
+    CancelLock,
     DiskSpace,
     Ended,
     Excluded,
     HandOver,
+    ReclaimLocks,
+    ReleaseLock,
     Request,
     WantBack,
     WantNames,
@@ -120,6 +126,9 @@ class PrimaryUnit(ControlUnit):
             permission=permission,
         )
         self.lending = Lending(self.names, self.mirror)
+        self.lock_arbiter = Deciding(self.locks, self.mirror, seams.random_bytes, lambda: self.ready)
+        self.locks.attach(self.lock_arbiter)
+        self.locks.io_timeout_s = io_timeout_s
         self._names_wanted = trio.open_memory_channel[InodeNumber](_NAMES_WANTED_MAX)
         self.ready = False
         """Requests are served. Not before the other host was met, or this one goes on alone: the other may
@@ -149,12 +158,14 @@ class PrimaryUnit(ControlUnit):
         self.mirror.renewal = self.renewal
         self.open_inodes.keep_all()
         self.lending.names = self.names
+        self.lock_arbiter.locks = self.locks
+        self.locks.attach(self.lock_arbiter)
 
     def configure(self, settings: Settings) -> None:
         self._acknowledge_set = settings.acknowledge
         self._take_access(settings.access)
         self.verify_rate = settings.verify_rate
-        self.mirror.io_timeout_s = settings.io_timeout
+        self.mirror.io_timeout_s = self.locks.io_timeout_s = settings.io_timeout
         if settings.fence is not self.mirror.fence:
             self.mirror.set_fence(settings.fence)
         if settings.resync_rate != self._resync_rate:
@@ -254,6 +265,7 @@ class PrimaryUnit(ControlUnit):
         self._follow_clock()
         self.ready = True
         self._made_ready.set()
+        self.lock_arbiter.go_on()
         while self._unanswered:
             doubt: CheckReport | None = None
             try:
@@ -486,8 +498,10 @@ class PrimaryUnit(ControlUnit):
                 ("verify", self._verify_when_wanted),
                 ("commit", self._commit_in_time),
                 ("freeing", self.volume.free_discarded),
+                ("locks", lambda: expire(self.locks)),
             ):
                 nursery.start_soon(self.background.repeat, task, work)
+            nursery.start_soon(self.lock_arbiter.run)
             task_status.started()
             async for link in links:
                 await self.serve_link(link)
@@ -503,6 +517,7 @@ class PrimaryUnit(ControlUnit):
             self.end_link(link)
             return
         await self.lending.begin_link()
+        self.lock_arbiter.begin_link()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
             nursery.start_soon(self._end_reservations_of_nobody)
@@ -561,6 +576,14 @@ class PrimaryUnit(ControlUnit):
         elif type(message) is WantBack:
             free = partial(self.lending.free_for_backup, of_change=message.of_change)
             nursery.start_soon(free, message.directory)
+        elif type(message) is AskLock:
+            self.lock_arbiter.asked(session, message)
+        elif type(message) is ReleaseLock:
+            self.lock_arbiter.released(session, message)
+        elif type(message) is CancelLock:
+            self.lock_arbiter.cancelled(session, message)
+        elif type(message) is ReclaimLocks:
+            self.lock_arbiter.reclaimed(session, message)
         else:
             raise refusal(session.peer_name, message, "it came on the wrong path")
 

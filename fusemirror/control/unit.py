@@ -26,6 +26,7 @@ from fusemirror.channel.session import Session
 from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
+from fusemirror.control.locks import Locks
 from fusemirror.control.names import Names
 from fusemirror.control.open_inodes import OpenInodes
 from fusemirror.control.overlay import data_with, hole_with
@@ -114,6 +115,7 @@ class ControlUnit(ABC):
         self.renewal = Renewal()
         self._resumed = trio.Event()
         self.names = Names()
+        self.locks = Locks(volume)
         self.open_inodes = OpenInodes()
         self._clock_is_behind = self._clocks_differ = False
         self.clock_ahead_s: float | None = None
@@ -139,6 +141,7 @@ class ControlUnit(ABC):
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
         self.names = before.names
+        self.locks = before.locks
         self.names.forget_link()
         self.met = before.met
         self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ

@@ -321,6 +321,15 @@ class KernelCache:
                 return False
         return False
 
+    async def settled(self, inode: InodeNumber) -> None:
+        """Return when the kernel has nothing old of an inode's content and size: what `_refresh` did not wait
+        for is waited for here. That may be as long as a read takes that is under way."""
+        dropping = self._dropping.get(inode)
+        if inode in self._suspect or (dropping is not None and not dropping.done()):
+            drop = self._drop(inode)
+            await trio.to_thread.run_sync(self._drop_pages, drop, abandon_on_cancel=True)
+            self._has_dropped(drop)
+
     def _take_back(self, inode: InodeNumber) -> None:
         """On return the kernel asks again, or it is letting go of the inode.
 

@@ -29,6 +29,7 @@ from fusemirror.filesystem.directory_names import Name
 from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.handles import DirectoryHandle, FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.filesystem.program_locks import ProgramLocks
 from fusemirror.filesystem.told_directories import ToldDirectories
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
@@ -74,6 +75,7 @@ class Operations(pyfuse3.Operations):
         self._told = ToldDirectories()
         self._files = Handles[FileHandle]()
         self._directories = Handles[DirectoryHandle]()
+        self.program_locks = ProgramLocks(unit, cache, self._files, on_bug)
 
     # --- names ------------------------------------------------------------------------------------------
 
@@ -484,6 +486,7 @@ class Operations(pyfuse3.Operations):
     @answers_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self._files[fh]
+        self._check_not_lost(fh)
         self._cache.reads(handle.inode)  # if only for a mapping
         try:
             return await self._unit.read(handle.inode, off, size)
@@ -518,6 +521,7 @@ class Operations(pyfuse3.Operations):
         """`append` and `clear_privileges` are told by a session that knows how it is with this write: the
         program may have changed the file's flags, or its own privileges, since it opened the file."""
         handle = self._files[fh]
+        self._check_not_lost(fh)
         if append is None:
             append = handle.append
         if clear_privileges is None:
@@ -541,8 +545,14 @@ class Operations(pyfuse3.Operations):
     @answers_errno
     async def fsync(self, fh: int, datasync: bool) -> None:
         handle = self._files[fh]
+        self._check_not_lost(fh)
         await self._unit.flush(handle.inode)
         self._tell_failure(handle)
+
+    def _check_not_lost(self, fh: int) -> None:
+        """EIO for a file through which somebody locked who has lost that lock to the other host."""
+        if fh in self._unit.locks.lost:
+            raise FUSEError(errno.EIO)
 
     def _tell_failure(self, handle: FileHandle) -> None:
         """Raise, once for each open file, the error of a write that was acknowledged before it failed."""
@@ -555,6 +565,7 @@ class Operations(pyfuse3.Operations):
     @answers_errno
     async def release(self, fh: int) -> None:
         handle = self._files.remove(fh)
+        self._unit.locks.closed(fh)
         self._unit.closed(handle.inode)
         self._cache.closed(handle)
 

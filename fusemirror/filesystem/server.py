@@ -111,6 +111,9 @@ class OperationsServer:
             Opcode.CREATE: self._create,
             Opcode.DESTROY: self._destroy,
             Opcode.IOCTL: self._ioctl,
+            Opcode.GETLK: self._getlk,
+            Opcode.SETLK: self._setlk,
+            Opcode.SETLKW: self._setlk,
         }
 
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
@@ -374,7 +377,9 @@ class OperationsServer:
         return bool(flag) if self._tells_of_privileges else None
 
     async def _flush(self, header: InHeader, body: memoryview) -> Reply:
-        await self._operations.flush(codec.FLUSH_IN.read(body).fh)
+        asked = codec.FLUSH_IN.read(body)
+        self._operations.program_locks.closed_by(asked.fh, asked.lock_owner)  # before anything is waited for
+        await self._operations.flush(asked.fh)
         return codec.empty_reply(header.unique)
 
     async def _fsync(self, header: InHeader, body: memoryview) -> Reply:
@@ -398,6 +403,20 @@ class OperationsServer:
     async def _release(self, header: InHeader, body: memoryview) -> Reply:
         await self._operations.release(codec.RELEASE_IN.read(body).fh)
         return codec.empty_reply(header.unique)
+
+    # --- locks --------------------------------------------------------------------------------------------
+
+    async def _getlk(self, header: InHeader, body: memoryview) -> Reply:
+        conflict = await self._operations.program_locks.find(header, codec.lock_in(body))
+        return codec.lock_reply(header.unique, conflict)
+
+    async def _setlk(self, header: InHeader, body: memoryview) -> Reply:
+        waits = header.opcode == Opcode.SETLKW
+        await self._operations.program_locks.set(header, codec.lock_in(body), waits=waits)
+        return codec.empty_reply(header.unique)
+
+    def interrupt(self, unique: int) -> None:
+        self._operations.program_locks.interrupt(unique)
 
     # --- the rest -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""What procfs tells of a thread: whether a program that waits for us was killed, whether one of ours waits.
+"""What procfs tells of a thread: whether a program that waits for us was killed, and in which call it is;
+whether one of ours waits.
 
 The kernel tells of the first signal only, be it SIGCHLD, and of none to a program that closes its files
 because it dies. So `proc(5)` is asked: SIGKILL is pending for every thread of a program that a signal ends,
@@ -12,6 +13,7 @@ _PROC = Path("/proc")
 _KILL = 1 << (signal.SIGKILL - 1)
 _PENDING = (b"SigPnd:", b"ShdPnd:")
 _PF_EXITING = 1 << 2  # include/linux/sched.h
+_OPEN_FILE_COMMANDS = (37, 38)  # F_OFD_SETLK, F_OFD_SETLKW: include/uapi/asm-generic/fcntl.h
 _UNINTERRUPTIBLE = b"D"
 _STATE, _FLAGS, _EXIT_CODE = (
     3 - 3,
@@ -34,6 +36,17 @@ def is_dying(thread: int, proc: Path = _PROC) -> bool:
     fields = _fields(stat)
     exits = int(fields[_FLAGS]) & _PF_EXITING
     return bool(exits and int(fields[_EXIT_CODE]) & 0x7F)  # wait(2): the number of the signal
+
+
+def locks_as_open_file(thread: int, proc: Path = _PROC) -> bool:
+    """Whether a thread that waits in fcntl(2) wants a lock of its open file (OFD), not of its process: the
+    kernel does not say, but which call a thread is in it does. False where that cannot be seen.
+    """
+    try:
+        call = (proc / str(thread) / "syscall").read_bytes().split()
+        return int(call[2], 16) in _OPEN_FILE_COMMANDS
+    except (OSError, ValueError, IndexError):  # of another PID namespace; or it runs
+        return False
 
 
 def is_held_up(thread: int, proc: Path = _PROC) -> bool:

@@ -51,6 +51,9 @@ class Opcode(IntEnum):
     OPENDIR = 27
     RELEASEDIR = 29
     FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
     ACCESS = 34
     CREATE = 35
     INTERRUPT = 36
@@ -66,7 +69,9 @@ class Opcode(IntEnum):
 
 # --- flags ----------------------------------------------------------------------------------------------
 
+INIT_POSIX_LOCKS = 1 << 1
 INIT_DONT_MASK = 1 << 6
+INIT_FLOCK_LOCKS = 1 << 10
 INIT_HANDLE_KILLPRIV_V2 = 1 << 28
 INIT_EXT = 1 << 30  # flags2 counts
 INIT2_DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32)
@@ -94,6 +99,7 @@ OPEN_KILL_SUIDGID = 1 << 0
 WRITE_CACHE = 1 << 0  # from the page cache, long after; the handle is a guess
 WRITE_KILL_SUIDGID = 1 << 2
 FSYNC_FDATASYNC = 1 << 0
+LK_FLOCK = 1 << 0  # of flock(2), not of fcntl(2)
 
 # --- layouts --------------------------------------------------------------------------------------------
 
@@ -252,6 +258,27 @@ class ReleaseIn(NamedTuple):
     flags: int
     release_flags: int
     lock_owner: int
+
+
+class LkIn(NamedTuple):
+    """What stands before the lock, which `LkFlags` follow."""
+
+    fh: int
+    owner: int
+
+
+class FileLock(NamedTuple):
+    """`end` is the last byte; `type` is one of fcntl(2)'s."""
+
+    start: int
+    end: int
+    type: int
+    pid: int
+
+
+class LkFlags(NamedTuple):
+    lk_flags: int
+    padding: int
 
 
 class FsyncIn(NamedTuple):
@@ -456,6 +483,9 @@ READ_IN = Layout(ReadIn, "QQIIQII")
 WRITE_IN = Layout(WriteIn, "QQIIQII")
 FLUSH_IN = Layout(FlushIn, "QIIQ")
 RELEASE_IN = Layout(ReleaseIn, "QIIQ")
+LK_IN = Layout(LkIn, "QQ")
+FILE_LOCK = Layout(FileLock, "QQII")
+LK_FLAGS = Layout(LkFlags, "II")
 FSYNC_IN = Layout(FsyncIn, "QII")
 FALLOCATE_IN = Layout(FallocateIn, "QQQII")
 LSEEK_IN = Layout(LseekIn, "QQII")
@@ -513,6 +543,22 @@ def forgotten_in(body: memoryview) -> list[tuple[int, int]]:
     if len(body) < start + count * size:
         raise MalformedRequest(f"{len(body)} bytes for {count} inodes to forget")
     return [FORGET_ONE.read(body, start + index * size) for index in range(count)]
+
+
+class LockWanted(NamedTuple):
+    """What GETLK, SETLK and SETLKW say."""
+
+    fh: int
+    owner: int
+    lock: FileLock
+    of_flock: bool
+
+
+def lock_in(body: memoryview) -> LockWanted:
+    asked = LK_IN.read(body)
+    lock = FILE_LOCK.read(body, LK_IN.size)
+    flags = LK_FLAGS.read(body, LK_IN.size + FILE_LOCK.size)
+    return LockWanted(asked.fh, asked.owner, lock, bool(flags.lk_flags & LK_FLOCK))
 
 
 # --- replies --------------------------------------------------------------------------------------------
@@ -606,6 +652,10 @@ def lseek_reply(unique: int, offset: int) -> Reply:
 
 def xattr_size_reply(unique: int, size: int) -> Reply:
     return data_reply(unique, GETXATTR_OUT.pack(size, 0))
+
+
+def lock_reply(unique: int, lock: FileLock) -> Reply:
+    return data_reply(unique, FILE_LOCK.pack(*lock))
 
 
 def statfs_reply(unique: int, found: Kstatfs) -> Reply:

@@ -7,7 +7,8 @@ that flag; libfuse learned of it in 3.17, pyfuse3 not yet. So libfuse's answer p
 once, and the flag is set where the kernel offers it. Likewise FUSE_DONT_MASK, which pyfuse3 never asks
 for: with it the kernel leaves the umask to us, who know whether a default access control list stands
 in for it. And where our own session serves, FUSE_HANDLE_KILLPRIV_V2: the kernel says with each change that
-ends set-user-id and set-group-id that it does, and no longer asks for `security.capability` each time.
+ends set-user-id and set-group-id that it does, and no longer asks for `security.capability` each time. And
+FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS: it asks for locks, which bind both hosts then.
 
 libfuse answers with its own version of the protocol, 7.31, and what a kernel knows beyond that it uses
 only where a flag asks for it. Source: include/uapi/linux/fuse.h, fuse(4).
@@ -112,6 +113,6 @@ def _wanted(offered: int, offered2: int, *, own_session: bool) -> tuple[int, int
     """The flags of both numbers that we add, of those that the kernel offers."""
     flags = offered & codec.INIT_DONT_MASK
     if own_session:
-        flags |= offered & codec.INIT_HANDLE_KILLPRIV_V2
+        flags |= offered & (codec.INIT_HANDLE_KILLPRIV_V2 | codec.INIT_POSIX_LOCKS | codec.INIT_FLOCK_LOCKS)
     flags2 = offered2 & codec.INIT2_DIRECT_IO_ALLOW_MMAP
     return (flags | codec.INIT_EXT if flags2 else flags), flags2

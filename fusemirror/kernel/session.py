@@ -9,7 +9,9 @@ it began. So the number of tasks is that of the requests that wait, and a few th
 data; beyond, nothing is read, and the kernel keeps the others.
 
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
-fail that do not expect EINTR of a file. But a program that is being killed is let go: its request is
+fail that do not expect EINTR of a file. Only a wait for a lock ends (`Server.interrupt`), as on a local disk;
+the kernel restarts the call by itself where the program's handler says so.
+But a program that is being killed is let go: its request is
 answered with EINTR, which nobody sees, while the handler goes on, so that a change that is under way
 takes effect once, or not at all. What its answer would have handed to the kernel is taken back, and the
 kernel drops what it has of what the request changed (`Server.untaken`).
@@ -59,6 +61,9 @@ class Server(Protocol):
 
     def serve(self, header: InHeader, body: memoryview) -> Handling | None:
         """Begin with a request; None for one that has no reply, and for one that is unknown: ENOSYS."""
+
+    def interrupt(self, unique: int) -> None:
+        """A signal came to the program whose request this is: a wait for a lock ends, and nothing else."""
 
     async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
         """The kernel did not get this reply: what it hands out is taken back on return, and what it would
@@ -254,6 +259,7 @@ class Session:
         if opcode == Opcode.INTERRUPT:
             waiting = self._waiting.get(codec.INTERRUPT_IN.read(body).unique)
             if waiting is not None:
+                self._server.interrupt(waiting.header.unique)
                 self._let_go_if_dying(waiting)
         elif opcode not in _WITHOUT_REPLY:
             self._reply(error_reply(header.unique, errno.ENOSYS))
@@ -272,4 +278,5 @@ class Session:
     def _let_go_if_dying(self, waiting: _Waiting) -> None:
         if not waiting.answered and is_dying(waiting.header.pid):
             waiting.answered = True
+            self._server.interrupt(waiting.header.unique)
             self._reply(error_reply(waiting.header.unique, errno.EINTR))

@@ -72,6 +72,10 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
     m.Ended: frozenset(_P),
     m.WantNames: frozenset(_P),
     m.WantBack: frozenset(_P),
+    m.ReclaimLocks: PRIMARY_STREAMING,
+    m.AskLock: PRIMARY_STREAMING,
+    m.CancelLock: PRIMARY_STREAMING,
+    m.ReleaseLock: PRIMARY_STREAMING,
 }
 """Which messages of the backup the primary takes, and in which states."""
 
@@ -159,6 +163,8 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
             m.LendNames,
             m.HoldNames,
             m.ShareNames,
+            m.LockAnswer,
+            m.LocksReclaimed,
         ),
         BACKUP_SERVES,
     ),

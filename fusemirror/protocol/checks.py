@@ -33,15 +33,19 @@ from fusemirror.protocol.calls import Call, Seek, place_in
 from fusemirror.protocol.messages import (
     Answer,
     AnyMessage,
+    AskLock,
     CatalogRows,
     CaughtUp,
     Digests,
     Fetched,
     FetchRegion,
     FetchRows,
+    HeldLock,
     Hole,
     PurgeOffer,
+    ReclaimLocks,
     RegionData,
+    ReleaseLock,
     ReplaceRows,
     Reply,
     Request,
@@ -185,6 +189,28 @@ def _check_request(message: Request, data_bytes: int) -> None:
         raise ValueError("operation: it comes with data, or was acknowledged, and is no write")
 
 
+def _check_range(message: HeldLock | ReleaseLock) -> None:
+    _check(message.start <= message.end, "end", "before the start")
+    whole = message.start == 0 and message.end == FILE_BYTES_MAX
+    _check(whole or message.space == 0, "start", "a lock of flock(2) covers all of a file")
+
+
+def _check_release_lock(message: ReleaseLock, data_bytes: int) -> None:
+    _check_no_data(data_bytes)
+    _check_range(message)
+
+
+def _check_ask_lock(message: AskLock, data_bytes: int) -> None:
+    _check_no_data(data_bytes)
+    _check_range(message.lock)
+
+
+def _check_reclaim_locks(message: ReclaimLocks, data_bytes: int) -> None:
+    _check_no_data(data_bytes)
+    for lock in message.locks:
+        _check_range(lock)
+
+
 def _check_answer(message: Answer, data_bytes: int) -> None:
     """The data is of a read; see `check_answer`."""
 
@@ -202,6 +228,9 @@ _CHECKS: dict[type, Callable[[Any, int], None]] = {
     Hole: _check_hole,
     Request: _check_request,
     Answer: _check_answer,
+    AskLock: _check_ask_lock,
+    ReleaseLock: _check_release_lock,
+    ReclaimLocks: _check_reclaim_locks,
 }
 
 

@@ -32,9 +32,13 @@ from fusemirror.bounds import (
     FirstRegion,
     HostName,
     Key,
+    LockOwner,
+    LockSpace,
     Mark,
     OwnTime,
+    ProcessNumber,
     Text,
+    UserNumber,
     Word,
 )
 from fusemirror.change import AllocateChange, NamespaceChange, Row, Table, TruncateChange, WriteChange
@@ -48,6 +52,7 @@ from fusemirror.limits import (
     GENERATIONS_MAX,
     INODES_PER_MESSAGE,
     KEY_DIGEST_BYTES,
+    LOCKS_PER_MESSAGE,
     PURGE_BATCH_MAX,
     REGION_BYTES,
     ROWS_RECEIVED_MAX,
@@ -132,6 +137,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     pairing: Counter = 0  # how many invitations were made up to the one that made these two a pair
     takes_keys: bool = False  # the message `KeyNews`
     takes_allocations: bool = False  # the operation `Allocate`, and its change; its disk can do them
+    takes_locks: bool = False  # locks bind both hosts, and the sender's kernel asks for them
 
     @property
     def claim(self) -> Claim:
@@ -389,6 +395,41 @@ class FreeNames(msgspec.Struct, frozen=True, array_like=True, tag=49, gc=False):
     shared: bool
 
 
+class HeldLock(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A range that an owner at some host holds, or would hold (`control/lock_table.py`)."""
+
+    inode: AnyInode
+    space: LockSpace
+    owner: LockOwner
+    start: FileBytes
+    end: FileBytes  # the last byte
+    exclusive: bool
+    pid: ProcessNumber = 0
+    uid: UserNumber = 0
+    since_ns: OwnTime = 0
+
+
+class LockAnswer(msgspec.Struct, frozen=True, array_like=True, tag=114, gc=False):
+    """The end of the backup's `AskLock` with this token. It counts where it stands in the stream: granted,
+    the backup has applied change `after` by then. `conflict` is what is in the way of a lock that was asked
+    about; a process of the sender's host is 0 there.
+    """
+
+    token: Counter
+    errno: Errno = 0
+    after: AnyChangeNumber = ChangeNumber(0)
+    conflict: HeldLock | None = None
+
+
+class LocksReclaimed(msgspec.Struct, frozen=True, array_like=True, tag=115, gc=False):
+    """The end of the backup's `ReclaimLocks`. `kept`: it holds what it reclaimed; else none of that, because
+    others may have held it since. What is granted from here on is of `epoch`.
+    """
+
+    epoch: AnyIdentity
+    kept: bool
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -498,6 +539,49 @@ class WantBack(msgspec.Struct, frozen=True, array_like=True, tag=84, gc=False):
 
     directory: AnyInode
     of_change: bool
+
+
+class AskLock(msgspec.Struct, frozen=True, array_like=True, tag=110, gc=False):
+    """A program of the backup wants a lock, and waits for it where it `waits`; or it only asks what would be
+    in the way (`asks_only`). Answered with `LockAnswer`, but for what a `ReleaseLock` ends before.
+    """
+
+    token: Counter
+    lock: HeldLock
+    waits: bool = False
+    may_deadlock: bool = False
+    asks_only: bool = False
+
+
+class CancelLock(msgspec.Struct, frozen=True, array_like=True, tag=111, gc=False):
+    """The backup waits no more for an `AskLock`. Its answer is EINTR, or it was on its way before."""
+
+    token: Counter
+
+
+class ReleaseLock(msgspec.Struct, frozen=True, array_like=True, tag=112, gc=False):
+    """An owner at the backup holds nothing of the range any more. `waiting`: it waits for nothing, either.
+
+    With a `token` the primary says by a `LockAnswer` that it has heard of it.
+    """
+
+    inode: AnyInode
+    space: LockSpace
+    owner: LockOwner
+    start: FileBytes
+    end: FileBytes
+    waiting: bool = False
+    token: Counter = 0
+
+
+class ReclaimLocks(msgspec.Struct, frozen=True, array_like=True, tag=113):
+    """All that programs of the backup hold, granted in `epoch`; once over each link, before any other message
+    about locks, in several pieces perhaps. Answered with `LocksReclaimed`.
+    """
+
+    epoch: AnyIdentity
+    locks: Annotated[tuple[HeldLock, ...], Meta(max_length=LOCKS_PER_MESSAGE)]
+    last: bool
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
@@ -610,4 +694,10 @@ AnyMessage = (
     | Apart
     | WantNames
     | WantBack
+    | LockAnswer
+    | LocksReclaimed
+    | AskLock
+    | CancelLock
+    | ReleaseLock
+    | ReclaimLocks
 )

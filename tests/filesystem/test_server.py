@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
@@ -431,6 +432,8 @@ class Willing(pyfuse3.Operations):
         async def refuse(*_: Any, **__: Any) -> Any:
             raise pyfuse3.FUSEError(errno.EPERM)
 
+        if name == "program_locks":
+            return SimpleNamespace(find=refuse, set=refuse, closed_by=lambda *_: None)
         return refuse
 
 

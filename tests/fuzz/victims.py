@@ -33,7 +33,10 @@ from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 ROLES = ("primary", "backup")
 _PATIENCE_S = 600.0
-_FORWARD = (m.Request, m.Answer, m.Excluded, m.Ended, m.WantNames, m.WantBack)
+_FORWARD = (
+    *(m.Request, m.Answer, m.Excluded, m.Ended, m.WantNames, m.WantBack),
+    *(m.AskLock, m.CancelLock, m.ReleaseLock, m.ReclaimLocks),
+)
 
 
 class Harm(AssertionError):

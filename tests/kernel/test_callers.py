@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fusemirror.kernel.callers import is_dying, is_held_up
+from fusemirror.kernel.callers import is_dying, is_held_up, locks_as_open_file
 
 
 def write(
@@ -70,3 +70,20 @@ def test_a_thread_that_waits_in_the_kernel(state: str, held_up: bool, tmp_path: 
 def test_one_that_cannot_be_seen_may_wait() -> None:
     assert not is_held_up(threading.get_native_id())
     assert is_held_up(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "as_open_file"),
+    [
+        (b"72 0x3 0x26 0x7ffc 0x0 0x0 0x0 0x7ffd 0x7ffe", True),
+        (b"72 0x3 0x7 0x7ffc 0x0 0x0 0x0 0x7ffd 0x7ffe", False),
+        (b"running", False),
+        (b"", False),
+    ],
+    ids=["F_OFD_SETLKW", "F_SETLKW", "running", "gone"],
+)
+def test_whose_lock_a_thread_wants(call: bytes, as_open_file: bool, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "syscall").write_bytes(call + b"\n")
+    assert locks_as_open_file(7, tmp_path) is as_open_file
+    assert not locks_as_open_file(8, tmp_path)

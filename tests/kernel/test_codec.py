@@ -18,7 +18,13 @@ from fusemirror.kernel.codec import Layout, Opcode
 LAYOUTS: dict[str, Layout[Any]] = {
     name: value for name, value in vars(codec).items() if isinstance(value, Layout)
 }
-STRUCTURES = {"ATTR": "fuse_attr", "INIT_FLAGS2": None, "DIRENT": "fuse_dirent", "KSTATFS": "fuse_kstatfs"}
+STRUCTURES = {
+    "ATTR": "fuse_attr",
+    "INIT_FLAGS2": None,
+    "LK_FLAGS": None,
+    "DIRENT": "fuse_dirent",
+    "KSTATFS": "fuse_kstatfs",
+}
 """Names of structures that are not `fuse_` and the layout's name."""
 ENDS_BEFORE = {
     "ENTRY_OUT": "attr",
@@ -26,6 +32,7 @@ ENDS_BEFORE = {
     "SETXATTR_IN": "setxattr_flags",
     "INIT_IN": "flags2",
     "DIRENT": "name",
+    "LK_IN": "lk",
 }
 """Layouts that end before a field of their structure."""
 
@@ -40,7 +47,7 @@ def numbers() -> dict[str, int]:
     for name, value in vars(codec).items():
         if isinstance(value, int) and name.startswith(("FATTR_", "FOPEN_")):
             found[name] = value
-        elif isinstance(value, int) and name.startswith(("OPEN_", "WRITE_", "FSYNC_")):
+        elif isinstance(value, int) and name.startswith(("OPEN_", "WRITE_", "FSYNC_", "LK_")):
             found[f"FUSE_{name}"] = value
         elif isinstance(value, int) and name.startswith("INIT_"):
             found[name.replace("INIT_", "FUSE_") if name != "INIT_EXT" else "FUSE_INIT_EXT"] = value
@@ -90,7 +97,7 @@ def test_layouts_that_this_header_may_not_have_are_as_long_as_the_kernel_wants_t
     assert {name: LAYOUTS[name].size for name in NEWER} == NEWER
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - NEWER.keys() - {"INIT_FLAGS2"}))
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - NEWER.keys() - {"INIT_FLAGS2", "LK_FLAGS"}))
 def test_layouts_are_those_of_the_kernel(name: str, header: dict[str, int]) -> None:
     layout = LAYOUTS[name]
     assert layout.size == header[name]
@@ -229,3 +236,14 @@ def test_which_names_a_request_changes(opcode: Opcode, body: bytes, names: list[
     header = codec.InHeader(40 + len(body), opcode, 2, 3, 0, 0, 0, 0, 0)
     assert codec.names_changed_by(header, memoryview(body)) == names
     assert codec.effects_of(opcode).names == len(names)
+
+
+@pytest.mark.parametrize("of_flock", [False, True])
+def test_a_lock_is_as_the_kernel_writes_it(of_flock: bool) -> None:
+    body = struct.pack("=QQQQIIII", 7, 1 << 63, 10, (1 << 63) - 1, 1, 4711, int(of_flock), 0)
+    wanted = codec.lock_in(memoryview(body))
+    assert wanted == (7, 1 << 63, codec.FileLock(10, (1 << 63) - 1, 1, 4711), of_flock)
+    (_, reply) = codec.lock_reply(5, wanted.lock)
+    assert reply == body[16:40]
+    with pytest.raises(MalformedRequest):
+        codec.lock_in(memoryview(body[:-1]))

@@ -59,6 +59,7 @@ FIRST, SECURITY_CONTEXT = 0x73FFFFFB, 1 << 0
 CREATE_GROUP, EXPIRE_ONLY, MAP_DIRECT, PASSTHROUGH = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 NO_EXPORT, RESEND, IDMAP, REQUEST_TIMEOUT = 1 << 6, 1 << 7, 1 << 8, 1 << 10
 KILLPRIV_V2 = 1 << 28
+LOCKS = 1 << 1 | 1 << 10  # of fcntl(2), and of flock(2)
 
 KERNELS = {
     "5.10": (31, 0x03FFFFFB, None),
@@ -86,6 +87,7 @@ def test_what_each_kernel_gives(version: str, own_session: bool) -> None:
     given, given2 = flags_of(answer)
     assert agreed.maps_direct_io == (version not in ("5.10", "6.1"))
     assert agreed.tells_of_privileges == (own_session and version != "5.10")
-    assert given & ~(SOME_FLAGS | INIT_EXT) == DONT_MASK | (KILLPRIV_V2 if agreed.tells_of_privileges else 0)
+    ours = DONT_MASK | (KILLPRIV_V2 if agreed.tells_of_privileges else 0) | (LOCKS if own_session else 0)
+    assert given & ~(SOME_FLAGS | INIT_EXT) == ours
     assert given2 == (ALLOW_MMAP if agreed.maps_direct_io else 0)
     assert bool(given & INIT_EXT) == bool(given2)

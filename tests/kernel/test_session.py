@@ -29,6 +29,7 @@ class Served:
         self.gates: dict[int, trio.Event] = {}  # requests that wait, by their number
         self.started: list[int] = []
         self.tasks: dict[int, trio.lowlevel.Task] = {}
+        self.interrupted: list[int] = []
         self.forgotten: list[tuple[int, int]] = []
         self.untaken_replies: list[tuple[InHeader, bytes, Reply]] = []
 
@@ -51,6 +52,9 @@ class Served:
         if header.nodeid == 14:
             raise MalformedRequest("late")
         return codec.data_reply(header.unique, bytes(asked.size if header.opcode == Opcode.READ else 0))
+
+    def interrupt(self, unique: int) -> None:
+        self.interrupted.append(unique)
 
     async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
         self.untaken_replies.append((header, body, reply))
@@ -291,6 +295,7 @@ async def test_a_signal_is_no_answer(server: Served, dying: set[int]) -> None:
         kernel.send(Opcode.INTERRUPT, 5, codec.INTERRUPT_IN.pack(4711))
         await trio.testing.wait_all_tasks_blocked()
         assert kernel.is_quiet()
+        assert server.interrupted == [2], "it would end a wait for a lock"
         server.gates[2].set()
         assert await kernel.answer() == (2, 0)
 

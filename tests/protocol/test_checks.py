@@ -38,6 +38,7 @@ FREE = {
     "Digests.digests",
     "RowsDigest.digest",
     "Suspects.marks",
+    "ReleaseLock.owner",
     "Hello.history",
     *(f"Resync.{name}" for name in m.Resync.__struct_fields__),
 }

@@ -29,6 +29,7 @@ GENERATION = m.Generation(b"g", FIVE)
 XATTR = (int(Table.XATTRS), bytes(7) + b"\7user.a", b"value")
 HISTORY = m.History((GENERATION,), FIVE, ChangeNumber(1), True, False)
 
+HELD = m.HeldLock(INODE, 0, (1 << 64) - 1, 5, 9, True, 1234, 1000, 10**18)
 EXAMPLES: list[m.AnyMessage] = [
     NamespaceChange(FIVE, RequestId(b"1234567812345678"), 1, INODE, (XATTR, (2, bytes(7) + b"\1gone", None))),
     WriteChange(FIVE, NO_REQUEST, 1_700_000_000_000_000_000, INODE, 4096, 4096),
@@ -80,6 +81,12 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Apart(4, (m.Difference(b"/new", ("renamed",), b"/old", 5, -1),), True, 6, False),
     m.WantNames(INODE),
     m.WantBack(INODE, True),
+    m.LockAnswer(1, 11, FIVE, HELD),
+    m.LocksReclaimed(b"epoch", True),
+    m.AskLock(1, HELD, True, True, False),
+    m.CancelLock(1),
+    m.ReleaseLock(INODE, 0, (1 << 64) - 1, 0, 9, True, 5),
+    m.ReclaimLocks(b"epoch", (HELD,), True),
 ]
 
 

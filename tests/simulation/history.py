@@ -14,7 +14,8 @@ DOUBT = "doubt"
 _OBSERVERS = frozenset({"flush", "get", "listing", "lookup", "nlink", "read", "seek", "size"})
 
 Target = tuple[str, int]
-"""What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG)."""
+"""What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG),
+("guarded", SPACE OF LOCKS)."""
 
 
 @dataclass

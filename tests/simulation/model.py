@@ -57,6 +57,15 @@ def register(state: object, operation: Operation) -> object | None:
     return _judged(state, operation, missing, state, state[0] if isinstance(state, tuple) and state else None)
 
 
+def swapped(state: bytes, operation: Operation) -> bytes | None:
+    """A value that is replaced under a lock; who does it is told which one was there."""
+    if operation.result == DOUBT:
+        return bytes(operation.arguments[0])
+    if isinstance(operation.result, int):  # no lock, or no room
+        return state
+    return bytes(operation.arguments[0]) if operation.result == state else None
+
+
 def byte(state: int, operation: Operation) -> int | None:
     """One byte of a file: what no write has reached, or a truncation has cut off, reads as 0."""
     if operation.name == "set":

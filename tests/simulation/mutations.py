@@ -10,11 +10,16 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import msgspec
+import trio
 
 from fusemirror.change import NamespaceChange, Row
+from fusemirror.channel.link import Link
 from fusemirror.communication.volume import CommunicationVolume, Entry
 from fusemirror.control import backup, names, primary, purging
 from fusemirror.control.backup import BackupUnit
+from fusemirror.control.lock_asking import Asking
+from fusemirror.control.lock_deciding import Deciding
+from fusemirror.control.lock_table import Key, LockTable, Settled
 from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber, InodeNumber
@@ -23,7 +28,7 @@ from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol import codec
-from fusemirror.protocol.messages import Request
+from fusemirror.protocol.messages import ReclaimLocks, Request
 from fusemirror.recent import Recent
 from fusemirror.settings import Access, Fence
 from fusemirror.volume import images
@@ -370,6 +375,97 @@ _APART = {
     "outage": 0.5,
 }
 
+_LOCKS = {
+    "kinds": ("guarded",),
+    "acknowledge": ("sync", "sync"),
+    "clients": 3,
+    "operations_per_client": 30,
+    "think_time": 0.02,
+    "io_timeout": 3.0,
+    "peer_timeout": 0.3,
+    "fence": Fence.NEVER,
+    "faults": (),
+}
+_LOCKS_APART = {
+    **_LOCKS,
+    "faults": ("cut", "break"),
+    "operations_per_client": 60,
+    "fault_interval": 0.5,
+    "outage": 0.6,
+    "think_time": 0.1,
+    "hurry": 5,
+}
+_LOCKS_LATE = {**_LOCKS, "acknowledge": ("async", "async"), "latency": 0.02}
+
+
+def _let_nobody_wait(table: LockTable, _: Key) -> list[Settled]:
+    """A lock that becomes free is given to whoever asks next."""
+    return []
+
+
+@contextmanager
+def _released_before_the_data() -> Iterator[None]:
+    """What was acknowledged early is on its way still."""
+    never = property(lambda _: 0)
+    with mock.patch.object(CommunicationVolume, "newest_kept", never):
+        yield
+
+
+def _drop_without_record() -> AbstractContextManager[object]:
+    """The primary goes on alone, and the backup will not hear that others held its locks since."""
+
+    def mutated(arbiter: Deciding) -> bool:
+        arbiter._dropped = True
+        arbiter._deliver(arbiter.locks.table.drop_host(arbiter.locks.peer))
+        return True
+
+    return mock.patch.object(Deciding, "_begin_epoch", mutated)
+
+
+def _take_whatever_is_reclaimed(message: ReclaimLocks, arbiter: Deciding) -> ReclaimLocks:
+    return msgspec.structs.replace(message, epoch=bytes.fromhex(arbiter.locks.volume.identity.lock_epoch))
+
+
+@contextmanager
+def _old_locks_reclaimed() -> Iterator[None]:
+    reclaimed = Deciding.reclaimed
+
+    def mutated(arbiter: Deciding, session: Any, message: ReclaimLocks) -> None:
+        reclaimed(arbiter, session, _take_whatever_is_reclaimed(message, arbiter))
+
+    with mock.patch.object(Deciding, "reclaimed", mutated):
+        yield
+
+
+@contextmanager
+def _granted_in_grace() -> Iterator[None]:
+    """Locks are given before the backup has said what it holds, which takes a slow one a while."""
+    begin_link, reclaim = Deciding.begin_link, Asking.reclaim
+
+    def drop_at_once(arbiter: Deciding) -> None:
+        begin_link(arbiter)
+        arbiter.locks.table.drop_host(arbiter.locks.peer)
+
+    def is_open(arbiter: Deciding) -> bool:
+        mirror = arbiter._mirror
+        return arbiter._may_decide() and (arbiter._decides_alone or mirror.streams)
+
+    async def reclaim_late(asking: Asking, link: Link) -> set[InodeNumber]:
+        await trio.sleep(0.3)
+        return await reclaim(asking, link)
+
+    with (
+        mock.patch.object(Deciding, "begin_link", drop_at_once),
+        mock.patch.object(Deciding, "is_open", property(is_open)),
+        mock.patch.object(Asking, "reclaim", reclaim_late),
+    ):
+        yield
+
+
+def _grant_without_a_lease() -> AbstractContextManager[object]:
+    """A primary decides whether it is the one that goes on alone or not."""
+    return mock.patch.object(Deciding, "is_open", property(lambda arbiter: arbiter._may_decide()))
+
 
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
@@ -411,6 +507,13 @@ MUTATIONS = (
     Mutation("take messages as they come", _replaced(codec, "check_message", _nothing), _LYING),
     Mutation("allocate at the primary only", _allocated_at_the_primary_only, _SPACE),
     Mutation("keep old bytes in a hole", _replaced(images, "_change_space", _nothing), _SPACE),
+    Mutation("release early", _released_before_the_data, _LOCKS_LATE),
+    Mutation("grant to all", _replaced(LockTable, "_is_hindered", _never), _LOCKS),
+    Mutation("forget who waits", _replaced(LockTable, "_sweep", _let_nobody_wait), _LOCKS),
+    Mutation("grant in grace", _granted_in_grace, {**_LOCKS_APART, "faults": ("break",)}),
+    Mutation("grant without a lease", _grant_without_a_lease, _LOCKS_APART),
+    Mutation("drop locks without a record", _drop_without_record, _LOCKS_APART),
+    Mutation("reclaim old locks", _old_locks_reclaimed, _LOCKS_APART),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
 )
 

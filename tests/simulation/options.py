@@ -46,10 +46,11 @@ WEIGHTS = {
     "bury": 1,
     "seek": 2,
     "allocate": 2,
+    "guarded": 2,
 }
 """What programs do, and how often one in relation to the others."""
 
-_LATER = ("seek", "allocate")
+_LATER = ("seek", "allocate", "guarded")
 """Kinds that came later. They are drawn last, so that a seed is the same world as before but for them."""
 
 LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})

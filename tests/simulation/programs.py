@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from fusemirror.change import ALLOCATION_MODES
+from fusemirror.control.lock_table import Space
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
@@ -33,6 +34,7 @@ from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
 from fusemirror.xattrs import CAPABILITY
+from tests.simulation.guarding import Guarded
 from tests.simulation.history import DOUBT, History, Operation, Target, short
 from tests.simulation.kernel import Name
 from tests.simulation.model import LARGEST_BYTES, ROOT_TAG
@@ -62,6 +64,7 @@ class Atlas:
         self.directories: set[int] = {ROOT_TAG}
         self.busy_file = ROOT_TAG
         self.busy_name = ROOT_TAG, b"n0"
+        self.guarded: Guarded | None = None
 
     def see(self, inode: Inode) -> int:
         """A program has been shown an inode; its owner tells which operation created it."""
@@ -157,6 +160,20 @@ class Program:
         self._world.trace(f"ask {operation}")
         promised, modes_set = host.acknowledges_now, self._world.modes_set
         fenced, began = _is_fenced(host), trio.current_time()
+        result = await self._result(host, operation, call)
+        # What a host shows of its own writes may still be on the way, whatever it promises by now.
+        if not operation.looks and promised == host.acknowledges_now == "sync":
+            operation.early = self._world.modes_set != modes_set
+        self._history.end(operation, result)
+        self._expect_bounded(trio.current_time() - began)
+        if fenced and not host.disk.dead and _is_fenced(host) and result != DOUBT:
+            assert operation.changes_nothing, f"{operation} succeeded behind the fence"
+        self._world.trace(f"told #{operation.index} {short(result)}")
+        return result
+
+    async def _result(
+        self, host: SimulatedHost, operation: Operation, call: Callable[[Operation], Awaitable[Any]]
+    ) -> Any:
         try:
             result = await call(operation)
         except OperationFailed as error:
@@ -167,17 +184,7 @@ class Program:
                 self._history.refuse(operation)
         except CheckReport:
             result = DOUBT
-        if host.disk.dead:
-            result = DOUBT
-        # What a host shows of its own writes may still be on the way, whatever it promises by now.
-        if not operation.looks and promised == host.acknowledges_now == "sync":
-            operation.early = self._world.modes_set != modes_set
-        self._history.end(operation, result)
-        self._expect_bounded(trio.current_time() - began)
-        if fenced and not host.disk.dead and _is_fenced(host) and result != DOUBT:
-            assert operation.changes_nothing, f"{operation} succeeded behind the fence"
-        self._world.trace(f"told #{operation.index} {short(result)}")
-        return result
+        return DOUBT if host.disk.dead else result
 
     def _expect_bounded(self, took_s: float) -> None:
         """No call waits for ever (G8), unless its process is paused: each of its waits has a setting."""
@@ -427,6 +434,20 @@ class Program:
             for kind in ("file", "mode", "xattr"):
                 self._history.settle(host.name, (kind, tag), before)
         return result
+
+    async def _guarded(self, host: SimulatedHost) -> None:
+        """Swap a value under a lock. That may take long: others hold it, and are stopped meanwhile."""
+        guarded, space = self._atlas.guarded, self._random.choice(list(Space))
+        assert guarded is not None
+        value = b"%08d" % self._history.next_index
+        operation = self._history.begin(self._name, ("guarded", space), "swap", value, host=host.name)
+        self._world.trace(f"ask {operation}")
+        think_s = self._world.options.think_time
+        result = await self._result(
+            host, operation, lambda _: guarded.swap(host, value, space, self._random, think_s)
+        )
+        self._history.end(operation, result)
+        self._world.trace(f"told #{operation.index} {short(result)}")
 
     # --- names ----------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ import errno
 import logging
 import os
 import signal
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -25,19 +26,22 @@ from fusemirror.change import Table
 from fusemirror.communication.volume import Staged
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import CheckReport, OperationFailed
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, COMMIT_INTERVAL_S
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import MIRROR_LOST
-from fusemirror.operations import Write
+from fusemirror.operations import Create, Write
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
 from tests.simulation import disk, finale, linearizable, model
+from tests.simulation.guarding import Guarded
 from tests.simulation.history import DOUBT, History, Operation, Target
 from tests.simulation.lying import lies_noticed
 from tests.simulation.options import Options, draw_options, limits_in_effect
 from tests.simulation.process import allow_pauses, clocks_of_hosts
-from tests.simulation.programs import FILE_MODE, GIANTS, Atlas, Program
+from tests.simulation.programs import BURIED, FILE_MODE, GIANTS, Atlas, Program
 from tests.simulation.trouble import Trouble
 from tests.simulation.world import SimulatedHost, World
 
@@ -45,6 +49,9 @@ _PEACE_TIMEOUT_S = 300.0
 _ATTEMPTS = 20
 _CPU_TIMEOUT_S = 60.0  # a run takes one; only a loop that never waits takes more
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+_HARMLESS = frozenset({"sparse giants", "toggle primary", "toggle backup"})
+"""What happens that no host loses a lock by."""
 
 _WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072, *GIANTS)
 _EXPECTED_WARNINGS = (
@@ -72,6 +79,9 @@ _EXPECTED_WARNINGS = (
     "checkpoint: volume ",
     "fsync: volume ",
     "the disk of ",
+    # of what a host held while the other went on alone
+    "locks on ",
+    "locks are not given ",
     MIRROR_LOST,
     "the mirror stops over this link",
     "volume ",
@@ -184,6 +194,8 @@ class Simulation:
         write = staged.request.operation
         assert isinstance(write, Write), f"{write} was acknowledged early"
         assert error in self._late_errors, f"a write failed late: {os.strerror(error)}"
+        if self._atlas.guarded is not None and write.inode == self._atlas.guarded.inode:
+            return  # it is not judged where writes are acknowledged early, and faults happen
         (tag,) = (tag for tag, inode in self._atlas.inodes.items() if inode == write.inode)
         host = unit.volume.identity.host_name
         self.history.fail_late(host, ("file", tag), write.offset, staged.data)
@@ -226,6 +238,8 @@ class Simulation:
             await self._create_for_sure(first, b"fixed", is_directory=True)
             for index in range(options.files):
                 await self._create_for_sure(first, b"file%d" % index, is_directory=False)
+            if "guarded" in options.kinds:
+                self._atlas.guarded = Guarded(await self._create_guarded(world.primary))
         for host in world.hosts:
             for index in range(options.clients):
                 name = f"{host.name}{index}"
@@ -244,6 +258,17 @@ class Simulation:
             if await program.create(host, model.ROOT_TAG, unique, is_directory=is_directory) != DOUBT:
                 return
         raise AssertionError(f"{name!r} cannot be created")
+
+    async def _create_guarded(self, host: SimulatedHost) -> InodeNumber:
+        create = Create(ROOT_INODE, BURIED + b"guarded", stat.S_IFREG | FILE_MODE, 0, 0)
+        for _ in range(_ATTEMPTS):
+            with suppress(CheckReport):
+                made = await host.unit.perform(create)
+                assert made is not None
+                return made.number
+            with suppress(OperationFailed):  # it was made, and its answer was a check report
+                return (await host.unit.lookup(create.parent, create.name)).number
+        raise AssertionError("the guarded file cannot be created")
 
     async def _wait_for_programs(self) -> None:
         """Until all have ended; or until the power is to go, in the middle of their work."""
@@ -306,6 +331,8 @@ class Simulation:
             for target in [target for target in targets if target[0] == "file" and target[1] % 2 == 0]:
                 targets.update(_bytes_of(target, targets.pop(target)))
         for target, operations in targets.items():
+            if target[0] == "guarded" and self._may_write_late():
+                continue
             judge, initial = _model_of(target[0], directories)
             if self.history.loss is not None:
                 judge, initial, operations = self._through_loss(target, judge, initial, operations)
@@ -318,6 +345,10 @@ class Simulation:
                 raise linearizable.NotLinearizable(f"{target[0]} {target[1]}: {error}") from None
             self._world.trace(f"{target[0]} {target[1]}: {len(operations)} operations, {states} states")
 
+    def _may_write_late(self) -> bool:
+        """Whether a host may have written what it had acknowledged, after it had lost the lock of that."""
+        return self._world.options.asynchronous and bool(set(self.faults) - _HARMLESS)
+
     def _through_loss(
         self, target: Target, judge: model.Model, initial: Any, operations: list[Operation]
     ) -> tuple[model.Model, Any, list[Operation]]:
@@ -325,6 +356,8 @@ class Simulation:
         history = self.history
         assert history.loss is not None
         before, after = finale.parted(history, operations)
+        if target[0] == "guarded":
+            return judge, initial, before
         if target[0] == "file":
             finale.check_flushed(before, after, stays=target[1] <= self._world.options.files + 1)
             return judge, initial, before
@@ -351,6 +384,8 @@ def _model_of(kind: str, directories: frozenset[int]) -> tuple[model.Model, Any]
         return model.content, model.NO_CONTENT
     if kind.startswith("byte"):
         return model.byte, 0
+    if kind == "guarded":
+        return model.swapped, b""
     return model.register, (FILE_MODE,) if kind == "mode" else ()
 
 

@@ -1,0 +1,208 @@
+"""The backup's half of the arbiter of locks: it asks, and takes what the primary says (`locks.py`)."""
+
+import errno
+import itertools
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
+from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.control.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
+from fusemirror.control.locks import Ask, Locks, Range, lock_of, message_of
+from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
+from fusemirror.identifiers import InodeNumber
+from fusemirror.limits import LOCKS_PER_MESSAGE
+from fusemirror.promise import Promise
+from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import (
+    AskLock,
+    CancelLock,
+    LockAnswer,
+    LocksReclaimed,
+    ReclaimLocks,
+    ReleaseLock,
+)
+
+_RELEASES_FROM = 1 << 61  # their tokens are none of a request for a lock
+
+
+class Asking:
+    """The backup's half: it asks, and takes what the primary says in the order of the stream."""
+
+    def __init__(
+        self,
+        locks: Locks,
+        communication: CommunicationVolume,
+        report: Callable[[], CheckReport],
+        send_gathered: Callable[[], None],
+    ) -> None:
+        """`send_gathered`: what is kept back of this host's writes is to go now."""
+        self.locks = locks
+        self._communication = communication
+        self._report = report
+        self._send_gathered = send_gathered
+        self.in_doubt = bool(locks.own())
+        """Something may be lost that this host's programs hold: nothing is shown to them meanwhile."""
+        self._link: Link | None = None
+        self._reclaimed = False
+        self._refuses = False  # the primary is of an earlier version
+        self._reclaim_answer: Promise[LocksReclaimed] = Promise()
+        # What is sent behind writes that nobody waits for: the newest of them, and what was held until then.
+        self._unsent: deque[tuple[int, AskLock | CancelLock | ReleaseLock, list[tuple[Key, Lock]]]] = deque()
+        self._wanted = trio.Event()
+        # What was given up while the same owner had asked for something, until the primary has heard of it.
+        self._giving_up: dict[int, tuple[Key, Owner, Range]] = {}
+        self._tokens = itertools.count(_RELEASES_FROM)
+
+    @property
+    def is_open(self) -> bool:
+        return self._reclaimed or self._refuses
+
+    # --- links ------------------------------------------------------------------------------------------
+
+    async def reclaim(self, link: Link) -> set[InodeNumber]:
+        """Say what this host's programs hold; the inodes whose locks they lost. ChannelError."""
+        locks = self.locks
+        if not link.peer.takes_locks:
+            lost = locks.lose_all("the primary is of an earlier version, which knows no locks")
+            self._link, self._refuses = link, True
+            self._unsent.clear()
+            return lost
+        held = self._still_held()
+        self._reclaim_answer = Promise()
+        epoch = bytes.fromhex(locks.volume.identity.lock_epoch)
+        for start in range(0, max(1, len(held)), LOCKS_PER_MESSAGE):
+            piece = tuple(message_of(*each) for each in held[start : start + LOCKS_PER_MESSAGE])
+            last = start + LOCKS_PER_MESSAGE >= len(held)
+            link.forward.send(ReclaimLocks(epoch, piece, last))
+        self._link = link
+        answer = await self._reclaim_answer.wait()
+        return set() if answer.kept else locks.lose_all("the other host went on without this one")
+
+    def _still_held(self) -> list[tuple[Key, Lock]]:
+        """What the primary is to know: also what was given up, and is told of behind changes."""
+        table = LockTable()
+        for _, _, before in self._unsent:
+            for key, lock in before:
+                table.put(key, lock)
+        for key, lock in self.locks.own():
+            table.put(key, lock)
+        return list(table.all_held())
+
+    def taken(self, message: LocksReclaimed, _: Buffer, session: Session) -> None:
+        """A handler of the stream."""
+        if self._reclaimed or self._reclaim_answer.settled or self._link is None:
+            raise refusal(session.peer_name, message, "nothing was reclaimed")
+        self.locks.volume.update_identity(lock_epoch=message.epoch.hex())
+        self._reclaim_answer.resolve(message)
+
+    def open(self) -> None:
+        """What was lost is known: ask what waits."""
+        self._reclaimed = not self._refuses
+        self.in_doubt = False
+        self._wanted.set()
+        self.locks.ask_again()
+
+    async def run_sending(self, link: Link) -> None:
+        """Send what stands behind changes, in its order, as long as the link lives. ChannelError."""
+        while True:
+            while self._unsent and self.is_open:
+                last, message, _ = self._unsent[0]
+                await self._communication.wait_kept_ended(last)
+                link.forward.send(message)
+                self._unsent.popleft()
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    def link_lost(self) -> None:
+        self._link = None
+        self.in_doubt = bool(self.locks.own())
+        self._reclaimed = self._refuses = False
+        self._reclaim_answer.reject(ConnectionLost("the primary", "the link was lost"))
+        self._giving_up.clear()
+        self._unsent = deque(each for each in self._unsent if isinstance(each[1], ReleaseLock))
+        self.locks.put_off()
+
+    # --- programs of this host --------------------------------------------------------------------------
+
+    def ask(self, ask: Ask) -> None:
+        if self._refuses:
+            ask.settle(errno.ENOLCK)
+            return
+        if not self._reclaimed:
+            return
+        wanted = ask.wanted
+        ask.asked, ask.since = True, trio.current_time()
+        if wanted.key.space is Space.FLOCK and not ask.asks_only:
+            self._give_up_first(wanted)
+        lock = message_of(wanted.key, wanted.lock)
+        self._send(AskLock(wanted.token, lock, wanted.waits, wanted.may_deadlock, ask.asks_only))
+
+    def _give_up_first(self, wanted: Wanted) -> None:
+        """As the primary does with a conversion of flock(2): nobody reclaims the old lock."""
+        table = self.locks.table
+        own = [lock for lock in table.held(wanted.key) if lock.owner == wanted.owner]
+        if own and own[0].exclusive != wanted.lock.exclusive:
+            table.release(wanted.key, wanted.owner)
+
+    def cancel(self, ask: Ask) -> None:
+        self._send(CancelLock(ask.wanted.token))
+
+    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+        self.locks.table.release(key, owner, *held)
+        if self._refuses:
+            return
+        token = 0
+        if self._reclaimed and not waiting and self.locks.asked_by(key, owner):
+            token = next(self._tokens)
+            self._giving_up[token] = key, owner, held
+        message = ReleaseLock(key.inode, int(key.space), owner.number, *held, waiting, token)
+        last = self._communication.newest_kept
+        if self._link is None and not last:
+            return  # it is not reclaimed
+        if last:
+            self._send_gathered()
+        if last or self._unsent or not self._reclaimed:
+            self._unsent.append((last, message, [(key, lock) for lock in before]))
+            self._wanted.set()
+        else:
+            self._send(message)
+
+    def report(self) -> CheckReport:
+        return self._report()
+
+    def give_up_waiting(self, io_timeout_s: float) -> None:
+        if self._link is not None:
+            self._link.close(str(TimedOut(io_timeout_s, "a request for a lock was not answered")))
+
+    def _send(self, message: AskLock | CancelLock | ReleaseLock) -> None:
+        if self._unsent:
+            self._unsent.append((0, message, []))
+            self._wanted.set()
+        elif self._link is not None:
+            with suppress(ConnectionLost):  # what waits is asked anew over the next link
+                self._link.forward.send(message)
+
+    def answered(self, message: LockAnswer, _: Buffer, session: Session) -> None:
+        """A handler of the stream."""
+        if message.after > self.locks.volume.number:
+            raise refusal(session.peer_name, message, "after: no such change has come")
+        if self._giving_up.pop(message.token, None) is not None:
+            return
+        ask = self.locks.find(message.token)
+        if ask is None or not ask.asked:
+            return  # its owner gave everything up meanwhile, and the primary hears so
+        wanted = ask.wanted
+        if not message.errno and not ask.asks_only:
+            self.locks.table.put(wanted.key, wanted.lock)
+            # It was granted before the primary heard of these.
+            for key, owner, held in self._giving_up.values():
+                if (key, owner) == (wanted.key, wanted.owner):
+                    self.locks.table.release(key, owner, *held)
+        told = message.conflict
+        ask.settle(message.errno, None if told is None else lock_of(told, self.locks.peer)[1])

@@ -1,0 +1,213 @@
+"""The primary's half of the arbiter of locks: it decides, for the programs of both hosts (`locks.py`)."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from fusemirror.channel.session import Session
+from fusemirror.control.lock_table import Key, Lock, Owner, Settled, Space, Wanted
+from fusemirror.control.locks import Ask, Locks, Range, lock_of, message_of
+from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
+from fusemirror.limits import LOCKS_PER_HOST_MAX
+from fusemirror.mirror.sending import Mirror
+from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.messages import (
+    AskLock,
+    CancelLock,
+    LockAnswer,
+    LocksReclaimed,
+    ReclaimLocks,
+    ReleaseLock,
+)
+
+log = logging.getLogger(__name__)
+
+_EPOCH_BYTES = 8
+
+
+class Deciding:
+    """The primary's half."""
+
+    def __init__(
+        self,
+        locks: Locks,
+        mirror: Mirror,
+        random_bytes: Callable[[int], bytes],
+        may_decide: Callable[[], bool],
+    ) -> None:
+        """`may_decide`: the unit serves requests, and this host is the primary."""
+        self.locks = locks
+        self._mirror = mirror
+        self._random_bytes = random_bytes
+        self._may_decide = may_decide
+        self._reclaimed = False  # by the backup over this link
+        self._reclaiming: list[tuple[Key, Lock]] = []
+        self._dropped = False  # the epoch is of this time alone
+
+    @property
+    def _decides_alone(self) -> bool:
+        return self._mirror.acknowledges_alone
+
+    @property
+    def _peer_takes_locks(self) -> bool:
+        stream = self._mirror.stream
+        return stream is None or stream.session.peer.takes_locks
+
+    @property
+    def is_open(self) -> bool:
+        mirror = self._mirror
+        if not self._may_decide() or mirror.retired or not mirror.entitled:
+            return False
+        return self._decides_alone or (mirror.streams and (self._reclaimed or not self._peer_takes_locks))
+
+    async def run(self) -> None:
+        """Decide what waits as soon as that can be, for ever."""
+        while True:
+            changed = self._mirror.changed
+            self.go_on()
+            await changed.wait()
+
+    def go_on(self) -> None:
+        """Decide what can be decided now."""
+        if self.is_open:
+            if self._decides_alone and not self._dropped and self.locks.table.count()[1]:
+                self._begin_epoch()
+            self.locks.ask_again()
+
+    def begin_link(self) -> None:
+        """A link begins: nothing is decided from the time when the backup has caught up until it has
+        reclaimed."""
+        self._reclaimed = False
+        self._reclaiming.clear()
+        self.locks.table.drop_waiting(self.locks.peer)
+
+    def _begin_epoch(self) -> bool:
+        """Drop what the backup held; False, and nothing changed, where the disk does not take the record."""
+        locks = self.locks
+        try:
+            locks.volume.update_identity(lock_epoch=self._random_bytes(_EPOCH_BYTES).hex())
+        except (OSError, DiskFailed) as error:
+            log.error("locks are not given while this host is alone: %s", error)
+            return False
+        self._dropped = True
+        self._deliver(locks.table.drop_host(locks.peer))
+        return True
+
+    # --- programs of this host --------------------------------------------------------------------------
+
+    def ask(self, ask: Ask) -> None:
+        if not self.is_open:
+            return
+        if not self._decides_alone and not self._peer_takes_locks:
+            ask.settle(errno.ENOLCK)
+            return
+        if self._decides_alone and not self._dropped and not self._begin_epoch():
+            ask.settle(errno.EIO)
+            return
+        ask.asked = True
+        if ask.asks_only:
+            found = self.locks.table.hindrance(ask.wanted)
+            ask.settle(0, found and seen_from(found, self.locks.host))
+        else:
+            self._deliver(self.locks.table.ask(ask.wanted))
+
+    def cancel(self, ask: Ask) -> None:
+        self.locks.table.cancel(self.locks.host, ask.wanted.token)
+        ask.settle(errno.EINTR)
+
+    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+        table = self.locks.table
+        if waiting:
+            self._deliver(table.drop_owner(key.inode, owner, (key.space,)))
+        else:
+            self._deliver(table.release(key, owner, *held))
+
+    def report(self) -> CheckReport:
+        return self._mirror.not_permitted()
+
+    def give_up_waiting(self, io_timeout_s: float) -> None:
+        """Nothing is before this arbiter without an answer but what waits for others."""
+
+    def _deliver(self, settled: Iterable[Settled]) -> None:
+        for wanted, error in settled:
+            if wanted.owner.host == self.locks.peer:
+                self._answer(LockAnswer(wanted.token, error, self.locks.volume.number))
+                continue
+            ask = self.locks.find(wanted.token)
+            if ask is not None:
+                ask.settle(error)
+            elif not error:  # nobody waits for it any more
+                lock = wanted.lock
+                self._deliver(self.locks.table.release(wanted.key, wanted.owner, lock.start, lock.end))
+
+    # --- programs of the backup: handlers of the forward path -------------------------------------------
+
+    def _answer(self, answer: LockAnswer | LocksReclaimed) -> None:
+        stream = self._mirror.stream
+        if stream is not None:
+            with suppress(ConnectionLost):  # it asks again over the next link
+                stream.send(answer)
+
+    def reclaimed(self, session: Session, message: ReclaimLocks) -> None:
+        """RemoteProtocolError for more than a host can hold, or a second time."""
+        locks = self.locks
+        self._reclaiming += [lock_of(each, locks.peer) for each in message.locks]
+        if self._reclaimed or len(self._reclaiming) > LOCKS_PER_HOST_MAX:
+            raise refusal(session.peer_name, message, "it has reclaimed already, or too much")
+        if not message.last:
+            return
+        new, self._reclaiming = self._reclaiming, []
+        kept = message.epoch.hex() == locks.volume.identity.lock_epoch
+        settled: list[Settled] = []
+        if kept:
+            try:
+                settled = locks.table.replace_host(locks.peer, new)
+            except ValueError as error:
+                log.warning("what the backup reclaims it cannot hold: %s", error)
+                kept = False
+        if not kept:
+            settled = locks.table.drop_host(locks.peer)
+        self._reclaimed, self._dropped = True, False
+        self._answer(LocksReclaimed(bytes.fromhex(locks.volume.identity.lock_epoch), kept))
+        self._deliver(settled)
+        self.go_on()
+
+    def asked(self, session: Session, message: AskLock) -> None:
+        """RemoteProtocolError before it has reclaimed."""
+        self._check_reclaimed(session, message)
+        key, lock = lock_of(message.lock, self.locks.peer)
+        wanted = Wanted(message.token, key, lock, message.waits, message.may_deadlock)
+        if not message.asks_only:
+            self._deliver(self.locks.table.ask(wanted))
+            return
+        found = self.locks.table.hindrance(wanted)
+        conflict = None if found is None else message_of(key, seen_from(found, self.locks.peer))
+        self._answer(LockAnswer(message.token, 0, self.locks.volume.number, conflict))
+
+    def cancelled(self, session: Session, message: CancelLock) -> None:
+        """RemoteProtocolError before it has reclaimed."""
+        self._check_reclaimed(session, message)
+        if self.locks.table.cancel(self.locks.peer, message.token):
+            self._answer(LockAnswer(message.token, errno.EINTR, self.locks.volume.number))
+
+    def released(self, session: Session, message: ReleaseLock) -> None:
+        """RemoteProtocolError before it has reclaimed, and for more ranges than a host can hold."""
+        self._check_reclaimed(session, message)
+        key, owner = Key(message.inode, Space(message.space)), Owner(self.locks.peer, message.owner)
+        if self.locks.table.is_too_many(key, owner, message.start, message.end, None):
+            raise refusal(session.peer_name, message, "it leaves too many ranges")
+        self.release(key, owner, (message.start, message.end), [], waiting=message.waiting)
+        if message.token:
+            self._answer(LockAnswer(message.token, 0, self.locks.volume.number))
+
+    def _check_reclaimed(self, session: Session, message: AskLock | CancelLock | ReleaseLock) -> None:
+        if not self._reclaimed:
+            raise refusal(session.peer_name, message, "it has not reclaimed yet")
+
+
+def seen_from(lock: Lock, host: bytes) -> Lock:
+    """As a host shows it to its programs: a process of the other host has no number there."""
+    if lock.owner.host == host:
+        return lock
+    return Lock(lock.owner, lock.start, lock.end, lock.exclusive, pid=0, uid=lock.uid)

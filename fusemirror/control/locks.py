@@ -1,0 +1,334 @@
+"""Locks that bind both hosts: what this host's programs hold and wait for, and the two halves of the arbiter.
+
+One table at the primary decides (`lock_table.py`). A program of the backup asks over the forward path. The
+answer comes in the stream of changes, behind the last one, so that whoever is granted a lock finds here what
+its last holder had written. What it gives up is told behind this host's earlier changes, and nobody waits.
+
+**Links.** A lock lives as long as its host's lease. The primary goes on deciding when the backup has said
+over the new link what its programs still hold (it reclaims); or when it goes on alone. Alone, before it
+decides anything, it drops the backup's locks and changes the *epoch* of the locks, durably. A backup that
+reclaims what was granted in an older epoch is refused: somebody else may have held that meanwhile. What is
+refused is lost: every open file through which its owner locked answers EIO until it is closed (`Locks.lost`).
+
+==============================  ========================================================================
+Normal, resyncing               The primary decides, once the backup has reclaimed over this link.
+Lease not over, catching up     Nobody decides: programs wait, for `io_timeout` at most. (The grace.)
+Alone, diverged                 The primary decides alone, from its first decision on in an epoch of its own.
+                                Locks bind one host then. The backup's programs get check reports.
+The primary was restarted       Its programs' locks ended with their open files; the backup reclaims.
+The backup was restarted        It reclaims nothing, so what it held is free.
+Switch                          Each host holds what its programs hold; the new backup reclaims.
+Take-over                       As alone: in an epoch of its own from the first decision on.
+A peer of an earlier version    ENOLCK, and what was held is lost.
+==============================  ========================================================================
+"""
+
+import errno
+import itertools
+import logging
+from typing import Protocol
+
+import trio
+
+from fusemirror.control.lock_table import (
+    END_OF_FILE,
+    Key,
+    Lock,
+    LockTable,
+    Owner,
+    Space,
+    Wanted,
+)
+from fusemirror.errors import (
+    CheckReport,
+    OperationFailed,
+)
+from fusemirror.identifiers import InodeNumber
+from fusemirror.printable import counted
+from fusemirror.promise import Promise
+from fusemirror.protocol.messages import (
+    HeldLock,
+)
+from fusemirror.volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_LOOKS_PER_TIMEOUT = 20
+
+Range = tuple[int, int]
+
+
+class Ask:
+    """What one program of this host waits for: a lock, or what is in the way of one (`asks_only`)."""
+
+    __slots__ = ("answer", "asked", "asks_only", "interrupted", "since", "wanted")
+
+    def __init__(self, wanted: Wanted, *, asks_only: bool) -> None:
+        self.wanted = wanted
+        self.asks_only = asks_only
+        self.answer: Promise[tuple[int, Lock | None]] = Promise()  # an errno, and what is in the way
+        self.asked = False  # it is before the arbiter
+        self.interrupted = False
+        self.since = trio.current_time()  # of `asked`
+
+    def settle(self, error: int, conflict: Lock | None = None) -> None:
+        self.answer.resolve((error, conflict))
+
+    def put_off(self) -> None:
+        """It is before no arbiter now."""
+        self.asked = False
+        self.since = trio.current_time()
+        if self.interrupted:
+            self.settle(errno.EINTR)
+
+
+class Arbiter(Protocol):
+    """Decides about locks, or asks who does, in the present role of this host."""
+
+    @property
+    def is_open(self) -> bool:
+        """It decides now, and what this host holds it holds for sure."""
+
+    def ask(self, ask: Ask) -> None:
+        """Settle a request now or later; leave it where nothing is decided now."""
+
+    def cancel(self, ask: Ask) -> None:
+        """Settle a request that was asked, with EINTR unless it is granted at the same moment."""
+
+    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+        """The owner has given up a range; `before` is what it had of the file. `waiting`: it waits for
+        nothing, either."""
+
+    def report(self) -> CheckReport:
+        """What a request gets that waited too long."""
+
+    def give_up_waiting(self, io_timeout_s: float) -> None:
+        """A request that should be answered at once was not, for `io_timeout`."""
+
+
+class Locks:
+    """What programs of this host hold and wait for, as long as its mount process lives.
+
+    The table has what is known here: of the backup's host alone, or at the primary of both.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.host = bytes.fromhex(volume.identity.host)
+        self.peer = bytes.fromhex(volume.identity.peer)
+        self.table = LockTable()
+        self.lost: set[int] = set()
+        """Open files through which somebody locked who lost that lock. They are good for nothing."""
+        self.lost_total = 0
+        self.io_timeout_s = 0.0  # as the unit has it
+        self.changed = trio.Event()  # set, and replaced, when an arbiter opened, closed or was replaced
+        self._asks: dict[int, Ask] = {}
+        self._tokens = itertools.count(1)
+        self._through: dict[int, set[tuple[InodeNumber, Owner]]] = {}  # who locked through an open file
+        self._arbiter: Arbiter | None = None
+
+    @property
+    def arbiter(self) -> Arbiter:
+        assert self._arbiter is not None, "a unit attaches its own before anything is asked"
+        return self._arbiter
+
+    def attach(self, arbiter: Arbiter) -> None:
+        """From now on `arbiter` decides: what was asked is asked anew, and this host's locks stay."""
+        self._arbiter = arbiter
+        self.put_off()
+        self.table.drop_host(self.peer)
+
+    def put_off(self) -> None:
+        """Nothing is before an arbiter now."""
+        self.table.drop_waiting(self.host)
+        for ask in self._asks.values():
+            ask.put_off()
+        self.tell_changed()
+
+    def tell_changed(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    def ask_again(self) -> None:
+        """The arbiter decides now: it gets what waits for it, in order."""
+        for ask in list(self._asks.values()):
+            if not ask.asked and not ask.answer.settled:
+                self.arbiter.ask(ask)
+        self.tell_changed()
+
+    # --- programs of this host ------------------------------------------------------------------------
+
+    def begin(
+        self,
+        handle: int,
+        key: Key,
+        lock: Lock,
+        *,
+        waits: bool = False,
+        may_deadlock: bool = False,
+        asks_only: bool = False,
+    ) -> Ask:
+        """Ask for a lock through an open file; `end` has the answer. OperationFailed where it is lost."""
+        if handle in self.lost:
+            raise OperationFailed(errno.EIO)
+        if not asks_only:
+            self._through.setdefault(handle, set()).add((key.inode, lock.owner))
+        token = next(self._tokens)
+        ask = Ask(Wanted(token, key, lock, waits, may_deadlock), asks_only=asks_only)
+        self._asks[token] = ask
+        self.arbiter.ask(ask)
+        return ask
+
+    async def end(self, ask: Ask) -> Lock | None:
+        """Return when the lock is held, or what would be in the way of it.
+
+        OperationFailed: EAGAIN, EDEADLK, ENOLCK, EINTR. A check report after `io_timeout` without
+        anybody who decides. Cancelled, nobody hears of the answer: only for the end of a mount.
+        """
+        try:
+            error, conflict = await ask.answer.wait()
+        finally:
+            self._asks.pop(ask.wanted.token, None)
+        if error:
+            raise OperationFailed(error)
+        return conflict
+
+    async def hold_for_sure(self, handle: int) -> None:
+        """Return when what is held through an open file is held in the order of both hosts.
+
+        OperationFailed (EIO) where it is lost, or that cannot be said.
+        """
+        with trio.move_on_after(self.io_timeout_s):
+            while not self.arbiter.is_open and handle not in self.lost:
+                await self.changed.wait()
+        if handle in self.lost or not self.arbiter.is_open:
+            raise OperationFailed(errno.EIO)
+
+    def interrupt(self, ask: Ask) -> None:
+        """A signal came to the program that waits."""
+        if ask.answer.settled or ask.interrupted:
+            return
+        ask.interrupted = True
+        if ask.asked:
+            self.arbiter.cancel(ask)
+        else:
+            ask.settle(errno.EINTR)
+
+    def release(self, key: Key, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> None:
+        """The owner gives up a range. OperationFailed (ENOLCK) where that leaves too many ranges."""
+        if self.table.is_too_many(key, owner, start, end, None):
+            raise OperationFailed(errno.ENOLCK)
+        self._give_up(key, owner, (start, end), waiting=False)
+
+    def _give_up(self, key: Key, owner: Owner, what: Range, *, waiting: bool) -> None:
+        before = [lock for lock in self.table.held(key) if lock.owner == owner]
+        under_way = self.asked_by(key, owner)
+        if waiting:
+            for ask in list(self._asks.values()):
+                if ask.wanted.key == key and ask.wanted.owner == owner and not ask.asks_only:
+                    del self._asks[ask.wanted.token]
+                    ask.settle(errno.EINTR)
+        if before or under_way:
+            self.arbiter.release(key, owner, what, before, waiting=waiting)
+
+    def asked_by(self, key: Key, owner: Owner) -> bool:
+        """Whether a request of the owner is before the arbiter."""
+        return any(
+            ask.asked and ask.wanted.key == key and ask.wanted.owner == owner and not ask.asks_only
+            for ask in self._asks.values()
+        )
+
+    def closed_by(self, inode: InodeNumber, owner: Owner) -> None:
+        """A process closed a descriptor of the file: its locks of fcntl(2) end, whichever it was."""
+        self._give_up(Key(inode, Space.FCNTL), owner, (0, END_OF_FILE), waiting=True)
+        for owners in self._through.values():
+            owners.discard((inode, owner))
+
+    def closed(self, handle: int) -> None:
+        """The last descriptor of an open file is closed: whatever was locked through it ends."""
+        for inode, owner in sorted(self._through.pop(handle, ())):
+            for space in Space:
+                self._give_up(Key(inode, space), owner, (0, END_OF_FILE), waiting=True)
+        self.lost.discard(handle)
+
+    def expire(self) -> None:
+        """Programs that waited too long for an arbiter, or for an answer that needs no wait, hear so."""
+        late = trio.current_time() - self.io_timeout_s
+        for ask in list(self._asks.values()):
+            if ask.since > late or (ask.asked and ask.wanted.waits):
+                continue
+            if ask.asked:
+                self.arbiter.give_up_waiting(self.io_timeout_s)
+            ask.answer.reject(self.arbiter.report())
+
+    # --- for the arbiters -------------------------------------------------------------------------------
+
+    def find(self, token: int) -> Ask | None:
+        return self._asks.get(token)
+
+    def own(self) -> list[tuple[Key, Lock]]:
+        return [(key, lock) for key, lock in self.table.all_held() if lock.owner.host == self.host]
+
+    def lose_all(self, why: str) -> set[InodeNumber]:
+        """Nothing that this host's programs held is theirs any more. The inodes that they had locked."""
+        owners = {(key.inode, lock.owner) for key, lock in self.own()}
+        if not owners:
+            return set()
+        handles = {handle for handle, users in self._through.items() if users & owners}
+        self.lost |= handles
+        self.lost_total += len(owners)
+        self.table.drop_host(self.host)
+        inodes = {inode for inode, _ in owners}
+        log.error(
+            "locks on %s are lost: %s; whatever holds them gets EIO until it closes the file",
+            counted(len(inodes), "file"),
+            why,
+        )
+        for inode in sorted(inodes):
+            self.volume.watcher.image_suspect(inode)
+        return inodes
+
+    def status(self) -> dict[str, int]:
+        held, waiting = self.table.count()
+        asked = sum(not ask.asks_only and ask.wanted.waits for ask in self._asks.values())
+        return {"held": held, "waiting": max(waiting, asked), "lost": len(self.lost)}
+
+    def all_rows(self) -> list[tuple[Key, Lock, str]]:
+        """Who holds, and who waits, as far as this host knows: `state` is the third."""
+        waiting = list(self.table.all_waiting())
+        known = {(each.owner.host, each.token) for each in waiting}
+        waiting += [
+            ask.wanted
+            for ask in self._asks.values()
+            if ask.wanted.waits and not ask.asks_only and (self.host, ask.wanted.token) not in known
+        ]
+        held = [(key, lock, "held") for key, lock in self.table.all_held()]
+        return held + [(each.key, each.lock, "waiting") for each in waiting]
+
+
+def message_of(key: Key, lock: Lock) -> HeldLock:
+    return HeldLock(
+        inode=key.inode,
+        space=int(key.space),
+        owner=lock.owner.number,
+        start=lock.start,
+        end=lock.end,
+        exclusive=lock.exclusive,
+        pid=lock.pid,
+        uid=lock.uid,
+        since_ns=lock.since_ns,
+    )
+
+
+def lock_of(message: HeldLock, host: bytes) -> tuple[Key, Lock]:
+    owner = Owner(host, message.owner)
+    lock = Lock(
+        owner, message.start, message.end, message.exclusive, message.pid, message.uid, message.since_ns
+    )
+    return Key(message.inode, Space(message.space)), lock
+
+
+async def expire(locks: Locks) -> None:
+    """One look at who waited too long, and the pause before the next."""
+    locks.expire()
+    await trio.sleep(locks.io_timeout_s / _LOOKS_PER_TIMEOUT)
