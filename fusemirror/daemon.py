@@ -127,7 +127,7 @@ class Host:
             self.permission = Permission(witness, identity.host, settings.peer_timeout)
         self.renewal = Renewal(self._keys, volume.identity.host_name, self.seams.run_blocking, self._use_keys)
         self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission, self.renewal)
-        going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout)
+        going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout, self.linker.meet_anew)
         self.linker.met_same_role = self.roles.met_same_role
         self.linker.was_replaced = self._be_replaced
         if volume.identity.replaced:
@@ -302,6 +302,7 @@ class Host:
             takes_seeks=True,
             pairing=identity.pairing,
             takes_keys=self._keys is not None,
+            witness_identity=self.permission.identity,
             takes_disk_space=True,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),

@@ -80,7 +80,6 @@ TESTED_ELSEWHERE = {
     "communication/outstanding": "control/test_calling",
     "communication/opening": "communication/test_volume",
     "control/backup": "simulation/test_simulation",
-    "control/going_alone": "simulation/test_witness",
     "control/lock_asking": "control/test_locks",
     "control/lock_deciding": "control/test_locks",
     "control/lock_listing": "control/test_locks",

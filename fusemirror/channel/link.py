@@ -190,7 +190,10 @@ class Linker:
         """This host says something else of itself, or of its peer, than it did for the session."""
         ours = self._make_hello("mirror")
         said = session.ours
-        return (said.role, said.term, said.peer) != (ours.role, ours.term, ours.peer)
+        return any(
+            getattr(said, each) != getattr(ours, each)
+            for each in ("role", "term", "peer", "witness_identity")
+        )
 
     def meet_at(self, peer_address: str) -> None:
         """Dial there from now on."""

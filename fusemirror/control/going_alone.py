@@ -6,9 +6,11 @@ so that `status` can say whether it is there.
 
 import logging
 import math
+from collections.abc import Callable
 
 import trio
 
+from fusemirror.channel.link import Link
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.roles import Roles
@@ -26,13 +28,22 @@ _LEASES = 2  # so long a backup waits for its primary, which asks the witness af
 class GoingAlone:
     """See the module. One task for both roles; nothing to do where there is no witness."""
 
-    def __init__(self, roles: Roles, permission: Permission, peer_timeout_s: float) -> None:
+    def __init__(
+        self,
+        roles: Roles,
+        permission: Permission,
+        peer_timeout_s: float,
+        meet_anew: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`meet_anew` lets the two hosts say Hello again."""
         self._roles = roles
+        self._meet_anew = meet_anew
         self._permission = permission
         self._peer_timeout_s = peer_timeout_s
         self._apart_since = 0.0
         self._unit: ControlUnit | None = None
         self._looked_at = -math.inf
+        permission.agreed = roles.volume.identity.witness
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ask whenever it is time to, for ever. Cancelled, the record stays as it is or as was asked."""
@@ -44,6 +55,7 @@ class GoingAlone:
     async def _act(self, unit: ControlUnit) -> None:
         if unit.volume.health.failed.is_set():
             return  # this host serves nothing, and leaves the other to go on
+        self._compare_witnesses(unit.link)
         now = trio.current_time()
         if unit is not self._unit or unit.link is not None:
             self._unit, self._apart_since = unit, now
@@ -57,6 +69,19 @@ class GoingAlone:
         elif now - self._looked_at >= WITNESS_LOOK_S or (self._permission.held and self._is_normal()):
             self._looked_at = now
             await self._permission.give_back(self._is_normal)
+
+    def _compare_witnesses(self, link: Link | None) -> None:
+        """Two hosts that are linked, and know their witnesses, go by one: note which. Where this host said in
+        its Hello that it does not know its own, or named another, they say Hello again. OSError."""
+        permission, own = self._permission, self._permission.identity
+        if link is None or not own:
+            return
+        if link.peer.witness_identity == own:
+            if permission.agreed != own:
+                self._roles.volume.update_identity(witness=own)
+                permission.agreed = own
+        elif link.mirror.ours.witness_identity != own:
+            self._meet_anew("this host knows its witness now")
 
     def _may_take_over(self, unit: BackupUnit, now: float) -> bool:
         if unit.applier.state is not BackupState.DISCONNECTED:

@@ -56,6 +56,13 @@ def check_hello(ours: Hello, theirs: Hello, *, dialer: bool) -> str | None:
     # for each host: each may reach it by a network of its own.
     if None not in (ours.witness, theirs.witness) and bool(ours.witness) != bool(theirs.witness):
         return _differs("witness", ours.witness, theirs.witness)
+    if "" not in (ours.witness_identity, theirs.witness_identity, ours.witness, theirs.witness) and (
+        theirs.witness_identity != ours.witness_identity
+    ):
+        return (
+            f"`witness` is '{shown(ours.witness or '')}' here and '{shown(theirs.witness or '')}' there, and "
+            "these are two: each would let its host go on alone; set it so that both reach the same one"
+        )
     if theirs.term > ours.term + COUNTER_SKIPPED_MAX:
         return f"term {theirs.term} is beyond what can be"
     if theirs.path not in DIALED_BY:

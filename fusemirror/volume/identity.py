@@ -47,6 +47,7 @@ class Identity(msgspec.Struct, frozen=True):
     )
     peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
     pairing: int = 0  # how many invitations were made up to the one that made the two hosts a pair
+    witness: str = ""  # which one both hosts went by when they met last: see `witness/permission.py`
     replaced: bool = False  # the peer has said that it has another one in this host's place
 
     @property

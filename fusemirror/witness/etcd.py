@@ -1,10 +1,14 @@
 """etcd as the witness: one key for each filesystem, over the JSON form of its protocol, version 3.
 
+A second key, which whoever comes first writes, once and for all filesystems, says which etcd it is. Its own
+cluster identity would not do: it is made of names and addresses, so two that were set up alike share it.
+
 Reads are etcd's linearizable ones, and a swap is one transaction, so both go through a majority of its
 members, whichever endpoint is asked. An endpoint that does not answer is passed over for the next.
 Source: etcd.io, "gRPC gateway" and "etcd API Reference"; the revision is the key's `mod_revision`.
 """
 
+import os
 import ssl
 from base64 import b64decode, b64encode
 from typing import Any
@@ -25,16 +29,30 @@ class Etcd(Witness):
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: else httpx loads one each time
 
     async def look(self) -> Record:
-        answer = await self._ask("range", {"key": self._key})
-        found = answer.get("kvs")
-        if not found:
-            return Record("", 0)
-        return Record(b64decode(found[0].get("value", "")).decode(), int(found[0]["mod_revision"]))
+        record, mark = await self._look()
+        if not mark.revision:
+            await self._write(_MARK, os.urandom(_MARK_BYTES).hex(), 0)  # or somebody else just has
+            record, mark = await self._look()
+        self.identity = mark.holder
+        return record
+
+    async def _look(self) -> tuple[Record, Record]:
+        """What stands under the key, and under that of the witness itself."""
+        reads = [{"requestRange": {"key": key}} for key in (self._key, _MARK)]
+        answer = await self._ask("txn", {"success": reads})
+        try:
+            record, mark = (_record(each["response_range"].get("kvs")) for each in answer["responses"])
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise WitnessUnreachable(f"{self._endpoints[0]}: it is no etcd: {error!r}") from None
+        return record, mark
 
     async def swap(self, holder: str, revision: int) -> bool:
+        return await self._write(self._key, holder, revision)
+
+    async def _write(self, key: str, value: str, revision: int) -> bool:
         # A key that is not there has mod_revision 0.
-        compare = {"key": self._key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
-        put = {"requestPut": {"key": self._key, "value": _packed(holder)}}
+        compare = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        put = {"requestPut": {"key": key, "value": _packed(value)}}
         answer = await self._ask("txn", {"compare": [compare], "success": [put]})
         return bool(answer.get("succeeded"))
 
@@ -61,5 +79,15 @@ class Etcd(Witness):
         raise WitnessUnreachable(why)
 
 
+def _record(found: list[dict[str, Any]] | None) -> Record:
+    if not found:
+        return Record("", 0)
+    return Record(b64decode(found[0].get("value", "")).decode(), int(found[0]["mod_revision"]))
+
+
 def _packed(text: str) -> str:
     return b64encode(text.encode()).decode()
+
+
+_MARK = _packed("fusemirror/witness")  # no identity of a filesystem, which is a number
+_MARK_BYTES = 16

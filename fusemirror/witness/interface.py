@@ -20,6 +20,10 @@ class Witness(ABC):
     A swap that raised, or was cancelled, may have taken effect, or do so later: its caller looks again.
     """
 
+    identity = ""
+    """Which witness it is, as the last look has found: two hosts that find the same go by the same one,
+    whatever address each has for it. Empty where it is not known."""
+
     @abstractmethod
     async def look(self) -> Record:
         """The record as it is, not as some copy of it was; revision 0 where there was none yet."""

@@ -10,7 +10,9 @@ change of it is a compare-and-swap on its revision. With a witness configured, o
 2. A record is written by a host only where it names nobody, or that host.
 3. The holder gives it back (writes nobody) only where the mirror state is normal. It gives up what it holds
    in its own memory before the word leaves.
-4. A primary that has no backup bound to it and does not hold the record shows nothing to its programs either:
+4. A record counts only in the witness that both hosts went by when they met last: each notes which one that
+   is, by what it says of itself, and hosts that go by two refuse each other.
+5. A primary that has no backup bound to it and does not hold the record shows nothing to its programs either:
    they wait, and get a check report. Its backup is bound to it for as long as a lease says: as that by which
    the backup reads, but given by the backup, with each heartbeat that it answers. A backup that takes over
    changes nothing before every lease that it gave is over.
@@ -26,7 +28,7 @@ a host, that host has everything acknowledged: nobody else may acknowledge alone
 
 Why the record has no lease of its own. It would lapse when its holder dies, or loses the witness, after it
 has acknowledged changes alone; and the other host, which has none of them, would win. So the record stays,
-and the rule above needs no clock but for 4. The price: where the holder is lost, a person decides
+and the rule above needs no clock but for 5. The price: where the holder is lost, a person decides
 (`takeover --force`), as one must who goes on without changes that were acknowledged.
 
 Why a host that was lost before it acknowledged anything keeps the record too. A second word in it, written
@@ -61,12 +63,24 @@ class Permission:
         self._timeout_s = timeout_s
         self._lock = trio.Lock()
         self._holder: str | None = None  # as the witness said last
+        self.agreed = ""
+        """Which witness both hosts went by when they met last: its identity, or empty where none was told."""
         self._unreachable: str | None = None
         self.held = False
         """The record names this host, which wrote it and has not begun to give it back."""
         self.overridden = False
         """A person has said that this host goes on, whatever the witness says, until the mirror state is
         normal again."""
+
+    @property
+    def identity(self) -> str:
+        """Of the witness, as it was found last; empty where there is none, or it is not known."""
+        return "" if self._witness is None else self._witness.identity
+
+    @property
+    def _is_another(self) -> bool:
+        """The witness is not the one that the other host goes by, so its word is worth nothing."""
+        return self.agreed != "" and self.identity not in ("", self.agreed)
 
     @property
     def needed(self) -> bool:
@@ -85,7 +99,7 @@ class Permission:
         async with self._lock:
             with self._asking() as witness:
                 record = self._seen(await witness.look())
-                if record.holder not in ("", self._host) and not seize:
+                if (record.holder not in ("", self._host) or self._is_another) and not seize:
                     return False
                 if await witness.swap(self._host, record.revision):
                     self._seen(Record(self._host, record.revision))
@@ -162,6 +176,11 @@ class Permission:
             return None
         if self._unreachable is not None:
             return f"the witness cannot be asked: {self._unreachable}"
+        if self._is_another:
+            return (
+                "the witness is not the one that both hosts went by when they met last; set `witness` so "
+                "that both reach the same one"
+            )
         if self.state == "held by the peer":
             return "the witness says that the other host goes on without this one"
         return None

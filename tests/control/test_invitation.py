@@ -22,6 +22,7 @@ from fusemirror.operations import Create, Write
 from fusemirror.settings import Acknowledge
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.volume import Volume
+from fusemirror.witness.interface import Witness
 from tests.admin.conftest import network
 from tests.channel.conftest import write_keys
 from tests.control.test_roles import until
@@ -55,7 +56,9 @@ class Site:
         write_keys(self.directory / f"keys-{name}", self.keys[name], self.keys[peer_name].certificate)
 
     @asynccontextmanager
-    async def mounted(self, name: str, peer: str, **other: Any) -> AsyncIterator[Host]:
+    async def mounted(
+        self, name: str, peer: str, asks: Witness | None = None, **other: Any
+    ) -> AsyncIterator[Host]:
         """Ends as a killed process does, but for the volume, which is closed in good order."""
         made = settings.make(
             name="shared",
@@ -70,7 +73,8 @@ class Site:
         keys, net = self.directory / f"keys-{name}", self.memory.host(name)
         network: Network = TlsNetwork(net, Credentials(keys)) if self.tls else net
         async with AsyncExitStack() as stack:
-            host = Host(made, network, counting_seams(), keys=keys)
+            witness_of = None if asks is None else lambda _: asks
+            host = Host(made, network, counting_seams(), witness_of, keys=keys)
             await host.open(stack)
             yield host
 

@@ -265,6 +265,24 @@ def test_only_the_peer_is_believed_that_this_host_was_replaced(primary_hello: An
 
 
 @pytest.mark.parametrize(
+    ("ours", "theirs", "met"),
+    [("", "", True), ("one", "", True), ("", "one", True), ("one", "one", True), ("one", "other", False)],
+)
+def test_two_witnesses_are_no_witness(
+    primary_hello: Any, backup_hello: Any, ours: str, theirs: str, met: bool
+) -> None:
+    """Each host may have an address of its own for one; a host may not have asked it yet, or be older."""
+    reason = check_hello(
+        primary_hello(witness="http://e:2379", witness_identity=ours),
+        backup_hello(witness="http://f:2379", witness_identity=theirs),
+        dialer=True,
+    )
+    assert (reason is None) is met
+    if reason is not None:
+        assert "'http://e:2379' here and 'http://f:2379' there, and these are two" in reason
+
+
+@pytest.mark.parametrize(
     ("key", "ours", "theirs", "met"),
     [
         ("witness", "", "", True),

@@ -13,7 +13,7 @@ from fusemirror.errors import WitnessUnreachable
 from fusemirror.witness.etcd import Etcd
 from fusemirror.witness.interface import Record
 from fusemirror.witness.permission import Permission
-from tests.witness.etcd_process import etcd, is_there
+from tests.witness.etcd_process import CLIENT_PORT, etcd, is_there
 
 ALPHA, BETA = "a" * 32, "b" * 32
 TIMEOUT_S = 20.0
@@ -77,6 +77,25 @@ async def test_two_filesystems_have_a_record_each(endpoint: str) -> None:
     one, other = (Etcd((endpoint,), name, TIMEOUT_S) for name in ("one", "other"))
     assert await one.swap(ALPHA, 0)
     assert (await other.look()).holder == ""
+
+
+async def test_an_etcd_is_the_same_by_whatever_address_and_for_every_filesystem(endpoint: str) -> None:
+    by_name = endpoint.replace("127.0.0.1", "localhost")
+    found = [Etcd((each,), each, TIMEOUT_S) for each in (endpoint, by_name)]
+    async with trio.open_nursery() as nursery:
+        for each in found:
+            nursery.start_soon(each.look)
+    assert found[0].identity == found[1].identity != ""
+
+
+async def test_two_that_were_set_up_alike_are_two(endpoint: str, tmp_path: Path) -> None:
+    """Their clusters' identities are the same, as they are made of names and addresses."""
+    one = Etcd((endpoint,), "one", TIMEOUT_S)
+    with etcd(tmp_path, port=CLIENT_PORT + 10) as beside:
+        other = Etcd((beside,), "one", TIMEOUT_S)
+        for each in (one, other):
+            await each.look()
+    assert one.identity != other.identity
 
 
 async def test_an_endpoint_that_is_not_there_is_passed_over(endpoint: str, closed_port: str) -> None:

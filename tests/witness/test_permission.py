@@ -63,6 +63,19 @@ def test_without_a_witness_a_host_may_go_on_alone() -> None:
     assert Permission().status() is None
 
 
+async def test_the_word_of_another_witness_than_both_agreed_on_is_worth_nothing(
+    stub: Stub, alpha: Permission
+) -> None:
+    stub.identity, alpha.agreed = "other", "agreed"
+    assert not await alpha.ask()
+    assert stub.record.holder == ""
+    assert "not the one that both hosts went by" in (alpha.reason or "")
+    assert await alpha.ask(seize=True)  # a person said so
+    stub.identity = "agreed"
+    assert await alpha.ask()
+    assert alpha.reason is None
+
+
 async def test_who_asks_first_holds_it_and_the_other_does_not(alpha: Permission, beta: Permission) -> None:
     assert await alpha.ask()
     assert not await beta.ask()
