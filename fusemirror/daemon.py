@@ -98,7 +98,7 @@ class Host:
         self._keys = keys if settings.tls else None
         self.permission = Permission()
         self.takes_locks = True
-        """This host's kernel asks for locks (`control/locks.py`)."""
+        """This host's kernel asks for locks (`coherence/locks.py`)."""
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open the volume and begin to meet the peer; the stack undoes it."""
@@ -386,7 +386,7 @@ async def _serve(
         volume = host.roles.volume
         cache = KernelCache(ending=volume.ending)
         volume.watcher = cache
-        names = host.roles.names
+        names = host.roles.leases
 
         def kernel_cache() -> dict[str, int]:
             return {**cache.counters(), **names.counters()}

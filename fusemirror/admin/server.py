@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from fusemirror.admin import requests
-from fusemirror.control.lock_listing import listed
+from fusemirror.coherence.lock_listing import listed
 from fusemirror.control.roles import Roles
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, TimedOut, UsageError, VerifyFailed

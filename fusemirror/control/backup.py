@@ -20,14 +20,14 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.coherence.directory_leases import LeaseRequests
+from fusemirror.coherence.lock_asking import Asking
+from fusemirror.coherence.locks import expire
 from fusemirror.communication.outstanding import Outstanding
 from fusemirror.communication.volume import CommunicationVolume, Staged
 from fusemirror.control import steps
 from fusemirror.control.calling import Calls
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
-from fusemirror.control.lock_asking import Asking
-from fusemirror.control.locks import expire
-from fusemirror.control.names import Borrowing
 from fusemirror.control.overlay import attributes_with, content_with
 from fusemirror.control.steps import Found
 from fusemirror.control.unit import VERIFY_UNDER_WAY, ControlUnit, RoleChange, found
@@ -114,16 +114,16 @@ class BackupUnit(ControlUnit):
         """`access` is in effect until the primary says which one is."""
         super().__init__(volume)
         self.exclusive = ExclusiveAccess(volume, steps.SUBVOLUME)
-        self.borrowing = Borrowing(self.names, communication)
+        self.lease_requests = LeaseRequests(self.leases, communication)
         self.asking = Asking(self.locks, communication, self._check_report, self._send_gathered)
         self.locks.attach(self.asking)
         self.locks.io_timeout_s = io_timeout_s
         others: dict[type, Handler] = {
-            LendNames: self.borrowing.lent,
-            HoldNames: self.borrowing.held,
-            ShareNames: self.borrowing.shared,
-            RecallNames: self.borrowing.recalled,
-            FreeNames: self.borrowing.freed,
+            LendNames: self.lease_requests.granted,
+            HoldNames: self.lease_requests.taken,
+            ShareNames: self.lease_requests.shared,
+            RecallNames: self.lease_requests.recalled,
+            FreeNames: self.lease_requests.freed,
             DiskSpace: self._take_disk_space,
             KeyNews: lambda message, _, session: self.renewal.take(message, session),
             LockAnswer: self.asking.answered,
@@ -151,7 +151,7 @@ class BackupUnit(ControlUnit):
     def inherit(self, before: ControlUnit) -> None:
         super().inherit(before)
         self._primary_disk = before.peer_disk
-        self.borrowing.names = self.names
+        self.lease_requests.leases = self.leases
         self.asking.locks = self.locks
         self.asking.in_doubt = bool(self.locks.own())
         self.locks.attach(self.asking)
@@ -186,7 +186,7 @@ class BackupUnit(ControlUnit):
         else:
             kept = self._acknowledge is Acknowledge.ASYNC and self._writes_behind(operation, data)
             number = await self._request(operation, data, kept=kept)
-        self.names.change(operation)
+        self.leases.change(operation)
         self.check_disk()  # it failed meanwhile: nothing is looked up there any more
         inode = self.volume.catalog.inode(number) if number else None
         return inode and self.shown(inode)
@@ -441,15 +441,15 @@ class BackupUnit(ControlUnit):
         # The kernel begins to count when it has taken the answer, a little later than now.
         return max(0.0, link.mirror.lease_until - trio.current_time() - KERNEL_DELAY_S)
 
-    def want_names(self, directory: InodeNumber) -> None:
+    def want_lease(self, directory: InodeNumber) -> None:
         if self.link is not None and self.applier.state is BackupState.NORMAL:
-            self.borrowing.want(self.link.forward, directory)
+            self.lease_requests.request(self.link.forward, directory)
 
-    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+    async def free_directory(self, directory: InodeNumber, *, of_change: bool) -> None:
         link = self.link
         if link is not None:
             with suppress(ConnectionLost):
-                free = partial(self.borrowing.free, link.forward, directory, of_change=of_change)
+                free = partial(self.lease_requests.free, link.forward, directory, of_change=of_change)
                 await self._in_time(free)
                 return
             await self._in_time(self.link_ended.wait)  # one of its paths was lost
@@ -571,7 +571,7 @@ class BackupUnit(ControlUnit):
             await self.run_unmirrored(link, step)
             self.end_link(link)
             return
-        await self.names.run_out()  # the primary knows nothing of what this host's kernel keeps
+        await self.leases.run_out()  # the primary knows nothing of what this host's kernel keeps
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_answers, link)
             nursery.start_soon(self._forward_for_ever, link)
@@ -583,7 +583,7 @@ class BackupUnit(ControlUnit):
             link.close(reason)
             nursery.cancel_scope.cancel()
         self.end_link(link)
-        self.borrowing.link_lost()
+        self.lease_requests.link_lost()
         self.asking.link_lost()
         self._early.clear()
         self.communication.doubt_sent()

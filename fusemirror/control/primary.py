@@ -19,12 +19,12 @@ import trio
 from fusemirror.change import NamespaceChange, Row, Table, encode_change
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.coherence.directory_leases import LeaseGrants
+from fusemirror.coherence.lock_deciding import Deciding
+from fusemirror.coherence.locks import expire
 from fusemirror.communication.volume import Staged
 from fusemirror.control import steps
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
-from fusemirror.control.lock_deciding import Deciding
-from fusemirror.control.locks import expire
-from fusemirror.control.names import Lending
 from fusemirror.control.purging import purge_rows
 from fusemirror.control.reservations import check_reserved
 from fusemirror.control.steps import Found
@@ -125,7 +125,7 @@ class PrimaryUnit(ControlUnit):
             resync_rate=resync_rate,
             permission=permission,
         )
-        self.lending = Lending(self.names, self.mirror)
+        self.lease_grants = LeaseGrants(self.leases, self.mirror)
         self.lock_arbiter = Deciding(self.locks, self.mirror, seams.random_bytes, lambda: self.ready)
         self.locks.attach(self.lock_arbiter)
         self.locks.io_timeout_s = io_timeout_s
@@ -157,7 +157,7 @@ class PrimaryUnit(ControlUnit):
         self.mirror.backup_disk = before.peer_disk
         self.mirror.renewal = self.renewal
         self.open_inodes.keep_all()
-        self.lending.names = self.names
+        self.lease_grants.leases = self.leases
         self.lock_arbiter.locks = self.locks
         self.locks.attach(self.lock_arbiter)
 
@@ -192,7 +192,7 @@ class PrimaryUnit(ControlUnit):
                 await self.mirror.settled(self.volume.number)
             raise
         number = self.volume.number
-        self.names.change(operation)
+        self.leases.change(operation)
         if self._acknowledge is Acknowledge.SYNC and number > self.mirror.acknowledged_number:
             await self.mirror.acknowledged(number)
             self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
@@ -438,17 +438,17 @@ class PrimaryUnit(ControlUnit):
         # still there with all that its kernel keeps.
         return 0.0 if self.mirror.unsettled(key) else self.mirror.shows_for_s(self._peer_timeout_s)
 
-    def want_names(self, directory: InodeNumber) -> None:
+    def want_lease(self, directory: InodeNumber) -> None:
         with suppress(trio.WouldBlock):  # another time
             self._names_wanted[0].send_nowait(directory)
 
     async def _hold_names(self) -> None:
         directory = await self._names_wanted[1].receive()
-        await self.lending.hold(directory)
+        await self.lease_grants.take(directory)
 
-    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+    async def free_directory(self, directory: InodeNumber, *, of_change: bool) -> None:
         with trio.move_on_after(self.mirror.io_timeout_s):
-            await self.lending.free(directory, of_change=of_change)
+            await self.lease_grants.free(directory, of_change=of_change)
             return
         raise self.mirror.not_permitted()
 
@@ -516,7 +516,7 @@ class PrimaryUnit(ControlUnit):
             await self.run_unmirrored(link, step)
             self.end_link(link)
             return
-        await self.lending.begin_link()
+        await self.lease_grants.begin_link()
         self.lock_arbiter.begin_link()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run_requests, link)
@@ -572,9 +572,9 @@ class PrimaryUnit(ControlUnit):
         if type(message) is Ended:
             self._forget_ended(message.oldest_live, session.peer.instance)
         elif type(message) is WantNames:
-            nursery.start_soon(self.lending.lend, message.directory)
+            nursery.start_soon(self.lease_grants.grant, message.directory)
         elif type(message) is WantBack:
-            free = partial(self.lending.free_for_backup, of_change=message.of_change)
+            free = partial(self.lease_grants.free_for_peer, of_change=message.of_change)
             nursery.start_soon(free, message.directory)
         elif type(message) is AskLock:
             self.lock_arbiter.asked(session, message)
@@ -729,7 +729,7 @@ class PrimaryUnit(ControlUnit):
             )
         with trio.move_on_after(self.mirror.io_timeout_s) as limit:
             await self.mirror.checkpoint(stream)
-            await self.lending.rest()  # so that nobody waits for it when the hosts meet
+            await self.lease_grants.recall_all()  # so that nobody waits for it when the hosts meet
         if limit.cancelled_caught:
             raise TimedOut(self.mirror.io_timeout_s, "a checkpoint was not answered")
 

@@ -100,12 +100,12 @@ class Roles(ControlUnit):
     def cacheable_s(self, key: Key) -> float:
         return self.unit.cacheable_s(key) if self._parked is None else 0.0
 
-    def want_names(self, directory: InodeNumber) -> None:
+    def want_lease(self, directory: InodeNumber) -> None:
         if self._parked is None:
-            self.unit.want_names(directory)
+            self.unit.want_lease(directory)
 
-    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
-        await self._anew(lambda unit: unit.free_names(directory, of_change=of_change))
+    async def free_directory(self, directory: InodeNumber, *, of_change: bool) -> None:
+        await self._anew(lambda unit: unit.free_directory(directory, of_change=of_change))
 
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         while True:

@@ -23,11 +23,11 @@ from fusemirror.background import Background
 from fusemirror.channel.link import Link
 from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.session import Session
+from fusemirror.coherence.directory_leases import DirectoryLeases
+from fusemirror.coherence.locks import Locks
 from fusemirror.communication.volume import Staged
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.failed_writes import FailedWrites
-from fusemirror.control.locks import Locks
-from fusemirror.control.names import Names
 from fusemirror.control.open_inodes import OpenInodes
 from fusemirror.control.overlay import data_with, hole_with
 from fusemirror.control.traffic import Traffic
@@ -114,7 +114,7 @@ class ControlUnit(ABC):
         self.background = Background()
         self.renewal = Renewal()
         self._resumed = trio.Event()
-        self.names = Names()
+        self.leases = DirectoryLeases()
         self.locks = Locks(volume)
         self.open_inodes = OpenInodes()
         self._clock_is_behind = self._clocks_differ = False
@@ -140,9 +140,9 @@ class ControlUnit(ABC):
         self.traffic = before.traffic
         self.link_lost_at = before.link_lost_at
         self.failed_writes = before.failed_writes
-        self.names = before.names
+        self.leases = before.leases
         self.locks = before.locks
-        self.names.forget_link()
+        self.leases.forget_link()
         self.met = before.met
         self._clock_is_behind, self._clocks_differ = before._clock_is_behind, before._clocks_differ
         self.clock_ahead_s = before.clock_ahead_s
@@ -187,7 +187,7 @@ class ControlUnit(ABC):
         if self.link is link:
             self.link = None
             self.traffic.end(link)
-            self.names.forget_link()
+            self.leases.forget_link()
             self.link_lost_at = trio.current_time()
             self.link_ended.set()
 
@@ -448,16 +448,16 @@ class ControlUnit(ABC):
 
         `keeping` is what `names.keeping` said of the parent before the catalog was asked.
         """
-        if keeping is None or keeping != self.names.keeping(parent):
+        if keeping is None or keeping != self.leases.keeping(parent):
             return 0.0
-        return self.names.lifetime_s(parent, self.cacheable_s((parent, name)))
+        return self.leases.lifetime_s(parent, self.cacheable_s((parent, name)))
 
     @abstractmethod
-    def want_names(self, directory: InodeNumber) -> None:
+    def want_lease(self, directory: InodeNumber) -> None:
         """Try to keep the names of a directory (`names.py`)."""
 
     @abstractmethod
-    async def free_names(self, directory: InodeNumber, *, of_change: bool) -> None:
+    async def free_directory(self, directory: InodeNumber, *, of_change: bool) -> None:
         """Return when the other host is not in the way of a program that looks into a directory, or
         changes a name in it; a check report after `io_timeout`.
         """
@@ -465,29 +465,29 @@ class ControlUnit(ABC):
     async def make_way(self, operation: Operation) -> bool:
         """On return no kernel keeps names that `operation` changes, but for this one's what it holds.
 
-        Whether that took a wait. A check report as for `free_names`.
+        Whether that took a wait. A check report as for `free_directory`.
         """
-        names, waited = self.names, False
-        names.change(operation)
-        while names.theirs or names.shared:
+        leases, waited = self.leases, False
+        leases.change(operation)
+        while leases.theirs or leases.shared:
             changed = [parent for parent, _ in operation.touched_names()]
-            kept = [each for each in changed if names.are_in_the_way(each, of_change=True)]
+            kept = [each for each in changed if leases.is_in_the_way(each, of_change=True)]
             emptied = operation.must_be_empty(self.volume.catalog)
             if kept:
-                await self.free_names(kept[0], of_change=True)
-            elif emptied in names.theirs:
-                await self.free_names(emptied, of_change=False)
+                await self.free_directory(kept[0], of_change=True)
+            elif emptied in leases.theirs:
+                await self.free_directory(emptied, of_change=False)
             else:
                 break
             waited = True
         return waited
 
     async def _names_showable(self, directory: InodeNumber, key: Key) -> None:
-        if self.names.look(directory):
-            self.want_names(directory)
+        if self.leases.look(directory):
+            self.want_lease(directory)
         await self.showable(key)
-        while directory in self.names.theirs:
-            await self.free_names(directory, of_change=False)
+        while directory in self.leases.theirs:
+            await self.free_directory(directory, of_change=False)
             await self.showable(key)
 
     async def attributes(self, inode: InodeNumber) -> Inode:

@@ -7,13 +7,12 @@ hosts changed alike is listed too, and one whose last change the other host has 
 """
 
 import logging
-import sys
 from enum import StrEnum
 
 import trio
 
 from fusemirror.change import AnyChange, NamespaceChange, Table, decode_change
-from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     DIFFERENCE_PATH_BYTES_MAX,
     DIFFERENCES_TOLD_BYTES_MAX,
@@ -26,13 +25,12 @@ from fusemirror.printable import shortened
 from fusemirror.protocol.messages import Difference, History
 from fusemirror.volume.catalog import key_inode, unpack_entry
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.paths import NameKey, Tree, name_of
 from fusemirror.volume.rows import SET_BACK_KEY
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-NameKey = tuple[InodeNumber, bytes]
-_DIRECTORY_TYPE = 4
 _PER_TURN = 256  # records, rows or names between two checkpoints: about a millisecond
 _BEFORE_FORK = 10_000  # changes among which the last record before the fork point is looked for
 
@@ -124,7 +122,7 @@ class DivergentChanges:
         if not isinstance(change, NamespaceChange):
             self._content.add(change.inode)
             return
-        entries = [(_name(key), value) for table, key, value in change.rows if table == Table.ENTRIES]
+        entries = [(name_of(key), value) for table, key, value in change.rows if table == Table.ENTRIES]
         puts = [(name, unpack_entry(value).inode) for name, value in entries if value is not None]
         removed = [name for name, value in entries if value is None]
         inodes = {key_inode(key): value for table, key, value in change.rows if table == Table.INODES}
@@ -279,53 +277,6 @@ class DivergentChanges:
     def _is_file(self, number: InodeNumber) -> bool:
         inode = self._volume.catalog.inode(number)
         return inode is not None and not inode.is_directory
-
-
-class Tree:
-    """Which names inodes have, and the paths of names, as one walk over the catalog found them."""
-
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
-        self._directories: dict[InodeNumber, NameKey] = {}
-        self.names: dict[InodeNumber, list[NameKey]] = {}
-
-    async def walk(self, wanted: set[InodeNumber] | None) -> None:
-        """Find the names of all `wanted` inodes, None for every one. What changes meanwhile may be missed."""
-        if wanted is not None and ROOT_INODE in wanted:
-            self.names[ROOT_INODE] = [(ROOT_INODE, b"")]
-        after: bytes | None = None
-        while rows := self._volume.catalog.rows(Table.ENTRIES, after, _PER_TURN):
-            for key, value in rows:
-                entry = unpack_entry(value)
-                if entry.type == _DIRECTORY_TYPE:
-                    self._directories[entry.inode] = _name(key)
-                if wanted is None or entry.inode in wanted:
-                    self.names.setdefault(entry.inode, []).append(_name(key))
-            after = rows[-1][0]
-            await trio.lowlevel.checkpoint()
-
-    def path(
-        self, name: NameKey, then: dict[InodeNumber, NameKey], bytes_max: int = sys.maxsize
-    ) -> list[bytes]:
-        """The components of a name's path; directories that `then` has are where it says. Of one that is
-        longer than `bytes_max` the last of them, which are longer, too."""
-        path: list[bytes] = []
-        size_bytes = 0
-        seen: set[InodeNumber] = set()
-        while name[0] not in seen:  # a directory may have moved while the names were read
-            path.append(name[1])
-            size_bytes += 1 + len(name[1])
-            seen.add(name[0])
-            parent = then.get(name[0]) or self._directories.get(name[0])
-            if name[0] == ROOT_INODE or parent is None or size_bytes > bytes_max:
-                break
-            name = parent
-        path.reverse()
-        return path
-
-
-def _name(key: bytes) -> NameKey:
-    return key_inode(key), key[8:]
 
 
 def _is_new(inode: Inode) -> bool:

@@ -91,7 +91,7 @@ class Operations(pyfuse3.Operations):
             return self._named(await unit.attributes(parent))
         if len(name) > NAME_BYTES_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        keeping = unit.names.keeping(parent_inode)
+        keeping = unit.leases.keeping(parent_inode)
         try:
             inode = await self._found(parent_inode, name)
         except OperationFailed as error:
@@ -147,7 +147,7 @@ class Operations(pyfuse3.Operations):
 
     async def _create(self, operation: Create) -> pyfuse3.EntryAttributes:
         unit, parent, name = self._unit, operation.parent, operation.name
-        keeping = unit.names.keeping(parent)
+        keeping = unit.leases.keeping(parent)
         check_reserved(operation, operation.uid)
         inode = _there(await unit.perform(operation))
         return self._named(inode, (parent, name), unit.name_lifetime_s(parent, name, keeping))
@@ -157,7 +157,7 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeNumber, new_parent_inode: InodeNumber, new_name: bytes, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
-        keeping = unit.names.keeping(new_parent_inode)
+        keeping = unit.leases.keeping(new_parent_inode)
         operation = Link(inode, new_parent_inode, new_name)
         check_reserved(operation, ctx.uid)
         linked = _there(await unit.perform(operation))
@@ -250,7 +250,7 @@ class Operations(pyfuse3.Operations):
         cookie = max(position, _DOT_DOT) - _DOT_DOT
         unit = self._unit
         while entries := await unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
-            keeping = unit.names.keeping(handle.inode)
+            keeping = unit.leases.keeping(handle.inode)
             for cookie, name, entry in entries:
                 if cookie >= handle.end:
                     return
@@ -439,7 +439,7 @@ class Operations(pyfuse3.Operations):
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         operation = Create(parent_inode, name, mode, ctx.uid, ctx.gid, umask=ctx.umask)
         unit = self._unit
-        keeping = unit.names.keeping(parent_inode)
+        keeping = unit.leases.keeping(parent_inode)
         ends = ctx.uid != 0 if clear_privileges is None else clear_privileges
         inode = await self._create_or_open(operation, flags, ctx, ends)
         self._unit.opened(inode.number)

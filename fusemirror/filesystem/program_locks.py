@@ -1,8 +1,8 @@
 """Locks of this host's programs: what the kernel asks for becomes a question to the control unit.
 
-Whoever is granted a lock sees all that its last holder wrote: the volume has it by then (`control/locks.py`),
-and here is waited until the kernel has nothing older of the file. A file of which somebody lost a lock to the
-other host is good for nothing until it is closed.
+Whoever is granted a lock sees all that its last holder wrote: the volume has it by then
+(`coherence/locks.py`), and here is waited until the kernel has nothing older of the file. A file of which
+somebody lost a lock to the other host is good for nothing until it is closed.
 """
 
 import errno
@@ -12,8 +12,8 @@ from typing import Protocol
 
 import trio
 
-from fusemirror.control.lock_table import END_OF_FILE, Key, Lock, Owner, Space
-from fusemirror.control.locks import Ask
+from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.locks import Ask
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, OperationFailed
 from fusemirror.filesystem.errnos import answers_errno

@@ -362,7 +362,7 @@ class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
 
 
 class LendNames(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
-    """From here on the backup holds a directory (`control/names.py`)."""
+    """From here on the backup has an exclusive lease of a directory (`coherence/directory_leases.py`)."""
 
     directory: AnyInode
 
@@ -397,7 +397,7 @@ class FreeNames(msgspec.Struct, frozen=True, array_like=True, tag=49, gc=False):
 
 
 class HeldLock(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A range that an owner at some host holds, or would hold (`control/lock_table.py`)."""
+    """A range that an owner at some host holds, or would hold (`coherence/lock_table.py`)."""
 
     inode: AnyInode
     space: LockSpace

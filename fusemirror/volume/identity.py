@@ -42,9 +42,7 @@ class Identity(msgspec.Struct, frozen=True):
     keep: str = ""  # the host whose copy a person chose in a split brain, in hexadecimal
     keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
     held_below: InodeNumber | None = None  # see `mirror/holdings.py`
-    lock_epoch: str = (
-        ""  # in hexadecimal: changed before locks of the other host are dropped (`control/locks.py`)
-    )
+    lock_epoch: str = ""  # in hexadecimal; another before the peer's locks are dropped (`coherence/locks.py`)
     peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
     pairing: int = 0  # how many invitations were made up to the one that made the two hosts a pair
     witness: str = ""  # which one both hosts went by when they met last: see `witness/permission.py`

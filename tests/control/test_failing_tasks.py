@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from fusemirror.channel.link import Linker
+from fusemirror.coherence.directory_leases import LeaseGrants
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.control.names import Lending
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.unit import ControlUnit
 from fusemirror.divergence import quarantine
@@ -48,7 +48,7 @@ class Task(NamedTuple):
 TASKS = (
     Task("purge", PrimaryUnit, "_purge", _nothing),
     Task("commit", ControlUnit, "make_names_durable", _nothing),
-    Task("names", Lending, "hold", lambda pair, _: pair.primary.unit.want_names(ROOT_INODE)),
+    Task("names", LeaseGrants, "take", lambda pair, _: pair.primary.unit.want_lease(ROOT_INODE)),
     Task("watch", Mirror, "_hold", _cut),
     Task("link", ControlUnit, "learn_name", _cut),
     Task("links", Linker, "_meet", _cut),

@@ -10,7 +10,7 @@ import trio.testing
 
 from fusemirror.daemon import Host
 from fusemirror.divergence import listing
-from fusemirror.divergence.listing import DivergentChanges, Tree, fork_point
+from fusemirror.divergence.listing import DivergentChanges, fork_point
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.mirror.histories import history_of
 from fusemirror.operations import (
@@ -24,6 +24,7 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.protocol.messages import Generation, History
+from fusemirror.volume.paths import Tree
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import until
 from tests.memory_network import MemoryNetwork

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from pyfuse3 import FUSEError
 
-from fusemirror.control.lock_table import END_OF_FILE, Owner
+from fusemirror.coherence.lock_table import END_OF_FILE, Owner
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations

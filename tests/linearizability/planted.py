@@ -16,7 +16,7 @@ import trio
 from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.cli.main import main
-from fusemirror.control import names
+from fusemirror.coherence import directory_leases
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ConnectionLost
@@ -85,7 +85,7 @@ def kept_attributes() -> None:
 def eager_names() -> None:
     """No bug: kernels keep the names of a directory from the first look on, however it is used."""
     for name, value in EAGER.items():
-        setattr(names, name, value)
+        setattr(directory_leases, name, value)
 
 
 def names_given_up_at_once() -> None:
@@ -94,13 +94,13 @@ def names_given_up_at_once() -> None:
 
     async def at_once(_: float) -> None: ...
 
-    setattr(names, "_until", at_once)  # noqa: B010
+    setattr(directory_leases, "_until", at_once)  # noqa: B010
 
 
 EAGER = {
     "LOOKS_TO_KEEP": 1,
     "DIRECTORY_REST_S": 0.02,
-    "DIRECTORY_LEFT_MAX_S": 0.02,
+    "DIRECTORY_BACK_OFF_MAX_S": 0.02,
     "NAME_LIFETIME_S": 0.2,
     "SHARED_NAME_LIFETIME_S": 0.1,
 }

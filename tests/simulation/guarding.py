@@ -10,7 +10,7 @@ from random import Random
 
 import trio
 
-from fusemirror.control.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Write

@@ -100,7 +100,7 @@ class SimulatedKernel:
 
     async def _ask(self, unit: ControlUnit, name: Name, see: See) -> tuple[float, int | None]:
         """Until when the answer may be kept, and the answer. OperationFailed where it may not."""
-        keeping = unit.names.keeping(name[0])
+        keeping = unit.leases.keeping(name[0])
         tag = None
         try:
             tag = see(await unit.lookup(*name))
@@ -119,7 +119,7 @@ class SimulatedKernel:
         `began` is when the call did, in the history.
         """
         with self._change_under_way(began, name):
-            keeping = unit.names.keeping(name[0])
+            keeping = unit.leases.keeping(name[0])
             inode = await make()
             tag = None if inode is None else see(inode)
             lifetime_s = unit.name_lifetime_s(*name, keeping)

@@ -14,13 +14,14 @@ import trio
 
 from fusemirror.change import NamespaceChange, Row
 from fusemirror.channel.link import Link
+from fusemirror.coherence import directory_leases
+from fusemirror.coherence.directory_leases import DirectoryLeases, LeaseRequests
+from fusemirror.coherence.lock_asking import Asking
+from fusemirror.coherence.lock_deciding import Deciding
+from fusemirror.coherence.lock_table import Key, LockTable, Settled
 from fusemirror.communication.volume import CommunicationVolume, Entry
-from fusemirror.control import backup, names, primary, purging
+from fusemirror.control import backup, primary, purging
 from fusemirror.control.backup import BackupUnit
-from fusemirror.control.lock_asking import Asking
-from fusemirror.control.lock_deciding import Deciding
-from fusemirror.control.lock_table import Key, LockTable, Settled
-from fusemirror.control.names import Borrowing, Names
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.mirror import catching_up, copying, histories
@@ -257,15 +258,15 @@ def _hold_nothing(holdings: Holdings) -> None:
     holdings.below = InodeNumber(0)
 
 
-def _are_theirs(names: Names, directory: InodeNumber, *, of_change: bool) -> bool:
-    return directory in names.theirs
+def _are_theirs(leases: DirectoryLeases, directory: InodeNumber, *, of_change: bool) -> bool:
+    return directory in leases.theirs
 
 
 @contextmanager
 def _nothing_is_recent() -> Iterator[None]:
     with (
         mock.patch.object(Recent, "__contains__", _never),
-        mock.patch.object(Borrowing, "_is_changing", _never),
+        mock.patch.object(LeaseRequests, "_is_changing", _never),
     ):
         yield
 
@@ -495,8 +496,8 @@ MUTATIONS = (
     Mutation("leave data in holes", _replaced(Volume, "copy_hole", _look_at_all), _GIANTS),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
     Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
-    Mutation("give names up at once", _without_waiting(names, "_until"), _KEPT_NAMES),
-    Mutation("change what is shared", _replaced(Names, "are_in_the_way", _are_theirs), _KEPT_NAMES),
+    Mutation("give names up at once", _without_waiting(directory_leases, "_until"), _KEPT_NAMES),
+    Mutation("change what is shared", _replaced(DirectoryLeases, "is_in_the_way", _are_theirs), _KEPT_NAMES),
     Mutation("share what is being changed", _nothing_is_recent, _KEPT_NAMES),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
     Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _ONE_FILE),

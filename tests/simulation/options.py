@@ -10,7 +10,8 @@ from unittest import mock
 import msgspec
 
 from fusemirror import background, limits
-from fusemirror.control import backup, going_alone, names, primary, purging, roles, unit
+from fusemirror.coherence import directory_leases
+from fusemirror.control import backup, going_alone, primary, purging, roles, unit
 from fusemirror.mirror import catching_up, copying, sending, verify
 from fusemirror.operations import set_xattr
 from fusemirror.settings import Fence
@@ -301,12 +302,12 @@ def limits_in_effect(options: Options) -> Iterator[None]:
     )
     rest = options.names_rest
     kept = (
-        (names, "DIRECTORY_REST_S", rest),
-        (names, "DIRECTORY_LEFT_MAX_S", rest * 4),
-        (names, "LOOKS_TO_KEEP", 1),
-        (names, "NAME_LIFETIME_S", options.peer_timeout * 0.2),
-        (names, "SHARED_NAME_LIFETIME_S", options.peer_timeout * 0.1),
-        (names, "KERNEL_DELAY_S", options.kernel_delay),
+        (directory_leases, "DIRECTORY_REST_S", rest),
+        (directory_leases, "DIRECTORY_BACK_OFF_MAX_S", rest * 4),
+        (directory_leases, "LOOKS_TO_KEEP", 1),
+        (directory_leases, "NAME_LIFETIME_S", options.peer_timeout * 0.2),
+        (directory_leases, "SHARED_NAME_LIFETIME_S", options.peer_timeout * 0.1),
+        (directory_leases, "KERNEL_DELAY_S", options.kernel_delay),
         (backup, "KERNEL_DELAY_S", options.kernel_delay),
         (sending, "KERNEL_DELAY_S", options.kernel_delay),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from fusemirror.change import ALLOCATION_MODES
-from fusemirror.control.lock_table import Space
+from fusemirror.coherence.lock_table import Space
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber

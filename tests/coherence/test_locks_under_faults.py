@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control.lock_deciding import Deciding
-from fusemirror.control.lock_table import END_OF_FILE, Key, Lock, LockTable, Owner, Settled, Space, Wanted
+from fusemirror.coherence.lock_deciding import Deciding
+from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, LockTable, Owner, Settled, Space, Wanted
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed, RefusedForSafety, TimedOut
 from fusemirror.identifiers import ROOT_INODE, InodeNumber

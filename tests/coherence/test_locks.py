@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control.lock_listing import listed
-from fusemirror.control.lock_table import END_OF_FILE, Key, Lock, Owner, Space
-from fusemirror.control.locks import Ask
+from fusemirror.coherence.lock_listing import listed
+from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.locks import Ask
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusemirror.control import lock_table
-from fusemirror.control.lock_table import (
+from fusemirror.coherence import lock_table
+from fusemirror.coherence.lock_table import (
     END_OF_FILE,
     Key,
     Lock,

@@ -3,12 +3,12 @@
 from itertools import islice
 from typing import Any
 
-from fusemirror.control.lock_table import END_OF_FILE, Key, Lock
-from fusemirror.control.locks import Locks
-from fusemirror.divergence.listing import Tree
+from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock
+from fusemirror.coherence.locks import Locks
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LOCKS_LISTED_MAX
 from fusemirror.printable import path_shown
+from fusemirror.volume.paths import Tree
 
 
 async def listed(locks: Locks) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""Names: of which directories a host's kernel may keep the names that it was told, and not ask again.
+"""Directory leases: of which directories a host's kernel may keep the looked-up dentries, not asking again.
 
-A kernel shows a name that it keeps until the call that removes it has returned there, while the other
-host may have seen the removal already. And to take a name back from a kernel is to wait for the lock of
-its directory, which a call may hold that waits for the other host. So nothing is taken back. Names are
-kept for a short time, in directories that are
+A kernel shows a dentry that it keeps until the call that removes the name has returned there, while the
+other host may have seen the removal already. And to invalidate a dentry is to wait for the lock of its
+directory, which a call may hold that waits for the other host. So nothing is invalidated. Dentries are kept
+for a short time, in directories of which there is
 
-- **held** by one host. Its programs may change them: its kernel knows. Before a program of the other host
-  looks into the directory or changes it, the holder gives up;
-- **shared** by both. Before a program of either host changes one, both give up. A directory is not
-  shared while one of the hosts changed it a moment ago: what its kernel kept then has run out.
+- an **exclusive** lease of one host. Its programs may change names in them: its kernel knows. Before a
+  program of the other host looks into the directory or changes it, the holder gives up;
+- a **shared** lease of both. Before a program of either host changes a name, both give up. A directory is
+  not shared while one of the hosts changed it a moment ago: what its kernel kept then has expired.
 
-To give up is to let the kernel keep no more, and to wait until what it keeps has run out. Nothing that is
-under way is waited for, so that ends by itself. The primary decides who has what, and says so in the
-stream of changes. Each time that a directory had to be given up it is left alone for longer.
+To give up is to let the kernel keep no more, and to wait until what it keeps has expired. Nothing that is
+under way is waited for, so that ends by itself. The primary grants and recalls, and says so in the stream
+of changes. Each recall of a directory makes the back-off longer, in which nobody is granted a lease of it.
 """
 
 import errno
@@ -31,7 +31,7 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     DIRECTORIES_KEPT_MAX,
     DIRECTORIES_USED_MAX,
-    DIRECTORY_LEFT_MAX_S,
+    DIRECTORY_BACK_OFF_MAX_S,
     DIRECTORY_REST_S,
     KERNEL_DELAY_S,
     LOOKS_TO_KEEP,
@@ -60,16 +60,16 @@ from fusemirror.recent import Recent
 _NEVER = -math.inf
 
 
-class Names:
-    """What one host knows of that, whichever role it has. Times are trio's."""
+class DirectoryLeases:
+    """What one host knows of both hosts' leases, whichever role it has. Times are trio's."""
 
     def __init__(self) -> None:
-        self.held: set[InodeNumber] = set()
-        """Directories that this host holds."""
+        self.exclusive: set[InodeNumber] = set()
+        """Directories of which this host has the exclusive lease."""
         self.shared: set[InodeNumber] = set()
-        """Directories that both hosts share, or have yet to give up."""
+        """Directories of which both hosts have a shared lease, or have yet to give it up."""
         self.theirs: set[InodeNumber] = set()
-        """Directories that the other host holds, or may hold."""
+        """Directories of which the other host has the exclusive lease, or may have."""
         # Where programs of this host worked a moment ago.
         self.used = Recent[InodeNumber](DIRECTORY_REST_S, DIRECTORIES_USED_MAX)
         self.changed = Recent[InodeNumber](DIRECTORY_REST_S, DIRECTORIES_USED_MAX)
@@ -77,7 +77,7 @@ class Names:
         self.granted = 0
         self._given_up = 0  # how often
         self._sharing = True  # what is shared is kept
-        self._held_until = self._shared_until = _NEVER  # what the kernel keeps of them has run out then
+        self._exclusive_until = self._shared_until = _NEVER  # what the kernel keeps of them has run out then
         self._looks: Counter[InodeNumber] = Counter()
         self._looks_until = _NEVER
 
@@ -99,15 +99,15 @@ class Names:
             self.changed.add(directory)
 
     def is_known(self, directory: InodeNumber) -> bool:
-        return directory in self.held or directory in self.shared or directory in self.theirs
+        return directory in self.exclusive or directory in self.shared or directory in self.theirs
 
-    def are_in_the_way(self, directory: InodeNumber, *, of_change: bool) -> bool:
+    def is_in_the_way(self, directory: InodeNumber, *, of_change: bool) -> bool:
         """Whether a program must wait that looks into the directory, or changes a name in it."""
         return directory in self.theirs or (of_change and directory in self.shared)
 
     def keeping(self, directory: InodeNumber) -> int | None:
         """Tells apart the times for which names of the directory may be kept; None if they may not now."""
-        may = directory in self.held or (self._sharing and directory in self.shared)
+        may = directory in self.exclusive or (self._sharing and directory in self.shared)
         return self._given_up if may else None
 
     def lifetime_s(self, directory: InodeNumber, limit_s: float) -> float:
@@ -117,26 +117,26 @@ class Names:
         self.granted += 1
         # The kernel begins to count when it has taken the answer.
         now = trio.current_time() + KERNEL_DELAY_S
-        if directory in self.held:
+        if directory in self.exclusive:
             lifetime_s = min(NAME_LIFETIME_S, limit_s)
-            self._held_until = max(self._held_until, now + lifetime_s)
+            self._exclusive_until = max(self._exclusive_until, now + lifetime_s)
         else:
             lifetime_s = min(SHARED_NAME_LIFETIME_S, limit_s)
             self._shared_until = max(self._shared_until, now + lifetime_s)
         return lifetime_s
 
     def share(self, directory: InodeNumber) -> None:
-        """Both hosts share the directory from now on, whoever held it."""
+        """Both hosts share the directory from now on, whoever had one."""
         self.theirs.discard(directory)
-        self.held.discard(directory)
-        self._shared_until = max(self._shared_until, self._held_until)
+        self.exclusive.discard(directory)
+        self._shared_until = max(self._shared_until, self._exclusive_until)
         self.shared.add(directory)
 
-    async def give_up_held(self) -> None:
-        """Hold nothing. On return this host's kernel keeps no name of what it held."""
+    async def give_up_exclusive(self) -> None:
+        """Give up all exclusive leases. On return this host's kernel keeps nothing by one."""
         self._given_up += 1
-        self.held.clear()
-        await _until(self._held_until)
+        self.exclusive.clear()
+        await _until(self._exclusive_until)
 
     async def give_up_shared(self) -> None:
         """Keep nothing of what is shared. On return this host's kernel does not; the other's may."""
@@ -152,20 +152,20 @@ class Names:
     def forget_link(self) -> None:
         """Hold and share nothing; the other host gives up by itself before there is another link."""
         self._given_up += 1
-        self.held.clear()
+        self.exclusive.clear()
         self.theirs.clear()
         self.end_sharing()
 
     async def run_out(self) -> None:
         """On return this host's kernel keeps nothing that it was told before `forget_link`."""
-        await _until(max(self._held_until, self._shared_until))
+        await _until(max(self._exclusive_until, self._shared_until))
 
     def counters(self) -> dict[str, int]:
         """For `fusemirror status`. Looks that the kernel answers by itself nobody counts."""
         return {
             "names_looked_up": self.looked_up,
             "names_granted": self.granted,
-            "directories_held": len(self.held),
+            "directories_held": len(self.exclusive),
             "directories_shared": len(self.shared),
         }
 
@@ -181,59 +181,59 @@ def _check_few(directories: set[InodeNumber]) -> None:
         raise BadChange(f"more than {DIRECTORIES_KEPT_MAX} directories")
 
 
-class Lending:
+class LeaseGrants:
     """The primary's half: who keeps the names of which directory is decided here, one after the other."""
 
-    def __init__(self, names: Names, mirror: Mirror) -> None:
-        self.names = names
+    def __init__(self, leases: DirectoryLeases, mirror: Mirror) -> None:
+        self.leases = leases
         self._mirror = mirror
         self._deciding = trio.Lock()
-        self._left: dict[InodeNumber, tuple[float, float]] = {}  # until when, and for how long, by both
+        self._backed_off: dict[InodeNumber, tuple[float, float]] = {}  # until when, and for how long, by both
 
     def _is_free(self, directory: InodeNumber) -> bool:
-        left_until = self._left.get(directory, (_NEVER, 0.0))[0]
-        return not self.names.is_known(directory) and trio.current_time() >= left_until
+        until = self._backed_off.get(directory, (_NEVER, 0.0))[0]
+        return not self.leases.is_known(directory) and trio.current_time() >= until
 
-    def _leave_alone(self, directory: InodeNumber) -> None:
+    def _back_off(self, directory: InodeNumber) -> None:
         """The hosts were in each other's way."""
         now = trio.current_time()
-        until, left_s = self._left.pop(directory, (_NEVER, 0.0))
-        again = now < until + DIRECTORY_LEFT_MAX_S
-        left_s = min(2 * left_s, DIRECTORY_LEFT_MAX_S) if again else DIRECTORY_REST_S
-        self._left[directory] = now + left_s, left_s
-        if len(self._left) > DIRECTORIES_KEPT_MAX:
-            del self._left[next(iter(self._left))]
+        until, back_off_s = self._backed_off.pop(directory, (_NEVER, 0.0))
+        again = now < until + DIRECTORY_BACK_OFF_MAX_S
+        back_off_s = min(2 * back_off_s, DIRECTORY_BACK_OFF_MAX_S) if again else DIRECTORY_REST_S
+        self._backed_off[directory] = now + back_off_s, back_off_s
+        if len(self._backed_off) > DIRECTORIES_KEPT_MAX:
+            del self._backed_off[next(iter(self._backed_off))]
 
     # --- keeping ------------------------------------------------------------------------------------------
 
-    async def lend(self, directory: InodeNumber) -> None:
-        """The backup would keep the names of a directory: it holds or shares it, or it hears nothing."""
-        names = self.names
+    async def grant(self, directory: InodeNumber) -> None:
+        """The backup asks for a lease of a directory: it gets one of either kind, or it hears nothing."""
+        leases = self.leases
         async with self._deciding:
             stream = self._normal_stream()
             if stream is None or not self._is_free(directory):
                 return
-            if directory in names.used:
+            if directory in leases.used:
                 await self._share(stream, directory)
-            elif len(names.theirs) < DIRECTORIES_KEPT_MAX:
+            elif len(leases.theirs) < DIRECTORIES_KEPT_MAX:
                 with suppress(ConnectionLost):
                     stream.send(LendNames(directory))
-                    names.theirs.add(directory)
+                    leases.theirs.add(directory)
 
-    async def hold(self, directory: InodeNumber) -> None:
-        """This host would keep the names of a directory."""
-        names = self.names
+    async def take(self, directory: InodeNumber) -> None:
+        """This host would have a lease of a directory."""
+        leases = self.leases
         async with self._deciding:
-            if len(names.held) >= DIRECTORIES_KEPT_MAX:
-                await self._free_held(self._mirror.stream)
+            if len(leases.exclusive) >= DIRECTORIES_KEPT_MAX:
+                await self._free_exclusive(self._mirror.stream)
             stream = self._normal_stream()
             if not self._is_free(directory):
                 return
             if stream is None:
                 if self._mirror.stream is None and self._mirror.acknowledges_alone:
-                    names.held.add(directory)
+                    leases.exclusive.add(directory)
             elif await self._agrees(stream, partial(HoldNames, directory=directory)):
-                names.held.add(directory)
+                leases.exclusive.add(directory)
             else:
                 await self._share(stream, directory)
 
@@ -242,17 +242,17 @@ class Lending:
 
     async def _share(self, stream: Stream, directory: InodeNumber) -> bool:
         """Share the directory if neither host changed it a moment ago; else this host does not hold it."""
-        names = self.names
-        if directory in names.changed or len(names.shared) >= DIRECTORIES_KEPT_MAX:
+        leases = self.leases
+        if directory in leases.changed or len(leases.shared) >= DIRECTORIES_KEPT_MAX:
             return False
-        were_theirs = directory in names.theirs
-        names.held.discard(directory)
-        names.theirs.add(directory)  # nobody here looks or changes before the answer
+        were_theirs = directory in leases.theirs
+        leases.exclusive.discard(directory)
+        leases.theirs.add(directory)  # nobody here looks or changes before the answer
         agreed = await self._agrees(stream, partial(ShareNames, directory=directory))
         if agreed:
-            names.share(directory)
+            leases.share(directory)
         elif not were_theirs:
-            names.theirs.discard(directory)
+            leases.theirs.discard(directory)
         return agreed
 
     async def _agrees(self, stream: Stream, question: Question) -> bool:
@@ -269,8 +269,8 @@ class Lending:
 
     async def free(self, directory: InodeNumber, *, of_change: bool) -> None:
         """On return the backup is not in the way of a program of this host. `RoleChanged`."""
-        mirror, names = self._mirror, self.names
-        while names.are_in_the_way(directory, of_change=of_change):
+        mirror, leases = self._mirror, self.leases
+        while leases.is_in_the_way(directory, of_change=of_change):
             async with self._deciding:
                 stream = mirror.stream
                 if stream is not None and await self._free(stream, directory, of_change=of_change):
@@ -278,43 +278,43 @@ class Lending:
             if stream is None:
                 await mirror.settled_state()
                 if not mirror.streams:
-                    names.forget_link()  # the backup's lease is over, and with it all that its kernel kept
+                    leases.forget_link()  # the backup's lease is over, and with it all that its kernel kept
             elif stream is mirror.stream:
                 await mirror.changed.wait()  # the link is ending
 
     async def _free(self, stream: Stream, directory: InodeNumber, *, of_change: bool) -> bool:
         """False if the link was lost meanwhile."""
-        names = self.names
-        if not names.are_in_the_way(directory, of_change=of_change):
+        leases = self.leases
+        if not leases.is_in_the_way(directory, of_change=of_change):
             return True
-        if directory in names.shared:
-            self._leave_alone(directory)
+        if directory in leases.shared:
+            self._back_off(directory)
             return await self._end_sharing(stream)
         if not of_change and await self._share(stream, directory):
             return True
-        self._leave_alone(directory)
+        self._back_off(directory)
         if not await self._agrees(stream, partial(RecallNames, shared=False)):
             return False
-        names.theirs.clear()
+        leases.theirs.clear()
         return True
 
-    async def free_for_backup(self, directory: InodeNumber, *, of_change: bool) -> None:
+    async def free_for_peer(self, directory: InodeNumber, *, of_change: bool) -> None:
         """On return the backup has heard that this host is not in the way of its programs."""
         async with self._deciding:
             stream = self._mirror.stream
             if stream is None:
                 return
-            is_held = directory in self.names.held
-            if is_held and not of_change and await self._share(stream, directory):
+            is_exclusive = directory in self.leases.exclusive
+            if is_exclusive and not of_change and await self._share(stream, directory):
                 return
-            self._leave_alone(directory)
-            if directory in self.names.shared:
+            self._back_off(directory)
+            if directory in self.leases.shared:
                 await self._end_sharing(stream)
             else:
-                await self._free_held(stream)
+                await self._free_exclusive(stream)
 
-    async def _free_held(self, stream: Stream | None) -> None:
-        await self.names.give_up_held()
+    async def _free_exclusive(self, stream: Stream | None) -> None:
+        await self.leases.give_up_exclusive()
         if stream is not None:
             with suppress(ConnectionLost):
                 stream.send(FreeNames(shared=False))
@@ -322,15 +322,15 @@ class Lending:
     async def _end_sharing(self, stream: Stream) -> bool:
         """False if the link was lost meanwhile."""
         answer = self._ask(stream, partial(RecallNames, shared=True))
-        await self.names.give_up_shared()  # both hosts at the same time
+        await self.leases.give_up_shared()  # both hosts at the same time
         if not await _agreed(answer) or stream is not self._mirror.stream:
             return False
-        self.names.end_sharing()
+        self.leases.end_sharing()
         with suppress(ConnectionLost):
             stream.send(FreeNames(shared=True))
         return True
 
-    async def rest(self) -> None:
+    async def recall_all(self) -> None:
         """On return neither host's kernel keeps any name, unless the link was lost."""
         async with self._deciding:
             stream = self._mirror.stream
@@ -338,15 +338,15 @@ class Lending:
                 return
             answer = self._ask(stream, partial(RecallNames, shared=False))
             await self._end_sharing(stream)
-            await self._free_held(stream)
+            await self._free_exclusive(stream)
             if await _agreed(answer):
-                self.names.theirs.clear()
+                self.leases.theirs.clear()
 
     async def begin_link(self) -> None:
         """On return this host's kernel keeps nothing that the backup would not know of."""
         async with self._deciding:
-            self.names.forget_link()
-            await self.names.run_out()
+            self.leases.forget_link()
+            await self.leases.run_out()
 
 
 async def _agreed(answer: Promise[Reply] | None) -> bool:
@@ -356,28 +356,28 @@ async def _agreed(answer: Promise[Reply] | None) -> bool:
     return False
 
 
-class Borrowing:
+class LeaseRequests:
     """The backup's half: it asks, and takes what the primary says in the order of the stream."""
 
-    def __init__(self, names: Names, communication: CommunicationVolume) -> None:
-        self.names = names
+    def __init__(self, leases: DirectoryLeases, communication: CommunicationVolume) -> None:
+        self.leases = leases
         self._communication = communication
         self._changed = trio.Event()
 
-    def want(self, forward: Session, directory: InodeNumber) -> None:
-        """Ask to keep the names of a directory; there may be no answer."""
+    def request(self, forward: Session, directory: InodeNumber) -> None:
+        """Ask for a lease of a directory; there may be no answer."""
         with suppress(ConnectionLost):
             forward.send(WantNames(directory))
 
     async def free(self, forward: Session, directory: InodeNumber, *, of_change: bool) -> None:
         """Return when the primary is not in the way of a program of this host. ConnectionLost."""
-        if self.names.are_in_the_way(directory, of_change=of_change):
+        if self.leases.is_in_the_way(directory, of_change=of_change):
             forward.send(WantBack(directory, of_change))
-        while self.names.are_in_the_way(directory, of_change=of_change):
+        while self.leases.is_in_the_way(directory, of_change=of_change):
             await self._changed.wait()
 
     def link_lost(self) -> None:
-        self.names.forget_link()
+        self.leases.forget_link()
         self._tell()
 
     def _tell(self) -> None:
@@ -397,29 +397,29 @@ class Borrowing:
 
     # --- what the primary says: handlers of the stream ------------------------------------------------------
 
-    def lent(self, message: LendNames, _: Buffer, __: Session) -> None:
-        _check_few(self.names.held)
-        self.names.held.add(message.directory)
+    def granted(self, message: LendNames, _: Buffer, __: Session) -> None:
+        _check_few(self.leases.exclusive)
+        self.leases.exclusive.add(message.directory)
 
-    def held(self, message: HoldNames, _: Buffer, session: Session) -> None:
+    def taken(self, message: HoldNames, _: Buffer, session: Session) -> None:
         directory = message.directory
-        refused = self._refuses(directory, self.names.used)
+        refused = self._refuses(directory, self.leases.used)
         if not refused:
-            _check_few(self.names.theirs)
-            self.names.theirs.add(directory)
+            _check_few(self.leases.theirs)
+            self.leases.theirs.add(directory)
         session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))
 
     def shared(self, message: ShareNames, _: Buffer, session: Session) -> None:
         directory = message.directory
-        refused = self._refuses(directory, self.names.changed)
+        refused = self._refuses(directory, self.leases.changed)
         if not refused:
-            _check_few(self.names.shared)
-            self.names.share(directory)
+            _check_few(self.leases.shared)
+            self.leases.share(directory)
             self._tell()
         session.send(Reply(message.token, errno=errno.EBUSY if refused else 0))
 
     def recalled(self, message: RecallNames, _: Buffer, session: Session) -> Callable[[], Awaitable[None]]:
-        give_up = self.names.give_up_shared if message.shared else self.names.give_up_held
+        give_up = self.leases.give_up_shared if message.shared else self.leases.give_up_exclusive
 
         async def answer() -> None:
             await give_up()
@@ -430,7 +430,7 @@ class Borrowing:
 
     def freed(self, message: FreeNames, _: Buffer, __: Session) -> None:
         if message.shared:
-            self.names.end_sharing()
+            self.leases.end_sharing()
         else:
-            self.names.theirs.clear()
+            self.leases.theirs.clear()
         self._tell()

@@ -1,6 +1,6 @@
 """The table of locks: who holds what, who waits, and who goes first. No I/O, no clock, no task.
 
-The primary's table holds the locks of both hosts and decides (`control/locks.py`); the backup's has its own
+The primary's table holds the locks of both hosts and decides (`coherence/locks.py`); the backup's has its own
 alone, as the primary granted them. flock(2) and fcntl(2) are spaces of their own, which do not see each
 other, as on Linux. Locks of fcntl(2) belong to a process, or to an open file (OFD); a lock of flock(2)
 belongs to an open file, and covers all of the file.

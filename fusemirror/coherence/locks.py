@@ -30,7 +30,7 @@ from typing import Protocol
 
 import trio
 
-from fusemirror.control.lock_table import (
+from fusemirror.coherence.lock_table import (
     END_OF_FILE,
     Key,
     Lock,

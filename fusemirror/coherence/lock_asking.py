@@ -10,9 +10,9 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.coherence.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
+from fusemirror.coherence.locks import Ask, Locks, Range, lock_of, message_of
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.control.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
-from fusemirror.control.locks import Ask, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LOCKS_PER_MESSAGE

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from fusemirror.channel.session import Session
-from fusemirror.control.lock_table import Key, Lock, Owner, Settled, Space, Wanted
-from fusemirror.control.locks import Ask, Locks, Range, lock_of, message_of
+from fusemirror.coherence.lock_table import Key, Lock, Owner, Settled, Space, Wanted
+from fusemirror.coherence.locks import Ask, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
 from fusemirror.limits import LOCKS_PER_HOST_MAX
 from fusemirror.mirror.sending import Mirror
