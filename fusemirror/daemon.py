@@ -307,6 +307,7 @@ class Host:
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
             takes_allocations=volume.images.takes_allocations,
+            takes_unnamed=True,
         )
 
     async def drain(self, reason: str) -> None:

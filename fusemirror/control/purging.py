@@ -21,8 +21,8 @@ def purge_rows(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ..
 
 
 def _rows_of_end(catalog: Catalog, number: InodeNumber) -> Iterator[Row]:
-    if catalog.inode(number) is None:
-        return
+    if not catalog.is_orphan(number):
+        return  # it is ended, or has got a name meanwhile
     for name in catalog.xattr_names(number):
         yield (Table.XATTRS, xattr_key(number, name), None)
     if number in catalog.reservations:

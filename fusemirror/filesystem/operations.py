@@ -36,7 +36,9 @@ from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, ROOT_LOOKS, ROOT_P
 from fusemirror.operations import (
     Allocate,
     Create,
+    CreateUnnamed,
     Link,
+    LinkUnnamed,
     RemoveDirectory,
     RemoveXattr,
     Rename,
@@ -74,6 +76,7 @@ class Operations(pyfuse3.Operations):
         self._cache = cache
         self._told = ToldDirectories()
         self._files = Handles[FileHandle]()
+        self._unnamed: set[InodeNumber] = set()  # open, made without a name, and may get one
         self._directories = Handles[DirectoryHandle]()
         self.program_locks = ProgramLocks(unit, cache, self._files, on_bug)
 
@@ -158,9 +161,11 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         unit = self._unit
         keeping = unit.leases.keeping(new_parent_inode)
-        operation = Link(inode, new_parent_inode, new_name)
+        link = LinkUnnamed if inode in self._unnamed else Link
+        operation = link(inode, new_parent_inode, new_name)
         check_reserved(operation, ctx.uid)
         linked = _there(await unit.perform(operation))
+        self._unnamed.discard(inode)
         lifetime_s = unit.name_lifetime_s(new_parent_inode, new_name, keeping)
         return self._named(linked, name_lifetime_s=lifetime_s)
 
@@ -484,6 +489,19 @@ class Operations(pyfuse3.Operations):
         return inode
 
     @answers_errno
+    async def tmpfile(
+        self, directory: InodeNumber, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
+        """open(2) with O_TMPFILE; pyfuse3 has no request for it."""
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        operation = CreateUnnamed(directory, mode, ctx.uid, ctx.gid, ctx.umask)
+        inode = _there(await self._unit.perform(operation))
+        self._unit.opened(inode.number)  # ESTALE where it was so late that the primary ended it
+        if not flags & os.O_EXCL:
+            self._unnamed.add(inode.number)
+        return self._opened(inode.number, flags, ctx.uid), self._named(inode)
+
+    @answers_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
         handle = self._files[fh]
         self._check_not_lost(fh)
@@ -567,6 +585,8 @@ class Operations(pyfuse3.Operations):
         handle = self._files.remove(fh)
         self._unit.locks.closed(fh)
         self._unit.closed(handle.inode)
+        if not self._unit.is_open(handle.inode):
+            self._unnamed.discard(handle.inode)
         self._cache.closed(handle)
 
 

@@ -109,6 +109,7 @@ class OperationsServer:
             Opcode.FSYNCDIR: self._fsyncdir,
             Opcode.ACCESS: self._access,
             Opcode.CREATE: self._create,
+            Opcode.TMPFILE: self._tmpfile,
             Opcode.DESTROY: self._destroy,
             Opcode.IOCTL: self._ioctl,
             Opcode.GETLK: self._getlk,
@@ -352,6 +353,13 @@ class OperationsServer:
             caller,
             clear_privileges=self._told(asked.open_flags & codec.OPEN_KILL_SUIDGID),
         )
+        return codec.create_reply(header.unique, entry_of(entry), info.fh, open_flags_of(info))
+
+    async def _tmpfile(self, header: InHeader, body: memoryview) -> Reply:
+        """The name that it comes with means nothing."""
+        asked = codec.CREATE_IN.read(body)
+        caller = Caller(header.uid, header.gid, header.pid, asked.umask)
+        info, entry = await self._operations.tmpfile(header.nodeid, asked.mode, asked.flags, caller)
         return codec.create_reply(header.unique, entry_of(entry), info.fh, open_flags_of(info))
 
     async def _read(self, header: InHeader, body: memoryview) -> Reply:

@@ -64,6 +64,7 @@ class Opcode(IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
+    TMPFILE = 51
     STATX = 52
 
 
@@ -707,6 +708,7 @@ EFFECTS: dict[int, Effects] = {
     Opcode.WRITE: Effects(content=True),
     Opcode.CREATE: Effects(names=1, names_at=CREATE_IN.size, entry=True),
     Opcode.FALLOCATE: Effects(content=True),
+    Opcode.TMPFILE: Effects(entry=True),
     Opcode.RENAME2: Effects(names=2, names_at=RENAME2_IN.size),
 }
 _NO_EFFECTS = Effects()
@@ -754,8 +756,7 @@ def handed_by(opcode: int, reply: Reply) -> Handed:
         return Handed([entry.nodeid for name, entry, _ in listed if entry.nodeid and name not in _DOTS])
     if effects_of(opcode).entry:
         inode = ENTRY_OUT.read(data, start).nodeid
-        opened = (
-            OPEN_OUT.read(data, start + ENTRY_OUT.size + ATTR.size).fh if opcode == Opcode.CREATE else None
-        )
+        opens = opcode in (Opcode.CREATE, Opcode.TMPFILE)
+        opened = OPEN_OUT.read(data, start + ENTRY_OUT.size + ATTR.size).fh if opens else None
         return Handed([inode] if inode else [], file=opened)
     return Handed([])

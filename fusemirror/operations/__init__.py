@@ -11,8 +11,10 @@ what communication volumes hold, and travels between hosts of two versions.
 
 from fusemirror.operations.allocate import Allocate
 from fusemirror.operations.create import Create
+from fusemirror.operations.create_unnamed import CreateUnnamed
 from fusemirror.operations.draft import Key
 from fusemirror.operations.link import Link
+from fusemirror.operations.link_unnamed import LinkUnnamed
 from fusemirror.operations.operation import Operation
 from fusemirror.operations.release import Release
 from fusemirror.operations.remove_directory import RemoveDirectory
@@ -29,7 +31,9 @@ AnyOperation = (
     | Allocate
     | SetAttributes
     | Create
+    | CreateUnnamed
     | Link
+    | LinkUnnamed
     | Unlink
     | RemoveDirectory
     | Rename
@@ -43,8 +47,10 @@ __all__ = [
     "Allocate",
     "AnyOperation",
     "Create",
+    "CreateUnnamed",
     "Key",
     "Link",
+    "LinkUnnamed",
     "Operation",
     "Release",
     "RemoveDirectory",

@@ -57,47 +57,64 @@ class Create(OfName, tag=3, frozen=True, array_like=True):
         parent = draft.directory(self.parent)
         if draft.catalog.entry(self.parent, self.name) is not None:
             raise OperationFailed(errno.EEXIST)
-        inode = self._inode(draft, parent)
+        inode = new_inode(
+            draft, parent, self.mode, self.uid, self.gid, self.rdev, self.target, umask=self.umask
+        )
+        inode.nlink = 1
         if inode.is_directory:
+            inode.nlink = 2
             parent.nlink += 1
-        if not inode.is_symlink:
-            self._limit_permissions(draft, inode)
-        draft.add_inode(inode)
         draft.put_name(self.parent, self.name, inode)
         return draft.decision(inode.number, new_file=inode.is_regular)
 
-    def _inode(self, draft: Draft, parent: Inode) -> Inode:
-        mode, gid = self.mode, self.gid
-        is_directory = stat.S_ISDIR(mode)
-        if parent.mode & stat.S_ISGID:
-            gid = parent.gid
-            if is_directory:
-                mode |= stat.S_ISGID
-        return Inode(
-            number=draft.catalog.next_inode,
-            mode=mode,
-            nlink=2 if is_directory else 1,
-            uid=self.uid,
-            gid=gid,
-            rdev=self.rdev,
-            size=DIRECTORY_SIZE if is_directory else len(self.target),
-            atime_ns=draft.time_ns,
-            mtime_ns=draft.time_ns,
-            ctime_ns=draft.time_ns,
-            parent=parent.number if is_directory else NO_INODE,
-            target=self.target,
-            birth_ns=draft.time_ns,
-        )
 
-    def _limit_permissions(self, draft: Draft, inode: Inode) -> None:
-        """A directory's default access control list stands in for the umask (umask(2))."""
-        default = draft.catalog.xattr(self.parent, acl.DEFAULT)
-        if default is None:
-            inode.mode &= ~self.umask
-            return
-        access = acl.inherited(acl.parse(default), inode.mode)
-        inode.mode = acl.mode_of(access, inode.mode)
-        if not acl.is_minimal(access):
-            draft.put_xattr(inode.number, acl.ACCESS, acl.encode(access))
-        if inode.is_directory:
-            draft.put_xattr(inode.number, acl.DEFAULT, default)
+def new_inode(
+    draft: Draft,
+    parent: Inode,
+    mode: int,
+    uid: int,
+    gid: int,
+    rdev: int = 0,
+    target: bytes = b"",
+    *,
+    umask: int,
+) -> Inode:
+    """An inode without names, drafted, with what it inherits of the directory in which it is made."""
+    is_directory = stat.S_ISDIR(mode)
+    if parent.mode & stat.S_ISGID:
+        gid = parent.gid
+        if is_directory:
+            mode |= stat.S_ISGID
+    inode = Inode(
+        number=draft.catalog.next_inode,
+        mode=mode,
+        nlink=0,
+        uid=uid,
+        gid=gid,
+        rdev=rdev,
+        size=DIRECTORY_SIZE if is_directory else len(target),
+        atime_ns=draft.time_ns,
+        mtime_ns=draft.time_ns,
+        ctime_ns=draft.time_ns,
+        parent=parent.number if is_directory else NO_INODE,
+        target=target,
+        birth_ns=draft.time_ns,
+    )
+    if not inode.is_symlink:
+        _limit_permissions(draft, parent.number, inode, umask)
+    draft.add_inode(inode)
+    return inode
+
+
+def _limit_permissions(draft: Draft, parent: InodeNumber, inode: Inode, umask: int) -> None:
+    """A directory's default access control list stands in for the umask (umask(2))."""
+    default = draft.catalog.xattr(parent, acl.DEFAULT)
+    if default is None:
+        inode.mode &= ~umask
+        return
+    access = acl.inherited(acl.parse(default), inode.mode)
+    inode.mode = acl.mode_of(access, inode.mode)
+    if not acl.is_minimal(access):
+        draft.put_xattr(inode.number, acl.ACCESS, acl.encode(access))
+    if inode.is_directory:
+        draft.put_xattr(inode.number, acl.DEFAULT, default)

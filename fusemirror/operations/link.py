@@ -7,6 +7,7 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LINKS_MAX, SPACE_PER_CHANGE_BYTES
 from fusemirror.operations.draft import Decision, Draft, NameKey, check_name
 from fusemirror.operations.operation import OfInode, check_fields, require
+from fusemirror.volume.inode import Inode
 
 
 class Link(OfInode, tag=4, frozen=True, array_like=True):
@@ -30,8 +31,7 @@ class Link(OfInode, tag=4, frozen=True, array_like=True):
         inode = draft.inode(self.inode)
         if inode.is_directory:
             raise OperationFailed(errno.EPERM)
-        if inode.nlink == 0:
-            raise OperationFailed(errno.ENOENT)
+        self.check_names(inode)
         if inode.nlink >= LINKS_MAX:
             raise OperationFailed(errno.EMLINK)
         draft.directory(self.parent)
@@ -41,3 +41,8 @@ class Link(OfInode, tag=4, frozen=True, array_like=True):
         inode.ctime_ns = draft.time_ns
         draft.put_name(self.parent, self.name, inode)
         return draft.decision(inode.number)
+
+    def check_names(self, inode: Inode) -> None:
+        """ENOENT for what has lost its names: it waits for its end."""
+        if inode.nlink == 0:
+            raise OperationFailed(errno.ENOENT)

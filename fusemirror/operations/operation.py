@@ -25,6 +25,7 @@ _U32, _U64 = range(1 << 32), range(1 << 64)
 _NUMBERS: dict[str, range] = {
     "inode": _U64,
     "parent": _U64,
+    "directory": _U64,
     "new_parent": _U64,
     "expected": _U64,
     "mode": range(1 << 16),  # the type, and what chmod(2) takes

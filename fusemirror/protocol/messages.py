@@ -139,6 +139,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_allocations: bool = False  # the operation `Allocate`, and its change; its disk can do them
     takes_locks: bool = False  # locks bind both hosts, and the sender's kernel asks for them
     witness_identity: Text = ""  # of the witness that the sender goes by; "" where it does not know that yet
+    takes_unnamed: bool = False  # the operations `CreateUnnamed` and `LinkUnnamed`
 
     @property
     def claim(self) -> Claim:

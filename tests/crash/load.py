@@ -50,6 +50,11 @@ class Model:
     def create(self, name: str) -> None:
         self.files[name] = bytearray()
 
+    def unnamed(self, name: str, length: int, seed: int) -> None:
+        """A file that has its content before it has a name; it gets none where `name` is ""."""
+        if name:
+            self.files[name] = bytearray(content(length, seed))
+
     def write(self, name: str, offset: int, length: int, seed: int) -> None:
         file = self.files[name]
         file.extend(bytes(max(0, offset - len(file))))
@@ -109,6 +114,14 @@ class Steps:
     def create(self, name: str) -> None:
         self._with(self._directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, os.fstat)
 
+    def unnamed(self, name: str, length: int, seed: int) -> None:
+        def fill_and_name(descriptor: int) -> None:
+            os.write(descriptor, content(length, seed))
+            if name:  # by linkat(2), which follows it
+                os.link(f"/proc/self/fd/{descriptor}", self._directory / name, src_dir_fd=descriptor)
+
+        self._with(self._directory, os.O_TMPFILE | os.O_RDWR, fill_and_name)
+
     def write(self, name: str, offset: int, length: int, seed: int) -> None:
         data = content(length, seed)
         self._with(self._directory / name, os.O_WRONLY, lambda to: os.pwrite(to, data, offset))
@@ -147,6 +160,8 @@ def choose(chance: random.Random, model: Model, worker: str, serial: int) -> Ste
     free = [name for name in NAMES if name not in model.files]
     if free and (not held or chance.randrange(5) == 0):
         links = held and chance.randrange(3) == 0
+        if not links and chance.randrange(2):
+            return ["unnamed", chance.choice((free[0], "")), 100, chance.randrange(1 << 30)]
         return ["link", chance.choice(held), free[0]] if links else ["create", free[0]]
     name, length, seed = chance.choice(held), chance.choice((1, 100, 4096, 65_537)), chance.randrange(1 << 30)
     steps: list[Step] = [

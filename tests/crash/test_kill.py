@@ -4,9 +4,10 @@ import os
 import random
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from tests.crash.workers import Load
-from tests.hosts import FILESYSTEM, Host, TwoHosts
+from tests.hosts import FILESYSTEM, Host, TwoHosts, wait_until
 
 ROUNDS = int(os.environ.get("FUSEMIRROR_KILLS", "6"))
 WORKERS = 3  # on each host
@@ -20,6 +21,12 @@ def test_killed_at_random_moments_nothing_acknowledged_is_lost(hosts: TwoHosts, 
         with Load(hosts, f"round{number}", seed + 1000 * number) as load:
             print(f"round {number}:", end=" ")
             _round(load, number, chance)
+    for host in hosts:
+        wait_until(partial(_has_only_named, host), 20.0, "the end of files that never got a name")
+
+
+def _has_only_named(host: Host) -> bool:
+    return not host.status()["nameless"]["inodes"]
 
 
 def _round(load: Load, number: int, chance: random.Random) -> None:

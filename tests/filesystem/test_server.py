@@ -152,6 +152,26 @@ async def test_links_and_devices(kernel: Kernel) -> None:
     assert (made.mode, made.rdev) == (stat.S_IFCHR | 0o644, os.makedev(300, 70_000) & 0xFFFFFFFF)
 
 
+@pytest.mark.parametrize("may_get_a_name", [True, False])
+async def test_a_file_without_a_name(kernel: Kernel, operations: Operations, may_get_a_name: bool) -> None:
+    flags = os.O_TMPFILE | os.O_RDWR | (0 if may_get_a_name else os.O_EXCL)
+    asked = codec.CREATE_IN.pack(flags, stat.S_IFREG | 0o666, 0o022, 0)
+    made = await kernel.ask(Opcode.TMPFILE, ROOT, asked + b"/\0")
+    inode = codec.ENTRY_OUT.read(made).nodeid
+    opened = codec.OPEN_OUT.read(made, codec.ENTRY_OUT.size + codec.ATTR.size).fh
+    attributes = await kernel.attributes(inode)
+    assert (attributes.nlink, attributes.mode) == (0, stat.S_IFREG | 0o644)
+    named = codec.LINK_IN.pack(inode)
+    if may_get_a_name:
+        await kernel.ask(Opcode.LINK, ROOT, named + b"name\0")
+        assert (await kernel.attributes(inode)).nlink == 1
+        await kernel.ask(Opcode.UNLINK, ROOT, b"name\0")
+    assert await kernel.refused(Opcode.LINK, ROOT, named + b"again\0") == "ENOENT", "it has had its name"
+    await kernel.ask(Opcode.RELEASE, inode, codec.RELEASE_IN.pack(opened, 0, 0, 0))
+    assert not operations._unnamed
+    assert operations._unit.volume.catalog.is_orphan(InodeNumber(inode)), "the purge finds it"
+
+
 async def test_a_directory_is_listed_in_as_many_replies_as_it_takes(kernel: Kernel) -> None:
     inodes = {b"%d" % number: (await kernel.create(b"%d" % number))[0] for number in range(20)}
     opened = await kernel.ask(Opcode.OPENDIR, ROOT, codec.OPEN_IN.pack(0, 0))

@@ -209,6 +209,7 @@ def test_what_a_reply_hands_to_the_kernel() -> None:
     assert codec.handed_by(Opcode.LOOKUP, codec.entry_reply(5, entry)) == ([7], None, None)
     assert codec.handed_by(Opcode.LOOKUP, codec.entry_reply(5, (0, *entry[1:]))) == ([], None, None)
     assert codec.handed_by(Opcode.CREATE, codec.create_reply(5, entry, 9, 0)) == ([7], 9, None)
+    assert codec.handed_by(Opcode.TMPFILE, codec.create_reply(5, entry, 9, 0)) == ([7], 9, None)
     assert codec.handed_by(Opcode.OPEN, codec.open_reply(5, 9, 0)) == ([], 9, None)
     assert codec.handed_by(Opcode.OPENDIR, codec.open_reply(5, 9, 0)) == ([], None, 9)
     assert codec.handed_by(Opcode.OPEN, codec.error_reply(5, 2)) == ([], None, None)

@@ -12,10 +12,10 @@ from fusemirror.change import KEEP_SIZE, PUNCH_HOLE
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import FILE_BYTES_MAX, GIB, MIB, REGION_BYTES
+from fusemirror.limits import FILE_BYTES_MAX, GIB, MIB, PURGE_AFTER_S, REGION_BYTES
 from fusemirror.mirror.copying import answer_about
 from fusemirror.mirror.stream import Question, Stream
-from fusemirror.operations import Allocate, Create, SetAttributes, Write
+from fusemirror.operations import Allocate, Create, CreateUnnamed, SetAttributes, Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello, Reply
 from fusemirror.volume.images import Piece
@@ -221,21 +221,22 @@ async def test_a_hole_is_made_on_both_hosts_by_a_change_without_data(
     assert volumes[1].images.data_bytes(FILE) < MIB
 
 
+@pytest.mark.parametrize("asked", [Allocate(FILE, 0, MIB, 0), CreateUnnamed(ROOT_INODE, 0o100644, 0, 0)])
 @pytest.mark.parametrize("host", ["primary", "backup"])
-async def test_with_a_peer_of_the_version_before_nothing_is_allocated(
+async def test_a_peer_of_the_version_before_is_not_asked_for_what_it_does_not_know(
     pair: Pair,
     network: MemoryNetwork,
     autojump_clock: object,
     monkeypatch: pytest.MonkeyPatch,
     host: str,
+    asked: Allocate | CreateUnnamed,
 ) -> None:
     def hello(**fields: Any) -> Hello:
-        return Hello(**{**fields, "takes_allocations": False})
+        return Hello(**{**fields, "takes_allocations": False, "takes_unnamed": False})
 
     monkeypatch.setattr("fusemirror.daemon.Hello", hello)
     await make_file(pair, (0, b"x"))
     await apart(pair, network)
-    asked = Allocate(FILE, 0, MIB, 0)
     refusals = list[int]()
 
     async def ask() -> None:
@@ -252,6 +253,24 @@ async def test_with_a_peer_of_the_version_before_nothing_is_allocated(
     assert set(refusals) == {errno.EOPNOTSUPP}
     assert len(refusals) == (2 if host == "backup" else 1)
     assert_same(pair)
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_a_file_without_a_name_ends_on_both_hosts_with_its_last_close(
+    pair: Pair, autojump_clock: object, at: str
+) -> None:
+    here = getattr(pair, at).unit
+    made = await here.perform(CreateUnnamed(ROOT_INODE, 0o100644, 0, 0))
+    here.opened(made.number)
+    await here.perform(Write(made.number, 0), b"content")
+    volumes = [each.unit.volume for each in (pair.primary, pair.backup)]
+    await trio.sleep(5 * PURGE_AFTER_S)
+    for volume in volumes:
+        assert volume.read(made.number, 0, 100) == b"content"
+    here.closed(made.number)
+    await trio.sleep(5 * PURGE_AFTER_S)
+    for volume in volumes:
+        assert volume.catalog.inode(made.number) is None
 
 
 async def test_a_file_longer_than_either_disk_takes_is_refused_before_anything_is_changed(

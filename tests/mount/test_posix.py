@@ -658,9 +658,27 @@ def test_an_open_file_that_grows_on_one_host_is_read_to_its_end_on_the_other(
 # --- what FUSE or pyfuse3 keep from us: each ends in the ordinary error, as fusemirror(7) says ----------
 
 
-def test_an_unnamed_file_is_refused_as_filesystems_without_o_tmpfile_do(mine: Path) -> None:
-    with refused(errno.EOPNOTSUPP):
-        os.open(mine, os.O_TMPFILE | os.O_RDWR, 0o600)
+def test_an_unnamed_file_gets_a_name_on_both_hosts_unless_it_may_not(
+    mine: Path, theirs: Path, here: Host, pair: TwoHosts
+) -> None:
+    if here is not pair.primary:  # pyfuse3's session
+        with refused(errno.EOPNOTSUPP):
+            os.open(mine, os.O_TMPFILE | os.O_RDWR, 0o600)
+        return
+    for flags in (0, os.O_EXCL):
+        descriptor = os.open(mine, os.O_TMPFILE | os.O_RDWR | flags, 0o640)
+        os.write(descriptor, b"content")
+        assert os.listdir(theirs) == ([] if not flags else ["name"])
+        opened = f"/proc/self/fd/{descriptor}"
+        if flags:
+            with refused(errno.ENOENT):
+                os.link(opened, mine / "other", src_dir_fd=descriptor)  # by linkat(2), which follows it
+        else:
+            os.link(opened, mine / "name", src_dir_fd=descriptor)
+            assert (theirs / "name").read_bytes() == b"content"
+            assert (theirs / "name").stat().st_mode == stat.S_IFREG | 0o640
+        os.close(descriptor)
+    os.unlink(theirs / "name")
 
 
 def test_room_is_reserved_and_given_back_on_both_hosts(

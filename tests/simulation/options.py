@@ -48,10 +48,11 @@ WEIGHTS = {
     "seek": 2,
     "allocate": 2,
     "guarded": 2,
+    "unnamed": 2,
 }
 """What programs do, and how often one in relation to the others."""
 
-_LATER = ("seek", "allocate", "guarded")
+_LATER = ("seek", "allocate", "guarded", "unnamed")
 """Kinds that came later. They are drawn last, so that a seed is the same world as before but for them."""
 
 LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})

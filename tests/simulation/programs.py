@@ -21,7 +21,9 @@ from fusemirror.operations import (
     Allocate,
     AnyOperation,
     Create,
+    CreateUnnamed,
     Link,
+    LinkUnnamed,
     RemoveDirectory,
     RemoveXattr,
     Rename,
@@ -484,6 +486,32 @@ class Program:
             return await host.kernel.create(host.unit, name, make, self._atlas.see, call.began)
         inode = await make()
         return None if inode is None else self._atlas.see(inode)
+
+    async def _unnamed(self, host: SimulatedHost) -> None:
+        """Make a file without a name, as with O_TMPFILE, and give it one: nobody sees it before."""
+        parent, name = self._any_name()
+        directory = self._atlas.inodes[parent]
+
+        async def call(operation: Operation) -> int:
+            unnamed = CreateUnnamed(directory, stat.S_IFREG | FILE_MODE, operation.index, 0)
+            made = await host.unit.perform(unnamed)
+            if made is None:
+                raise OperationFailed(errno.EIO)  # it was so late that it has been ended: no effect
+            try:
+                host.unit.opened(made.number)
+            except OperationFailed:
+                raise OperationFailed(errno.EIO) from None
+            try:
+                if self._random.random() < 0.3:
+                    raise OperationFailed(errno.EIO)  # it stays without one
+                seen = await self._make_name(host, operation, LinkUnnamed(made.number, directory, name))
+            finally:
+                if not host.disk.dead:
+                    host.unit.closed(made.number)
+            return operation.index if seen is None else seen
+
+        async with _locked(host, directory):
+            await self._ask(host, NAMES, "create", parent, name, False, call=call)
 
     async def _unlink(self, host: SimulatedHost) -> None:
         parent, name = self._any_name()
