@@ -273,8 +273,10 @@ class Images:
 
     def data_bytes(self, inode: InodeNumber) -> int:
         """How much room an image takes on the disk. OSError."""
+        descriptor = self._open.get(inode)
         try:
-            return os.lstat(self._path(inode)).st_blocks * 512
+            found = os.lstat(self._path(inode)) if descriptor is None else os.fstat(descriptor)
+            return found.st_blocks * 512
         except FileNotFoundError:
             return 0
 
