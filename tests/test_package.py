@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.hosts import CHECKOUT, run, what_is_missing
+from tests.release_before import release_before
 
 BUILD_TIMEOUT_S = 600.0
 HELD = ("CHANGELOG.md", "fusemirror.7", "fusemirror.8", "fusemirror.toml.5", "fusemirror@.service")
@@ -32,12 +34,15 @@ done
 cp -a /usr/sbin/. root/usr/sbin/ # a copy: tests beside this one make our links there
 rm -f root/usr/sbin/*.fusemirror root/usr/local/bin/fusemirror
 mkdir root/root/out && mount --bind "$1/out" root/root/out || exit 77
-cp "$3" root/root/fusemirror.deb && cp "$2"/tests/in_*.sh root/root/ || exit 77
+cp "$3" root/root/fusemirror.deb && cp "$4" root/root/before.deb || exit 77
+cp "$2"/tests/in_*.sh root/root/ || exit 77
 environment="env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root"
 """
 """This machine's root, seen through an overlay in memory: without the checkout, and gone afterwards."""
 
-BY_HAND = "exec chroot root /usr/bin/$environment /root/in_clean_root.sh /root/fusemirror.deb"
+BY_HAND = (
+    "exec chroot root /usr/bin/$environment /root/in_clean_root.sh /root/before.deb /root/fusemirror.deb"
+)
 BY_SYSTEMD = """
 mount -t cgroup2 cgroup2 root/sys/fs/cgroup || exit 77
 cat > root/etc/systemd/system/trial.service <<EOF
@@ -56,6 +61,8 @@ class Built(NamedTuple):
     """What bin/install put below its DESTDIR."""
     dist: Path
     """What bin/package made."""
+    before: Path
+    """The package of the release before."""
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +72,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         pytest.skip(missing)
     if shutil.which("dpkg-deb") is None or not Path("/usr/bin/python3").exists():
         pytest.skip("no dpkg-deb, or no Python of Debian")
-    made = Built(*(tmp_path_factory.mktemp(name) for name in ("root", "dist")))
+    made = Built(*(tmp_path_factory.mktemp(name) for name in ("root", "dist", "before")))
     places = {"DESTDIR": str(made.root), "DIST": str(made.dist)}
     install = CHECKOUT / "bin" / "install"
     run(install, "--prefix", "/usr", env=os.environ | places, timeout_s=BUILD_TIMEOUT_S)
     stage = tmp_path_factory.mktemp("stage")
     shutil.copytree(made.root, stage, symlinks=True, dirs_exist_ok=True)
-    package = CHECKOUT / "bin" / "package"
-    run(package, made.dist, env=os.environ | {"STAGE": str(stage)}, timeout_s=BUILD_TIMEOUT_S)
+    pack(CHECKOUT, stage, made.dist)
+    # The release before has the same environment, and its own code and papers.
+    older, stage = release_before(tmp_path_factory.mktemp("older")), tmp_path_factory.mktemp("stage")
+    shutil.copytree(made.root, stage, symlinks=True, dirs_exist_ok=True)
+    (packages,) = stage.glob("usr/lib/fusemirror/lib/python3*/site-packages")
+    shutil.rmtree(packages / "fusemirror")
+    shutil.copytree(older / "fusemirror", packages / "fusemirror")
+    run(sys.executable, "-m", "compileall", "-q", "-s", stage, packages / "fusemirror")
+    pack(older, stage, made.before)
     return made
+
+
+def pack(checkout: Path, stage: Path, dist: Path) -> None:
+    """A .deb of what stands in `stage`, which is used up."""
+    package = checkout / "bin" / "package"
+    run(package, dist, env=os.environ | {"STAGE": str(stage)}, timeout_s=BUILD_TIMEOUT_S)
 
 
 def test_the_wheel_and_the_source_hold_manual_units_and_changelog(built: Built) -> None:
@@ -86,10 +106,11 @@ def test_the_wheel_and_the_source_hold_manual_units_and_changelog(built: Built) 
     assert {*HELD} <= in_source
 
 
-def check_in_clean_root(how: str, directory: Path, package: Path) -> None:
+def check_in_clean_root(how: str, directory: Path, built: Built) -> None:
     """The script that `how` starts has come to its end."""
+    packages = [*built.dist.glob("*.deb"), *built.before.glob("*.deb")]
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", CLEAN_ROOT + how, "sh", directory, CHECKOUT, package],
+        [*UNSHARE, "sh", "-c", CLEAN_ROOT + how, "sh", directory, CHECKOUT, *packages],
         capture_output=True,
         text=True,
         timeout=300,
@@ -99,18 +120,17 @@ def check_in_clean_root(how: str, directory: Path, package: Path) -> None:
         pytest.skip(f"no root of its own here: {done.stderr.strip()}")
     said = directory / "out" / "said"
     told = said.read_text() if said.exists() else done.stdout
-    assert told.splitlines()[-1:] == ["== done"], told + done.stderr
+    print(told)
+    assert told.splitlines()[-1:] == ["== done"], done.stderr
 
 
 @pytest.mark.skipif(not Path("/lib/systemd/systemd").exists(), reason="no systemd")
 def test_systemd_keeps_the_mount(built: Built, tmp_path: Path) -> None:
-    (package,) = built.dist.glob("*.deb")
-    check_in_clean_root(BY_SYSTEMD, tmp_path, package)
+    check_in_clean_root(BY_SYSTEMD, tmp_path, built)
 
 
-def test_the_package_is_installed_used_and_removed_in_a_clean_root(built: Built, tmp_path: Path) -> None:
-    (package,) = built.dist.glob("*.deb")
-    check_in_clean_root(BY_HAND, tmp_path, package)
+def test_the_life_of_a_pair_in_a_clean_root(built: Built, tmp_path: Path) -> None:
+    check_in_clean_root(BY_HAND, tmp_path, built)
 
 
 def test_what_is_installed_needs_no_compiler_and_no_tools_of_tests(built: Built) -> None:

@@ -22,7 +22,7 @@ def mounted(host: Host) -> Host:
 @contextmanager
 def someone_inside(host: Host) -> Iterator[int]:
     """A process whose current directory is the mount."""
-    command = [sys.executable, "-c", "print(flush=True); input()"]
+    command = [sys.executable, "-P", "-c", "print(flush=True); input()"]
     with subprocess.Popen(
         command, cwd=host.mountpoint, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

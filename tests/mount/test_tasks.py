@@ -52,15 +52,19 @@ class Site:
         for name, command in commands(title):
             for word, stands_in in renamed.items():
                 command = re.sub(rf"\b{word}\b", stands_in, command)
-            self._do(self.hosts[renamed.get(name, name)], command)
+            self.do(self.hosts[renamed.get(name, name)], command)
 
-    def _do(self, host: Host, command: str) -> None:
+    def do(self, host: Host, command: str) -> None:
+        """One command, as a person gives it there."""
         print(f"{host.name}# {command}")
         if command == "fusemirror mount data /mnt":
             host.mount()
             return
         if command == "fusemirror umount data":
             host.umount()
+            return
+        if command == "apt-get install ./fusemirror.deb":
+            host.checkout = CHECKOUT
             return
         if copied := re.fullmatch(r"scp (\S+) (\w+):(\S*)", command):
             to = self.hosts[copied[2]]
