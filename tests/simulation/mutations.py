@@ -382,7 +382,7 @@ _LOCKS = {
     "clients": 3,
     "operations_per_client": 30,
     "think_time": 0.02,
-    "io_timeout": 3.0,
+    "io_timeout": 1.0,
     "peer_timeout": 0.3,
     "fence": Fence.NEVER,
     "faults": (),
@@ -396,6 +396,7 @@ _LOCKS_APART = {
     "think_time": 0.1,
     "hurry": 5,
 }
+_LOCKS_UNNOTICED = {**_LOCKS_APART, "faults": ("reset primary", "stall-from primary"), "peer_timeout": 1.0}
 _LOCKS_LATE = {**_LOCKS, "acknowledge": ("async", "async"), "latency": 0.02}
 
 
@@ -463,9 +464,10 @@ def _granted_in_grace() -> Iterator[None]:
         yield
 
 
-def _grant_without_a_lease() -> AbstractContextManager[object]:
-    """A primary decides whether it is the one that goes on alone or not."""
-    return mock.patch.object(Deciding, "is_open", property(lambda arbiter: arbiter._may_decide()))
+def _grant_during_the_lease() -> AbstractContextManager[object]:
+    """A primary that has lost the link does not wait until the backup knows."""
+    alone = property(lambda arbiter: not arbiter._mirror.streams)
+    return mock.patch.object(Deciding, "_decides_alone", alone)
 
 
 MUTATIONS = (
@@ -512,7 +514,7 @@ MUTATIONS = (
     Mutation("grant to all", _replaced(LockTable, "_is_hindered", _never), _LOCKS),
     Mutation("forget who waits", _replaced(LockTable, "_sweep", _let_nobody_wait), _LOCKS),
     Mutation("grant in grace", _granted_in_grace, {**_LOCKS_APART, "faults": ("break",)}),
-    Mutation("grant without a lease", _grant_without_a_lease, _LOCKS_APART),
+    Mutation("grant during the lease", _grant_during_the_lease, _LOCKS_UNNOTICED),
     Mutation("drop locks without a record", _drop_without_record, _LOCKS_APART),
     Mutation("reclaim old locks", _old_locks_reclaimed, _LOCKS_APART),
     Mutation("take up nothing", _replaced(CommunicationVolume, "_take_up", _take_up_nothing), _ASYNC_KILLS),
