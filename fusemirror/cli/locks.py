@@ -18,10 +18,7 @@ SILENCE_TIMEOUT_S = 60.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @pass_places
 def command(places: Places, name: str, as_json: bool) -> None:
-    """List who holds locks of flock(2) and fcntl(2) in NAME, and who waits for one.
-
-    The primary knows those of both hosts, the backup its own.
-    """
+    """List who holds locks of flock(2) and fcntl(2) in NAME, and who waits for one."""
     found = ask(places.runtime_dir, name, "locks", timeout_s=SILENCE_TIMEOUT_S)
     click.echo(json.dumps(found, indent=2) if as_json else describe(name, found))
 
@@ -33,7 +30,7 @@ def describe(name: str, found: dict[str, Any]) -> str:
     if more := found["count"] - len(found["locks"]):
         lines.append(f"and {more} more")
     if not found["whole"]:
-        lines.append("these are this host's; ask at the primary for those of both")
+        lines.append("these are this host's: the primary, which knows those of both hosts, is not reached")
     return "\n".join(lines) if found["locks"] else "\n".join([f"{name}: no locks", *lines])
 
 

@@ -11,7 +11,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.coherence.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
-from fusemirror.coherence.locks import Ask, Locks, Range, lock_of, message_of
+from fusemirror.coherence.locks import Ask, Listing, Locks, Range, lock_of, message_of
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
 from fusemirror.identifiers import InodeNumber
@@ -22,7 +22,9 @@ from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AskLock,
     CancelLock,
+    ListLocks,
     LockAnswer,
+    LocksListed,
     LocksReclaimed,
     ReclaimLocks,
     ReleaseLock,
@@ -57,6 +59,7 @@ class Asking:
         self._wanted = trio.Event()
         # What was given up while the same owner had asked for something, until the primary has heard of it.
         self._giving_up: dict[int, tuple[Key, Owner, Range]] = {}
+        self._listings: dict[int, Promise[LocksListed]] = {}
         self._tokens = itertools.count(_RELEASES_FROM)
 
     @property
@@ -125,6 +128,8 @@ class Asking:
         self._reclaimed = self._refuses = False
         self._reclaim_answer.reject(ConnectionLost("the primary", "the link was lost"))
         self._giving_up.clear()
+        for told in self._listings.values():
+            told.reject(ConnectionLost("the primary", "the link was lost"))
         self._unsent = deque(each for each in self._unsent if isinstance(each[1], ReleaseLock))
         self.locks.put_off()
 
@@ -172,6 +177,33 @@ class Asking:
             self._wanted.set()
         else:
             self._send(message)
+
+    async def others(self) -> Listing | None:
+        if self._link is None or not self._reclaimed:
+            return None
+        token = next(self._tokens)
+        told = self._listings[token] = Promise[LocksListed]()
+        try:
+            with trio.move_on_after(self.locks.io_timeout_s):
+                self._link.forward.send(ListLocks(token))
+                message = await told.wait()
+                rows = [
+                    (*lock_of(each, self.locks.peer), state)
+                    for state, locks in (("held", message.held), ("waiting", message.waiting))
+                    for each in locks
+                ]
+                return Listing(message.total, rows)
+        except ConnectionLost:
+            pass
+        finally:
+            self._listings.pop(token, None)
+        return None
+
+    def listed(self, message: LocksListed, _: Buffer, __: Session) -> None:
+        """A handler of the stream."""
+        told = self._listings.get(message.token)
+        if told is not None:
+            told.resolve(message)
 
     def report(self) -> CheckReport:
         return self._report()

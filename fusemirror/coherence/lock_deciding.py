@@ -7,15 +7,17 @@ from contextlib import suppress
 
 from fusemirror.channel.session import Session
 from fusemirror.coherence.lock_table import Key, Lock, Owner, Settled, Space, Wanted
-from fusemirror.coherence.locks import Ask, Locks, Range, lock_of, message_of
+from fusemirror.coherence.locks import Ask, Listing, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
-from fusemirror.limits import LOCKS_PER_HOST_MAX
+from fusemirror.limits import LOCKS_PER_HOST_MAX, LOCKS_PER_MESSAGE
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
     AskLock,
     CancelLock,
+    ListLocks,
     LockAnswer,
+    LocksListed,
     LocksReclaimed,
     ReclaimLocks,
     ReleaseLock,
@@ -24,6 +26,8 @@ from fusemirror.protocol.messages import (
 log = logging.getLogger(__name__)
 
 _EPOCH_BYTES = 8
+
+LocksMessage = AskLock | CancelLock | ReleaseLock | ListLocks
 
 
 class Deciding:
@@ -123,6 +127,9 @@ class Deciding:
         else:
             self._deliver(table.release(key, owner, *held))
 
+    async def others(self) -> Listing:
+        return Listing(0, [])  # it is all in the table
+
     def report(self) -> CheckReport:
         return self._mirror.not_permitted()
 
@@ -143,7 +150,7 @@ class Deciding:
 
     # --- programs of the backup: handlers of the forward path -------------------------------------------
 
-    def _answer(self, answer: LockAnswer | LocksReclaimed) -> None:
+    def _answer(self, answer: LockAnswer | LocksReclaimed | LocksListed) -> None:
         stream = self._mirror.stream
         if stream is not None:
             with suppress(ConnectionLost):  # it asks again over the next link
@@ -201,7 +208,18 @@ class Deciding:
         if message.token:
             self._answer(LockAnswer(message.token, 0, self.locks.volume.number))
 
-    def _check_reclaimed(self, session: Session, message: AskLock | CancelLock | ReleaseLock) -> None:
+    def list_own(self, session: Session, message: ListLocks) -> None:
+        """RemoteProtocolError before it has reclaimed."""
+        self._check_reclaimed(session, message)
+        own = [row for row in self.locks.all_rows() if row[1].owner.host == self.locks.host]
+        first = own[:LOCKS_PER_MESSAGE]
+        held, waiting = (
+            tuple(message_of(key, lock) for key, lock, is_so in first if is_so == state)
+            for state in ("held", "waiting")
+        )
+        self._answer(LocksListed(message.token, len(own), held, waiting))
+
+    def _check_reclaimed(self, session: Session, message: LocksMessage) -> None:
         if not self._reclaimed:
             raise refusal(session.peer_name, message, "it has not reclaimed yet")
 

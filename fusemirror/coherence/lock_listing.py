@@ -12,13 +12,18 @@ from fusemirror.volume.paths import Tree
 
 
 async def listed(locks: Locks) -> dict[str, Any]:
-    """`whole`: this host is the primary, which knows those of both hosts. Times in seconds."""
-    rows = locks.all_rows()
+    """`whole`: those of both hosts are among them; not at a backup that does not reach the primary. Times in
+    seconds."""
+    others = await locks.arbiter.others()
+    rows, more = locks.all_rows(), 0
+    if others is not None:
+        rows += others.rows
+        more = others.total - len(others.rows)
     tree = Tree(locks.volume)
     await tree.walk({key.inode for key, _, _ in rows} if rows else set())
     return {
-        "whole": locks.volume.identity.role == "primary",
-        "count": len(rows),
+        "whole": others is not None,
+        "count": len(rows) + more,
         "locks": [
             _row(locks, key, lock, state, _path(tree, key.inode))
             for key, lock, state in islice(rows, LOCKS_LISTED_MAX)

@@ -26,7 +26,7 @@ A peer of an earlier version    ENOLCK, and what was held is lost.
 import errno
 import itertools
 import logging
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -56,6 +56,15 @@ log = logging.getLogger(__name__)
 _LOOKS_PER_TIMEOUT = 20
 
 Range = tuple[int, int]
+Row = tuple[Key, Lock, str]
+"""Who holds, or waits: `held` or `waiting` is the third."""
+
+
+class Listing(NamedTuple):
+    """The first of `total` rows."""
+
+    total: int
+    rows: list[Row]
 
 
 class Ask:
@@ -98,6 +107,10 @@ class Arbiter(Protocol):
     def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
         """The owner has given up a range; `before` is what it had of the file. `waiting`: it waits for
         nothing, either."""
+
+    async def others(self) -> "Listing | None":
+        """What the other host's programs hold and wait for, and the table here has not. None where nobody
+        says that now."""
 
     def report(self) -> CheckReport:
         """What a request gets that waited too long."""
@@ -293,8 +306,8 @@ class Locks:
         asked = sum(not ask.asks_only and ask.wanted.waits for ask in self._asks.values())
         return {"held": held, "waiting": max(waiting, asked), "lost": len(self.lost)}
 
-    def all_rows(self) -> list[tuple[Key, Lock, str]]:
-        """Who holds, and who waits, as far as this host knows: `state` is the third."""
+    def all_rows(self) -> list[Row]:
+        """Who holds, and who waits, as far as this host knows."""
         waiting = list(self.table.all_waiting())
         known = {(each.owner.host, each.token) for each in waiting}
         waiting += [

@@ -82,6 +82,7 @@ from fusemirror.protocol.messages import (
     KeyNews,
     LendNames,
     LockAnswer,
+    LocksListed,
     LocksReclaimed,
     RecallNames,
     Request,
@@ -128,6 +129,7 @@ class BackupUnit(ControlUnit):
             KeyNews: lambda message, _, session: self.renewal.take(message, session),
             LockAnswer: self.asking.answered,
             LocksReclaimed: self.asking.taken,
+            LocksListed: self.asking.listed,
         }
         self.applier = Applier(volume, communication, self.give_up, self._take_role, others)
         self.applier.access = access

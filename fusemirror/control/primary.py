@@ -81,6 +81,7 @@ from fusemirror.protocol.messages import (
     Ended,
     Excluded,
     HandOver,
+    ListLocks,
     ReclaimLocks,
     ReleaseLock,
     Request,
@@ -584,6 +585,8 @@ class PrimaryUnit(ControlUnit):
             self.lock_arbiter.cancelled(session, message)
         elif type(message) is ReclaimLocks:
             self.lock_arbiter.reclaimed(session, message)
+        elif type(message) is ListLocks:
+            self.lock_arbiter.list_own(session, message)
         else:
             raise refusal(session.peer_name, message, "it came on the wrong path")
 

@@ -76,6 +76,7 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
     m.AskLock: PRIMARY_STREAMING,
     m.CancelLock: PRIMARY_STREAMING,
     m.ReleaseLock: PRIMARY_STREAMING,
+    m.ListLocks: PRIMARY_STREAMING,
 }
 """Which messages of the backup the primary takes, and in which states."""
 
@@ -165,6 +166,7 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
             m.ShareNames,
             m.LockAnswer,
             m.LocksReclaimed,
+            m.LocksListed,
         ),
         BACKUP_SERVES,
     ),

@@ -26,6 +26,7 @@ from fusemirror.limits import (
     DATA_BYTES_MAX,
     FILE_BYTES_MAX,
     INODE_NUMBER_RECEIVED_MAX,
+    LOCKS_PER_MESSAGE,
     REQUEST_ID_BYTES,
     ROWS_PER_MESSAGE,
 )
@@ -42,6 +43,7 @@ from fusemirror.protocol.messages import (
     FetchRows,
     HeldLock,
     Hole,
+    LocksListed,
     PurgeOffer,
     ReclaimLocks,
     RegionData,
@@ -205,6 +207,15 @@ def _check_ask_lock(message: AskLock, data_bytes: int) -> None:
     _check_range(message.lock)
 
 
+def _check_locks_listed(message: LocksListed, data_bytes: int) -> None:
+    _check_no_data(data_bytes)
+    rows = (*message.held, *message.waiting)
+    for lock in rows:
+        _check_range(lock)
+    fits = len(rows) <= min(LOCKS_PER_MESSAGE, message.total)
+    _check(fits, "total", "less than is listed, or more than a message may hold")
+
+
 def _check_reclaim_locks(message: ReclaimLocks, data_bytes: int) -> None:
     _check_no_data(data_bytes)
     for lock in message.locks:
@@ -231,6 +242,7 @@ _CHECKS: dict[type, Callable[[Any, int], None]] = {
     AskLock: _check_ask_lock,
     ReleaseLock: _check_release_lock,
     ReclaimLocks: _check_reclaim_locks,
+    LocksListed: _check_locks_listed,
 }
 
 

@@ -432,6 +432,17 @@ class LocksReclaimed(msgspec.Struct, frozen=True, array_like=True, tag=115, gc=F
     kept: bool
 
 
+class LocksListed(msgspec.Struct, frozen=True, array_like=True, tag=117):
+    """The end of the backup's `ListLocks` with this token: what programs of the sender hold, and what they
+    wait for, the first of `total` locks.
+    """
+
+    token: Counter
+    total: Counter
+    held: Annotated[tuple[HeldLock, ...], Meta(max_length=LOCKS_PER_MESSAGE)]
+    waiting: Annotated[tuple[HeldLock, ...], Meta(max_length=LOCKS_PER_MESSAGE)]
+
+
 # --- mirror path, backup to primary --------------------------------------------------------------------
 
 
@@ -586,6 +597,12 @@ class ReclaimLocks(msgspec.Struct, frozen=True, array_like=True, tag=113):
     last: bool
 
 
+class ListLocks(msgspec.Struct, frozen=True, array_like=True, tag=116, gc=False):
+    """The backup wants to show what programs of the primary's host hold and wait for."""
+
+    token: Counter
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
     """The end of a request that made no change, or that was found done already.
 
@@ -702,4 +719,6 @@ AnyMessage = (
     | CancelLock
     | ReleaseLock
     | ReclaimLocks
+    | ListLocks
+    | LocksListed
 )

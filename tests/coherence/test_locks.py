@@ -265,10 +265,24 @@ async def test_who_holds_and_who_waits_is_listed_with_the_names_of_files(pair: P
     ]
     assert (found["whole"], found["count"], found["locks"][0]["end"]) == (True, 2, None)
     found = await listed(pair.backup.roles.locks)
-    assert [row["state"] for row in found["locks"]] == ["waiting"]
-    assert not found["whole"]
+    assert [(row["path"], row["host"], row["pid"], row["state"]) for row in found["locks"]] == [
+        ("/file", "beta", 102, "waiting"),
+        ("/file", "alpha", 101, "held"),
+    ]
+    assert (found["whole"], found["count"]) == (True, 2)
     give_up(pair.primary, key=key)
     assert await errno_of(pair.backup, waits) == 0
+
+
+async def test_a_backup_without_a_primary_lists_its_own(pair: Pair, network: MemoryNetwork) -> None:
+    assert await take(pair.backup) == 0
+    assert await take(pair.primary, key=FLOCK) == 0
+    network.cut("alpha", "beta")
+    await until(lambda: not pair.backup.unit.is_linked)
+    found = await listed(pair.backup.roles.locks)
+    assert [(row["host"], row["state"]) for row in found["locks"]] == [("beta", "held")]
+    assert not found["whole"]
+    assert len((await listed(pair.primary.roles.locks))["locks"]) == 2
 
 
 # --- failures -----------------------------------------------------------------------------------------------

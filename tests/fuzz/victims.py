@@ -35,7 +35,7 @@ ROLES = ("primary", "backup")
 _PATIENCE_S = 600.0
 _FORWARD = (
     *(m.Request, m.Answer, m.Excluded, m.Ended, m.WantNames, m.WantBack),
-    *(m.AskLock, m.CancelLock, m.ReleaseLock, m.ReclaimLocks),
+    *(m.AskLock, m.CancelLock, m.ReleaseLock, m.ReclaimLocks, m.ListLocks),
 )
 
 

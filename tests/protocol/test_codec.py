@@ -87,6 +87,8 @@ EXAMPLES: list[m.AnyMessage] = [
     m.CancelLock(1),
     m.ReleaseLock(INODE, 0, (1 << 64) - 1, 0, 9, True, 5),
     m.ReclaimLocks(b"epoch", (HELD,), True),
+    m.ListLocks(1),
+    m.LocksListed(1, 3, (HELD,), (HELD,)),
 ]
 
 
