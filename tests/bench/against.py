@@ -11,7 +11,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench import jobs
@@ -48,8 +48,11 @@ def mounted(directory: Path, checkout: Path = CHECKOUT) -> Iterator[tuple[TwoHos
         def pids() -> list[int]:
             return [host.pid for host in hosts]
 
-        seen = {name: seen_from(host, name) for name, host in zip(HOSTS, hosts, strict=True)}
-        yield hosts, {name: System(name, system.directory, pids) for name, system in seen.items()}
+        seen = {
+            name: seen_from(host, other, name)
+            for name, host, other in zip(HOSTS, hosts, reversed(hosts.hosts), strict=True)
+        }
+        yield hosts, {name: replace(system, pids=pids) for name, system in seen.items()}
         hosts.umount()
 
 

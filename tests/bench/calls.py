@@ -1,6 +1,6 @@
 """Make one call again and again on one file, from one process that does not fork.
 
-    python calls.py FILE SECONDS CALL...       calls: getattr open
+    python calls.py FILE SECONDS CALL...       calls: getattr open lock
 
 `getattr` is statx(2) that wants what is true now, so that no system answers it from the kernel's memory.
 Prints one JSON object: calls per second of each. Imports nothing of the project, so that it runs wherever
@@ -8,6 +8,8 @@ a system is visible.
 """
 
 import ctypes
+import fcntl
+import functools
 import json
 import os
 import sys
@@ -31,7 +33,22 @@ def open_and_close(path: bytes) -> None:
     os.close(os.open(path, os.O_RDONLY))
 
 
-CALLS: dict[str, Callable[[bytes], None]] = {"getattr": getattr_now, "open": open_and_close}
+def lock_and_unlock(path: bytes) -> None:
+    file = _opened(path)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@functools.cache
+def _opened(path: bytes) -> int:
+    return os.open(path, os.O_RDWR)
+
+
+CALLS: dict[str, Callable[[bytes], None]] = {
+    "getattr": getattr_now,
+    "open": open_and_close,
+    "lock": lock_and_unlock,
+}
 
 
 def main(file: str, seconds: float, calls: list[str]) -> None:

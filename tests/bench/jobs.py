@@ -149,6 +149,19 @@ class CallJob:
         return {figure.key: rate, processor.key: taken_s / (rate * scale.seconds) * US_PER_S}
 
 
+class Handing:
+    """A lock that one host hands to the other, and back, by `handing.py`."""
+
+    figures = (Figure("handing", "flock handed to the other host", "/s", {}),)
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]:
+        program, file = Path(__file__).with_name("handing.py"), "handed"
+        other = system.other_directory or system.directory
+        seconds = f"{scale.seconds:g}"
+        result = system.run(sys.executable, program, seconds, system.directory / file, other / file)
+        return {self.figures[0].key: float(result.stdout)}
+
+
 WRITE = ("--rw=randwrite", "--bs=4k", "--time_based")
 READ = ("--rw=randread", "--bs=4k", "--loops=100000")
 FLOORS_OF_WRITES = {"primary": 1.5, "backup": 1.0}
@@ -173,6 +186,8 @@ JOBS: dict[str, Job] = {
     ),
     "getattr": CallJob(Figure("getattr", "attributes asked for", "/s", {})),
     "open": CallJob(Figure("open", "open and close", "/s", {})),
+    "lock": CallJob(Figure("lock", "flock and unlock", "/s", {})),
+    "handing": Handing(),
     "files": SmallFiles(),
     # After the small files: what changed a moment ago is not read through the page cache.
     "reread": FioJob(

@@ -68,7 +68,10 @@ def mounted(directory: Path, mode: str, round_trip_ms: float) -> Iterator[tuple[
             for host, peer in ((hosts.primary, hosts.backup), (hosts.backup, hosts.primary)):
                 start_relay(host, peer, round_trip_ms / 2000)
         hosts.mount()
-        seen = {"primary": seen_from(hosts.primary, "primary"), "backup": seen_from(hosts.backup, "backup")}
+        seen = {
+            "primary": seen_from(hosts.primary, hosts.backup, "primary"),
+            "backup": seen_from(hosts.backup, hosts.primary, "backup"),
+        }
         yield hosts, seen
         hosts.umount()
 

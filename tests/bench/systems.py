@@ -22,12 +22,14 @@ Enter = Callable[[Sequence[str | Path]], list[str | Path]]
 
 @dataclass(frozen=True)
 class System:
-    """Something mounted. Jobs work in `directory`; `enter` leads to where that is."""
+    """Something mounted. Jobs work in `directory`; `enter` leads to where that is. `other_directory` is the
+    same on the other host, where there is one."""
 
     name: str
     directory: Path
     pids: Callable[[], list[int]]
     enter: Enter = list
+    other_directory: Path | None = None
 
     def run(self, *command: str | Path) -> Result:
         """Run a program that works on the system."""
@@ -46,17 +48,20 @@ def fusemirror(directory: Path, session: KernelSession | None = None) -> Iterato
     with TwoHosts(directory) as hosts:
         hosts.create_and_join(tls=False)
         hosts.mount(*options)
-        yield seen_from(hosts.primary, f"primary{ending}"), seen_from(hosts.backup, f"backup{ending}")
+        yield (
+            seen_from(hosts.primary, hosts.backup, f"primary{ending}"),
+            seen_from(hosts.backup, hosts.primary, f"backup{ending}"),
+        )
         hosts.umount()
         for warning in hosts.unexpected_warnings():
             print(f"bench: {warning}", file=sys.stderr)
 
 
-def seen_from(host: Host, name: str) -> System:
+def seen_from(host: Host, other: Host, name: str) -> System:
     """The mount of a host as a system, with a directory of its own."""
     work = host.mountpoint / name
     work.mkdir()
-    return System(name, work, lambda: [host.pid])
+    return System(name, work, lambda: [host.pid], other_directory=other.mountpoint / name)
 
 
 def listens(host: Host, address: str) -> bool:
