@@ -19,7 +19,7 @@ import msgspec
 import pyfuse3
 import trio
 
-from fusemirror import __version__
+from fusemirror import __version__, hot
 from fusemirror.admin.client import socket_path
 from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
@@ -379,6 +379,7 @@ async def _serve(
     ready: Callable[[], None],
     reread: Callable[[], Settings],
 ) -> int:
+    hot.install()
     async with AsyncExitStack() as stack:
         host = Host(settings, network, Seams(), _witness_of(settings), keys)
         host.takes_locks = options.session is KernelSession.FUSEMIRROR
@@ -422,6 +423,7 @@ async def _serve(
                 host.seams.now_ns,
                 operations.on_bug,
                 tells_of_privileges=agreed.tells_of_privileges,
+                at_once=operations,
             )
             kernel.session = Session(fuse_descriptor(), server)
         nursery.start_soon(kernel.run_signals)

@@ -1,10 +1,13 @@
 """A promise: one value or one error for one task, whoever comes first."""
 
+from typing import Any
+
+import outcome
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from fusemirror.promise import Promise
+from fusemirror.promise import Promise, begin, go_on_after, gone_on
 
 
 async def waited(promise: Promise[int], results: list[object]) -> None:
@@ -104,3 +107,76 @@ async def test_a_value_given_is_not_lost_to_a_cancellation_in_the_same_turn() ->
         promise.resolve(7)
         nursery.cancel_scope.cancel()
     assert results == [7]
+
+
+class Ended:
+    """What became of a coroutine without a task."""
+
+    def __init__(self) -> None:
+        self.result: outcome.Outcome[Any] | None = None
+        self.error: outcome.Outcome[Any] | None = None
+
+    def ended(self, result: "outcome.Outcome[Any]") -> None:
+        self.result = result
+
+    def failed(self, error: "outcome.Outcome[Any]") -> None:
+        self.error = error
+
+
+async def sum_of(*promises: Promise[int]) -> int:
+    return sum([await promise.wait() for promise in promises])
+
+
+def test_a_coroutine_without_a_task_goes_on_where_a_promise_is_settled() -> None:
+    first, second, there, ending = Promise[int](), Promise[int](), Promise[int](), Ended()
+    there.resolve(4)
+    coroutine = sum_of(there, first, second)
+    promise = begin(coroutine)
+    assert promise is first
+    go_on_after(promise, coroutine, ending)
+    first.resolve(2)
+    assert ending.result is None
+    second.resolve(1)
+    assert ending.result == outcome.Value(7)
+
+
+def test_one_that_need_not_wait_has_ended_at_once() -> None:
+    there = Promise[int]()
+    there.resolve(4)
+    with pytest.raises(StopIteration) as end:
+        begin(sum_of(there))
+    assert end.value.value == 4
+
+
+async def test_one_that_meets_an_error_goes_on_in_a_task() -> None:
+    async def asking() -> str:
+        try:
+            await promise.wait()
+        except ValueError as error:
+            await trio.lowlevel.checkpoint()  # as no coroutine without a task may
+            return str(error)
+        return "nothing"
+
+    promise, ending = Promise[int](), Ended()
+    coroutine = asking()
+    go_on_after(begin(coroutine), coroutine, ending)
+    promise.reject(ValueError("why"))
+    assert ending.result is None
+    assert ending.error is not None
+    assert await gone_on(coroutine, ending.error) == "why"
+
+
+async def test_a_task_waits_as_ever_while_others_have_none() -> None:
+    """Also for a promise that a coroutine settles which goes on without a task."""
+    first, second, results = Promise[int](), Promise[int](), list[object]()
+
+    async def settling() -> None:
+        second.resolve(await first.wait())
+
+    coroutine = settling()
+    go_on_after(begin(coroutine), coroutine, Ended())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waited, second, results)
+        await wait_all_tasks_blocked()
+        first.resolve(3)
+    assert results == [3]

@@ -45,6 +45,7 @@ LAYERS = (
         "recent",
         "pieces",
         "background",
+        "hot",
         "limits",
         "identifiers",
         "errors",

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import NoReturn
 
 import trio
 
@@ -24,6 +25,9 @@ from fusemirror.protocol.messages import AnyMessage, Hello, Ping, Pong
 from fusemirror.protocol.states import ConnectionState
 
 log = logging.getLogger(__name__)
+
+InPlace = Callable[[list[Received]], list[Received]]
+"""Takes messages as they arrive, and returns those that need a task."""
 
 
 async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_timeout: float) -> "Session":
@@ -96,6 +100,7 @@ class Session:
         self._connection = connection
         self._scope = trio.CancelScope()
         self._unsent: deque[Buffer] = deque()
+        self._left: list[Received] = []  # by who took messages in place
         self._corked = False
         self._writer = trio.lowlevel.ParkingLot()  # the writer task, while there is nothing unsent
         self._senders = trio.lowlevel.ParkingLot()  # tasks that wait for room
@@ -205,8 +210,12 @@ class Session:
 
     # --- receiving --------------------------------------------------------------------------------
 
-    async def receive(self) -> list[Received]:
+    async def receive(self, in_place: InPlace | None = None) -> list[Received]:
         """All messages that have arrived, in their order; at least one. Heartbeats are dealt with inside.
+
+        `in_place` is called with them first, before this task wakes up, and returns those that it leaves; it
+        is not called again before those were received. It must not wait (`hot.py`), and what it raises is
+        raised here.
 
         Must be called again soon: a Ping is answered only here. `ConnectionLost` at the end of the stream,
         after a reset, a close or `peer_timeout` of silence; `RemoteProtocolError` for a bad frame: the
@@ -214,11 +223,41 @@ class Session:
         """
         while True:
             self._check_open()
+            if self._left:
+                received, self._left = self._left, []
+                return received
             if received := self._events():
                 return received
+            if in_place is not None:
+                await self._receive_in_place(in_place)
+                continue
             data = await self._receive_data()
             self.received_bytes += len(data)
             self._connection.receive_data(data)
+
+    async def _receive_in_place(self, in_place: InPlace) -> None:
+        """Return with messages that are left, or where a frame has begun that is large, or is bad."""
+        connection = self._connection
+
+        def take(data: bytes) -> bool:
+            if not data:
+                self._end_of_stream()
+            self._silent_since = trio.current_time()
+            self.received_bytes += len(data)
+            connection.receive_data(data)
+            if received := self._events():
+                self._left = in_place(received)
+            return bool(self._left) or connection.within_frame or connection.is_bad
+
+        self._silent_since = trio.current_time()
+        try:
+            await self._transport.receive_with(self._bytes_wanted(), take)
+        except ConnectionLost as error:
+            self.close(error.args[1])
+            self._check_open()
+            raise
+        finally:
+            self._silent_since = None
 
     async def discard(self) -> None:
         """Return when the session has closed. What comes until then is dropped, whatever it says; heartbeats
@@ -243,10 +282,9 @@ class Session:
                 self._connection.receive_data(data)
 
     async def _receive_data(self) -> bytes:
-        bytes_max = max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))
         self._silent_since = trio.current_time()
         try:
-            data = await self._transport.receive(bytes_max)
+            data = await self._transport.receive(self._bytes_wanted())
         except ConnectionLost as error:
             self.close(error.args[1])
             self._check_open()
@@ -254,10 +292,16 @@ class Session:
         finally:
             self._silent_since = None
         if not data:
-            cut = " in the middle of a message" if self._connection.within_frame else ""
-            self.close(f"the peer ended it{cut}")
-            self._check_open()
+            self._end_of_stream()
         return data
+
+    def _bytes_wanted(self) -> int:
+        return max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))
+
+    def _end_of_stream(self) -> NoReturn:
+        cut = " in the middle of a message" if self._connection.within_frame else ""
+        self.close(f"the peer ended it{cut}")
+        raise ConnectionLost(self.peer_name, self.close_reason)
 
     def _events(self) -> list[Received]:
         try:

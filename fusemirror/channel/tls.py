@@ -15,7 +15,7 @@ import trio
 
 from fusemirror import limits
 from fusemirror.channel.keyring import certificates_in
-from fusemirror.channel.transport import Listener, Network, Transport, drop_sent, everybody
+from fusemirror.channel.transport import Listener, Network, Take, Transport, drop_sent, everybody
 from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, PEER_NEXT, REPLACED
 from fusemirror.protocol.framing import Buffer
@@ -184,8 +184,31 @@ class TlsTransport(Transport):
             if received is not None:
                 return received
 
+    async def receive_with(self, bytes_max: int, take: Take) -> None:
+        def take_decrypted() -> bool:
+            while True:
+                received = self._decrypt(bytes_max)
+                if received is None:
+                    return False
+                if take(received):
+                    return True
+                if not self._holds_more:
+                    return False
+
+        def take_encrypted(encrypted: bytes) -> bool:
+            self._put(encrypted)
+            return take_decrypted()
+
+        if self._holds_more:
+            await trio.lowlevel.checkpoint()
+            if take_decrypted():
+                return
+        await self._inner.receive_with(bytes_max, take_encrypted)
+
     async def _feed(self, bytes_max: int) -> None:
-        encrypted = await self._inner.receive(bytes_max)
+        self._put(await self._inner.receive(bytes_max))
+
+    def _put(self, encrypted: bytes) -> None:
         if encrypted:
             self._incoming.write(encrypted)
         else:

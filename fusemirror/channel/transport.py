@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from fusemirror import limits
+from fusemirror import hot, limits
 from fusemirror.channel.shedding import Shedding
 from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 from fusemirror.settings import Address
+
+Take = Callable[[bytes], bool]
+"""Takes what has arrived; whether its task is to go on."""
 
 
 class Transport(ABC):
@@ -59,6 +62,15 @@ class Transport(ABC):
 
         `ConnectionLost` if the stream is broken, or closed here meanwhile. Cancellation: atomic.
         """
+
+    async def receive_with(self, bytes_max: int, take: Take) -> None:
+        """Return when `take`, called with what `receive` would return, again and again, has returned True;
+        raise what it raises. `take` must not wait: it may be called outside of any task (`hot.py`).
+
+        `take` returns True for b"". Else as `receive`.
+        """
+        while not take(await self.receive(bytes_max)):
+            pass
 
     @abstractmethod
     def close(self) -> None:
@@ -155,6 +167,24 @@ class SocketTransport(Transport):
             except (trio.ClosedResourceError, OSError) as error:
                 raise self._lost(error) from error
 
+    async def receive_with(self, bytes_max: int, take: Take) -> None:
+        self._check_open()
+        recv = self._socket.recv
+
+        def ready() -> bool:
+            try:
+                data = recv(bytes_max)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise self._lost(error) from error
+            return take(data)
+
+        try:
+            await hot.readable(self._socket.fileno(), ready)
+        except trio.ClosedResourceError as error:
+            raise self._lost(error) from error
+
     def _check_open(self) -> None:
         # trio must not be asked to wait for a closed socket: it stumbles over the descriptor -1, keeps
         # the task registered for it, and tells whoever asks next that another task waits already.
@@ -164,7 +194,7 @@ class SocketTransport(Transport):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            trio.lowlevel.notify_closing(self._socket)
+            hot.notify_closing(self._socket.fileno())
             self._socket.close()
 
     def _lost(self, error: Exception) -> ConnectionLost:

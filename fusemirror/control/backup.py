@@ -193,6 +193,10 @@ class BackupUnit(ControlUnit):
         inode = self.volume.catalog.inode(number) if number else None
         return inode and self.shown(inode)
 
+    def writes_at_once(self, data_bytes: int) -> bool:
+        routed = self.applier.access is Access.ROUTED
+        return routed and not self.retired and self.communication.has_room(data_bytes)
+
     async def _request_exclusively(self, operation: AnyOperation, data: bytes) -> InodeNumber:
         """`_request`, with the subvolume's exclusive status taken first (Fig. 17, steps 858-861)."""
         if self.volume.catalog.reservations:
@@ -433,6 +437,16 @@ class BackupUnit(ControlUnit):
         if not isinstance(key, tuple) and (last := self.communication.newest_in_doubt(key)):
             await self._while_progressing(self.communication.wait_ended, key, last)
             await self.showable(key)
+
+    def shows_at_once(self, inode: InodeNumber) -> bool:
+        link, applier = self.link, self.applier
+        if self.retired or link is None or not applier.serves or self.asking.in_doubt:
+            return False
+        if inode in applier.out_of_sync:
+            return False
+        if trio.current_time() >= link.mirror.lease_until or self.communication.newest_in_doubt(inode):
+            return False
+        return not self.exclusive.ranges.is_exclusive(inode, 0, FILE_BYTES_MAX)
 
     def cacheable_s(self, key: Key) -> float:
         link = self.link

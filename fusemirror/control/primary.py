@@ -71,6 +71,7 @@ from fusemirror.protocol.calls import (
     place_value,
 )
 from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.connection import Received
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     Answer,
@@ -198,6 +199,12 @@ class PrimaryUnit(ControlUnit):
             await self.mirror.acknowledged(number)
             self.check_disk()  # a host that stops serving has the change perhaps, and the other perhaps not
         return self.volume.catalog.inode(inode)
+
+    def writes_at_once(self, data_bytes: int) -> bool:
+        mirror = self.mirror
+        return (
+            self.ready and mirror.access is Access.ROUTED and not mirror.congested and self._may_make_changes
+        )
 
     async def _admit(self, operation: Operation, length: int) -> ExclusiveWrite | None:
         """On return `operation` may be made, if it is at once: main is exclusive for it, where access is.
@@ -434,6 +441,12 @@ class PrimaryUnit(ControlUnit):
         if not self.mirror.entitled:
             await self.mirror.wait_entitled()
 
+    def shows_at_once(self, inode: InodeNumber) -> bool:
+        mirror = self.mirror
+        if self.retired or not self.ready or not mirror.entitled or mirror.unsettled(inode):
+            return False
+        return not self.exclusive.ranges.is_exclusive(inode, 0, FILE_BYTES_MAX)
+
     def cacheable_s(self, key: Key) -> float:
         # No longer than a backup would wait before it takes over from a killed process, whose mount is
         # still there with all that its kernel keeps.
@@ -543,21 +556,31 @@ class PrimaryUnit(ControlUnit):
         """Read the forward path; what needs waiting is done beside it."""
         session = link.forward
         async with trio.open_nursery() as nursery:
+
+            def serve_in_place(received: list[Received]) -> list[Received]:
+                """Changes, where nothing else came with them."""
+                if not all(_is_change(message) for message, _ in received):
+                    return received
+                self._serve_messages(link, received, nursery)
+                return []
+
             try:
                 while True:
-                    received = await session.receive()
-                    if len(received) == 1:
-                        self._serve_message(session, *received[0], nursery)
-                        continue
-                    with link.mirror.corked():  # what came together goes back together
-                        for message, data in received:
-                            self._serve_message(session, message, data, nursery)
+                    self._serve_messages(link, await session.receive(serve_in_place), nursery)
             except ChannelError as error:
                 link.end(session, error)
             except (FusemirrorError, OSError) as error:
                 log.error("the requests of the backup cannot be served over this link: %s", error)
                 link.close(str(error))
             nursery.cancel_scope.cancel()
+
+    def _serve_messages(self, link: Link, received: list[Received], nursery: trio.Nursery) -> None:
+        if len(received) == 1:
+            self._serve_message(link.forward, *received[0], nursery)
+            return
+        with link.mirror.corked():  # what came together goes back together
+            for message, data in received:
+                self._serve_message(link.forward, message, data, nursery)
 
     def _serve_message(
         self, session: Session, message: AnyMessage, data: Buffer, nursery: trio.Nursery
@@ -946,6 +969,11 @@ class PrimaryUnit(ControlUnit):
             "resync": mirror.resync_status,
             "communication": mirror.pending_status(),
         }
+
+
+def _is_change(message: AnyMessage) -> bool:
+    """Whether it asks for a change, which is decided at once."""
+    return type(message) is Request and isinstance(message.operation, Operation)
 
 
 def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:

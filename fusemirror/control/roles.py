@@ -97,6 +97,9 @@ class Roles(ControlUnit):
             except RoleChanged:
                 await self._succeeded(unit)
 
+    def shows_at_once(self, inode: InodeNumber) -> bool:
+        return self._parked is None and self.unit.shows_at_once(inode)
+
     def cacheable_s(self, key: Key) -> float:
         return self.unit.cacheable_s(key) if self._parked is None else 0.0
 
@@ -127,6 +130,9 @@ class Roles(ControlUnit):
         if stepwise is not None:
             return await self._perform_in_steps(operation, *stepwise)
         return await self._perform(operation, data)
+
+    def writes_at_once(self, data_bytes: int) -> bool:
+        return self._parked is None and self.unit.writes_at_once(data_bytes)
 
     async def _perform_in_steps(self, operation: AnyOperation, start: int, end: int) -> Inode | None:
         """`perform`, so that no step takes either host long.

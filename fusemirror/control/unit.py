@@ -438,6 +438,10 @@ class ControlUnit(ABC):
         """Return when what the catalog says of `key` may be shown: the other host sees it too (G2)."""
 
     @abstractmethod
+    def shows_at_once(self, inode: InodeNumber) -> bool:
+        """Whether `attributes` and `read` of the inode, called now, wait for nothing, and need no task."""
+
+    @abstractmethod
     def cacheable_s(self, key: Key) -> float:
         """Seconds for which this host's kernel may keep what the catalog says of `key` now; 0 for not at
         all. What changes meanwhile of inodes the volume's watcher hears (`volume/watcher.py`).
@@ -585,6 +589,12 @@ class ControlUnit(ABC):
     @abstractmethod
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         """Do it, in both volumes; the inode concerned, or None where it has gone meanwhile."""
+
+    @abstractmethod
+    def writes_at_once(self, data_bytes: int) -> bool:
+        """Whether `perform` of a write with so much data, called now, waits for nothing but promises: then it
+        needs no task (`promise.begin`), unless a promise is rejected.
+        """
 
     @abstractmethod
     async def flush(self, inode: InodeNumber) -> None:

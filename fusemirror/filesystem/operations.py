@@ -526,6 +526,14 @@ class Operations(pyfuse3.Operations):
         """Where, from `off` on, the next data is, or the next hole; pyfuse3 has no request for it."""
         return await self._unit.seek(self._files[fh].inode, min(off, FILE_BYTES_MAX), data=data)
 
+    def writes_at_once(self, data_bytes: int) -> bool:
+        """Whether `write` of so much, called now, waits for nothing but promises, unless one is rejected."""
+        return self._unit.writes_at_once(data_bytes)
+
+    def shows_at_once(self, inode: InodeNumber) -> bool:
+        """Whether `getattr` and `read` of the inode, called now, wait for nothing."""
+        return inode != ROOT_INODE and self._unit.shows_at_once(inode)
+
     @answers_errno
     async def write(
         self,

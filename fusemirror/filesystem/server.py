@@ -8,12 +8,13 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyfuse3
 
 from fusemirror.errors import MalformedRequest
 from fusemirror.filesystem.answers import Listing, attr_of, entry_of, open_flags_of, statfs_of
+from fusemirror.identifiers import InodeNumber
 from fusemirror.kernel import codec
 from fusemirror.kernel.codec import NS_PER_S, Attr, InHeader, Opcode, Reply
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _BUG = "a bug in serving opcode %d: please report it"
 _XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
+
+_LOOKS = frozenset((Opcode.READ, Opcode.GETATTR))
 
 Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, Reply]]
 
@@ -59,6 +62,14 @@ class WantedAttributes(NamedTuple):
     st_mtime_ns: int
 
 
+class AtOnce(Protocol):
+    """What `Operations` says of requests that would be asked now."""
+
+    def writes_at_once(self, data_bytes: int) -> bool: ...
+
+    def shows_at_once(self, inode: InodeNumber) -> bool: ...
+
+
 class OperationsServer:
     """The `Server` of a session. A bug, too, is answered: with EIO, a trace in the log, and `on_bug`."""
 
@@ -69,13 +80,17 @@ class OperationsServer:
         on_bug: Callable[[], None],
         *,
         tells_of_privileges: bool = False,
+        at_once: AtOnce | None = None,
     ) -> None:
-        """`tells_of_privileges`: the kernel says which changes end set-user-id and set-group-id."""
+        """`tells_of_privileges`: the kernel says which changes end set-user-id and set-group-id.
+        `at_once` says which requests need no task; without it all may need one.
+        """
         # Its handlers take our own types as well, and pyfuse3's say otherwise.
         self._operations: Any = operations
         self._now_ns = now_ns
         self._on_bug = on_bug
         self._tells_of_privileges = tells_of_privileges
+        self._at_once = at_once
         self._handlers: dict[int, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
@@ -126,6 +141,14 @@ class OperationsServer:
         elif header.opcode == Opcode.BATCH_FORGET:
             self._forget(header.opcode, codec.forgotten_in(body))
         return None
+
+    def needs_no_task(self, header: InHeader) -> bool:
+        at_once, opcode = self._at_once, header.opcode
+        if at_once is None:
+            return False
+        if opcode == Opcode.WRITE:
+            return at_once.writes_at_once(header.len)
+        return opcode in _LOOKS and at_once.shows_at_once(InodeNumber(header.nodeid))
 
     def _forget(self, opcode: int, inodes: list[tuple[int, int]]) -> None:
         try:

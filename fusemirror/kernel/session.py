@@ -8,6 +8,10 @@ it began. So the number of tasks is that of the requests that wait, and a few th
 **Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
 data; beyond, nothing is read, and the kernel keeps the others.
 
+**Without a task.** A request of which the server says that it waits for promises alone (`promise.begin`)
+takes no task at all: it begins where the reader waits (`hot.py`), and whoever settles the promise writes
+the reply. Where the promise is rejected the handler goes on in a task of its own.
+
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
 fail that do not expect EINTR of a file. Only a wait for a lock ends (`Server.interrupt`), as on a local disk;
 the kernel restarts the call by itself where the program's handler says so.
@@ -25,12 +29,14 @@ or the reader ends `run`: handlers answer for their own mistakes.
 import errno
 import logging
 import os
-import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
+import outcome
 import trio
 
+from fusemirror import hot
 from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec
 from fusemirror.kernel.callers import is_dying
@@ -43,6 +49,7 @@ from fusemirror.limits import (
     REQUESTS_WAITING_MAX,
     WRITE_BYTES_MAX,
 )
+from fusemirror.promise import begin, go_on_after, gone_on, resumed
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,9 @@ _WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
 Handling = Coroutine[Any, Any, Reply]
 
+Start = Callable[..., None]
+"""Starts a task: `Nursery.start_soon`."""
+
 
 class Server(Protocol):
     """What serves the requests. All that it keeps of a request's body it must copy before it waits."""
@@ -64,6 +74,9 @@ class Server(Protocol):
 
     def interrupt(self, unique: int) -> None:
         """A signal came to the program whose request this is: a wait for a lock ends, and nothing else."""
+
+    def needs_no_task(self, header: InHeader) -> bool:
+        """Whether its handler, begun now, waits for promises alone, unless one is rejected."""
 
     async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
         """The kernel did not get this reply: what it hands out is taken back on return, and what it would
@@ -84,18 +97,39 @@ class _Waiting:
         self.answered = False  # with EINTR, before the handler has ended
 
 
-@types.coroutine
-def _resumed(handling: Handling, trap: Any) -> Generator[Any, Any, Reply]:
-    """Go on with a coroutine that this task began by `send(None)`, and that has yielded `trap` to trio.
+async def _given(result: "outcome.Outcome[Reply]") -> Reply:
+    return result.unwrap()
 
-    trio sends outcomes, also of a cancellation, and throws nothing.
-    """
-    while True:
-        try:
-            trap = handling.send((yield trap))
-        except StopIteration as end:
-            reply: Reply = end.value
-            return reply
+
+class _WithoutTask:
+    """A request whose handler waits without a task, and is answered when it has ended."""
+
+    __slots__ = ("_handling", "_session", "_start", "_waiting")
+
+    def __init__(self, session: "Session", waiting: _Waiting, handling: Handling, start: Start) -> None:
+        self._session = session
+        self._waiting = waiting
+        self._handling = handling
+        self._start = start
+
+    def ended(self, result: "outcome.Outcome[Reply]") -> None:
+        session, waiting = self._session, self._waiting
+        if session.is_left:
+            return
+        session.without_task -= 1
+        if isinstance(result, outcome.Value) and not waiting.answered:
+            session.end_waiting(waiting)
+            session.reply(result.value)
+        else:
+            self._start(session.finish, waiting, _given(result))
+
+    def failed(self, error: "outcome.Outcome[Any]") -> None:
+        session = self._session
+        if session.is_left:
+            self._handling.close()
+            return
+        session.without_task -= 1
+        self._start(session.finish, self._waiting, gone_on(self._handling, error))
 
 
 class Session:
@@ -104,12 +138,18 @@ class Session:
     def __init__(self, device: int, server: Server) -> None:
         self._device = device
         self._server = server
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffers = [bytearray(BUFFER_BYTES)]
+        self._view = memoryview(self._buffers[0])
         self._ended = False
         self._waiting: dict[int, _Waiting] = {}  # by the kernel's number of the request
         self._waiting_bytes = 0
         self._room = trio.Event()
         self._parked: list[trio.lowlevel.Task] = []
+        self._at_hand: tuple[InHeader, memoryview] | None = None  # read, and left to the task that reads
+        self._stopped = trio.Event()
+        self.without_task = 0  # of those that wait
+        self.is_left = False
+        self._unmounted = False
 
     async def run(self) -> None:
         """Serve until unmounted or stopped, and until every handler that had begun has ended.
@@ -120,21 +160,27 @@ class Session:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_letting_go)
-                async with trio.open_nursery() as working:
-                    working.start_soon(self._work, working)
+                try:
+                    async with trio.open_nursery() as working:
+                        working.start_soon(self._work, working)
+                        working.start_soon(self._wait_for_the_rest)
+                finally:
+                    self.is_left = True
                 nursery.cancel_scope.cancel()
         finally:
             self._ended = True
+            hot.notify_closing(self._device)
             os.set_blocking(self._device, True)  # it is libfuse's again, which unmounts
 
     def stop(self) -> None:
         """Read no more; `run` ends when what has begun has ended. Nothing where it has ended already."""
         if not self._ended:
             self._end()
-            trio.lowlevel.notify_closing(self._device)
+            hot.notify_closing(self._device)
 
     def _end(self) -> None:
         self._ended = True
+        self._stopped.set()
         self._room.set()
         for task in self._parked:
             trio.lowlevel.reschedule(task)
@@ -145,7 +191,7 @@ class Session:
     async def _work(self, nursery: trio.Nursery) -> None:
         """Read; go on with a request that has to wait, while another task reads; be at hand."""
         while not self._ended:
-            begun = await self._read()
+            begun = await self._read(nursery)
             if begun is None:
                 self._end()
                 return
@@ -153,7 +199,8 @@ class Session:
                 trio.lowlevel.reschedule(self._parked.pop())
             else:
                 nursery.start_soon(self._work, nursery)
-            await self._finish(*begun)
+            waiting, handling, trap = begun
+            await self.finish(waiting, resumed(handling, trap))
             if self._ended or len(self._parked) >= REQUESTS_IDLE:
                 return
             await self._park()
@@ -169,49 +216,100 @@ class Session:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def _read(self) -> tuple[_Waiting, Handling, Any] | None:
+    async def _read(self, nursery: trio.Nursery) -> tuple[_Waiting, Handling, Any] | None:
         """Answer what need not wait. Return with what has to, and with its first trap; None at the end."""
-        device, buffers, view = self._device, [self._buffer], memoryview(self._buffer)
-        readv, read_header, header_bytes = os.readv, IN_HEADER.read, IN_HEADER.size
-        serve = self._server.serve
+        device, serve = self._device, self._server.serve
+        ready = partial(self._serve_without_task, nursery.start_soon)
         while not self._ended:
             if self._is_full():
                 self._room = trio.Event()
                 await self._room.wait()
                 continue
             try:
-                await trio.lowlevel.wait_readable(device)
+                await hot.readable(device, ready)
             except trio.ClosedResourceError:
                 return None
             for _ in range(REQUESTS_PER_TURN):
-                try:
-                    size = readv(device, buffers)
-                except BlockingIOError:
+                if self._at_hand is None and self._is_full():
                     break
-                except OSError as error:
-                    if error.errno == _ABORTED:
-                        continue
-                    if error.errno in _UNMOUNTED:
-                        return None
-                    raise
-                if not size:
-                    return None
-                header = read_header(view[:size])
+                request, self._at_hand = self._at_hand or self._next(), None
+                if request is None:
+                    break
+                header, body = request
                 try:
-                    if header.len != size:
-                        raise MalformedRequest(f"{size} bytes that say they are {header.len}")
-                    handling = serve(header, view[header_bytes:size])
+                    handling = serve(header, body)
                     if handling is None:
-                        self._answer_itself(header, view[header_bytes:size])
+                        self._answer_itself(header, body)
                         continue
                     trap = handling.send(None)
                 except StopIteration as end:
-                    self._reply(end.value)
+                    self.reply(end.value)
                 except MalformedRequest as error:
                     self._refuse(header, error)
                 else:
-                    return self._begin_to_wait(header, view[header_bytes:size]), handling, trap
+                    return self._begin_to_wait(header, body), handling, trap
+            if self._unmounted:
+                return None
         return None
+
+    def _next(self) -> tuple[InHeader, memoryview] | None:
+        """The next request, whose body stands in the buffer until another is read; None where there is none
+        for now, or for ever."""
+        while True:
+            try:
+                size = os.readv(self._device, self._buffers)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno == _ABORTED:
+                    continue
+                if error.errno not in _UNMOUNTED:
+                    raise
+                size = 0
+            if not size:
+                self._unmounted = True
+                return None
+            header = IN_HEADER.read(self._view[:size])
+            if header.len == size:
+                return header, self._view[IN_HEADER.size : size]
+            self._refuse(header, MalformedRequest(f"{size} bytes that say they are {header.len}"))
+
+    # --- without a task -----------------------------------------------------------------------------------
+
+    def _serve_without_task(self, start: Start) -> bool:
+        """Begin with requests that need no task; whether the one that reads is to go on."""
+        server = self._server
+        for _ in range(REQUESTS_PER_TURN):
+            if self._ended or self._is_full():
+                return True
+            request = self._next()
+            if request is None:
+                return self._unmounted
+            header, body = request
+            handling = server.serve(header, body) if server.needs_no_task(header) else None
+            if handling is None:
+                self._at_hand = request
+                return True
+            try:
+                promise = begin(handling)
+            except StopIteration as end:
+                self.reply(end.value)
+            except MalformedRequest as error:
+                self._refuse(header, error)
+            else:
+                waiting = self._begin_to_wait(header, body)
+                self.without_task += 1
+                go_on_after(promise, handling, _WithoutTask(self, waiting, handling, start))
+        return False
+
+    async def _wait_for_the_rest(self) -> None:
+        """Return when nothing more is read, and what has begun without a task has ended, or has one."""
+        await self._stopped.wait()
+        while self.without_task:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    # --- those that wait ------------------------------------------------------------------------------------
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= REQUESTS_WAITING_MAX or self._waiting_bytes > REQUESTS_WAITING_BYTES_MAX
@@ -222,25 +320,28 @@ class Session:
         self._waiting_bytes += waiting.bytes
         return waiting
 
-    async def _finish(self, waiting: _Waiting, handling: Handling, trap: Any) -> None:
+    def end_waiting(self, waiting: _Waiting) -> None:
+        del self._waiting[waiting.header.unique]
+        self._waiting_bytes -= waiting.bytes
+        self._room.set()
+
+    async def finish(self, waiting: _Waiting, going_on: Awaitable[Reply]) -> None:
         header = waiting.header
         try:
-            reply = await _resumed(handling, trap)
+            reply = await going_on
         except MalformedRequest as error:
             self._refuse(header, error)
             return
         finally:
-            del self._waiting[header.unique]
-            self._waiting_bytes -= waiting.bytes
-            self._room.set()
+            self.end_waiting(waiting)
         if waiting.answered:
             await self._server.untaken(header, waiting.body, reply)
         else:
-            self._reply(reply)
+            self.reply(reply)
 
     # --- replies --------------------------------------------------------------------------------------
 
-    def _reply(self, reply: Reply) -> None:
+    def reply(self, reply: Reply) -> None:
         try:
             os.writev(self._device, reply)
         except OSError as error:
@@ -251,7 +352,7 @@ class Session:
     def _refuse(self, header: InHeader, error: MalformedRequest) -> None:
         log.error("%s (opcode %d)", error, header.opcode)
         if header.opcode not in _WITHOUT_REPLY:
-            self._reply(error_reply(header.unique, errno.EIO))
+            self.reply(error_reply(header.unique, errno.EIO))
 
     def _answer_itself(self, header: InHeader, body: memoryview) -> None:
         """What the server has nothing to do with, or does not know."""
@@ -262,7 +363,7 @@ class Session:
                 self._server.interrupt(waiting.header.unique)
                 self._let_go_if_dying(waiting)
         elif opcode not in _WITHOUT_REPLY:
-            self._reply(error_reply(header.unique, errno.ENOSYS))
+            self.reply(error_reply(header.unique, errno.ENOSYS))
 
     # --- programs that are killed -----------------------------------------------------------------------
 
@@ -279,4 +380,4 @@ class Session:
         if not waiting.answered and is_dying(waiting.header.pid):
             waiting.answered = True
             self._server.interrupt(waiting.header.unique)
-            self._reply(error_reply(waiting.header.unique, errno.EINTR))
+            self.reply(error_reply(waiting.header.unique, errno.EINTR))

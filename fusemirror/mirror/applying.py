@@ -53,7 +53,7 @@ from fusemirror.mirror.states import (
 from fusemirror.mirror.suspects import suspects_of
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
-from fusemirror.protocol.connection import shown
+from fusemirror.protocol.connection import Received, shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AccessInEffect,
@@ -95,6 +95,8 @@ Work = Callable[[], Awaitable[None]]
 
 _NOT_FOR_HERE = (BadChange, BadRow, IllegalTransition, OperationFailed, SequenceGap)
 """What a handler raises, before it changed anything, for a message that this volume cannot take."""
+
+_CHANGES = (WriteChange, TruncateChange, AllocateChange, NamespaceChange)
 
 Handler = Callable[[Any, Buffer, Session], Work | None]
 """Takes a message, the data beside it, and the session that it came by."""
@@ -227,24 +229,39 @@ class Applier:
         return reason
 
     async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
+        in_place = partial(self._apply_in_place, session)
         while True:
-            for message, data in await session.receive():
+            for message, data in await session.receive(in_place):
                 work = self._take(message, data, session)
                 if work is not None:
                     if self._works >= REQUESTS_BESIDE_MAX:
                         raise refusal(session.peer_name, message, "too many of its kind at once")
                     self._works += 1
                     start(partial(self._work, work))
-            # One acknowledgement for all that came together.
-            if self.volume.number > self._told and self.state in BACKUP_SERVES:
-                self._told = self.volume.number
-                session.send(Applied(self._told))
-                if self._progress is not None:
-                    self._progress.resolve(None)
-                self._room.tell_if_due(session)
-            # While the primary goes on: most files are written next.
-            while self._made:
-                self.volume.prepare_image(self._made.pop())
+            self._tell_applied(session)
+
+    def _apply_in_place(self, session: Session, received: list[Received]) -> list[Received]:
+        """Apply the changes that come before anything else, and say so, without the task of the stream."""
+        if self.state is not BackupState.NORMAL:
+            return received
+        for index, (message, data) in enumerate(received):
+            if type(message) not in _CHANGES:
+                return received[index:]
+            self._take(message, data, session)
+        self._tell_applied(session)
+        return []
+
+    def _tell_applied(self, session: Session) -> None:
+        """One acknowledgement for all that came together."""
+        if self.volume.number > self._told and self.state in BACKUP_SERVES:
+            self._told = self.volume.number
+            session.send(Applied(self._told))
+            if self._progress is not None:
+                self._progress.resolve(None)
+            self._room.tell_if_due(session)
+        # While the primary goes on: most files are written next.
+        while self._made:
+            self.volume.prepare_image(self._made.pop())
 
     def _take(self, message: AnyMessage, data: Buffer, session: Session) -> Work | None:
         """Do what the message says. RemoteProtocolError: it has no place here, and nothing was changed."""

@@ -81,10 +81,11 @@ from fusemirror.mirror.suspects import marks_of
 from fusemirror.operations import Operation
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
-from fusemirror.protocol.connection import shown
+from fusemirror.protocol.connection import Received, shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AccessInEffect,
+    AnyMessage,
     Applied,
     Begin,
     Bye,
@@ -340,13 +341,12 @@ class Mirror:
         self.acknowledged_number = number
         while self.in_flight and self.in_flight[0].number <= number:
             self.in_flight.popleft()
-        still: list[tuple[ChangeNumber, Promise[Doubt | None]]] = []
-        for waiting in self._waiting:
-            if waiting[0] <= number:
-                waiting[1].resolve(doubt)
-            else:
-                still.append(waiting)
-        self._waiting = still
+        if self._waiting:
+            waiting = self._waiting
+            self._waiting = [each for each in waiting if each[0] > number]
+            for its_number, promise in waiting:
+                if its_number <= number:
+                    promise.resolve(doubt)
         if self._actions:
             ready = [action for action in self._actions if action[0] <= number]
             self._actions = [action for action in self._actions if action[0] > number]
@@ -693,16 +693,12 @@ class Mirror:
         self._go(PrimaryEvent.SAID_BYE if said_bye else PrimaryEvent.LOST, reason)
 
     async def _read(self, session: Session, stream: Stream) -> None:
+        in_place = partial(self._take_acknowledgements, session)
         while True:
-            for message, _data in await session.receive():
-                if self.state not in PRIMARY_TAKES.get(type(message), ()):
-                    why = f"it came when the mirror was {self.state.name.lower()}"
-                    raise refusal(session.peer_name, message, why)
+            for message, _data in await session.receive(in_place):
+                self._check_place(message, session)
                 if type(message) is Applied:
-                    if message.number > self.volume.number:
-                        raise refusal(session.peer_name, message, "number: no such change was made")
-                    self._applied_number = message.number
-                    self._acknowledge(message.number)
+                    self._take_applied(message, session)
                 elif type(message) is Reply:
                     stream.answered(message)
                 elif type(message) is Fetched:
@@ -719,6 +715,26 @@ class Mirror:
                     await self._take_leave(message, session)
                 else:
                     raise refusal(session.peer_name, message, "it came on the wrong path")
+
+    def _check_place(self, message: AnyMessage, session: Session) -> None:
+        if self.state not in PRIMARY_TAKES.get(type(message), ()):
+            why = f"it came when the mirror was {self.state.name.lower()}"
+            raise refusal(session.peer_name, message, why)
+
+    def _take_acknowledgements(self, session: Session, received: list[Received]) -> list[Received]:
+        """Those that come before anything else, without the task that reads."""
+        for index, (message, _) in enumerate(received):
+            if type(message) is not Applied:
+                return received[index:]
+            self._check_place(message, session)
+            self._take_applied(message, session)
+        return []
+
+    def _take_applied(self, message: Applied, session: Session) -> None:
+        if message.number > self.volume.number:
+            raise refusal(session.peer_name, message, "number: no such change was made")
+        self._applied_number = message.number
+        self._acknowledge(message.number)
 
     async def _take_leave(self, message: Bye, session: Session) -> NoReturn:
         """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""

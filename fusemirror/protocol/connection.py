@@ -121,6 +121,11 @@ class Connection:
         """Whether the stream would be cut in the middle of a frame if it ended here."""
         return self._reader.within_frame
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether `events` has met what it will raise."""
+        return self._fault is not None
+
     def receive_data(self, data: bytes) -> None:
         """Take in what the stream brought. Then ask `shake_hands` or `events` what it was."""
         self._reader.feed(data)

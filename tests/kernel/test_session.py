@@ -12,11 +12,13 @@ import pytest
 import trio
 import trio.testing
 
+from fusemirror import hot
 from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec, session
 from fusemirror.kernel.codec import InHeader, Opcode, Reply
 from fusemirror.kernel.session import Session
 from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX
+from fusemirror.promise import Promise
 
 READ = codec.READ_IN.pack(1, 0, 10, 0, 0, 0, 0)
 DEADLINE_S = 5.0
@@ -32,13 +34,32 @@ class Served:
         self.interrupted: list[int] = []
         self.forgotten: list[tuple[int, int]] = []
         self.untaken_replies: list[tuple[InHeader, bytes, Reply]] = []
+        self.promises: dict[int, Promise[int]] = {}  # of writes, which wait without a task
 
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
         if header.opcode in (Opcode.READ, Opcode.RENAME):
             return self._read(header, body)
+        if header.opcode == Opcode.WRITE:
+            return self._write(header)
         if header.opcode == Opcode.BATCH_FORGET:
             self.forgotten += codec.forgotten_in(body)
         return None
+
+    async def _write(self, header: InHeader) -> Reply:
+        self.started.append(header.unique)
+        try:
+            written = await self.promises[header.unique].wait() if header.unique in self.promises else 0
+        except ValueError:
+            await trio.lowlevel.checkpoint()
+            return codec.error_reply(header.unique, errno.EROFS)
+        if header.nodeid == 13:
+            raise KeyError("a mistake")
+        if header.nodeid == 14:
+            raise MalformedRequest("late")
+        return codec.write_reply(header.unique, written)
+
+    def needs_no_task(self, header: InHeader) -> bool:
+        return header.opcode == Opcode.WRITE
 
     async def _read(self, header: InHeader, body: memoryview) -> Reply:
         asked = codec.READ_IN.read(body)
@@ -93,8 +114,11 @@ class Kernel:
         return True
 
 
-@pytest.fixture
-def server() -> Served:
+@pytest.fixture(params=["hot", "in tasks"])
+async def server(request: pytest.FixtureRequest) -> Served:
+    """In a loop that is hot, and in one that is not: what is seen is the same."""
+    if request.param == "hot":
+        assert hot.install()
     return Served()
 
 
@@ -346,3 +370,103 @@ async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(
         server.gates[2].set()
         server.gates[4].set()
         assert await kernel.answer() == (4, 0)
+
+
+# --- without a task -------------------------------------------------------------------------------------
+
+
+async def test_a_write_is_answered_by_who_settles_its_promise(server: Served) -> None:
+    server.promises = {2: Promise(), 4: Promise()}
+    async with serving(server) as (kernel, _):
+        for unique in (2, 4, 6):
+            kernel.send(Opcode.WRITE, unique)
+        assert await kernel.answer() == (6, 0)
+        server.promises[4].resolve(7)
+        assert await kernel.answer() == (4, 0)
+        server.promises[2].resolve(7)
+        assert await kernel.answer() == (2, 0)
+        assert server.started == [2, 4, 6]
+
+
+async def test_requests_keep_their_order_with_a_task_or_without(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        order = [(Opcode.WRITE if unique % 3 else Opcode.READ, unique) for unique in range(2, 60, 2)]
+        for opcode, unique in order:
+            kernel.send(opcode, unique)
+        for _, unique in order:
+            assert await kernel.answer() == (unique, 0)
+        assert server.started == [unique for _, unique in order]
+
+
+async def test_a_write_whose_promise_is_rejected_goes_on_in_a_task(server: Served) -> None:
+    server.promises = {2: Promise()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.WRITE, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        server.promises[2].reject(ValueError("another role"))
+        assert await kernel.answer() == (2, errno.EROFS)
+
+
+async def test_the_session_ends_when_the_last_write_is_answered(server: Served) -> None:
+    server.promises = {2: Promise()}
+    async with serving(server) as (kernel, served):
+        kernel.send(Opcode.WRITE, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        served.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        server.promises[2].resolve(7)
+        assert await kernel.answer() == (2, 0)
+
+
+async def test_a_write_answers_nothing_after_the_session_was_left(server: Served) -> None:
+    server.promises = {2: Promise(), 4: Promise()}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Session(ours.fileno(), server).run)
+            for unique in server.promises:
+                Kernel(theirs).send(Opcode.WRITE, unique)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        server.promises[2].resolve(7)
+        server.promises[4].reject(ValueError("another role"))
+        assert Kernel(theirs).is_quiet()
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_malformed_write_is_refused(server: Served, waits: bool) -> None:
+    server.promises = {2: Promise()} if waits else {}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.WRITE, 2, nodeid=14)
+        await trio.testing.wait_all_tasks_blocked()
+        if waits:
+            server.promises[2].resolve(7)
+        assert await kernel.answer() == (2, errno.EIO)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_mistake_in_a_write_ends_the_session(server: Served, waits: bool) -> None:
+    server.promises = {2: Promise()} if waits else {}
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+        async with serving(server) as (kernel, _):
+            kernel.send(Opcode.WRITE, 2, nodeid=13)
+            await trio.testing.wait_all_tasks_blocked()
+            if waits:
+                server.promises[2].resolve(7)
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_write_of_a_killed_program_is_let_go(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.promises = {2: Promise()}
+    monkeypatch.setattr(session, "is_dying", lambda pid: pid == 77)
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.WRITE, 2, pid=77)
+        await trio.testing.wait_all_tasks_blocked()
+        kernel.send(Opcode.INTERRUPT, 3, codec.INTERRUPT_IN.pack(2))
+        assert await kernel.answer() == (2, errno.EINTR)
+        server.promises[2].resolve(7)
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.is_quiet()
+        assert [header.unique for header, _, _ in server.untaken_replies] == [2]

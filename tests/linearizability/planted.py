@@ -112,7 +112,7 @@ def slow() -> None:
     """No bug: the backup takes its time, also to notice that its link is lost."""
     receive = Session.receive
 
-    async def receive_late(self: Session) -> list[Any]:
+    async def receive_late(self: Session, _: object = None) -> list[Any]:
         try:
             received = await receive(self)
         except ConnectionLost:

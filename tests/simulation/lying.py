@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from fusemirror.change import Table, WriteChange
-from fusemirror.channel.session import Session
+from fusemirror.channel.session import InPlace, Session
 from fusemirror.channel.transport import Transport
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import Write
@@ -287,12 +287,19 @@ def lies_noticed() -> Iterator[None]:
             session._transport.drop()
         await discard(session)
 
-    async def checked(session: Session) -> list[Received]:
+    async def checked(session: Session, in_place: InPlace | None = None) -> list[Received]:
         transport = session._transport
         if not isinstance(transport, LyingTransport):
-            return await receive(session)
+            return await receive(session, in_place)
+
+        def checked_in_place(arrived: list[Received]) -> list[Received]:
+            assert in_place is not None
+            transport.check_wanted()
+            transport.check_taken(arrived)
+            return in_place(arrived)
+
         transport.check_wanted()
-        received = await receive(session)
+        received = await receive(session, None if in_place is None else checked_in_place)
         transport.check_taken(received)
         return received
 

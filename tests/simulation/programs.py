@@ -8,6 +8,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+import outcome
 import trio
 
 from fusemirror.change import ALLOCATION_MODES
@@ -32,6 +33,7 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
+from fusemirror.promise import Promise, begin, go_on_after, gone_on
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
@@ -106,6 +108,40 @@ def _locked(
         return operation.must_be_empty(host.unit.volume.catalog)
 
     return host.kernel.locked(*directories, emptied=emptied)
+
+
+class _Written:
+    """A write that was begun without a task; one waits for it, and goes on with it where it needs one."""
+
+    def __init__(self) -> None:
+        self.promise: Promise[outcome.Outcome[Any] | None] = Promise()
+
+    def ended(self, result: "outcome.Outcome[Inode | None]") -> None:
+        if isinstance(result, outcome.Error):
+            assert isinstance(result.error, Exception), "the process is going on"
+            self.promise.reject(result.error)
+        else:
+            self.promise.resolve(None)
+
+    def failed(self, error: "outcome.Outcome[Any]") -> None:
+        self.promise.resolve(error)
+
+
+async def _write(host: SimulatedHost, operation: Write, data: bytes) -> None:
+    """Without a task where that can be, as `kernel/session.py` has it."""
+    writing = host.unit.perform(operation, data)
+    if not host.unit.writes_at_once(len(data)):
+        await writing
+        return
+    written = _Written()
+    try:
+        promise = begin(writing)
+    except StopIteration:
+        return
+    go_on_after(promise, writing, written)
+    error = await written.promise.wait()
+    if error is not None:
+        await gone_on(writing, error)
 
 
 async def _change_names(
@@ -240,7 +276,7 @@ class Program:
         offset, data = self._edge(), self._data(tag, self._length())
 
         async def call(_: Operation) -> str:
-            await host.unit.perform(Write(inode, offset), data)
+            await _write(host, Write(inode, offset), data)
             if not host.acknowledges_early:
                 self._expect_redundant(host, inode, offset, len(data))
             return "ok"
@@ -282,7 +318,7 @@ class Program:
         data = self._data(tag, max(1, self._length() % 300))
 
         async def call(_: Operation) -> str:
-            await host.unit.perform(Write(inode, 0, append=True), data)
+            await _write(host, Write(inode, 0, append=True), data)
             return "ok"
 
         return await self._ask(host, ("file", tag), "append", data, call=call)
