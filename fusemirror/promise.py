@@ -86,6 +86,17 @@ class _Step:
     is_taken = False
 
 
+class NeedsTask(BaseException):
+    """The coroutine that runs has no task, and would wait for something that is no promise."""
+
+
+def check_task() -> None:
+    """Call it before a wait that is for no promise. NeedsTask, which passes all handlers of errors, as a
+    cancellation does; nothing may have been changed by then."""
+    if _Step.is_taken:
+        raise NeedsTask
+
+
 @types.coroutine
 def _trap(promise: Promise[Any]) -> Generator[Any, Any, Any]:
     """Hand the promise to who goes on with the coroutine, and get its outcome."""
@@ -106,8 +117,8 @@ class Ending(Protocol[T_in]):
 
 def begin(coroutine: Coroutine[Any, Any, T]) -> Promise[Any]:
     """The promise that a coroutine without a task waits for first. StopIteration with its result where it has
-    ended at once; else what it raises. Who calls this knows that it waits for nothing but promises, unless
-    one is rejected.
+    ended at once; NeedsTask where it has to be begun anew in a task; else what it raises. Who calls this
+    knows that it waits for nothing but promises, or calls `check_task` first, unless one is rejected.
     """
     before, _Step.is_taken = _Step.is_taken, True
     try:

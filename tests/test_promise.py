@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from fusemirror.promise import Promise, begin, go_on_after, gone_on
+from fusemirror.promise import NeedsTask, Promise, begin, check_task, go_on_after, gone_on
 
 
 async def waited(promise: Promise[int], results: list[object]) -> None:
@@ -180,3 +180,19 @@ async def test_a_task_waits_as_ever_while_others_have_none() -> None:
         await wait_all_tasks_blocked()
         first.resolve(3)
     assert results == [3]
+
+
+async def test_what_would_wait_for_something_else_needs_a_task() -> None:
+    """No handler of errors takes that for an error."""
+
+    async def asking() -> str:
+        try:
+            check_task()
+        except Exception:  # noqa: BLE001 - as the edge to the kernel has it
+            return "an error"
+        await trio.lowlevel.checkpoint()
+        return "it waited"
+
+    with pytest.raises(NeedsTask):
+        begin(asking())
+    assert await asking() == "it waited"

@@ -57,6 +57,7 @@ from fusemirror.mirror.states import WORDS, BackupState
 from fusemirror.mirror.verify import Report
 from fusemirror.operations import AnyOperation, Key, Operation
 from fusemirror.printable import counted
+from fusemirror.promise import check_task
 from fusemirror.protocol.calls import (
     AnyCall,
     ChangeAccess,
@@ -219,6 +220,7 @@ class BackupUnit(ControlUnit):
 
     async def _in_time(self, wait: Callable[[], Awaitable[T]]) -> T:
         """What `wait` returns; a check report where that takes longer than `io_timeout`."""
+        check_task()
         with trio.move_on_after(self._io_timeout_s):
             return await wait()
         raise self._check_report()
@@ -295,6 +297,7 @@ class BackupUnit(ControlUnit):
 
     async def _while_progressing(self, wait: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Wait as long as requests end; `PrimaryUnreachable` once none did for `io_timeout`."""
+        check_task()
         while True:
             retired = self.communication.retired_total
             with trio.move_on_after(self._io_timeout_s):
@@ -473,6 +476,7 @@ class BackupUnit(ControlUnit):
         await self._wait_readable()
 
     async def _wait_readable(self) -> None:
+        check_task()
         with trio.move_on_after(self._io_timeout_s):
             while True:
                 self.check_not_retired()

@@ -58,6 +58,7 @@ from fusemirror.mirror.states import PRIMARY_TAKES, WORDS, PrimaryState
 from fusemirror.mirror.verify import Repair, Report, Verifier
 from fusemirror.operations import AnyOperation, Key, Operation, Release, SetAttributes, Write
 from fusemirror.operations.draft import Decision, Draft
+from fusemirror.promise import check_task
 from fusemirror.protocol.calls import (
     Call,
     ChangeAccess,
@@ -219,6 +220,7 @@ class PrimaryUnit(ControlUnit):
             if self.retired:
                 raise RoleChanged
             if self._handing_over:  # it was asked before that began; what is made now nobody would ever have
+                check_task()
                 await self._hand_over_ended.wait()
                 continue
             write = self._begin_exclusive(operation, length, self.host_identity)
@@ -256,6 +258,7 @@ class PrimaryUnit(ControlUnit):
         return inode
 
     async def _wait_ready(self) -> None:
+        check_task()
         while not self.ready:
             with trio.move_on_after(self.mirror.io_timeout_s):
                 await self._made_ready.wait()

@@ -37,7 +37,7 @@ from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.mirror.histories import Step, claim_of, generations_of, meet, term_row
 from fusemirror.operations import AnyOperation, Key
 from fusemirror.printable import counted
-from fusemirror.promise import Promise
+from fusemirror.promise import Promise, check_task
 from fusemirror.protocol.messages import DiskSpace, Hello
 from fusemirror.settings import Access, Settings
 from fusemirror.volume.health import disk_error
@@ -174,11 +174,13 @@ class Roles(ControlUnit):
                 await self._succeeded(unit)
 
     async def _unparked(self) -> ControlUnit:
+        check_task()
         while self._parked is not None:
             await self._parked.wait()
         return self.unit
 
     async def _succeeded(self, unit: ControlUnit) -> None:
+        check_task()
         while self.unit is unit and unit.retired:
             await self._succession.wait()
 

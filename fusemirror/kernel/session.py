@@ -49,7 +49,7 @@ from fusemirror.limits import (
     REQUESTS_WAITING_MAX,
     WRITE_BYTES_MAX,
 )
-from fusemirror.promise import begin, go_on_after, gone_on, resumed
+from fusemirror.promise import NeedsTask, begin, go_on_after, gone_on, resumed
 
 log = logging.getLogger(__name__)
 
@@ -296,6 +296,9 @@ class Session:
                 self.reply(end.value)
             except MalformedRequest as error:
                 self._refuse(header, error)
+            except NeedsTask:  # a lease has run out since the server was asked
+                self._at_hand = request
+                return True
             else:
                 waiting = self._begin_to_wait(header, body)
                 self.without_task += 1

@@ -79,7 +79,7 @@ from fusemirror.mirror.states import (
 from fusemirror.mirror.stream import Question, Stream
 from fusemirror.mirror.suspects import marks_of
 from fusemirror.operations import Operation
-from fusemirror.promise import Promise
+from fusemirror.promise import Promise, check_task
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import Received, shown
 from fusemirror.protocol.framing import Buffer
@@ -274,6 +274,7 @@ class Mirror:
 
         After `io_timeout` it has ended.
         """
+        check_task()
         stream = self.stream
         if stream is None:
             return
@@ -430,6 +431,7 @@ class Mirror:
 
         There is no checkpoint between that moment and the return.
         """
+        check_task()
         with trio.move_on_after(self.io_timeout_s):
             while not self.entitled:
                 self._check_not_retired()
@@ -472,6 +474,7 @@ class Mirror:
         `ChangesRefused` at once while the backup is away, and after `io_timeout` where it is being
         brought up to date. What is refused here has no effect.
         """
+        check_task()
         with trio.move_on_after(self.io_timeout_s):
             while self.fenced and self.state not in (PrimaryState.ALONE, PrimaryState.DIVERGED):
                 await self.changed.wait()

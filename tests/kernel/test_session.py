@@ -18,7 +18,7 @@ from fusemirror.kernel import codec, session
 from fusemirror.kernel.codec import InHeader, Opcode, Reply
 from fusemirror.kernel.session import Session
 from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX
-from fusemirror.promise import Promise
+from fusemirror.promise import Promise, check_task
 
 READ = codec.READ_IN.pack(1, 0, 10, 0, 0, 0, 0)
 DEADLINE_S = 5.0
@@ -46,6 +46,9 @@ class Served:
         return None
 
     async def _write(self, header: InHeader) -> Reply:
+        if header.nodeid == 15:
+            check_task()  # as a lease that has run out has it
+            await trio.lowlevel.checkpoint()
         self.started.append(header.unique)
         try:
             written = await self.promises[header.unique].wait() if header.unique in self.promises else 0
@@ -405,6 +408,14 @@ async def test_a_write_whose_promise_is_rejected_goes_on_in_a_task(server: Serve
         await trio.testing.wait_all_tasks_blocked()
         server.promises[2].reject(ValueError("another role"))
         assert await kernel.answer() == (2, errno.EROFS)
+
+
+async def test_a_write_that_needs_a_task_after_all_has_one(server: Served) -> None:
+    async with serving(server) as (kernel, _):
+        for unique, nodeid in ((2, 1), (4, 15), (6, 1)):
+            kernel.send(Opcode.WRITE, unique, nodeid=nodeid)
+        assert sorted([await kernel.answer() for _ in range(3)]) == [(2, 0), (4, 0), (6, 0)]
+        assert sorted(server.started) == [2, 4, 6]
 
 
 async def test_the_session_ends_when_the_last_write_is_answered(server: Served) -> None:

@@ -33,7 +33,7 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
-from fusemirror.promise import Promise, begin, go_on_after, gone_on
+from fusemirror.promise import NeedsTask, Promise, begin, go_on_after, gone_on
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
@@ -137,6 +137,9 @@ async def _write(host: SimulatedHost, operation: Write, data: bytes) -> None:
     try:
         promise = begin(writing)
     except StopIteration:
+        return
+    except NeedsTask:
+        await host.unit.perform(operation, data)
         return
     go_on_after(promise, writing, written)
     error = await written.promise.wait()
