@@ -387,6 +387,7 @@ async def _serve(
         kernel = Kernel(mountpoint)
         volume = host.roles.volume
         cache = KernelCache(ending=volume.ending)
+        cache.directories.look = kernel.look
         volume.watcher = cache
         names = host.roles.leases
 
@@ -479,6 +480,10 @@ class Kernel:
         """Our own session; without it pyfuse3's loop serves."""
         self._mountpoint = mountpoint
         self._mounted = False
+
+    def look(self, path: bytes) -> int:
+        """Look a path below the mountpoint up, as any program would; the inode number there. OSError."""
+        return os.lstat(os.path.join(os.fsencode(self._mountpoint), path)).st_ino
 
     def mount(self, operations: Operations, options: MountOptions) -> None:
         try:

@@ -141,9 +141,9 @@ KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to r
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 NAME_DROPPED_S = 0.5  # so long a look waits until the kernel has dropped a name; it tries again by itself
-PAGES_TIMEOUT_S = (
-    0.005  # a thread and three calls take a tenth of that; what takes longer may wait for a read
-)
+MOVED_LOOK_DELAY_S = 0.01  # so long after a move here a kernel has let go of a directory that nobody uses
+MOVED_LOOKS_MAX = 100  # where renames of this host are in its way each time; the next call begins anew
+PAGES_TIMEOUT_S = 0.005  # a thread takes a tenth of that; what takes longer may wait for a read
 PAGES_TIMEOUTS_MAX = 100  # where it does not, the machine is busy: half a second
 MAPPING_DELAY_S = 0.25  # so long after a change by the other host a mapping may show what was before
 NAME_LIFETIME_S = 1.0  # how long a kernel keeps a name; the other host may have to wait for that

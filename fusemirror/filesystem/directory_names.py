@@ -9,8 +9,10 @@ for the lock of the old directory, which a call may hold that waits for the othe
 finds the directory is answered when that is done, or after `NAME_DROPPED_S`: the call that holds the lock
 may be the one that looks, and the kernel then tries once more by itself.
 
-A directory in which a program of this host stands, or has a file open, stays known by its old name until
-something looks it up by the new one outside of such a rename.
+A directory in which a program of this host stands, or has a file open below it, stays where it was until
+something looks it up by the new name outside of such a rename. So `run` does that, by the path below the
+mountpoint, as any program would: when the old name was dropped and the kernel has not let go of the
+directory, and again after each look that finds it, until it has worked once.
 """
 
 import errno
@@ -24,8 +26,8 @@ import pyfuse3
 import trio
 
 from fusemirror.change import Row, Table
-from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import NAME_DROPPED_S
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import MOVED_LOOK_DELAY_S, MOVED_LOOKS_MAX, NAME_DROPPED_S
 from fusemirror.volume.catalog import key_inode, unpack_entry
 
 log = logging.getLogger(__name__)
@@ -38,14 +40,20 @@ _DIRECTORY_TYPE = 4
 Name = tuple[InodeNumber, bytes]
 DropName = Callable[[InodeNumber, bytes], None]
 """(parent, name): pyfuse3.invalidate_entry."""
+Look = Callable[[bytes], int]
+"""Look a path below the mountpoint up; the inode that is there. OSError."""
 
 
 class DirectoryNames:
     """See the module. For each directory that the kernel knows, `_names` has the name by which it does, or
     the kernel was told to drop that one."""
 
-    def __init__(self, drop: DropName = pyfuse3.invalidate_entry) -> None:
+    def __init__(self, drop: DropName = pyfuse3.invalidate_entry, look: Look = lambda _: 0) -> None:
         self._drop = drop
+        self.look = look
+        # By the name that each has now: those that the kernel may not have moved there.
+        self._left: dict[InodeNumber, Name] = {}
+        self._wanted = trio.Event()
         self._names: dict[InodeNumber, Name] = {}
         self._dropping: dict[InodeNumber, trio.Event] = {}
         self._droppers = ThreadPoolExecutor(_DROPPERS, "dropper")
@@ -60,6 +68,7 @@ class DirectoryNames:
 
     def forgotten(self, inode: InodeNumber) -> None:
         self._names.pop(inode, None)
+        self._left.pop(inode, None)
 
     def told(self, inode: InodeNumber, name: Name) -> None:
         """The kernel is told a directory by a name now."""
@@ -68,6 +77,7 @@ class DirectoryNames:
 
     def renamed(self, inode: InodeNumber, name: Name) -> None:
         """The kernel has moved a directory to a name, or does once it has the answer to its request."""
+        self._left.pop(inode, None)
         if inode in self._names:
             self._names[inode] = name
 
@@ -92,10 +102,14 @@ class DirectoryNames:
 
     def _leave(self, inode: InodeNumber, name: Name) -> None:
         """The directory has this name and no other: begin to drop what the kernel has it by."""
+        if inode in self._left:
+            self._left[inode] = name
+            self._wanted.set()
         known = self._names.get(inode, name)
         if known == name:
             return
         del self._names[inode]
+        self._left[inode] = name
         self._dropping[inode] = dropped = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
@@ -109,6 +123,51 @@ class DirectoryNames:
         dropped.set()
         if self._dropping.get(inode) is dropped:
             del self._dropping[inode]
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Look, for ever, at directories that the kernel may have where they were."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            await trio.sleep(MOVED_LOOK_DELAY_S)  # the kernel lets go of most at once
+            await self.look_at_left()
+
+    async def look_at_left(self) -> None:
+        """Look at each once, or until no rename is in the way."""
+        for inode, name in list(self._left.items()):
+            await self._look_at(inode, name)
+
+    async def _look_at(self, inode: InodeNumber, name: Name) -> None:
+        for _ in range(MOVED_LOOKS_MAX):
+            path = self._path(name)
+            if path is None or self._left.get(inode) != name:
+                return
+            try:
+                found = await trio.to_thread.run_sync(self.look, path, abandon_on_cancel=True)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    return
+                await trio.sleep(MOVED_LOOK_DELAY_S)  # a rename of this host has the locks just now
+            else:
+                if found == inode and self._left.get(inode) == name:
+                    del self._left[inode]
+                return
+
+    def _path(self, name: Name) -> bytes | None:
+        """Of a name, below the mountpoint. None where it leads through what the kernel has not met: who comes
+        there looks at that first, and then at what is left."""
+        parts: list[bytes] = []
+        at: Name | None = name
+        while at is not None:
+            parent, part = at
+            parts.append(part)
+            if parent == ROOT_INODE:
+                return b"/".join(reversed(parts))
+            at = self._left.get(parent) or self._names.get(parent)
+            if len(parts) > len(self._names) + len(self._left):
+                return None  # in a circle, while moves arrive
+        return None
 
     def _drop_name(self, parent: InodeNumber, name: bytes) -> None:
         try:

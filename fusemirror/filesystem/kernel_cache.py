@@ -363,8 +363,14 @@ class KernelCache:
     # --- mappings -----------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Drop old pages for ever, each inode's in its time. Cancelled, it leaves its thread behind."""
-        task_status.started()
+        """Drop old pages for ever, each inode's in its time, and look at directories that have moved.
+        Cancelled, it leaves its threads behind."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.directories.run)
+            nursery.start_soon(self._run_dropping)
+            task_status.started()
+
+    async def _run_dropping(self) -> None:
         while True:
             while not self._suspect:  # the kernel may let go of an inode before this has heard of it
                 self._wanted = trio.Event()

@@ -10,7 +10,8 @@ import trio.testing
 
 from fusemirror.change import Row, Table
 from fusemirror.filesystem.directory_names import DirectoryNames, Name
-from fusemirror.identifiers import InodeNumber
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.limits import MOVED_LOOKS_MAX
 from fusemirror.volume.catalog import Entry, entry_key, pack_entry
 
 DIRECTORY, PARENT, OTHER = InodeNumber(7), InodeNumber(8), InodeNumber(9)
@@ -128,3 +129,94 @@ async def test_a_kernel_that_has_no_such_name_is_no_mistake(
     with caplog.at_level(logging.ERROR):
         assert await names.found(DIRECTORY, NEW)
     assert bool(caplog.records) is logged
+
+
+class Looks:
+    """At paths, as the kernel would do it; each time ESTALE until a rename of this host has ended."""
+
+    def __init__(self) -> None:
+        self.paths: list[bytes] = []
+        self.in_the_way = 0
+        self.looked = threading.Event()
+
+    def __call__(self, path: bytes) -> int:
+        self.paths.append(path)
+        self.looked.set()
+        if self.in_the_way:
+            self.in_the_way -= 1
+            raise OSError(errno.ESTALE, "a rename has the locks")
+        return DIRECTORY
+
+
+@pytest.fixture
+def looks(names: DirectoryNames) -> Looks:
+    """The kernel knows the directory, and those above it."""
+    names.look = looks = Looks()
+    names.told(PARENT, (ROOT_INODE, b"parent"))
+    names.told(OTHER, (PARENT, b"other"))
+    names.told(DIRECTORY, OLD)
+    return looks
+
+
+async def test_a_directory_in_use_is_looked_at_in_its_new_place(names: DirectoryNames, looks: Looks) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names.run)
+        names.rows_changed([put(NEW)])
+        with trio.fail_after(PATIENCE_S):
+            await trio.to_thread.run_sync(looks.looked.wait)
+        nursery.cancel_scope.cancel()
+    assert looks.paths == [b"parent/other/new"]
+
+
+async def test_once(names: DirectoryNames, looks: Looks) -> None:
+    await names.found(DIRECTORY, NEW)
+    for _ in range(2):
+        await names.look_at_left()
+        names.told(DIRECTORY, NEW)
+    assert looks.paths == [b"parent/other/new"]
+
+
+async def test_where_it_is_by_then(names: DirectoryNames, looks: Looks) -> None:
+    await names.found(DIRECTORY, NEW)
+    names.rows_changed([put(NEWEST)])
+    await names.look_at_left()
+    assert looks.paths == [b"parent/newest"]
+
+
+async def test_again_while_renames_of_this_host_are_in_the_way(
+    names: DirectoryNames, looks: Looks, autojump_clock: object
+) -> None:
+    looks.in_the_way = MOVED_LOOKS_MAX + 2
+    await names.found(DIRECTORY, NEW)
+    await names.look_at_left()
+    assert len(looks.paths) == MOVED_LOOKS_MAX
+    await names.look_at_left()
+    assert len(looks.paths) == MOVED_LOOKS_MAX + 3
+    await names.look_at_left()
+    assert len(looks.paths) == MOVED_LOOKS_MAX + 3, "that was enough"
+
+
+async def test_what_nobody_uses_and_what_this_host_has_moved_on_needs_no_look(
+    names: DirectoryNames, looks: Looks
+) -> None:
+    await names.found(DIRECTORY, NEW)
+    names.forgotten(DIRECTORY)
+    await names.look_at_left()
+    names.told(DIRECTORY, NEW)
+    await names.found(DIRECTORY, NEWEST)
+    names.told(DIRECTORY, NEWEST)
+    names.renamed(DIRECTORY, OLD)
+    await names.look_at_left()
+    assert not looks.paths
+
+
+async def test_what_is_below_a_directory_that_the_kernel_has_not_met_is_looked_at_once_it_has(
+    names: DirectoryNames, looks: Looks
+) -> None:
+    names.forgotten(OTHER)
+    await names.found(DIRECTORY, NEW)
+    await names.look_at_left()
+    assert not looks.paths
+    names.told(OTHER, (PARENT, b"met"))
+    await names.look_at_left()
+    assert looks.paths == [b"parent/met/new"]

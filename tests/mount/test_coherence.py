@@ -3,14 +3,17 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.hosts import FILESYSTEM, Host, TwoHosts, digest
+from tests.hosts import FILESYSTEM, Host, TwoHosts, digest, wait_until
+
+MOVED_TIMEOUT_S = 20.0
 
 _numbers = count()
 
@@ -246,6 +249,43 @@ def test_what_the_other_host_moved_is_moved_on_at_once(mine: Path, theirs: Path,
             (host / old).rename(host / new)
     for host in (mine, theirs):
         assert [path.name for path in (host / "new").iterdir()] == ["job"]
+
+
+def test_what_the_other_host_moved_is_moved_on_in_a_moment_while_programs_use_it(
+    mine: Path, theirs: Path
+) -> None:
+    """Nobody has to look at its new place first: without that it could never be moved on."""
+    for place in ("new", "work", "done/below"):
+        (mine / place).mkdir(parents=True)
+    (mine / "new/job").mkdir()
+    places = ("new/job", "work/job", "done/below/again", "new/job")
+    with opened(theirs / "new/job"), (theirs / "new/job/log").open("w"), opened(mine / "new/job"):
+        for turn in range(4):
+            for index, (old, new) in enumerate(pairwise(places)):
+                host = (mine, theirs)[(turn + index) % 2]
+                move = partial(is_moved, host / old, host / new)
+                wait_until(move, MOVED_TIMEOUT_S, f"{old} to become {new}")
+                assert (host / new / "log").exists()
+
+
+def is_moved(old: Path, new: Path) -> bool:
+    """Whether the kernel has heard by now where it is."""
+    try:
+        old.rename(new)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def test_both_hosts_take_directories_from_the_queues_of_each_other(pair: TwoHosts, name: str) -> None:

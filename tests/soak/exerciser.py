@@ -24,7 +24,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -36,7 +35,7 @@ STANDS_MAX = 6
 SLOW_S = 0.2
 LAST = 40
 MOVED = "a directory in use had moved"
-MOVED_ERRNOS = {errno.ESTALE, errno.ELOOP, errno.EINVAL}  # see fusemirror-posix(7)
+MOVED_ERRNOS = {errno.ESTALE, errno.ELOOP, errno.EINVAL}  # for a moment: see fusemirror-posix(7)
 MOVED_TRIES, MOVED_PAUSE_S = 100, 0.02
 HOSTS = ("first", "second")
 
@@ -144,9 +143,6 @@ class Exerciser:
             tries += 1
             self.counts[MOVED] += 1
             select.select([], [], [], MOVED_PAUSE_S)
-            for directory in (directory for each in on for directory in reversed(each.through)):
-                path = self._path(directory, host).path
-                self._timed("look at what moved", host, partial(os.stat, path))
             found, result = self._timed(what, host, do)
         if found != expect:
             words = [errno.errorcode.get(each, "success") for each in (found, expect)]
@@ -521,12 +517,6 @@ class Exerciser:
         if not free:
             return
         name = self._random.choice(free)
-        if onto is not moving.parent:
-            # The one thing that is expected of programs (fusemirror-posix(7)).
-            for directory in (moving, onto):
-                at = self._path(directory, host)
-                if self._in_use((at,), host):
-                    self._call("look before a move", host, partial(os.stat, at.path), at)
         old, new = self._at(moving.parent, moving.name, host), self._at(onto, name, host)
         ends = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
         what = "rename a directory" if onto is moving.parent else "move a directory"

@@ -68,6 +68,9 @@ class Exercise:
         with TwoHosts(directory) as hosts:
             peer_timeout_s = PEER_TIMEOUT_OF_CUTS_S if self._has_cuts else PEER_TIMEOUT_S
             hosts.create_and_join(peer_timeout=peer_timeout_s, io_timeout=60.0)
+            if self._has_cuts:
+                for host in hosts:
+                    host.expect_warnings("did not say Hello")  # it dialed just before a cut
             hosts.mount()
             try:
                 self._exercise(hosts)
