@@ -251,8 +251,7 @@ class KernelCache:
 
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._moved.add(inode)
-        if (drop := self._drops.pop(inode, None)) is not None:
-            drop.is_late = True
+        self._overtake(inode)
         if own:
             self._ends.pop(inode, None)
         self._changed(inode, own=own)
@@ -277,7 +276,12 @@ class KernelCache:
             self.directories.rows_changed(rows)
         for table, key, _ in rows:
             if table in (Table.INODES, Table.XATTRS):  # access control lists live as long as attributes
-                self._changed(key_inode(key), own=True)
+                inode = key_inode(key)
+                self._changed(inode, own=True)
+                if (
+                    not own and inode in self._open and self._has_grown(inode)
+                ):  # as a copy of this host's does
+                    self._refresh(inode)
 
     def image_suspect(self, inode: InodeNumber) -> None:
         self.data_changed(inode, own=False)
@@ -286,6 +290,8 @@ class KernelCache:
         self._ends.clear()
         for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
             self._changed(inode, own=False)
+        for inode in self._open.keys() - self._suspect.keys():
+            self._suspect_size(inode)
 
     def _refresh(self, inode: InodeNumber) -> None:
         """On return the kernel has no old page of the inode, and knows how long it is now.
@@ -295,9 +301,13 @@ class KernelCache:
         if self._is_refreshed(inode):
             self._paged.pop(inode, None)
             self._suspect.pop(inode, None)
-        elif inode not in self._suspect:  # an open file without pages: its size is still to be told
-            self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
-            self._wanted.set()
+        elif inode not in self._suspect:
+            self._suspect_size(inode)
+
+    def _suspect_size(self, inode: InodeNumber) -> None:
+        """Of an open file, which may have no pages, the size is still to be told."""
+        self._suspect[inode] = trio.current_time() + MAPPING_DELAY_S
+        self._wanted.set()
 
     def _is_refreshed(self, inode: InodeNumber) -> bool:
         self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
@@ -390,6 +400,7 @@ class KernelCache:
 
     def _drop(self, inode: InodeNumber) -> _Drop:
         """What a thread is to do, by `_drop_pages`."""
+        self._overtake(inode)
         ending = self._ending(inode)
         end, known = -1 if ending is None else ending[0], self._ends.pop(inode, -1)
         if end <= known:
@@ -397,6 +408,16 @@ class KernelCache:
             return _Drop(inode, None)
         drop = self._drops[inode] = _Drop(inode, ending)
         return drop
+
+    def _has_grown(self, inode: InodeNumber) -> bool:
+        """Whether a file may be longer than the kernel knows."""
+        ending = self._ending(inode)
+        return ending is not None and ending[0] > self._ends.get(inode, -1)
+
+    def _overtake(self, inode: InodeNumber) -> None:
+        """What a thread may still be told to tell of its end may be old."""
+        if (drop := self._drops.pop(inode, None)) is not None:
+            drop.is_late = True
 
     def _has_dropped(self, drop: _Drop) -> None:
         if drop.untold is not None and self._drops.get(drop.inode) is drop:

@@ -327,6 +327,29 @@ async def test_a_last_byte_is_stored_only_where_the_kernel_may_take_the_file_for
     assert kernel.notified == TOLD_LONGER, "a program here may have made it shorter meanwhile"
 
 
+async def test_a_file_that_grew_in_a_copy_of_this_host_is_told_as_one_that_was_written(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """The hosts were apart: only its row comes, and what is in it later."""
+    row = (Table.INODES, inode_key(INODE), b"row")
+    kernel.ending = ENDING
+    cache.rows_changed([row], own=False)
+    assert kernel.notified == [], "nobody has it open"
+    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.rows_changed([row], own=True)
+    assert kernel.notified == []
+    cache.rows_changed([row], own=False)
+    assert kernel.notified == TOLD_LONGER
+    cache.rows_changed([row], own=False)
+    assert kernel.notified == TOLD_LONGER, "it is as long as before"
+    kernel.notified.clear()
+    kernel.ending = LATER_ENDING
+    cache.catalog_replaced()
+    await trio.sleep(2 * MAPPING_DELAY_S)
+    await kernel.hears(3)
+    assert kernel.notified == TOLD_LONGER
+
+
 async def test_a_last_byte_that_may_be_old_is_not_stored(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
