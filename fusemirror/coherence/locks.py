@@ -253,6 +253,8 @@ class Locks:
 
     def closed_by(self, inode: InodeNumber, owner: Owner) -> None:
         """A process closed a descriptor of the file: its locks of fcntl(2) end, whichever it was."""
+        if not self._through:
+            return  # as most often: nobody has locked anything that is still open
         self._give_up(Key(inode, Space.FCNTL), owner, (0, END_OF_FILE), waiting=True)
         for owners in self._through.values():
             owners.discard((inode, owner))
