@@ -38,6 +38,7 @@ from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
+from tests.simulation import guarding
 from tests.simulation.lying import LIES
 from tests.simulation.options import Options, draw_options
 
@@ -400,9 +401,18 @@ _LOCKS_UNNOTICED = {**_LOCKS_APART, "faults": ("reset primary", "stall-from prim
 _LOCKS_LATE = {**_LOCKS, "acknowledge": ("async", "async"), "latency": 0.02}
 
 
-def _let_nobody_wait(table: LockTable, _: Key) -> list[Settled]:
-    """A lock that becomes free is given to whoever asks next."""
-    return []
+@contextmanager
+def _nobody_waits_remembered() -> Iterator[None]:
+    """A lock that becomes free is given to whoever asks next; the others wait for ever."""
+
+    def settle_nobody(_table: LockTable, _: Key) -> list[Settled]:
+        return []
+
+    with (
+        mock.patch.object(LockTable, "_sweep", settle_nobody),
+        mock.patch.object(guarding, "_PATIENCE", 20),  # enough where nothing else goes wrong
+    ):
+        yield
 
 
 @contextmanager
@@ -512,7 +522,7 @@ MUTATIONS = (
     Mutation("keep old bytes in a hole", _replaced(images, "_change_space", _nothing), _SPACE),
     Mutation("release early", _released_before_the_data, _LOCKS_LATE),
     Mutation("grant to all", _replaced(LockTable, "_is_hindered", _never), _LOCKS),
-    Mutation("forget who waits", _replaced(LockTable, "_sweep", _let_nobody_wait), _LOCKS),
+    Mutation("forget who waits", _nobody_waits_remembered, _LOCKS),
     Mutation("grant in grace", _granted_in_grace, {**_LOCKS_APART, "faults": ("break",)}),
     Mutation("grant during the lease", _grant_during_the_lease, _LOCKS_UNNOTICED),
     Mutation("drop locks without a record", _drop_without_record, _LOCKS_APART),
