@@ -74,6 +74,7 @@ SPACE_RESERVE_INODES = 64  # images made between two looks at the disk
 SPACE_PER_CHANGE_BYTES = 4 * KIB  # a block for the record, the rows or the end of an image
 SPACE_ANSWER_BYTES_MAX = 16 * MIB  # taken before the disk is asked again; well within the full reserve
 SPACE_TOLD_BYTES_MAX = GIB  # room beyond this is no news to the primary
+SPACE_TOLD_INODES_MAX = 1 << 18  # nor are inodes: as many as SPACE_TOLD_BYTES_MAX has room for changes
 SPACE_LOOK_INTERVAL_S = 1.0  # others fill and free a disk without a word
 CATALOG_CHANGES_PER_COMMIT_SHORT = 64  # on a full disk: about 1 MiB of new pages in each commit
 

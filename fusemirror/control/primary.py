@@ -326,7 +326,10 @@ class PrimaryUnit(ControlUnit):
         data_bytes = len(data)
         try:
             needed = operation.space_needed(data_bytes)
-            if needed and not (self.volume.space.take(needed) and self.mirror.backup_takes(needed)):
+            inodes = operation.inodes_needed
+            if needed and not (
+                self.volume.space.take(needed, inodes) and self.mirror.backup_takes(needed, inodes)
+            ):
                 self._check_in_place(operation, data_bytes)
             decision = self._decide(operation, data_bytes, request, host, repairs)
             change = decision.change

@@ -7,9 +7,9 @@ counted alike by both hosts: so changes that are under way when the word arrives
 
 from fusemirror.change import AnyChange
 from fusemirror.channel.session import Session
-from fusemirror.limits import SPACE_TOLD_BYTES_MAX
+from fusemirror.limits import SPACE_TOLD_BYTES_MAX, SPACE_TOLD_INODES_MAX
 from fusemirror.protocol.messages import Room
-from fusemirror.volume.space import Space, space_of
+from fusemirror.volume.space import Space, inodes_of, space_of
 
 
 class RoomTeller:
@@ -17,29 +17,37 @@ class RoomTeller:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._taken = 0
-        self._told = -1
-        self._due_at = 0
+        self._taken = self._inodes_taken = 0
+        self._told = (-1, -1)
+        self._due_at = self._inodes_due_at = 0
 
     def take(self, change: AnyChange) -> None:
         """A change was applied."""
         self._taken += space_of(change)
+        self._inodes_taken += inodes_of(change)
 
     def begin(self, session: Session) -> None:
         """This volume has caught up: from here on both count. OSError, ConnectionLost."""
-        self._taken, self._told = 0, -1
+        self._taken = self._inodes_taken = 0
+        self._told = (-1, -1)
         self.tell(session)
+
+    @property
+    def _is_due(self) -> bool:
+        return self._taken >= self._due_at or self._inodes_taken >= self._inodes_due_at
 
     def tell_if_due(self, session: Session) -> None:
         """Tell if much was taken since. OSError, ConnectionLost."""
-        if self._taken >= self._due_at:
+        if self._is_due:
             self.tell(session)
 
     def tell(self, session: Session) -> None:
         """Tell how much room there is, unless the primary knows. OSError, ConnectionLost."""
         room = min(self._space.measure(), SPACE_TOLD_BYTES_MAX)
-        if room == self._told and self._taken < self._due_at:
+        inodes = min(self._space.inodes, SPACE_TOLD_INODES_MAX)
+        if (room, inodes) == self._told and not self._is_due:
             return
-        self._told = room
+        self._told = (room, inodes)
         self._due_at = self._taken + room // 2
-        session.send(Room(self._taken + room))
+        self._inodes_due_at = self._inodes_taken + inodes // 2
+        session.send(Room(self._taken + room, inodes=self._inodes_taken + inodes))

@@ -105,7 +105,7 @@ from fusemirror.protocol.messages import (
     OutOfSync as OutOfSyncMessage,
 )
 from fusemirror.settings import Access, Fence
-from fusemirror.volume.space import space_of
+from fusemirror.volume.space import inodes_of, space_of
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.permission import Permission
 
@@ -193,6 +193,8 @@ class Mirror:
         self.renewal = Renewal()
         self._room_limit: int | None = None  # as the backup said last over this link
         self._room_taken = 0  # of that by the changes since it caught up
+        self._room_inodes: int | None = None  # likewise
+        self._room_inodes_taken = 0
         self._mend_wanted = trio.Event()
         self._checkpoint_wanted = trio.Event()
         self._said_bye = False
@@ -215,6 +217,7 @@ class Mirror:
         """
         if self._live and self.stream is not None:
             self._room_taken += space_of(change)
+            self._room_inodes_taken += inodes_of(change)
             try:
                 self.stream.send_encoded(encoded, data)
             except ChannelError as error:
@@ -246,10 +249,12 @@ class Mirror:
         says = operation.peer_says
         return not says or self.stream is None or bool(getattr(self.stream.session.peer, says))
 
-    def backup_takes(self, size_bytes: int) -> bool:
+    def backup_takes(self, size_bytes: int, inodes: int = 0) -> bool:
         """Whether the subvolume has room for so much more, as far as this host knows."""
         if not self.streams or self._room_limit is None:
             return True
+        if inodes and self._room_inodes is not None and self._room_inodes_taken + inodes > self._room_inodes:
+            return False
         return self._room_taken + size_bytes <= self._room_limit
 
     def mend(self, change: AnyChange) -> None:
@@ -640,7 +645,7 @@ class Mirror:
         self.stream = Stream(link.mirror)
         self._said_bye = False
         self._suspects = Promise()
-        self._room_limit = None
+        self._room_limit = self._room_inodes = None
         self._go(PrimaryEvent.LINKED)
         stream = self.stream
         copy_catalog = missed(history_of(self.volume), link.peer.history) is Missed.CATALOG
@@ -760,6 +765,7 @@ class Mirror:
             log.info("the disk of the backup's volume has room again")
         self.backup_full = message.full
         self._room_limit = message.limit if message.limit >= 0 else None
+        self._room_inodes = message.inodes if message.inodes >= 0 else None
 
     def _take_suspects(self, message: Suspects, session: Session) -> None:
         # A process that was there all the time has lost nothing that it acknowledged.
@@ -813,7 +819,7 @@ class Mirror:
         volume = self.volume
         next_inode = volume.catalog.next_inode
         stream.send(CaughtUp(volume.number, volume.journal_number, next_inode, volume.newest_time_ns))
-        self._room_taken = 0
+        self._room_taken = self._room_inodes_taken = 0
         self._live = True
 
     def _send_out_of_sync(self, stream: Stream) -> None:

@@ -50,6 +50,10 @@ class Create(OfName, tag=3, frozen=True, array_like=True):
     def space_needed(self, data_bytes: int) -> int:
         return SPACE_PER_CHANGE_BYTES
 
+    @property
+    def inodes_needed(self) -> int:
+        return int(stat.S_ISREG(self.mode))
+
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
         check_name(self.name)
         if len(self.target) > SYMLINK_BYTES_MAX:

@@ -128,6 +128,11 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
         """
         return 0
 
+    @property
+    def inodes_needed(self) -> int:
+        """Inodes that it may take of the disk: each image has one."""
+        return 0
+
     # --- what it decides, and answers -------------------------------------------------------------------
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:

@@ -477,11 +477,13 @@ class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
     """How far the primary may go before the subvolume's disk is full: changes since `CaughtUp` may take
     `limit` bytes in all, as `volume.space.space_of` counts them; below 0 nothing is said of that.
-    `full`: the backup takes nothing now.
+    `full`: the backup takes nothing now. `inodes`: likewise how many inodes of the disk they may take, as
+    `inodes_of` counts them; below 0 nothing is said of that, as by an earlier version.
     """
 
     limit: Annotated[int, Meta(ge=-1, le=COUNTER_MAX)]
     full: bool = False
+    inodes: Annotated[int, Meta(ge=-1, le=COUNTER_MAX)] = -1
 
 
 class DiskSpace(msgspec.Struct, frozen=True, array_like=True, tag=72, gc=False):

@@ -1,5 +1,6 @@
 """Identity: whose volume a directory is, how it was last closed, and the lock of the one process in it."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -104,8 +105,28 @@ class State(msgspec.Struct, frozen=True):
             return State(clean=False, boot_id="")
 
     def store(self, directory: Path) -> None:
-        """On return the state is durable. OSError."""
-        replace_file(directory / _STATE, msgspec.json.encode(self) + b"\n")
+        """On return the state is durable. OSError.
+
+        On a disk without a block or an inode left it is written in place, which takes neither: where a crash
+        tears it, it cannot be read, and counts as the worst.
+        """
+        content = msgspec.json.encode(self) + b"\n"
+        try:
+            replace_file(directory / _STATE, content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _overwrite(directory / _STATE, content)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    descriptor = open_plain(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def boot_id() -> str:

@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fusemirror.change import AnyChange
+from fusemirror.change import AnyChange, NamespaceChange
 from fusemirror.limits import (
+    COUNTER_MAX,
     SPACE_ANSWER_BYTES_MAX,
     SPACE_PER_CHANGE_BYTES,
     SPACE_RESERVE_BYTES_MAX,
@@ -26,13 +27,20 @@ def space_of(change: AnyChange) -> int:
     return SPACE_PER_CHANGE_BYTES + change.taken_bytes
 
 
+def inodes_of(change: AnyChange) -> int:
+    """The most inodes of the disk that a change takes. Both hosts count the same."""
+    return int(type(change) is NamespaceChange)
+
+
 class Space:
     """The room of one volume above its reserve."""
 
     def __init__(self, directory: Path, statvfs: Callable[[Path], os.statvfs_result]) -> None:
         self._directory = directory
         self._statvfs = statvfs
-        self._left = 0  # of the last answer
+        self._left = self._inodes_left = 0  # of the last answer
+        self.inodes = 0
+        """The inodes above the reserve, as of the last answer; `COUNTER_MAX` where the disk counts none."""
         self.short = False
         """Whether a large write had no room any more, as of the last answer."""
         self.lacks_inodes = False
@@ -44,17 +52,21 @@ class Space:
         room = found.f_bavail * found.f_frsize - reserve_bytes(found)
         # Filesystems that make inodes as they are needed say 0 of 0.
         self.lacks_inodes = found.f_files > 0 and found.f_favail < 2 * SPACE_RESERVE_INODES
-        if self.lacks_inodes and found.f_favail < SPACE_RESERVE_INODES:
+        self.inodes = max(found.f_favail - SPACE_RESERVE_INODES, 0) if found.f_files > 0 else COUNTER_MAX
+        if self.inodes == 0:
             room = 0  # each image takes one
         self.short = room < WRITE_BYTES_MAX
         self._left = min(room // 2, SPACE_ANSWER_BYTES_MAX)
+        self._inodes_left = self.inodes // 2
         return max(room, 0)
 
-    def take(self, size_bytes: int) -> bool:
+    def take(self, size_bytes: int, inodes: int = 0) -> bool:
         """Whether there is room for so much; it then counts as taken. OSError."""
-        if size_bytes > self._left and size_bytes > self.measure():
+        asks_disk = size_bytes > self._left or inodes > self._inodes_left
+        if asks_disk and (size_bytes > self.measure() or inodes > self.inodes):
             return False
         self._left -= size_bytes
+        self._inodes_left -= inodes
         return True
 
 

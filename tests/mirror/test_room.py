@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.change import WriteChange
+from fusemirror.change import NamespaceChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
-from fusemirror.limits import GIB, KIB, MIB, SPACE_RESERVE_BYTES_MAX, SPACE_TOLD_BYTES_MAX
+from fusemirror.limits import (
+    GIB,
+    KIB,
+    MIB,
+    SPACE_RESERVE_BYTES_MAX,
+    SPACE_RESERVE_INODES,
+    SPACE_TOLD_BYTES_MAX,
+)
 from fusemirror.mirror.room import RoomTeller
 from fusemirror.protocol.messages import AnyMessage, Room
 from fusemirror.volume.space import Space, space_of
@@ -16,6 +23,9 @@ from tests.volume.test_space import Disk
 
 CHANGE = WriteChange(ChangeNumber(1), NO_REQUEST, 0, InodeNumber(2), 0, 1020 * KIB)
 assert space_of(CHANGE) == MIB
+CREATED = NamespaceChange(ChangeNumber(1), NO_REQUEST, 0, InodeNumber(2), ())
+INODES = 10_000 - SPACE_RESERVE_INODES
+"""Of the disk of these tests, above the reserve."""
 
 
 @pytest.fixture
@@ -43,7 +53,10 @@ async def test_much_room_is_told_once_and_again_when_half_is_taken(
         teller.tell_if_due(backup)
         teller.take(CHANGE)
     teller.tell_if_due(backup)
-    assert await told(primary, 2) == [Room(SPACE_TOLD_BYTES_MAX), Room(taken + SPACE_TOLD_BYTES_MAX)]
+    assert await told(primary, 2) == [
+        Room(SPACE_TOLD_BYTES_MAX, inodes=INODES),
+        Room(taken + SPACE_TOLD_BYTES_MAX, inodes=INODES),
+    ]
 
 
 async def test_a_disk_that_others_fill_and_free_is_told_when_it_is_looked_at(
@@ -55,9 +68,9 @@ async def test_a_disk_that_others_fill_and_free_is_told_when_it_is_looked_at(
         disk.free_bytes = free
         teller.tell(backup)
     assert await told(primary, 3) == [
-        Room(3 * MIB),
-        Room(0),
-        Room(SPACE_TOLD_BYTES_MAX),
+        Room(3 * MIB, inodes=INODES),
+        Room(0, inodes=INODES),
+        Room(SPACE_TOLD_BYTES_MAX, inodes=INODES),
     ]
 
 
@@ -68,4 +81,24 @@ async def test_what_was_taken_before_counts_no_more_once_it_has_caught_up(
     teller = RoomTeller(Space(Path("/volume"), disk.statvfs))
     teller.take(CHANGE)
     teller.begin(backup)
-    assert await told(primary, 1) == [Room(SPACE_TOLD_BYTES_MAX)]
+    assert await told(primary, 1) == [Room(SPACE_TOLD_BYTES_MAX, inodes=INODES)]
+
+
+async def test_inodes_are_told_again_when_half_of_them_are_taken(
+    memory_sessions: SessionPair, disk: Disk
+) -> None:
+    """Empty files take little else, and far more of them than the reserve has are made in a second."""
+    primary, backup = memory_sessions
+    teller = RoomTeller(Space(Path("/volume"), disk.statvfs))
+    disk.free_inodes = SPACE_RESERVE_INODES + 100
+    teller.begin(backup)
+    for _ in range(50):
+        teller.tell_if_due(backup)
+        teller.take(CREATED)
+        disk.free_inodes -= 1
+    teller.take(CHANGE)  # takes none
+    teller.tell_if_due(backup)
+    assert await told(primary, 2) == [
+        Room(SPACE_TOLD_BYTES_MAX, inodes=100),
+        Room(50 * space_of(CREATED) + MIB + SPACE_TOLD_BYTES_MAX, inodes=100),
+    ]

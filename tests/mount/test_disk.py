@@ -2,27 +2,30 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.hosts import Host, TwoHosts, run, wait_until, what_is_missing
+from tests.hosts import FILESYSTEM, Host, TwoHosts, run, wait_until, what_is_missing
 from tests.mount.conftest import IO_TIMEOUT_S, PEER_TIMEOUT_S
 
 MIB = 1 << 20
 DISK_BYTES = 32 * MIB
+INODES = 256
 PATIENCE_S = 60.0
 
 
-def give_disk(host: Host, image: Path) -> None:
+def give_disk(host: Host, image: Path, *options: str) -> None:
     """Put the volume of a host that has none yet on a small ext4 of its own."""
     disk = host.directory / "disk"
     disk.mkdir()
     with image.open("wb") as file:
         file.truncate(DISK_BYTES)
-    run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+    run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", *options, image)
     run("mount", "-o", "loop", image, disk)
     host.volume = disk / "volume"
 
@@ -36,7 +39,8 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
     with TwoHosts() as pair:
         for host in pair:
             if host.name in request.param:
-                give_disk(host, host.directory / "disk.img")
+                options = ("-N", str(INODES)) if "inodes" in request.param else ()
+                give_disk(host, host.directory / "disk.img", *options)
             host.expect_warnings("is full")  # each host tells of either disk
         try:
             pair.create_and_join(peer_timeout=PEER_TIMEOUT_S, io_timeout=IO_TIMEOUT_S)
@@ -110,6 +114,48 @@ def test_a_full_disk_meets_the_program_and_not_the_mirror(hosts: TwoHosts, place
         assert (host.mountpoint / "renamed").read_bytes()[:11] == b"overwritten"
         assert host.status()["mirror_state"] == "normal"
     assert links(hosts) == linked, "the link was lost"
+
+
+@pytest.mark.parametrize("hosts", ["beta", "beta with few inodes", "alpha with few inodes"], indirect=True)
+def test_a_full_disk_is_named_on_both_hosts_and_its_host_is_unmounted_checked_and_mounted(
+    hosts: TwoHosts, request: pytest.FixtureRequest
+) -> None:
+    name, few = request.node.callspec.params["hosts"].partition(" ")[0], "inodes" in request.node.name
+    full = next(host for host in hosts if host.name == name)
+    failed, whole = fill(hosts.primary.mountpoint / "files", 100 if few else 256 * 1024)
+    assert failed == errno.ENOSPC
+    for host in hosts:
+        wait_until(lambda host=host: f"the disk of {name} is full" in host.log(), PATIENCE_S, "the log")  # type: ignore[misc]
+        assert f"full on {name}" in host.fusemirror("status", FILESYSTEM).stdout
+        host.fusemirror("status", FILESYSTEM, "--check", expect=12)
+    found = os.statvfs(hosts.backup.mountpoint)
+    assert (found.f_favail if few else found.f_bavail * found.f_frsize) < MIB
+    take_the_rest(full.volume.parent)
+    full.umount()
+    full.fusemirror("fsck", full.volume)
+    full.mount()
+    for path in whole:
+        assert (full.mountpoint / path.relative_to(hosts.primary.mountpoint)).stat().st_size > 0
+    shutil.rmtree(full.volume.parent / "of-others")
+    for host in hosts:
+        host.wait_for("normal", timeout_s=PATIENCE_S)
+    for path in whole[::2]:
+        path.unlink()
+    more = hosts.primary.mountpoint / "more"
+    wait_until(lambda: write(more, b"y") == 0, PATIENCE_S, "room after deleting")
+
+
+def take_the_rest(disk: Path) -> None:
+    """Others take what is left of it, to the last byte and the last inode."""
+    others = disk / "of-others"
+    others.mkdir(exist_ok=True)
+    with suppress(OSError):
+        for size in (MIB, 1024):
+            with suppress(OSError), (others / str(size)).open("wb", buffering=0) as file:
+                while file.write(b"z" * size) == size:
+                    pass
+        for number in range(DISK_BYTES):
+            (others / f"empty-{number}").touch()
 
 
 @pytest.mark.parametrize("hosts", ["beta"], indirect=True)

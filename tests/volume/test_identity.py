@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_a_second_lock_names_the_process_that_holds_the_first(tmp_path: Path) ->
 def test_a_lock_needs_a_directory(tmp_path: Path) -> None:
     with pytest.raises(VolumeMissing):
         VolumeLock(tmp_path / "none")
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_on_a_disk_without_an_inode_left_the_state_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    State(clean=not clean, boot_id=boot_id()).store(tmp_path)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fusemirror.volume.identity.replace_file", full)
+    State(clean=clean, boot_id=boot_id()).store(tmp_path)
+    assert State.load(tmp_path) == State(clean=clean, boot_id=boot_id())

@@ -7,7 +7,14 @@ import pytest
 
 from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
-from fusemirror.limits import GIB, KIB, MIB, SPACE_PER_CHANGE_BYTES, SPACE_RESERVE_BYTES_MAX
+from fusemirror.limits import (
+    GIB,
+    KIB,
+    MIB,
+    SPACE_PER_CHANGE_BYTES,
+    SPACE_RESERVE_BYTES_MAX,
+    SPACE_RESERVE_INODES,
+)
 from fusemirror.volume.space import Space, reserve_bytes, space_of
 
 BLOCK = 4 * KIB
@@ -55,6 +62,19 @@ def test_the_reserve_is_kept(space: Space, disk: Disk) -> None:
     disk.free_bytes = SPACE_RESERVE_BYTES_MAX
     assert not space.take(4 * KIB)
     assert space.measure() == 0
+
+
+def test_the_reserve_of_inodes_is_kept_however_fast_files_are_made(space: Space, disk: Disk) -> None:
+    disk.free_inodes = SPACE_RESERVE_INODES + 1000
+    made = 0
+    while space.take(SPACE_PER_CHANGE_BYTES, 1):
+        made += 1
+        disk.free_inodes -= 1
+    assert made == 1000
+    assert disk.free_inodes == SPACE_RESERVE_INODES
+    disk.free_inodes += 1
+    assert space.take(MIB)  # one left, and data takes none
+    assert not space.take(SPACE_PER_CHANGE_BYTES, 2)
 
 
 def test_room_that_comes_back_is_seen_at_once(space: Space, disk: Disk) -> None:
