@@ -116,7 +116,7 @@ def test_a_full_disk_meets_the_program_and_not_the_mirror(hosts: TwoHosts, place
     assert links(hosts) == linked, "the link was lost"
 
 
-@pytest.mark.parametrize("hosts", ["beta", "beta with few inodes", "alpha with few inodes"], indirect=True)
+@pytest.mark.parametrize("hosts", ["beta with few inodes"], indirect=True)
 def test_a_full_disk_is_named_on_both_hosts_and_its_host_is_unmounted_checked_and_mounted(
     hosts: TwoHosts, request: pytest.FixtureRequest
 ) -> None:
