@@ -242,11 +242,11 @@ class Session:
         def take(data: bytes) -> bool:
             if not data:
                 self._end_of_stream()
-            self._silent_since = trio.current_time()
             self.received_bytes += len(data)
             connection.receive_data(data)
             if received := self._events():
                 self._left = in_place(received)
+            self._silent_since = trio.current_time()  # after that: it is not the peer who was slow
             return bool(self._left) or connection.within_frame or connection.is_bad
 
         self._silent_since = trio.current_time()

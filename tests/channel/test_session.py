@@ -376,6 +376,52 @@ async def test_silence_is_noticed_after_the_timeout(
         assert PEER_TIMEOUT <= trio.current_time() - began <= PEER_TIMEOUT + BEAT
 
 
+async def test_what_is_taken_in_place_slowly_is_no_silence_of_the_peer(
+    memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    sender, receiver = memory_sessions
+
+    def take(received: list[Received]) -> list[Received]:
+        autojump_clock.jump(2 * PEER_TIMEOUT)
+        return received if received[0][0] == applied(2) else []
+
+    async with served(sender, receiver):
+        sender.send(applied(1))
+        with trio.move_on_after(2.5 * PEER_TIMEOUT):
+            await receiver.receive(take)
+        assert receiver.close_reason is None
+
+
+async def test_messages_that_are_left_are_received_before_any_other(memory_sessions: Sessions) -> None:
+    sender, receiver = memory_sessions
+    taken: list[Received] = []
+
+    def take(received: list[Received]) -> list[Received]:
+        taken.extend(received[:1])
+        return received[1:]
+
+    async with served(*memory_sessions):
+        with sender.corked():
+            for number in (1, 2, 3):
+                sender.send(applied(number))
+        assert await receiver.receive(take) == [(applied(2), b""), (applied(3), b"")]
+        assert taken == [(applied(1), b"")]
+        sender.send(applied(4))
+        assert await receiver.receive() == [(applied(4), b"")]
+
+
+async def test_what_is_raised_in_place_is_raised_where_messages_are_received(session_pair: Sessions) -> None:
+    sender, receiver = session_pair
+
+    def take(received: list[Received]) -> list[Received]:
+        raise KeyError("a mistake")
+
+    async with served(*session_pair):
+        sender.send(applied(1))
+        with pytest.raises(KeyError, match="a mistake"):
+            await receiver.receive(take)
+
+
 async def test_our_own_slowness_is_not_taken_for_the_peers_silence(
     memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
 ) -> None:
