@@ -252,11 +252,11 @@ class KernelCache:
     def data_changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._moved.add(inode)
         self._overtake(inode)
-        if own:
-            self._ends.pop(inode, None)
         self._changed(inode, own=own)
         if not own and (inode in self._open or inode in self._paged):
             self._refresh(inode)
+        else:
+            self._ends.pop(inode, None)  # it may be shorter, and the kernel hears of that by itself
 
     def _changed(self, inode: InodeNumber, *, own: bool) -> None:
         self._told.pop(inode, None)
@@ -278,10 +278,8 @@ class KernelCache:
             if table in (Table.INODES, Table.XATTRS):  # access control lists live as long as attributes
                 inode = key_inode(key)
                 self._changed(inode, own=True)
-                if (
-                    not own and inode in self._open and self._has_grown(inode)
-                ):  # as a copy of this host's does
-                    self._refresh(inode)
+                if not own and table == Table.INODES:
+                    self._copied(inode)
 
     def image_suspect(self, inode: InodeNumber) -> None:
         self.data_changed(inode, own=False)
@@ -292,6 +290,14 @@ class KernelCache:
             self._changed(inode, own=False)
         for inode in self._open.keys() - self._suspect.keys():
             self._suspect_size(inode)
+
+    def _copied(self, inode: InodeNumber) -> None:
+        """The row of an inode has come from the other host: what it is now, and its size."""
+        ending = self._ending(inode) if inode in self._open else None
+        if ending is None:
+            self._ends.pop(inode, None)
+        elif ending[0] != self._ends.get(inode):
+            self._refresh(inode)
 
     def _refresh(self, inode: InodeNumber) -> None:
         """On return the kernel has no old page of the inode, and knows how long it is now.
@@ -312,6 +318,7 @@ class KernelCache:
     def _is_refreshed(self, inode: InodeNumber) -> bool:
         self._dropping = {each: ends for each, ends in self._dropping.items() if not ends.done()}
         if inode in self._dropping or len(self._dropping) >= _NOTIFIERS:
+            self._ends.pop(inode, None)
             return False
         drop = self._drop(inode)
         dropped = self._dropping[inode] = self._droppers.submit(self._drop_pages, drop)
@@ -408,11 +415,6 @@ class KernelCache:
             return _Drop(inode, None)
         drop = self._drops[inode] = _Drop(inode, ending)
         return drop
-
-    def _has_grown(self, inode: InodeNumber) -> bool:
-        """Whether a file may be longer than the kernel knows."""
-        ending = self._ending(inode)
-        return ending is not None and ending[0] > self._ends.get(inode, -1)
 
     def _overtake(self, inode: InodeNumber) -> None:
         """What a thread may still be told to tell of its end may be old."""

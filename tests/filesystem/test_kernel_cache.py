@@ -325,6 +325,14 @@ async def test_a_last_byte_is_stored_only_where_the_kernel_may_take_the_file_for
     cache.data_changed(INODE, own=True)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == TOLD_LONGER, "a program here may have made it shorter meanwhile"
+    kernel.notified.clear()
+    reader = FileHandle(INODE, os.O_RDONLY, 0, cached=False)
+    cache.closed(reader)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == []
+    cache.opened(reader)
+    cache.data_changed(INODE, own=False)
+    assert kernel.notified == TOLD_LONGER, "the other host may have, while nobody here had it open"
 
 
 async def test_a_file_that_grew_in_a_copy_of_this_host_is_told_as_one_that_was_written(

@@ -1,12 +1,13 @@
 """A program that works through both mounts of a filesystem, and knows what each call must tell it.
 
-    python -m tests.soak.exerciser MOUNTPOINT MOUNTPOINT NAME SEED REPORT
+    python -m tests.soak.exerciser MOUNTPOINT MOUNTPOINT NAME SEED REPORT LATE_S
 
 It alone works in the directory NAME, one call after the other, on either host as it draws. So there is one
 right answer to each call, which a model here knows: of the content of files that are open on both hosts for
 long, of names, of open files that have no name any more, of directories that move while descriptors of both
 hosts stand in them. It asks by read(2), sendfile(2), splice(2), copy_file_range(2) and through maps, on
 descriptors kept from before. Another errno or another byte ends it; how long a call takes is only noted.
+Where hosts are apart for up to LATE_S seconds, all ways but read(2) may tell of what was before for so long.
 
 It ends in good order once its standard input ends. REPORT gets a line of JSON for each call that was slow
 (`slow`, when it began and ended, the host, the call) and in the end the number of calls of each kind.
@@ -24,6 +25,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -35,6 +37,7 @@ STANDS_MAX = 6
 SLOW_S = 0.2
 LAST = 40
 MOVED = "a directory in use had moved"
+LATE = "a host that was apart showed by its pages what was before"
 MOVED_ERRNOS = {errno.ESTALE, errno.ELOOP, errno.EINVAL}  # for a moment: see fusemirror-posix(7)
 MOVED_TRIES, MOVED_PAUSE_S = 100, 0.02
 HOSTS = ("first", "second")
@@ -99,9 +102,12 @@ class At(NamedTuple):
 
 
 class Exerciser:
-    def __init__(self, mountpoints: tuple[str, str], name: str, seed: int, report: Path) -> None:
+    def __init__(
+        self, mountpoints: tuple[str, str], name: str, seed: int, report: Path, late_s: float
+    ) -> None:
         self._random = random.Random(seed)
         self._mountpoints = mountpoints
+        self._late_s = late_s
         self._root = Directory(name, None)
         self._nameless: list[File] = []
         self._host = 0
@@ -301,8 +307,19 @@ class Exerciser:
         offset = self._random.choice((0, 0, self._random.randrange(len(file.content) + 1)))
         wanted = bytes(file.content[offset:])
         what = f"{way}{'' if file.places else ' without a name'}"
-        found = self._call(what, handle.host, lambda: WAYS[way](self, handle, offset, len(file.content)))
+        read = partial(WAYS[way], self, handle, offset, len(file.content))
+        found = self._call(what, handle.host, read)
+        if way != "pread" and found != wanted:
+            found = self._late(read, wanted)
         self._expect(f"{what} from byte {offset} of {len(file.content)}", handle.host, found, wanted)
+
+    def _late(self, read: Callable[[], bytes], wanted: bytes) -> bytes:
+        """What is told in the end: what the kernel has of a file it shows without asking (fusemirror(7))."""
+        self.counts[LATE] += 1
+        end = time.monotonic() + self._late_s  # noqa: TID251
+        while (found := read()) != wanted and time.monotonic() < end:  # noqa: TID251
+            select.select([], [], [], MOVED_PAUSE_S)
+        return found
 
     def size(self) -> None:
         if (chosen := self._any_handle()) is None:
@@ -587,8 +604,8 @@ ACTIONS: dict[Callable[[Exerciser], None], int] = {
 }
 
 
-def main(first: str, second: str, name: str, seed: str, report: str) -> None:
-    exerciser = Exerciser((first, second), name, int(seed), Path(report))
+def main(first: str, second: str, name: str, seed: str, report: str, late_s: str) -> None:
+    exerciser = Exerciser((first, second), name, int(seed), Path(report), float(late_s))
     try:
         exerciser.run()
     except Wrong as wrong:

@@ -26,6 +26,7 @@ PROGRAMS = 3
 PEER_TIMEOUT_S = 5.0
 PEER_TIMEOUT_OF_CUTS_S = 1.0  # so that most cuts leave the primary alone
 OUTAGES_S = (0.2, 1.0, 2.0, 4.0, 8.0)
+APART_MAX_S = 20.0  # an outage, and until both have found each other again
 NORMAL_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 90.0
 POLL_S = 0.2
@@ -87,9 +88,10 @@ class Exercise:
     def _exercise(self, hosts: TwoHosts) -> None:
         reports = [hosts.directory / f"report{number}" for number in range(PROGRAMS)]
         command = (sys.executable, "-m", "tests.soak.exerciser", *(str(each.mountpoint) for each in hosts))
+        late_s = APART_MAX_S if self._has_cuts else 0.0
         programs = [
             Popen(
-                [*command, f"of{number}", str(self._seed + number), report],
+                [*command, f"of{number}", str(self._seed + number), report, str(late_s)],
                 stdin=PIPE,
                 stdout=DEVNULL,
                 stderr=PIPE,
