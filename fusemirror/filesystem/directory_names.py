@@ -77,8 +77,7 @@ class DirectoryNames:
 
     def renamed(self, inode: InodeNumber, name: Name) -> None:
         """The kernel has moved a directory to a name, or does once it has the answer to its request."""
-        self._left.pop(inode, None)
-        if inode in self._names:
+        if self._left.pop(inode, None) or inode in self._names:
             self._names[inode] = name
 
     def changed_untold(self, name: Name, other: Name, inode: InodeNumber | None) -> None:
@@ -134,9 +133,13 @@ class DirectoryNames:
             await self.look_at_left()
 
     async def look_at_left(self) -> None:
-        """Look at each once, or until no rename is in the way."""
-        for inode, name in list(self._left.items()):
-            await self._look_at(inode, name)
+        """Look at each, or until no rename is in the way; again as long as one that is found may make way for
+        others, of which this kernel still has one above the other."""
+        left = -1
+        while len(self._left) != left:
+            left = len(self._left)
+            for inode, name in list(self._left.items()):
+                await self._look_at(inode, name)
 
     async def _look_at(self, inode: InodeNumber, name: Name) -> None:
         for _ in range(MOVED_LOOKS_MAX):
@@ -152,6 +155,7 @@ class DirectoryNames:
             else:
                 if found == inode and self._left.get(inode) == name:
                     del self._left[inode]
+                    self._names[inode] = name
                 return
 
     def _path(self, name: Name) -> bytes | None:

@@ -137,15 +137,18 @@ class Looks:
     def __init__(self) -> None:
         self.paths: list[bytes] = []
         self.in_the_way = 0
+        self.refused: set[bytes] = set()
         self.looked = threading.Event()
 
     def __call__(self, path: bytes) -> int:
         self.paths.append(path)
         self.looked.set()
+        if path in self.refused:
+            raise OSError(errno.ELOOP, "below itself")
         if self.in_the_way:
             self.in_the_way -= 1
             raise OSError(errno.ESTALE, "a rename has the locks")
-        return DIRECTORY
+        return OTHER if path.endswith(b"other") else DIRECTORY
 
 
 @pytest.fixture
@@ -174,6 +177,18 @@ async def test_once(names: DirectoryNames, looks: Looks) -> None:
         await names.look_at_left()
         names.told(DIRECTORY, NEW)
     assert looks.paths == [b"parent/other/new"]
+
+
+async def test_one_above_another_that_was_below_it(names: DirectoryNames, looks: Looks) -> None:
+    """The kernel refuses the one (ELOOP) until it has the other, which is looked at after it."""
+    await names.found(OTHER, (DIRECTORY, b"other"))
+    await names.found(DIRECTORY, NEWEST)
+    looks.refused = {b"parent/newest/other"}
+    await names.look_at_left()
+    assert looks.paths == [b"parent/newest/other", b"parent/newest", b"parent/newest/other"]
+    looks.refused.clear()
+    await names.look_at_left()
+    assert len(looks.paths) == 4
 
 
 async def test_where_it_is_by_then(names: DirectoryNames, looks: Looks) -> None:
