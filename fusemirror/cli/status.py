@@ -265,11 +265,14 @@ def _keys(keys: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [("keys", "being renewed: old and new ones count until both hosts have confirmed")]
 
 
-def _locks(locks: dict[str, int] | None) -> list[tuple[str, str]]:
-    if locks is None or not any(locks.values()):
+def _locks(locks: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if locks is None:
+        return []
+    bind = "" if locks["bind"] == "both hosts" else f"; those given now bind {locks['bind']}"
+    if not (bind or locks["held"] or locks["waiting"] or locks["lost"]):
         return []
     lost = f", lost by {counted(locks['lost'], 'open file')}" if locks["lost"] else ""
-    return [("locks", f"{locks['held']} held, {locks['waiting']} waited for{lost}")]
+    return [("locks", f"{locks['held']} held, {locks['waiting']} waited for{lost}{bind}")]
 
 
 def _witness(witness: dict[str, Any] | None) -> list[tuple[str, str]]:

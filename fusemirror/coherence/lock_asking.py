@@ -11,7 +11,7 @@ import trio
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.coherence.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
-from fusemirror.coherence.locks import Ask, Listing, Locks, Range, lock_of, message_of
+from fusemirror.coherence.locks import Ask, Binding, Listing, Locks, Range, lock_of, message_of
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
 from fusemirror.identifiers import InodeNumber
@@ -65,6 +65,10 @@ class Asking:
     @property
     def is_open(self) -> bool:
         return self._reclaimed or self._refuses
+
+    @property
+    def binding(self) -> Binding:
+        return Binding.BOTH if self._reclaimed else Binding.NONE
 
     # --- links ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fusemirror.channel.session import Session
 from fusemirror.coherence.lock_table import Key, Lock, Owner, Settled, Space, Wanted
-from fusemirror.coherence.locks import Ask, Listing, Locks, Range, lock_of, message_of
+from fusemirror.coherence.locks import Ask, Binding, Listing, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
 from fusemirror.limits import LOCKS_PER_HOST_MAX, LOCKS_PER_MESSAGE
 from fusemirror.mirror.sending import Mirror
@@ -64,6 +64,14 @@ class Deciding:
         if not self._may_decide() or mirror.retired or not mirror.entitled:
             return False
         return self._decides_alone or (mirror.streams and (self._reclaimed or not self._peer_takes_locks))
+
+    @property
+    def binding(self) -> Binding:
+        if not self.is_open:
+            return Binding.NONE
+        if self._decides_alone:
+            return Binding.ONE
+        return Binding.BOTH if self._peer_takes_locks else Binding.NONE
 
     async def run(self) -> None:
         """Decide what waits as soon as that can be, for ever."""

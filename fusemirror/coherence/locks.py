@@ -26,6 +26,7 @@ A peer of an earlier version    ENOLCK, and what was held is lost.
 import errno
 import itertools
 import logging
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 import trio
@@ -91,12 +92,23 @@ class Ask:
             self.settle(errno.EINTR)
 
 
+class Binding(StrEnum):
+    """Whose programs the locks bind that are given now."""
+
+    BOTH = "both hosts"
+    ONE = "this host"
+    NONE = "nobody"  # none is given: nobody decides, or one of the hosts takes no part in locks
+
+
 class Arbiter(Protocol):
     """Decides about locks, or asks who does, in the present role of this host."""
 
     @property
     def is_open(self) -> bool:
         """It decides now, and what this host holds it holds for sure."""
+
+    @property
+    def binding(self) -> Binding: ...
 
     def ask(self, ask: Ask) -> None:
         """Settle a request now or later; leave it where nothing is decided now."""
@@ -303,10 +315,15 @@ class Locks:
             self.volume.watcher.image_suspect(inode)
         return inodes
 
-    def status(self) -> dict[str, int]:
+    def status(self) -> dict[str, int | str]:
         held, waiting = self.table.count()
         asked = sum(not ask.asks_only and ask.wanted.waits for ask in self._asks.values())
-        return {"held": held, "waiting": max(waiting, asked), "lost": len(self.lost)}
+        return {
+            "held": held,
+            "waiting": max(waiting, asked),
+            "lost": len(self.lost),
+            "bind": str(self.arbiter.binding),
+        }
 
     def all_rows(self) -> list[Row]:
         """Who holds, and who waits, as far as this host knows."""

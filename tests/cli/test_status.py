@@ -204,6 +204,17 @@ def test_the_host_whose_disk_is_full_is_named() -> None:
     assert "  disk " not in text_of(disk={"full": False, "failure": None, "peer_full": None})
 
 
+def test_locks_are_told_and_whom_they_bind() -> None:
+    none = {"held": 0, "waiting": 0, "lost": 0, "bind": "both hosts"}
+    assert "locks" not in text_of(locks=none)
+    assert "locks         0 held, 0 waited for; those given now bind this host\n" in text_of(
+        locks={**none, "bind": "this host"}
+    )
+    assert "2 held, 1 waited for, lost by 1 open file\n" in text_of(
+        locks={**none, "held": 2, "waiting": 1, "lost": 1}
+    )
+
+
 def test_clocks_that_are_apart_are_told() -> None:
     assert "clocks        that of beta was 3.2 s ahead of this host's" in text_of(
         peer={**STATUS["peer"], "name": "beta", "clock_ahead_seconds": 3.21}

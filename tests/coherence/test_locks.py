@@ -86,6 +86,7 @@ async def part(pair: Pair, network: MemoryNetwork) -> None:
     """On return the primary has gone on alone."""
     network.cut("alpha", "beta")
     await until(lambda: pair.primary.unit.status()["state"] == "alone")
+    assert pair.primary.roles.locks.status()["bind"] == "this host"
 
 
 async def meet(pair: Pair, network: MemoryNetwork) -> None:
@@ -110,6 +111,7 @@ async def test_what_one_host_holds_the_other_does_not_get(pair: Pair, key: Key) 
         assert await errno_of(other, waits) == 0
         give_up(other, key=key)
     await until(lambda: held(pair.primary) == held(pair.backup) == [])
+    assert {host.roles.locks.status()["bind"] for host in (pair.primary, pair.backup)} == {"both hosts"}
 
 
 async def test_shared_locks_are_shared_by_both_hosts(pair: Pair) -> None:
@@ -279,6 +281,7 @@ async def test_a_backup_without_a_primary_lists_its_own(pair: Pair, network: Mem
     assert await take(pair.primary, key=FLOCK) == 0
     network.cut("alpha", "beta")
     await until(lambda: not pair.backup.unit.is_linked)
+    assert pair.backup.roles.locks.status()["bind"] == "nobody"
     found = await listed(pair.backup.roles.locks)
     assert [(row["host"], row["state"]) for row in found["locks"]] == [("beta", "held")]
     assert not found["whole"]
