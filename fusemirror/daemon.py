@@ -427,6 +427,8 @@ async def _serve(
                 at_once=operations,
             )
             kernel.session = Session(fuse_descriptor(), server)
+            if agreed.prunes:
+                cache.prune = kernel.session.prune
         nursery.start_soon(kernel.run_signals)
         nursery.start_soon(_run_rereading, host, reread)
         try:

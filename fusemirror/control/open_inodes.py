@@ -1,7 +1,7 @@
 """What programs of this host have open, and which inodes without names nobody here opens any more."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from fusemirror.identifiers import InodeNumber
 
@@ -27,10 +27,14 @@ class OpenInodes:
     # --- inodes without names (`mirror/holdings.py`) ------------------------------------------------------
 
     def give_up(
-        self, inodes: Iterable[InodeNumber], has_no_name: Callable[[InodeNumber], bool]
+        self,
+        inodes: Iterable[InodeNumber],
+        let_go: Collection[InodeNumber],
+        has_no_name: Callable[[InodeNumber], bool],
     ) -> tuple[InodeNumber, ...]:
-        """Those of `inodes` that are open. The primary may end the others, so they are given up."""
-        held = tuple(inode for inode in inodes if inode in self)
+        """Those of `inodes` that are open, or that the kernel has not `let_go` of. The primary may end the
+        others, so they are given up."""
+        held = tuple(inode for inode in inodes if inode in self or inode not in let_go)
         self._given_up = {each for each in self._given_up.union(inodes).difference(held) if has_no_name(each)}
         return held
 

@@ -845,7 +845,7 @@ class PrimaryUnit(ControlUnit):
         self._orphans_since = {inode: since.get(inode, now) for inode in self.volume.catalog.orphans()}
         old = [inode for inode, since_s in self._orphans_since.items() if now - since_s >= PURGE_AFTER_S]
         for start in range(0, len(old), PURGE_BATCH_MAX):
-            batch = [inode for inode in old[start : start + PURGE_BATCH_MAX] if not self.is_open(inode)]
+            batch = self.let_go(old[start : start + PURGE_BATCH_MAX])
             while batch and await self._purge_some(batch):
                 if self.mirror.congested:
                     await self.mirror.wait_room()

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -292,8 +292,23 @@ class ControlUnit(ABC):
         return inode in self.open_inodes
 
     def give_up(self, inodes: tuple[InodeNumber, ...]) -> tuple[InodeNumber, ...]:
-        """Those of these inodes without names that are open here; the others nobody here opens any more."""
-        return self.open_inodes.give_up(inodes, self.volume.catalog.is_orphan)
+        """Those of these inodes without names that are held here; the others nobody here opens any more."""
+        let_go = frozenset(self.let_go(inodes))
+        return self.open_inodes.give_up(inodes, let_go, self.volume.catalog.is_orphan)
+
+    def let_go(self, inodes: Iterable[InodeNumber]) -> list[InodeNumber]:
+        """Those of these inodes without names that no program here has open, and the kernel has let go of.
+
+        Of directories it is not asked: names that it knows to be missing there keep them in its cache.
+        """
+        closed = [inode for inode in inodes if not self.is_open(inode)]
+        asked = [inode for inode in closed if not self._is_directory(inode)]
+        held = set(asked).difference(self.volume.watcher.has_let_go(asked))
+        return [inode for inode in closed if inode not in held]
+
+    def _is_directory(self, number: InodeNumber) -> bool:
+        inode = self.volume.catalog.inode(number)
+        return inode is not None and inode.is_directory
 
     def nameless_status(self) -> dict[str, int]:
         """Inodes without names that are not purged, for `status`. Sizes are those of the first of them."""

@@ -44,7 +44,7 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -142,6 +142,10 @@ class KernelCache:
         self._writers: Counter[InodeNumber] = Counter()  # handles open for writing,
         self._readers: Counter[InodeNumber] = Counter()  # and those that read through the page cache
         self._moved = Recent[InodeNumber](REST_S)  # inodes whose data changed just now
+        self.prune: Callable[[Sequence[InodeNumber]], None] | None = None
+        """Tells the kernel to let go of what no program holds; None where it cannot be told."""
+        self._let_go: set[InodeNumber] = set()  # inodes without names that it has let go of; a thread adds
+        self._letting_go: set[InodeNumber] = set()  # it is asked about these
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -280,12 +284,14 @@ class KernelCache:
                 self._changed(inode, own=True)
                 if not own and table == Table.INODES:
                     self._copied(inode)
+                self._let_go.discard(inode)  # it may have got a name; or it has ended
 
     def image_suspect(self, inode: InodeNumber) -> None:
         self.data_changed(inode, own=False)
 
     def catalog_replaced(self) -> None:
         self._ends.clear()
+        self._let_go.clear()
         for inode in [*self._told, *(self._paged.keys() - self._told.keys())]:
             self._changed(inode, own=False)
         for inode in self._open.keys() - self._suspect.keys():
@@ -298,6 +304,33 @@ class KernelCache:
             self._ends.pop(inode, None)
         elif ending[0] != self._ends.get(inode):
             self._refresh(inode)
+
+    def has_let_go(self, inodes: Collection[InodeNumber]) -> Collection[InodeNumber]:
+        """A current directory, an O_PATH descriptor and a bind mount hold an inode without an open that this
+        host hears of; so do names that the kernel has cached, until it is told to drop them."""
+        if self.prune is None:
+            return inodes
+        gone = self._let_go.intersection(inodes)
+        unasked = [inode for inode in inodes if inode not in gone and inode not in self._letting_go]
+        if unasked:
+            self._letting_go.update(unasked)
+            self._notifiers.submit(self._ask_to_let_go, self.prune, unasked)
+        return gone
+
+    def _ask_to_let_go(
+        self, prune: Callable[[Sequence[InodeNumber]], None], inodes: Sequence[InodeNumber]
+    ) -> None:
+        """In a thread: the kernel may wait for an inode that is being freed."""
+        for inode in inodes:
+            try:
+                prune((inode,))
+                self._invalidate(inode, True)  # an error where it does not have the inode
+            except OSError as error:
+                if error.errno in _LET_GO:
+                    self._let_go.add(inode)
+                else:
+                    log.error("the kernel could not be asked to let go of inode %d: %s", inode, error)
+        self._letting_go.difference_update(inodes)
 
     def _refresh(self, inode: InodeNumber) -> None:
         """On return the kernel has no old page of the inode, and knows how long it is now.

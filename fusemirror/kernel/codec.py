@@ -10,7 +10,8 @@ Another kind of request takes its number in `Opcode`, its structure and layout, 
 changes or hands out anything, and a handler in `filesystem/server.py`.
 """
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from struct import Struct, error
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -498,6 +499,8 @@ INIT_IN = Layout(InitIn, "IIII")
 INIT_FLAGS2 = Layout(InitFlags2, "I")
 
 OUT_HEADER = Layout(OutHeader, _HEAD)
+NOTIFY_PRUNE = 9  # where the error of a reply stands
+_PRUNE_OUT = Struct("=II8x")
 ATTR = Layout(Attr, _ATTR)
 ENTRY_OUT = Layout(EntryOut, _ENTRY)
 ATTR_OUT = Layout(AttrOut, "QII")
@@ -566,6 +569,13 @@ def lock_in(body: memoryview) -> LockWanted:
 
 Reply = tuple[bytes, ...]
 """The parts of a reply, to be written by one call."""
+
+
+def prune_notice(inodes: Sequence[int]) -> bytes:
+    """A message that no request waits for: the kernel is to let go of these inodes where no program holds
+    them."""
+    body = _PRUNE_OUT.pack(len(inodes), 0) + array("Q", inodes).tobytes()
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_PRUNE, 0) + body
 
 
 def error_reply(unique: int, errno: int) -> Reply:

@@ -28,6 +28,7 @@ from fusemirror.kernel.codec import IN_HEADER, INIT_FLAGS2, INIT_IN, INIT_OUT, O
 
 _DEVICE = "/dev/fuse"
 _REQUEST_BYTES_MAX = 1 << 21
+_PRUNING = (7, 45)  # Linux 6.18; no flag tells of it
 
 
 class Agreed(NamedTuple):
@@ -37,6 +38,8 @@ class Agreed(NamedTuple):
     """Files that are open for direct I/O can be mapped shared."""
     tells_of_privileges: bool = False
     """The kernel says which changes end set-user-id and set-group-id, and leaves it to us."""
+    prunes: bool = False
+    """The kernel lets go, when it is told to, of an inode that no program holds (`codec.prune_notice`)."""
 
 
 def fuse_descriptor() -> int:
@@ -98,6 +101,7 @@ def amend(request: bytes, reply: bytes, *, own_session: bool) -> tuple[bytes, Ag
     return reply[: OUT_HEADER.size] + INIT_OUT.pack(*amended) + rest, Agreed(
         maps_direct_io=bool(flags2 & codec.INIT2_DIRECT_IO_ALLOW_MMAP),
         tells_of_privileges=bool(flags & codec.INIT_HANDLE_KILLPRIV_V2),
+        prunes=own_session and (asked.major, asked.minor) >= _PRUNING,
     )
 
 

@@ -29,7 +29,7 @@ or the reader ends `run`: handlers answer for their own mistakes.
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -171,6 +171,10 @@ class Session:
             self._ended = True
             hot.notify_closing(self._device)
             os.set_blocking(self._device, True)  # it is libfuse's again, which unmounts
+
+    def prune(self, inodes: Sequence[int]) -> None:
+        """Tell the kernel to let go of inodes that no program holds. Thread-safe. OSError once unmounted."""
+        os.write(self._device, codec.prune_notice(inodes))
 
     def stop(self) -> None:
         """Read no more; `run` ends when what has begun has ended. Nothing where it has ended already."""

@@ -6,7 +6,7 @@ backup before the primary hears that it is there. So no program sees the new sta
 either host, can still be shown the old one (G2).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from fusemirror.change import Row
@@ -28,6 +28,10 @@ class Watcher(Protocol):
     def catalog_replaced(self) -> None:
         """Everything may be otherwise."""
 
+    def has_let_go(self, inodes: Collection[InodeNumber]) -> Collection[InodeNumber]:
+        """Those of some inodes without names that the kernel is known to refer to no more. It is asked about
+        the others, so that a later call knows."""
+
 
 class Nobody:
     """For a volume that no kernel shows."""
@@ -43,3 +47,6 @@ class Nobody:
 
     def catalog_replaced(self) -> None:
         pass
+
+    def has_let_go(self, inodes: Collection[InodeNumber]) -> Collection[InodeNumber]:
+        return inodes

@@ -30,7 +30,7 @@ def test_an_inode_is_open_until_it_was_closed_as_often() -> None:
 def test_what_is_open_is_held_and_the_rest_given_up() -> None:
     inodes = OpenInodes()
     inodes.add(ONE)
-    assert inodes.give_up((ONE, TWO), lambda _: True) == (ONE,)
+    assert inodes.give_up((ONE, TWO, THREE), (ONE, TWO), lambda _: True) == (ONE, THREE)
     assert not inodes.is_given_up(ONE)
     assert inodes.is_given_up(TWO)
     inodes.keep_all()
@@ -39,8 +39,8 @@ def test_what_is_open_is_held_and_the_rest_given_up() -> None:
 
 def test_what_has_ended_is_forgotten() -> None:
     inodes = OpenInodes()
-    inodes.give_up((ONE, TWO), lambda _: True)
-    inodes.give_up((THREE,), lambda inode: inode != ONE)
+    inodes.give_up((ONE, TWO), (ONE, TWO), lambda _: True)
+    inodes.give_up((THREE,), (THREE,), lambda inode: inode != ONE)
     assert [inodes.is_given_up(inode) for inode in (ONE, TWO, THREE)] == [False, True, True]
 
 

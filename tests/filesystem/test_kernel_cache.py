@@ -521,3 +521,39 @@ async def test_content_is_kept_of_a_file_at_rest(
         await trio.sleep(REST_S / 10)
     await trio.sleep(REST_S * 2)
     assert cache.keeps_content(INODE, os.O_RDONLY)
+
+
+# --- inodes without names -------------------------------------------------------------------------------
+
+
+async def test_a_kernel_that_cannot_be_told_to_let_go_is_not_asked(
+    kernel: Kernel, cache: KernelCache
+) -> None:
+    assert list(cache.has_let_go([INODE])) == [INODE]
+    assert not kernel.notified
+
+
+async def test_an_inode_without_names_is_let_go_of_when_the_kernel_no_longer_knows_it(
+    kernel: Kernel, cache: KernelCache
+) -> None:
+    pruned = list[InodeNumber]()
+    cache.prune = pruned.extend
+
+    async def look() -> list[InodeNumber]:
+        cache.has_let_go([INODE, OTHER])
+        with trio.fail_after(10):
+            while cache._letting_go:  # noqa: ASYNC110 - a thread tells nobody
+                await trio.sleep(0.001)
+        return sorted(cache.has_let_go([INODE, OTHER]))
+
+    kernel.unknown.add(OTHER)
+    assert await look() == [OTHER]
+    assert pruned[:2] == [INODE, OTHER]
+    kernel.unknown.add(INODE)
+    assert await look() == [INODE, OTHER]
+    asked = len(pruned)
+    assert await look() == [INODE, OTHER]
+    assert len(pruned) == asked, "what it has let go of it is not asked about again"
+    kernel.unknown.clear()
+    cache.rows_changed([(Table.INODES, inode_key(INODE), inode().pack())], own=False)
+    assert await look() == [OTHER], "it may have had a name meanwhile"

@@ -248,3 +248,10 @@ def test_a_lock_is_as_the_kernel_writes_it(of_flock: bool) -> None:
     assert reply == body[16:40]
     with pytest.raises(MalformedRequest):
         codec.lock_in(memoryview(body[:-1]))
+
+
+def test_a_notice_to_let_go_names_its_inodes() -> None:
+    notice = codec.prune_notice([7, 1 << 40])
+    assert codec.OUT_HEADER.read(notice) == (len(notice), codec.NOTIFY_PRUNE, 0)
+    assert struct.unpack_from("=IIQQQ", notice, codec.OUT_HEADER.size) == (2, 0, 0, 7, 1 << 40)
+    assert len(notice) == 16 + 16 + 16

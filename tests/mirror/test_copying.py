@@ -15,10 +15,11 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, GIB, MIB, PURGE_AFTER_S, REGION_BYTES
 from fusemirror.mirror.copying import answer_about
 from fusemirror.mirror.stream import Question, Stream
-from fusemirror.operations import Allocate, Create, CreateUnnamed, SetAttributes, Write
+from fusemirror.operations import Allocate, Create, CreateUnnamed, SetAttributes, Unlink, Write
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Hello, Reply
 from fusemirror.volume.images import Piece
+from fusemirror.volume.watcher import Nobody
 from tests.admin.conftest import Pair
 from tests.memory_network import MemoryNetwork
 
@@ -271,6 +272,27 @@ async def test_a_file_without_a_name_ends_on_both_hosts_with_its_last_close(
     await trio.sleep(5 * PURGE_AFTER_S)
     for volume in volumes:
         assert volume.catalog.inode(made.number) is None
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_what_a_kernel_still_holds_stays_on_both_hosts(
+    pair: Pair, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Though nobody has it open."""
+    await make_file(pair, (0, b"content"))
+    await pair.primary.unit.perform(Unlink(ROOT_INODE, b"file"))
+    held = True
+    volumes = [each.unit.volume for each in (pair.primary, pair.backup)]
+    watcher = Nobody()
+    watcher.has_let_go = lambda inodes: () if held else inodes  # type: ignore[method-assign]
+    getattr(pair, at).unit.volume.watcher = watcher
+    await trio.sleep(5 * PURGE_AFTER_S)
+    for volume in volumes:
+        assert volume.read(FILE, 0, 100) == b"content"
+    held = False
+    await trio.sleep(5 * PURGE_AFTER_S)
+    for volume in volumes:
+        assert volume.catalog.inode(FILE) is None
 
 
 async def test_a_file_longer_than_either_disk_takes_is_refused_before_anything_is_changed(

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import resource
 import shutil
 import socket
@@ -679,6 +680,31 @@ def test_an_unnamed_file_gets_a_name_on_both_hosts_unless_it_may_not(
             assert (theirs / "name").stat().st_mode == stat.S_IFREG | 0o640
         os.close(descriptor)
     os.unlink(theirs / "name")
+
+
+def test_a_file_that_one_host_removed_lives_while_the_kernel_of_the_other_holds_it(
+    mine: Path, theirs: Path, here: Host, pair: TwoHosts
+) -> None:
+    """By an O_PATH descriptor, as by a bind mount: neither is an open that a host hears of."""
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    if here is not pair.primary or release < (6, 18):
+        pytest.skip("pyfuse3's session, or a kernel that cannot be told to let go of what nobody holds")
+    for name in ("held", "other"):
+        (theirs / name).write_text("content")
+        (mine / name).stat()
+    held = os.open(mine / "held", os.O_PATH)
+    for name in ("held", "other"):
+        (theirs / name).unlink()
+    wait_until(lambda: nameless(here) == 1, 20.0, "the end of what nobody holds")
+    with open(f"/proc/self/fd/{held}") as file:
+        assert file.read() == "content"
+    os.close(held)
+    wait_until(lambda: nameless(here) == 0, 20.0, "the end of all")
+
+
+def nameless(host: Host) -> int:
+    found: int = host.status()["nameless"]["inodes"]
+    return found
 
 
 def test_room_is_reserved_and_given_back_on_both_hosts(

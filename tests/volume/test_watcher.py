@@ -1,6 +1,6 @@
 """Whatever changes a volume is told to its watcher, when the volume already holds it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 
@@ -31,6 +31,9 @@ class Listener:
 
     def image_suspect(self, inode: InodeNumber) -> None:
         pytest.fail("nothing was suspect")
+
+    def has_let_go(self, inodes: Collection[InodeNumber]) -> Collection[InodeNumber]:
+        return inodes
 
     def catalog_replaced(self) -> None:
         self.heard.append(("replaced", self._volume.copying))
