@@ -159,6 +159,7 @@ class Simulation:
         self.history = History()
         self._settle_s = 40 / options.hurry + options.peer_timeout  # two checkpoints and a purge
         self._atlas = Atlas()
+        self._guarded_failed_late = False
         reasons = {
             errno.ESTALE: True,  # the file has gone
             errno.EBUSY: "reserve" in options.kinds,
@@ -196,7 +197,8 @@ class Simulation:
         assert isinstance(write, Write), f"{write} was acknowledged early"
         assert error in self._late_errors, f"a write failed late: {os.strerror(error)}"
         if self._atlas.guarded is not None and write.inode == self._atlas.guarded.inode:
-            return  # it is not judged where writes are acknowledged early, and faults happen
+            self._guarded_failed_late = True
+            return
         (tag,) = (tag for tag, inode in self._atlas.inodes.items() if inode == write.inode)
         host = unit.volume.identity.host_name
         self.history.fail_late(host, ("file", tag), write.offset, staged.data)
@@ -332,7 +334,7 @@ class Simulation:
             for target in [target for target in targets if target[0] == "file" and target[1] % 2 == 0]:
                 targets.update(_bytes_of(target, targets.pop(target)))
         for target, operations in targets.items():
-            if target[0] == "guarded" and self._may_write_late():
+            if target[0] == "guarded" and self._guarded_is_unsure():
                 continue
             judge, initial = _model_of(target[0], directories)
             if self.history.loss is not None:
@@ -346,9 +348,10 @@ class Simulation:
                 raise linearizable.NotLinearizable(f"{target[0]} {target[1]}: {error}") from None
             self._world.trace(f"{target[0]} {target[1]}: {len(operations)} operations, {states} states")
 
-    def _may_write_late(self) -> bool:
-        """Whether a host may have written what it had acknowledged, after it had lost the lock of that."""
-        return self._world.options.asynchronous and bool(set(self.faults) - _HARMLESS)
+    def _guarded_is_unsure(self) -> bool:
+        """Whether a write that was acknowledged early may have come too late for its lock, or to nothing."""
+        may_be_late = self._world.options.asynchronous and bool(set(self.faults) - _HARMLESS)
+        return may_be_late or self._guarded_failed_late
 
     def _through_loss(
         self, target: Target, judge: model.Model, initial: Any, operations: list[Operation]
