@@ -71,6 +71,7 @@ NAMELESS_SUMMED_MAX = 10_000  # files without names whose sizes `status` adds up
 SPACE_RESERVE_PART = 8  # at most this part of a small disk is kept free
 SPACE_RESERVE_BYTES_MAX = 64 * MIB  # two journal segments, catalog pages, and what others write meanwhile
 SPACE_RESERVE_INODES = 64  # images made between two looks at the disk
+SPACE_GROWN_INODES = 8  # so many more free ones, or WRITE_BYTES_MAX, and what did not fit is tried again
 SPACE_PER_CHANGE_BYTES = 4 * KIB  # a block for the record, the rows or the end of an image
 SPACE_ANSWER_BYTES_MAX = 16 * MIB  # taken before the disk is asked again; well within the full reserve
 SPACE_TOLD_BYTES_MAX = GIB  # room beyond this is no news to the primary

@@ -219,6 +219,7 @@ class Applier:
             except DiskFull as error:
                 reason = str(error)
                 self._full = True
+                self.volume.space.note_end()
                 await self._leave(session, reason)
             except (FusemirrorError, OSError) as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
@@ -303,7 +304,7 @@ class Applier:
         """After a change that did not fit, take nothing before there is room. ConnectionLost, OSError."""
         if self._full:
             session.send(Room(-1, full=True))
-            while self.volume.space.measure() == 0:
+            while not self.volume.space.has_grown():
                 await trio.sleep(SPACE_LOOK_INTERVAL_S)
                 if session.closed:
                     return

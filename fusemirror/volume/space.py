@@ -14,6 +14,7 @@ from fusemirror.change import AnyChange, NamespaceChange
 from fusemirror.limits import (
     COUNTER_MAX,
     SPACE_ANSWER_BYTES_MAX,
+    SPACE_GROWN_INODES,
     SPACE_PER_CHANGE_BYTES,
     SPACE_RESERVE_BYTES_MAX,
     SPACE_RESERVE_INODES,
@@ -39,6 +40,7 @@ class Space:
         self._directory = directory
         self._statvfs = statvfs
         self._left = self._inodes_left = 0  # of the last answer
+        self._free_bytes = self._free_inodes = 0  # with the reserve, when a change did not fit last
         self.inodes = 0
         """The inodes above the reserve, as of the last answer; `COUNTER_MAX` where the disk counts none."""
         self.short = False
@@ -59,6 +61,21 @@ class Space:
         self._left = min(room // 2, SPACE_ANSWER_BYTES_MAX)
         self._inodes_left = self.inodes // 2
         return max(room, 0)
+
+    def note_end(self) -> None:
+        """A change did not fit, which the reserve was there for. OSError."""
+        found = self._statvfs(self._directory)
+        self._free_bytes, self._free_inodes = found.f_bavail * found.f_frsize, found.f_favail
+
+    def has_grown(self) -> bool:
+        """Whether that change may fit now: something is above the reserve, or clearly more of it is free. It
+        need not be whole: deletions live on it, and they may give back all that it lacks. OSError.
+        """
+        if self.measure() > 0:
+            return True
+        found = self._statvfs(self._directory)
+        more_bytes = found.f_bavail * found.f_frsize - self._free_bytes
+        return more_bytes >= WRITE_BYTES_MAX or found.f_favail - self._free_inodes >= SPACE_GROWN_INODES
 
     def take(self, size_bytes: int, inodes: int = 0) -> bool:
         """Whether there is room for so much; it then counts as taken. OSError."""

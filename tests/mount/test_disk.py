@@ -132,11 +132,11 @@ def test_a_full_disk_is_named_on_both_hosts_and_its_host_is_unmounted_checked_an
     full.umount()
     full.fusemirror("fsck", full.volume)
     full.mount()
-    for path in whole:
-        assert (full.mountpoint / path.relative_to(hosts.primary.mountpoint)).stat().st_size > 0
-    shutil.rmtree(full.volume.parent / "of-others")
+    shutil.rmtree(full.volume.parent / "of-others")  # until then it may have missed what it cannot take
     for host in hosts:
         host.wait_for("normal", timeout_s=PATIENCE_S)
+    for path in whole:
+        assert (full.mountpoint / path.relative_to(hosts.primary.mountpoint)).stat().st_size > 0
     for path in whole[::2]:
         path.unlink()
     more = hosts.primary.mountpoint / "more"

@@ -30,7 +30,7 @@ class OneDirectory:
     """Both hosts' control unit: what a call has made in it all see at once, and `answer` ends the call."""
 
     def __init__(self) -> None:
-        self.names = SimpleNamespace(keeping=lambda _: 1)
+        self.leases = SimpleNamespace(keeping=lambda _: 1)
         self.made: dict[bytes, Inode] = {}
         self.answer = trio.Event()
 

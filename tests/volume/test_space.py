@@ -11,9 +11,11 @@ from fusemirror.limits import (
     GIB,
     KIB,
     MIB,
+    SPACE_GROWN_INODES,
     SPACE_PER_CHANGE_BYTES,
     SPACE_RESERVE_BYTES_MAX,
     SPACE_RESERVE_INODES,
+    WRITE_BYTES_MAX,
 )
 from fusemirror.volume.space import Space, reserve_bytes, space_of
 
@@ -111,3 +113,27 @@ def test_a_change_takes_its_data_and_a_block() -> None:
     assert space_of(WriteChange(number, NO_REQUEST, 0, inode, 0, 1000)) == SPACE_PER_CHANGE_BYTES + 1000
     assert space_of(TruncateChange(number, NO_REQUEST, 0, inode, 1 << 40)) == SPACE_PER_CHANGE_BYTES
     assert space_of(NamespaceChange(number, NO_REQUEST, 0, inode, ())) == SPACE_PER_CHANGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("more_bytes", "more_inodes", "grown"),
+    [
+        (0, 0, False),
+        (WRITE_BYTES_MAX - BLOCK, SPACE_GROWN_INODES - 1, False),
+        (WRITE_BYTES_MAX, 0, True),
+        (0, SPACE_GROWN_INODES, True),
+        (SPACE_RESERVE_BYTES_MAX, SPACE_RESERVE_INODES, True),
+    ],
+)
+def test_what_did_not_fit_may_fit_once_clearly_more_is_free_though_the_reserve_is_not_whole(
+    disk: Disk, more_bytes: int, more_inodes: int, grown: bool
+) -> None:
+    space = Space(Path("volume"), disk.statvfs)
+    disk.free_bytes, disk.free_inodes = BLOCK, 1
+    space.note_end()
+    assert not space.has_grown()
+    disk.free_bytes += more_bytes
+    disk.free_inodes += more_inodes
+    assert space.has_grown() == grown
+    disk.free_bytes, disk.free_inodes = GIB, 10_000
+    assert space.has_grown()
