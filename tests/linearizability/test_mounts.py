@@ -144,6 +144,10 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
+PARTING = frozenset({cut, cut_until_check_reports, lose_packets, stall_backup})
+"""The primary goes on without its backup, whose kernel has pages that it may go by without asking anybody."""
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_it_still_fits_one_order_after(
     fault: Fault, pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path
@@ -164,6 +168,8 @@ def troubled(fault: Fault, pair: TwoHosts, seed: int, control: Path) -> list[Ope
         history = crew.finish()
     in_doubt = sum(operation.returned is None for operation in history)
     print(f"{len(history)} operations, {in_doubt} in doubt")
+    if fault in PARTING:  # fusemirror(7): pages show what was there before, for as long as that lasts
+        return [each for each in history if each.call != "page_block"]
     return history
 
 
