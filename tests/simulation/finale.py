@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from fusemirror.change import Table
+from fusemirror.change import PUNCH_HOLE, ZERO_RANGE, Table
 from fusemirror.volume.catalog import key_inode
 from tests.simulation.history import DOUBT, History, Operation
 from tests.simulation.world import SimulatedHost, World
@@ -38,7 +38,7 @@ def check_flushed(before: list[Operation], after: Iterable[Operation], *, stays:
     `stays`: the file itself was there from the beginning, and nobody ever removed it.
     """
     flushed = max((each.began for each in before if each.name == "flush" and each.result == b""), default=-1)
-    changes = [each for each in before if each.name in ("append", "truncate", "write")]
+    changes = [each for each in before if each.name in ("allocate", "append", "truncate", "write")]
     contents = [each.result for each in after if each.name == "read" and each.arguments[0] == 0]
     for write in changes:
         if write.name != "write" or write.ended is None or write.ended > flushed or write.result != "ok":
@@ -61,6 +61,9 @@ def _may_overwrite(later: Operation, write: Operation) -> bool:
         return bool(
             later.arguments[0] < offset + len(data) and offset < later.arguments[0] + len(later.arguments[1])
         )
+    if later.name == "allocate":
+        start, end, mode = later.arguments
+        return bool(mode & (PUNCH_HOLE | ZERO_RANGE) and start < offset + len(data) and offset < end)
     return later.name == "append" or bool(later.arguments[0] < offset + len(data))
 
 
