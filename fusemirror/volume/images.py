@@ -520,6 +520,13 @@ class Images:
             sync_directory(os.path.dirname(path))
             self._names_synced({inode: named})
 
+    def sync_names(self) -> None:
+        """On return every image has its name durably, also one that nobody wrote to. OSError."""
+        named = dict(self._unsynced_names)
+        for directory in {os.path.dirname(self._path(inode)) for inode in named}:
+            sync_directory(directory)
+        self._names_synced(named)
+
     def _names_synced(self, named: dict[InodeNumber, int]) -> None:
         """These are durable, but for an image that got its name, or another's, since. In any thread."""
         for inode, serial in named.items():

@@ -202,6 +202,8 @@ class Volume:
         """
         try:
             self._sync(dict(self.images.dirty))
+            # The next process does not know which were made and not written to: it would sync data alone.
+            self.images.sync_names()
             self.images.recycle(self._release_purged(self.journal.durable_number))
             self.commit()
             self.regions.sync()

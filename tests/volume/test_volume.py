@@ -633,6 +633,17 @@ async def test_what_a_copy_discarded_is_freed_when_names_are_durable(directory: 
     volume.abandon()
 
 
+def test_a_close_makes_durable_the_names_of_images_that_nobody_wrote_to(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume.open(directory, counting_seams())
+    volume.prepare_image(Writer(volume).create(b"a"))
+    synced: list[str] = []
+    monkeypatch.setattr(images_module, "sync_directory", lambda path: synced.append(os.fspath(path)))
+    volume.close()
+    assert synced == [f"{directory}/images/0"]
+
+
 async def test_many_images_are_synced_at_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = Volume.open(directory, counting_seams())
     writer = Writer(volume)
