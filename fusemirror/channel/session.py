@@ -231,9 +231,7 @@ class Session:
             if in_place is not None:
                 await self._receive_in_place(in_place)
                 continue
-            data = await self._receive_data()
-            self.received_bytes += len(data)
-            self._connection.receive_data(data)
+            self._take_in(await self._receive_data())
 
     async def _receive_in_place(self, in_place: InPlace) -> None:
         """Return with messages that are left, or where a frame has begun that is large, or is bad."""
@@ -242,22 +240,14 @@ class Session:
         def take(data: bytes) -> bool:
             if not data:
                 self._end_of_stream()
-            self.received_bytes += len(data)
-            connection.receive_data(data)
+            self._take_in(data)
             if received := self._events():
                 self._left = in_place(received)
             self._silent_since = trio.current_time()  # after that: it is not the peer who was slow
             return bool(self._left) or connection.within_frame or connection.is_bad
 
-        self._silent_since = trio.current_time()
-        try:
+        with self._listening():
             await self._transport.receive_with(self._bytes_wanted(), take)
-        except ConnectionLost as error:
-            self.close(error.args[1])
-            self._check_open()
-            raise
-        finally:
-            self._silent_since = None
 
     async def discard(self) -> None:
         """Return when the session has closed. What comes until then is dropped, whatever it says; heartbeats
@@ -278,22 +268,31 @@ class Session:
             while not self.closed and ahead_bytes < limits.READ_AHEAD_BYTES_MAX:
                 data = await self._receive_data()
                 ahead_bytes += len(data)
-                self.received_bytes += len(data)
-                self._connection.receive_data(data)
+                self._take_in(data)
 
     async def _receive_data(self) -> bytes:
+        with self._listening():
+            data = await self._transport.receive(self._bytes_wanted())
+        if not data:
+            self._end_of_stream()
+        return data
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """While this lasts the peer's silence counts, and the loss of the stream closes the session."""
         self._silent_since = trio.current_time()
         try:
-            data = await self._transport.receive(self._bytes_wanted())
+            yield
         except ConnectionLost as error:
             self.close(error.args[1])
             self._check_open()
             raise
         finally:
             self._silent_since = None
-        if not data:
-            self._end_of_stream()
-        return data
+
+    def _take_in(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        self._connection.receive_data(data)
 
     def _bytes_wanted(self) -> int:
         return max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))

@@ -40,7 +40,7 @@ class Space:
         self._directory = directory
         self._statvfs = statvfs
         self._left = self._inodes_left = 0  # of the last answer
-        self._free_bytes = self._free_inodes = 0  # with the reserve, when a change did not fit last
+        self._free = self._free_at_end = (0, 0)  # bytes and inodes: of it, and when a change did not fit last
         self.inodes = 0
         """The inodes above the reserve, as of the last answer; `COUNTER_MAX` where the disk counts none."""
         self.short = False
@@ -51,7 +51,8 @@ class Space:
     def measure(self) -> int:
         """The room above the reserve in bytes, 0 where there is none. OSError."""
         found = self._statvfs(self._directory)
-        room = found.f_bavail * found.f_frsize - reserve_bytes(found)
+        self._free = found.f_bavail * found.f_frsize, found.f_favail
+        room = self._free[0] - reserve_bytes(found)
         # Filesystems that make inodes as they are needed say 0 of 0.
         self.lacks_inodes = found.f_files > 0 and found.f_favail < 2 * SPACE_RESERVE_INODES
         self.inodes = max(found.f_favail - SPACE_RESERVE_INODES, 0) if found.f_files > 0 else COUNTER_MAX
@@ -64,8 +65,8 @@ class Space:
 
     def note_end(self) -> None:
         """A change did not fit, which the reserve was there for. OSError."""
-        found = self._statvfs(self._directory)
-        self._free_bytes, self._free_inodes = found.f_bavail * found.f_frsize, found.f_favail
+        self.measure()
+        self._free_at_end = self._free
 
     def has_grown(self) -> bool:
         """Whether that change may fit now: something is above the reserve, or clearly more of it is free. It
@@ -73,9 +74,8 @@ class Space:
         """
         if self.measure() > 0:
             return True
-        found = self._statvfs(self._directory)
-        more_bytes = found.f_bavail * found.f_frsize - self._free_bytes
-        return more_bytes >= WRITE_BYTES_MAX or found.f_favail - self._free_inodes >= SPACE_GROWN_INODES
+        (free_bytes, free_inodes), (then_bytes, then_inodes) = self._free, self._free_at_end
+        return free_bytes - then_bytes >= WRITE_BYTES_MAX or free_inodes - then_inodes >= SPACE_GROWN_INODES
 
     def take(self, size_bytes: int, inodes: int = 0) -> bool:
         """Whether there is room for so much; it then counts as taken. OSError."""
