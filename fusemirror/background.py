@@ -54,7 +54,9 @@ class Background:
         finally:
             self._failures.pop(task, None)
 
-    async def until_done(self, task: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def until_done(
+        self, task: str, work: Callable[[], Awaitable[T]], pause_max_s: float = BACKGROUND_PAUSE_MAX_S
+    ) -> T:
         """What `work` gives once it goes well. Cancelled, it leaves what `work` leaves."""
         given: list[T] = []
 
@@ -63,7 +65,7 @@ class Background:
 
         try:
             while not await self.attempt(task, once):
-                await self._pause(task)
+                await self._pause(task, pause_max_s)
         finally:
             self._failures.pop(task, None)
         return given[0]
@@ -128,9 +130,9 @@ class Background:
             log.info("%s: still fails: %s", task, text)
         failure.again_since = math.inf
 
-    async def _pause(self, task: str) -> None:
+    async def _pause(self, task: str, pause_max_s: float = BACKGROUND_PAUSE_MAX_S) -> None:
         failure = self._failures[task]
-        failure.pause_s = min(max(2 * failure.pause_s, BACKGROUND_PAUSE_FIRST_S), BACKGROUND_PAUSE_MAX_S)
+        failure.pause_s = min(max(2 * failure.pause_s, BACKGROUND_PAUSE_FIRST_S), pause_max_s)
         await trio.sleep(failure.pause_s)
         failure.again_since = trio.current_time()
 

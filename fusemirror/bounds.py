@@ -46,7 +46,7 @@ Checksum = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=0)]
 """How many bytes, of many files perhaps; for people."""
 
-Key = Annotated[bytes, Meta(max_length=limits.KEY_BYTES_MAX)]
+KeyBytes = Annotated[bytes, Meta(max_length=limits.KEY_BYTES_MAX)]
 """Of a row of the catalog, or before the first one."""
 
 REGIONS_MAX = limits.FILE_BYTES_MAX // limits.REGION_BYTES + 1

@@ -6,9 +6,9 @@ same change and hold the same result, and applying it a second time changes noth
 
 - A `NamespaceChange` carries catalog rows: keys with their new values, or None for a row that goes.
   The same bytes stand in the journal and on the mirror path.
-- A `WriteChange`, `TruncateChange` or `AllocateChange` concerns an image file. It is not kept in the journal,
-  except at the primary for a request of the backup, so that the request takes effect once (G4), and on both
-  hosts where it carries rows: what ends with the data, such as the privileges of a program.
+- A `WriteChange`, `TruncateChange`, `AllocateChange` or `CopyChange` concerns an image file. It is not kept
+  in the journal, except at the primary for a request of the backup, so that the request takes effect once
+  (G4), and on both hosts where it carries rows: what ends with the data, such as the privileges of a program.
 
 Source: seed [0053]-[0057]; design.md, "The volume".
 """
@@ -77,73 +77,100 @@ class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
     rows: tuple[Row, ...]
 
 
-class WriteChange(Change, tag=2, frozen=True, array_like=True, gc=False):
+class _OfImage(Change, frozen=True, array_like=True, gc=False):
+    """What a change of data begins with."""
+
+    inode: OwnInode
+
+    @property
+    def image(self) -> InodeNumber:
+        return self.inode
+
+
+class WriteChange(_OfImage, tag=2, frozen=True, array_like=True, gc=False):
     """`length` bytes at `offset` of an image file; the bytes travel beside it, once.
 
     `rows` take effect with the data. The inode is among them then, as it is after the change.
     """
 
-    inode: OwnInode
     offset: FileBytes
     length: FileBytes
     rows: tuple[Row, ...] = ()
 
-    @property
-    def image(self) -> InodeNumber:
-        return self.inode
-
     def data_range(self) -> tuple[InodeNumber, int, int]:
         return self.inode, self.offset, self.offset + self.length
 
+    def size_after(self, size: int) -> int:
+        """How long a file of `size` bytes is then."""
+        return max(size, self.offset + self.length)
 
-class TruncateChange(Change, tag=3, frozen=True, array_like=True, gc=False):
+
+class TruncateChange(_OfImage, tag=3, frozen=True, array_like=True, gc=False):
     """The image file becomes `size` bytes long, cut or extended by a hole. `rows` as for a write."""
 
-    inode: OwnInode
     size: FileBytes
     rows: tuple[Row, ...] = ()
 
-    @property
-    def image(self) -> InodeNumber:
-        return self.inode
-
     def data_range(self) -> tuple[InodeNumber, int, int]:
         return self.inode, self.size, 1 << 63
+
+    def size_after(self, size: int) -> int:
+        """How long a file of `size` bytes is then."""
+        return self.size
 
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 ALLOCATION_MODES = frozenset({0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE})
 
 
-class AllocateChange(Change, tag=4, frozen=True, array_like=True, gc=False):
+class _OfRange(_OfImage, frozen=True, array_like=True, gc=False):
+    """What changes the bytes from `offset` to before `end` begins with, where none travel beside it."""
+
+    offset: FileBytes
+    end: FileBytes
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.end - self.offset
+
+    def data_range(self) -> tuple[InodeNumber, int, int]:
+        return self.inode, self.offset, self.end
+
+
+class AllocateChange(_OfRange, tag=4, frozen=True, array_like=True, gc=False):
     """The image file has room for its bytes from `offset` to before `end`, or a hole there, by `mode` as
     fallocate(2) has it. `rows` as for a write.
     """
 
-    inode: OwnInode
-    offset: FileBytes
-    end: FileBytes
     mode: int
     rows: tuple[Row, ...] = ()
 
     @property
-    def image(self) -> InodeNumber:
-        return self.inode
-
-    @property
     def taken_bytes(self) -> int:
         return 0 if self.mode & PUNCH_HOLE else self.end - self.offset
-
-    def data_range(self) -> tuple[InodeNumber, int, int]:
-        return self.inode, self.offset, self.end
 
     def size_after(self, size: int) -> int:
         """How long a file of `size` bytes is then."""
         return size if self.mode & KEEP_SIZE else max(size, self.end)
 
 
-DataChange = WriteChange | TruncateChange | AllocateChange
-AnyChange = NamespaceChange | WriteChange | TruncateChange | AllocateChange
+class CopyChange(_OfRange, tag=5, frozen=True, array_like=True, gc=False):
+    """The bytes from `offset` to before `end` of the image file become those of the image of `source` from
+    `source_offset` on, as they are at this place in the order: each host copies its own. `rows` as for a
+    write.
+    """
+
+    source: OwnInode
+    source_offset: FileBytes
+    rows: tuple[Row, ...] = ()
+
+    def size_after(self, size: int) -> int:
+        """How long a file of `size` bytes is then."""
+        return max(size, self.end)
+
+
+DataChange = WriteChange | TruncateChange | AllocateChange | CopyChange
+AnyChange = NamespaceChange | WriteChange | TruncateChange | AllocateChange | CopyChange
 
 COOKIES_PER_CHANGE = 2  # the names that one change adds at most; one is all that any does by now
 

@@ -25,16 +25,22 @@ from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
 from fusemirror.channel.keyring import finish, replace_peer
-from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.link import Encounters, Link, Linker
 from fusemirror.channel.renewal import Renewal
+from fusemirror.channel.session import Session as PeerSession
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network, TcpNetwork
-from fusemirror.communication.opening import open_wanted
+from fusemirror.communication.opening import open_communication
 from fusemirror.control.backup import BackupUnit
-from fusemirror.control.going_alone import GoingAlone
+from fusemirror.control.failover import Failover
+from fusemirror.control.host_state import HostState
+from fusemirror.control.management import Management
+from fusemirror.control.present_role import PresentRole
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.roles import Roles
+from fusemirror.control.role import Role
+from fusemirror.control.succession import Succession
 from fusemirror.control.unit import ControlUnit
+from fusemirror.divergence.publishing import Publishing
 from fusemirror.errors import (
     BadKeys,
     DiskFailed,
@@ -45,29 +51,35 @@ from fusemirror.errors import (
     TimedOut,
     VolumeDamaged,
 )
+from fusemirror.filesystem.access_times import AccessTimes
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.server import OperationsServer
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
-from fusemirror.kernel.session import Session
+from fusemirror.kernel.session import FuseSession
 from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.mirror.histories import history_of
+from fusemirror.mirror.states import MirrorWord
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.messages import Hello
 from fusemirror.seams import Seams
 from fusemirror.settings import (
     FIXED_WHILE_MOUNTED,
+    Access,
     KernelSession,
     MountOptions,
     Settings,
     changed_while_mounted,
     is_host_name,
+    joined,
     taken_while_mounted,
 )
+from fusemirror.syncs import begin_sync
+from fusemirror.volume.paths import name_of_directory
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
-from fusemirror.witness.permission import Permission
+from fusemirror.witness.quorum import QuorumGrant
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +99,19 @@ class Host:
         seams: Seams,
         witness_of: Callable[[str], Witness] | None = None,
         keys: Path | None = None,
+        keep: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> None:
         """`witness_of` gives the witness's record of a name; none is asked without it. `keys`: the keyring of
-        the network, where it has one."""
+        the network, where it has one. `keep` puts values into the config file: OSError, ValueError."""
         self.settings = settings
         self.instance = seams.random_bytes(_INSTANCE_BYTES)
         self.seams = seams
         self._network = network
         self._witness_of = witness_of
         self._keys = keys if settings.tls else None
-        self.permission = Permission()
+        self._keep = keep
+        self._setting = trio.Lock()
+        self.quorum = QuorumGrant()
         self.takes_locks = True
         """This host's kernel asks for locks (`coherence/locks.py`)."""
 
@@ -108,87 +123,95 @@ class Host:
         _check_servable(volume)
         if settings.host_name:
             volume.update_identity(host_name=settings.host_name)
-        self._volume = volume
-        _, self._communication = open_wanted(
-            settings.communication, Path(settings.volume), settings.communication_capacity, self.seams
-        )
+        self._communication = open_communication(settings, volume, self.seams)
         stack.callback(self._communication.close)
         self.linker = Linker(
             self._network,
-            settings.listen,
-            settings.peer,
+            settings.listen_addresses,
+            settings.peer_addresses,
             self.make_hello,
             settings.peer_timeout,
+            settings.path_timeout,
             self.seams.random_bytes,
         )
         if self._witness_of is not None:
             identity = volume.identity
             witness = self._witness_of(_record_name(identity.filesystem, identity.pairing))
-            self.permission = Permission(witness, identity.host, settings.peer_timeout)
-        self.renewal = Renewal(self._keys, volume.identity.host_name, self.seams.run_blocking, self._use_keys)
-        self.roles = Roles(volume, self._make_unit, self.linker, settings, self.permission, self.renewal)
-        going_alone = GoingAlone(self.roles, self.permission, settings.peer_timeout, self.linker.meet_anew)
-        self.linker.met_same_role = self.roles.met_same_role
-        self.linker.was_replaced = self._be_replaced
+            self.quorum = QuorumGrant(witness, identity.host, settings.peer_timeout)
+        renewal = Renewal(self._keys, volume.identity.host_name, self.seams.run_blocking, self._use_keys)
+        state = HostState(volume, self.instance, renewal, self._is_diverged, settings.access)
+        present = PresentRole(self._make_role(state))
+        self.roles = ControlUnit(present)
+        self.management = Management(self.roles)
+        publishing = Publishing(self.roles)
+        self.succession = Succession(present, self._make_role, self.linker, settings, self.quorum, publishing)
+        failover = Failover(self.succession, state, self.quorum, settings.peer_timeout, self.linker.meet_anew)
         if volume.identity.replaced:
-            self._be_replaced()
-        self.linker.talk = self.roles.exchange.run_over
+            self.be_replaced()
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         send, receive = trio.open_memory_channel[Link](1)
-        start = self.roles.background.start
+        start = state.background.start
         await nursery.start(start, "staging", self._communication.run)
-        await nursery.start(self.roles.run, receive)
-        await nursery.start(start, "quarantine", self.roles.publishing.run)
-        await nursery.start(start, "divergent changes", self.roles.exchange.run)
-        await nursery.start(start, "witness", going_alone.run)
-        await nursery.start(start, "keys", self.renewal.run)
-        await nursery.start(start, "links", partial(self.linker.run, send, self.roles.background))
+        await nursery.start(self.succession.run, receive)
+        await nursery.start(start, "quarantine", publishing.run)
+        await nursery.start(start, "divergent changes", state.exchange.run)
+        await nursery.start(start, "witness", failover.run)
+        await nursery.start(start, "keys", renewal.run)
+        links = partial(self.linker.run, send, state.background, _HostEncounters(self))
+        await nursery.start(start, "access", self._follow_access)
+        await nursery.start(start, "links", links)
         nursery.start_soon(self._stop_serving_when_the_disk_fails)
 
     async def _stop_serving_when_the_disk_fails(self) -> None:
         """Then programs get check reports, and the peer carries on, until a person mounts again."""
-        health = self.unit.volume.health
+        health = self.roles.volume.health
         await health.failed.wait()
         failed = DiskFailed(self.settings.volume, health.failure)
         log.error("%s", health.failure if health.replaced else failed)
         self.linker.retire()
         with trio.move_on_after(self.settings.io_timeout):
-            await self.unit.say_goodbye(f"its disk failed: {health.failure}", mounted=True)
+            await self.unit.host.links.say_goodbye(f"its disk failed: {health.failure}", mounted=True)
         if self.unit.link is not None:
             self.unit.link.close("the disk failed")
 
     @property
-    def unit(self) -> ControlUnit:
-        """The control unit of the present role."""
+    def unit(self) -> Role:
+        """The unit of the present role."""
         return self.roles.unit
 
-    def _make_unit(self) -> ControlUnit:
-        settings, volume = self.settings, self._volume
-        if volume.identity.role == "primary":
-            unit = PrimaryUnit(
-                volume,
+    @property
+    def renewal(self) -> Renewal:
+        """Of this host's keys."""
+        return self.roles.host.news.renewal
+
+    def _is_diverged(self) -> bool:
+        return self.unit.word is MirrorWord.DIVERGED
+
+    def _make_role(self, host: HostState) -> Role:
+        settings = self.settings
+        if host.volume.identity.role == "primary":
+            return PrimaryUnit(
+                host,
                 self.seams,
                 peer_timeout_s=settings.peer_timeout,
                 io_timeout_s=settings.io_timeout,
                 fence=settings.fence,
                 resync_rate=settings.resync_rate,
-                permission=self.permission,
+                quorum=self.quorum,
+                staged=self._communication,
             )
-            unit.take_up(self._communication.pending(), self._communication.retire)
-            return unit
         return BackupUnit(
-            volume,
+            host,
             self._communication,
-            self.instance,
             io_timeout_s=settings.io_timeout,
             stale_reads=settings.stale_reads,
-            access=settings.access,
+            may_take_over=self.quorum.needed,
         )
 
-    def _be_replaced(self) -> None:
+    def be_replaced(self) -> None:
         """The peer has another host in this one's place: serve nothing any more, after a restart neither."""
-        volume = self._volume
+        volume = self.roles.volume
         volume.health.replace(volume.identity.peer_name)
         try:
             volume.update_identity(replaced=True)
@@ -201,9 +224,9 @@ class Host:
         Durable on return; a crash meanwhile leaves the peer refused, or everything as it was.
         `RefusedForSafety` where the peer may still be at work.
         """
-        roles, volume = self.roles, self._volume
-        await roles.wait_alone()  # for a moment after a takeover, or after the peer was lost
-        roles.check_may_invite()
+        succession, volume = self.succession, self.roles.volume
+        await succession.wait_alone()  # for a moment after a takeover, or after the peer was lost
+        succession.check_may_invite()
         identity = volume.identity
         if invitation.pairing != identity.pairing + 1:
             raise RefusedForSafety("another invitation was made at the same time; try again")
@@ -211,21 +234,21 @@ class Host:
         try:
             if self._witness_of is not None:
                 record = self._witness_of(_record_name(identity.filesystem, invitation.pairing))
-                if not await self.permission.move(record):
+                if not await self.quorum.move(record):
                     raise RefusedForSafety(
-                        f"the witness does not let this host go on alone: {self.permission.reason}; "
+                        f"the witness does not let this host go on alone: {self.quorum.reason}; "
                         "`fusemirror takeover NAME --force` goes on all the same"
                     )
             if self._keys is not None:
                 await self.seams.run_blocking(replace_peer, self._keys, invitation.certificate)
                 self.renewal.forget()
-            roles.check_may_invite()
-            roles.take_peer(invitation.peer, invitation.peer_name, invitation.pairing)
+            succession.check_may_invite()
+            succession.take_peer(invitation.peer, invitation.peer_name, invitation.pairing)
         except BaseException:
             self.linker.go_on()
             raise
         self.settings = msgspec.structs.replace(self.settings, peer=invitation.address)
-        self.linker.meet_at(invitation.address)
+        self.linker.dialing.meet_at(self.settings.peer_addresses)
         self.linker.meet_anew("another host was invited in the place of the peer")
         log.info("%s is refused from now on: %s is invited", identity.peer_name, invitation.peer_name)
 
@@ -248,7 +271,8 @@ class Host:
         link = self.unit.link
         if link is None or link.closed:
             raise PeerUnreachable(
-                self.settings.peer, "both hosts get new keys at the same time, so both must be there"
+                joined(self.settings.peer),
+                "both hosts get new keys at the same time, so both must be there",
             )
         if not link.peer.takes_keys:
             raise RefusedForSafety(
@@ -264,17 +288,60 @@ class Host:
             "needs no other command for that; see `fusemirror status`",
         )
 
+    async def set(self, values: dict[str, Any]) -> None:
+        """`change_settings` for a person who set them; on return both hosts go by the access.
+
+        `PeerUnreachable`, `PrimaryUnreachable`: this host is the backup, and the primary decides that.
+        """
+        async with self._setting:
+            access = changed_while_mounted(self.settings, values).access
+            if access is not self.unit.access:
+                if not self.unit.is_primary and self.unit.link is None:
+                    why = "access changes on both hosts, and the primary decides it"
+                    raise PeerUnreachable(joined(self.settings.peer), why)
+                await self.management.change_access(access)
+            self.change_settings(values)
+
+    async def _follow_access(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """What a person set on the other host is a setting of this one too, for the next mount as well."""
+        task_status.started()
+        access = self.roles.host.access
+        while True:
+            changed = access.changed
+            async with self._setting:  # what is set here meanwhile is in the file already
+                if self.settings.access is not access.in_effect:
+                    await self._keep_access(access.in_effect)
+            await changed.wait()
+
+    async def _keep_access(self, access: Access) -> None:
+        self.settings = msgspec.structs.replace(self.settings, access=access)
+        log.info("access = %s, as the other host has it, is set on this host too", access)
+        try:
+            await self.seams.run_blocking(self._keep, {"access": str(access)})
+        except (OSError, ValueError) as error:  # ValueError: the file is no TOML at the moment
+            log.warning(
+                "access = %s is in effect, and the settings cannot be written: %s; run `fusemirror set %s "
+                "access=%s` here, or the next mount as the primary takes it back",
+                access,
+                error,
+                self.settings.name,
+                access,
+            )
+
     def change_settings(self, values: dict[str, Any]) -> None:
-        """Take other values from now on; UsageError, and nothing changes, for what only a mount can take."""
+        """Take other values from now on; UsageError, and nothing changes, for what only a mount can take.
+
+        The access in effect stays: it is the pair's (`set`).
+        """
         self.settings = changed_while_mounted(self.settings, values)
-        self.roles.configure(self.settings)
-        self.linker.meet_at(self.settings.peer)
+        self.succession.configure(self.settings)
+        self.linker.dialing.meet_at(self.settings.peer_addresses)
         if "log_level" in values:
             logging.getLogger().setLevel(self.settings.log_level.upper())
         log.info("settings changed: %s", ", ".join(f"{key} = {value}" for key, value in values.items()))
 
     def make_hello(self, path: str) -> Hello:
-        volume = self._volume
+        volume = self.roles.volume
         identity = volume.identity
         return Hello(
             protocol=PROTOCOL_VERSION,
@@ -298,26 +365,51 @@ class Host:
             host_name=identity.host_name,
             takes_holes=True,
             takes_locks=self.takes_locks,
-            file_bytes_max=volume.images.file_bytes_max,
+            file_bytes_max=volume.images.disk.file_bytes_max,
             takes_seeks=True,
             pairing=identity.pairing,
             takes_keys=self._keys is not None,
-            witness_identity=self.permission.identity,
+            witness_identity=self.quorum.identity,
             takes_disk_space=True,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
-            takes_allocations=volume.images.takes_allocations,
+            takes_allocations=volume.images.disk.takes_allocations,
             takes_unnamed=True,
+            takes_moves=True,
+            takes_copies=True,
+            takes_flags=True,
+            takes_accesses=True,
+            takes_statuses=True,
+            takes_modes=True,
+            takes_declines=True,
+            forgot_requests=identity.forgot_requests,
+            owes_writes=self.roles.host.access.in_effect is Access.EXCLUSIVE and self._communication.has_told,
         )
 
     async def drain(self, reason: str) -> None:
         """Let what is under way end, within `io_timeout`, and say goodbye to the peer."""
         with trio.move_on_after(self.settings.io_timeout) as limit:
-            await self.roles.wait_safe()
+            await self.management.wait_safe()
             self.linker.retire()
-            await self.roles.stop(reason)
+            await self.succession.stop(reason)
         if limit.cancelled_caught:
             log.warning("stopped before everything was drained: the peer did not answer in time")
+
+
+class _HostEncounters(Encounters):
+    """What a host does where it meets the peer and makes no link."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def met_same_role(self, peer: Hello) -> bool:
+        return self._host.succession.met_same_role(peer)
+
+    async def talk(self, session: PeerSession) -> None:
+        await self._host.roles.host.exchange.run_over(session)
+
+    def was_replaced(self) -> None:
+        self._host.be_replaced()
 
 
 def _record_name(filesystem: str, pairing: int) -> str:
@@ -326,7 +418,7 @@ def _record_name(filesystem: str, pairing: int) -> str:
 
 
 def _check_servable(volume: Volume) -> None:
-    """VolumeDamaged where nothing could be served, or set aside, of a volume that could be opened."""
+    """VolumeDamaged where a volume could be opened, and nothing of it served, or put into quarantine."""
     name = volume.identity.host_name
     if not is_host_name(name):
         raise VolumeDamaged(volume.directory, f"`{name}` is no name for a host")
@@ -343,11 +435,13 @@ def run(
     runtime_dir: Path,
     ready: Callable[[], None],
     reread: Callable[[], Settings],
+    keep: Callable[[dict[str, Any]], object],
 ) -> int:
     """Mount and serve until unmounted, signalled or told to stop; the exit status.
 
     `keys` is the directory of the keys. `ready` is called once the mount answers, `reread` reads the settings
-    again where SIGHUP asks for it. `MountFailed`, `BadKeys`, and the errors of the volume and the channel.
+    again where SIGHUP asks for it, `keep` puts values into their file. `MountFailed`, `BadKeys`, and the
+    errors of the volume and the channel.
     """
     network: Network = TcpNetwork(unacknowledged_s=settings.peer_timeout)
     if settings.tls:
@@ -357,7 +451,9 @@ def run(
             raise BadKeys(keys, str(error)) from error
         network = TlsNetwork(network, Credentials(keys))
     try:
-        return trio.run(_serve, settings, network, keys, mountpoint, options, runtime_dir, ready, reread)
+        return trio.run(
+            _serve, settings, network, keys, mountpoint, options, runtime_dir, ready, reread, keep
+        )
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
 
@@ -378,57 +474,68 @@ async def _serve(
     runtime_dir: Path,
     ready: Callable[[], None],
     reread: Callable[[], Settings],
+    keep: Callable[[dict[str, Any]], object],
 ) -> int:
     hot.install()
     async with AsyncExitStack() as stack:
-        host = Host(settings, network, Seams(), _witness_of(settings), keys)
+        host = Host(settings, network, Seams(begin_sync=begin_sync), _witness_of(settings), keys, keep)
         host.takes_locks = options.session is KernelSession.FUSEMIRROR
         await host.open(stack)
         kernel = Kernel(mountpoint)
         volume = host.roles.volume
-        cache = KernelCache(ending=volume.ending)
+        cache = KernelCache(ending=volume.files.ending)
         cache.directories.look = kernel.look
-        volume.watcher = cache
+        cache.directories.name_of = partial(name_of_directory, volume)
+        volume.invalidator = cache
         names = host.roles.leases
 
         def kernel_cache() -> dict[str, int]:
             return {**cache.counters(), **names.counters()}
 
         mounted = Mounted(settings, mountpoint, os.getpid(), __version__, kernel_cache)
-        operations = Operations(host.roles, cache, on_bug=lambda: kernel.stop("a bug"))
+        access_times = AccessTimes(host.roles) if options.relatime else None
+        on_bug = partial(kernel.stop, "a bug")
+        operations = Operations(host.roles, cache, on_bug, access_times)
 
         def take_snapshot() -> dict[str, Any]:
             now = replace(mounted, settings=host.settings)
             status = snapshot(now, host.unit, host.linker, host.seams.now_ns)
-            return {**status, "witness": host.permission.status(), "keys": host.keys_status()}
+            return {**status, "witness": host.quorum.status(), "keys": host.keys_status()}
 
         admin = AdminServer(
-            host.roles, take_snapshot, kernel.stop, host.change_settings, host.invite, host.renew_keys
+            host.management,
+            take_snapshot,
+            kernel.stop,
+            host.succession,
+            host.set,
+            host.invite,
+            host.renew_keys,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        start, socket = host.roles.background.start, socket_path(runtime_dir, settings.name)
+        start, socket = host.roles.host.background.start, socket_path(runtime_dir, settings.name)
         await nursery.start(start, "admin socket", partial(admin.run, socket))
         await nursery.start(start, "kernel cache", cache.run)
+        if access_times is not None:
+            await nursery.start(start, "access times", access_times.run)
         kernel.mount(operations, options)
         stack.callback(kernel.unmount)
         own_session = options.session is KernelSession.FUSEMIRROR
         agreed = await run_negotiation(fuse_descriptor(), pyfuse3.main, own_session=own_session)
-        cache.maps_direct_io = agreed.maps_direct_io
+        cache.files.negotiated(maps_direct_io=agreed.maps_direct_io)
         waiting = select.poll()
         waiting.register(fuse_descriptor(), select.POLLIN)
-        cache.kernel_asks = lambda: bool(waiting.poll(0))  # also once it is closed
+        cache.pages.attach(lambda: bool(waiting.poll(0)))  # also once it is closed
         if own_session:
             server = OperationsServer(
                 operations,
                 host.seams.now_ns,
-                operations.on_bug,
+                on_bug,
                 tells_of_privileges=agreed.tells_of_privileges,
-                at_once=operations,
             )
-            kernel.session = Session(fuse_descriptor(), server)
+            kernel.session = FuseSession(fuse_descriptor(), server)
             if agreed.prunes:
-                cache.prune = kernel.session.prune
+                cache.letting_go.attach(kernel.session.prune)
         nursery.start_soon(kernel.run_signals)
         nursery.start_soon(_run_rereading, host, reread)
         try:
@@ -451,7 +558,7 @@ async def _run_rereading(host: Host, reread: Callable[[], Settings]) -> None:
                 wanted = await trio.to_thread.run_sync(reread)
                 values, fixed = taken_while_mounted(host.settings, wanted)
                 if values:
-                    host.change_settings(values)
+                    await host.set(values)
             except (FusemirrorError, OSError) as error:
                 log.error("SIGHUP: the settings stay as they are: %s", error)
                 continue
@@ -478,7 +585,7 @@ class Kernel:
 
     def __init__(self, mountpoint: str) -> None:
         self.reason = "umount"
-        self.session: Session | None = None
+        self.session: FuseSession | None = None
         """Our own session; without it pyfuse3's loop serves."""
         self._mountpoint = mountpoint
         self._mounted = False

@@ -29,44 +29,57 @@ class OperationFailed(FusemirrorError):
 
 
 # --- check reports: the mirror state forbids the request (seed steps 703 and 710) ------------------
+# A program gets EIO, and this is the reason that the log and the status say.
 
 
 class CheckReport(FusemirrorError):
-    """check report: {0}"""
+    """EIO: {0}"""
 
     errno = _errno.EIO
 
 
 class PrimaryUnreachable(CheckReport):
-    """check report: the primary did not answer within {0:g} s; the copy here may be old. \
+    """EIO: the primary did not answer within {0:g} s; the copy here may be old. \
+Bring the primary back, or see `fusemirror status`"""
+
+    exit_code = 5
+
+
+class PrimaryAway(CheckReport):
+    """EIO: the primary is away, and on_degraded is "report": {0}; the copy here may be old. \
 Bring the primary back, or see `fusemirror status`"""
 
     exit_code = 5
 
 
 class NamesMissing(CheckReport):
-    """check report: this host was still getting the names that it lacks after {0:g} s; \
+    """EIO: this host was still getting the names that it lacks after {0:g} s; \
 wait for it, see `fusemirror status`"""
 
     exit_code = 5
 
 
 class ChangesRefused(CheckReport):
-    """check report: changes are refused, since fence is "data" and they could not be mirrored: {0}. \
+    """EIO: changes are refused, since fence is "data" and they could not be mirrored: {0}. \
 Bring the backup back, or set fence to "never" to go on alone"""
 
     exit_code = 5
 
 
 class ChangeInDoubt(CheckReport):
-    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it \
+    """EIO: a change may or may not have taken effect: the backup was lost before it confirmed it \
 ({0}), and fence is "data". Bring the backup back, or set fence to "never" to go on alone"""
 
     exit_code = 5
 
 
+class CopyDeclined(CheckReport):
+    """EIO: the disk of {0} did not take a change of inode {1} ({2}), so only one volume has it; it is tried \
+again. See the log and `fusemirror status` there"""
+
+
 class DiskStopped(CheckReport):
-    """check report: the disk of this host failed ({0}), so this host stopped serving. \
+    """EIO: the disk of this host failed ({0}), so this host stopped serving. \
 Use the other host; check the disk, then mount again"""
 
 
@@ -78,21 +91,21 @@ class HostReplaced(CheckReport):
 
 
 class NotPermitted(CheckReport):
-    """check report: this host may not go on without the other: {0}. Bring the other host or the witness \
+    """EIO: this host may not go on without the other: {0}. Bring the other host or the witness \
 back, or go on alone with `fusemirror takeover NAME --force`"""
 
     exit_code = 5
 
 
 class ChangeUnconfirmed(CheckReport):
-    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it, \
+    """EIO: a change may or may not have taken effect: the backup was lost before it confirmed it, \
 and this host may not go on without it: {0}. Bring the other host or the witness back"""
 
     exit_code = 5
 
 
 class ChangeUnrecorded(CheckReport):
-    """check report: a change may or may not have taken effect: the backup was lost before it confirmed it, \
+    """EIO: a change may or may not have taken effect: the backup was lost before it confirmed it, \
 and the disk here does not take the record that this host goes on alone: {0}. Bring the backup back"""
 
     exit_code = 5
@@ -108,6 +121,12 @@ class PeerUnreachable(FusemirrorError):
     """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
 
     exit_code = 5
+
+
+class NobodyListens(PeerUnreachable):
+    """the peer at {0} cannot be reached: {1}; check that it is mounted there and the network between"""
+
+    # Its system answered, and no process does.
 
 
 class RoleChanged(FusemirrorError):

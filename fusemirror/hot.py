@@ -11,14 +11,17 @@ its turn, and each poll shows trio's events too, so neither starves the other.
 `get_events`, which is private. It does so only where trio looks as it is known here; elsewhere, and where it
 is not called, `readable` waits in its task and calls the function there. A caller sees no difference.
 
-**Rules for a function that is called so.** It runs outside of any task: it must not wait, set a deadline,
-or ask for the current task. It may wake tasks, start some, and close what it reads from. What it raises is
-raised in the task that waits.
+**Rules for a function that is called so.** It runs in the place of the task that waits, which trio takes for
+the current one. It may wake tasks, start some, and close what it reads from. What it raises is raised in that
+task. It must not wait itself, but it may begin a coroutine by `send(None)`: where that yields to trio, the
+function returns it as a `Trapped`, and the task waits for what the coroutine waits for. So whatever code
+runs here needs to know nothing of it.
 """
 
 import logging
 import select
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import outcome
@@ -28,27 +31,52 @@ from fusemirror.limits import HOT_CALLS_PER_TURN, HOT_EVENTS
 
 log = logging.getLogger(__name__)
 
-Ready = Callable[[], bool]
-"""Called when there is something to read; whether its task is to go on."""
+
+class Trapped:
+    """What a coroutine has yielded to trio that was begun in the place of a task, and what trio gave it."""
+
+    __slots__ = ("given", "message")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.given: outcome.Outcome[Any] | None = None
+
+
+Ready = Callable[[], "bool | Trapped"]
+"""Called when there is something to read; whether its task is to go on, or what it waits for now."""
+
+_TASK = {"_abort_func", "_attempt_delivery_of_any_pending_cancel"}  # what is private of a task
 
 _loop: "trio.lowlevel.RunVar[HotLoop | None]" = trio.lowlevel.RunVar("hot loop", None)
 
 
-def readable(descriptor: int, ready: Ready) -> Awaitable[None]:
-    """Return when `ready`, called whenever the descriptor is readable, has returned True.
+def readable(descriptor: int, ready: Ready) -> Awaitable[Trapped | None]:
+    """Return when `ready`, called whenever the descriptor is readable, has returned True; or with the
+    `Trapped` that it has returned, once that has been given what it waits for, be it a cancellation.
 
     It raises what `ready` raises, and `trio.ClosedResourceError` after `notify_closing`. One task may wait so
-    for a descriptor. Cancellation: atomic.
+    for a descriptor, and none does after a `Trapped`. Cancellation: atomic.
     """
     loop = _loop.get()
     return _readable_in_task(descriptor, ready) if loop is None else loop.readable(descriptor, ready)
 
 
-async def _readable_in_task(descriptor: int, ready: Ready) -> None:
+async def _readable_in_task(descriptor: int, ready: Ready) -> Trapped | None:
     while True:
         await trio.lowlevel.wait_readable(descriptor)
-        if ready():
-            return
+        result = ready()
+        if isinstance(result, Trapped):
+            result.given = await _given_for(result.message)
+            return result
+        if result:
+            return None
+
+
+@types.coroutine
+def _given_for(message: Any) -> Generator[Any, Any, "outcome.Outcome[Any]"]:
+    """Yield to trio in the place of the coroutine that did."""
+    given: outcome.Outcome[Any] = yield message
+    return given
 
 
 def notify_closing(descriptor: int) -> None:
@@ -62,25 +90,29 @@ def notify_closing(descriptor: int) -> None:
 class _Waiter:
     """A task that waits for a descriptor."""
 
-    __slots__ = ("closed", "ready", "task")
+    __slots__ = ("closed", "ready", "task", "trapped")
 
-    def __init__(self, ready: Ready, task: trio.lowlevel.Task) -> None:
+    def __init__(self, ready: Ready, task: Any) -> None:
         self.ready = ready
         self.task = task
         self.closed = False
+        self.trapped: Trapped | None = None
 
 
 class HotLoop:
     """The poller of one run of trio's loop, and who waits in it."""
 
-    def __init__(self, manager: Any, runnable: Any) -> None:
-        """`manager` is trio's I/O manager, `runnable` its collection of tasks that can run."""
+    def __init__(self, manager: Any, runnable: Any, context: Any) -> None:
+        """`manager` is trio's I/O manager, `runnable` its collection of tasks that can run, `context` what
+        says which task is the current one."""
         self._poller = select.epoll()
         self._trio_poller: select.epoll = manager._epoll
         self._trio_descriptor = self._trio_poller.fileno()
         self._poller.register(self._trio_descriptor, select.EPOLLIN)
         self._registered_by_trio = manager._registered
         self._runnable = runnable
+        self._context = context
+        self._now = trio.lowlevel.current_clock().current_time  # `trio.current_time`, without the way to it
         self._polled: set[int] = set()
         self._waiters: dict[int, _Waiter] = {}
         self._called: _Waiter | None = None  # its function runs
@@ -91,19 +123,24 @@ class HotLoop:
 
     # --- waiting ----------------------------------------------------------------------------------------
 
-    async def readable(self, descriptor: int, ready: Ready) -> None:
+    async def readable(self, descriptor: int, ready: Ready) -> Trapped | None:
         if descriptor in self._waiters:
             raise trio.BusyResourceError("another task waits for this descriptor")
         if descriptor not in self._polled:
             self._poller.register(descriptor, select.EPOLLIN)
             self._polled.add(descriptor)
-        self._waiters[descriptor] = _Waiter(ready, trio.lowlevel.current_task())
+        waiter = self._waiters[descriptor] = _Waiter(ready, trio.lowlevel.current_task())
 
         def abort(_: object) -> trio.lowlevel.Abort:
             del self._waiters[descriptor]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        given = await outcome.acapture(trio.lowlevel.wait_task_rescheduled, abort)
+        if waiter.trapped is not None:
+            waiter.trapped.given = given
+            return waiter.trapped
+        given.unwrap()
+        return None
 
     def notify_closing(self, descriptor: int) -> None:
         self._forget(descriptor)
@@ -128,41 +165,62 @@ class HotLoop:
 
     def get_events(self, timeout_s: float) -> list[tuple[int, int]]:
         """Call what is ready, for as long as trio would wait; the events that trio has then."""
-        until = trio.current_time() + timeout_s
+        until = self._now() + timeout_s
         calls = 0
         while True:
             events = self._poller.poll(timeout_s, HOT_EVENTS)
-            of_trio = False
+            of_trio = trapped = False
             for descriptor, _ in events:
                 if descriptor == self._trio_descriptor:
                     of_trio = True
                 else:
-                    self._call(descriptor)
+                    trapped |= self._call(descriptor)
                     calls += 1
             if of_trio:
                 return self._trio_poller.poll(0, max(1, len(self._registered_by_trio)))
-            if not events or self._runnable or calls >= HOT_CALLS_PER_TURN:
+            if not events or self._runnable or trapped or calls >= HOT_CALLS_PER_TURN:
                 return []
-            timeout_s = until - trio.current_time()
+            timeout_s = until - self._now()
             if timeout_s <= 0:
                 return []
 
-    def _call(self, descriptor: int) -> None:
+    def _call(self, descriptor: int) -> bool:
+        """Call who waits for a descriptor, if anybody does; whether something waits in its task now, perhaps
+        for a deadline."""
         waiter = self._waiters.get(descriptor)
         if waiter is None:  # nobody wants to know for now, and the event would come again at once
             self._forget(descriptor)
-            return
+            return False
+        task = waiter.task
+        # As a task that runs: it is the current one, and a cancellation reaches it at its next wait.
+        abort, task._abort_func = task._abort_func, None
+        self._context.task = task
         self._called = waiter
         result = outcome.capture(waiter.ready)
         self._called = None
-        if self._waiters.get(descriptor) is not waiter:
-            return  # cancelled meanwhile
-        if isinstance(result, outcome.Error):
+        del self._context.task
+        if type(result) is outcome.Value and not result.value and not waiter.closed:
+            task._abort_func = abort
+            task._attempt_delivery_of_any_pending_cancel()
+        elif isinstance(result, outcome.Error):
             self._wake(descriptor, waiter, result)
-        elif waiter.closed:
-            self._wake(descriptor, waiter, outcome.Error(_closed()))
-        elif result.value:
-            self._wake(descriptor, waiter, result)
+        elif isinstance(result.value, Trapped):
+            self._trap(descriptor, waiter, result.value)
+            return True
+        else:
+            self._wake(descriptor, waiter, outcome.Error(_closed()) if waiter.closed else result)
+        return False
+
+    def _trap(self, descriptor: int, waiter: _Waiter, trapped: Trapped) -> None:
+        """Do what trio does with what a task yields."""
+        waiter.trapped = trapped
+        abort = getattr(trapped.message, "abort_func", None)
+        if abort is None:  # a checkpoint that cannot be cancelled
+            self._wake(descriptor, waiter, outcome.Value(None))
+            return
+        del self._waiters[descriptor]
+        waiter.task._abort_func = abort
+        waiter.task._attempt_delivery_of_any_pending_cancel()
 
 
 def _closed() -> trio.ClosedResourceError:
@@ -180,11 +238,13 @@ def install() -> bool:
         and hasattr(manager, "_registered")
         and callable(getattr(manager, "get_events", None))
         and hasattr(runnable, "__len__")
+        and set(dir(trio.lowlevel.Task)) >= _TASK
+        and getattr(context, "task", None) is trio.lowlevel.current_task()
     )
     if not known:
         log.info("the loop stays as trio %s has it, and small writes take longer", trio.__version__)
         return False
-    loop = HotLoop(manager, runnable)
+    loop = HotLoop(manager, runnable, context)
     _loop.set(loop)
     kind: Any = type(manager)
 

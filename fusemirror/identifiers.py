@@ -21,3 +21,9 @@ NO_REQUEST = RequestId(b"")
 """The request of a change that was made at the primary."""
 
 ROOT_INODE = InodeNumber(1)
+
+NO_CHANGE = ChangeNumber(0)
+"""Before the first change of a volume."""
+
+NameKey = tuple[InodeNumber, bytes]
+"""A name in a directory: whose name it is, and the name."""

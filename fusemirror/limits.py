@@ -74,8 +74,8 @@ SPACE_RESERVE_INODES = 64  # images made between two looks at the disk
 SPACE_GROWN_INODES = 8  # so many more free ones, or WRITE_BYTES_MAX, and what did not fit is tried again
 SPACE_PER_CHANGE_BYTES = 4 * KIB  # a block for the record, the rows or the end of an image
 SPACE_ANSWER_BYTES_MAX = 16 * MIB  # taken before the disk is asked again; well within the full reserve
-SPACE_TOLD_BYTES_MAX = GIB  # room beyond this is no news to the primary
-SPACE_TOLD_INODES_MAX = 1 << 18  # nor are inodes: as many as SPACE_TOLD_BYTES_MAX has room for changes
+SPACE_TOLD_STEP_BYTES = GIB  # of more room than this, one more or less of it is news to the primary
+SPACE_TOLD_INODES_MAX = 1 << 18  # more inodes are none: as many as SPACE_TOLD_STEP_BYTES has room for changes
 SPACE_LOOK_INTERVAL_S = 1.0  # others fill and free a disk without a word
 CATALOG_CHANGES_PER_COMMIT_SHORT = 64  # on a full disk: about 1 MiB of new pages in each commit
 
@@ -96,7 +96,8 @@ HANDSHAKE_BYTES_MAX = 64 * KIB  # what a stranger may make us hold
 HANDSHAKE_TIMEOUT_S = 10.0  # for a stranger; our own dials wait less, see `channel/link.py`
 PEER_HANDSHAKES_MAX = 8  # at once, from the peer's addresses: one for each path, and those it gave up
 PEER_HANDSHAKES_PER_S = 40.0  # a peer dials each path ten times a second at most (RECONNECT_FIRST_S)
-PEER_ADDRESSES_MAX = 16  # the newest; a host has a few
+ADDRESSES_MAX = 8  # of one host, as set; a host has a few networks, and each has a line of the status
+PEER_ADDRESSES_MAX = 32  # the newest; a name may stand for several
 STRANGERS_MAX = 16  # handshakes at once with all others; a further one takes the place of one of them
 STRANGER_HANDSHAKES_PER_S = 10.0  # each takes about a millisecond of the loop that serves reads and writes
 CERTIFICATE_BYTES_MAX = 16 * KIB  # as PEM; ours have less than one, those of others some
@@ -109,13 +110,14 @@ REFUSALS_INTERVAL_S = 60.0
 REFUSED_HOSTS_MAX = 1_024  # addresses told apart in that count
 
 # --- channel --------------------------------------------------------------------------------------
-RECEIVE_BYTES = 1 * MIB  # one recv: a whole large write
-RECEIVE_BYTES_MIN = 64 * KIB  # one recv while no large frame is expected
+RECEIVE_BYTES = 64 * KIB  # one recv: more would leave the nearest cache before it is decrypted and copied
 READ_AHEAD_BYTES_MAX = 64 * KIB  # of a session that makes no link yet: its peer begins with less
 GATHERED_BYTES_MAX = 64 * KIB  # of requests that nobody waits for, kept back to go together
 BACKLOG_BYTES_MAX = 8 * MIB  # unsent bytes of one path; at it, those who send wait
+STATUS_AHEAD_BYTES = 32 * KIB  # of data: less is a command by itself, as it is there as soon as one would be
 RECONNECT_FIRST_S = 0.1
 CONNECT_TIMEOUT_S = 2.0  # two packets were lost by then, and further ones would come ever later (tcp(7))
+CONNECT_STAGGER_S = 0.25  # between dials of two addresses (RFC 8305): one that is slow keeps none waiting
 PARTNER_TIMEOUT_MIN_S = 3.0  # the peer may just have begun to dial, and dials anew
 RECONNECT_MAX_S = 1.0  # between two dials: a peer that comes back is met soon
 ACCEPTS_PER_TURN = 32  # connections taken before others have their turn
@@ -125,11 +127,32 @@ TURNED_AWAY_MIN = 40  # fewer, and more are let through again
 SHEDDING_INTERVAL_S = 1.0
 SHEDDING_STEP = 4
 SHEDDING_MAX = 1_024  # one of so many calls of strangers is taken: more than 200,000 a second are no matter
+THREADS_MAX = 40
+"""Calls that block on a disk at once; as many as trio lets run. A disk has long been busy by then."""
+
 assert TURNED_AWAY_MIN * SHEDDING_STEP < TURNED_AWAY_MAX, "or it would go to and fro"
 LISTEN_BACKLOG = 1_024  # what waits meanwhile, so that the peer is not the one whose packets are dropped
 REFUSED_REST_MAX_S = 30.0  # after links that ended by a bad message: one that lies is not met at once
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
 UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
+PROBE_BYTES = 16 * KIB  # more than the largest packets of a network (jumbo frames: 9,000)
+PROBE_TIMEOUT_S = 2.0  # so much takes a second of 128 kbit/s
+RECEIVED_TOLD_BYTES = 1 * MIB  # after so many the other end hears that it need not keep them any more
+RESENT_BYTES_MAX = 64 * MIB  # kept of a session: sockets hold some 10 MiB (tcp(7)), long lines more
+LINES_MAX = 16  # spare connections of one session: one for each of PEER_ADDRESSES_MAX / 2
+DIALS_PER_PATH_TIMEOUT = 2  # a spare that does not answer is dialed so often: one that is back is found soon
+LISTEN_RETRY_S = 0.5  # at an address that is not there yet: a system call; the peer dials as often
+REDIAL_FIRST_S = 0.02  # after a loss, doubled at each failure: a process that dies closes its listener last
+LOOK_UP_INTERVAL_S = 10.0  # what a name stands for changes seldom, and spares are of what it stood for
+# A lost packet is sent again after 0.2 s and a round trip, and once more after twice as long (RFC 6298; 0.2 s
+# is Linux's): two in succession take 0.6 s and three round trips, and where hosts are within 50 ms they
+# are no reason to move. A third would come after 1.4 s. Silence is seen an eighth late, and a move takes some
+# 0.1 s on a busy machine: no program waits for a second.
+PATH_TIMEOUT_S = 0.75
+PINGS_PER_PATH_TIMEOUT = 4
+LOOKS_PER_PATH_TIMEOUT = 8  # at the progress of a path
+QUEUED_BEFORE_ANSWER_BYTES = 4 * KIB  # more than Pings: an answer to them may take a while
+MOVES_PATIENCE_MAX = 8  # times path_timeout: a peer that is slow at every address is not moved to and fro
 SEND_BUFFERS_MAX = 256  # written by one call; Linux takes 1,024
 HEARTBEATS_PER_TIMEOUT = 5  # lost heartbeats before a peer is held dead
 LEASE_CLOCK_MARGIN = 0.01  # a lease ends so much earlier for its holder: no two clocks run at the same rate
@@ -164,14 +187,18 @@ REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and
 ROOT_PATIENCE_S = 0.5  # df asks twice, and who watches mounts gives it a few seconds
 ROOT_LOOKS = 120  # a minute: most peer_timeouts; a look after that ends by io_timeout
 REQUESTS_PER_TURN = 64  # answered by the kernel session before all other tasks have their turn
+TURNS_PER_LOOK = 8  # of one request; in every eighth the kernel session looks whether there are more again
 HOT_CALLS_PER_TURN = 64  # as many, before trio's loop has its turn
+SYNCS_UNDER_WAY_MAX = (
+    64  # by the kernel alone; the programs of a host ask for few at once, and a thread does others
+)
 HOT_EVENTS = 16  # taken by one poll: the kernel, two paths and trio are four
 REQUESTS_WAITING_MAX = 1_024  # of the kernel session, each about 10 KiB; the kernel holds the others
 REQUESTS_WAITING_BYTES_MAX = 64 * MIB  # that those hold: as much as with REQUESTS_MAX large writes
 CALLER_LOOK_S = 0.5  # how late a program that waits hears that it was killed, if the kernel does not tell
 JOIN_FILE_BYTES_MAX = 64 * KIB  # a key and two certificates: some three are used
 BACKGROUND_PAUSE_FIRST_S = 1.0  # before a background task that failed is tried again
-BACKGROUND_PAUSE_MAX_S = 30.0  # and at last: what mended itself, or a person did, is noticed soon
+BACKGROUND_PAUSE_MAX_S = 30.0  # and at last: what came right by itself, or by a person, is noticed soon
 ADMIN_REQUEST_BYTES_MAX = 64 * KIB
 RESERVED_PATH_BYTES_MAX = 64 * KIB  # a path may be longer than PATH_MAX; a row must fit into a record
 RESERVATIONS_MAX = 1_024  # each is a row that is held in memory too; ending all of them is one change
@@ -179,8 +206,14 @@ DESTAGE_AFTER_S = 0.01  # a request answered sooner never needs LMDB
 COMMIT_DELAY_S = 0.001  # a commit waits so long for as many writes as were made durable by the one before
 DESTAGE_BATCH_BYTES_MAX = 8 * MIB
 COMMUNICATION_BYTES_DEFAULT = 1 * GIB
-STAGED_REQUESTS_MAX = 262_144  # a staged request takes about 1 KiB of memory beside its data
+COMMUNICATION_MEMORY_DEFAULT = 128 * MIB
+COMMUNICATION_MEMORY_MIN = 16 * MIB  # two batches of the store: one is written while the next gathers
+STAGED_REQUESTS_MAX = 262_144  # reads of a file look at all that are pending of it: some 20 ms
+STAGED_REQUEST_BYTES = KIB  # of memory, beside its data: 0.7 KiB were counted
+STAGED_DATA_PART = 0.5  # of that memory; beyond it what the store has is let go of, to have room for more
 STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; removed whole
+MARK_BYTES_MAX = 4 * KIB  # of a communication volume in a place of its own: some 150 are used
+PAGES_LOOKED_AT_BYTES = 8 * MIB  # of a mapped file: some 100 us to let go of them
 STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk is full
 PRIMARY_AWAY_PATIENCE_S = 1.0  # of an unmount, while the primary is away: two dials of it
 ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
@@ -192,6 +225,13 @@ DIFFERENCES_TOLD_BYTES_MAX = MIB  # of their paths: an answer that a command tak
 DIFFERENCES_PER_MESSAGE = 64
 DIFFERENCE_PATH_BYTES_MAX = 4 * KIB  # PATH_MAX
 COPY_PIECE_BYTES = 8 * MIB  # copied in a thread between two checkpoints
+COPY_BYTES_MAX = 64 * MIB  # by one copy_file_range(2), which may copy less than it was asked for
+ACCESSED_INTERVAL_S = 5.0  # how late both volumes hear of what was read, with relatime
+ACCESSED_AGAIN_S = 86_400  # as the kernel has it (fs/inode.c): a time of access is at most a day old
+ACCESSED_NOTED_MAX = 65_536  # inodes read between two words of it; a few MiB
+ACCESSED_PER_CHANGE = 64  # rows of 80 bytes, one for each inode; but a symbolic link has its target in it
+COPY_LOOKS = 16  # at the end of the source, which another program may have cut before each of the copies
+COPY_STEP_BYTES = 8 * MIB  # by one change: some ms of each host's loop, if the disk is not slow
 FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
 # --- locks ----------------------------------------------------------------------------------------
@@ -213,9 +253,10 @@ ROWS_RECEIVED_MAX = 16_384  # in one message: attributes of many small files are
 INODES_PER_MESSAGE = 8_192
 GENERATIONS_MAX = 64  # a peer that missed more lines than these is told apart by hand
 RESYNC_WINDOW_BYTES = 8 * MIB  # regions under comparison
+DECLINED_RETRY_S = 10.0  # an image that the backup's disk does not take: a person may have to look at it
 RESYNC_BACKLOG_BYTES_MAX = 1 * MIB  # a resync waits while more is unsent, since live changes queue behind it
 VERIFY_WINDOW_MESSAGES = 8
-VERIFY_ROUNDS_MAX = 4  # of mending what programs write to meanwhile
+VERIFY_ROUNDS_MAX = 4  # of repairing what programs write to meanwhile
 DIFFERENCES_LISTED_MAX = 1_000
 DIFFERENCES_LISTED_BYTES_MAX = 256 * KIB  # as JSON, which one answer to the backup holds
 
@@ -236,15 +277,23 @@ assert ROW_BYTES_PER_MESSAGE + XATTR_VALUE_BYTES_MAX + 4 * KIB <= MESSAGE_BYTES_
 assert ROW_BYTES_PER_MESSAGE >= 2 * (XATTR_VALUE_BYTES_MAX + 4 * KIB), "a range of rows can be halved"
 assert DIFFERENCES_PER_MESSAGE * (2 * DIFFERENCE_PATH_BYTES_MAX + 256) <= MESSAGE_BYTES_MAX
 assert DIFFERENCES_LISTED_BYTES_MAX + 4 * KIB <= MESSAGE_BYTES_MAX
+assert COPY_STEP_BYTES <= COPY_BYTES_MAX
+assert ACCESSED_PER_CHANGE * (SYMLINK_BYTES_MAX + 128) <= JOURNAL_RECORD_BYTES_MAX
 assert JOURNAL_SEGMENT_BYTES * 4 <= JOURNAL_BYTES_MAX
 assert ROWS_PER_MESSAGE * (8 + NAME_BYTES_MAX + 64) <= MESSAGE_BYTES_MAX
 assert RESERVED_PATH_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert RESERVATIONS_MAX * 128 <= JOURNAL_RECORD_BYTES_MAX
 assert RANGES_PER_IMAGE_MAX * 2 + 3 <= SUSPECT_INTS_PER_MESSAGE <= MESSAGE_BYTES_MAX // 2 // 9
 assert RANGES_PER_IMAGE_MIN <= RANGES_PER_IMAGE_MAX <= RANGES_MAX
+assert 2 * ADDRESSES_MAX <= PEER_ADDRESSES_MAX, "those that it is dialed at, and those that it dials from"
+assert PATH_TIMEOUT_S * (1 + 1 / LOOKS_PER_PATH_TIMEOUT) < 0.9, "and a move within a second"
+assert RECEIVED_TOLD_BYTES < RESENT_BYTES_MAX
+assert BACKLOG_BYTES_MAX < RESENT_BYTES_MAX
 assert CONNECT_TIMEOUT_S + RECONNECT_MAX_S <= PARTNER_TIMEOUT_MIN_S <= HANDSHAKE_TIMEOUT_S
 assert LOCKS_WAITING_PER_HOST_MAX * 2 <= REQUESTS_WAITING_MAX
 assert LOCKS_PER_MESSAGE * 128 <= MESSAGE_BYTES_MAX
 assert RESYNC_BACKLOG_BYTES_MAX <= BACKLOG_BYTES_MAX
 assert SPACE_ANSWER_BYTES_MAX * 2 <= SPACE_RESERVE_BYTES_MAX
+assert 2 * DESTAGE_BATCH_BYTES_MAX <= COMMUNICATION_MEMORY_MIN <= COMMUNICATION_MEMORY_DEFAULT
+assert WRITE_BYTES_MAX + STAGED_REQUEST_BYTES <= COMMUNICATION_MEMORY_MIN * STAGED_DATA_PART
 assert REQUESTS_MAX * WRITE_BYTES_MAX <= 64 * MIB, "memory of a mount with every request a large write"

@@ -1,12 +1,14 @@
 """A promise: one value or one error, given once, waited for by one task, or by a coroutine that has none.
 
 The path of a write waits exactly once, so this is the leanest wait that trio allows: no event, no
-parking lot, and no checkpoint where the value is there already. And a coroutine that waits for promises
-alone needs no task at all: `begin` begins with it, and whoever settles the promise goes on with it at once.
+parking lot, and no checkpoint where the value is there already. And a coroutine that waits for nothing
+after that (`wait_last`) needs no task to wait in: `begin` begins with it in a task that is free then, and
+whoever settles the promise goes on with it at once. Where it has to wait for something else first, it keeps
+that task; so only what comes after `wait_last` needs to know of this.
 """
 
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,13 +35,14 @@ class Promise(Generic[T]):
 
     def resolve(self, value: T) -> None:
         """The waiting task, now or later, gets `value`."""
-        self._settle(outcome.Value(value))
+        self.settle(outcome.Value(value))
 
     def reject(self, error: Exception) -> None:
         """The waiting task, now or later, gets `error` raised."""
-        self._settle(outcome.Error(error))
+        self.settle(outcome.Error(error))
 
-    def _settle(self, result: outcome.Outcome[T]) -> None:
+    def settle(self, result: outcome.Outcome[T]) -> None:
+        """The waiting task, now or later, gets this value, or this error raised."""
         if self._outcome is not None:
             return
         self._outcome = result
@@ -61,46 +64,47 @@ class Promise(Generic[T]):
 
     async def wait(self) -> T:
         """The value, or the error raised. Cancellation leaves the promise as it was."""
+        return await self._wait(self._abort)
+
+    async def wait_through(self) -> T:
+        """`wait`, whatever is cancelled: that counts at the next wait."""
+        return await self._wait(_go_on)
+
+    async def _wait(self, abort: "Callable[[trio.lowlevel.RaiseCancelT], trio.lowlevel.Abort]") -> T:
         if self._outcome is not None:
             return self._outcome.unwrap()
-        if _Step.is_taken:
-            given: outcome.Outcome[T] = await _trap(self)
-            return given.unwrap()
         assert self._task is None, "one task waits for a promise"
         self._task = trio.lowlevel.current_task()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wait_last(self) -> Awaitable[T]:
+        """`wait`, where nothing is waited for afterwards unless this is rejected: it may take no task."""
+        return _trap(self) if self._outcome is None and _Step.is_taken else self.wait()
+
+
+def _go_on(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
 
 
 # --- without a task -------------------------------------------------------------------------------------
 
 
 class _Step:
-    """Whether the code that runs now is that of a coroutine without a task."""
+    """Whether the code that runs now is that of a coroutine that may go on without a task."""
 
     is_taken = False
 
 
-class NeedsTask(BaseException):
-    """The coroutine that runs has no task, and would wait for something that is no promise."""
-
-
-def check_task() -> None:
-    """Call it before a wait that is for no promise. NeedsTask, which passes all handlers of errors, as a
-    cancellation does; nothing may have been changed by then."""
-    if _Step.is_taken:
-        raise NeedsTask
-
-
 @types.coroutine
-def _trap(promise: Promise[Any]) -> Generator[Any, Any, Any]:
-    """Hand the promise to who goes on with the coroutine, and get its outcome."""
-    return (yield promise)
+def _trap(promise: Promise[T]) -> Generator[Any, Any, T]:
+    """Hand the promise to who goes on with the coroutine, and get its outcome; the value of that."""
+    given: outcome.Outcome[T] = yield promise
+    return given.unwrap()
 
 
 class Ending(Protocol[T_in]):
@@ -115,40 +119,41 @@ class Ending(Protocol[T_in]):
         """
 
 
-def begin(coroutine: Coroutine[Any, Any, T]) -> Promise[Any]:
-    """The promise that a coroutine without a task waits for first. StopIteration with its result where it has
-    ended at once; NeedsTask where it has to be begun anew in a task; else what it raises. Who calls this
-    knows that it waits for nothing but promises, or calls `check_task` first, unless one is rejected.
+def begin(coroutine: Coroutine[Any, Any, T]) -> Any:
+    """Begin with a coroutine in the current task. The promise that it waits for last: the task is free, and
+    `go_on_after` goes on with it. Or what it has yielded to trio: it goes on in this task, by `resumed`.
+    StopIteration with its result where it has ended at once; else what it raises.
     """
     before, _Step.is_taken = _Step.is_taken, True
     try:
-        promise: Promise[Any] = coroutine.send(None)
+        return coroutine.send(None)
     finally:
         _Step.is_taken = before
-    return promise
 
 
 def go_on_after(promise: Promise[Any], coroutine: Coroutine[Any, Any, T], ending: Ending[T]) -> None:
-    """Go on with a coroutine that has begun when the promise is settled that it waits for; `ending` hears of
-    its end."""
+    """Go on with a coroutine that has begun when the promise is settled that it waits for last; `ending`
+    hears of its end."""
     promise.when_settled(partial(_go_on_with, coroutine, ending))
 
 
 def _go_on_with(
     coroutine: Coroutine[Any, Any, T], ending: Ending[T], settled: "outcome.Outcome[Any]"
 ) -> None:
-    if isinstance(settled, outcome.Error):
-        ending.failed(settled)
-        return
-    before, _Step.is_taken = _Step.is_taken, True
-    result = outcome.capture(coroutine.send, settled)
-    _Step.is_taken = before
-    if isinstance(result, outcome.Value):
-        go_on_after(result.value, coroutine, ending)
-    elif isinstance(result.error, StopIteration):
-        ending.ended(outcome.Value(result.error.value))
+    if type(settled) is outcome.Value:
+        ending.ended(outcome.capture(_end_of, coroutine, settled))
     else:
-        ending.ended(result)
+        ending.failed(settled)
+
+
+def _end_of(coroutine: Coroutine[Any, Any, T], settled: "outcome.Outcome[Any]") -> T:
+    try:
+        coroutine.send(settled)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise AssertionError("it waits once more after it waited last")
 
 
 # --- and in a task again --------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-import trio
+from fusemirror.promise import Promise
+from fusemirror.threads import run_in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,9 +24,14 @@ class RunBlocking(Protocol):
     def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]: ...
 
 
-async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Run `function` in a worker thread. Cancellation waits for it: its effect is then whole."""
-    return await trio.to_thread.run_sync(function, *args)
+class BeginSync(Protocol):
+    """Begins an fsync without a thread (`syncs.py`); None where one is needed."""
+
+    def __call__(self, descriptor: int, *, data_only: bool) -> Promise[None] | None: ...
+
+
+def needs_thread(descriptor: int, *, data_only: bool) -> None:
+    """A `BeginSync` of a world in which none begins without a thread."""
 
 
 @dataclass(frozen=True)
@@ -37,4 +43,5 @@ class Seams:
     run_blocking: RunBlocking = run_in_thread
     fdatasync: Callable[[int], None] = os.fdatasync
     fsync: Callable[[int], None] = os.fsync
+    begin_sync: BeginSync = needs_thread
     statvfs: Callable[[Path], os.statvfs_result] = os.statvfs

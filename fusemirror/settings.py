@@ -15,12 +15,16 @@ from msgspec import Meta
 
 from fusemirror.errors import BadConfig, ConfigMissing, UsageError
 from fusemirror.limits import (
+    ADDRESSES_MAX,
     COMMUNICATION_BYTES_DEFAULT,
+    COMMUNICATION_MEMORY_DEFAULT,
+    COMMUNICATION_MEMORY_MIN,
     FILE_BYTES_MAX,
     GIB,
     HOST_NAME_BYTES_MAX,
     KIB,
     MIB,
+    PATH_TIMEOUT_S,
 )
 
 CONFIG_DIR = Path("/etc/fusemirror")
@@ -54,6 +58,13 @@ class Fence(StrEnum):
 
     NEVER = "never"
     DATA = "data"
+
+
+class OnDegraded(StrEnum):
+    """What a request gets that needs the other host, while that is known to be away."""
+
+    WAIT = "wait"
+    REPORT = "report"
 
 
 class LogLevel(StrEnum):
@@ -121,6 +132,28 @@ def format_bytes(count: float) -> str:
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
 HOST_NAME_PATTERN = r"^[A-Za-z0-9\[][A-Za-z0-9_.:%\[\]-]*\Z"
 Seconds = float
+OneOrMore = str | tuple[str, ...]
+"""One text, as it stood before there could be several, or a list."""
+
+
+def several(value: OneOrMore) -> tuple[str, ...]:
+    """All of them."""
+    return (value,) if isinstance(value, str) else value
+
+
+def joined(value: OneOrMore) -> str:
+    """All of them, for people."""
+    return ", ".join(several(value))
+
+
+def parse_addresses(value: OneOrMore) -> tuple[Address, ...]:
+    """Each `HOST:PORT`, in their order; ValueError says what is wrong with them."""
+    addresses = tuple(map(parse_address, several(value)))
+    if not 0 < len(addresses) <= ADDRESSES_MAX:
+        raise ValueError(f"must be one address or a list of 1 to {ADDRESSES_MAX}")
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("names an address twice")
+    return addresses
 
 
 def is_host_name(text: str) -> bool:
@@ -151,8 +184,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     volume: Annotated[
         str, Meta(pattern=r"^/[^\0]*\Z", description="Directory of this host's copy, an absolute path.")
     ]
-    listen: Annotated[str, Meta(description="HOST:PORT where this host waits for the other.")]
-    peer: Annotated[str, Meta(description="HOST:PORT where the other host waits for this one.")]
+    listen: Annotated[
+        OneOrMore, Meta(description="HOST:PORT where this host waits for the other, or a list of them.")
+    ]
+    peer: Annotated[
+        OneOrMore, Meta(description="HOST:PORT where the other host waits for this one, or a list of them.")
+    ]
     mountpoint: Annotated[
         str,
         Meta(
@@ -180,16 +217,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         Meta(ge=0.2, le=3600, description="Seconds that the backup waits for the primary before EIO."),
     ] = 30.0
+    on_degraded: Annotated[
+        OnDegraded,
+        Meta(description="While the other host is away: wait io_timeout for it, or report EIO at once."),
+    ] = OnDegraded.WAIT
     peer_timeout: Annotated[
         Seconds, Meta(ge=0.2, le=300, description="Seconds of silence after which the peer counts as away.")
     ] = 5.0
+    path_timeout: Annotated[
+        Seconds,
+        Meta(ge=0.1, le=60, description="Seconds without progress after which a path takes another address."),
+    ] = PATH_TIMEOUT_S
     stale_reads: Annotated[
         bool, Meta(description="The backup may read its own, possibly old, copy while the primary is away.")
     ] = False
+    communication_directory: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[^\0]*)?\Z",
+            description="Directory for requests of the kind lmdb, as on another disk; else in the volume's.",
+        ),
+    ] = ""
     communication_capacity: Annotated[
         int,
         Meta(ge=16 * MIB, le=1024 * GIB, description="The most that the communication volume may hold."),
     ] = COMMUNICATION_BYTES_DEFAULT
+    communication_memory: Annotated[
+        int,
+        Meta(
+            ge=COMMUNICATION_MEMORY_MIN,
+            le=1024 * GIB,
+            description="The most memory that staged requests may take; the rest is read back from the disk.",
+        ),
+    ] = COMMUNICATION_MEMORY_DEFAULT
     resync_rate: Annotated[
         int, Meta(ge=0, le=1024 * GIB, description="Bytes per second that a resync may copy; 0 is no limit.")
     ] = 0
@@ -211,7 +271,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for key in ("listen", "peer"):
-            _attributed(key, parse_address, getattr(self, key))
+            _attributed(key, parse_addresses, getattr(self, key))
         _attributed("witness", parse_endpoints, self.witness)
         if self.host_name and not is_host_name(self.host_name):
             raise _Refused("host_name", f"`{self.host_name}` is not a name for a host; see fusemirror(8)")
@@ -221,19 +281,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise _Refused("io_timeout", f"must be at least peer_timeout ({self.peer_timeout:g} s)")
 
     @property
-    def listen_address(self) -> Address:
-        return parse_address(self.listen)
+    def listen_addresses(self) -> tuple[Address, ...]:
+        return parse_addresses(self.listen)
 
     @property
     def witness_endpoints(self) -> tuple[str, ...]:
         return parse_endpoints(self.witness)
 
     @property
-    def peer_address(self) -> Address:
-        return parse_address(self.peer)
+    def peer_addresses(self) -> tuple[Address, ...]:
+        return parse_addresses(self.peer)
 
 
-BYTE_KEYS = ("communication_capacity", "resync_rate", "verify_rate")
+BYTE_KEYS = ("communication_capacity", "communication_memory", "resync_rate", "verify_rate")
 """Keys that may be written with a unit."""
 
 
@@ -251,7 +311,7 @@ class _Refused(ValueError):
         self.key = key
 
 
-def _attributed(key: str, parse: Any, value: str) -> Any:
+def _attributed(key: str, parse: Any, value: Any) -> Any:
     try:
         return parse(value)
     except ValueError as error:
@@ -273,7 +333,7 @@ def _convert(values: dict[str, Any]) -> Settings:
         # msgspec says "Expected `bool`, got `int` - at `$.stale_reads`", or names an unknown field.
         what, _, path = str(error).partition(" - at `$.")
         field = re.search(r"field `(.*)`", what)
-        key = path.rstrip("`") or (field[1] if field else "")
+        key = path.rstrip("`").partition("[")[0] or (field[1] if field else "")
         raise _Refused(key, _in_words(key, values.get(key), what)) from None
 
 
@@ -285,6 +345,7 @@ FORMS = {
     "name": "must be letters, digits, `.`, `_` and `-`, with a letter or digit first, 64 at most",
     "volume": "must be an absolute path",
     "mountpoint": "must be an absolute path, or empty",
+    "communication_directory": "must be an absolute path, or empty",
 }
 """What a text must look like, for the keys that have a pattern."""
 
@@ -296,13 +357,13 @@ def _in_words(key: str, value: Any, what: str) -> str:
     if what.startswith("Object missing"):
         return "must be there, and is not"
     kind = get_type_hints(Settings)[key]
-    if issubclass(kind, StrEnum):
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
         return f"`{value}` is not one of {', '.join(kind)}"
     if limit := re.fullmatch(r"Expected `\w+` (>=|<=) (\S+)", what):
         shown = format_bytes(int(limit[2])) if key in BYTE_KEYS else limit[2]
         return f"must be at {'least' if limit[1] == '>=' else 'most'} {shown}"
-    if types := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", what):
-        expected, found = (WORDS.get(name, name) for name in types.groups())
+    if types := re.fullmatch(r"Expected `([\w |]+)`, got `(\w+)`", what):
+        expected, found = (" or ".join(WORDS.get(n, n) for n in each.split(" | ")) for each in types.groups())
         return f"is {found} where {expected} is expected"
     return FORMS.get(key, what[0].lower() + what[1:])
 
@@ -318,12 +379,13 @@ def make(**values: Any) -> Settings:
 FIXED_WHILE_MOUNTED = {
     "name": "it names the files and the socket of the mount",
     "volume": "the volume is open",
-    "listen": "the peer knows this address",
+    "communication_directory": "the communication volume is open",
+    "listen": "the peer knows these addresses",
     "peer_timeout": "leases were given by it",
+    "path_timeout": "the connections were made by it",
     "witness": "both hosts must change it at the same time",
     "tls": "both hosts must change it at the same time",
     "host_name": "the other host hears of it when they meet",
-    "access": "both hosts must change it at the same time",
 }
 """Keys that a running mount does not change, and why."""
 
@@ -401,6 +463,8 @@ def render(settings: Settings) -> str:
         value = getattr(settings, key)
         if isinstance(value, StrEnum):
             value = str(value)
+        elif isinstance(value, tuple):
+            value = list(value)
         document.add(key, _exact_size(value) if key in BYTE_KEYS else value)
     return tomlkit.dumps(document)
 
@@ -427,4 +491,5 @@ class MountOptions(msgspec.Struct, frozen=True):
     fuse: tuple[str, ...] = ()
     debug: bool = False
     session: KernelSession = KernelSession.FUSEMIRROR
+    relatime: bool = False
     ignored: tuple[str, ...] = ()

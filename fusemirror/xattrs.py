@@ -15,8 +15,8 @@ does it. `*` marks what is decided here, for both hosts, and once more by the pr
 | system.posix_acl_default | the owner or CAP_FOWNER    | everyone          | everyone        | directory*|
 | all others*              | EOPNOTSUPP                 | EOPNOTSUPP        | never           | none      |
 
-Volumes of earlier versions may hold names of no namespace. They are shown to nobody, and go with
-their inode. Source: xattr(7), acl(5), capabilities(7).
+Volumes of earlier versions may hold names of no namespace, and flags have such a name. They are shown to
+nobody, and go with their inode. Source: xattr(7), acl(5), capabilities(7).
 """
 
 import errno
@@ -29,6 +29,9 @@ ACL_ACCESS = b"system.posix_acl_access"
 ACL_DEFAULT = b"system.posix_acl_default"
 CAPABILITY = b"security.capability"
 """What a program may do that runs the file: it ends when the file changes (capabilities(7))."""
+
+FLAGS = b"fusemirror.flags"
+"""The flags of chattr(1), of no namespace (`flags.py`)."""
 
 _EVERY_TYPE = frozenset(
     (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)

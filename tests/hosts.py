@@ -254,7 +254,7 @@ class Host:
         os.kill(self.pid, number)
         self.ended(expect=-signal.SIGKILL if number == signal.SIGKILL else 0, timeout_s=timeout_s)
 
-    def ended(self, expect: int = 0, timeout_s: float = 10.0) -> None:
+    def ended(self, expect: int = 0, timeout_s: float = 30.0) -> None:
         """Wait for the end of the mount process that something else brings about, and take its status."""
         assert self._process is not None
         process, self._process = self._process, None
@@ -436,24 +436,56 @@ class TwoHosts:
 
     # --- the network ------------------------------------------------------------------------------
 
-    def cut(self) -> None:
+    def both_addresses(self, host: Host) -> list[str]:
+        """Where a host is found by both networks (`join_again`)."""
+        return [f"{host.namespace.address}:{PORT}", f"[fd77:89::{self.hosts.index(host) + 1}]:{PORT}"]
+
+    def join_again(self) -> None:
+        """Connect the hosts by a second network, of IPv6."""
+        first, second = self._namespaces
+        ends = ("netns", first.name, "type", "veth", "peer", "veth1", "netns", second.name)
+        run("ip", "link", "add", "veth1", *ends)
+        for number, namespace in enumerate(self._namespaces, start=1):
+            # Else `cut` would take the address away for good, as a cable that is pulled does not.
+            setting = "/proc/sys/net/ipv6/conf/veth1/keep_addr_on_down"
+            namespace.run("sh", "-c", f"echo 1 > {setting}")
+            namespace.run("ip", "address", "add", f"fd77:89::{number}/64", "dev", "veth1", "nodad")
+            namespace.run("ip", "link", "set", "veth1", "up")
+
+    def cut(self, device: str = "veth0") -> None:
         """Unplug the cable: both sides see that the link is down."""
-        self._namespaces[0].run("ip", "link", "set", "veth0", "down")
+        self._namespaces[0].run("ip", "link", "set", device, "down")
 
-    def drop(self) -> None:
+    def drop(self, device: str = "veth0") -> None:
         """Lose every packet without a word, as a broken switch does."""
-        for namespace in self._namespaces:
-            namespace.run("tc", "qdisc", "replace", "dev", "veth0", "root", "blackhole")
+        for host in self:
+            self.drop_from(host, device)
 
-    def drop_from(self, host: Host) -> None:
+    def drop_from(self, host: Host, device: str = "veth0") -> None:
         """Lose every packet that `host` sends; what is sent to it arrives."""
-        host.run("tc", "qdisc", "replace", "dev", "veth0", "root", "blackhole")
+        host.run("tc", "qdisc", "replace", "dev", device, "root", "blackhole")
+
+    def drop_answers_of(self, host: Host, address: str) -> None:
+        """Lose what `host` says, from the port where it listens, to this address of the other: one direction
+        of one path."""
+        family = "-6" if ":" in address else "-4"
+        rule = ("to", address, "ipproto", "tcp", "sport", str(PORT), "blackhole")
+        host.run("ip", family, "rule", "add", "pref", "1", *rule)
+
+    def narrow(self, device: str = "veth0") -> None:
+        """Lose large packets without a word, as where the MTU is smaller somewhere on the way."""
+        for host in self:
+            rate = ("rate", "80mbit", "burst", "900", "limit", "1000000")  # none is larger than a burst
+            host.run("tc", "qdisc", "replace", "dev", device, "root", "tbf", *rate)
 
     def heal(self) -> None:
-        """Undo `cut` and `drop`."""
+        """Undo all these faults."""
         for namespace in self._namespaces:
-            namespace.run("tc", "qdisc", "delete", "dev", "veth0", "root", expect=None)
-            namespace.run("ip", "link", "set", "veth0", "up")
+            for family in ("-4", "-6"):
+                namespace.run("ip", family, "rule", "delete", "pref", "1", expect=None)
+            for device in ("veth0", "veth1"):
+                namespace.run("tc", "qdisc", "delete", "dev", device, "root", expect=None)
+                namespace.run("ip", "link", "set", device, "up", expect=None)
 
 
 def _check_and_export(host: Host) -> "dict[str, Facts]":

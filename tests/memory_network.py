@@ -4,14 +4,16 @@ Between two hosts there is one line. Bytes take its latency, with jitter, and ke
 connection. A *cut* line breaks its connections at once and refuses new ones. A *stalled* line delivers
 nothing and breaks nothing: bytes wait in it, and so do new connections; it may be stalled one way only.
 A *refusing* line keeps its connections and refuses new ones, those that one host dials or all. A *slow*
-line takes longer. A *healed* line does none of that. A host that lost its power is silent: whoever has
+line takes longer. A *narrow* one loses large packets, again and again, and delivers small ones. A *healed*
+line does none of that. A host that lost its power is silent: whoever has
 a connection with it hears nothing, until it has power again and answers with a reset.
 Time is trio's, so that a MockClock may run it; no tasks of its own.
 """
 
 import math
+import string
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 import trio
@@ -23,12 +25,13 @@ from fusemirror.channel.transport import (
     Transport,
     everybody,
 )
-from fusemirror.errors import ConnectionLost, ListenFailed, PeerUnreachable
+from fusemirror.errors import ConnectionLost, ListenFailed, NobodyListens, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 from fusemirror.settings import Address
 
 Trace = Callable[[str], None]
 
+_PACKET_BYTES = 1_400
 _EPHEMERAL_PORT_FIRST = 49_152
 _REFUSED = "Connection refused"
 _RESET = "Connection reset by peer"
@@ -42,6 +45,7 @@ class Line:
         self.refused: frozenset[str] = frozenset()  # hosts that cannot dial
         self.stalled: frozenset[str] = frozenset()  # hosts whose bytes do not get across
         self.slowness_s = 0.0
+        self.narrow = False  # large packets are lost, and so is what comes behind them
         self.pipes: list[Pipe] = []
         self.changed = trio.lowlevel.ParkingLot()
 
@@ -75,8 +79,9 @@ class MemoryNetwork:
         self._lines: dict[frozenset[str], Line] = {}
         self._ports = iter(range(_EPHEMERAL_PORT_FIRST, 1 << 30))
 
-    def host(self, name: str) -> "MemoryHost":
-        return MemoryHost(self, name)
+    def host(self, name: str, *more: str) -> "MemoryHost":
+        """`more` are further addresses of it. `alpha2` reaches `beta2` by a line of their own."""
+        return MemoryHost(self, name, *more)
 
     # --- faults -----------------------------------------------------------------------------------
 
@@ -96,17 +101,26 @@ class MemoryNetwork:
         """Refuse what `dialer` dials, as a wall would between them; the connections stay that there are."""
         self._fault(dialer, listener, "refuse", refused=frozenset((dialer,)))
 
+    def wall_off(self, one: str, other: str, dialers: Iterable[str]) -> None:
+        """Deliver nothing between the two hosts, and refuse at once what these dial."""
+        refused = frozenset(dialers)
+        self._fault(one, other, "wall off", stalled=frozenset((one, other)), refused=refused)
+
     def slow(self, one: str, other: str, slowness_s: float) -> None:
         """Take so much longer from now on."""
         self._fault(one, other, f"slow by {slowness_s:.6f}", slowness_s=slowness_s)
+
+    def narrow(self, one: str, other: str) -> None:
+        """Lose large packets without a word: the connection that sent one delivers nothing from there on."""
+        self._fault(one, other, "narrow", narrow=True)
 
     def heal(self, one: str, other: str) -> None:
         """Deliver again, and what waited first."""
         self._fault(one, other, "heal")
 
     def break_one(self, one: str, other: str) -> None:
-        """Break one connection between the two hosts, where there is any."""
-        pipes = self.line(one, other).pipes
+        """Break one connection between the two hosts that neither has closed, where there is any."""
+        pipes = [pipe for pipe in self.line(one, other).pipes if not (pipe.ended or pipe.opposite.ended)]
         if pipes:
             broken = pipes[2 * self.random.randrange(len(pipes) // 2)]
             self.trace(f"break {broken.name}")
@@ -135,10 +149,11 @@ class MemoryNetwork:
         stalled: frozenset[str] = frozenset(),
         slowness_s: float = 0.0,
         breaks: bool = False,
+        narrow: bool = False,
     ) -> None:
         self.trace(f"{name} {one} {other}")
         line = self.line(one, other)
-        line.refused, line.stalled, line.slowness_s = refused, stalled, slowness_s
+        line.refused, line.stalled, line.slowness_s, line.narrow = refused, stalled, slowness_s, narrow
         for pipe in line.pipes:
             pipe.broken = pipe.broken or breaks
             pipe.changed.unpark_all()
@@ -167,23 +182,37 @@ class MemoryNetwork:
 class MemoryHost(Network):
     """The network as one host sees it."""
 
-    def __init__(self, network: MemoryNetwork, name: str) -> None:
+    def __init__(self, network: MemoryNetwork, name: str, *more: str) -> None:
         self.name = name
+        self.names = (name, *more)
+        self.known: dict[str, list[str]] = {}
+        """What names stand for, other than for themselves; nothing where nobody knows them."""
         self._network = network
 
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        found = self.known.get(host, [host])
+        if not found:
+            raise PeerUnreachable(str(Address(host, port)), "Name or service not known")
+        return [Address(each, port) for each in found]
+
+    def _source(self, host: str) -> str:
+        """The address from which `host` is reached."""
+        number = host.lstrip(string.ascii_letters)
+        return next((name for name in self.names if number and name.endswith(number)), self.name)
+
     async def connect(self, host: str, port: int) -> Transport:
-        network, address = self._network, str(Address(host, port))
-        line = network.line(self.name, host)
+        network, address, source = self._network, str(Address(host, port)), self._source(host)
+        line = network.line(source, host)
         await trio.sleep(2 * network.delay())
-        while line.stalled:
+        while line.stalled and source not in line.refused:
             await line.changed.park()
         listener = network.listeners.get((host, port))
-        if self.name in line.refused or listener is None:
-            network.trace(f"refuse {self.name} > {address}")
-            raise PeerUnreachable(address, _REFUSED)
-        ours = str(Address(self.name, network.next_port()))
+        if source in line.refused or listener is None:
+            network.trace(f"refuse {source} > {address}")
+            raise NobodyListens(address, _REFUSED)
+        ours = str(Address(source, network.next_port()))
         network.trace(f"connect {ours} > {address}")
-        there = Pipe(network, line, self.name, f"{ours} > {address}")
+        there = Pipe(network, line, source, f"{ours} > {address}")
         back = Pipe(network, line, host, f"{address} > {ours}")
         there.opposite, back.opposite = back, there
         line.pipes = [pipe for pipe in line.pipes if not pipe.over] + [there, back]
@@ -194,7 +223,7 @@ class MemoryHost(Network):
         await trio.lowlevel.checkpoint()
         name = host or self.name
         port = port or self._network.next_port()
-        if name != self.name or (name, port) in self._network.listeners:
+        if name not in self.names or (name, port) in self._network.listeners:
             raise ListenFailed(str(Address(name, port)), "Address already in use")
         return MemoryListener(self._network, name, port)
 
@@ -256,6 +285,8 @@ class Pipe:
         self._sender = sender
         self._under_way: deque[tuple[float, bytes]] = deque()  # (when it arrives, what); b"" is the end
         self._held_bytes = 0
+        self._sent_bytes = self._acknowledged = 0
+        self._is_stuck = False  # until it is healed
         self.last_arrival = 0.0
 
     @property
@@ -265,7 +296,7 @@ class Pipe:
 
     @property
     def stalled(self) -> bool:
-        return self._sender in self.line.stalled or self.silent is not None
+        return self._sender in self.line.stalled or self.silent is not None or self._is_stuck
 
     @property
     def room_bytes(self) -> int:
@@ -273,12 +304,14 @@ class Pipe:
 
     def put(self, data: bytes) -> None:
         self._network.trace(f"send {self.name} {len(data)}")
+        self._is_stuck = self.line.narrow and (self._is_stuck or len(data) > _PACKET_BYTES)
         arrival = trio.current_time() + self._delay_s()
         if interval_s := self._network.coalescing_s:
             arrival = math.ceil(arrival / interval_s) * interval_s
         self.last_arrival = max(self.last_arrival, arrival)
         self._under_way.append((self.last_arrival, data))
         self._held_bytes += len(data)
+        self._sent_bytes += len(data)
         self.changed.unpark_all()
 
     def put_some(self, data: bytes) -> int:
@@ -310,6 +343,14 @@ class Pipe:
         self._network.trace(f"receive {self.name} {size}")
         self.changed.unpark_all()
         return b"".join(taken)
+
+    def acknowledged(self) -> int:
+        """How many bytes the sender knows to have arrived."""
+        if not (self.stalled or self.opposite.stalled or self.broken):
+            now = trio.current_time()
+            late_bytes = sum(len(data) for arrival, data in self._under_way if arrival > now)
+            self._acknowledged = self._sent_bytes - late_bytes
+        return self._acknowledged
 
     def wait_seconds(self) -> float:
         """How long until something arrives, as far as is known now; 0 if something has."""
@@ -359,6 +400,9 @@ class MemoryTransport(Transport):
             self._outgoing.ended = self._incoming.abandoned = True
             self._incoming.changed.unpark_all()
             self._outgoing.changed.unpark_all()
+
+    def acknowledged_bytes(self) -> int:
+        return self._outgoing.acknowledged()
 
     def vanish(self, host: str) -> None:
         """This end goes without a word: `host` lost its power."""

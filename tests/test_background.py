@@ -23,7 +23,7 @@ ERRORS: Sequence[Exception] = (
 
 
 class Work:
-    """Fails so often, then goes well."""
+    """Fails so often, then goes well, for a while each time."""
 
     def __init__(self, error: Exception, times: int) -> None:
         self.error = error
@@ -36,6 +36,7 @@ class Work:
         if self.left:
             self.left -= 1
             raise self.error
+        await trio.sleep(1)
 
 
 async def run_for(seconds: float, background: Background, work: Callable[[], object]) -> None:

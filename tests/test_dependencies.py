@@ -40,13 +40,29 @@ def test_a_range_has_both_ends(text: str) -> None:
     assert operators == {">=", "<"}
 
 
-def test_what_a_host_runs_is_a_part_of_what_developers_have() -> None:
-    """The part, to the letter: every package of the project and its witness, and nothing of the tests."""
-    whole, part = ((ROOT / ".ci" / name).read_text() for name in ("requirements.txt", "requirements-run.txt"))
-    entries = re.findall(r"^[a-z0-9-]+==.*\\\n(?:    --hash=.*\n)+", part, re.MULTILINE)
-    assert "".join(line for line in part.splitlines(True) if not line.startswith("#")) == "".join(entries)
+def part(name: str) -> set[str]:
+    """The packages that a file of .ci/ names, which has them to the letter as requirements.txt has them."""
+    whole, text = ((ROOT / ".ci" / each).read_text() for each in ("requirements.txt", name))
+    entries = re.findall(r"^[a-z0-9-]+==.*\\\n(?:    --hash=.*\n)+", text, re.MULTILINE)
+    assert "".join(line for line in text.splitlines(True) if not line.startswith("#")) == "".join(entries)
     assert all(entry in whole for entry in entries)
-    names = {entry.partition("==")[0] for entry in entries}
+    return {entry.partition("==")[0] for entry in entries}
+
+
+def test_what_a_host_runs_is_a_part_of_what_developers_have() -> None:
+    """Every package of the project and its witness, and nothing of the tests."""
+    names = part("requirements-run.txt")
     wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["witness"]]
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= names
     assert not names & {"pytest", "hypothesis", "mypy", "ruff", "setuptools", "pip"}
+
+
+def test_what_builds_is_locked_and_nothing_else_is_fetched_to_build() -> None:
+    """pip would fetch the newest of it by itself, without a look at hashes."""
+    wanted = PROJECT["project"]["optional-dependencies"]["build"]
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} <= part("requirements-build.txt")
+    for script in ("install", "setup-environment"):
+        text = (ROOT / "bin" / script).read_text()
+        building = re.findall(r"pip wheel .*|-m pip install .*", text)
+        assert building
+        assert all("--no-build-isolation" in line for line in building), script

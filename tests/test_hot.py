@@ -9,6 +9,7 @@ import trio.testing
 
 from fusemirror import hot
 from fusemirror.limits import HOT_CALLS_PER_TURN
+from fusemirror.promise import gone_on
 
 DEADLINE_S = 5.0
 
@@ -186,6 +187,74 @@ async def test_a_task_that_is_woken_is_next(loop: str, ends: Ends) -> None:
         await trio.testing.wait_all_tasks_blocked()
         await hot.readable(ours.fileno(), wake)
     assert seen[0] <= (1 if loop == "hot" else HOT_CALLS_PER_TURN)
+
+
+async def paused(seconds: float, pauses: list[str]) -> str:
+    with trio.CancelScope(deadline=trio.current_time() + seconds):
+        await trio.sleep_forever()
+    pauses.append("a deadline")
+    await trio.lowlevel.checkpoint()
+    return "its end"
+
+
+async def test_what_it_begins_waits_in_the_task(loop: str, ends: Ends) -> None:
+    """And another may wait for the descriptor meanwhile."""
+    ours, theirs = ends
+    pauses: list[str] = []
+    coroutine = paused(0.001, pauses)
+    tasks: list[object] = []
+
+    def begin() -> hot.Trapped:
+        ours.recv(10)
+        tasks.append(trio.lowlevel.current_task())
+        nursery.start_soon(hot.readable, ours.fileno(), lambda: bool(ours.recv(10)))
+        return hot.Trapped(coroutine.send(None))
+
+    theirs.send(b"one")
+    async with trio.open_nursery() as nursery:
+        trapped = await hot.readable(ours.fileno(), begin)
+        assert trapped is not None
+        assert trapped.given is not None
+        assert await gone_on(coroutine, trapped.given) == "its end"
+        theirs.send(b"two")
+    assert pauses == ["a deadline"]
+    assert tasks == [trio.lowlevel.current_task()]
+
+
+async def test_a_checkpoint_is_one_there(loop: str, ends: Ends) -> None:
+    ours, theirs = ends
+    theirs.send(b"one")
+    checkpoint = trio.lowlevel.checkpoint()  # noqa: ASYNC105 - begun by hand
+    trapped = await hot.readable(ours.fileno(), lambda: hot.Trapped(checkpoint.send(None)))
+    assert trapped is not None
+    assert trapped.given is not None
+    await gone_on(checkpoint, trapped.given)
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_what_it_begins_is_cancelled_with_the_task(loop: str, ends: Ends, before: bool) -> None:
+    ours, theirs = ends
+    theirs.send(b"one")
+    with trio.CancelScope() as scope:
+        sleep = trio.sleep_forever()  # noqa: ASYNC105 - begun by hand
+
+        def begin() -> hot.Trapped:
+            if before:
+                scope.cancel()
+            return hot.Trapped(sleep.send(None))
+
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def cancel() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+
+            trapped = await hot.readable(ours.fileno(), begin)
+            assert trapped is not None
+            assert trapped.given is not None
+            await gone_on(sleep, trapped.given)
+    assert scope.cancelled_caught
 
 
 async def test_elsewhere_trio_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, ends: Ends) -> None:

@@ -12,6 +12,7 @@ from fusemirror import errors, settings
 from fusemirror.cli import mount_helper, umount_helper
 from fusemirror.cli.main import COMMANDS, program
 from fusemirror.cli.mount_options import FUSE_OPTIONS, IGNORED_OPTIONS, REFUSED_OPTIONS
+from fusemirror.mirror.states import MirrorWord
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = sorted((CHECKOUT / "man").iterdir())
@@ -93,13 +94,19 @@ def test_the_manual_has_every_exit_code_of_the_errors() -> None:
     assert codes(errors.FusemirrorError) <= documented
 
 
+def test_the_manual_says_what_each_word_of_a_state_means_and_what_to_do() -> None:
+    told = re.findall(r"^(\w+)\|T\{\n(.+)", section(text_of("fusemirror.8"), "fusemirror status"), re.M)
+    assert {word for word, _ in told} == {word.value for word in MirrorWord}
+    assert all(re.search(rf"\b{word} ?:", text_of("fusemirror.7")) for word, _ in told)
+
+
 def test_the_manual_has_every_key_of_the_settings() -> None:
     keys = re.findall(r"^\.TP\n\.B (\w+)$", (CHECKOUT / "man" / "fusemirror.toml.5").read_text(), re.M)
     assert keys == list(settings.descriptions())
 
 
 @pytest.mark.parametrize(
-    "key", ["io_timeout", "peer_timeout", "stale_reads", "resync_rate", "access", "log_level"]
+    "key", ["io_timeout", "peer_timeout", "path_timeout", "stale_reads", "resync_rate", "access", "log_level"]
 )
 def test_the_manual_has_the_defaults_of_the_settings(key: str) -> None:
     text = text_of("fusemirror.toml.5")

@@ -106,6 +106,20 @@ def test_the_wheel_and_the_source_hold_manual_units_and_changelog(built: Built) 
     assert {*HELD} <= in_source
 
 
+def test_all_that_is_made_holds_every_module(built: Built) -> None:
+    modules = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "fusemirror").rglob("*.py")}
+    (wheel,), (source,) = built.dist.glob("*.whl"), built.dist.glob("*.tar.gz")
+    (package,) = built.dist.glob("*.deb")
+    with zipfile.ZipFile(wheel) as archive:
+        in_wheel = {*archive.namelist()}
+    with tarfile.open(source) as archive_of_source:
+        in_source = {name.partition("/")[2] for name in archive_of_source.getnames()}
+    listed = run("dpkg-deb", "--contents", package).stdout.split()
+    in_package = {name.partition("/site-packages/")[2] for name in listed}
+    for held in (in_wheel, in_source, in_package):
+        assert not modules - held
+
+
 def check_in_clean_root(how: str, directory: Path, built: Built) -> None:
     """The script that `how` starts has come to its end."""
     packages = [*built.dist.glob("*.deb"), *built.before.glob("*.deb")]
@@ -137,6 +151,14 @@ def test_what_is_installed_needs_no_compiler_and_no_tools_of_tests(built: Built)
     names = {path.name.partition("-")[0] for path in built.root.rglob("*.dist-info")}
     assert {"fusemirror", "pyfuse3", "trio", "httpx"} <= names
     assert not names & {"pip", "setuptools", "pytest", "mypy", "ruff", "hypothesis"}
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="no man")
+def test_man_finds_the_pages_where_they_are_put(built: Built) -> None:
+    for page in (CHECKOUT / "man").iterdir():
+        name, _, number = page.name.rpartition(".")
+        found = run("man", "-M", built.root / "usr" / "share" / "man", "-w", number, name).stdout
+        assert page.name in found
 
 
 def test_uninstalling_leaves_nothing(built: Built) -> None:

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from fusemirror.promise import NeedsTask, Promise, begin, check_task, go_on_after, gone_on
+from fusemirror.promise import Promise, begin, go_on_after, gone_on, resumed
 
 
 async def waited(promise: Promise[int], results: list[object]) -> None:
@@ -123,37 +123,65 @@ class Ended:
         self.error = error
 
 
-async def sum_of(*promises: Promise[int]) -> int:
-    return sum([await promise.wait() for promise in promises])
+async def twice(before: Promise[int], last: Promise[int]) -> int:
+    return 2 * await before.wait() + await last.wait_last()
 
 
 def test_a_coroutine_without_a_task_goes_on_where_a_promise_is_settled() -> None:
-    first, second, there, ending = Promise[int](), Promise[int](), Promise[int](), Ended()
-    there.resolve(4)
-    coroutine = sum_of(there, first, second)
+    there, last, ending = Promise[int](), Promise[int](), Ended()
+    there.resolve(2)
+    coroutine = twice(there, last)
     promise = begin(coroutine)
-    assert promise is first
+    assert promise is last
     go_on_after(promise, coroutine, ending)
-    first.resolve(2)
     assert ending.result is None
-    second.resolve(1)
+    last.resolve(3)
     assert ending.result == outcome.Value(7)
 
 
 def test_one_that_need_not_wait_has_ended_at_once() -> None:
-    there = Promise[int]()
-    there.resolve(4)
+    before, last = Promise[int](), Promise[int]()
+    before.resolve(4)
+    last.resolve(4)
     with pytest.raises(StopIteration) as end:
-        begin(sum_of(there))
-    assert end.value.value == 4
+        begin(twice(before, last))
+    assert end.value.value == 12
+
+
+async def test_one_that_waits_before_keeps_its_task() -> None:
+    before, last = Promise[int](), Promise[int]()
+    results: list[int] = []
+
+    async def asking() -> None:
+        coroutine = twice(before, last)
+        results.append(await resumed(coroutine, begin(coroutine)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asking)
+        for promise in (before, last):
+            await wait_all_tasks_blocked()
+            promise.resolve(4)
+    assert results == [12]
+
+
+def test_one_that_waits_after_the_last_wait_is_a_mistake() -> None:
+    async def asking() -> None:
+        await last.wait_last()
+        await other.wait_last()
+
+    last, other, ending = Promise[int](), Promise[int](), Ended()
+    coroutine = asking()
+    go_on_after(begin(coroutine), coroutine, ending)
+    last.resolve(3)
+    assert isinstance(ending.result, outcome.Error)
 
 
 async def test_one_that_meets_an_error_goes_on_in_a_task() -> None:
     async def asking() -> str:
         try:
-            await promise.wait()
+            await promise.wait_last()
         except ValueError as error:
-            await trio.lowlevel.checkpoint()  # as no coroutine without a task may
+            await trio.lowlevel.checkpoint()
             return str(error)
         return "nothing"
 
@@ -171,7 +199,7 @@ async def test_a_task_waits_as_ever_while_others_have_none() -> None:
     first, second, results = Promise[int](), Promise[int](), list[object]()
 
     async def settling() -> None:
-        second.resolve(await first.wait())
+        second.resolve(await first.wait_last())
 
     coroutine = settling()
     go_on_after(begin(coroutine), coroutine, Ended())
@@ -180,19 +208,3 @@ async def test_a_task_waits_as_ever_while_others_have_none() -> None:
         await wait_all_tasks_blocked()
         first.resolve(3)
     assert results == [3]
-
-
-async def test_what_would_wait_for_something_else_needs_a_task() -> None:
-    """No handler of errors takes that for an error."""
-
-    async def asking() -> str:
-        try:
-            check_task()
-        except Exception:  # noqa: BLE001 - as the edge to the kernel has it
-            return "an error"
-        await trio.lowlevel.checkpoint()
-        return "it waited"
-
-    with pytest.raises(NeedsTask):
-        begin(asking())
-    assert await asking() == "it waited"

@@ -38,8 +38,20 @@ def test_the_least_file_has_the_documented_defaults(path: Path) -> None:
     )
     assert (found.io_timeout, found.peer_timeout, found.stale_reads) == (30.0, 5.0, False)
     assert (found.communication_capacity, found.resync_rate, found.log_level) == (GIB, 0, "info")
-    assert found.listen_address == Address("alpha", 7000)
-    assert found.peer_address == Address("fd00::2", 7000)
+    assert found.listen_addresses == (Address("alpha", 7000),)
+    assert found.peer_addresses == (Address("fd00::2", 7000),)
+
+
+def test_addresses_may_be_a_list_and_one_stays_as_it_was_written(path: Path) -> None:
+    path.write_text(text_of(listen='["alpha:7000", "[fd00::1]:7000"]'))
+    found = settings.load(path)
+    assert found.listen_addresses == (Address("alpha", 7000), Address("fd00::1", 7000))
+    rendered = settings.render(found)
+    assert 'listen = ["alpha:7000", "[fd00::1]:7000"]' in rendered
+    assert 'peer = "[fd00::2]:7000"' in rendered
+    path.write_text(rendered)
+    assert settings.load(path) == found
+    assert settings.changed(found, {"io_timeout": 7}).listen == found.listen
 
 
 def test_the_members_of_a_witness_are_told_apart() -> None:
@@ -71,6 +83,11 @@ def test_a_rendered_file_explains_every_key() -> None:
         ({"io_timeout": "inf"}, "io_timeout"),
         ({"io_timeout": "4.9"}, "io_timeout: must be at least peer_timeout"),
         ({"stale_reads": "1"}, "stale_reads: is a whole number where true or false is expected"),
+        ({"peer": "[]"}, "peer: must be one address or a list of 1 to 8"),
+        ({"peer": '["b:1", "b:1"]'}, "peer: names an address twice"),
+        ({"peer": '["b:1", "b"]'}, "peer: `b` is not HOST:PORT"),
+        ({"peer": "[7000]"}, "peer: is a whole number where text is expected"),
+        ({"peer": "7000"}, "peer: is a whole number where text or a list is expected"),
         ({"volume": '"srv"'}, "volume: must be an absolute path"),
         ({"access": "1"}, "access: `1` is not one of routed, exclusive"),
         ({"tls": '[""]'}, "tls: is a list where true or false is expected"),

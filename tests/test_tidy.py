@@ -1,11 +1,13 @@
-"""The habits of the house that a tool can hold: direction of imports, purity, nurseries, one test file each.
+"""The habits of the house that a tool can hold: purity, nurseries, one test file each. That imports go down
+import-linter holds (pyproject.toml).
 
 Everything is read from the syntax tree: imports under TYPE_CHECKING and inside functions count too.
 """
 
 import ast
+import tomllib
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import get_args
 
@@ -17,57 +19,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "fusemirror"
 TESTS = CHECKOUT / "tests"
 
-LAYERS = (
-    ("__main__",),
-    ("cli",),
-    ("daemon",),
-    ("admin",),
-    ("filesystem",),
-    ("kernel",),
-    ("control",),
-    ("coherence",),
-    ("divergence",),
-    ("mirror",),
-    ("witness",),
-    ("communication",),
-    ("channel",),
-    ("protocol",),
-    ("operations",),
-    ("volume",),
-    (
-        "settings",
-        "keys",
-        "change",
-        "bounds",
-        "seams",
-        "printable",
-        "promise",
-        "recent",
-        "pieces",
-        "background",
-        "hot",
-        "limits",
-        "identifiers",
-        "errors",
-        "xattrs",
-        "__init__",
-    ),
+PURE: list[str] = next(
+    contract["source_modules"]
+    for contract in tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    if contract["id"] == "pure"
 )
-"""Nothing imports from a row above its own; design.md, section 5."""
-
-IMPURE = {"trio", "lmdb", "pyfuse3", "os", "socket", "time", "random", "logging"}
-PURE = (
-    "protocol/*.py",
-    "kernel/codec.py",
-    "*/states.py",
-    "coherence/lock_table.py",
-    "change.py",
-    "operations/*.py",
-    "identifiers.py",
-    "limits.py",
-    "xattrs.py",
-    "bounds.py",
-)
+"""Modules without I/O; import-linter looks at what they import."""
 
 TESTED_ELSEWHERE = {
     "bounds": "protocol/test_checks",
@@ -80,23 +39,32 @@ TESTED_ELSEWHERE = {
     "cli/umount_helper": "cli/test_umount",
     "communication/memory_volume": "communication/test_volume",
     "communication/outstanding": "control/test_calling",
-    "communication/opening": "communication/test_volume",
+    "control/arrivals": "control/test_calling",
     "control/backup": "simulation/test_simulation",
+    "control/backup_reads": "simulation/test_simulation",
+    "control/forwarding": "control/test_gathering",
+    "control/management": "control/test_reservations",
+    "control/meeting": "control/test_roles",
+    "control/admission": "simulation/test_simulation",
+    "control/comparing": "mirror/test_repair",
+    "control/decisions": "operations/test_operation",
+    "control/peer_requests": "simulation/test_simulation",
+    "control/taking_up": "control/test_roles",
+    "control/upkeep": "control/test_purge",
+    "control/primary_reads": "simulation/test_simulation",
+    "control/role": "test_tidy",  # nothing there computes
+    "control/succession": "control/test_roles",
     "coherence/lock_asking": "coherence/test_locks",
     "coherence/lock_deciding": "coherence/test_locks",
     "coherence/lock_listing": "coherence/test_locks",
-    "volume/paths": "divergence/test_listing",
     "divergence/conflicts": "divergence/test_publishing",
     "divergence/exchange": "divergence/test_publishing",
     "divergence/report": "divergence/test_publishing",
     "control/primary": "simulation/test_simulation",
-    "control/unit": "filesystem/test_operations",  # drives it without a kernel
+    "control/unit": "filesystem/requests/test_files",  # drives it without a kernel
     "daemon": "mount/test_life",
     "identifiers": "test_tidy",  # nothing there computes
     "limits": "test_tidy",  # its assertions run at import
-    "mirror/applying": "simulation/test_simulation",
-    "mirror/fetching": "mirror/test_repair",
-    "mirror/sending": "simulation/test_simulation",
     "protocol/messages": "protocol/test_codec",
     "witness/interface": "witness/test_etcd",
 }
@@ -118,29 +86,8 @@ def name_of(path: Path) -> str:
 NAMES = {name_of(path): path for path in MODULES}
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Every module that is named in an import, in full."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are written in full"
-            assert node.module is not None
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}".removeprefix("fusemirror.")
-                is_module = node.module.startswith("fusemirror") and inner in NAMES
-                yield f"fusemirror.{inner}" if is_module else node.module
-
-
-def ours(path: Path) -> set[str]:
-    """The modules of the package that one imports, by our short names."""
-    found = {name for name in imported(TREES[path]) if name.partition(".")[0] == "fusemirror"}
-    return {name.removeprefix("fusemirror").removeprefix(".") or "__init__" for name in found}
-
-
-def layer_of(name: str) -> int:
-    top = name.partition(".")[0]
-    return next(index for index, row in enumerate(LAYERS) if top in row)
+def is_pure(name: str) -> bool:
+    return any(fnmatchcase(f"fusemirror.{name}", pattern) for pattern in PURE)
 
 
 def functions(tree: ast.AST) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, ast.AST]]:
@@ -183,24 +130,8 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(TREES[path])
 
 
-@every_module
-def test_imports_go_down(path: Path) -> None:
-    own = layer_of(name_of(path))
-    upward = sorted(name for name in ours(path) if layer_of(name) < own)
-    assert not upward
-
-
-def test_no_import_cycles() -> None:
-    graph = {name: ours(path) - {name} for name, path in NAMES.items()}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
-
-
-@pytest.mark.parametrize("path", sorted({p for pattern in PURE for p in PACKAGE.glob(pattern)}), ids=name_of)
-def test_pure_packages_stay_pure(path: Path) -> None:
-    assert not {name.partition(".")[0] for name in imported(TREES[path])} & IMPURE
+@pytest.mark.parametrize("path", [path for name, path in NAMES.items() if is_pure(name)], ids=name_of)
+def test_what_is_pure_waits_for_nothing(path: Path) -> None:
     asynchronous = ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await
     assert not [node.lineno for node in ast.walk(TREES[path]) if isinstance(node, asynchronous)]
 

@@ -17,6 +17,16 @@ from fusemirror.admin.client import ask
 from fusemirror.errors import NotMounted, UsageError
 from fusemirror.volume.durable import replace_file
 
+SILENCE_TIMEOUT_S = 120.0
+"""The backup asks the primary for another access, and gives up after its `io_timeout`."""
+
+LISTS = ("listen", "peer")
+"""Keys that may be given again for a further value."""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Values by key of words such as `io_timeout=5`; UsageError for what is none."""
@@ -26,9 +36,10 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not separator:
             raise UsageError(f"`{assignment}` is not KEY=VALUE")
         try:
-            values[key] = tomlkit.value(text).unwrap()
+            value = tomlkit.value(text).unwrap()
         except (tomlkit.exceptions.ParseError, ValueError):
-            values[key] = text  # a word, or a size with its unit
+            value = text  # a word, or a size with its unit
+        values[key] = [*_listed(values[key]), value] if key in LISTS and key in values else value
     return values
 
 
@@ -61,7 +72,9 @@ def write_settings(config: Path, values: dict[str, Any]) -> Callable[[], None]:
 
 def _tell_mount(runtime_dir: Path, name: str, values: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        status: dict[str, Any] = ask(runtime_dir, name, "set", {"values": values})
+        status: dict[str, Any] = ask(
+            runtime_dir, name, "set", {"values": values}, timeout_s=SILENCE_TIMEOUT_S
+        )
     except NotMounted:
         return None
     return status

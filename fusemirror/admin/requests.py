@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from fusemirror.errors import UsageError
 from fusemirror.limits import CERTIFICATE_BYTES_MAX, COUNTER_MAX, GIB
+from fusemirror.settings import OneOrMore
 
 WAIT_S_MAX = 10 * 365 * 86_400.0  # ten years: beyond, a deadline would not be one
 _RATE_MAX = 1024 * GIB  # bytes per second, as for the setting
@@ -77,7 +78,7 @@ class Invite(_Request, tag="invite"):
     peer: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     peer_name: str
     certificate: Annotated[str, Meta(max_length=CERTIFICATE_BYTES_MAX)]
-    address: str
+    address: OneOrMore
     pairing: Annotated[int, Meta(ge=1, le=COUNTER_MAX)]
 
 

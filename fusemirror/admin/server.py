@@ -17,8 +17,8 @@ import trio
 
 from fusemirror.admin import requests
 from fusemirror.coherence.lock_listing import listed
-from fusemirror.control.roles import Roles
-from fusemirror.control.unit import ControlUnit
+from fusemirror.control.management import Management, reservations
+from fusemirror.control.succession import Succession
 from fusemirror.errors import FusemirrorError, TimedOut, UsageError, VerifyFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
@@ -40,14 +40,16 @@ class AdminServer:
 
     def __init__(
         self,
-        unit: ControlUnit,
+        management: Management,
         take_snapshot: Callable[[], dict[str, Any]],
         stop: Callable[[str], None],
-        change_settings: Callable[[dict[str, Any]], None] | None = None,
+        succession: Succession | None = None,
+        change_settings: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
         invite: Callable[[requests.Invite], Awaitable[None]] | None = None,
         renew_keys: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._unit = unit
+        self._management = management
+        self._succession = succession
         self._change_settings = change_settings
         self._invite = invite
         self._renew_keys = renew_keys
@@ -74,7 +76,7 @@ class AdminServer:
         except FusemirrorError as error:
             await send(_refusal(error))
         except OSError as error:
-            volume = self._unit.volume
+            volume = self._management.host.volume
             volume.health.note(error)
             await send(_refusal(disk_error(volume.directory, error)))
         else:
@@ -85,22 +87,22 @@ class AdminServer:
             case requests.Status():
                 return self._take_snapshot()
             case requests.Locks():
-                return await listed(self._unit.locks)
+                return await listed(self._management.host.locks)
             case requests.Wait():
                 return await self._wait(request.condition, request.timeout)
             case requests.Verify():
                 return await self._verify(send, request.keep)
             case requests.Reserve():
-                await self._unit.reserve(
+                await self._management.reserve(
                     InodeNumber(request.inode), request.path_bytes, preempt=request.preempt
                 )
-                return self._unit.reservations()
+                return reservations(self._management.host)
             case requests.Release():
-                await self._unit.release(InodeNumber(request.inode), preempt=request.preempt)
-                return self._unit.reservations()
+                await self._management.release(InodeNumber(request.inode), preempt=request.preempt)
+                return reservations(self._management.host)
             case requests.Resync():
                 if request.rate is not None or request.paused is not None:
-                    await self._unit.change_pace(rate_bytes=request.rate, paused=request.paused)
+                    await self._management.change_pace(rate_bytes=request.rate, paused=request.paused)
                 return self._take_snapshot()
             case requests.Switch() | requests.Takeover() | requests.Conflicts() | requests.Resolve():
                 return await self._change_roles(request)
@@ -115,7 +117,7 @@ class AdminServer:
                 await self._renew_keys()
                 return None
             case requests.Set():
-                return self._set(request.values)
+                return await self._set(request.values)
             case requests.Stop():
                 self._stop("asked to stop")
                 return None
@@ -123,33 +125,33 @@ class AdminServer:
     async def _change_roles(
         self, request: requests.Switch | requests.Takeover | requests.Conflicts | requests.Resolve
     ) -> Any:
-        roles = self._unit
-        if not isinstance(roles, Roles):
+        succession = self._succession
+        if succession is None:
             raise UsageError("this mount cannot change its role")
         match request:
             case requests.Switch():
-                await roles.switch()
-                return roles.volume.identity.role
+                await succession.switch()
+                return self._management.host.volume.identity.role
             case requests.Takeover(dry_run=True):
-                return roles.takeover_report()
+                return succession.takeover_report()
             case requests.Takeover():
-                return await roles.takeover(force=request.force)
+                return await succession.takeover(force=request.force)
             case requests.Conflicts():
-                return await roles.conflicts()
+                return await succession.conflicts()
             case requests.Resolve():
-                return roles.resolve(request.keep)
+                return succession.resolve(request.keep)
 
-    def _set(self, values: dict[str, Any]) -> Any:
+    async def _set(self, values: dict[str, Any]) -> Any:
         if self._change_settings is None:
             raise UsageError("this mount has no settings to change")
-        self._change_settings(values)
+        await self._change_settings(values)
         return self._take_snapshot()
 
     async def _wait(self, condition: str, timeout_s: float) -> None:
         conditions = {
-            "connected": self._unit.wait_connected,
-            "normal": self._unit.wait_normal,
-            "drained": self._unit.wait_drained,
+            "connected": self._management.unit.wait_connected,
+            "normal": self._management.unit.wait_normal,
+            "drained": self._management.unit.wait_drained,
         }
         with trio.move_on_after(timeout_s):
             await conditions[condition]()
@@ -158,14 +160,14 @@ class AdminServer:
 
     async def _verify(self, send: Send, keep: str) -> Any:
         """`keep` names the host whose version replaces what differs, by its name or its role."""
-        identity = self._unit.volume.identity
+        identity = self._management.host.volume.identity
         other = "backup" if identity.role == "primary" else "primary"
         roles = {identity.host_name: identity.role, identity.peer_name: other}
         if keep and keep not in ("primary", "backup", *roles):
             raise UsageError(f"there is no host {keep!r}; the hosts are {' and '.join(roles)}")
-        await self._unit.verify(roles.get(keep, keep))
+        await self._management.verify(roles.get(keep, keep))
         while True:
-            report = await self._unit.verify_report()
+            report = await self._management.verify_report()
             if not report["running"]:
                 break
             done, total = report["done_bytes"], max(report["total_bytes"], report["done_bytes"])

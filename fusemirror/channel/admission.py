@@ -24,7 +24,7 @@ from fusemirror.printable import counted
 log = logging.getLogger(__name__)
 
 
-class Place:
+class Slot:
     """Of a handshake; its scope ends that when the time is over, or when a newcomer takes the place."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _Group:
     """Places for so many handshakes at once, and tokens for so many a second."""
 
     def __init__(self, places_max: int, handshakes_per_s: float) -> None:
-        self.places: list[Place] = []
+        self.places: list[Slot] = []
         self._places_max = places_max
         self._rate = handshakes_per_s
         self._tokens = float(places_max)
@@ -48,19 +48,19 @@ class _Group:
         self._counted_at = now
         return self._tokens >= 1
 
-    def enter(self, random_bytes: Callable[[int], bytes]) -> Place:
+    def enter(self, random_bytes: Callable[[int], bytes]) -> Slot:
         self._tokens -= 1
         if len(self.places) >= self._places_max:
             # Never the newest: a flood would let nobody finish. Modulo is even enough for this.
             chosen = self.places.pop(int.from_bytes(random_bytes(4), "big") % len(self.places))
             chosen.given_away = True
             chosen.scope.cancel()
-        place = Place()
+        place = Slot()
         self.places.append(place)
         return place
 
 
-class Admission:
+class HandshakeAdmission:
     """Decides who may shake hands now. Addresses are without their ports."""
 
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
@@ -97,7 +97,7 @@ class Admission:
         return False
 
     @contextmanager
-    def handshake(self, host: str) -> Iterator[Place]:
+    def handshake(self, host: str) -> Iterator[Slot]:
         """A place for a handshake with `host`, which `admits` let in; perhaps somebody else's."""
         group = self._group(host)
         place = group.enter(self._random_bytes)
@@ -117,6 +117,7 @@ class Refusals:
     def __init__(self) -> None:
         self._logged = 0  # lines in this interval
         self._more = 0  # refusals without a line
+        self._level = logging.INFO  # the highest of those
         self._hosts: set[str] = set()  # of those; bounded
         self._last = ""
         self._begun = trio.Event()
@@ -129,6 +130,7 @@ class Refusals:
             log.log(level, "%s", text)
             return
         self._more += 1
+        self._level = max(self._level, level)
         self._last = text
         if len(self._hosts) < limits.REFUSED_HOSTS_MAX:
             self._hosts.add(host)
@@ -139,7 +141,8 @@ class Refusals:
             await self._begun.wait()
             await trio.sleep(limits.REFUSALS_INTERVAL_S)
             if self._more:
-                log.warning(
+                log.log(
+                    self._level,
                     "refused %s in %g s, of %s; the last: %s",
                     counted(self._more, "more connection"),
                     limits.REFUSALS_INTERVAL_S,
@@ -147,6 +150,7 @@ class Refusals:
                     self._last,
                 )
             self._logged = self._more = 0
+            self._level = logging.INFO
             self._hosts.clear()
             self._begun = trio.Event()
 

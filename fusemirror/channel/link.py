@@ -20,22 +20,26 @@ dialed, and dial no more until that is lost.
 
 import itertools
 import logging
-import math
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import trio
 
 from fusemirror import limits
 from fusemirror.background import Background
-from fusemirror.channel.admission import Admission, Place
-from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.absence import Absence
+from fusemirror.channel.admission import HandshakeAdmission
+from fusemirror.channel.dialing import Dialing
+from fusemirror.channel.lines import Line
+from fusemirror.channel.mover import Mover
+from fusemirror.channel.pauses import Pauses
+from fusemirror.channel.reception import Reception
+from fusemirror.channel.session import Session, begin_session, shake_hands
 from fusemirror.channel.transport import Listener, Network, Transport
 from fusemirror.errors import (
-    AddressMissing,
     ChannelError,
     ConnectionLost,
     PeerRefused,
@@ -44,9 +48,9 @@ from fusemirror.errors import (
     ReplacedByPeer,
     SameRole,
 )
-from fusemirror.protocol.connection import DIALED_BY
+from fusemirror.protocol.connection import DIALED_BY, Connection
 from fusemirror.protocol.messages import Hello
-from fusemirror.settings import parse_address
+from fusemirror.settings import Address
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +89,9 @@ class Link:
             session.refuse(error)
         self.close(error.why)
 
-    async def run(self, links: "trio.MemorySendChannel[Link]") -> None:
-        """Send the link up, serve both sessions until one ends, and end the other.
+    async def run(self, links: "trio.MemorySendChannel[Link]", mover: Mover | None = None) -> None:
+        """Send the link up, serve both sessions until one ends, and end the other. `mover` is of the one that
+        was dialed.
 
         A link that ends before it was taken is not sent. Cancellation closes the link.
         """
@@ -94,6 +99,8 @@ class Link:
             async with trio.open_nursery() as nursery:
                 for session in (self.mirror, self.forward):
                     nursery.start_soon(self._serve, session, nursery.cancel_scope)
+                if mover is not None:
+                    nursery.start_soon(mover.run)
                 await links.send(self)
         finally:
             self.close("closed on this host")
@@ -104,53 +111,136 @@ class Link:
         link_scope.cancel()
 
 
+class Encounters:
+    """What to do where two hosts meet and make no link. By itself it does nothing."""
+
+    def met_same_role(self, peer: Hello) -> bool:
+        """The peer has the role of this host. Whether the two are to talk."""
+        return False
+
+    async def talk(self, session: Session) -> None:
+        """Talk over a session with such a peer, until it is lost."""
+
+    def was_replaced(self) -> None:
+        """The peer says that it has another host in this one's place."""
+
+
+class Talks:
+    """Sessions with a peer of the same role, which make no link. Where only a person can help, the two hosts
+    talk over them, and dial no more until they are lost."""
+
+    def __init__(self) -> None:
+        self.encounters = Encounters()
+        self._sessions: set[Session] = set()
+
+    def begin(self, encounters: Encounters) -> None:
+        """From now on this one is told."""
+        self.encounters = encounters
+
+    def __bool__(self) -> bool:
+        return bool(self._sessions)
+
+    def met(self, session: Session) -> bool:
+        """Whether the two are to talk over a new session with such a peer."""
+        if any(talk.peer.instance != session.peer.instance for talk in self._sessions):
+            self.end("the peer restarted")
+        return self.encounters.met_same_role(session.peer)
+
+    async def run_over(self, session: Session) -> None:
+        """Talk over a session until it is lost. Cancellation closes it."""
+        self._sessions.add(session)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.run)
+                await self.encounters.talk(session)
+                session.close("nobody talks any more")
+        finally:
+            self._sessions.discard(session)
+            session.close("closed on this host")
+
+    def end(self, reason: str) -> None:
+        """End them all."""
+        for session in list(self._sessions):
+            session.close(reason)
+
+
+class _Timeouts(NamedTuple):
+    peer_s: float
+    path_s: float
+    partner_s: float  # for a whole handshake, and for the session that is to match it
+
+
+class _Calls:
+    """The names of calls and of sessions. `current` is what our dial says; its partner says the same."""
+
+    def __init__(self) -> None:
+        self.current = b""
+        self._count = itertools.count(1)
+
+    def name(self, instance: bytes) -> bytes:
+        """Another each time, for as long as the process lives."""
+        return instance + next(self._count).to_bytes(8, "big")
+
+    def call(self, instance: bytes) -> None:
+        """Our next dial calls the peer anew."""
+        self.current = self.name(instance)
+
+    def answer(self, call: bytes) -> None:
+        """Our next dial answers this call, or wakes a primary that has made none."""
+        self.current = call
+
+
 class Linker:
     """Meets the peer, again and again, and hands up each link to it.
 
-    `make_hello(path)` is asked for each connection, because the history changes. Strangers are refused
-    with one line in the log, and disturb no link. `last_error` says why there is no link now.
+    `make_hello(path)` is asked for each connection, because the history changes.
     """
 
     def __init__(
         self,
         network: Network,
-        listen_address: str,
-        peer_address: str,
+        listen_addresses: tuple[Address, ...],
+        peer_addresses: tuple[Address, ...],
         make_hello: Callable[[str], Hello],
         peer_timeout: float,
+        path_timeout: float = limits.PATH_TIMEOUT_S,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.last_error: str | None = None
-        self.last_refusal: str | None = None
-        """Why the peer's newest connection was refused here, while there is no link."""
-        self._logged_at = -math.inf  # the last line about a peer that is away
-        self.met_same_role: Callable[[Hello], bool] = lambda _: False
-        """Told of a peer that has the role of this host; it makes no link. Whether the two are to talk."""
-        self.was_replaced: Callable[[], None] = lambda: None
-        """Told where the peer says that it has another host in this one's place."""
-        self.talk: Callable[[Session], Awaitable[None]] = _hang_up
-        """Talks over a session with such a peer, until it is lost."""
-        self.peer_timeout = peer_timeout
-        # What takes longer than `peer_timeout` would not last: no heartbeat would be answered in time.
-        self._patience_s = min(max(peer_timeout, limits.PARTNER_TIMEOUT_MIN_S), limits.HANDSHAKE_TIMEOUT_S)
-        self._network = network
-        self._listen_address = parse_address(listen_address)
-        self._peer_address = parse_address(peer_address)
+        self.absence = Absence()
+        self._timeouts = _Timeouts(
+            peer_timeout,
+            # Before the peer counts as away another address has had its turn.
+            min(path_timeout, peer_timeout / 2),
+            # What takes longer than `peer_timeout` would not last: no heartbeat would be answered in time.
+            min(max(peer_timeout, limits.PARTNER_TIMEOUT_MIN_S), limits.HANDSHAKE_TIMEOUT_S),
+        )
+        admission = HandshakeAdmission(random_bytes)
+        self.dialing = Dialing(network, admission, peer_addresses)
+        self.reception = Reception(
+            network,
+            listen_addresses,
+            admission,
+            self._open_guest,
+            self._welcome,
+            self._keep_line,
+            self._meet_same_role,
+        )
         self._make_hello = make_hello
         self._link: Link | None = None
         self._dialed: Session | None = None  # ours, while it waits for its partner
-        self._pause_s = limits.RECONNECT_FIRST_S
-        self._rest_s = 0.0  # after the next link that ends at once
-        self._refused_rest_s = 0.0  # after the last one that ended by a bad message
+        self._pauses = Pauses()
         self._beginnings = 0  # how often our role has changed
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
-        self._talks: set[Session] = set()
+        self._talks = Talks()
         self._held: trio.Event | None = None  # set when links may be made again
-        self._call = b""  # what our dial says; its partner says the same
-        self._calls = itertools.count(1)
-        self._admission = Admission(random_bytes)
+        self._calls = _Calls()
         self._retired = False
+
+    @property
+    def last_error(self) -> str | None:
+        """Why there is no link now; None while there is one."""
+        return self.absence.reason
 
     def retire(self) -> None:
         """Meet the peer no more; the link that there is now goes on until it ends.
@@ -158,6 +248,7 @@ class Linker:
         For a host about to say goodbye: a peer that is told so dials again at once.
         """
         self._retired = True
+        self.reception.end()
 
     def hold(self) -> None:
         """Make no new link, until `go_on` or `meet_anew`: the role of this host is about to change. What the
@@ -178,11 +269,11 @@ class Linker:
             self._link.close(reason)
         if self._accepted is not None and self._is_over(self._accepted):
             self._discard_accepted(reason)
-        self._end_talks(reason)
+        self._talks.end(reason)
         if self._dialed is not None and self._is_over(self._dialed):
             self._dialed.close(reason)
         self._beginnings += 1
-        self._pause_s = limits.RECONNECT_FIRST_S
+        self._pauses.dial_soon()
         self._arrival.set()
         self.go_on()
 
@@ -195,29 +286,25 @@ class Linker:
             for each in ("role", "term", "peer", "witness_identity")
         )
 
-    def meet_at(self, peer_address: str) -> None:
-        """Dial there from now on."""
-        self._peer_address = parse_address(peer_address)
-
     async def run(
         self,
         links: trio.MemorySendChannel[Link],
         background: Background,
+        encounters: "Encounters | None" = None,
         *,
-        task_status: trio.TaskStatus[Listener | None] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen, and make links until retired. Started when it listens; `ListenFailed` if it cannot.
+        """Listen, and make links until retired. Started when it listens (`Reception.listen`); `ListenFailed`
+        if it cannot. `encounters` says what to do where no link is to be made.
 
-        A host that is being started may lack its address, or nobody may know its name yet: then this has
-        started, and `background` says that, and tries again. Cancellation closes the link and everything that
-        waits to become one.
+        Cancellation closes the link and everything that waits to become one.
         """
-        listener = await self._listen_at_first()
+        self._talks.begin(encounters or Encounters())
+        listeners = await self.reception.listen()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._admission.refusals.sum_up)
-                nursery.start_soon(self._listen, listener, background, nursery)
-                task_status.started(listener)
+                nursery.start_soon(self.reception.run, background)
+                task_status.started(listeners)
                 while not self._retired:
                     link = await self._meet()
                     met_at, beginning = trio.current_time(), self._beginnings
@@ -226,58 +313,44 @@ class Linker:
                     if link.refused:
                         await self._rest_refused(lasted_s)
                     elif beginning == self._beginnings:
-                        await self._rest(lasted_s)
+                        self._arrival = trio.Event()
+                        with trio.move_on_after(self._pauses.after_link(lasted_s)):
+                            await self._arrival.wait()  # the peer has rested, or our role has changed
         finally:
-            if listener is not None:
-                listener.close()
+            self.reception.close()
             self._discard_accepted("closed on this host")
 
     async def _serve(self, link: Link, links: trio.MemorySendChannel[Link]) -> None:
-        self._link, self.last_error, self.last_refusal = link, None, None
-        self._logged_at = -math.inf
-        log.info("connected to the peer at %s", self._peer_name)
+        self._link, self.reception.last_refusal = link, None
+        self.absence.over()
+        name = self._peer_name
+        log.info("connected to the peer at %s", name)
         try:
-            await link.run(links)
+            await link.run(links, self._mover(link))
         finally:
             self._link = None
-        self.last_error = str(ConnectionLost(self._peer_name, link.close_reason))
+            self.dialing.table.left(trio.current_time())
+        self.absence.note(ConnectionLost(name, link.close_reason))
         log.info("%s", self.last_error)
 
-    async def _rest(self, lasted_s: float) -> None:
-        """Let links that end as soon as they are made follow each other ever more slowly: what ends them,
-        a full disk on either host, would else be met thousands of times a second."""
-        if lasted_s >= limits.RECONNECT_MAX_S:
-            self._rest_s = 0.0
-            return
-        self._arrival = trio.Event()
-        with trio.move_on_after(self._rest_s):
-            await self._arrival.wait()  # the peer has rested, or our role has changed
-        self._rest_s = min(max(2 * self._rest_s, limits.RECONNECT_FIRST_S), limits.RECONNECT_MAX_S)
-
     async def _rest_refused(self, lasted_s: float) -> None:
-        """Let links that end by a bad message follow each other ever more slowly, whatever the peer does
-        meanwhile: each costs both hosts a resync, and the log a line."""
-        calm = lasted_s > 2 * limits.REFUSED_REST_MAX_S
-        self._refused_rest_s = (
-            limits.RECONNECT_MAX_S
-            if calm
-            else min(max(2 * self._refused_rest_s, limits.RECONNECT_MAX_S), limits.REFUSED_REST_MAX_S)
-        )
-        log.info("the peer at %s is met again in %g s", self._peer_name, self._refused_rest_s)
-        await trio.sleep(self._refused_rest_s)
+        """After a link that ended by a bad message, whatever the peer does meanwhile."""
+        pause_s = self._pauses.after_refused_link(lasted_s)
+        log.info("the peer at %s is met again in %g s", self._peer_name, pause_s)
+        await trio.sleep(pause_s)
 
     # --- dialing ----------------------------------------------------------------------------------
 
     async def _meet(self) -> Link:
         """Dial until both paths lead to the same process of the peer."""
-        self._pause_s = limits.RECONNECT_FIRST_S
+        self._pauses.dial_soon()
         while True:
             if self._retired:
                 await trio.sleep_forever()
             while self._held is not None:
                 await self._held.wait()
             self._arrival = trio.Event()
-            self._call = self._next_call()
+            self._begin_call()
             beginning = self._beginnings
             dialed = await self._dial()
             if dialed is not None and beginning != self._beginnings:
@@ -288,75 +361,71 @@ class Linker:
                 if link is not None:
                     return link
             # A peer that dials us is there: no reason to wait longer.
-            with trio.move_on_after(self._pause_s):
+            with trio.move_on_after(self._pauses.dial_s):
                 await self._arrival.wait()
             while self._talks:  # the peer has dialed: nothing else is to be met until that is lost
                 self._arrival = trio.Event()
                 await self._arrival.wait()
-            self._pause_s = min(2 * self._pause_s, limits.RECONNECT_MAX_S)
+            self._pauses.dialed_in_vain()
 
-    def _next_call(self) -> bytes:
-        """A new name at the primary; at the backup the name of the call that waits for an answer, if any."""
+    def _begin_call(self) -> None:
+        """The primary calls; the backup answers the call that waits for an answer, if any."""
         hello = self._make_hello("mirror")
         if hello.role != DIALED_BY["mirror"]:
-            return self._accepted.peer.call if self._accepted is not None else b""
-        self._discard_accepted("it is called anew")
-        return hello.instance + next(self._calls).to_bytes(8, "big")
+            self._calls.answer(self._accepted.peer.call if self._accepted is not None else b"")
+        else:
+            self._discard_accepted("it is called anew")
+            self._calls.call(hello.instance)
 
     async def _dial(self) -> Session | None:
         """A new session of our path, or None, and `last_error` says why not."""
-        patience_s = limits.CONNECT_TIMEOUT_S
+        now = trio.current_time
         try:
-            with trio.fail_after(patience_s):
-                transport = await self._network.connect(*self._peer_address)
-            self._admission.know(transport.peer_host)
-            patience_s = self._patience_s
-            with trio.fail_after(patience_s):
-                return await self._open(transport, dialer=True)
+            address, transport = await self.dialing.connect()
+        except PeerUnreachable as error:
+            self._report(error)
+            return None
+        try:
+            with trio.fail_after(self._timeouts.partner_s):
+                ours = self._hello(dialer=True)
+                name = self._calls.name(ours.instance)
+                ours = msgspec.structs.replace(ours, call=self._calls.current, session=name)
+                connection = await shake_hands(transport, ours, dialer=True)
+                session = await self._begin(transport, connection)
         except trio.TooSlowError:
-            self._report(PeerUnreachable(self._peer_name, f"no answer for {patience_s:g} s"))
+            slow = PeerUnreachable(str(address), f"no answer for {self._timeouts.partner_s:g} s")
+            self.dialing.table.failed(address, slow.args[1], now())
+            self._report(slow)
         except SameRole as error:
+            self.dialing.table.reached(address, now())
             await self._meet_same_role(error)
-        except ReplacedByPeer as error:
+        except ChannelError as error:
+            self.dialing.table.failed(address, error.why, now())
             self._report(error)
-            self.was_replaced()
-        except (PeerUnreachable, ChannelError) as error:
-            self._report(error)
+            if isinstance(error, ReplacedByPeer):
+                self._talks.encounters.was_replaced()
+        else:
+            self.dialing.table.taken(address, now())
+            return session
         return None
 
     async def _meet_same_role(self, error: SameRole) -> None:
         """Return when the session of the error is closed. Cancellation closes it."""
-        self.last_error = str(error)
+        self.absence.note(error)
         session = error.session
         assert isinstance(session, Session)
         # Which of the two acts is not ours to say; whoever waits for an answer of the old role need not.
         if self._dialed is not None:
             self._dialed.close("both hosts have the same role")
             self._arrival.set()
-        if any(talk.peer.instance != session.peer.instance for talk in self._talks):
-            self._end_talks("the peer restarted")
-        if self.met_same_role(session.peer) and not self._retired:
-            await self.run_over(session)
+        if self._talks.met(session) and not self._retired:
+            self._pauses.dial_soon()
+            try:
+                await self._talks.run_over(session)
+            finally:
+                self._arrival.set()
         else:
             session.close("both hosts have the same role")
-
-    async def run_over(self, session: Session) -> None:
-        """Talk over a session that makes no link, until it is lost. Cancellation closes it."""
-        self._talks.add(session)
-        self._pause_s = limits.RECONNECT_FIRST_S
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(session.run)
-                await self.talk(session)
-                session.close("nobody talks any more")
-        finally:
-            self._talks.discard(session)
-            session.close("closed on this host")
-            self._arrival.set()
-
-    def _end_talks(self, reason: str) -> None:
-        for session in list(self._talks):
-            session.close(reason)
 
     async def run_pairing(self, dialed: Session) -> Link | None:
         """A link with the session that the peer dialed; None, and `dialed` is closed, if there comes none.
@@ -368,13 +437,13 @@ class Linker:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, dialed)
-                with trio.move_on_after(self._patience_s):
+                with trio.move_on_after(self._timeouts.partner_s):
                     while not self._is_met(dialed) and not dialed.closed:
                         self._arrival = trio.Event()
                         await self._arrival.wait()
                 nursery.cancel_scope.cancel()
             if not dialed.closed:
-                self._pause_s = limits.RECONNECT_FIRST_S
+                self._pauses.dial_soon()
             elif self._accepted is None:
                 self._arrival = trio.Event()  # the peer gave it up, and may do so again: that is no arrival
             if dialed.closed:
@@ -390,6 +459,7 @@ class Linker:
             self._dialed = None
             if link is None:
                 dialed.close("no session of the peer came to match it")
+                self.dialing.table.left(trio.current_time())
         return link
 
     async def _watch(self, dialed: Session) -> None:
@@ -402,71 +472,16 @@ class Linker:
         accepted = self._accepted
         if accepted is None or dialed.path == "forward":
             return accepted is not None
-        return accepted.peer.call == dialed.call or accepted.peer.instance != dialed.peer.instance
+        return accepted.peer.call == dialed.ours.call or accepted.peer.instance != dialed.peer.instance
 
     def _report(self, error: PeerUnreachable | ChannelError) -> None:
-        """Log why there is no link, unless it is the same as before, and once a minute at most. A peer that
-        is away is no warning: that the mirror was lost is one, where it was."""
-        text, now = str(error), trio.current_time()
-        if text != self.last_error and now - self._logged_at >= limits.AWAY_LOG_INTERVAL_S:
-            away = isinstance(error, PeerUnreachable | ConnectionLost)
-            log.log(logging.INFO if away else logging.WARNING, "%s", text)
-            self._logged_at = now
-        self.last_error = text
+        self.absence.report(error, trio.current_time())
 
-    # --- listening --------------------------------------------------------------------------------
-
-    async def _listen_at_first(self) -> Listener | None:
-        """None where the address is not there, or whoever knows it does not answer. `ListenFailed`."""
-        with trio.move_on_after(limits.CONNECT_TIMEOUT_S), suppress(AddressMissing):
-            return await self._network.listen(*self._listen_address)
-        return None
-
-    async def _listen(self, listener: Listener | None, background: Background, nursery: trio.Nursery) -> None:
-        if listener is None:
-            listen = partial(self._network.listen, *self._listen_address)
-            listener = await background.until_done("listening", listen)
-        try:
-            await self._accept(listener, nursery)
-        finally:
-            listener.close()
-
-    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
-        listener.spare(self._admission.known)
-        while True:
-            nursery.start_soon(self._greet, await listener.accept(self._admits))
-
-    def _admits(self, host: str) -> bool:
-        return not self._retired and self._admission.admits(host)
-
-    async def _greet(self, transport: Transport) -> None:
-        """Shake hands with whoever dialed; a refusal is told to the log."""
-        same_role: SameRole | None = None
-        refuse = partial(self._admission.refusals.note, transport.peer_host)
-        with self._admission.handshake(transport.peer_host) as place:
-            try:
-                with place.scope:
-                    self._welcome(await self._open(transport, dialer=False))
-                    self._admission.know(transport.peer_host)
-                if place.scope.cancelled_caught:
-                    refuse(str(PeerRefused(transport.peer_name, _too_slow(place))))
-            except SameRole as error:
-                self._admission.know(transport.peer_host)
-                same_role = error
-            except PeerRefused as error:
-                if self._admission.is_known(transport.peer_host):
-                    self.last_refusal = str(error)
-                refuse(str(error))
-            except ConnectionLost as error:  # it said nothing, as those do that only look for an open port
-                refuse(str(error), logging.INFO)
-            except ChannelError as error:
-                refuse(str(error))
-        if same_role is not None:
-            await self._meet_same_role(same_role)
+    # --- being dialed -----------------------------------------------------------------------------
 
     def _welcome(self, session: Session) -> None:
         """The newest connection of the peer ends what there was before, unless it answers an older call."""
-        if session.path == "forward" and session.peer.call not in (b"", self._call):
+        if session.path == "forward" and session.peer.call not in (b"", self._calls.current):
             session.close("it answers a call that is over")
             return
         if session.ours.peer != self._make_hello("mirror").peer:
@@ -476,7 +491,7 @@ class Linker:
             restarted = session.peer.instance != self._link.peer.instance
             self._link.close("the peer restarted" if restarted else "the peer connected again")
         self._discard_accepted("the peer connected again")
-        self._end_talks("the peer has another role")
+        self._talks.end("the peer has another role")
         self._accepted = session
         self._arrival.set()
 
@@ -487,31 +502,73 @@ class Linker:
 
     # --- both -------------------------------------------------------------------------------------
 
-    async def _open(self, transport: Transport, *, dialer: bool) -> Session:
+    def _hello(self, *, dialer: bool) -> Hello:
+        """What this host says of itself on the path that it dials, or that it accepts."""
         # Which path we dial follows from the role that we have now.
         ours = self._make_hello("mirror")
-        if (ours.role == DIALED_BY["mirror"]) != dialer:
-            ours = self._make_hello("forward")
-        if dialer:
-            ours = msgspec.structs.replace(ours, call=self._call)
-        return await open_session(transport, ours, dialer=dialer, peer_timeout=self.peer_timeout)
+        return ours if (ours.role == DIALED_BY["mirror"]) == dialer else self._make_hello("forward")
+
+    async def _begin(self, transport: Transport, connection: Connection) -> Session:
+        return await begin_session(
+            transport, connection, peer_timeout=self._timeouts.peer_s, path_timeout=self._timeouts.path_s
+        )
+
+    async def _open_guest(self, transport: Transport) -> Session | Line:
+        """What somebody dialed."""
+        connection = await shake_hands(transport, self._hello(dialer=False), dialer=False)
+        peer = connection.peer
+        if peer is not None and peer.line and peer.role != connection.ours.role:
+            return Line(transport, connection)
+        return await self._begin(transport, connection)
+
+    # --- spare connections ------------------------------------------------------------------------
+
+    def _mover(self, link: Link) -> Mover | None:
+        """Of the session that this host dialed; None where the peer lets none move."""
+        dialed = link.mirror if link.mirror.lines is None else link.forward
+        address = self.dialing.table.in_use
+        if dialed.moving is None or address is None:
+            return None
+        return Mover(dialed, address, self.dialing, self._open_line, self._timeouts.path_s)
+
+    async def _open_line(self, address: Address, session: Session) -> Line:
+        transport = await self.dialing.connect_to(address)
+        ours = msgspec.structs.replace(self._hello(dialer=True), line=session.ours.session)
+        connection = await shake_hands(transport, ours, dialer=True)
+        if connection.peer is None or connection.peer.role == ours.role:
+            transport.close()
+            raise PeerRefused(transport.peer_name, f"both hosts are {ours.role}")
+        return Line(transport, connection)
+
+    async def _keep_line(self, line: Line) -> None:
+        """Keep a line of the peer's for the session that it names, as long as both last."""
+        link = self._link
+        for session in (self._accepted, *(() if link is None else (link.mirror, link.forward))):
+            if session is None or session.lines is None or session.closed:
+                continue
+            if (session.peer.session, session.peer.instance) == (line.peer.line, line.peer.instance):
+                await session.lines.run(line, partial(_lose_line, session))
+                return
+        try:
+            await line.refuse("that session is over")
+        except ChannelError:
+            pass  # who dialed it knows already
+        finally:
+            line.close()
 
     @property
     def _peer_name(self) -> str:
-        return str(self._peer_address)
-
-
-def _too_slow(place: Place) -> str:
-    if place.given_away:
-        return "it had not said Hello when others wanted its place"
-    return f"it did not say Hello within {limits.HANDSHAKE_TIMEOUT_S:g} s"
-
-
-async def _hang_up(_: Session) -> None:
-    """Nothing is to be said."""
+        used = self.dialing.table.in_use
+        return self.dialing.names if used is None else str(used)
 
 
 def _match(dialed: Session, accepted: Session) -> bool:
     """Whether the two make a link: one process of the peer, one session of each path, and one call."""
     same_process = dialed.peer.instance == accepted.peer.instance
-    return same_process and dialed.path != accepted.path and accepted.peer.call == dialed.call
+    return same_process and dialed.path != accepted.path and accepted.peer.call == dialed.ours.call
+
+
+def _lose_line(session: Session, error: ChannelError) -> None:
+    """A line of the session was lost; that is its dialer's to replace."""
+    if isinstance(error, RemoteProtocolError):
+        session.refuse(error)

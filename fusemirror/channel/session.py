@@ -1,42 +1,58 @@
 """Session: one connection after its handshake, and the tasks that live exactly as long.
 
-Sending is a plain function: what the stream takes at once is gone when it returns, the rest is queued
-for the writer task. Receiving is one wake-up, and brings all messages that have arrived. Heartbeats show
-that both processes are alive, measure the round trip, and carry the lease: a peer that answered a Ping
-was there when the Ping was sent, and will be held to be there for `peer_timeout` from then on.
+Sending is a plain function (`sending.py`). Receiving is one wake-up, and brings all messages that have
+arrived. Heartbeats show that both processes are alive, and carry the lease (`heartbeat.py`).
 """
 
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
+from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import trio
 
 from fusemirror import limits
-from fusemirror.channel.transport import Transport, drop_sent
+from fusemirror.channel.heartbeat import Heartbeat
+from fusemirror.channel.lines import Lines
+from fusemirror.channel.moving import MovingTransport
+from fusemirror.channel.sending import Sending
+from fusemirror.channel.transport import Transport
 from fusemirror.errors import ChannelError, ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
 from fusemirror.protocol.codec import encode, refusal
-from fusemirror.protocol.connection import Connection, Received
+from fusemirror.protocol.connection import DIALED_BY, Connection, Received
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import AnyMessage, Hello, Ping, Pong
+from fusemirror.protocol.messages import (
+    AnyMessage,
+    Arrived,
+    Hello,
+    Over,
+    Ping,
+    Pong,
+    Probe,
+    Resume,
+    Resumed,
+)
 from fusemirror.protocol.states import ConnectionState
 
 log = logging.getLogger(__name__)
+
+_INNER = frozenset({Ping, Pong, Over, Arrived, Probe, Resume, Resumed})
+"""Messages that a session deals with itself."""
 
 InPlace = Callable[[list[Received]], list[Received]]
 """Takes messages as they arrive, and returns those that need a task."""
 
 
-async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_timeout: float) -> "Session":
-    """Shake hands over a new stream.
+async def shake_hands(transport: Transport, ours: Hello, *, dialer: bool) -> Connection:
+    """Open a new stream, and exchange Hellos over it; the connection is open on return, and has the peer's.
 
     `PeerRefused` if we do not talk to that peer, `HandshakeRefused` if it does not talk to us,
-    `RemoteProtocolError` for a stranger's bytes, `ConnectionLost` if the stream ends. `SameRole` if both
-    hosts say that they are the primary, or the backup: it holds the session, which makes no link.
-    The stream is closed on any other error and on cancellation.
+    `RemoteProtocolError` for a stranger's bytes, `ConnectionLost` if the stream ends. Of a peer of the same
+    role the connection has the Hello, and is not open at the dialer. The stream is closed on any error and on
+    cancellation.
     """
     try:
         await transport.open()
@@ -48,21 +64,73 @@ async def open_session(transport: Transport, ours: Hello, *, dialer: bool, peer_
             if connection.refusal is not None:
                 raise connection.refusal
             if connection.peer is not None and connection.peer.role == ours.role:
-                session = Session(transport, connection, peer_timeout=peer_timeout)
-                raise SameRole(transport.peer_name, ours.role, session)
+                return connection
             if connection.state is ConnectionState.OPEN:
-                return Session(transport, connection, peer_timeout=peer_timeout)
+                return connection
             data = await transport.receive(limits.HANDSHAKE_BYTES_MAX)
             if not data:
-                if connection.within_frame:
-                    raise RemoteProtocolError(transport.peer_name, "it ended in the middle of its Hello")
-                raise ConnectionLost(transport.peer_name, "it ended without a Hello")
+                where = "in the middle of its Hello" if connection.within_frame else "without a Hello"
+                raise ConnectionLost(transport.peer_name, f"it ended {where}")
             connection.receive_data(data)
-    except SameRole:
-        raise
     except BaseException:
         transport.close()
         raise
+
+
+async def open_session(
+    transport: Transport,
+    ours: Hello,
+    *,
+    dialer: bool,
+    peer_timeout: float,
+    path_timeout: float = limits.PATH_TIMEOUT_S,
+) -> "Session":
+    """Begin a session over a new stream. Raises as `shake_hands`; `SameRole` if both hosts say that they are
+    the primary, or the backup: it holds the session, which makes no link. The stream is closed on any other
+    error and on cancellation.
+    """
+    connection = await shake_hands(transport, ours, dialer=dialer)
+    return await begin_session(transport, connection, peer_timeout=peer_timeout, path_timeout=path_timeout)
+
+
+async def begin_session(
+    transport: Transport, connection: Connection, *, peer_timeout: float, path_timeout: float
+) -> "Session":
+    """The session of a stream whose hands were shaken; as `open_session`."""
+    peer, ours = connection.peer, connection.ours
+    assert peer is not None, "the handshake comes first"
+    if peer.role == ours.role:
+        raise SameRole(
+            transport.peer_name, ours.role, Session(transport, connection, peer_timeout=peer_timeout)
+        )
+    if not (peer.takes_moves and ours.takes_moves):
+        return Session(transport, connection, peer_timeout=peer_timeout)
+    moving = MovingTransport(transport, received_bytes=connection.held_bytes)
+    session = Session(moving, connection, peer_timeout=peer_timeout, path_timeout=path_timeout)
+    try:
+        with trio.move_on_after(limits.PROBE_TIMEOUT_S) as patience:
+            await session.run_probe()
+        if patience.cancelled_caught:
+            raise ConnectionLost(transport.peer_name, LARGE_ONES_LOST)
+    except BaseException:
+        moving.close()
+        raise
+    if session.lines is not None:
+        moving.begin()
+    return session
+
+
+LARGE_ONES_LOST = "small packets get through and large ones do not; see to the MTU of the network between"
+
+
+@dataclass(slots=True)
+class Counters:
+    """Bytes of a session so far; *data* is what stood beside messages."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sent_data_bytes: int = 0
+    received_data_bytes: int = 0
 
 
 class Session:
@@ -71,43 +139,46 @@ class Session:
     Once closed, by either side or by silence, everything raises `ConnectionLost` with the reason.
     """
 
-    def __init__(self, transport: Transport, connection: Connection, *, peer_timeout: float) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        connection: Connection,
+        *,
+        peer_timeout: float,
+        path_timeout: float = math.inf,
+    ) -> None:
         assert connection.peer is not None, "the handshake comes first"
         self.peer: Hello = connection.peer
         self.ours: Hello = connection.ours
-        self.path = connection.ours.path
-        self.call = connection.ours.call
-        self.peer_name = transport.peer_name
-        self.peer_timeout = peer_timeout
-        # Each host counts a lease by its own setting and clock: it is over for its holder when it is by
-        # the shorter of the two and by the faster clock.
-        self._lease_s = min(peer_timeout, self.peer.peer_timeout_s) * (1 - limits.LEASE_CLOCK_MARGIN)
         self.connected_since = trio.current_time()
-        self.round_trip_seconds: float | None = None
-        self.lease_until = 0.0
-        """Until then (trio time) the peer holds itself bound to us, counted from when the newest answered
-        Ping was sent; a little less than `peer_timeout`."""
-        self.answered_until = 0.0
-        """Until then (trio time) the peer may hold a lease from us: we answered its Ping."""
-        self.backlog_bytes = 0
-        self.sent_bytes = self.received_bytes = 0
-        self.sent_data_bytes = self.received_data_bytes = 0
+        self.counters = Counters()
         self.close_reason: str | None = None
         self.refused = False
         """It ended because the peer sent what it may not."""
-
+        self.moving = transport if isinstance(transport, MovingTransport) else None
+        """Its stream, where that outlives its connections."""
+        self.lines = None if self.moving is None or self._dialed else Lines(self.moving, peer_timeout)
+        """The spare connections that the peer keeps for it, where the peer dialed."""
+        self.sending = Sending(transport)
+        # Who dialed finds another connection where this one makes no progress: its Pings show that.
+        pings_s = path_timeout / limits.PINGS_PER_PATH_TIMEOUT if self._dialed else math.inf
+        self.heartbeat = Heartbeat(
+            peer_timeout=peer_timeout, their_timeout=self.peer.peer_timeout_s, interval_max_s=pings_s
+        )
         self._transport = transport
         self._connection = connection
         self._scope = trio.CancelScope()
-        self._unsent: deque[Buffer] = deque()
         self._left: list[Received] = []  # by who took messages in place
-        self._corked = False
-        self._writer = trio.lowlevel.ParkingLot()  # the writer task, while there is nothing unsent
-        self._senders = trio.lowlevel.ParkingLot()  # tasks that wait for room
-        self._leases = trio.lowlevel.ParkingLot()  # tasks that wait for the next Pong
-        self._silent_since: float | None = None  # while someone listens and nothing comes
-        self._pings: deque[tuple[int, float]] = deque(maxlen=2 * limits.HEARTBEATS_PER_TIMEOUT)
-        self._pings_sent = 0
+        self._is_probed = False
+
+    @property
+    def path(self) -> str:
+        return self.ours.path
+
+    @property
+    def peer_name(self) -> str:
+        """Where the peer is; another address of it after the session has moved."""
+        return self._transport.peer_name
 
     @property
     def closed(self) -> bool:
@@ -124,13 +195,27 @@ class Session:
         """End the session at once: what is unsent is dropped, whoever waits gets `ConnectionLost`."""
         if self.close_reason is None:
             self.close_reason = reason
+            self._say_over()
             self._connection.end()
             self._transport.close()
-            self._unsent.clear()
-            self.backlog_bytes = 0
-            self._senders.unpark_all()
-            self._leases.unpark_all()
+            if self.lines is not None:
+                self.lines.close()
+            self.sending.end()
+            self.heartbeat.end()
             self._scope.cancel()
+
+    def _say_over(self) -> None:
+        """Tell a peer that would go on over another connection, if that can be done without a wait; else it
+        is refused there."""
+        moving, is_open = self.moving, self._connection.state is ConnectionState.OPEN
+        if moving is not None and is_open and not self.sending.backlog_bytes:
+            with suppress(ConnectionLost):
+                moving.try_send(self._connection.send(Over()))
+
+    @property
+    def _dialed(self) -> bool:
+        """By this host."""
+        return self.ours.role == DIALED_BY[self.path]
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -143,17 +228,18 @@ class Session:
 
     def send_encoded(self, body: bytes, data: Buffer = b"") -> None:
         """The same for a message that is encoded already."""
-        self._check_open()
+        if self.close_reason is not None:
+            self._check_open()
         buffers = self._connection.send_encoded(body, data)
-        self.sent_bytes += sum(map(len, buffers))
-        self.sent_data_bytes += len(data)
-        if not self._unsent and not self._corked:
-            buffers = drop_sent(buffers, self._try_send(buffers))
-        if buffers:
-            self._unsent.extend(buffers)
-            self.backlog_bytes += sum(map(len, buffers))
-            if not self._corked:
-                self._writer.unpark()
+        size = sum(map(len, buffers))
+        counters = self.counters
+        counters.sent_bytes += size
+        counters.sent_data_bytes += len(data)
+        try:
+            self.sending.send(buffers, size)
+        except ConnectionLost as error:
+            self.close(error.why)
+            raise
 
     @contextmanager
     def corked(self) -> Iterator[None]:
@@ -161,52 +247,28 @@ class Session:
 
         `ConnectionLost` at the end if the stream is broken.
         """
-        self._corked = True
+        self.sending.cork()
         try:
             yield
         finally:
-            self._corked = False
-            if self._unsent:
-                self._send_backlog()
-            if self._unsent:
-                self._writer.unpark()
+            try:
+                self.sending.uncork()
+            except ConnectionLost as error:
+                self.close(error.why)
+                raise
 
     async def wait_room(self, bytes_max: int | None = None) -> None:
         """Return when the backlog is within `bytes_max` (`BACKLOG_BYTES_MAX`); without a checkpoint if it is.
 
         Who sends much waits here before each message. `ConnectionLost` if closed. Cancellation: atomic.
         """
-        await self._wait_backlog(limits.BACKLOG_BYTES_MAX if bytes_max is None else bytes_max)
+        self._check_open()
+        await self.sending.wait_within(limits.BACKLOG_BYTES_MAX if bytes_max is None else bytes_max)
+        self._check_open()
 
     async def wait_sent(self) -> None:
         """Return when the system has taken everything, as before an orderly `close`. Else as `wait_room`."""
-        await self._wait_backlog(0)
-
-    async def _wait_backlog(self, bytes_max: int) -> None:
-        self._check_open()
-        while self.backlog_bytes > bytes_max:
-            await self._senders.park()
-            self._check_open()
-
-    def _try_send(self, buffers: Sequence[Buffer]) -> int:
-        try:
-            return self._transport.try_send(buffers)
-        except ConnectionLost as error:
-            self.close(error.args[1])
-            raise
-
-    def _send_backlog(self) -> None:
-        batch = list(islice(self._unsent, limits.SEND_BUFFERS_MAX))
-        sent_bytes = self._try_send(batch)
-        self.backlog_bytes -= sent_bytes
-        rest = drop_sent(batch, sent_bytes)
-        for _ in range(len(batch) - len(rest)):
-            self._unsent.popleft()
-        if rest:
-            self._unsent[0] = rest[0]
-        # Here, not in the writer task: it is not woken for what the end of a cork has sent.
-        if self.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
-            self._senders.unpark_all()
+        await self.wait_room(0)
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -234,7 +296,7 @@ class Session:
             self._take_in(await self._receive_data())
 
     async def _receive_in_place(self, in_place: InPlace) -> None:
-        """Return with messages that are left, or where a frame has begun that is large, or is bad."""
+        """Return with messages that are left, or where a frame is bad."""
         connection = self._connection
 
         def take(data: bytes) -> bool:
@@ -243,11 +305,11 @@ class Session:
             self._take_in(data)
             if received := self._events():
                 self._left = in_place(received)
-            self._silent_since = trio.current_time()  # after that: it is not the peer who was slow
-            return bool(self._left) or connection.within_frame or connection.is_bad
+            self.heartbeat.listen(trio.current_time())  # after that: it is not the peer who was slow
+            return bool(self._left) or connection.fault is not None
 
         with self._listening():
-            await self._transport.receive_with(self._bytes_wanted(), take)
+            await self._transport.receive_with(limits.RECEIVE_BYTES, take)
 
     async def discard(self) -> None:
         """Return when the session has closed. What comes until then is dropped, whatever it says; heartbeats
@@ -272,7 +334,7 @@ class Session:
 
     async def _receive_data(self) -> bytes:
         with self._listening():
-            data = await self._transport.receive(self._bytes_wanted())
+            data = await self._transport.receive(limits.RECEIVE_BYTES)
         if not data:
             self._end_of_stream()
         return data
@@ -280,22 +342,27 @@ class Session:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """While this lasts the peer's silence counts, and the loss of the stream closes the session."""
-        self._silent_since = trio.current_time()
+        self.heartbeat.listen(trio.current_time())
         try:
             yield
         except ConnectionLost as error:
-            self.close(error.args[1])
+            self.close(error.why)
             self._check_open()
             raise
         finally:
-            self._silent_since = None
+            self.heartbeat.stop_listening()
 
     def _take_in(self, data: bytes) -> None:
-        self.received_bytes += len(data)
+        self.counters.received_bytes += len(data)
         self._connection.receive_data(data)
+        moving = self.moving
+        if moving is not None and moving.received_bytes - moving.told_bytes > limits.RECEIVED_TOLD_BYTES:
+            self._tell_arrived(moving)
 
-    def _bytes_wanted(self) -> int:
-        return max(limits.RECEIVE_BYTES_MIN, min(self._connection.missing_bytes, limits.RECEIVE_BYTES))
+    def _tell_arrived(self, moving: MovingTransport) -> None:
+        if moving.received_bytes > moving.told_bytes:
+            with suppress(ConnectionLost):
+                self.send(Arrived(moving.tell()))
 
     def _end_of_stream(self) -> NoReturn:
         cut = " in the middle of a message" if self._connection.within_frame else ""
@@ -313,34 +380,58 @@ class Session:
             self._check_open()
         messages = []
         for message, data in received:
-            kind = type(message)
-            if kind is Ping or kind is Pong:
-                self._heartbeat(message)
+            if type(message) in _INNER:
+                self._take_inner(message, data)
             else:
-                self.received_data_bytes += len(data)
+                self.counters.received_data_bytes += len(data)
                 messages.append((message, data))
         return messages
 
-    def _heartbeat(self, message: AnyMessage) -> None:
-        now = trio.current_time()
-        if isinstance(message, Ping):
-            self.answered_until = now + self.peer_timeout
+    def _take_inner(self, message: AnyMessage, data: Buffer) -> None:
+        """What is between the two sessions, and no business of anybody above."""
+        moving, now = self.moving, trio.current_time()
+        if type(message) is Ping:
+            self.heartbeat.pinged(now)
             with suppress(ConnectionLost):  # what came with it is delivered first
                 self.send(Pong(message.serial))
-        elif isinstance(message, Pong):
-            if not 0 < message.serial <= self._pings_sent:
-                self.refuse(refusal(self.peer_name, message, "serial: no such Ping was sent"))
-            while self._pings and self._pings[0][0] <= message.serial:
-                serial, sent_at = self._pings.popleft()
-                if serial == message.serial:
-                    self.round_trip_seconds = now - sent_at
-                    self.lease_until = sent_at + self._lease_s
-                    self._leases.unpark_all()
+        elif type(message) is Pong:
+            try:
+                self.heartbeat.answered(message.serial, now)
+            except ValueError as error:
+                self.refuse(refusal(self.peer_name, message, error))
+        elif moving is None:
+            self.refuse(refusal(self.peer_name, message, "this session does not move"))
+        elif type(message) is Arrived:
+            try:
+                moving.confirmed(message.count)
+            except ValueError as error:
+                self.refuse(refusal(self.peer_name, message, error))
+        elif type(message) is Probe and not self._is_probed:
+            self._is_probed = True
+            if not self._dialed:
+                self._send_probe(message, data)
+        elif type(message) is Over:
+            self.close("the peer ended it")
+        else:
+            self.refuse(refusal(self.peer_name, message, "it has no place in a session"))
 
-    async def wait_lease(self) -> None:
-        """Return when the lease has been renewed, or the session has closed. Cancellation: atomic."""
-        if not self.closed:
-            await self._leases.park()
+    async def run_probe(self) -> None:
+        """Return when a message of full size has come through both ways. It is called first, once.
+
+        `ConnectionLost`, `RemoteProtocolError`; cancelled, the session is of no use.
+        """
+        if self._dialed:
+            self._send_probe(Probe(0), bytes(limits.PROBE_BYTES))
+        while True:
+            self._left += self._events()
+            await self.sending.run_out()
+            if self._is_probed:
+                return
+            self._take_in(await self._receive_data())
+
+    def _send_probe(self, message: Probe, padding: Buffer) -> None:
+        self.send(message, padding)
+        self.counters.sent_data_bytes -= len(padding)  # it is nobody's data
 
     def _check_open(self) -> None:
         if self.close_reason is not None:
@@ -350,10 +441,11 @@ class Session:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the session until it is closed; then return. Cancellation closes it."""
+        write = partial(self.sending.run, self.heartbeat.peer_timeout)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._until_lost, self._write)
+                    nursery.start_soon(self._until_lost, write)
                     nursery.start_soon(self._until_lost, self._beat)
                     task_status.started()
         finally:
@@ -363,29 +455,14 @@ class Session:
         try:
             await task()
         except ConnectionLost as error:
-            self.close(error.args[1])
-
-    async def _write(self) -> None:
-        # The only place that writes, besides the tries in send_encoded() and corked(), which yield to it.
-        while True:
-            while not self._unsent:
-                await self._writer.park()
-            with trio.move_on_after(self.peer_timeout) as patience:
-                await self._transport.wait_writable()
-            if patience.cancelled_caught:
-                self.close(f"the peer took nothing for {self.peer_timeout:g} s")
-                return
-            self._send_backlog()
+            self.close(error.why)
 
     async def _beat(self) -> None:
-        """Ping, and notice silence: while someone listens, and not while our own side is slow."""
-        while True:
-            since = self._silent_since
-            now = trio.current_time()
-            if since is not None and now - since >= self.peer_timeout:
-                self.close(f"the peer said nothing for {self.peer_timeout:g} s")
-                return
-            self._pings_sent += 1
-            self._pings.append((self._pings_sent, now))
-            self.send(Ping(self._pings_sent))
-            await trio.sleep(self.peer_timeout / limits.HEARTBEATS_PER_TIMEOUT)
+        """Ping, and notice silence."""
+        heartbeat = self.heartbeat
+        while not heartbeat.is_silent(now := trio.current_time()):
+            self.send(heartbeat.ping(now))
+            if self.moving is not None:
+                self._tell_arrived(self.moving)
+            await trio.sleep(heartbeat.interval_s)
+        self.close(f"the peer said nothing for {heartbeat.peer_timeout:g} s")

@@ -19,6 +19,7 @@ from fusemirror.channel.transport import Listener, Network, Take, Transport, dro
 from fusemirror.errors import BadKeys, ChannelError, ConnectionLost, HandshakeRefused, PeerRefused
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, PEER_NEXT, REPLACED
 from fusemirror.protocol.framing import Buffer
+from fusemirror.settings import Address
 
 _RECORD_BYTES = 16 * limits.KIB  # of plain text, at most
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME, X509_VERIFY_PARAM_set_flags(3)
@@ -97,7 +98,8 @@ class TlsTransport(Transport):
         self._dialer = dialer
         self._tls, self._incoming, self._outgoing = credentials.wrap(dialer=dialer)
         self._unsent: list[Buffer] = []  # encrypted
-        self._owed_bytes = 0  # of plain text in that, which nobody was told that it was taken
+        # Of plain text in that, which nobody was told that it was taken. A record of it may have gone whole.
+        self._owed_bytes = 0
         self._holds_more = True  # than was decrypted; the handshake may have brought some
         self._heard = False  # something of the other end's was decrypted
 
@@ -157,19 +159,16 @@ class TlsTransport(Transport):
         rest = drop_sent(buffers, taken_bytes) if taken_bytes else buffers
         while rest:
             piece, rest = _first_piece(rest)
-            self._encrypt(piece)
+            try:
+                written_bytes = self._tls.write(piece)
+            except ssl.SSLError as error:
+                raise ConnectionLost(self.peer_name, f"TLS: {_words(error)}") from error
+            assert written_bytes == len(piece), "there is always room in memory"
             if not self._flush():
                 self._owed_bytes = len(piece)
                 break
             taken_bytes += len(piece)
         return taken_bytes
-
-    def _encrypt(self, piece: Buffer) -> None:
-        try:
-            written_bytes = self._tls.write(piece)
-        except ssl.SSLError as error:
-            raise ConnectionLost(self.peer_name, f"TLS: {_words(error)}") from error
-        assert written_bytes == len(piece), "there is always room in memory"
 
     async def wait_writable(self) -> None:
         await self._inner.wait_writable()
@@ -185,25 +184,21 @@ class TlsTransport(Transport):
                 return received
 
     async def receive_with(self, bytes_max: int, take: Take) -> None:
-        def take_decrypted() -> bool:
-            while True:
-                received = self._decrypt(bytes_max)
-                if received is None:
-                    return False
+        def take_decrypted(encrypted: bytes | None) -> bool:
+            if encrypted is not None:
+                self._put(encrypted)
+            while (received := self._decrypt(bytes_max)) is not None:
                 if take(received):
                     return True
                 if not self._holds_more:
-                    return False
-
-        def take_encrypted(encrypted: bytes) -> bool:
-            self._put(encrypted)
-            return take_decrypted()
+                    break
+            return False
 
         if self._holds_more:
             await trio.lowlevel.checkpoint()
-            if take_decrypted():
+            if take_decrypted(None):
                 return
-        await self._inner.receive_with(bytes_max, take_encrypted)
+        await self._inner.receive_with(bytes_max, take_decrypted)
 
     async def _feed(self, bytes_max: int) -> None:
         self._put(await self._inner.receive(bytes_max))
@@ -240,6 +235,19 @@ class TlsTransport(Transport):
         self._heard = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def acknowledged_bytes(self) -> int:
+        return self._inner.acknowledged_bytes()
+
+    def queued_bytes(self) -> int:
+        return self._inner.queued_bytes()
+
+    def untold_bytes(self) -> int:
+        return self._owed_bytes
+
+    @property
+    def local_name(self) -> str | None:
+        return self._inner.local_name
+
     def close(self) -> None:
         self._inner.close()
 
@@ -275,6 +283,9 @@ class TlsNetwork(Network):
         self._inner = inner
         self.credentials = credentials
         """Those of the next connection; others may take their place at any time."""
+
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        return await self._inner.look_up(host, port)
 
     async def connect(self, host: str, port: int) -> TlsTransport:
         return TlsTransport(await self._inner.connect(host, port), self.credentials, dialer=True)

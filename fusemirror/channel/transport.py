@@ -6,17 +6,21 @@ none for a send that fits, is what makes a small mirrored write fast.
 """
 
 import errno
+import fcntl
 import os
 import socket
 import struct
+import termios
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import trio
 
 from fusemirror import hot, limits
 from fusemirror.channel.shedding import Shedding
-from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, PeerUnreachable
+from fusemirror.errors import AddressMissing, ConnectionLost, ListenFailed, NobodyListens, PeerUnreachable
 from fusemirror.protocol.framing import Buffer
 from fusemirror.settings import Address
 
@@ -72,6 +76,25 @@ class Transport(ABC):
         while not take(await self.receive(bytes_max)):
             pass
 
+    def acknowledged_bytes(self) -> int:
+        """How many bytes the other end's system has confirmed so far, 0 where nobody knows; it may count more
+        than was sent here. A number that grows shows that packets get there and back."""
+        return 0
+
+    def queued_bytes(self) -> int:
+        """How many bytes the system has taken that the other end's has not confirmed, as far as is known."""
+        return 0
+
+    def untold_bytes(self) -> int:
+        """How many bytes may have gone beyond those that `try_send` has said to: they are the first that it
+        is given next."""
+        return 0
+
+    @property
+    def local_name(self) -> str | None:
+        """The address of this end, for people; None where nobody knows it."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """End the stream at once, also for tasks that wait in it. Closing again does nothing."""
@@ -116,6 +139,11 @@ class Listener(ABC):
 
 class Network(ABC):
     """Where transports come from; one per host."""
+
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        """The addresses that a name stands for now, the best first; an address stands for itself.
+        `PeerUnreachable` where nobody knows the name."""
+        return [Address(host, port)]
 
     @abstractmethod
     async def connect(self, host: str, port: int) -> Transport:
@@ -184,6 +212,33 @@ class SocketTransport(Transport):
             await hot.readable(self._socket.fileno(), ready)
         except trio.ClosedResourceError as error:
             raise self._lost(error) from error
+
+    def acknowledged_bytes(self) -> int:
+        if self._closed:
+            return 0
+        with suppress(OSError, struct.error):
+            told = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            acknowledged: int = _BYTES_ACKED.unpack_from(told, _BYTES_ACKED_AT)[0]
+            return acknowledged
+        return 0
+
+    def queued_bytes(self) -> int:
+        if self._closed:
+            return 0
+        with suppress(OSError):
+            told = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+            queued: int = _INT.unpack(told)[0]
+            return queued
+        return 0
+
+    @property
+    def local_name(self) -> str | None:
+        if self._closed:
+            return None
+        with suppress(OSError):
+            host, port = self._socket.getsockname()[:2]
+            return str(Address(_plain_host(host), port))
+        return None
 
     def _check_open(self) -> None:
         # trio must not be asked to wait for a closed socket: it stumbles over the descriptor -1, keeps
@@ -282,12 +337,21 @@ class TcpNetwork(Network):
     def __init__(self, *, unacknowledged_s: float) -> None:
         self._unacknowledged_s = unacknowledged_s
 
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        try:
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise PeerUnreachable(str(Address(host, port)), _reason(error)) from error
+        return list(dict.fromkeys(_address_of(each[4]) for each in found))
+
     async def connect(self, host: str, port: int) -> SocketTransport:
         address = str(Address(host, port))
         try:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
-            raise PeerUnreachable(address, _reason(error)) from error
+            reason = _reason(error)
+            gone = reason == os.strerror(errno.ECONNREFUSED)
+            raise (NobodyListens if gone else PeerUnreachable)(address, reason) from error
         # trio knows how to try all addresses of a name; its stream is not needed any more.
         connected = socket.socket(fileno=stream.socket.detach())
         _tune(connected, self._unacknowledged_s)
@@ -318,8 +382,18 @@ async def _listen_on(host: str, port: int) -> socket.socket:
     return socket.create_server(address, family=family, backlog=limits.LISTEN_BACKLOG)
 
 
+_INT = struct.Struct("@i")
+_TCP_INFO_BYTES = 192
+_BYTES_ACKED, _BYTES_ACKED_AT = struct.Struct("@Q"), 120  # struct tcp_info of linux/tcp.h, since 4.1
 _NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no time; socket(7)
 _MAPPED = "::ffff:"  # how a socket for both shows an address of IPv4
+
+
+def _address_of(found: tuple[Any, ...]) -> Address:
+    """As getaddrinfo(3) says it. A link-local one needs its interface."""
+    host, port, *more = found
+    scope = more[1] if len(more) == 2 else 0
+    return Address(f"{host}%{scope}" if scope and "%" not in host else host, port)
 
 
 def _plain_host(host: str) -> str:

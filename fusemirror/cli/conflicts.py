@@ -1,4 +1,4 @@
-"""`fusemirror conflicts`: what the hosts changed apart, and what was set aside."""
+"""`fusemirror conflicts`: what the hosts changed in a split brain, and what is in quarantine."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ SILENCE_TIMEOUT_S = 120.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @pass_places
 def command(places: Places, name: str, as_json: bool) -> None:
-    """List what the two hosts of NAME changed apart, and the files that were set aside.
+    """List what the two hosts of NAME changed apart, and the files in quarantine.
 
     Exit status 7 while there is a split brain.
     """
@@ -33,7 +33,7 @@ def command(places: Places, name: str, as_json: bool) -> None:
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-    """A line for each name that was changed apart, for what is not known, and for each file set aside.
+    """A line for each name that was changed apart, for what is not known, and for each file in quarantine.
 
     Names are escaped.
     """
@@ -41,15 +41,22 @@ def describe(name: str, found: dict[str, Any]) -> str:
     lines = [_changed(entry) for entry in found["changed"]]
     for host, said in found["hosts"].items():
         lines.extend(_unknown(host, said))
-    deleted = sorted({host for entry in found["changed"] for host in _deleters(entry)})
+    deleted = sorted(
+        {
+            host
+            for entry in found["changed"]
+            for host, change in entry["changed_by"].items()
+            if "deleted" in change["kinds"]
+        }
+    )
     lines.extend(f"what {host} deleted comes back where the copy of the other host stays" for host in deleted)
     lines.extend(
-        f"set aside: /.fusemirror-conflicts{file['path']} ({format_bytes(file['size'])})"
+        f"in quarantine: /.fusemirror-conflicts{file['path']} ({format_bytes(file['size'])})"
         for file in found["set_aside"]
     )
     listed = len(found["set_aside"])
     if more := found.get("set_aside_count", listed) - listed:
-        lines.append(f"set aside: {counted(more, 'file')} more; see /.fusemirror-conflicts")
+        lines.append(f"in quarantine: {counted(more, 'file')} more; see /.fusemirror-conflicts")
     return "\n".join(lines) or f"{name}: no conflicts"
 
 
@@ -64,10 +71,6 @@ def _happened(change: dict[str, Any]) -> str:
     if change["was"]:
         kinds += f" (was {change['was']})"
     return kinds if "deleted" in change["kinds"] else f"{kinds}, {format_bytes(change['size'])}"
-
-
-def _deleters(entry: dict[str, Any]) -> list[str]:
-    return [host for host, change in entry["changed_by"].items() if "deleted" in change["kinds"]]
 
 
 def _unknown(host: str, said: dict[str, Any] | None) -> list[str]:

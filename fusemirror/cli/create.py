@@ -11,6 +11,7 @@ from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
 from fusemirror.cli.defining import (
     Decorator,
     address_option,
+    as_set,
     check_join_path,
     chosen_settings,
     define,
@@ -19,7 +20,7 @@ from fusemirror.cli.defining import (
     other_name,
     volume_argument,
 )
-from fusemirror.cli.join_file import JoinFile, Side, write_join_file
+from fusemirror.cli.join_file import JoinFile, Side, split, write_join_file
 from fusemirror.cli.mistakes import check_source
 from fusemirror.cli.progress import shown
 from fusemirror.keys import make_key_pair
@@ -59,8 +60,8 @@ def command(
     places: Places,
     name: str,
     volume_dir: Path,
-    listen: str,
-    peer: str,
+    listen: tuple[str, ...],
+    peer: tuple[str, ...],
     access: str,
     acknowledge: str,
     communication: str,
@@ -77,20 +78,20 @@ def command(
     """
     path = check_join_path(join_file or Path(f"{name}.join"))
     host_name = settings.check_host_name(host_name)
-    peer_name = settings.check_host_name(peer_name or other_name(peer, host_name))
+    peer_name = settings.check_host_name(peer_name or other_name(as_set(peer), host_name))
     primary_keys, backup_keys = make_key_pair(host_name), make_key_pair(peer_name)
     join = JoinFile(
         name=name,
         filesystem=new_identity(),
-        primary=Side(new_identity(), host_name, listen),
-        backup=Side(new_identity(), peer_name, peer),
+        primary=Side(new_identity(), host_name, *split(listen)),
+        backup=Side(new_identity(), peer_name, *split(peer)),
         access=Access(access),
         acknowledge=Acknowledge(acknowledge),
         communication=Communication(communication),
         primary_certificate=primary_keys.certificate,
         backup_keys=backup_keys,
     )
-    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
+    chosen = chosen_settings(join, volume_dir, listen=as_set(listen), peer=as_set(peer), mountpoint=guard)
     if source is not None:
         check_source(source, Path(chosen.volume))
     define(

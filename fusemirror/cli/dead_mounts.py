@@ -6,12 +6,21 @@ as dead as the first but with another source (`dead:NAME`). Programs get errors 
 into the directory below; `mount -a`, `fusemirror mount` and mount(8) mount anew.
 
 The watcher is a fork of the mount process that does nothing but wait for its end. Who keeps a mount in the
-foreground, as systemd does, watches by himself.
+foreground, as systemd does, sees that end by himself, and mounts anew.
+
+**A killed process that does not end.** A thread that takes pages back may wait in the kernel for a page that
+a program reads just then. Nobody answers that read any more, but as long as the thread is there the
+process has its descriptor of the mount, and the kernel takes it for served: thread, program and whoever waits
+for the process would wait for ever. So the watcher hears of the end of the main thread, with any kind
+of mount, and has the kernel fail all requests of a process that is not gone a little later.
 """
 
+import ctypes
+import errno
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +41,13 @@ from fusemirror.errors import FusemirrorError, MountFailed
 from fusemirror.volume.beneath import open_plain
 
 FUSE_DEVICE = Path("/dev/fuse")
+THREADS_END_S = 1.0
+"""After the end of the main thread; a thread that is in a system call of the disk may take longer, and is
+waited for all the same."""
+_MNT_FORCE = 1  # umount(2)
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +73,13 @@ def clear(target: Mount, runtime_dir: Path) -> None:
             detach(there.directory, lazy=True)
 
 
-def start_watcher(target: Mount, runtime_dir: Path, closing: Sequence[int]) -> None:
-    """Fork the watcher of this process, which is about to mount. It lets go of the terminal and `closing`."""
+def start_watcher(
+    target: Mount, runtime_dir: Path, closing: Sequence[int] = (), *, in_foreground: bool = False
+) -> None:
+    """Fork the watcher of this process, which is about to mount. It lets go of the terminal and `closing`.
+
+    Call it in the main thread. `in_foreground`: a dead mount stays as it is.
+    """
     serving = Process(os.getpid())
     if os.fork() != 0:
         return
@@ -68,7 +89,11 @@ def start_watcher(target: Mount, runtime_dir: Path, closing: Sequence[int]) -> N
             os.dup2(null, descriptor)
         for descriptor in closing:
             os.close(descriptor)
-        serving.wait(None)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # a terminal's, and systemd's, for all
+            signal.signal(number, signal.SIG_IGN)
+        _wait_until_ended(serving, target)
+        if in_foreground:
+            return
         # On an error the dead mount stays as it is, and `fusemirror mount` clears it.
         with suppress(FusemirrorError, OSError):
             if replace_dead(target, runtime_dir):
@@ -79,6 +104,42 @@ def start_watcher(target: Mount, runtime_dir: Path, closing: Sequence[int]) -> N
                 )
     finally:
         os._exit(0)
+
+
+def _wait_until_ended(serving: Process, target: Mount) -> None:
+    """Return when all threads of the process that forked this one have ended; none waits for a dead mount."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)  # it comes when the thread that forked us has ended
+    if os.getppid() == serving.pid:
+        signal.sigwait({signal.SIGUSR1})
+    # What is left of it keeps its volume locked, so nobody else has mounted there meanwhile.
+    if not serving.wait(THREADS_END_S):
+        try:
+            fail_requests(target)
+        except OSError as error:
+            logger.error(
+                "the mount process %d was killed and may not end: %s; run `umount -f %s`",
+                serving.pid,
+                error,
+                target.directory,
+            )
+    serving.wait(None)
+
+
+def fail_requests(target: Mount) -> None:
+    """The kernel fails what waits for an answer of this mount, and whatever is asked of it later; it stays
+    mounted. Nothing where it is not mounted. OSError."""
+    # In use it stays where it is; and to open it so, or to look for it, asks nobody.
+    descriptor = os.open(target.directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if mount_at(target.directory) != target:
+            return
+        if _libc.umount2(os.fsencode(target.directory), _MNT_FORCE) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EBUSY:
+                raise OSError(number, os.strerror(number), target.directory)
+    finally:
+        os.close(descriptor)
 
 
 def replace_dead(target: Mount, runtime_dir: Path) -> bool:

@@ -16,7 +16,7 @@ from fusemirror.cli.join_file import JoinFile, Side
 from fusemirror.cli.mistakes import check_addresses, check_place
 from fusemirror.errors import RefusedForSafety, UsageError
 from fusemirror.keys import CERTIFICATE, KEY, PEER_CERTIFICATE, KeyPair
-from fusemirror.settings import Settings
+from fusemirror.settings import OneOrMore, Settings
 
 ID_BYTES = 16
 
@@ -47,17 +47,17 @@ def check_join_path(path: Path) -> Path:
     return path
 
 
-def other_name(peer: str, host_name: str) -> str:
-    """The host of the peer's address, or all of the address where both hosts are one machine."""
+def other_name(peer: OneOrMore, host_name: str) -> str:
+    """The host of the peer's first address, or all of the address where both hosts are one machine."""
     try:
-        host = settings.parse_address(peer).host
+        first = settings.parse_addresses(peer)[0]
     except ValueError as error:
         raise UsageError(f"peer: {error}") from None
-    return peer if host == host_name else host
+    return str(first) if first.host == host_name else first.host
 
 
 def chosen_settings(
-    join: JoinFile, volume_dir: Path, *, listen: str, peer: str, mountpoint: Path | None
+    join: JoinFile, volume_dir: Path, *, listen: OneOrMore, peer: OneOrMore, mountpoint: Path | None
 ) -> Settings:
     """The settings of one side; UsageError where they cannot be used."""
     return settings.make(
@@ -162,5 +162,11 @@ def _empty(directory: Path) -> None:
 
 
 def address_option(flag: str, help_text: str, *, required: bool = False) -> Decorator:
-    """An option that takes HOST:PORT."""
-    return click.option(flag, metavar="HOST:PORT", required=required, help=help_text)
+    """An option that takes HOST:PORT, and may be given again for a further address."""
+    text = f"{help_text}  Again for each further address."
+    return click.option(flag, metavar="HOST:PORT", required=required, multiple=True, help=text)
+
+
+def as_set(addresses: tuple[str, ...]) -> OneOrMore:
+    """How the settings have them: one as text, several as a list; empty text for none."""
+    return addresses if len(addresses) > 1 else "".join(addresses)

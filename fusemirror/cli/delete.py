@@ -33,6 +33,7 @@ def command(places: Places, name: str, with_volume: bool) -> None:
 
 def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> None:
     """Remove the keys, and the volume if that is asked for. RefusedForSafety while it is in use."""
+    from fusemirror.communication.place import leave_place
     from fusemirror.volume.identity import Identity, VolumeLock
 
     try:
@@ -55,6 +56,8 @@ def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> No
         if keys.is_dir() and not keys.is_symlink():
             shutil.rmtree(keys)
         if with_volume and identity is not None:
+            if identity.communication_directory:
+                leave_place(Path(identity.communication_directory))
             _remove_volume(volume)
     finally:
         if identity is not None:

@@ -17,12 +17,12 @@ import trio
 
 from fusemirror.channel.transport import Listener, Network, Transport, everybody
 from fusemirror.cli.progress import Advance
-from fusemirror.control.roles import Roles
+from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import ImportFailed, OperationFailed, PeerUnreachable
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import SYMLINK_BYTES_MAX, WRITE_BYTES_MAX
-from fusemirror.operations import AnyOperation, Create, Link, SetAttributes, SetXattr, Write
+from fusemirror.operations import AnyOperation, Create, HardLink, SetAttributes, SetXattr, Write
 from fusemirror.seams import Seams
 from fusemirror.settings import Fence, Settings
 from fusemirror.volume.beneath import Walk, open_plain
@@ -88,9 +88,9 @@ class _Silence(Listener):
 
 
 class _Import:
-    def __init__(self, roles: Roles, source: Path, advance: Advance, report: Report) -> None:
+    def __init__(self, unit: ControlUnit, source: Path, advance: Advance, report: Report) -> None:
         self.count = 0
-        self._roles = roles
+        self._unit = unit
         self._source = source
         self._advance = advance
         self._report = report
@@ -142,7 +142,7 @@ class _Import:
         identity = (found.st_dev, found.st_ino)
         encoded = os.fsencode(name)
         if identity in self._linked:
-            await self._perform(Link(self._linked[identity], parent, encoded))
+            await self._perform(HardLink(self._linked[identity], parent, encoded))
             return self._linked[identity]
         target = os.fsencode(os.readlink(name, dir_fd=self._walk.descriptor)) if _is_link(found) else b""
         if len(target) > SYMLINK_BYTES_MAX:
@@ -199,7 +199,7 @@ class _Import:
         )
 
     async def _perform(self, operation: AnyOperation, data: bytes = b"") -> InodeNumber:
-        inode = await self._roles.perform(operation, data)
+        inode = await self._unit.perform(operation, data)
         assert inode is not None, "nobody else is here who could remove it"
         return inode.number
 

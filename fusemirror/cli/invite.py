@@ -10,8 +10,8 @@ from fusemirror import settings
 from fusemirror.admin.changing import write_settings
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
-from fusemirror.cli.defining import address_option, check_join_path, new_identity, other_name
-from fusemirror.cli.join_file import JoinFile, Side, write_join_file
+from fusemirror.cli.defining import address_option, as_set, check_join_path, new_identity, other_name
+from fusemirror.cli.join_file import JoinFile, Side, split, write_join_file
 from fusemirror.cli.mistakes import check_addresses
 from fusemirror.keys import make_key_pair
 from fusemirror.settings import Settings
@@ -31,8 +31,8 @@ SILENCE_TIMEOUT_S = 120.0
 def command(
     places: Places,
     name: str,
-    listen: str | None,
-    peer: str | None,
+    listen: tuple[str, ...],
+    peer: tuple[str, ...],
     host_name: str | None,
     join_file: Path | None,
 ) -> None:
@@ -44,7 +44,7 @@ def command(
     """
     path = check_join_path(join_file or Path(f"{name}.join"))
     before = places.load(name)
-    changes = {key: value for key, value in (("listen", listen), ("peer", peer)) if value is not None}
+    changes = {key: as_set(value) for key, value in (("listen", listen), ("peer", peer)) if value}
     after = settings.changed(before, dict(changes))
     if changes:
         check_addresses(after)
@@ -58,7 +58,8 @@ def command(
         ask(places.runtime_dir, name, "invite", invitation, timeout_s=SILENCE_TIMEOUT_S)
         undoing.pop_all()
     if after.listen != before.listen:
-        tell(f"{name}: mount it again on this host, so that it listens on {after.listen}", err=True)
+        listens = settings.joined(after.listen)
+        tell(f"{name}: mount it again on this host, so that it listens on {listens}", err=True)
     tell(f"Invited {join.backup.host_name}. There: fusemirror join {path.name} VOLUME_DIR", err=True)
 
 
@@ -73,8 +74,8 @@ def _invitation(places: Places, chosen: Settings, host_name: str | None) -> tupl
     join = JoinFile(
         name=chosen.name,
         filesystem=identity.filesystem,
-        primary=Side(identity.host, identity.host_name, chosen.listen),
-        backup=Side(new_identity(), name, chosen.peer),
+        primary=Side(identity.host, identity.host_name, *split(chosen.listen)),
+        backup=Side(new_identity(), name, *split(chosen.peer)),
         access=chosen.access,
         acknowledge=chosen.acknowledge,
         communication=chosen.communication,

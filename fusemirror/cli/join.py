@@ -7,7 +7,14 @@ import msgspec
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, pass_places, set_subject, tell
-from fusemirror.cli.defining import address_option, chosen_settings, define, guard_option, volume_argument
+from fusemirror.cli.defining import (
+    address_option,
+    as_set,
+    chosen_settings,
+    define,
+    guard_option,
+    volume_argument,
+)
 from fusemirror.cli.join_file import read_join_file
 
 
@@ -25,8 +32,8 @@ def command(
     context: click.Context,
     join_file: Path,
     volume_dir: Path,
-    listen: str | None,
-    peer: str | None,
+    listen: tuple[str, ...],
+    peer: tuple[str, ...],
     host_name: str | None,
     guard: Path | None,
 ) -> None:
@@ -37,8 +44,13 @@ def command(
         join.backup, host_name=settings.check_host_name(host_name or join.backup.host_name)
     )
     settings.check_host_name(join.primary.host_name)
-    listen, peer = listen or own.address, peer or join.primary.address
-    chosen = chosen_settings(join, volume_dir, listen=listen, peer=peer, mountpoint=guard)
+    chosen = chosen_settings(
+        join,
+        volume_dir,
+        listen=as_set(listen) or own.addresses,
+        peer=as_set(peer) or join.primary.addresses,
+        mountpoint=guard,
+    )
     define(
         places,
         chosen,

@@ -12,10 +12,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fusemirror import settings
 from fusemirror.errors import BadJoinFile
 from fusemirror.keys import KeyPair
 from fusemirror.limits import COUNTER_MAX, JOIN_FILE_BYTES_MAX, PROTOCOL_VERSION
-from fusemirror.settings import Access, Acknowledge, Communication
+from fusemirror.settings import Access, Acknowledge, Communication, OneOrMore
 from fusemirror.volume.beneath import read_plain
 from fusemirror.volume.durable import sync_directory
 
@@ -29,11 +30,23 @@ Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One of the two hosts: its identity, its name, and the address where it listens."""
+    """One of the two hosts: its identity, its name, and where it listens."""
 
     host: Identifier
     host_name: str
     address: str
+    more_addresses: tuple[str, ...] = ()  # apart, so that earlier versions take the first
+
+    @property
+    def addresses(self) -> OneOrMore:
+        """All of them, as the settings have them."""
+        return (self.address, *self.more_addresses) if self.more_addresses else self.address
+
+
+def split(addresses: OneOrMore) -> tuple[str, tuple[str, ...]]:
+    """The first address, and the others, as `Side` has them."""
+    first, *more = settings.several(addresses)
+    return first, tuple(more)
 
 
 class JoinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

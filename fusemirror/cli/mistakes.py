@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusemirror.cli.mounts import FSTYPE, all_mounts
 from fusemirror.errors import RefusedForSafety, UsageError
-from fusemirror.settings import Address, Settings, parse_address
+from fusemirror.settings import Address, Settings
 
 EVERY_ADDRESS = ("0.0.0.0", "::", "*")
 _DEFAULT_ROUTE = "192.0.2.1"  # RFC 5737: nobody is there, and nothing is sent; a route is looked up
@@ -21,11 +21,17 @@ def check_addresses(chosen: Settings) -> None:
 
     A name that is not known yet is no mistake: it may be by the time of the mount.
     """
-    listen, peer = parse_address(chosen.listen), parse_address(chosen.peer)
-    if listen == peer:
-        raise UsageError(f"--listen and --peer are both {listen}; the second is where the other host waits")
-    if peer.host in EVERY_ADDRESS:
-        raise UsageError(f"the other host listens on {peer}, every address; name one with --peer")
+    for peer in chosen.peer_addresses:
+        if peer in chosen.listen_addresses:
+            raise UsageError(f"--listen and --peer are both {peer}; the second is where the other host waits")
+        if peer.host in EVERY_ADDRESS:
+            raise UsageError(f"the other host listens on {peer}, every address; name one with --peer")
+    for listen in chosen.listen_addresses:
+        for peer in chosen.peer_addresses:
+            _check_reachable(listen, peer)
+
+
+def _check_reachable(listen: Address, peer: Address) -> None:
     if listen.host in EVERY_ADDRESS or not _is_loopback(listen.host) or _is_loopback(peer.host):
         return
     own = _own_address(peer.host)
@@ -65,9 +71,9 @@ def _own_address(peer: str) -> str | None:
     return None
 
 
-def check_place(volume: Path, mountpoint: str = "") -> None:
-    """RefusedForSafety where a volume would lie in a mirrored filesystem, in another volume, or in the way of
-    its own mount point."""
+def check_place(volume: Path, mountpoint: str = "", *, what: str = "volume") -> None:
+    """RefusedForSafety where a volume, or what else it is, would lie in a mirrored filesystem, in another
+    volume, or in the way of its own mount point."""
     from fusemirror.errors import VolumeMissing
     from fusemirror.volume.identity import Identity
 
@@ -84,14 +90,14 @@ def check_place(volume: Path, mountpoint: str = "") -> None:
             continue
         raise RefusedForSafety(f"{volume} is inside the volume of {identity.name}, {above}; choose another")
     if mountpoint:
-        check_mountpoint(place, mountpoint)
+        check_mountpoint(place, mountpoint, what=what)
 
 
-def check_mountpoint(volume: Path, mountpoint: str) -> None:
+def check_mountpoint(volume: Path, mountpoint: str, *, what: str = "volume") -> None:
     """RefusedForSafety where one is inside the other: a mount would hide the volume, or lie in it."""
     place = Path(os.path.realpath(volume))
     if place.is_relative_to(mountpoint) or Path(mountpoint).is_relative_to(place):
-        both = f"the volume {volume} and the mount point {mountpoint}"
+        both = f"the {what} {volume} and the mount point {mountpoint}"
         raise RefusedForSafety(f"one of {both} is inside the other; choose another place for it")
 
 

@@ -15,9 +15,10 @@ import click
 import msgspec
 
 from fusemirror import settings
+from fusemirror.admin.changing import write_settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, say
 from fusemirror.cli.dead_mounts import FUSE_DEVICE, clear, start_watcher
-from fusemirror.cli.mistakes import check_mountpoint
+from fusemirror.cli.mistakes import check_mountpoint, check_place
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import FSTYPE, Mount, real_path, register
 from fusemirror.cli.service_manager import notify
@@ -68,6 +69,8 @@ def mount(
     make_runtime_dir(places.runtime_dir)
     clear(target, places.runtime_dir)
     check_mountpoint(Path(chosen.volume), target.directory)
+    if chosen.communication_directory:
+        check_place(Path(chosen.communication_directory), target.directory, what="communication_directory")
     if not os.path.isdir(target.directory):
         raise MountFailed(f"{target.directory} is not a directory; make it first")
     fuse = (*options.fuse, f"fsname={chosen.name}", "subtype=fusemirror")
@@ -117,11 +120,14 @@ def _serve(places: Places, chosen: Settings, directory: str, options: MountOptio
     from fusemirror import daemon
 
     keys, reread = places.keys_dir(chosen.name), partial(places.load, chosen.name)
-    return daemon.run(chosen, keys, directory, options, places.runtime_dir, ready, reread)
+    keep = partial(write_settings, settings.config_path(places.config_dir, chosen.name))
+    return daemon.run(chosen, keys, directory, options, places.runtime_dir, ready, reread, keep)
 
 
 def _in_foreground(serve: Callable[[Ready], int], target: Mount, runtime_dir: Path, log: Log) -> int:
     log(logging.StreamHandler())
+    if os.geteuid() == 0:
+        start_watcher(target, runtime_dir, in_foreground=True)
     with ExitStack() as ending:
 
         def ready() -> None:

@@ -30,16 +30,19 @@ the other host's root made is no device here, and gives nobody this host's privi
 SESSION_OPTIONS = {f"session={kind}": kind for kind in KernelSession}
 """Options that say who serves the kernel's requests; the last counts."""
 
-IGNORED_OPTIONS = {"defaults", "async", "relatime", "noatime", "_netdev", "nofail", "comment"}
+IGNORED_OPTIONS = {"defaults", "async", "_netdev", "nofail", "comment"}
 IGNORED_OPTIONS |= {"auto", "noauto", "user", "nouser", "users", "owner", "group"}
 IGNORED_OPTIONS |= {"diratime", "nodiratime", "lazytime", "nolazytime", "acl", "silent", "loud"}
-IGNORED_OPTIONS |= {"iversion", "noiversion", "nostrictatime", "norelatime"}
+IGNORED_OPTIONS |= {"iversion", "noiversion", "nostrictatime"}
 IGNORED_OPTIONS |= {"helper", "user_id", "group_id", "max_read"}  # of libmount's table, and the kernel's
 """Options that hold anyway, that change nothing here, or that concern mount(8) alone."""
 
+ACCESS_TIMES = {"relatime": True, "noatime": False, "norelatime": False}
+"""Whether reading changes the time of access; the last counts."""
+
 NOT_HONOURED = {
-    "atime": "times of access change only when they are set",
-    "strictatime": "times of access change only when they are set",
+    "atime": "times of access change only when they are set, or as relatime has it",
+    "strictatime": "times of access change only when they are set, or as relatime has it",
     "sync": "a change is acknowledged as `acknowledge` says, and durable after fsync",
     "dirsync": "a change is acknowledged as `acknowledge` says, and durable after fsync",
     "nosymfollow": "symbolic links are followed",
@@ -60,7 +63,7 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
     `sloppy` passes over unknown ones, as mount(8) asks with -s.
     """
     fuse = dict(ROOT_OPTIONS) if as_root else {}
-    session = MountOptions().session
+    session, relatime = MountOptions().session, MountOptions().relatime
     ignored: list[str] = []
     for option in filter(None, text.split(",")):
         key = option.partition("=")[0]
@@ -70,6 +73,8 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
             fuse[FUSE_OPTIONS[option]] = option
         elif option in SESSION_OPTIONS:
             session = SESSION_OPTIONS[option]
+        elif option in ACCESS_TIMES:
+            relatime = ACCESS_TIMES[option]
         elif key == "session":
             chosen = option.partition("=")[2]
             raise UsageError(f"mount option session: `{chosen}` is not one of {', '.join(KernelSession)}")
@@ -77,4 +82,10 @@ def parse_mount_options(text: str, *, as_root: bool, sloppy: bool = False) -> Mo
             ignored.append(f"mount option {option} is ignored: {NOT_HONOURED[option]}")
         elif key not in IGNORED_OPTIONS and not key.lower().startswith("x-") and not sloppy:
             raise UsageError(f"unknown mount option {option}; see mount.fusemirror(8)")
-    return MountOptions(fuse=tuple(fuse.values()), session=session, ignored=tuple(ignored))
+    reads_only = fuse.get("ro") == "ro"  # then this host changes nothing
+    return MountOptions(
+        fuse=tuple(fuse.values()),
+        session=session,
+        relatime=relatime and not reads_only,
+        ignored=tuple(ignored),
+    )

@@ -45,19 +45,27 @@ def _unescaped(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
-def all_mounts() -> list[Mount]:
-    """Every mount of this namespace, oldest first."""
-    found = []
+def _mounts_with_roots() -> Iterator[tuple[str, Mount]]:
+    """Every mount of this namespace, oldest first, and which directory or file of its filesystem it shows."""
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
-        found.append(Mount(_unescaped(before.split(" ")[4]), fstype, _unescaped(source)))
-    return found
+        root, directory = before.split(" ")[3:5]
+        yield root, Mount(_unescaped(directory), fstype, _unescaped(source))
+
+
+def all_mounts() -> list[Mount]:
+    """Every mount of this namespace, oldest first."""
+    return [mount for _, mount in _mounts_with_roots()]
 
 
 def our_mounts(name: str | None = None) -> list[Mount]:
-    """Mounts of fusemirror, all or those of one name."""
-    return [mount for mount in all_mounts() if mount.fstype == FSTYPE and name in (None, mount.name)]
+    """Mounts of fusemirror, all or those of one name; not what somebody has bind-mounted out of them."""
+    return [
+        mount
+        for root, mount in _mounts_with_roots()
+        if mount.fstype == FSTYPE and root == "/" and name in (None, mount.name)
+    ]
 
 
 def real_path(path: str) -> str:

@@ -16,7 +16,7 @@ SILENCE_TIMEOUT_S = 120.0
 )
 @pass_places
 def command(places: Places, name: str, keep: str) -> None:
-    """End the split brain of NAME: the other host becomes the backup of HOST, its files are set aside.
+    """End the split brain of NAME: the other host becomes the backup of HOST, its files go to quarantine.
 
     On either host, again and again; while the other host is away it takes effect when they meet.
     """

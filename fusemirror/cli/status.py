@@ -104,7 +104,7 @@ def faults_of(status: dict[str, Any]) -> list[str]:
         faults.append(_state(status, plain=True))
     if status["mirror_state"] == "degraded" and not status["peer"]["connected"]:
         faults.append(f"peer {_peer(status['peer'])}")
-    rows = (*_disk(status), *_clocks(status["peer"]))
+    rows = (*_disk(status), *_staging_disk(status["communication"]), *_clocks(status["peer"]))
     faults += [f"{label}: {text}" for label, text in rows]
     faults += [f"failing: {each['task']}: {each['error']}" for each in status.get("background", ())]
     witness = status.get("witness")
@@ -122,15 +122,16 @@ def describe(status: dict[str, Any]) -> str:
         ("peer", _peer(status["peer"])),
         *_clocks(status["peer"]),
         ("change", f"{status['change']}, of which the peer has {status['peer_change']} safely on disk"),
-        ("pending", _pending(status["communication"])),
+        ("pending", _pending(status)),
         *_conflicts(status),
         ("out of sync", _out_of_sync(status["out_of_sync"])),
         *_resync(status["resync"]),
-        *((f"{path} path", _traffic(counters)) for path, counters in status["paths"].items()),
+        *(row for path, counters in status["paths"].items() for row in _path(path, counters)),
         ("reads", f"{status['reads']['local']} here, {status['reads']['routed']} at the primary"),
         *_reserved(status["reservations"]),
         *_locks(status.get("locks")),
         *_disk(status),
+        *_staging_disk(status["communication"]),
         *_nameless(status.get("nameless")),
         ("modes", _modes(status)),
         *_witness(status.get("witness")),
@@ -180,9 +181,11 @@ def _clocks(peer: dict[str, Any]) -> list[tuple[str, str]]:
     return [("clocks", f"{text}; set both by the same time service")]
 
 
-def _pending(communication: dict[str, Any]) -> str:
+def _pending(status: dict[str, Any]) -> str:
+    communication = status["communication"]
     used, capacity = (format_bytes(communication[key]) for key in ("pending_bytes", "capacity_bytes"))
-    room = f" of {capacity}" if communication["capacity_bytes"] else ""  # the primary has no use for it
+    # A primary stages nothing: what is pending there is on its way to the backup.
+    room = f" of {capacity}" if status["role"] == "backup" else ""
     oldest = communication["oldest_seconds"]
     age = f", the oldest {oldest:.3g} s" if oldest else ""
     return f"{counted(communication['pending_requests'], 'request')}, {used}{room}{age}"
@@ -226,12 +229,25 @@ def describe_resync(status: dict[str, Any]) -> str:
 def _disk(status: dict[str, Any]) -> list[tuple[str, str]]:
     disk = status["disk"]
     if disk["failure"] is not None:
-        return [("disk", f"failed: {disk['failure']}; nothing is served, mount again once it is mended")]
+        return [("disk", f"failed: {disk['failure']}; nothing is served, mount again once it is repaired")]
     full = [status["host"]] if disk["full"] else []
     if disk.get("peer_full"):
         full.append(status["peer"].get("name", "the peer"))
     what = "only deleting, cutting and overwriting work"
     return [("disk", f"full on {' and '.join(full)}: {what}")] if full else []
+
+
+def _staging_disk(communication: dict[str, Any]) -> list[tuple[str, str]]:
+    if communication.get("failure"):
+        return [("staging", f"{communication['directory']} cannot be used: {communication['failure']}")]
+    if not communication.get("full"):
+        return []
+    return [
+        (
+            "staging",
+            f"the disk of {communication['directory']} is full: with async what needs room gets ENOSPC",
+        )
+    ]
 
 
 def _nameless(nameless: dict[str, int] | None) -> list[tuple[str, str]]:
@@ -246,6 +262,25 @@ def _nameless(nameless: dict[str, int] | None) -> list[tuple[str, str]]:
 def _traffic(counters: dict[str, Any]) -> str:
     sent, data = format_bytes(counters["sent_bytes"]), format_bytes(counters["sent_data_bytes"])
     return f"sent {sent} ({data} of data), received {format_bytes(counters['received_bytes'])}"
+
+
+def _path(path: str, counters: dict[str, Any]) -> list[tuple[str, str]]:
+    """What went by it, and the addresses that it may go by, where there are several or one is down."""
+    rows = [(f"{path} path", _traffic(counters))]
+    addresses = counters.get("addresses", ())
+    if len(addresses) > 1 or not all(each["up"] for each in addresses):
+        rows += [("", _address(each)) for each in addresses]
+    return rows
+
+
+def _address(address: dict[str, Any]) -> str:
+    use = "in use" if address["in_use"] else "spare" if address["up"] else "down"
+    since = datetime.fromtimestamp(int(address["since"])).astimezone().isoformat(sep=" ")
+    local = f" from {address['local']}" if address["local"] else ""
+    trip = address["round_trip_seconds"]
+    away = f", {trip * 1000:.3g} ms away" if trip and address["up"] else ""
+    why = f": {address['reason']}" if address["reason"] else ""
+    return f"{address['remote']}{local}, {use} since {since}{away}{why}"
 
 
 def _reserved(reservations: list[dict[str, Any]]) -> list[tuple[str, str]]:

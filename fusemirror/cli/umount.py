@@ -14,6 +14,7 @@ from fusemirror.cli.mounts import (
     Mount,
     Process,
     detach,
+    is_stale,
     mount_at,
     our_mounts,
     real_path,
@@ -102,12 +103,20 @@ def _find(target: str, runtime_dir: Path) -> Mount | None:
     if "/" in target:
         raise NotAMount(target)
     # Not those of the other of two hosts on one machine.
-    registered = {mount: registered_runtime_dir(mount.directory) for mount in our_mounts(target)}
-    found = [mount for mount, place in registered.items() if place in (None, runtime_dir)]
-    if len(found) > 1:
+    places = {mount: registered_runtime_dir(mount.directory) for mount in our_mounts(target)}
+    found = [mount for mount, place in places.items() if place == runtime_dir]
+    unregistered = [mount for mount, place in places.items() if place is None]
+    if len(found) == 1 or not (found or unregistered):
+        return found[0] if found else None
+    # What nobody registered may be a bind mount of the whole, here or of the other host: the process knows
+    # where it mounted. Of one that was killed there is nothing but the dead mount.
+    try:
         directory = ask(runtime_dir, target, "status")["mountpoint"]
-        found = [mount for mount in found if mount.directory == directory]
-    return found[0] if found else None
+    except NotMounted:
+        return next((mount for mount in [*found, *unregistered] if is_stale(mount)), None)
+    except (TimedOut, CommandFailed):
+        return None  # it is stuck or about to end: nobody knows which is its own
+    return next((mount for mount in [*found, *unregistered] if mount.directory == directory), None)
 
 
 def _socket_of(mount: Mount | None, target: str, runtime_dir: Path) -> tuple[Path, str]:

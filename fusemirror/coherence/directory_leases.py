@@ -68,6 +68,8 @@ class DirectoryLeases:
         """Directories of which this host has the exclusive lease."""
         self.shared: set[InodeNumber] = set()
         """Directories of which both hosts have a shared lease, or have yet to give it up."""
+        # "Or may have": it stands here from before the other host can know of it until that has said that
+        # it gave it up. So an error costs a question, and never shows a name that is gone.
         self.theirs: set[InodeNumber] = set()
         """Directories of which the other host has the exclusive lease, or may have."""
         # Where programs of this host worked a moment ago.
@@ -75,8 +77,11 @@ class DirectoryLeases:
         self.changed = Recent[InodeNumber](DIRECTORY_REST_S, DIRECTORIES_USED_MAX)
         self.looked_up = 0
         self.granted = 0
+        # Tells lookups that began before a recall from those after it: `keeping`.
         self._given_up = 0  # how often
         self._sharing = True  # what is shared is kept
+        # One time for all directories of a kind: a recall waits for the longest, and the table need not
+        # know which dentries the kernel still has.
         self._exclusive_until = self._shared_until = _NEVER  # what the kernel keeps of them has run out then
         self._looks: Counter[InodeNumber] = Counter()
         self._looks_until = _NEVER
@@ -90,10 +95,13 @@ class DirectoryLeases:
         self.looked_up += 1
         self._looks[directory] += 1
         self.used.add(directory)
+        # Exactly so many, and not more: a lease that was refused is not asked for again with each look.
         return self._looks[directory] == LOOKS_TO_KEEP and not self.is_known(directory)
 
     def change(self, operation: Operation) -> None:
         """A program of this host changes names: called before that, and when it is done."""
+        # Before and after: a change on its way is seen by neither host's catalog, and must keep a lease
+        # away.
         for directory, _ in operation.touched_names():
             self.used.add(directory)
             self.changed.add(directory)
@@ -103,6 +111,8 @@ class DirectoryLeases:
 
     def is_in_the_way(self, directory: InodeNumber, *, of_change: bool) -> bool:
         """Whether a program must wait that looks into the directory, or changes a name in it."""
+        # A shared lease is in the way of changes alone, those of its own host too: the other kernel keeps
+        # the name.
         return directory in self.theirs or (of_change and directory in self.shared)
 
     def keeping(self, directory: InodeNumber) -> int | None:
@@ -116,6 +126,7 @@ class DirectoryLeases:
             return 0.0
         self.granted += 1
         # The kernel begins to count when it has taken the answer.
+        # So the time is taken too long here rather than too short: whoever gives up waits for it.
         now = trio.current_time() + KERNEL_DELAY_S
         if directory in self.exclusive:
             lifetime_s = min(NAME_LIFETIME_S, limit_s)
@@ -129,11 +140,15 @@ class DirectoryLeases:
         """Both hosts share the directory from now on, whoever had one."""
         self.theirs.discard(directory)
         self.exclusive.discard(directory)
+        # What was kept by the exclusive lease, which is longer, lasts on in the kernel: to end sharing
+        # waits for it.
         self._shared_until = max(self._shared_until, self._exclusive_until)
         self.shared.add(directory)
 
     async def give_up_exclusive(self) -> None:
         """Give up all exclusive leases. On return this host's kernel keeps nothing by one."""
+        # First the kernel gets nothing new, then what it has runs out: in the other order this would not
+        # end.
         self._given_up += 1
         self.exclusive.clear()
         await _until(self._exclusive_until)
@@ -141,6 +156,7 @@ class DirectoryLeases:
     async def give_up_shared(self) -> None:
         """Keep nothing of what is shared. On return this host's kernel does not; the other's may."""
         self._given_up += 1
+        # The set stays until the other host has given up as well: changes wait for both.
         self._sharing = False
         await _until(self._shared_until)
 
@@ -187,6 +203,8 @@ class LeaseGrants:
     def __init__(self, leases: DirectoryLeases, mirror: Mirror) -> None:
         self.leases = leases
         self._mirror = mirror
+        # One decision after the other: each asks the backup, and two answers for one directory could
+        # contradict.
         self._deciding = trio.Lock()
         self._backed_off: dict[InodeNumber, tuple[float, float]] = {}  # until when, and for how long, by both
 
@@ -197,10 +215,12 @@ class LeaseGrants:
     def _back_off(self, directory: InodeNumber) -> None:
         """The hosts were in each other's way."""
         now = trio.current_time()
+        # Popped and put again, so that the oldest is the first and goes when there are too many.
         until, back_off_s = self._backed_off.pop(directory, (_NEVER, 0.0))
         again = now < until + DIRECTORY_BACK_OFF_MAX_S
         back_off_s = min(2 * back_off_s, DIRECTORY_BACK_OFF_MAX_S) if again else DIRECTORY_REST_S
         self._backed_off[directory] = now + back_off_s, back_off_s
+        # To forget a back-off costs a recall; to keep all would cost memory that any program can take.
         if len(self._backed_off) > DIRECTORIES_KEPT_MAX:
             del self._backed_off[next(iter(self._backed_off))]
 
@@ -213,9 +233,12 @@ class LeaseGrants:
             stream = self._normal_stream()
             if stream is None or not self._is_free(directory):
                 return
+            # Both hosts look there: an exclusive lease would only be recalled by the next look.
             if directory in leases.used:
                 await self._share(stream, directory)
             elif len(leases.theirs) < DIRECTORIES_KEPT_MAX:
+                # In the stream, behind every change that was made: what the backup's kernel is told from
+                # then on is so.
                 with suppress(ConnectionLost):
                     stream.send(LendNames(directory))
                     leases.theirs.add(directory)
@@ -224,13 +247,16 @@ class LeaseGrants:
         """This host would have a lease of a directory."""
         leases = self.leases
         async with self._deciding:
+            # All at once: to choose one would take a clock for each, and a full table is rare.
             if len(leases.exclusive) >= DIRECTORIES_KEPT_MAX:
                 await self._free_exclusive(self._mirror.stream)
             stream = self._normal_stream()
             if not self._is_free(directory):
                 return
             if stream is None:
-                if self._mirror.stream is None and self._mirror.acknowledges_alone:
+                # Alone nobody else changes a name; before the other host's lease is over it still might
+                # show one.
+                if self._mirror.stream is None and self._mirror.authority.acknowledges_alone:
                     leases.exclusive.add(directory)
             elif await self._agrees(stream, partial(HoldNames, directory=directory)):
                 leases.exclusive.add(directory)
@@ -245,6 +271,7 @@ class LeaseGrants:
         leases = self.leases
         if directory in leases.changed or len(leases.shared) >= DIRECTORIES_KEPT_MAX:
             return False
+        # Remembered, as the answer may be no: then whoever had it has it still.
         were_theirs = directory in leases.theirs
         leases.exclusive.discard(directory)
         leases.theirs.add(directory)  # nobody here looks or changes before the answer
@@ -276,8 +303,8 @@ class LeaseGrants:
                 if stream is not None and await self._free(stream, directory, of_change=of_change):
                     continue
             if stream is None:
-                await mirror.settled_state()
-                if not mirror.streams:
+                await mirror.authority.until_decided()
+                if not mirror.replica.streams:
                     leases.forget_link()  # the backup's lease is over, and with it all that its kernel kept
             elif stream is mirror.stream:
                 await mirror.changed.wait()  # the link is ending
@@ -290,9 +317,12 @@ class LeaseGrants:
         if directory in leases.shared:
             self._back_off(directory)
             return await self._end_sharing(stream)
+        # A look needs no more than to share; to recall would put the other host to a question for each of
+        # its own.
         if not of_change and await self._share(stream, directory):
             return True
         self._back_off(directory)
+        # All of them at once, as they are given up: what expires together is waited for once.
         if not await self._agrees(stream, partial(RecallNames, shared=False)):
             return False
         leases.theirs.clear()
@@ -345,6 +375,7 @@ class LeaseGrants:
     async def begin_link(self) -> None:
         """On return this host's kernel keeps nothing that the backup would not know of."""
         async with self._deciding:
+            # The backup knows of no lease of the time before, so its programs would not wait for one.
             self.leases.forget_link()
             await self.leases.run_out()
 
@@ -371,6 +402,7 @@ class LeaseRequests:
 
     async def free(self, forward: Session, directory: InodeNumber, *, of_change: bool) -> None:
         """Return when the primary is not in the way of a program of this host. ConnectionLost."""
+        # Asked once; the answer comes by the mirror path, in its place among the changes.
         if self.leases.is_in_the_way(directory, of_change=of_change):
             forward.send(WantBack(directory, of_change))
         while self.leases.is_in_the_way(directory, of_change=of_change):
@@ -389,6 +421,7 @@ class LeaseRequests:
 
     def _is_changing(self, directory: InodeNumber) -> bool:
         """Whether a change of this host may be on its way."""
+        # Refusing is always right, and to look through a long queue for each question is not.
         if len(self._communication) > REQUESTS_SEARCHED_MAX:
             return True
         pending = self._communication.pending()

@@ -10,12 +10,13 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
-from fusemirror.coherence.lock_table import Key, Lock, LockTable, Owner, Space, Wanted
-from fusemirror.coherence.locks import Ask, Binding, Listing, Locks, Range, lock_of, message_of
+from fusemirror.coherence.lock_table import Lock, LockKey, LockKind, LockTable, Owner, Wanted
+from fusemirror.coherence.locks import Ask, Binding, LockListing, Locks, Range, lock_of, message_of
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LOCKS_PER_MESSAGE
+from fusemirror.mirror.waits import Waits
 from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.framing import Buffer
@@ -40,14 +41,17 @@ class Asking:
         self,
         locks: Locks,
         communication: CommunicationVolume,
+        waits: Waits,
         report: Callable[[], CheckReport],
         send_gathered: Callable[[], None],
     ) -> None:
         """`send_gathered`: what is kept back of this host's writes is to go now."""
         self.locks = locks
         self._communication = communication
+        self._waits = waits
         self._report = report
         self._send_gathered = send_gathered
+        # The role was the primary's a moment ago: the new one knows nothing of these yet.
         self.in_doubt = bool(locks.own())
         """Something may be lost that this host's programs hold: nothing is shown to them meanwhile."""
         self._link: Link | None = None
@@ -55,10 +59,12 @@ class Asking:
         self._refuses = False  # the primary is of an earlier version
         self._reclaim_answer: Promise[LocksReclaimed] = Promise()
         # What is sent behind writes that nobody waits for: the newest of them, and what was held until then.
-        self._unsent: deque[tuple[int, AskLock | CancelLock | ReleaseLock, list[tuple[Key, Lock]]]] = deque()
+        self._unsent: deque[tuple[int, AskLock | CancelLock | ReleaseLock, list[tuple[LockKey, Lock]]]] = (
+            deque()
+        )
         self._wanted = trio.Event()
         # What was given up while the same owner had asked for something, until the primary has heard of it.
-        self._giving_up: dict[int, tuple[Key, Owner, Range]] = {}
+        self._giving_up: dict[int, tuple[LockKey, Owner, Range]] = {}
         self._listings: dict[int, Promise[LocksListed]] = {}
         self._tokens = itertools.count(_RELEASES_FROM)
 
@@ -80,6 +86,8 @@ class Asking:
             self._link, self._refuses = link, True
             self._unsent.clear()
             return lost
+        # With what was given up behind writes that are not there yet: a lock that ends before its holder's
+        # writes have come would show another program the file without them.
         held = self._still_held()
         self._reclaim_answer = Promise()
         epoch = bytes.fromhex(locks.volume.identity.lock_epoch)
@@ -87,11 +95,12 @@ class Asking:
             piece = tuple(message_of(*each) for each in held[start : start + LOCKS_PER_MESSAGE])
             last = start + LOCKS_PER_MESSAGE >= len(held)
             link.forward.send(ReclaimLocks(epoch, piece, last))
+        # After all of it is sent, so that no request of a program goes between two pieces.
         self._link = link
         answer = await self._reclaim_answer.wait()
         return set() if answer.kept else locks.lose_all("the other host went on without this one")
 
-    def _still_held(self) -> list[tuple[Key, Lock]]:
+    def _still_held(self) -> list[tuple[LockKey, Lock]]:
         """What the primary is to know: also what was given up, and is told of behind changes."""
         table = LockTable()
         for _, _, before in self._unsent:
@@ -120,7 +129,8 @@ class Asking:
         while True:
             while self._unsent and self.is_open:
                 last, message, _ = self._unsent[0]
-                await self._communication.wait_kept_ended(last)
+                # A release stands behind the writes that were made under the lock (G2).
+                await self._communication.kept.wait_all_ended(last)
                 link.forward.send(message)
                 self._unsent.popleft()
             self._wanted = trio.Event()
@@ -129,11 +139,14 @@ class Asking:
     def link_lost(self) -> None:
         self._link = None
         self.in_doubt = bool(self.locks.own())
+        # What was asked is asked anew over the next link, and what was held is reclaimed.
         self._reclaimed = self._refuses = False
         self._reclaim_answer.reject(ConnectionLost("the primary", "the link was lost"))
         self._giving_up.clear()
         for told in self._listings.values():
             told.reject(ConnectionLost("the primary", "the link was lost"))
+        # Requests are made anew by their programs' own `Ask`; a release has nobody left who would repeat
+        # it.
         self._unsent = deque(each for each in self._unsent if isinstance(each[1], ReleaseLock))
         self.locks.put_off()
 
@@ -147,7 +160,7 @@ class Asking:
             return
         wanted = ask.wanted
         ask.asked, ask.since = True, trio.current_time()
-        if wanted.key.space is Space.FLOCK and not ask.asks_only:
+        if wanted.key.space is LockKind.FLOCK and not ask.asks_only:
             self._give_up_first(wanted)
         lock = message_of(wanted.key, wanted.lock)
         self._send(AskLock(wanted.token, lock, wanted.waits, wanted.may_deadlock, ask.asks_only))
@@ -162,27 +175,30 @@ class Asking:
     def cancel(self, ask: Ask) -> None:
         self._send(CancelLock(ask.wanted.token))
 
-    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+    def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
         self.locks.table.release(key, owner, *held)
         if self._refuses:
             return
         token = 0
+        # A grant may be on its way that the primary gave before it hears of this: it must not bring the
+        # range back.
         if self._reclaimed and not waiting and self.locks.asked_by(key, owner):
             token = next(self._tokens)
             self._giving_up[token] = key, owner, held
         message = ReleaseLock(key.inode, int(key.space), owner.number, *held, waiting, token)
-        last = self._communication.newest_kept
+        last = self._communication.kept.newest_of_all
         if self._link is None and not last:
             return  # it is not reclaimed
         if last:
             self._send_gathered()
+        # Behind what is behind something: releases and requests keep their order among themselves.
         if last or self._unsent or not self._reclaimed:
             self._unsent.append((last, message, [(key, lock) for lock in before]))
             self._wanted.set()
         else:
             self._send(message)
 
-    async def others(self) -> Listing | None:
+    async def others(self) -> LockListing | None:
         if self._link is None or not self._reclaimed:
             return None
         token = next(self._tokens)
@@ -196,7 +212,7 @@ class Asking:
                     for state, locks in (("held", message.held), ("waiting", message.waiting))
                     for each in locks
                 ]
-                return Listing(message.total, rows)
+                return LockListing(message.total, rows)
         except ConnectionLost:
             pass
         finally:
@@ -208,6 +224,10 @@ class Asking:
         told = self._listings.get(message.token)
         if told is not None:
             told.resolve(message)
+
+    @property
+    def in_vain(self) -> bool:
+        return self._waits.in_vain
 
     def report(self) -> CheckReport:
         return self._report()
@@ -226,11 +246,14 @@ class Asking:
 
     def answered(self, message: LockAnswer, _: Buffer, session: Session) -> None:
         """A handler of the stream."""
+        # The grantee must see what the last holder wrote, so the change that it stands on is here, or the
+        # primary has made a mistake.
         if message.after > self.locks.volume.number:
             raise refusal(session.peer_name, message, "after: no such change has come")
         if self._giving_up.pop(message.token, None) is not None:
             return
         ask = self.locks.find(message.token)
+        # Nothing need be given back here: what made it go has told the primary.
         if ask is None or not ask.asked:
             return  # its owner gave everything up meanwhile, and the primary hears so
         wanted = ask.wanted

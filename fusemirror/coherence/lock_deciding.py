@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from fusemirror.channel.session import Session
-from fusemirror.coherence.lock_table import Key, Lock, Owner, Settled, Space, Wanted
-from fusemirror.coherence.locks import Ask, Binding, Listing, Locks, Range, lock_of, message_of
+from fusemirror.coherence.lock_table import Lock, LockKey, LockKind, Owner, Settled, Wanted
+from fusemirror.coherence.locks import Ask, Binding, LockListing, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
 from fusemirror.limits import LOCKS_PER_HOST_MAX, LOCKS_PER_MESSAGE
 from fusemirror.mirror.sending import Mirror
@@ -45,13 +45,15 @@ class Deciding:
         self._mirror = mirror
         self._random_bytes = random_bytes
         self._may_decide = may_decide
+        # Both kinds of grace end by an event and not by a clock: the backup reclaims, or this host goes on
+        # alone.
         self._reclaimed = False  # by the backup over this link
-        self._reclaiming: list[tuple[Key, Lock]] = []
+        self._reclaiming: list[tuple[LockKey, Lock]] = []
         self._dropped = False  # the epoch is of this time alone
 
     @property
     def _decides_alone(self) -> bool:
-        return self._mirror.acknowledges_alone
+        return self._mirror.authority.acknowledges_alone
 
     @property
     def _peer_takes_locks(self) -> bool:
@@ -61,9 +63,14 @@ class Deciding:
     @property
     def is_open(self) -> bool:
         mirror = self._mirror
-        if not self._may_decide() or mirror.retired or not mirror.entitled:
+        # A host that may not change anything may not grant anything: a lock is a promise about changes.
+        if not self._may_decide() or mirror.authority.retired or not mirror.authority.entitled:
             return False
-        return self._decides_alone or (mirror.streams and (self._reclaimed or not self._peer_takes_locks))
+        if self._decides_alone:
+            return True
+        # Until it has reclaimed, a lock that it holds is not in the table, and might be granted a second
+        # time.
+        return mirror.replica.streams and (self._reclaimed or not self._peer_takes_locks)
 
     @property
     def binding(self) -> Binding:
@@ -83,6 +90,8 @@ class Deciding:
     def go_on(self) -> None:
         """Decide what can be decided now."""
         if self.is_open:
+            # Only where somebody waits: a host that was alone for a moment, with nobody wanting a lock,
+            # drops nothing.
             if self._decides_alone and not self._dropped and self.locks.table.count()[1]:
                 self._begin_epoch()
             self.locks.ask_again()
@@ -92,11 +101,15 @@ class Deciding:
         reclaimed."""
         self._reclaimed = False
         self._reclaiming.clear()
+        # It asks anew over each link. What it holds stays in the table until it has reclaimed, so that
+        # nobody else gets it.
         self.locks.table.drop_waiting(self.locks.peer)
 
     def _begin_epoch(self) -> bool:
         """Drop what the backup held; False, and nothing changed, where the disk does not take the record."""
         locks = self.locks
+        # Durable before anything is granted: a host that restarts between the two would take the backup's
+        # word for locks that were given away meanwhile.
         try:
             locks.volume.update_identity(lock_epoch=self._random_bytes(_EPOCH_BYTES).hex())
         except (OSError, DiskFailed) as error:
@@ -114,6 +127,8 @@ class Deciding:
         if not self._decides_alone and not self._peer_takes_locks:
             ask.settle(errno.ENOLCK)
             return
+        # The first request after the lease, and not the end of the lease, drops what the backup held: until
+        # somebody wants a lock there is no harm in the backup's getting its own back.
         if self._decides_alone and not self._dropped and not self._begin_epoch():
             ask.settle(errno.EIO)
             return
@@ -128,18 +143,22 @@ class Deciding:
         self.locks.table.cancel(self.locks.host, ask.wanted.token)
         ask.settle(errno.EINTR)
 
-    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+    def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
         table = self.locks.table
         if waiting:
             self._deliver(table.drop_owner(key.inode, owner, (key.space,)))
         else:
             self._deliver(table.release(key, owner, *held))
 
-    async def others(self) -> Listing:
-        return Listing(0, [])  # it is all in the table
+    async def others(self) -> LockListing:
+        return LockListing(0, [])  # it is all in the table
+
+    @property
+    def in_vain(self) -> bool:
+        return self._mirror.authority.waits.in_vain
 
     def report(self) -> CheckReport:
-        return self._mirror.not_permitted()
+        return self._mirror.authority.not_permitted()
 
     def give_up_waiting(self, io_timeout_s: float) -> None:
         """Nothing is before this arbiter without an answer but what waits for others."""
@@ -152,6 +171,8 @@ class Deciding:
             ask = self.locks.find(wanted.token)
             if ask is not None:
                 ask.settle(error)
+            # Its program was killed while the answer was on its way; a lock without an owner would stand
+            # for ever.
             elif not error:  # nobody waits for it any more
                 lock = wanted.lock
                 self._deliver(self.locks.table.release(wanted.key, wanted.owner, lock.start, lock.end))
@@ -173,6 +194,8 @@ class Deciding:
         if not message.last:
             return
         new, self._reclaiming = self._reclaiming, []
+        # RFC 8881, 8.4.3: nothing conflicting was granted since if the epoch is the same. Of another epoch
+        # nobody knows any more what was granted and released again, so all of it is refused.
         kept = message.epoch.hex() == locks.volume.identity.lock_epoch
         settled: list[Settled] = []
         if kept:
@@ -183,6 +206,7 @@ class Deciding:
                 kept = False
         if not kept:
             settled = locks.table.drop_host(locks.peer)
+        # Only now: what is granted from here on is granted to both.
         self._reclaimed, self._dropped = True, False
         self._answer(LocksReclaimed(bytes.fromhex(locks.volume.identity.lock_epoch), kept))
         self._deliver(settled)
@@ -193,6 +217,7 @@ class Deciding:
         self._check_reclaimed(session, message)
         key, lock = lock_of(message.lock, self.locks.peer)
         wanted = Wanted(message.token, key, lock, message.waits, message.may_deadlock)
+        # A waiting request keeps no task here: the answer is a message whenever it comes.
         if not message.asks_only:
             self._deliver(self.locks.table.ask(wanted))
             return
@@ -209,7 +234,7 @@ class Deciding:
     def released(self, session: Session, message: ReleaseLock) -> None:
         """RemoteProtocolError before it has reclaimed, and for more ranges than a host can hold."""
         self._check_reclaimed(session, message)
-        key, owner = Key(message.inode, Space(message.space)), Owner(self.locks.peer, message.owner)
+        key, owner = LockKey(message.inode, LockKind(message.space)), Owner(self.locks.peer, message.owner)
         if self.locks.table.is_too_many(key, owner, message.start, message.end, None):
             raise refusal(session.peer_name, message, "it leaves too many ranges")
         self.release(key, owner, (message.start, message.end), [], waiting=message.waiting)

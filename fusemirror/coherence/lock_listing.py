@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import Any
 
-from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock
+from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey
 from fusemirror.coherence.locks import Locks
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LOCKS_LISTED_MAX
@@ -37,7 +37,7 @@ def _path(tree: Tree, inode: InodeNumber) -> str | None:
     return path_shown(b"/" + b"/".join(tree.path(names[0], {}))) if names else None
 
 
-def _row(locks: Locks, key: Key, lock: Lock, state: str, path: str | None) -> dict[str, Any]:
+def _row(locks: Locks, key: LockKey, lock: Lock, state: str, path: str | None) -> dict[str, Any]:
     identity = locks.volume.identity
     return {
         "path": path,

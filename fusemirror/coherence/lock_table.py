@@ -32,7 +32,8 @@ END_OF_FILE = FILE_BYTES_MAX
 """The last byte of a range that goes to the end, wherever that is."""
 
 
-class Space(IntEnum):
+# The numbers are those of the protocol (`AskLock`), and stay.
+class LockKind(IntEnum):
     FCNTL = 0
     FLOCK = 1
 
@@ -44,11 +45,11 @@ class Owner(NamedTuple):
     number: int
 
 
-class Key(NamedTuple):
+class LockKey(NamedTuple):
     """Locks with different keys do not see each other."""
 
     inode: InodeNumber
-    space: Space
+    space: LockKind
 
 
 class Lock(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """
 
     token: int
-    key: Key
+    key: LockKey
     lock: Lock
     waits: bool = False
     may_deadlock: bool = False
@@ -94,20 +95,24 @@ class LockTable:
     """See the module."""
 
     def __init__(self) -> None:
-        self._held: dict[Key, list[Lock]] = {}  # those of one owner in the order of their ranges
-        self._waiting: dict[Key, list[Wanted]] = {}  # in the order in which they came
+        # By file and kind: locks with different keys never meet, so every question looks at one list only.
+        self._held: dict[LockKey, list[Lock]] = {}  # those of one owner in the order of their ranges
+        self._waiting: dict[LockKey, list[Wanted]] = {}  # in the order in which they came
+        # Counted as they come and go: to count a host's locks for each request would cost what an attacker
+        # likes.
         self._by_user: Counter[tuple[bytes, int]] = Counter()  # locks of a user at a host
         self._by_host: Counter[bytes] = Counter()
         self._waiting_by_user: Counter[tuple[bytes, int]] = Counter()
         self._waiting_by_host: Counter[bytes] = Counter()
+        # Who waits for whom is followed from owner to owner, over all files.
         self._waiting_by_owner: dict[Owner, list[Wanted]] = {}
 
     # --- looking --------------------------------------------------------------------------------------
 
-    def held(self, key: Key) -> tuple[Lock, ...]:
+    def held(self, key: LockKey) -> tuple[Lock, ...]:
         return tuple(self._held.get(key, ()))
 
-    def all_held(self) -> Iterator[tuple[Key, Lock]]:
+    def all_held(self) -> Iterator[tuple[LockKey, Lock]]:
         for key, locks in self._held.items():
             for lock in locks:
                 yield key, lock
@@ -121,7 +126,9 @@ class LockTable:
         return self._by_host.total(), self._waiting_by_host.total()
 
     def holds(self, owner: Owner, inode: InodeNumber) -> bool:
-        return any(lock.owner == owner for space in Space for lock in self._held.get(Key(inode, space), ()))
+        return any(
+            lock.owner == owner for space in LockKind for lock in self._held.get(LockKey(inode, space), ())
+        )
 
     def hindrance(self, wanted: Wanted) -> Lock | None:
         """The first lock that the request would have to wait for; what GETLK asks."""
@@ -141,23 +148,25 @@ class LockTable:
         EAGAIN where it does not wait, EDEADLK, ENOLCK at a limit. A conversion of flock(2) gives the old
         lock up first, also where the new one is then refused.
         """
-        if wanted.key.space is Space.FLOCK and self._gives_up_first(wanted):
-            self._put(wanted.key, wanted.owner, 0, END_OF_FILE, None)
+        # flock(2): a conversion is no single step. Another may get the lock between the two, and a refusal
+        # leaves nothing; Linux does the same, and programs know.
+        if wanted.key.space is LockKind.FLOCK:
+            own = [lock for lock in self._held.get(wanted.key, ()) if lock.owner == wanted.owner]
+            if own and own[0].exclusive != wanted.lock.exclusive:
+                self._put(wanted.key, wanted.owner, 0, END_OF_FILE, None)
         result = self._try(wanted)
         if result is None:
             self._wait(wanted)
-        own = [] if result is None else [Settled(wanted, result)]
-        return own + self._sweep(wanted.key)
-
-    def _gives_up_first(self, wanted: Wanted) -> bool:
-        own = [lock for lock in self._held.get(wanted.key, ()) if lock.owner == wanted.owner]
-        return bool(own) and own[0].exclusive != wanted.lock.exclusive
+        # The own answer first: who asked hears of it before those whom it let in.
+        answer = [] if result is None else [Settled(wanted, result)]
+        return answer + self._sweep(wanted.key)
 
     def _try(self, wanted: Wanted) -> int | None:
         """The errno that settles a request that does not wait yet; None where it has to."""
-        if self._is_hindered(wanted):
+        if self.hindrance(wanted) is not None:
             if not wanted.waits:
                 return errno.EAGAIN
+            # Before the limits: EDEADLK is about this program, ENOLCK about what others use.
             if self._closes_circle(wanted):
                 return errno.EDEADLK
             user = (wanted.owner.host, wanted.lock.uid)
@@ -167,11 +176,10 @@ class LockTable:
             return None
         return self._grant(wanted)
 
-    def _is_hindered(self, wanted: Wanted) -> bool:
-        return self.hindrance(wanted) is not None
-
     def _grant(self, wanted: Wanted) -> int:
         lock = wanted.lock
+        # Here and not when it was asked: locks that were held by then may have gone, and joined ranges
+        # count one.
         if self.is_too_many(wanted.key, lock.owner, lock.start, lock.end, lock):
             return errno.ENOLCK
         self._put(wanted.key, lock.owner, lock.start, lock.end, lock)
@@ -189,15 +197,18 @@ class LockTable:
         _count_down(self._waiting_by_user, (wanted.owner.host, wanted.lock.uid))
         _count_down(self._waiting_by_host, wanted.owner.host)
 
-    def _sweep(self, key: Key) -> list[Settled]:
+    def _sweep(self, key: LockKey) -> list[Settled]:
         """Settle those of who waits that can be settled now, the first first.
 
         Again where something was granted: it may have taken the place of a stronger lock.
         """
+        # In the order in which they came, so that a writer among readers gets its turn: of those that can
+        # be granted the first goes first.
         settled: list[Settled] = []
         count = -1
         while count != len(settled):
             count = len(settled)
+            # `_wait_no_more` makes a new list, so that this one may be walked on.
             for wanted in self._waiting.get(key, ()):
                 result = self._try_again(wanted)
                 if result is not None:
@@ -206,7 +217,7 @@ class LockTable:
         return settled
 
     def _try_again(self, wanted: Wanted) -> int | None:
-        if not self._is_hindered(wanted):
+        if self.hindrance(wanted) is None:
             return self._grant(wanted)
         return errno.EDEADLK if self._closes_circle(wanted) else None  # by what was granted since
 
@@ -215,10 +226,13 @@ class LockTable:
 
         A circle of more than `DEADLOCK_OWNERS_MAX` owners is not looked for to its end, as on Linux.
         """
+        # Only a process waits as a whole. An open file may be released by another thread of the same
+        # process, so a circle of those proves nothing (fcntl(2), "open file description locks").
         if not wanted.may_deadlock:
             return False
         seen: set[Owner] = set()
         behind = {lock.owner for lock in self._hindrances(wanted)}
+        # A search over owners and not over locks: each is looked at once, however many ranges it holds.
         while behind and len(seen) < DEADLOCK_OWNERS_MAX:
             owner = behind.pop()
             if owner == wanted.owner:
@@ -240,18 +254,21 @@ class LockTable:
 
     # --- giving up ------------------------------------------------------------------------------------
 
-    def release(self, key: Key, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> list[Settled]:
+    def release(self, key: LockKey, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> list[Settled]:
         """The owner holds nothing of the range. What it waits for it goes on waiting for."""
+        # Most closes release nothing: those must not wake everybody who waits for the file.
         if any(lock.owner == owner for lock in self._held.get(key, ())):
             self._put(key, owner, start, end, None)
             return self._sweep(key)
         return []
 
-    def drop_owner(self, inode: InodeNumber, owner: Owner, spaces: Iterable[Space] = Space) -> list[Settled]:
+    def drop_owner(
+        self, inode: InodeNumber, owner: Owner, spaces: Iterable[LockKind] = LockKind
+    ) -> list[Settled]:
         """The owner holds nothing of the file and waits for nothing: what it waited for is not settled."""
         settled = []
         for space in spaces:
-            key = Key(inode, space)
+            key = LockKey(inode, space)
             for wanted in [each for each in self._waiting.get(key, ()) if each.owner == owner]:
                 self._wait_no_more(wanted)
             settled += self.release(key, owner)
@@ -267,9 +284,11 @@ class LockTable:
         self.drop_waiting(host)
         return self.replace_host(host, ())
 
-    def replace_host(self, host: bytes, locks: Iterable[tuple[Key, Lock]]) -> list[Settled]:
+    def replace_host(self, host: bytes, locks: Iterable[tuple[LockKey, Lock]]) -> list[Settled]:
         """The host holds these locks and no others. ValueError, and nothing changed, where one of them
         conflicts with what others hold, is not the host's, or they are too many."""
+        # All is checked before anything changes: what is reclaimed counts whole or not at all, for who lost
+        # a part could not be told which.
         new = list(locks)
         _check_all(host, new)
         for key, lock in new:
@@ -278,6 +297,7 @@ class LockTable:
                 if other and held.conflicts_with(lock.owner, lock.start, lock.end, exclusive=lock.exclusive):
                     raise ValueError("a conflicting lock is held")
         before = dict.fromkeys((key, lock.owner) for key, lock in self.all_held() if lock.owner.host == host)
+        # Nobody is let in between giving up and taking again: waiters are looked at once, at the end.
         for key, owner in before:
             self._put(key, owner, 0, END_OF_FILE, None)
         for key, lock in new:
@@ -286,10 +306,11 @@ class LockTable:
 
     # --- ranges ---------------------------------------------------------------------------------------
 
-    def is_too_many(self, key: Key, owner: Owner, start: int, end: int, lock: Lock | None) -> bool:
+    def is_too_many(self, key: LockKey, owner: Owner, start: int, end: int, lock: Lock | None) -> bool:
         """Whether its user, or its host, would hold too many locks with `lock` in the range, or nothing."""
         own = [each for each in self._held.get(key, ()) if each.owner == owner]
         more = len(_replaced(own, start, end, lock)) - len(own)
+        # What needs no more locks than there are is refused at no limit.
         if more <= 0:
             return False
         uid = lock.uid if lock is not None else own[0].uid
@@ -298,15 +319,16 @@ class LockTable:
             or self._by_host[owner.host] + more > LOCKS_PER_HOST_MAX
         )
 
-    def put(self, key: Key, lock: Lock) -> None:
+    def put(self, key: LockKey, lock: Lock) -> None:
         """The owner holds it, whatever else is held: for a table that does not decide."""
         self._put(key, lock.owner, lock.start, lock.end, lock)
 
-    def _put(self, key: Key, owner: Owner, start: int, end: int, lock: Lock | None) -> None:
+    def _put(self, key: LockKey, owner: Owner, start: int, end: int, lock: Lock | None) -> None:
         """Replace what the owner has in the range; without a lock nothing stays there."""
         held = self._held.get(key, [])
         own = [each for each in held if each.owner == owner]
         others = [each for each in held if each.owner != owner]
+        # Counted anew as a whole: ranges are cut and joined, and the difference would be easy to get wrong.
         replaced = _replaced(own, start, end, lock)
         for each in own:
             _count_down(self._by_user, (owner.host, each.uid))
@@ -328,12 +350,15 @@ def _replaced(own: list[Lock], start: int, end: int, lock: Lock | None) -> list[
         if each.end < start or each.start > end:
             kept.append(each)
             continue
+        # An unlock in the middle leaves two ranges: the only way to hold more locks by giving up.
         if each.start < start:
             kept.append(msgspec.structs.replace(each, end=start - 1))
         if each.end > end:
             kept.append(msgspec.structs.replace(each, start=end + 1))
     if lock is None:
         return kept
+    # Neighbours of one kind are one, as POSIX has it: else a program that locks byte by byte fills the
+    # table.
     joined = lock
     apart = []
     for each in kept:
@@ -347,11 +372,11 @@ def _replaced(own: list[Lock], start: int, end: int, lock: Lock | None) -> list[
     return sorted([*apart, joined], key=lambda each: each.start)
 
 
-def _check_all(host: bytes, new: list[tuple[Key, Lock]]) -> None:
+def _check_all(host: bytes, new: list[tuple[LockKey, Lock]]) -> None:
     """ValueError unless a host can hold these together."""
     if len(new) > LOCKS_PER_HOST_MAX:
         raise ValueError("too many locks")
-    by_key: dict[Key, list[Lock]] = {}
+    by_key: dict[LockKey, list[Lock]] = {}
     for key, lock in new:
         if lock.owner.host != host:
             raise ValueError("a lock of another host")
@@ -373,6 +398,7 @@ def _remove(lists: dict[K, list[Wanted]], key: K, wanted: Wanted) -> None:
 
 
 def _count_down(counter: Counter[K], key: K) -> None:
+    assert counter[key] > 0, "what is given up was counted"
     counter[key] -= 1
     if not counter[key]:
         del counter[key]

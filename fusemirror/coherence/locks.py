@@ -33,11 +33,11 @@ import trio
 
 from fusemirror.coherence.lock_table import (
     END_OF_FILE,
-    Key,
     Lock,
+    LockKey,
+    LockKind,
     LockTable,
     Owner,
-    Space,
     Wanted,
 )
 from fusemirror.errors import (
@@ -57,15 +57,15 @@ log = logging.getLogger(__name__)
 _LOOKS_PER_TIMEOUT = 20
 
 Range = tuple[int, int]
-Row = tuple[Key, Lock, str]
+LockRow = tuple[LockKey, Lock, str]
 """Who holds, or waits: `held` or `waiting` is the third."""
 
 
-class Listing(NamedTuple):
+class LockListing(NamedTuple):
     """The first of `total` rows."""
 
     total: int
-    rows: list[Row]
+    rows: list[LockRow]
 
 
 class Ask:
@@ -116,16 +116,20 @@ class Arbiter(Protocol):
     def cancel(self, ask: Ask) -> None:
         """Settle a request that was asked, with EINTR unless it is granted at the same moment."""
 
-    def release(self, key: Key, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+    def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
         """The owner has given up a range; `before` is what it had of the file. `waiting`: it waits for
         nothing, either."""
 
-    async def others(self) -> "Listing | None":
+    async def others(self) -> "LockListing | None":
         """What the other host's programs hold and wait for, and the table here has not. None where nobody
         says that now."""
 
+    @property
+    def in_vain(self) -> bool:
+        """Nobody decides, and a request is not to wait for that."""
+
     def report(self) -> CheckReport:
-        """What a request gets that waited too long."""
+        """What a request gets that waited too long, or in vain."""
 
     def give_up_waiting(self, io_timeout_s: float) -> None:
         """A request that should be answered at once was not, for `io_timeout`."""
@@ -149,6 +153,7 @@ class Locks:
         self.changed = trio.Event()  # set, and replaced, when an arbiter opened, closed or was replaced
         self._asks: dict[int, Ask] = {}
         self._tokens = itertools.count(1)
+        # By open file: the last close of one is told by its handle alone, and OFD locks send no unlock.
         self._through: dict[int, set[tuple[InodeNumber, Owner]]] = {}  # who locked through an open file
         self._arbiter: Arbiter | None = None
 
@@ -159,6 +164,7 @@ class Locks:
 
     def attach(self, arbiter: Arbiter) -> None:
         """From now on `arbiter` decides: what was asked is asked anew, and this host's locks stay."""
+        # What this host holds stays in its own table over a change of the role: programs hold it as before.
         self._arbiter = arbiter
         self.put_off()
         self.table.drop_host(self.peer)
@@ -176,6 +182,7 @@ class Locks:
 
     def ask_again(self) -> None:
         """The arbiter decides now: it gets what waits for it, in order."""
+        # In the order of tokens, which is that in which programs asked.
         for ask in list(self._asks.values()):
             if not ask.asked and not ask.answer.settled:
                 self.arbiter.ask(ask)
@@ -186,16 +193,20 @@ class Locks:
     def begin(
         self,
         handle: int,
-        key: Key,
+        key: LockKey,
         lock: Lock,
         *,
         waits: bool = False,
         may_deadlock: bool = False,
         asks_only: bool = False,
     ) -> Ask:
-        """Ask for a lock through an open file; `end` has the answer. OperationFailed where it is lost."""
+        """Ask for a lock through an open file; `end` has the answer. OperationFailed where it is lost, a
+        check report where it is in vain."""
         if handle in self.lost:
             raise OperationFailed(errno.EIO)
+        if self.arbiter.in_vain:
+            raise self.arbiter.report()
+        # Before the answer: a file that is closed meanwhile must end what is granted then.
         if not asks_only:
             self._through.setdefault(handle, set()).add((key.inode, lock.owner))
         token = next(self._tokens)
@@ -213,6 +224,7 @@ class Locks:
         try:
             error, conflict = await ask.answer.wait()
         finally:
+            # Whoever is granted what nobody waits for any more gives it up again (`Deciding._deliver`).
             self._asks.pop(ask.wanted.token, None)
         if error:
             raise OperationFailed(error)
@@ -223,6 +235,7 @@ class Locks:
 
         OperationFailed (EIO) where it is lost, or that cannot be said.
         """
+        # A grant may have come just before the link was lost: then nobody can say in which order it stands.
         with trio.move_on_after(self.io_timeout_s):
             while not self.arbiter.is_open and handle not in self.lost:
                 await self.changed.wait()
@@ -234,18 +247,20 @@ class Locks:
         if ask.answer.settled or ask.interrupted:
             return
         ask.interrupted = True
+        # It may be granted at the same moment. Only the arbiter knows which was first.
         if ask.asked:
             self.arbiter.cancel(ask)
         else:
             ask.settle(errno.EINTR)
 
-    def release(self, key: Key, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> None:
+    def release(self, key: LockKey, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> None:
         """The owner gives up a range. OperationFailed (ENOLCK) where that leaves too many ranges."""
+        # Before anything is given up, so that the program may try otherwise, as on Linux.
         if self.table.is_too_many(key, owner, start, end, None):
             raise OperationFailed(errno.ENOLCK)
         self._give_up(key, owner, (start, end), waiting=False)
 
-    def _give_up(self, key: Key, owner: Owner, what: Range, *, waiting: bool) -> None:
+    def _give_up(self, key: LockKey, owner: Owner, what: Range, *, waiting: bool) -> None:
         before = [lock for lock in self.table.held(key) if lock.owner == owner]
         under_way = self.asked_by(key, owner)
         if waiting:
@@ -256,7 +271,7 @@ class Locks:
         if before or under_way:
             self.arbiter.release(key, owner, what, before, waiting=waiting)
 
-    def asked_by(self, key: Key, owner: Owner) -> bool:
+    def asked_by(self, key: LockKey, owner: Owner) -> bool:
         """Whether a request of the owner is before the arbiter."""
         return any(
             ask.asked and ask.wanted.key == key and ask.wanted.owner == owner and not ask.asks_only
@@ -267,22 +282,24 @@ class Locks:
         """A process closed a descriptor of the file: its locks of fcntl(2) end, whichever it was."""
         if not self._through:
             return  # as most often: nobody has locked anything that is still open
-        self._give_up(Key(inode, Space.FCNTL), owner, (0, END_OF_FILE), waiting=True)
+        self._give_up(LockKey(inode, LockKind.FCNTL), owner, (0, END_OF_FILE), waiting=True)
         for owners in self._through.values():
             owners.discard((inode, owner))
 
     def closed(self, handle: int) -> None:
         """The last descriptor of an open file is closed: whatever was locked through it ends."""
         for inode, owner in sorted(self._through.pop(handle, ())):
-            for space in Space:
-                self._give_up(Key(inode, space), owner, (0, END_OF_FILE), waiting=True)
+            for space in LockKind:
+                self._give_up(LockKey(inode, space), owner, (0, END_OF_FILE), waiting=True)
         self.lost.discard(handle)
 
     def expire(self) -> None:
         """Programs that waited too long for an arbiter, or for an answer that needs no wait, hear so."""
+        in_vain = self.arbiter.in_vain
         late = trio.current_time() - self.io_timeout_s
         for ask in list(self._asks.values()):
-            if ask.since > late or (ask.asked and ask.wanted.waits):
+            # To wait for another program is no fault of anybody, and has no limit (F_SETLKW).
+            if (ask.since > late and not in_vain) or (ask.asked and ask.wanted.waits):
                 continue
             if ask.asked:
                 self.arbiter.give_up_waiting(self.io_timeout_s)
@@ -293,7 +310,7 @@ class Locks:
     def find(self, token: int) -> Ask | None:
         return self._asks.get(token)
 
-    def own(self) -> list[tuple[Key, Lock]]:
+    def own(self) -> list[tuple[LockKey, Lock]]:
         return [(key, lock) for key, lock in self.table.all_held() if lock.owner.host == self.host]
 
     def lose_all(self, why: str) -> set[InodeNumber]:
@@ -301,6 +318,8 @@ class Locks:
         owners = {(key.inode, lock.owner) for key, lock in self.own()}
         if not owners:
             return set()
+        # All files through which one of them locked: which of its locks counted is not known to whoever
+        # reads.
         handles = {handle for handle, users in self._through.items() if users & owners}
         self.lost |= handles
         self.lost_total += len(owners)
@@ -311,8 +330,9 @@ class Locks:
             counted(len(inodes), "file"),
             why,
         )
+        # The other host may have written under a lock of its own since.
         for inode in sorted(inodes):
-            self.volume.watcher.image_suspect(inode)
+            self.volume.invalidator.image_suspect(inode)
         return inodes
 
     def status(self) -> dict[str, int | str]:
@@ -325,7 +345,7 @@ class Locks:
             "bind": str(self.arbiter.binding),
         }
 
-    def all_rows(self) -> list[Row]:
+    def all_rows(self) -> list[LockRow]:
         """Who holds, and who waits, as far as this host knows."""
         waiting = list(self.table.all_waiting())
         known = {(each.owner.host, each.token) for each in waiting}
@@ -338,7 +358,7 @@ class Locks:
         return held + [(each.key, each.lock, "waiting") for each in waiting]
 
 
-def message_of(key: Key, lock: Lock) -> HeldLock:
+def message_of(key: LockKey, lock: Lock) -> HeldLock:
     return HeldLock(
         inode=key.inode,
         space=int(key.space),
@@ -352,12 +372,12 @@ def message_of(key: Key, lock: Lock) -> HeldLock:
     )
 
 
-def lock_of(message: HeldLock, host: bytes) -> tuple[Key, Lock]:
+def lock_of(message: HeldLock, host: bytes) -> tuple[LockKey, Lock]:
     owner = Owner(host, message.owner)
     lock = Lock(
         owner, message.start, message.end, message.exclusive, message.pid, message.uid, message.since_ns
     )
-    return Key(message.inode, Space(message.space)), lock
+    return LockKey(message.inode, LockKind(message.space)), lock
 
 
 async def expire(locks: Locks) -> None:

@@ -1,7 +1,8 @@
 """Requests staged inside the subvolume's own store (seed [0065]-[0069], second example).
 
-There is no communication volume to define: requests stand in append-only files in the volume's
-directory, and share its free space. One fdatasync makes durable all that came together. A file has a header:
+There is no communication volume to define: requests stand in append-only files in the volume's directory.
+They take of its room above the reserve, and have no capacity of their own. One fdatasync makes durable all
+that came together. A file has a header:
 
     8s magic · u32 format version · u32 zero · u64 seed · u64 checksum of all that
 
@@ -18,50 +19,86 @@ file, and is cut off at the next opening; all else that is not whole is damage (
 the version before, `*.staged`, are read up to their first record that is not whole.
 """
 
+import errno
+import math
 import os
 import shutil
 import struct
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import xxhash
-
-from fusemirror.communication.volume import CommunicationVolume, Entry
+from fusemirror.communication.staged import StoredEntry, StoredRequest
+from fusemirror.communication.staging_space import StagingSpace
+from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import DiskFailed, VolumeDamaged
 from fusemirror.limits import DATA_BYTES_MAX, MESSAGE_BYTES_MAX, STAGING_SEGMENT_BYTES
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.volume import tails
 from fusemirror.volume.durable import append_behind, sync_directory, unused
-from fusemirror.volume.identity import State, boot_id
+from fusemirror.volume.identity import Shutdown, boot_id
+from fusemirror.volume.log import (
+    CHECKSUM_BYTES,
+    cut_torn_tail,
+    in_order,
+    is_checked,
+    is_sealed,
+    make_file,
+    seal,
+    with_checksum,
+)
+from fusemirror.volume.space import Space
 from fusemirror.volume.tails import SEED_BYTES, Whole
 
 _MAGIC = b"fmstaged"
 _VERSION = 2
 _HEADER = struct.Struct("<8sII")
-_CHECKSUM = struct.Struct("<Q")
 _SEED_AT = _HEADER.size
-_HEADER_BYTES = _SEED_AT + SEED_BYTES + _CHECKSUM.size
+_HEADER_BYTES = _SEED_AT + SEED_BYTES + CHECKSUM_BYTES
 _RECORD = struct.Struct("<QQQQII")
-_PREFIX_BYTES = _CHECKSUM.size + _RECORD.size
+_PREFIX_BYTES = CHECKSUM_BYTES + _RECORD.size
 _RECORD_BEFORE = struct.Struct("<QII")  # of version 1
-_PREFIX_BEFORE_BYTES = _CHECKSUM.size + _RECORD_BEFORE.size
+_PREFIX_BEFORE_BYTES = CHECKSUM_BYTES + _RECORD_BEFORE.size
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 class _Segment:
-    """One file, and the highest serial in it."""
+    """One file, the highest serial in it, and where the data of each request begins."""
 
-    __slots__ = ("last", "path", "seed", "size_bytes")
+    __slots__ = ("_offsets", "_serials", "last", "path", "seed", "size_bytes")
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
         self.seed = seed
         self.last = 0
         self.size_bytes = _HEADER_BYTES
+        self._serials = array("Q")  # ascending
+        self._offsets = array("Q")
+
+    def add(self, serial: int, data_offset: int) -> None:
+        """A request stands in it, behind the others."""
+        self.last = max(self.last, serial)
+        # A batch that was written and could not be synced is stored again, and only the last copy counts.
+        while self._serials and self._serials[-1] >= serial:
+            del self._serials[-1], self._offsets[-1]
+        self._offsets.append(data_offset)
+        self._serials.append(serial)  # last: who looks meanwhile finds both
+
+    def place_of(self, serial: int) -> int | None:
+        """Where the data of a request begins, or None."""
+        index = bisect_left(self._serials, serial)
+        found = self._serials[index : index + 1]
+        return self._offsets[index] if found and found[0] == serial else None
+
+    def clear(self) -> None:
+        """Nothing of it counts any more."""
+        self.last, self.size_bytes = 0, _HEADER_BYTES
+        del self._serials[:], self._offsets[:]
 
 
 class _Staged(NamedTuple):
@@ -80,16 +117,18 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
 
     kind = "subvolume"
 
-    def __init__(self, directory: Path, capacity_bytes: int, seams: Seams) -> None:
-        super().__init__(capacity_bytes)
+    def __init__(self, directory: Path, memory_bytes: int, seams: Seams, space: Space | None = None) -> None:
+        """`space` of the subvolume."""
+        room = None if space is None else StagingSpace(space, applies_here=True)
+        super().__init__(math.inf, memory_bytes, seams, room)
         self._directory = directory
-        self._seams = seams
+        self.directory = str(directory)
         directory.mkdir(mode=0o700, exist_ok=True)
         self._floor = 0
         self._index = 0  # of the last record
         self._durable = 0  # what a killed process left may not be durable
         self._segments: list[_Segment] = []
-        state = State.load(directory)
+        state = Shutdown.load(directory)
         found = [entry for path in sorted(directory.glob("*.staged")) for entry in self._load_before(path)]
         paths = sorted(directory.glob("*.requests"))
         for path in paths:
@@ -100,25 +139,25 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         if not paths:
             self._segments.append(self._make_segment())
         self._descriptor = os.open(self._segments[-1].path, _APPEND, 0o600)
-        State(clean=False, boot_id=boot_id()).store(directory)  # when what there is has been judged
+        Shutdown(clean=False, boot_id=boot_id()).store(directory)  # when what there is has been judged
 
-    def _load_before(self, path: Path) -> list[Entry]:
+    def _load_before(self, path: Path) -> list[StoredRequest]:
         """The entries of a file of version 1, which is cut behind its last whole record."""
         segment = _Segment(path, 0)
         segment.size_bytes = 0
         entries = []
-        for serial, request, data, end in _records_before(path.read_bytes()):
+        for serial, request, data_bytes, end in _records_before(path.read_bytes()):
             segment.size_bytes = end
             if request:
-                entries.append((serial, request, data))
-                segment.last = serial
+                entries.append((serial, request, data_bytes))
+                segment.add(serial, end - data_bytes)
             else:
                 self._floor = serial
         os.truncate(path, segment.size_bytes)
         self._segments.append(segment)
         return entries
 
-    def _load(self, path: Path, *, may_be_torn: bool, lost_power: bool) -> list[Entry]:
+    def _load(self, path: Path, *, may_be_torn: bool, lost_power: bool) -> list[StoredRequest]:
         """The entries of a file, which is cut behind its last whole record. VolumeDamaged, OSError."""
         content = path.read_bytes()
         seed = _seed_of(content)
@@ -130,20 +169,23 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         self._index = max(self._index, self._first_index(path) - 1)
         entries = []
         read_at = partial(_whole_at, memoryview(content), seed)
-        while (whole := read_at(segment.size_bytes)) is not None and whole.number > self._index:
-            record = _record_at(content, segment.size_bytes)
+        for offset, whole in in_order(read_at, segment.size_bytes, self._index):
+            record = _record_at(content, offset)
             segment.size_bytes, self._index = whole.end, record.number
             self._floor = max(self._floor, record.floor)
             if record.request:
-                entries.append((record.serial, record.request, record.data))
-                segment.last = max(segment.last, record.serial)
-        bad = segment.size_bytes
-        if bad < len(content):
-            if not may_be_torn or tails.is_damage(
-                read_at, len(content), bad, self._index, lost_power=lost_power
-            ):
-                raise self._damaged(path, bad, "a record cannot be read, and was whole: others follow it")
-            os.truncate(path, bad)
+                entries.append((record.serial, record.request, len(record.data)))
+                segment.add(record.serial, whole.end - len(record.data))
+        cut_torn_tail(
+            path,
+            len(content),
+            read_at,
+            bad=segment.size_bytes,
+            last=self._index,
+            may_be_torn=may_be_torn,
+            lost_power=lost_power,
+            damaged=self._damaged,
+        )
         self._segments.append(segment)
         return entries
 
@@ -153,7 +195,9 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         except ValueError:
             raise self._damaged(path, 0, "no file of a store has such a name") from None
 
-    def _damaged(self, path: Path, offset: int, why: str) -> VolumeDamaged:
+    def _damaged(
+        self, path: Path, offset: int, why: str = "a record cannot be read, and was whole: others follow it"
+    ) -> VolumeDamaged:
         return VolumeDamaged(self._directory.parent, f"staged requests: {path.name} at byte {offset}: {why}")
 
     def _make_segment(self) -> _Segment:
@@ -161,42 +205,29 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         seed = self._seams.random_bytes(SEED_BYTES)
         header = _HEADER.pack(_MAGIC, _VERSION, 0) + seed
         path = self._directory / f"{self._index + 1:016x}.requests"
-        temporary = self._directory / "new"
-        with temporary.open("wb") as file:
-            file.write(header + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)))
-            file.flush()
-            self._seams.fsync(file.fileno())
-        temporary.replace(path)
+        make_file(path, with_checksum(header), self._seams)
         sync_directory(self._directory)
         return _Segment(path, int.from_bytes(seed, "little"))
 
-    def has_room(self, size_bytes: int) -> bool:
-        """As everywhere; and at most half of what is free is taken at one go."""
-        if not super().has_room(size_bytes):
-            return False
-        return not self._staged or 2 * size_bytes <= self._free_bytes()
+    def configure(self, capacity_bytes: float, memory_bytes: float) -> None:
+        super().configure(math.inf, memory_bytes)
 
-    def _free_bytes(self) -> int:
-        of_disk = os.statvfs(self._directory)
-        return of_disk.f_bavail * of_disk.f_frsize
-
-    async def _store(self, entries: Iterable[Entry], ended: Iterable[int]) -> None:
+    async def _store(self, entries: Iterable[StoredEntry], ended: Iterable[int]) -> None:
         first = next(iter(self._staged.values()), None)
         floor = self._serial + 1 if first is None else first.serial
         await self._seams.run_blocking(self._store_blocking, list(entries), floor)
 
-    def _store_blocking(self, entries: list[Entry], floor: int) -> None:
+    def _store_blocking(self, entries: list[StoredEntry], floor: int) -> None:
         try:
             self._write(entries, floor)
         except OSError as error:
             raise DiskFailed(self._directory, error) from error
 
-    def _write(self, entries: list[Entry], floor: int) -> None:
+    def _write(self, entries: list[StoredEntry], floor: int) -> None:
         if not entries and all(segment.last < floor for segment in self._segments):
             self._clear()
         elif entries or floor > self._floor:
-            last = max((serial for serial, _, _ in entries), default=0)
-            self._append(entries or [(0, b"", b"")], floor, last=last)
+            self._append(entries or [(0, b"", b"")], floor)
         self._seams.fdatasync(self._descriptor)
         self._durable = self._index
         self._floor = floor
@@ -204,18 +235,20 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             # The oldest goes first, so that what is left is always the end.
             os.unlink(self._segments.pop(0).path)
 
-    def _append(self, entries: list[Entry], floor: int, *, last: int) -> None:
+    def _append(self, entries: list[StoredEntry], floor: int) -> None:
         if self._segments[-1].size_bytes >= STAGING_SEGMENT_BYTES:
             self._begin_segment()
         segment = self._segments[-1]
-        records = b"".join(
+        records = [
             _pack(_Staged(self._index + count, self._durable, floor, *entry), segment.seed)
             for count, entry in enumerate(entries, 1)
-        )
-        append_behind(self._descriptor, records, segment.size_bytes)
+        ]
+        append_behind(self._descriptor, b"".join(records), segment.size_bytes)
         self._index += len(entries)
-        segment.size_bytes += len(records)
-        segment.last = max(segment.last, last)
+        for (serial, request, data), record in zip(entries, records, strict=True):
+            segment.size_bytes += len(record)
+            if request:
+                segment.add(serial, segment.size_bytes - len(data))
 
     def _begin_segment(self) -> None:
         # The next file may only count once this one is whole: a floor in it stands on these records.
@@ -231,28 +264,38 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             os.unlink(segment.path)
         del self._segments[:-1]
         os.ftruncate(self._descriptor, _HEADER_BYTES)
-        self._segments[0].size_bytes = _HEADER_BYTES
-        self._segments[0].last = 0
+        self._segments[0].clear()
+
+    def _read(self, serial: int, start: int, end: int) -> bytes:
+        for segment in reversed(self._segments):
+            place = segment.place_of(serial)
+            if place is not None:
+                descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return os.pread(descriptor, end - start, place + start)
+                finally:
+                    os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._directory))
 
     def stored_count(self) -> int:
-        return sum(staged.destaged for staged in self._staged.values()) + len(self._leaving + self._removing)
+        return sum(staged.destaged for staged in self._staged.values()) + len(self.destaging.in_store)
 
     def close(self) -> None:
         os.close(self._descriptor)
         with suppress(OSError):  # on a full disk; it then counts as that of a killed process
-            State(clean=True, boot_id=boot_id()).store(self._directory)
+            Shutdown(clean=True, boot_id=boot_id()).store(self._directory)
 
 
 def _pack(staged: _Staged, seed: int) -> bytes:
     number, durable, floor, serial, request, data = staged
     body = _RECORD.pack(number, durable, floor, serial, len(request), len(data)) + request + data
-    return _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, seed)) + body
+    return seal(body, seed)
 
 
 def _seed_of(content: bytes) -> int | None:
     """None where the header is not whole, or is of another version."""
-    header, checksum = content[: _SEED_AT + SEED_BYTES], content[_SEED_AT + SEED_BYTES : _HEADER_BYTES]
-    if _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)) != checksum:
+    header = content[: _SEED_AT + SEED_BYTES]
+    if len(content) < _HEADER_BYTES or not is_checked(content[:_HEADER_BYTES]):
         return None
     magic, version, _ = _HEADER.unpack_from(header)
     return int.from_bytes(header[_SEED_AT:], "little") if (magic, version) == (_MAGIC, _VERSION) else None
@@ -261,36 +304,35 @@ def _seed_of(content: bytes) -> int | None:
 def _whole_at(view: memoryview, seed: int, start: int) -> Whole | None:
     if start + _PREFIX_BYTES > len(view):
         return None
-    index, durable, _, _, request_bytes, data_bytes = _RECORD.unpack_from(view, start + _CHECKSUM.size)
+    index, durable, _, _, request_bytes, data_bytes = _RECORD.unpack_from(view, start + CHECKSUM_BYTES)
     end = start + _PREFIX_BYTES + request_bytes + data_bytes
     if end > len(view) or request_bytes + data_bytes > MESSAGE_BYTES_MAX + DATA_BYTES_MAX:
         return None
-    (checksum,) = _CHECKSUM.unpack_from(view, start)
-    if xxhash.xxh3_64_intdigest(view[start + _CHECKSUM.size : end], seed) != checksum:
+    if not is_sealed(view, start, end, seed):
         return None
     return Whole(index, durable, end)
 
 
 def _record_at(content: bytes, start: int) -> _Staged:
     """The record that begins there; it is whole."""
-    *numbers, request_bytes, data_bytes = _RECORD.unpack_from(content, start + _CHECKSUM.size)
+    *numbers, request_bytes, data_bytes = _RECORD.unpack_from(content, start + CHECKSUM_BYTES)
     number, durable, floor, serial = numbers
     middle = start + _PREFIX_BYTES + request_bytes
     request, data = content[start + _PREFIX_BYTES : middle], content[middle : middle + data_bytes]
     return _Staged(number, durable, floor, serial, request, data)
 
 
-def _records_before(content: bytes) -> Iterator[tuple[int, bytes, bytes, int]]:
-    """Serial, request, data and end of each record of version 1, up to the first that is not whole."""
+def _records_before(content: bytes) -> Iterator[tuple[int, bytes, int, int]]:
+    """Serial, request, length of the data, and end of each record of version 1, up to the first that is not
+    whole."""
     start = 0
     while start + _PREFIX_BEFORE_BYTES <= len(content):
-        serial, request_bytes, data_bytes = _RECORD_BEFORE.unpack_from(content, start + _CHECKSUM.size)
+        serial, request_bytes, data_bytes = _RECORD_BEFORE.unpack_from(content, start + CHECKSUM_BYTES)
         middle = start + _PREFIX_BEFORE_BYTES + request_bytes
         end = middle + data_bytes
-        body = content[start + _CHECKSUM.size : end]
-        if end > len(content) or _CHECKSUM.unpack_from(content, start)[0] != xxhash.xxh3_64_intdigest(body):
+        if end > len(content) or not is_sealed(memoryview(content), start, end, 0):
             return
-        yield serial, content[start + _PREFIX_BEFORE_BYTES : middle], content[middle:end], end
+        yield serial, content[start + _PREFIX_BEFORE_BYTES : middle], data_bytes, end
         start = end
 
 
@@ -305,13 +347,18 @@ def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]
     if not any(directory.glob("*.requests")):
         return True
     try:
-        SubvolumeCommunicationVolume(directory, 0, Seams()).close()
+        _opened_to_repair(directory).close()
     except VolumeDamaged as error:
-        report(f"{error}: mended" if repair else str(error))
+        report(f"{error}: repaired" if repair else str(error))
         if repair:
             _salvage(directory, report)
         return False
     return True
+
+
+def _opened_to_repair(directory: Path) -> SubvolumeCommunicationVolume:
+    """One that stages nothing."""
+    return SubvolumeCommunicationVolume(directory, 0, Seams())
 
 
 def _salvage(directory: Path, report: Callable[[str], None]) -> None:
@@ -320,7 +367,7 @@ def _salvage(directory: Path, report: Callable[[str], None]) -> None:
     if fresh.is_dir():
         shutil.rmtree(fresh)
     floor, index, lost_bytes = 0, 0, 0
-    kept: dict[int, Entry] = {}
+    kept: dict[int, StoredEntry] = {}
     for path in sorted(directory.glob("*.requests")):
         content = path.read_bytes()
         seed = _seed_of(content)
@@ -339,7 +386,7 @@ def _salvage(directory: Path, report: Callable[[str], None]) -> None:
                 kept[record.serial] = (record.serial, record.request, record.data)
         lost_bytes += len(content) - end
     entries = [entry for serial, entry in sorted(kept.items()) if serial >= floor]
-    store = SubvolumeCommunicationVolume(fresh, 0, Seams())
+    store = _opened_to_repair(fresh)
     store._write(entries, floor)
     store.close()
     directory.rename(unused(directory.with_name("lost-staged")))

@@ -6,7 +6,8 @@ from fusemirror.change import Row, Table, row_bytes
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ROW_BYTES_PER_RECORD
 from fusemirror.pieces import first_piece
-from fusemirror.volume.catalog import Catalog, inode_key, xattr_key
+from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.entries import inode_key, xattr_key
 from fusemirror.volume.reservations import reservation_row
 
 
@@ -21,9 +22,9 @@ def purge_rows(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ..
 
 
 def _rows_of_end(catalog: Catalog, number: InodeNumber) -> Iterator[Row]:
-    if not catalog.is_orphan(number):
+    if not catalog.derived.is_orphan(number):
         return  # it is ended, or has got a name meanwhile
-    for name in catalog.xattr_names(number):
+    for name in catalog.xattrs.walk(number):
         yield (Table.XATTRS, xattr_key(number, name), None)
     if number in catalog.reservations:
         yield reservation_row(number, None)

@@ -28,4 +28,4 @@ class Traffic:
 
 
 def _counts(session: Session) -> dict[str, int]:
-    return {name: getattr(session, name) for name in _COUNTERS}
+    return {name: getattr(session.counters, name) for name in _COUNTERS}

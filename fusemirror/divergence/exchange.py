@@ -63,9 +63,9 @@ class _Talk:
 class DivergenceExchange:
     """Idle until `begin`, and again once `is_diverged` says no."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, is_diverged: Callable[[], bool] = lambda: True) -> None:
         self.here: DivergentChanges | None = None
-        self.is_diverged: Callable[[], bool] = lambda: True
+        self._is_diverged = is_diverged
         self._volume = volume
         self._begun = trio.Event()
         self._here_count: int | None = None
@@ -81,7 +81,7 @@ class DivergenceExchange:
 
     def status(self) -> dict[str, Any] | None:
         """How many divergent files each host has; None where there is no split brain, or not yet counted."""
-        if self.here is None or not self.is_diverged():
+        if self.here is None or not self._is_diverged():
             return None
         return {"here": self._here_count, "there": self._there_count}
 
@@ -100,7 +100,7 @@ class DivergenceExchange:
             while self.here is None:
                 await self._begun.wait()
                 self._begun = trio.Event()
-            if not self.is_diverged():
+            if not self._is_diverged():
                 self.here = None
                 continue
             await self._count(self.here)

@@ -12,7 +12,7 @@ from enum import StrEnum
 import trio
 
 from fusemirror.change import AnyChange, NamespaceChange, Table, decode_change
-from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber, NameKey
 from fusemirror.limits import (
     DIFFERENCE_PATH_BYTES_MAX,
     DIFFERENCES_TOLD_BYTES_MAX,
@@ -23,9 +23,9 @@ from fusemirror.mirror.histories import generations_of
 from fusemirror.pieces import first_piece
 from fusemirror.printable import shortened
 from fusemirror.protocol.messages import Difference, History
-from fusemirror.volume.catalog import key_inode, unpack_entry
+from fusemirror.volume.entries import key_inode, unpack_entry
 from fusemirror.volume.inode import Inode
-from fusemirror.volume.paths import NameKey, Tree, name_of
+from fusemirror.volume.paths import Tree, name_of
 from fusemirror.volume.rows import SET_BACK_KEY
 from fusemirror.volume.volume import Volume
 

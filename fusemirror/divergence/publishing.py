@@ -30,7 +30,7 @@ from fusemirror.limits import (
 from fusemirror.operations import (
     AnyOperation,
     Create,
-    Link,
+    HardLink,
     RemoveXattr,
     Rename,
     SetAttributes,
@@ -188,7 +188,7 @@ class Publishing:
         with quarantine.open_data(data) as ours:
             extents = (
                 *extents_of(ours.fileno(), kept.size),
-                *self._unit.volume.images.extents(inode, kept.size),
+                *self._unit.volume.images.content.extents(inode, kept.size),
             )
             for offset, length in _pieces(extents):
                 if await self._unit.read(inode, offset, length) != os.pread(ours.fileno(), length, offset):
@@ -240,7 +240,7 @@ class Publishing:
 
     async def _link(self, inode: InodeNumber, directory: InodeNumber, name: bytes) -> None:
         try:
-            await self._unit.perform(Link(inode, directory, name))
+            await self._unit.perform(HardLink(inode, directory, name))
         except OperationFailed as error:
             if error.errno != errno.EEXIST or (await self._unit.lookup(directory, name)).number != inode:
                 raise

@@ -126,7 +126,7 @@ async def quarantine_files(volume: Volume, files: dict[InodeNumber, list[list[by
         count += 1
         await trio.lowlevel.checkpoint()  # programs of this host wait, but its peer and its commands do not
     sync_directory(unfinished)
-    await volume.run_blocking(volume.images.sync_filesystem)
+    await volume.run_blocking(volume.images.unsynced.sync_filesystem)
     finished = place / f"{volume.identity.term}"
     await volume.run_blocking(_remove, finished)  # of an attempt that ended before this host gave way
     unfinished.rename(finished)
@@ -164,8 +164,8 @@ def _described(volume: Volume, inode: Inode, paths: list[list[bytes]]) -> Quaran
         atime_ns=inode.atime_ns,
         rdev=inode.rdev,
         xattrs={
-            name: volume.catalog.xattr(inode.number, name) or b""
-            for name in volume.catalog.xattrs(inode.number)
+            name: volume.catalog.xattrs.value(inode.number, name) or b""
+            for name in volume.catalog.xattrs.names(inode.number)
         },
         links=paths[1:],
     )
@@ -177,5 +177,5 @@ async def _copy_out(volume: Volume, inode: Inode, target: Path) -> None:
     with target.open("wb") as copy:
         while offset < size:
             step = (number, copy.fileno(), offset, min(size, offset + COPY_PIECE_BYTES))
-            offset = await volume.run_blocking(volume.images.copy_out, *step)
+            offset = await volume.run_blocking(volume.images.content.copy_out, *step)
         os.ftruncate(copy.fileno(), size)

@@ -1,14 +1,19 @@
 """The answers of `Operations`, in pyfuse3's types, as the kernel's protocol has them."""
 
 import stat
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pyfuse3
 
 from fusemirror.kernel import codec
-from fusemirror.kernel.codec import NS_PER_S, Kstatfs
+from fusemirror.kernel.codec import NS_PER_S, FuseReply, InHeader, Kstatfs
 
 _DEVICE_BITS = 0xFFFFFFFF  # of a device number: what the protocol has room for, and all that Linux has
 _TYPE_SHIFT = 12  # from the type in a mode to that of a directory's entry (readdir(3))
+
+Handler = Callable[[InHeader, memoryview], Coroutine[Any, Any, FuseReply]]
+"""Answers one kind of request. FUSEError. It copies first what it needs of the bytes after it has waited."""
 
 
 def attr_of(entry: pyfuse3.EntryAttributes) -> tuple[int, ...]:

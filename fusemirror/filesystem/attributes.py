@@ -2,7 +2,10 @@
 
 import pyfuse3
 
-from fusemirror.volume.catalog import Entry
+from fusemirror.control.unit import ControlUnit
+from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.identifiers import NameKey
+from fusemirror.volume.entries import Entry
 from fusemirror.volume.inode import Inode
 
 BLOCK_BYTES = 4096  # st_blksize, and the size of a logical block for programs that align their writes
@@ -48,3 +51,29 @@ def entry_attributes(inode: Inode, allocated_bytes: int) -> pyfuse3.EntryAttribu
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     return entry
+
+
+class AttributeReplies:
+    """What the kernel is told of an inode, and for how long it may keep that."""
+
+    def __init__(self, unit: ControlUnit, cache: KernelCache) -> None:
+        self._unit = unit
+        self._cache = cache
+
+    def of(self, inode: Inode, *, asked: bool = False) -> pyfuse3.EntryAttributes:
+        """`asked`: the kernel wants to know just this."""
+        entry = entry_attributes(inode, self._unit.allocated_bytes(inode))
+        lifetime_s = self._unit.cacheable_s(inode.number)
+        entry.attr_timeout, entry.st_mtime_ns = self._cache.tell(inode, lifetime_s, asked=asked)
+        return entry
+
+    def named(
+        self, inode: Inode, name: NameKey | None = None, name_lifetime_s: float = 0.0
+    ) -> pyfuse3.EntryAttributes:
+        """The kernel refers to the inode from now on; by `name`, where that is one to be kept."""
+        entry = self.of(inode)
+        entry.entry_timeout = name_lifetime_s
+        self._cache.named(inode.number)
+        if name is not None and inode.is_directory:
+            self._cache.directories.told(inode.number, name)
+        return entry

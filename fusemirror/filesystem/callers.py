@@ -2,8 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 _CAP_SYS_ADMIN = 21
+
+
+class Caller(NamedTuple):
+    """Who makes something: pyfuse3's RequestContext, which only pyfuse3 can make. `InHeader` serves as
+    the same where no umask is asked for."""
+
+    uid: int
+    gid: int
+    pid: int
+    umask: int
 
 
 def is_administrator(uid: int, pid: int) -> bool:

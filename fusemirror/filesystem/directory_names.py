@@ -13,11 +13,16 @@ A directory in which a program of this host stands, or has a file open below it,
 something looks it up by the new name outside of such a rename. So `run` does that, by the path below the
 mountpoint, as any program would: when the old name was dropped and the kernel has not let go of the
 directory, and again after each look that finds it, until it has worked once.
+
+A directory that the other host removed is reported to the kernel as such (FUSE_NOTIFY_DELETE), as if its
+own rmdir(2) had: a program may stand in it, and what it looks for there is missing without a question. Else
+the kernel would keep each such name in its cache, and with them the directory, when no program holds it any
+more. (It does where it could not take the word: something in the directory was in use.)
 """
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -26,61 +31,96 @@ import pyfuse3
 import trio
 
 from fusemirror.change import Row, Table
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.errors import DiskFailed, VolumeDamaged
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, NameKey
 from fusemirror.limits import MOVED_LOOK_DELAY_S, MOVED_LOOKS_MAX, NAME_DROPPED_S
-from fusemirror.volume.catalog import key_inode, unpack_entry
+from fusemirror.volume.entries import key_inode, unpack_entry
+from fusemirror.volume.inode import Inode
 
 log = logging.getLogger(__name__)
 
-# The kernel does not have the name, or not the mount any more; libfuse says the last.
-_LET_GO = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.EINVAL}
+# The kernel does not have the name, or not the mount any more; libfuse says the last. Of what was removed: it
+# still holds something in it, or something is mounted there; the name it has dropped all the same.
+_LET_GO = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENODEV,
+    errno.ENOTCONN,
+    errno.EINVAL,
+    errno.ENOTEMPTY,
+    errno.EBUSY,
+}
 _DROPPERS = 8  # threads: each may wait for a call that holds its directory's lock
 _DIRECTORY_TYPE = 4
 
-Name = tuple[InodeNumber, bytes]
-DropName = Callable[[InodeNumber, bytes], None]
-"""(parent, name): pyfuse3.invalidate_entry."""
+DropName = Callable[..., None]
+"""(parent, name), and the inode if it was removed: pyfuse3.invalidate_entry."""
 Look = Callable[[bytes], int]
 """Look a path below the mountpoint up; the inode that is there. OSError."""
+
+NameOf = Callable[[InodeNumber], Awaitable[NameKey | None]]
+"""The name that a directory has, as the volume knows it. DiskFailed, VolumeDamaged."""
+
+
+async def _nameless(_: InodeNumber) -> NameKey | None:
+    return None
 
 
 class DirectoryNames:
     """See the module. For each directory that the kernel knows, `_names` has the name by which it does, or
     the kernel was told to drop that one."""
 
-    def __init__(self, drop: DropName = pyfuse3.invalidate_entry, look: Look = lambda _: 0) -> None:
+    def __init__(
+        self,
+        drop: DropName = pyfuse3.invalidate_entry,
+        look: Look = lambda _: 0,
+        name_of: NameOf = _nameless,
+    ) -> None:
         self._drop = drop
         self.look = look
+        self.name_of = name_of
         # By the name that each has now: those that the kernel may not have moved there.
-        self._left: dict[InodeNumber, Name] = {}
+        self._left: dict[InodeNumber, NameKey] = {}
         self._wanted = trio.Event()
-        self._names: dict[InodeNumber, Name] = {}
+        self._names: dict[InodeNumber, NameKey] = {}
         self._dropping: dict[InodeNumber, trio.Event] = {}
         self._droppers = ThreadPoolExecutor(_DROPPERS, "dropper")
 
     def rows_changed(self, rows: Iterable[Row]) -> None:
         """A change of the other host."""
         for table, key, value in rows:
-            if table == Table.ENTRIES and value is not None:
+            if value is None:
+                continue
+            if table == Table.INODES and (number := key_inode(key)) in self._names:
+                if Inode.unpack(number, value).nlink == 0:
+                    self.removed(number)
+            elif table == Table.ENTRIES:
                 entry = unpack_entry(value)
                 if entry.type == _DIRECTORY_TYPE:
                     self._leave(entry.inode, (key_inode(key), key[8:]))
+
+    def removed(self, inode: InodeNumber) -> None:
+        """The directory has no name any more: begin to tell that, if the kernel has it by one."""
+        self._left.pop(inode, None)
+        known = self._names.pop(inode, None)
+        if known is not None:
+            self._droppers.submit(self._drop_name, *known, inode)
 
     def forgotten(self, inode: InodeNumber) -> None:
         self._names.pop(inode, None)
         self._left.pop(inode, None)
 
-    def told(self, inode: InodeNumber, name: Name) -> None:
+    def told(self, inode: InodeNumber, name: NameKey) -> None:
         """The kernel is told a directory by a name now."""
         self._leave(inode, name)
         self._names[inode] = name
 
-    def renamed(self, inode: InodeNumber, name: Name) -> None:
+    def renamed(self, inode: InodeNumber, name: NameKey) -> None:
         """The kernel has moved a directory to a name, or does once it has the answer to its request."""
         if self._left.pop(inode, None) or inode in self._names:
             self._names[inode] = name
 
-    def changed_untold(self, name: Name, other: Name, inode: InodeNumber | None) -> None:
+    def changed_untold(self, name: NameKey, other: NameKey, inode: InodeNumber | None) -> None:
         """What the kernel has by this name may be old: begin to drop it. A directory that has the name by a
         rename that the kernel does not know of, it still has by the `other` one."""
         if inode is not None and other != name and self._names.get(inode) == name:
@@ -88,7 +128,7 @@ class DirectoryNames:
             self._leave(inode, name)
         self._droppers.submit(self._drop_name, *name)
 
-    async def found(self, inode: InodeNumber, name: Name) -> bool:
+    async def found(self, inode: InodeNumber, name: NameKey) -> bool:
         """On return the kernel does not have the directory by another name, or is late in dropping that.
         Whether that took a wait."""
         self._leave(inode, name)
@@ -99,7 +139,7 @@ class DirectoryNames:
             await dropped.wait()
         return True
 
-    def _leave(self, inode: InodeNumber, name: Name) -> None:
+    def _leave(self, inode: InodeNumber, name: NameKey) -> None:
         """The directory has this name and no other: begin to drop what the kernel has it by."""
         if inode in self._left:
             self._left[inode] = name
@@ -141,9 +181,9 @@ class DirectoryNames:
             for inode, name in list(self._left.items()):
                 await self._look_at(inode, name)
 
-    async def _look_at(self, inode: InodeNumber, name: Name) -> None:
+    async def _look_at(self, inode: InodeNumber, name: NameKey) -> None:
         for _ in range(MOVED_LOOKS_MAX):
-            path = self._path(name)
+            path = await self._path(name)
             if path is None or self._left.get(inode) != name:
                 return
             try:
@@ -158,24 +198,29 @@ class DirectoryNames:
                     self._names[inode] = name
                 return
 
-    def _path(self, name: Name) -> bytes | None:
-        """Of a name, below the mountpoint. None where it leads through what the kernel has not met: who comes
-        there looks at that first, and then at what is left."""
+    async def _path(self, name: NameKey) -> bytes | None:
+        """Of a name, below the mountpoint; it may lead through directories that the kernel has not met. None
+        where it leads nowhere just now, as while moves arrive: each that does is followed by another look."""
         parts: list[bytes] = []
-        at: Name | None = name
+        met: set[InodeNumber] = set()
+        at: NameKey | None = name
         while at is not None:
             parent, part = at
             parts.append(part)
             if parent == ROOT_INODE:
                 return b"/".join(reversed(parts))
+            if parent in met:
+                return None
+            met.add(parent)
             at = self._left.get(parent) or self._names.get(parent)
-            if len(parts) > len(self._names) + len(self._left):
-                return None  # in a circle, while moves arrive
+            if at is None:
+                with suppress(DiskFailed, VolumeDamaged):  # whoever looks there meets it
+                    at = await self.name_of(parent)
         return None
 
-    def _drop_name(self, parent: InodeNumber, name: bytes) -> None:
+    def _drop_name(self, parent: InodeNumber, name: bytes, *removed: InodeNumber) -> None:
         try:
-            self._drop(parent, name)
+            self._drop(parent, name, *removed)
         except OSError as error:
             if error.errno not in _LET_GO:
                 log.error("the kernel could not be told that %r in inode %d moved: %s", name, parent, error)

@@ -7,7 +7,7 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 
@@ -22,9 +22,11 @@ T = TypeVar("T")
 
 
 class ErrorLog:
-    """The errors that requests met, in the log: each once in a while, however often a program asks for it."""
+    """The errors that requests met: ours go to the log, each once in a while, however often a program asks
+    for it. One that is not ours is a bug, and `on_bug` hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_bug: Callable[[], None]) -> None:
+        self.on_bug = on_bug
         self._logged = Recent[str](ERROR_REPEATED_S, ERRORS_LOGGED_MAX)
 
     def log(self, error: FusemirrorError) -> None:
@@ -34,17 +36,27 @@ class ErrorLog:
             log.error("%s", text)
 
 
-def answers_errno(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Wrap a request handler of `Operations` so that nothing but `FUSEError` leaves it.
+class HasErrors(Protocol):
+    """Whoever handles requests."""
 
-    One of ours goes to `Operations.errors`. One that is not is a bug: the caller gets EIO, the log a
-    trace, and the mount is asked to stop in good order (`Operations.on_bug`).
+    errors: ErrorLog
+
+
+Part = TypeVar("Part", bound=HasErrors)
+Method = Callable[Concatenate[Part, P], Coroutine[Any, Any, T]]
+
+
+def answers_errno(handler: Method[Part, P, T]) -> Method[Part, P, T]:
+    """Wrap a request handler so that nothing but `FUSEError` leaves it.
+
+    One of ours goes to the log. One that is not is a bug: the caller gets EIO, the log a trace, and the
+    mount is asked to stop in good order (`ErrorLog.on_bug`).
     """
 
     @functools.wraps(handler)
-    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapped(self: Part, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await handler(*args, **kwargs)
+            return await handler(self, *args, **kwargs)
         except OperationFailed as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except pyfuse3.FUSEError:
@@ -52,13 +64,11 @@ def answers_errno(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, C
         except CheckReport as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except FusemirrorError as error:
-            operations: Any = args[0]
-            operations.errors.log(error)
+            self.errors.log(error)
             raise pyfuse3.FUSEError(error.errno) from None
         except Exception:
             log.critical("a bug in %s: please report it", handler.__name__, exc_info=True)
-            operations = args[0]
-            operations.on_bug()
+            self.errors.on_bug()
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return wrapped

@@ -2,15 +2,26 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from fusemirror.control.unit import ControlUnit
 from fusemirror.identifiers import InodeNumber
 
 
 class FileHandle:
     """One open of a file, and what that open asked for."""
 
-    __slots__ = ("append", "cached", "clear_privileges", "failures_seen", "inode", "writes")
+    __slots__ = (
+        "append",
+        "cached",
+        "clear_privileges",
+        "failures_seen",
+        "inode",
+        "leaves_access_time",
+        "writes",
+    )
 
     def __init__(
         self, inode: InodeNumber, flags: int, uid: int, failures_seen: int = 0, *, cached: bool = False
@@ -18,6 +29,7 @@ class FileHandle:
         self.inode = inode
         self.cached = cached  # the kernel keeps the content
         self.writes = flags & os.O_ACCMODE != os.O_RDONLY
+        self.leaves_access_time = bool(flags & os.O_NOATIME)
         self.failures_seen = failures_seen  # see `control/failed_writes.py`
         # The kernel's idea of where the file ends may be old; the primary knows.
         self.append = bool(flags & os.O_APPEND)
@@ -57,3 +69,14 @@ class Handles(Generic[Handle]):
 
     def remove(self, number: int) -> Handle:
         return self._handles.pop(number)
+
+
+@contextmanager
+def opening(unit: ControlUnit, inode: InodeNumber) -> Iterator[None]:
+    """The inode is open; and stays so, unless what is done meanwhile fails. OperationFailed."""
+    unit.opened(inode)  # first, so that it does not go while the rest waits
+    try:
+        yield
+    except BaseException:
+        unit.closed(inode)
+        raise

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import trio
 
-from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, Owner
 from fusemirror.coherence.locks import Ask
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import FusemirrorError, OperationFailed
-from fusemirror.filesystem.errnos import answers_errno
+from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.handles import FileHandle, Handles
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.kernel.callers import locks_as_open_file
@@ -25,7 +25,7 @@ from fusemirror.kernel.codec import FileLock, LockWanted
 _UNLOCKED = FileLock(0, 0, fcntl.F_UNLCK, 0)
 
 
-class Caller(Protocol):
+class LockCaller(Protocol):
     """Who asks: a thread, and the request by which it does."""
 
     @property
@@ -46,10 +46,10 @@ class ProgramLocks:
         unit: ControlUnit,
         cache: KernelCache,
         files: Handles[FileHandle],
-        on_bug: Callable[[], None],
+        errors: ErrorLog,
         locks_as_open_file: Callable[[int], bool] = locks_as_open_file,
     ) -> None:
-        self.on_bug = on_bug
+        self.errors = errors
         self._unit = unit
         self._cache = cache
         self._files = files
@@ -68,7 +68,7 @@ class ProgramLocks:
         locks.closed_by(self._files[fh].inode, Owner(locks.host, owner))
 
     @answers_errno
-    async def find(self, caller: Caller, wanted: LockWanted) -> FileLock:
+    async def find(self, caller: LockCaller, wanted: LockWanted) -> FileLock:
         """What is in the way of a lock; its type is F_UNLCK where nothing is (fcntl(2), F_GETLK)."""
         key, lock = self._understood(caller, wanted)
         ask = self._unit.locks.begin(wanted.fh, key, lock, asks_only=True)
@@ -79,7 +79,7 @@ class ProgramLocks:
         return FileLock(conflict.start, conflict.end, kind, conflict.pid)
 
     @answers_errno
-    async def set(self, caller: Caller, wanted: LockWanted, *, waits: bool) -> None:
+    async def set(self, caller: LockCaller, wanted: LockWanted, *, waits: bool) -> None:
         """Lock, or unlock. On return whatever the last holder wrote is seen through every call.
 
         EAGAIN, EDEADLK, ENOLCK, EINTR; EIO where nobody decides, or the lock was lost meanwhile.
@@ -89,35 +89,35 @@ class ProgramLocks:
         if wanted.lock.type == fcntl.F_UNLCK:
             locks.release(key, lock.owner, lock.start, lock.end)
             return
-        process = waits and key.space is Space.FCNTL and not self._locks_as_open_file(caller.pid)
+        process = waits and key.space is LockKind.FCNTL and not self._locks_as_open_file(caller.pid)
         ask = locks.begin(wanted.fh, key, lock, waits=waits, may_deadlock=process)
         await self._answered(caller, ask)
         try:
             await self._unit.showable(key.inode)  # the lease by which it is held lasts
             await locks.hold_for_sure(wanted.fh)
             with trio.move_on_after(locks.io_timeout_s) as patience:
-                await self._cache.settled(key.inode)
+                await self._cache.pages.dropped(key.inode)
             if patience.cancelled_caught:
                 raise OperationFailed(errno.EIO)
         except FusemirrorError:
             locks.release(key, lock.owner, lock.start, lock.end)
             raise
 
-    async def _answered(self, caller: Caller, ask: Ask) -> Lock | None:
+    async def _answered(self, caller: LockCaller, ask: Ask) -> Lock | None:
         self._waiting[caller.unique] = ask
         try:
             return await self._unit.locks.end(ask)
         finally:
             del self._waiting[caller.unique]
 
-    def _understood(self, caller: Caller, wanted: LockWanted) -> tuple[Key, Lock]:
+    def _understood(self, caller: LockCaller, wanted: LockWanted) -> tuple[LockKey, Lock]:
         """EINVAL for what is no range."""
         unit, asked = self._unit, wanted.lock
         if not asked.start <= asked.end <= END_OF_FILE:
             raise OperationFailed(errno.EINVAL)
-        key = Key(self._files[wanted.fh].inode, Space.FLOCK if wanted.of_flock else Space.FCNTL)
+        key = LockKey(self._files[wanted.fh].inode, LockKind.FLOCK if wanted.of_flock else LockKind.FCNTL)
         start, end = (0, END_OF_FILE) if wanted.of_flock else (asked.start, asked.end)
         owner = Owner(unit.locks.host, wanted.owner)
         pid = asked.pid or caller.pid
         exclusive = asked.type == fcntl.F_WRLCK
-        return key, Lock(owner, start, end, exclusive, pid, caller.uid, unit.volume.now_ns())
+        return key, Lock(owner, start, end, exclusive, pid, caller.uid, unit.volume.clock.now_ns())

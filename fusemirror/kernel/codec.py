@@ -7,14 +7,14 @@ its structure, or that says that it is longer than it is, is a `MalformedRequest
 that is longer than we know is newer than we are, and is passed over. Source: include/uapi/linux/fuse.h.
 
 Another kind of request takes its number in `Opcode`, its structure and layout, a row of `EFFECTS` where it
-changes or hands out anything, and a handler in `filesystem/server.py`.
+changes or hands out anything, and a handler in `filesystem/serving/`.
 """
 
 from array import array
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from struct import Struct, error
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from fusemirror.errors import MalformedRequest
 
@@ -65,6 +65,7 @@ class Opcode(IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
+    COPY_FILE_RANGE = 47  # of which the kernel asks again where it learns that nobody serves 53
     TMPFILE = 51
     STATX = 52
 
@@ -118,15 +119,14 @@ class Layout(Generic[T]):
         self.size = struct.size
         self.pack = struct.pack
         self._unpack = struct.unpack_from
-        self._make: Any = kind._make
 
     def read(self, data: bytes | memoryview, offset: int = 0) -> T:
         """The structure at `offset`; MalformedRequest where the bytes end within it."""
         try:
-            made: T = self._make(self._unpack(data, offset))
+            # As `_make` does, which would only count what `unpack` has counted.
+            return tuple.__new__(self.kind, self._unpack(data, offset))
         except error:
             raise MalformedRequest(f"{len(data) - offset} bytes for {self.kind.__name__}") from None
-        return made
 
 
 class InHeader(NamedTuple):
@@ -304,6 +304,27 @@ class LseekIn(NamedTuple):
     padding: int
 
 
+class CopyFileRangeIn(NamedTuple):
+    fh_in: int
+    off_in: int
+    nodeid_out: int
+    fh_out: int
+    off_out: int
+    len: int
+    flags: int
+
+
+class IoctlIn(NamedTuple):
+    """`in_size` bytes follow it; `out_size` are the most that the answer may have."""
+
+    fh: int
+    flags: int
+    cmd: int
+    arg: int
+    in_size: int
+    out_size: int
+
+
 class SetxattrIn(NamedTuple):
     """As it is without FUSE_SETXATTR_EXT, which we do not ask for."""
 
@@ -424,6 +445,15 @@ class WriteOut(NamedTuple):
     padding: int
 
 
+class IoctlOut(NamedTuple):
+    """Without the data, which follows it."""
+
+    result: int
+    flags: int
+    in_iovs: int
+    out_iovs: int
+
+
 class LseekOut(NamedTuple):
     offset: int
 
@@ -491,6 +521,8 @@ LK_FLAGS = Layout(LkFlags, "II")
 FSYNC_IN = Layout(FsyncIn, "QII")
 FALLOCATE_IN = Layout(FallocateIn, "QQQII")
 LSEEK_IN = Layout(LseekIn, "QQII")
+COPY_FILE_RANGE_IN = Layout(CopyFileRangeIn, "QQQQQQQ")
+IOCTL_IN = Layout(IoctlIn, "QIIQII")
 SETXATTR_IN = Layout(SetxattrIn, "II")
 GETXATTR_IN = Layout(GetxattrIn, "II")
 ACCESS_IN = Layout(AccessIn, "II")
@@ -501,12 +533,14 @@ INIT_FLAGS2 = Layout(InitFlags2, "I")
 OUT_HEADER = Layout(OutHeader, _HEAD)
 NOTIFY_PRUNE = 9  # where the error of a reply stands
 _PRUNE_OUT = Struct("=II8x")
+_U64 = Struct("=Q")
 ATTR = Layout(Attr, _ATTR)
 ENTRY_OUT = Layout(EntryOut, _ENTRY)
 ATTR_OUT = Layout(AttrOut, "QII")
 STATX_OUT = Layout(StatxOut, "QII16xIIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x")
 OPEN_OUT = Layout(OpenOut, _OPEN)
 WRITE_OUT = Layout(WriteOut, "II")
+IOCTL_OUT = Layout(IoctlOut, "iIII")
 LSEEK_OUT = Layout(LseekOut, "Q")
 GETXATTR_OUT = Layout(GetxattrOut, "II")
 KSTATFS = Layout(Kstatfs, "QQQQQIII28x")  # padding and six spare numbers
@@ -567,7 +601,7 @@ def lock_in(body: memoryview) -> LockWanted:
 
 # --- replies --------------------------------------------------------------------------------------------
 
-Reply = tuple[bytes, ...]
+FuseReply = tuple[bytes, ...]
 """The parts of a reply, to be written by one call."""
 
 
@@ -578,15 +612,15 @@ def prune_notice(inodes: Sequence[int]) -> bytes:
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_PRUNE, 0) + body
 
 
-def error_reply(unique: int, errno: int) -> Reply:
+def error_reply(unique: int, errno: int) -> FuseReply:
     return (OUT_HEADER.pack(OUT_HEADER.size, -errno, unique),)
 
 
-def empty_reply(unique: int) -> Reply:
+def empty_reply(unique: int) -> FuseReply:
     return (OUT_HEADER.pack(OUT_HEADER.size, 0, unique),)
 
 
-def data_reply(unique: int, data: bytes) -> Reply:
+def data_reply(unique: int, data: bytes) -> FuseReply:
     return OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique), data
 
 
@@ -595,12 +629,12 @@ def _duration(seconds: float) -> tuple[int, int]:
     return whole, int((seconds - whole) * NS_PER_S)
 
 
-def attr_reply(unique: int, attr: tuple[int, ...], attr_s: float) -> Reply:
+def attr_reply(unique: int, attr: tuple[int, ...], attr_s: float) -> FuseReply:
     valid, valid_ns = _duration(attr_s) if attr_s else (0, 0)
     return (_ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, valid, valid_ns, 0, *attr),)
 
 
-def statx_reply(unique: int, attr: Attr, attr_s: float, birth_ns: int | None) -> Reply:
+def statx_reply(unique: int, attr: Attr, attr_s: float, birth_ns: int | None) -> FuseReply:
     """`birth_ns` is when the inode was made, None where nobody knows."""
     valid, valid_ns = _duration(attr_s)
     birth, birthnsec = divmod(birth_ns or 0, NS_PER_S)
@@ -641,35 +675,39 @@ def entry_fields(attr: tuple[int, ...], entry_s: float, attr_s: float, generatio
     return attr[0], generation, entry_valid, attr_valid, entry_ns, attr_ns, *attr
 
 
-def entry_reply(unique: int, entry: tuple[int, ...]) -> Reply:
+def entry_reply(unique: int, entry: tuple[int, ...]) -> FuseReply:
     return (_ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, *entry),)
 
 
-def open_reply(unique: int, fh: int, open_flags: int) -> Reply:
+def open_reply(unique: int, fh: int, open_flags: int) -> FuseReply:
     return (_OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, fh, open_flags, 0),)
 
 
-def create_reply(unique: int, entry: tuple[int, ...], fh: int, open_flags: int) -> Reply:
+def create_reply(unique: int, entry: tuple[int, ...], fh: int, open_flags: int) -> FuseReply:
     return (_CREATE_REPLY.pack(_CREATE_REPLY.size, 0, unique, *entry, fh, open_flags, 0),)
 
 
-def write_reply(unique: int, size: int) -> Reply:
+def write_reply(unique: int, size: int) -> FuseReply:
     return (_WRITE_REPLY.pack(_WRITE_REPLY.size, 0, unique, size, 0),)
 
 
-def lseek_reply(unique: int, offset: int) -> Reply:
+def lseek_reply(unique: int, offset: int) -> FuseReply:
     return data_reply(unique, LSEEK_OUT.pack(offset))
 
 
-def xattr_size_reply(unique: int, size: int) -> Reply:
+def ioctl_reply(unique: int, data: bytes) -> FuseReply:
+    return data_reply(unique, IOCTL_OUT.pack(0, 0, 0, 0) + data)
+
+
+def xattr_size_reply(unique: int, size: int) -> FuseReply:
     return data_reply(unique, GETXATTR_OUT.pack(size, 0))
 
 
-def lock_reply(unique: int, lock: FileLock) -> Reply:
+def lock_reply(unique: int, lock: FileLock) -> FuseReply:
     return data_reply(unique, FILE_LOCK.pack(*lock))
 
 
-def statfs_reply(unique: int, found: Kstatfs) -> Reply:
+def statfs_reply(unique: int, found: Kstatfs) -> FuseReply:
     return data_reply(unique, KSTATFS.pack(*found))
 
 
@@ -700,6 +738,8 @@ class Effects(NamedTuple):
     """Where in its body they stand: how long the structure before them is."""
     content: bool = False
     """It changes what is in the file."""
+    content_at: int = 0
+    """Where in its body the inode of that file stands; 0: it is the one that the request is about."""
     entry: bool = False
     """The reply hands out an inode."""
 
@@ -718,10 +758,13 @@ EFFECTS: dict[int, Effects] = {
     Opcode.WRITE: Effects(content=True),
     Opcode.CREATE: Effects(names=1, names_at=CREATE_IN.size, entry=True),
     Opcode.FALLOCATE: Effects(content=True),
+    Opcode.COPY_FILE_RANGE: Effects(content=True, content_at=2 * _U64.size),
     Opcode.TMPFILE: Effects(entry=True),
     Opcode.RENAME2: Effects(names=2, names_at=RENAME2_IN.size),
 }
 _NO_EFFECTS = Effects()
+TELL_IN_BODY = frozenset(opcode for opcode, effects in EFFECTS.items() if effects.names or effects.content_at)
+"""What these change stands in their bodies."""
 
 
 def effects_of(opcode: int) -> Effects:
@@ -740,6 +783,15 @@ def names_changed_by(header: InHeader, body: memoryview) -> list[tuple[int, byte
     return list(zip(directories, names, strict=True))
 
 
+def content_changed_by(header: InHeader, body: memoryview) -> int | None:
+    """The inode whose content a request changes; None where it changes none."""
+    effects = effects_of(header.opcode)
+    if effects.content_at:
+        inode: int = _U64.unpack_from(body, effects.content_at)[0]
+        return inode
+    return header.nodeid if effects.content else None
+
+
 class Handed(NamedTuple):
     """What a reply hands to the kernel, which it gives back by FORGET, RELEASE and RELEASEDIR."""
 
@@ -751,7 +803,7 @@ class Handed(NamedTuple):
 _DOTS = (b".", b"..")
 
 
-def handed_by(opcode: int, reply: Reply) -> Handed:
+def handed_by(opcode: int, reply: FuseReply) -> Handed:
     """What a reply to a request would hand to the kernel, if the kernel took it."""
     data = b"".join(reply)
     if OUT_HEADER.read(data).error:

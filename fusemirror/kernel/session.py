@@ -1,16 +1,17 @@
 """The session with the kernel: reads requests from /dev/fuse, lets them be served, writes the replies.
 
 One task reads at a time, in the kernel's order, without blocking, until there is nothing more. A request's
-handler starts in the reader's own task. What need not wait is answered there, without a change of task;
-at the first wait of a handler another task becomes the reader, and the handler goes on in the task in which
-it began. So the number of tasks is that of the requests that wait, and a few that are ready to read.
+handler starts in the reader's own task, where that waits for the device (`hot.py`). What need not wait is
+answered there, without a turn of the loop; at the first wait of a handler another task becomes the reader,
+and the handler goes on in the task in which it began. So the number of tasks is that of the requests that
+wait, and a few that are ready to read.
 
 **Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
 data; beyond, nothing is read, and the kernel keeps the others.
 
-**Without a task.** A request of which the server says that it waits for promises alone (`promise.begin`)
-takes no task at all: it begins where the reader waits (`hot.py`), and whoever settles the promise writes
-the reply. Where the promise is rejected the handler goes on in a task of its own.
+**Without a task.** A write that waits for its promise last (`promise.begin`) leaves the reader its task, and
+whoever settles the promise writes the reply. Where the promise is rejected the handler goes on in a task of
+its own.
 
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
 fail that do not expect EINTR of a file. Only a wait for a lock ends (`Server.interrupt`), as on a local disk;
@@ -40,16 +41,17 @@ from fusemirror import hot
 from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec
 from fusemirror.kernel.callers import is_dying
-from fusemirror.kernel.codec import IN_HEADER, InHeader, Opcode, Reply, error_reply
+from fusemirror.kernel.codec import IN_HEADER, FuseReply, InHeader, Opcode, error_reply
 from fusemirror.limits import (
     CALLER_LOOK_S,
     REQUESTS_IDLE,
     REQUESTS_PER_TURN,
     REQUESTS_WAITING_BYTES_MAX,
     REQUESTS_WAITING_MAX,
+    TURNS_PER_LOOK,
     WRITE_BYTES_MAX,
 )
-from fusemirror.promise import NeedsTask, begin, go_on_after, gone_on, resumed
+from fusemirror.promise import Promise, begin, go_on_after, gone_on
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
 _WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
-Handling = Coroutine[Any, Any, Reply]
+Handling = Coroutine[Any, Any, FuseReply]
 
 Start = Callable[..., None]
 """Starts a task: `Nursery.start_soon`."""
@@ -75,10 +77,7 @@ class Server(Protocol):
     def interrupt(self, unique: int) -> None:
         """A signal came to the program whose request this is: a wait for a lock ends, and nothing else."""
 
-    def needs_no_task(self, header: InHeader) -> bool:
-        """Whether its handler, begun now, waits for promises alone, unless one is rejected."""
-
-    async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
+    async def untaken(self, header: InHeader, body: bytes, reply: FuseReply) -> None:
         """The kernel did not get this reply: what it hands out is taken back on return, and what it would
         have told of a change is told otherwise. `body` is that of a request that changes names, else empty.
         """
@@ -92,12 +91,23 @@ class _Waiting:
     def __init__(self, header: InHeader, body: memoryview) -> None:
         self.header = header
         self.bytes = header.len
-        self.body = bytes(body) if codec.effects_of(header.opcode).names else b""
+        self.body = bytes(body) if header.opcode in codec.TELL_IN_BODY else b""
         self.since = trio.current_time()
         self.answered = False  # with EINTR, before the handler has ended
 
 
-async def _given(result: "outcome.Outcome[Reply]") -> Reply:
+class _Begun(hot.Trapped):
+    """A request that waits in the task that has read it."""
+
+    __slots__ = ("handling", "waiting")
+
+    def __init__(self, message: Any, waiting: _Waiting, handling: Handling) -> None:
+        super().__init__(message)
+        self.waiting = waiting
+        self.handling = handling
+
+
+async def _given(result: "outcome.Outcome[FuseReply]") -> FuseReply:
     return result.unwrap()
 
 
@@ -106,18 +116,18 @@ class _WithoutTask:
 
     __slots__ = ("_handling", "_session", "_start", "_waiting")
 
-    def __init__(self, session: "Session", waiting: _Waiting, handling: Handling, start: Start) -> None:
+    def __init__(self, session: "FuseSession", waiting: _Waiting, handling: Handling, start: Start) -> None:
         self._session = session
         self._waiting = waiting
         self._handling = handling
         self._start = start
 
-    def ended(self, result: "outcome.Outcome[Reply]") -> None:
+    def ended(self, result: "outcome.Outcome[FuseReply]") -> None:
         session, waiting = self._session, self._waiting
         if session.is_left:
             return
         session.without_task -= 1
-        if isinstance(result, outcome.Value) and not waiting.answered:
+        if type(result) is outcome.Value and not waiting.answered:
             session.end_waiting(waiting)
             session.reply(result.value)
         else:
@@ -132,7 +142,7 @@ class _WithoutTask:
         self._start(session.finish, self._waiting, gone_on(self._handling, error))
 
 
-class Session:
+class FuseSession:
     """The one session of a mount, over the descriptor that leads to the kernel once FUSE_INIT is answered."""
 
     def __init__(self, device: int, server: Server) -> None:
@@ -145,11 +155,11 @@ class Session:
         self._waiting_bytes = 0
         self._room = trio.Event()
         self._parked: list[trio.lowlevel.Task] = []
-        self._at_hand: tuple[InHeader, memoryview] | None = None  # read, and left to the task that reads
         self._stopped = trio.Event()
         self.without_task = 0  # of those that wait
+        self._turns = 0
+        self._had_more = False  # than one request when it was looked last
         self.is_left = False
-        self._unmounted = False
 
     async def run(self) -> None:
         """Serve until unmounted or stopped, and until every handler that had begun has ended.
@@ -194,17 +204,20 @@ class Session:
 
     async def _work(self, nursery: trio.Nursery) -> None:
         """Read; go on with a request that has to wait, while another task reads; be at hand."""
+        ready = partial(self._serve, nursery)
         while not self._ended:
-            begun = await self._read(nursery)
-            if begun is None:
-                self._end()
+            if self._is_full():
+                self._room = trio.Event()
+                await self._room.wait()
+                continue
+            try:
+                begun = await hot.readable(self._device, ready)
+            except trio.ClosedResourceError:
                 return
-            if self._parked:
-                trio.lowlevel.reschedule(self._parked.pop())
-            else:
-                nursery.start_soon(self._work, nursery)
-            waiting, handling, trap = begun
-            await self.finish(waiting, resumed(handling, trap))
+            if not isinstance(begun, _Begun):
+                continue
+            assert begun.given is not None
+            await self.finish(begun.waiting, gone_on(begun.handling, begun.given))
             if self._ended or len(self._parked) >= REQUESTS_IDLE:
                 return
             await self._park()
@@ -220,41 +233,46 @@ class Session:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def _read(self, nursery: trio.Nursery) -> tuple[_Waiting, Handling, Any] | None:
-        """Answer what need not wait. Return with what has to, and with its first trap; None at the end."""
-        device, serve = self._device, self._server.serve
-        ready = partial(self._serve_without_task, nursery.start_soon)
-        while not self._ended:
-            if self._is_full():
-                self._room = trio.Event()
-                await self._room.wait()
-                continue
+    def _serve(self, nursery: trio.Nursery) -> bool | _Begun:
+        """Answer what need not wait. What has to wait in the task of who calls this, which reads no more; or
+        whether it is to look how it goes on."""
+        serve = self._server.serve
+        self._turns += 1
+        for count in range(REQUESTS_PER_TURN):
+            if self._ended or self._is_full():
+                return True
+            if count == 1 and not self._had_more and self._turns % TURNS_PER_LOOK:
+                return False  # what one program asks is alone; and where it is not, this is called again
+            request = self._next()
+            if count:
+                self._had_more = request is not None
+            if request is None:
+                return self._ended
+            header, body = request
             try:
-                await hot.readable(device, ready)
-            except trio.ClosedResourceError:
-                return None
-            for _ in range(REQUESTS_PER_TURN):
-                if self._at_hand is None and self._is_full():
-                    break
-                request, self._at_hand = self._at_hand or self._next(), None
-                if request is None:
-                    break
-                header, body = request
-                try:
-                    handling = serve(header, body)
-                    if handling is None:
-                        self._answer_itself(header, body)
-                        continue
-                    trap = handling.send(None)
-                except StopIteration as end:
-                    self.reply(end.value)
-                except MalformedRequest as error:
-                    self._refuse(header, error)
-                else:
-                    return self._begin_to_wait(header, body), handling, trap
-            if self._unmounted:
-                return None
-        return None
+                handling = serve(header, body)
+                if handling is None:
+                    self._answer_itself(header, body)
+                    continue
+                message = begin(handling) if header.opcode == Opcode.WRITE else handling.send(None)
+            except StopIteration as end:
+                self.reply(end.value)
+            except MalformedRequest as error:
+                self._refuse(header, error)
+            else:
+                waiting = self._begin_to_wait(header, body)
+                if type(message) is not Promise:
+                    self._let_another_read(nursery)
+                    return _Begun(message, waiting, handling)
+                self.without_task += 1
+                go_on_after(message, handling, _WithoutTask(self, waiting, handling, nursery.start_soon))
+        return False
+
+    def _let_another_read(self, nursery: trio.Nursery) -> None:
+        if self._parked:
+            trio.lowlevel.reschedule(self._parked.pop())
+        else:
+            nursery.start_soon(self._work, nursery)
 
     def _next(self) -> tuple[InHeader, memoryview] | None:
         """The next request, whose body stands in the buffer until another is read; None where there is none
@@ -271,43 +289,12 @@ class Session:
                     raise
                 size = 0
             if not size:
-                self._unmounted = True
+                self._end()
                 return None
             header = IN_HEADER.read(self._view[:size])
             if header.len == size:
                 return header, self._view[IN_HEADER.size : size]
             self._refuse(header, MalformedRequest(f"{size} bytes that say they are {header.len}"))
-
-    # --- without a task -----------------------------------------------------------------------------------
-
-    def _serve_without_task(self, start: Start) -> bool:
-        """Begin with requests that need no task; whether the one that reads is to go on."""
-        server = self._server
-        for _ in range(REQUESTS_PER_TURN):
-            if self._ended or self._is_full():
-                return True
-            request = self._next()
-            if request is None:
-                return self._unmounted
-            header, body = request
-            handling = server.serve(header, body) if server.needs_no_task(header) else None
-            if handling is None:
-                self._at_hand = request
-                return True
-            try:
-                promise = begin(handling)
-            except StopIteration as end:
-                self.reply(end.value)
-            except MalformedRequest as error:
-                self._refuse(header, error)
-            except NeedsTask:  # a lease has run out since the server was asked
-                self._at_hand = request
-                return True
-            else:
-                waiting = self._begin_to_wait(header, body)
-                self.without_task += 1
-                go_on_after(promise, handling, _WithoutTask(self, waiting, handling, start))
-        return False
 
     async def _wait_for_the_rest(self) -> None:
         """Return when nothing more is read, and what has begun without a task has ended, or has one."""
@@ -332,7 +319,7 @@ class Session:
         self._waiting_bytes -= waiting.bytes
         self._room.set()
 
-    async def finish(self, waiting: _Waiting, going_on: Awaitable[Reply]) -> None:
+    async def finish(self, waiting: _Waiting, going_on: Awaitable[FuseReply]) -> None:
         header = waiting.header
         try:
             reply = await going_on
@@ -348,7 +335,7 @@ class Session:
 
     # --- replies --------------------------------------------------------------------------------------
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: FuseReply) -> None:
         try:
             os.writev(self._device, reply)
         except OSError as error:

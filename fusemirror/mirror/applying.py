@@ -8,14 +8,21 @@ change is the answer that its program waits for. Source: seed [0056]-[0060] (JOB
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import trio
 
-from fusemirror.change import AllocateChange, AnyChange, NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.change import (
+    AllocateChange,
+    AnyChange,
+    CopyChange,
+    NamespaceChange,
+    TruncateChange,
+    WriteChange,
+)
 from fusemirror.channel.session import Session
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import (
@@ -23,7 +30,7 @@ from fusemirror.errors import (
     BadRow,
     ChannelError,
     ConnectionLost,
-    DiskFailed,
+    CopyDeclined,
     DiskFull,
     FusemirrorError,
     IllegalTransition,
@@ -31,17 +38,20 @@ from fusemirror.errors import (
     RemoteProtocolError,
     SequenceGap,
 )
-from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
-    CHECKPOINTS_OPEN_MAX,
     COUNTER_SKIPPED_MAX,
     HANDSHAKE_TIMEOUT_S,
     REQUESTS_BESIDE_MAX,
     SPACE_LOOK_INTERVAL_S,
 )
-from fusemirror.mirror.fetching import fetch_region, fetch_rows, replace_rows
+from fusemirror.mirror.access import PairAccess
+from fusemirror.mirror.acknowledging import Acknowledging
+from fusemirror.mirror.backup_durability import BackupDurability, Work
+from fusemirror.mirror.content import OF_IMAGES, Content
+from fusemirror.mirror.declining import Declining, unlike
 from fusemirror.mirror.histories import generations_of
-from fusemirror.mirror.room import RoomTeller
+from fusemirror.mirror.peer_space import SpaceTeller
 from fusemirror.mirror.states import (
     BACKUP_SERVES,
     BACKUP_TAKES,
@@ -51,52 +61,32 @@ from fusemirror.mirror.states import (
     next_backup_state,
 )
 from fusemirror.mirror.suspects import suspects_of
-from fusemirror.promise import Promise
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import Received, shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
-    AccessInEffect,
     AnyMessage,
-    Applied,
     Begin,
     Bye,
-    CatalogRows,
     CaughtUp,
-    Checkpoint,
-    Digests,
-    FetchRegion,
-    FetchRows,
-    FlushImage,
-    ForgetMarks,
+    Declined,
     HandOver,
-    Hole,
     ImageCopied,
     Normal,
     OutOfSync,
     PurgeOffer,
-    RegionData,
-    ReplaceRows,
     Reply,
     Resync,
-    Room,
-    RowsDigest,
 )
 from fusemirror.settings import Access
-from fusemirror.volume.catalog import key_inode
+from fusemirror.volume.contradictions import check_change
 from fusemirror.volume.health import disk_error
-from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[], Awaitable[None]]
-"""What a handler leaves to be done beside the stream, as long as the session lives."""
-
 _NOT_FOR_HERE = (BadChange, BadRow, IllegalTransition, OperationFailed, SequenceGap)
 """What a handler raises, before it changed anything, for a message that this volume cannot take."""
-
-_CHANGES = (WriteChange, TruncateChange, AllocateChange, NamespaceChange)
 
 Handler = Callable[[Any, Buffer, Session], Work | None]
 """Takes a message, the data beside it, and the session that it came by."""
@@ -112,71 +102,73 @@ class Applier:
         give_up: Callable[[tuple[InodeNumber, ...]], tuple[InodeNumber, ...]],
         take_role: Callable[[int], None],
         others: Mapping[type, Handler] | None = None,
+        access: PairAccess | None = None,
+        landing: Callable[[AnyChange], Callable[[], None] | None] = lambda _: None,
     ) -> None:
         """`give_up(inodes)` returns which of these inodes without names are open here; the others nobody
         here opens any more. `take_role(term)` is called when the primary has handed its role to this host;
         `others` take the messages that are none of the mirror's business, in their place of the stream.
+        `landing` is called before a change is applied, while the access is exclusive; what it returns, after.
         """
-        self._take_role = take_role
         self.volume = volume
         self.state = BackupState.DISCONNECTED
         self.reason: str | None = "the primary has not been met since the mount"
         self.changed = trio.Event()
         self.out_of_sync: set[InodeNumber] = set()
-        self.access = Access.ROUTED  # as the primary said last
         self.resync: Resync | None = None  # how far it is, as the primary said last
+        self.declined = Declining(volume)
+        self.durability = BackupDurability(volume, self.declined)
+        self._access = access or PairAccess()
+        self._landing = landing
         self._communication = communication
-        self._give_up = give_up
-        self._told = volume.number  # the newest change that the primary knows to be applied here
-        self._progress: Promise[None] | None = None
-        self._room = RoomTeller(volume.space)
-        self._full = False  # what the primary sent did not fit
-        self._left = False  # the primary said goodbye, or gave its role to this host
-        self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
-        self._epochs: dict[int, int] = {}  # token of a checkpoint that is durable -> the epoch that it ends
-        self._works = 0  # what handlers left to be done beside the stream
-        self._others = others or {}
-        self._handlers: dict[type, Callable[[Any, Buffer], Work | None]] = {
+        self.acknowledging = Acknowledging(volume)
+        self._room = SpaceTeller(volume.space)
+        self.left = False
+        """The primary said goodbye, or gave its role to this host."""
+        self._handlers: dict[type, Handler] = {
             WriteChange: self._change,
             TruncateChange: self._change,
             AllocateChange: self._change,
+            CopyChange: self._change,
             NamespaceChange: self._change,
             Begin: self._begin,
-            AccessInEffect: self._access_in_effect,
-            CatalogRows: self._catalog_rows,
             OutOfSync: self._out_of_sync_images,
             CaughtUp: self._caught_up,
-            Digests: self._digests,
-            Hole: self._hole,
-            RegionData: self._region_data,
             ImageCopied: self._image_copied,
             Normal: self._normal,
-            FlushImage: self._flush_image,
-            Checkpoint: self._checkpoint,
-            ForgetMarks: self._forget_marks,
-            PurgeOffer: self._purge_offer,
-            RowsDigest: self._rows_digest,
+            PurgeOffer: partial(_answer_purge, give_up),
             Resync: self._resync_progress,
-            HandOver: self._hand_over,
-            ReplaceRows: self._replace_rows,
-            FetchRows: self._fetch_rows,
-            FetchRegion: self._fetch_region,
+            HandOver: partial(self._hand_over, take_role),
             Bye: self._bye,
+            **{
+                kind: self._of_image(handle) if kind in OF_IMAGES else handle
+                for kind, handle in Content(volume).handlers.items()
+            },
+            **self.durability.handlers,
+            **(others or {}),
         }
 
     @property
     def serves(self) -> bool:
         return self.state in BACKUP_SERVES
 
+    @property
+    def is_normal(self) -> bool:
+        """The subvolume is a prefix of main, with every image."""
+        return self.state is BackupState.NORMAL and not self.declined.reasons
+
     def _go(self, event: BackupEvent, reason: str | None = None) -> None:
         before, self.state = self.state, next_backup_state(self.state, event)
         self.reason = reason
         if self.state is not before:
-            lost = event is BackupEvent.LOST and before in BACKUP_SERVES and not self._left
+            lost = event is BackupEvent.LOST and before in BACKUP_SERVES and not self.left
             level = logging.WARNING if lost else logging.INFO
             words = f": {reason}" if reason else ""
             lead = MIRROR_LOST if lost else "mirror"
             log.log(level, "%s: %s -> %s%s", lead, before.name, self.state.name, words)
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
@@ -195,22 +187,21 @@ class Applier:
         try:
             reason = await self.run_session(session)
         finally:
-            self._epochs.clear()
-            self._works = 0
+            self.durability.session_ended()
         self.resync = None
+        self.declined.end()  # what differs is marked, and is compared anew over the next link
         self._go(BackupEvent.LOST, reason)
         return reason
 
     async def run_session(self, session: Session) -> str:
         """Read until the session ends; tasks that make things durable live as long."""
         reason = ""
-        self._session = session
-        self._left = False
+        self.left = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_room, session)
             try:
-                await self._wait_room(session)
-                await self._apply_all(session, nursery.start_soon)
+                await self._room.wait(session)
+                await self._apply_all(session, nursery)
             except RemoteProtocolError as error:
                 reason = error.why
                 session.refuse(error)
@@ -218,51 +209,40 @@ class Applier:
                 reason = error.why
             except DiskFull as error:
                 reason = str(error)
-                self._full = True
-                self.volume.space.note_end()
+                self._room.note_full()
                 await self._leave(session, reason)
             except (FusemirrorError, OSError) as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
-                log.error("cannot apply what the primary sent: %s", error)
                 reason = str(error)
+                if self.volume.health.failure is None:
+                    log.error("cannot apply what the primary sent: %s", error)
+                else:  # the primary hears why, and says so
+                    await self._leave(session, reason)
             session.close(reason)
             nursery.cancel_scope.cancel()
         return reason
 
-    async def _apply_all(self, session: Session, start: Callable[[Work], None]) -> None:
-        in_place = partial(self._apply_in_place, session)
+    async def _apply_all(self, session: Session, nursery: trio.Nursery) -> None:
+        def apply_in_place(received: list[Received]) -> list[Received]:
+            """While nothing is brought up to date: without a turn of this task."""
+            if self.state is not BackupState.NORMAL:
+                return received
+            self._take_together(received, session, nursery)
+            return []
+
         while True:
-            for message, data in await session.receive(in_place):
-                work = self._take(message, data, session)
-                if work is not None:
-                    if self._works >= REQUESTS_BESIDE_MAX:
-                        raise refusal(session.peer_name, message, "too many of its kind at once")
-                    self._works += 1
-                    start(partial(self._work, work))
-            self._tell_applied(session)
+            self._take_together(await session.receive(apply_in_place), session, nursery)
 
-    def _apply_in_place(self, session: Session, received: list[Received]) -> list[Received]:
-        """Apply the changes that come before anything else, and say so, without the task of the stream."""
-        if self.state is not BackupState.NORMAL:
-            return received
-        for index, (message, data) in enumerate(received):
-            if type(message) not in _CHANGES:
-                return received[index:]
-            self._take(message, data, session)
-        self._tell_applied(session)
-        return []
-
-    def _tell_applied(self, session: Session) -> None:
-        """One acknowledgement for all that came together."""
-        if self.volume.number > self._told and self.state in BACKUP_SERVES:
-            self._told = self.volume.number
-            session.send(Applied(self._told))
-            if self._progress is not None:
-                self._progress.resolve(None)
+    def _take_together(self, received: list[Received], session: Session, nursery: trio.Nursery) -> None:
+        for message, data in received:
+            work = self._take(message, data, session)
+            if work is not None:
+                if len(nursery.child_tasks) > REQUESTS_BESIDE_MAX:  # one of them looks at the disk
+                    raise refusal(session.peer_name, message, "too many of its kind at once")
+                nursery.start_soon(work)
+        if self.state in BACKUP_SERVES and self.acknowledging.acknowledge(session):
             self._room.tell_if_due(session)
-        # While the primary goes on: most files are written next.
-        while self._made:
-            self.volume.prepare_image(self._made.pop())
+        self.acknowledging.prepare_images()
 
     def _take(self, message: AnyMessage, data: Buffer, session: Session) -> Work | None:
         """Do what the message says. RemoteProtocolError: it has no place here, and nothing was changed."""
@@ -272,19 +252,42 @@ class Applier:
                 session.peer_name, message, f"it came when the mirror was {self.state.name.lower()}"
             )
         try:
-            handler = self._handlers.get(kind)
-            if handler is not None:
-                return handler(message, data)
-            return self._others[kind](message, data, session)
+            return self._handlers[kind](message, data, session)
         except _NOT_FOR_HERE as error:
             raise refusal(session.peer_name, message, error) from error
         except OSError as error:
             self.volume.health.note(error)
             raise disk_error(self.volume.directory, error) from error
 
-    async def _work(self, work: Work) -> None:
-        await work()
-        self._works -= 1
+    def _of_image(self, handle: Handler) -> Handler:
+        """A handler of what a resync brings of an image: where the disk does not take it, the primary hears
+        so, and the stream goes on."""
+
+        def handle_or_decline(message: Any, data: Buffer, session: Session) -> Work | None:
+            try:
+                return handle(message, data, session)
+            except OSError as error:
+                if not self.declined.may(error, session) or self.state not in BACKUP_SERVES:
+                    raise
+                self._decline(message.inode, error, session, NO_CHANGE)
+                if (answer := unlike(message)) is not None:
+                    session.send(answer)
+            return None
+
+        return handle_or_decline
+
+    def _decline(
+        self, inode: InodeNumber, error: OSError, session: Session, number: ChangeNumber
+    ) -> CopyDeclined:
+        """Tell the primary that the image differs; what a program gets that asked for it here."""
+        if self.volume.identity.consistent:
+            self.volume.update_identity(consistent=False)
+        self.out_of_sync.add(inode)
+        self.volume.invalidator.image_suspect(inode)
+        self.declined.note(inode, error)
+        session.send(Declined(number, inode, error.errno or errno.EIO, error.strerror or str(error)))
+        self._tell_changed()
+        return self.declined.report(inode)
 
     # --- room on the disk ---------------------------------------------------------------------------------
 
@@ -300,17 +303,6 @@ class Applier:
                     self.volume.health.note(error)
                     session.close(str(error))
 
-    async def _wait_room(self, session: Session) -> None:
-        """After a change that did not fit, take nothing before there is room. ConnectionLost, OSError."""
-        if self._full:
-            session.send(Room(-1, full=True))
-            while not self.volume.space.has_grown():
-                await trio.sleep(SPACE_LOOK_INTERVAL_S)
-                if session.closed:
-                    return
-            session.send(Room(-1))
-            self._full = False
-
     async def _leave(self, session: Session, reason: str) -> None:
         """Say goodbye, so that the primary goes on alone once this host's kernel keeps nothing: nothing is
         read here from now on.
@@ -321,232 +313,144 @@ class Applier:
             session.send(Bye(reason, mounted=True))
             await session.discard()  # until the primary ends the link: closing could overtake the word
 
-    async def wait_applied(self, number: ChangeNumber) -> None:
-        """Return when change `number` is applied here. One task waits at a time."""
-        while self.volume.number < number:
-            self._progress = Promise()
-            await self._progress.wait()
-            self._progress = None
-
     # --- changes --------------------------------------------------------------------------------------
 
-    def _change(self, change: AnyChange, data: Buffer) -> None:
+    def _change(self, change: AnyChange, data: Buffer, session: Session) -> None:
         staged = self._communication.find(change.request) if change.request else None
         if type(change) is WriteChange and change.request:
             if staged is not None:
                 operation = staged.operation
                 if not operation.carries_data or operation.image != change.inode:
                     raise BadChange("it names a request that was for something else")
-                data = staged.data
+                data = self._communication.data_of(staged)
             elif not data:  # one that was the primary's own comes with its data
                 raise BadChange("it names a request that is not pending")
+        if type(change) is CopyChange and change.source in self.out_of_sync:
+            raise BadChange("it copies an image that is not the primary's yet")
         if change.rows:
-            self.volume.check_change(change)
+            check_change(self.volume.catalog, change)
         if (
             type(change) is NamespaceChange
             and staged is None
             and not self.volume.catalog.stored_inode(change.inode)
         ):
-            self._made.append(change.inode)
+            self.acknowledging.made(change.inode)
         if self.state is BackupState.CATCHING_UP:
             # Names come before the images that they were given with.
             self.volume.update_identity(consistent=False)
-        self.volume.apply(change, data, are_checked=True)
+        landed = declined = None
+        if self._access.in_effect is Access.EXCLUSIVE and self.state in BACKUP_SERVES:
+            landed = self._landing(change)
+        try:
+            self.volume.apply(change, data, are_checked=True, own=change.request != NO_REQUEST)
+        except OSError as error:
+            may = self.state in BACKUP_SERVES and self.declined.may(error, session)
+            if isinstance(change, NamespaceChange) or change.rows or not may:
+                raise
+            self.volume.pass_over(change)
+            declined = self._decline(change.inode, error, session, change.number)
+        finally:
+            if landed is not None:
+                landed()
+        # By this number it is acknowledged: one that is ahead of what is here would lose a change.
+        assert self.volume.number == change.number, "a change was applied under another number"
         self._room.take(change)
+        if self.declined.reasons:
+            for inode in self.declined.removed():
+                self._in_sync(inode)
         if change.request:
             self.volume.forget_request(change.request)  # only a primary is asked about them
         if staged is not None:
             self._communication.retire(change.request)
-            staged.answer.resolve(change.inode)
+            if (
+                declined is None or staged.acknowledged
+            ):  # of a kept one main has the data; fsync tells the rest
+                staged.answer.resolve(change.inode)
+            else:
+                staged.answer.reject(declined)
 
     # --- catching up ----------------------------------------------------------------------------------
 
-    def _begin(self, message: Begin, _: Buffer) -> None:
+    def _begin(self, message: Begin, _: Buffer, session: Session) -> None:
         what = "all names" if message.copy_catalog else "the changes that it missed"
         self._go(BackupEvent.BEGUN, f"this host gets {what} first, and its programs wait")
-        self._send_suspects()
+        for suspects in suspects_of(self.volume.regions.marks()):
+            session.send(suspects)
         if message.copy_catalog:
             self.volume.begin_catalog_copy()
         else:
             self.volume.rewind()
 
-    def _access_in_effect(self, message: AccessInEffect, _: Buffer) -> None:
-        self.access = message.access
-
-    def _send_suspects(self) -> None:
-        for message in suspects_of(self.volume.regions.marks()):
-            self._session.send(message)
-
-    def _catalog_rows(self, message: CatalogRows, _: Buffer) -> None:
-        if not self.volume.copying:
-            self._check_attributes(message)
-        self.volume.copy_rows(message.rows)
-
-    def _check_attributes(self, message: CatalogRows) -> None:
-        """But for a copy of the catalog, rows bring only attributes of files that are here. BadRow."""
-        for table, key, _ in message.rows:
-            inode = self.volume.catalog.stored_inode(key_inode(key)) if table == Table.INODES else None
-            if inode is None or not inode.is_regular:
-                raise BadRow(f"table {table}, key {key.hex()}: not of a file that is here")
-        contradiction = self.volume.catalog.contradiction(message.rows)
-        if contradiction is not None:
-            raise BadRow(contradiction)
-
-    def _out_of_sync_images(self, message: OutOfSync, _: Buffer) -> None:
+    def _out_of_sync_images(self, message: OutOfSync, _: Buffer, session: Session) -> None:
+        self.declined.try_again(message.inodes)
         self.volume.update_identity(consistent=False)
         for inode in message.inodes:
             if self.volume.catalog.stored_inode(inode) is not None:  # of what has gone nobody reads
                 self.out_of_sync.add(inode)
-                self.volume.watcher.image_suspect(inode)
+                self.volume.invalidator.image_suspect(inode)
 
-    def _caught_up(self, message: CaughtUp, _: Buffer) -> None:
-        if self.volume.copying:
+    def _caught_up(self, message: CaughtUp, _: Buffer, session: Session) -> None:
+        if self.volume.catalog.copying:
             if self.volume.catalog.inode(ROOT_INODE) is None or not generations_of(self.volume):
                 raise BadChange("the copy of the catalog is not whole")
             self.volume.finish_catalog_copy(message.number, message.journal_number, message.time_ns)
         else:
             self.volume.advance(message.number)
         self.volume.catalog.reserve_inodes(InodeNumber(message.next_inode - 1))
-        self._told = message.number
-        self._session.send(Applied(self._told))
-        self._room.begin(self._session)
+        self.acknowledging.caught_up(message.number, session)
+        self._room.begin(session)
         self._go(BackupEvent.CAUGHT_UP)
 
     # --- images ---------------------------------------------------------------------------------------
 
-    def _digests(self, message: Digests, _: Buffer) -> None:
-        if self._file(message.inode) is not None and message.mend:
-            self.volume.copy_size(message.inode, message.size)
-        ours = self.volume.images.region_digests(message.inode, message.first_region, len(message.digests))
-        differing = [
-            message.first_region + index
-            for index, digest in enumerate(message.digests)
-            if index >= len(ours) or ours[index] != digest
-        ]
-        if not message.mend and self.volume.images.size(message.inode) != message.size:
-            differing.append(-1)
-        self._session.send(Reply(message.token, values=tuple(differing)))
+    def _image_copied(self, message: ImageCopied, _: Buffer, session: Session) -> None:
+        if self.declined.is_copied(message.inode):
+            self._in_sync(message.inode)
 
-    def _hole(self, message: Hole, _: Buffer) -> None:
-        differing: list[int] = []
-        if message.mend:
-            looked = message.end_region
-            if self._file(message.inode) is not None:
-                self.volume.copy_size(message.inode, message.size)
-                looked = self.volume.copy_hole(message.inode, message.first_region, message.end_region)
-        else:
-            images = self.volume.images
-            differing, looked = images.data_in(message.inode, message.first_region, message.end_region)
-            if images.size(message.inode) != message.size:
-                differing.append(-1)
-        self._session.send(Reply(message.token, values=(looked, *differing)))
-
-    def _file(self, number: InodeNumber) -> Inode | None:
-        """The file whose image a message is about; None where it has gone meanwhile, or its row is damaged
-        here: the primary sends the row first. BadChange."""
-        inode = self.volume.catalog.sound_inode(number)
-        if inode is not None and not inode.is_regular:
-            raise BadChange(f"inode {number} is no file")
-        return inode
-
-    def _region_data(self, message: RegionData, data: Buffer) -> None:
-        inode = self._file(message.inode)
-        if inode is None:
-            raise BadChange(f"there is no inode {message.inode}")
-        kept = data[: max(0, inode.size - message.offset)]
-        if kept:
-            self.volume.copy_data(message.inode, message.offset, kept)
-
-    def _image_copied(self, message: ImageCopied, _: Buffer) -> None:
-        self.out_of_sync.discard(message.inode)
+    def _in_sync(self, inode: InodeNumber) -> None:
+        self.out_of_sync.discard(inode)
+        self._tell_changed()
         if not self.out_of_sync and self.state is BackupState.NORMAL:
             self.volume.update_identity(consistent=True)
 
-    def _normal(self, message: Normal, _: Buffer) -> None:
+    def _normal(self, message: Normal, _: Buffer, session: Session) -> None:
         self.out_of_sync.clear()
         self.volume.update_identity(complete=True, compare_all=False, consistent=True)
         self.resync = None
         self._go(BackupEvent.COPIED)
 
-    def _resync_progress(self, message: Resync, _: Buffer) -> None:
+    def out_of_sync_bytes(self) -> int:
+        """How many bytes here may be old: what the primary has yet to compare, or all of such images."""
+        if self.resync is not None:
+            return max(self.resync.total_bytes - self.resync.done_bytes, 0)
+        found = (self.volume.catalog.inode(inode) for inode in self.out_of_sync)
+        return sum(inode.size for inode in found if inode is not None)
+
+    def _resync_progress(self, message: Resync, _: Buffer, session: Session) -> None:
         self.resync = message
 
-    # --- durability -------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------
 
-    def _flush_image(self, message: FlushImage, _: Buffer) -> Work:
-        return partial(self._flush, self._session, message)
-
-    async def _flush(self, session: Session, message: FlushImage) -> None:
-        error = 0
-        try:
-            await self.volume.flush(message.inode)
-        except (OSError, DiskFailed) as failed:
-            log.error("fsync: %s", disk_error(self.volume.directory, failed))
-            error = failed.errno or errno.EIO
-        _reply(session, Reply(message.token, errno=error))
-
-    def _checkpoint(self, message: Checkpoint, _: Buffer) -> Work:
-        if message.checkpoint > self.volume.checkpoint_begun + COUNTER_SKIPPED_MAX:
-            raise BadChange(f"checkpoint {message.checkpoint} is beyond what can be")
-        if len(self._epochs) >= CHECKPOINTS_OPEN_MAX or message.token in self._epochs:
-            raise BadChange("too many checkpoints whose marks were not forgotten")
-        # The marks are parted here, at this place of the stream; making them durable takes its time.
-        return partial(self._make_durable, self._session, message, self.volume.regions.rotate())
-
-    async def _make_durable(self, session: Session, message: Checkpoint, epoch: int) -> None:
-        error, number = 0, ChangeNumber(0)
-        try:
-            number = await self.volume.make_durable()
-            self.volume.end_checkpoint(message.checkpoint)
-            self.volume.trim(message.durable)
-            self._epochs[message.token] = epoch
-        except (OSError, DiskFailed) as failed:
-            log.error("checkpoint: %s", disk_error(self.volume.directory, failed))
-            error = failed.errno or errno.EIO
-        _reply(session, Reply(message.token, errno=error, number=number))
-
-    def _forget_marks(self, message: ForgetMarks, _: Buffer) -> None:
-        epoch = self._epochs.pop(message.token, None)
-        if epoch is None:
-            raise BadChange("there is no such checkpoint, or it is not durable here")
-        self.volume.drop_marks(epoch)
-        # The primary's own marks say from now on which images are not copied yet.
-        self.volume.update_identity(complete=True, compare_all=False)
-
-    # --- questions ----------------------------------------------------------------------------------------
-
-    def _purge_offer(self, message: PurgeOffer, _: Buffer) -> None:
-        self._session.send(Reply(message.token, values=self._give_up(message.inodes)))
-
-    def _rows_digest(self, message: RowsDigest, _: Buffer) -> None:
-        count, digest = self.volume.catalog.digest(message.table, message.first, message.last, message.count)
-        same = (count, digest) == (message.count, message.digest)
-        self._session.send(Reply(message.token, values=() if same else (count,)))
-
-    def _hand_over(self, message: HandOver, _: Buffer) -> None:
+    def _hand_over(
+        self, take_role: Callable[[int], None], message: HandOver, _: Buffer, session: Session
+    ) -> None:
         # One that was overtaken by another change of roles is not for us any more.
         term = self.volume.identity.term
         if message.term > term + COUNTER_SKIPPED_MAX:
             raise BadChange(f"term {message.term} is beyond what can be")
         if message.term > term:
-            self._left = True
-            self._take_role(message.term)
+            self.left = True
+            take_role(message.term)
 
-    def _replace_rows(self, message: ReplaceRows, _: Buffer) -> None:
-        replace_rows(self.volume, message)
-
-    def _fetch_rows(self, message: FetchRows, _: Buffer) -> None:
-        self._session.send(fetch_rows(self.volume, message))
-
-    def _fetch_region(self, message: FetchRegion, _: Buffer) -> None:
-        self._session.send(fetch_region(self.volume, message))
-
-    def _bye(self, message: Bye, _: Buffer) -> None:
-        self._left = True
+    def _bye(self, message: Bye, _: Buffer, session: Session) -> None:
+        self.left = True
         raise ChannelError(f"the primary said goodbye: {shown(message.reason)}")
 
 
-def _reply(session: Session, reply: Reply) -> None:
-    """Answer, unless the session has ended, or ends by this: then nobody waits for it."""
-    with suppress(ConnectionLost):
-        session.send(reply)
+def _answer_purge(
+    give_up: Callable[[tuple[InodeNumber, ...]], tuple[InodeNumber, ...]],
+    message: PurgeOffer,
+    _: Buffer,
+    session: Session,
+) -> None:
+    session.send(Reply(message.token, values=give_up(message.inodes)))

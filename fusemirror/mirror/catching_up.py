@@ -19,11 +19,11 @@ from fusemirror.limits import (
     ROW_BYTES_PER_MESSAGE,
     ROWS_PER_MESSAGE,
 )
-from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.out_of_sync import OutOfSyncMap
 from fusemirror.mirror.stream import Stream
 from fusemirror.pieces import pieces
 from fusemirror.protocol.messages import CatalogRows
-from fusemirror.volume.catalog import inode_key
+from fusemirror.volume.entries import inode_key
 from fusemirror.volume.volume import Volume
 
 _RECORDS_PER_TURN = 256  # other tasks run between turns
@@ -61,14 +61,14 @@ async def send_catalog(stream: Stream, volume: Volume) -> None:
     """
     for table in Table:
         after: bytes | None = None
-        while rows := volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE):
+        while rows := volume.catalog.tables.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE):
             stream.send(CatalogRows(tuple((table, key, value) for key, value in rows)))
             after = rows[-1][0]
             await stream.wait_room()
 
 
 async def send_attributes(
-    stream: Stream, volume: Volume, out_of_sync: OutOfSync, after: ChangeNumber | None
+    stream: Stream, volume: Volume, out_of_sync: OutOfSyncMap, after: ChangeNumber | None
 ) -> None:
     """Send the attributes of all images that are out of sync, up to the moment of return: of sizes and times
     that writes changed no journal tells, and the backup shows them before it has the images.

@@ -23,7 +23,7 @@ from fusemirror.limits import (
     RESYNC_BACKLOG_BYTES_MAX,
     RESYNC_WINDOW_BYTES,
 )
-from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.out_of_sync import OutOfSyncMap
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.stream import Stream
 from fusemirror.promise import Promise
@@ -37,8 +37,8 @@ from fusemirror.protocol.messages import (
     Reply,
     Resync,
 )
-from fusemirror.volume.catalog import inode_key
-from fusemirror.volume.images import Piece
+from fusemirror.volume.entries import inode_key
+from fusemirror.volume.image_content import Piece
 from fusemirror.volume.volume import Volume
 
 _WINDOW_REGIONS = RESYNC_WINDOW_BYTES // REGION_BYTES
@@ -69,7 +69,7 @@ class Copier:
     """Copies images over one stream. A lost link ends it with `ConnectionLost`; what is left stays marked."""
 
     def __init__(
-        self, volume: Volume, stream: Stream, out_of_sync: OutOfSync, pace: Pace, progress: CopyProgress
+        self, volume: Volume, stream: Stream, out_of_sync: OutOfSyncMap, pace: Pace, progress: CopyProgress
     ) -> None:
         self._volume = volume
         self._stream = stream
@@ -80,7 +80,7 @@ class Copier:
         self._sent: list[_Batch] = []  # not confirmed yet
         self._confirmed_at = trio.current_time()
         out_of_sync.give_back()  # what was under way over the link before
-        progress.begin(out_of_sync.size_bytes(volume.measure))
+        progress.begin(out_of_sync.size_bytes(volume.files.measure))
 
     async def copy(self, inodes: Iterable[InodeNumber], *, at_once: bool = False) -> None:
         """On return the backup holds these images as they are, and they are no longer marked.
@@ -125,7 +125,7 @@ class Copier:
                 yield _Batch(number, piece, self._ask(number, piece), last=last, version=version)
 
     def _piece(self, inode: InodeNumber, first: int, end: int) -> Piece:
-        piece = self._volume.images.piece(inode, first, end)
+        piece = self._volume.images.content.piece(inode, first, end)
         if piece.is_hole and not self._takes_holes:
             return Piece(first, min(piece.end, first + DIGESTS_PER_MESSAGE), is_hole=False)
         return piece
@@ -133,19 +133,21 @@ class Copier:
     def _ask(self, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
         size = self._volume.catalog.size(inode)
         if piece.is_hole:
-            return self._stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=True))
+            return self._stream.ask(
+                lambda token: Hole(token, inode, size, piece.first, piece.end, repair=True)
+            )
         digests: tuple[int, ...] = ()
         if piece.first < piece.end:
-            digests = self._volume.images.region_digests(inode, piece.first, piece.end - piece.first)
-        return self._stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, mend=True))
+            digests = self._volume.images.content.region_digests(inode, piece.first, piece.end - piece.first)
+        return self._stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, repair=True))
 
     async def _finish(self, batch: _Batch, *, at_once: bool) -> None:
-        await self._settle(batch.inode, batch.piece, batch.reply, at_once=at_once)
+        await self._send_what_differs(batch.inode, batch.piece, batch.reply, at_once=at_once)
         if batch.last:
             self._stream.send(ImageCopied(batch.inode))
         self._sent.append(batch)
 
-    async def _settle(
+    async def _send_what_differs(
         self, inode: InodeNumber, piece: Piece, reply: Promise[Reply], *, at_once: bool
     ) -> None:
         """On return everything was sent that the backup lacks of a piece."""

@@ -8,7 +8,7 @@ from fusemirror.identifiers import ROOT_INODE
 from fusemirror.limits import ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE
 from fusemirror.pieces import first_piece
 from fusemirror.protocol.messages import Fetched, FetchRegion, FetchRows, ReplaceRows
-from fusemirror.volume.catalog import inode_key, key_inode
+from fusemirror.volume.entries import inode_key, key_inode
 from fusemirror.volume.rows import GENERATIONS_KEY
 from fusemirror.volume.volume import Volume
 
@@ -20,39 +20,39 @@ def replace_rows(volume: Volume, message: ReplaceRows) -> None:
     nothing is changed, where the root directory or the generations would be gone.
     """
     catalog, table = volume.catalog, Table(message.table)
-    catalog.flush_touched()
+    catalog.cache.flush()
     kept = {key: value for _, key, value in message.rows}
     for of, lasting in _NEVER_GONE:
         if table == of and message.first <= lasting <= message.last and lasting not in kept:
             raise BadRow(f"table {table}, key {lasting.hex()}: it never goes")
     extra: list[bytes] = []
-    for key, row in catalog.rows_from(table, message.first or b"\x00"):
+    for key, row in catalog.tables.rows_from(table, message.first or b"\x00"):
         if key > message.last:
             break
         # An old row of a key that is kept may be none that can be read.
-        if kept.get(key) != row and catalog.is_shared(table, key):
+        if kept.get(key) != row and catalog.tables.is_shared(table, key):
             extra.append(key)
     for key in extra:
         catalog.discard(table, key)
         if table is Table.INODES and len(key) == 8 and key not in kept:
             volume.images.discard(key_inode(key))
     volume.copy_rows(message.rows)
-    catalog.rebuild_derived()
+    catalog.derived.rebuild()
 
 
 def fetch_rows(volume: Volume, message: FetchRows) -> Fetched:
     """The first rows of a range, no more than one message holds; none only where there is none. OSError."""
-    volume.catalog.flush_touched()
+    volume.catalog.cache.flush()
     rows = _rows_between(volume, Table(message.table), message.first, message.last)
     piece = first_piece(rows, row_bytes, ROW_BYTES_PER_MESSAGE, ROWS_PER_MESSAGE)
     return Fetched(message.token, rows=tuple(piece))
 
 
 def _rows_between(volume: Volume, table: Table, first: bytes, last: bytes) -> Iterator[Row]:
-    for key, value in volume.catalog.rows_from(table, first or b"\x00"):
+    for key, value in volume.catalog.tables.rows_from(table, first or b"\x00"):
         if key > last:
             return
-        if volume.catalog.is_shared(table, key):
+        if volume.catalog.tables.is_shared(table, key):
             yield (table, key, value)
 
 

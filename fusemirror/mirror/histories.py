@@ -121,7 +121,7 @@ class Better(Enum):
     """Only a person can say."""
 
 
-class Step(Enum):
+class Action(Enum):
     """What this host does about a peer that it has met."""
 
     LINK = auto()
@@ -129,7 +129,7 @@ class Step(Enum):
     GIVE_WAY = auto()
     """Become the backup, and hand the role of primary to the peer, under a higher term."""
     YIELD = auto()
-    """The same, after what differs here was set aside: a person has chosen the peer."""
+    """The same, after what differs here was put into quarantine: a person has chosen the peer."""
     ACCEPT = auto()
     """The peer has handed over the role: become the primary under its term."""
     WAIT = auto()
@@ -200,35 +200,35 @@ def _is_about(claim: Claim, ours: Claim, theirs: Claim) -> bool:
 # they handed the role to us (True), we handed it to them (False), or neither (None is "does not matter").
 MeetColumns = tuple[bool | None, bool | None, Better | None, str | None]
 
-MEETINGS: tuple[tuple[MeetColumns, Step], ...] = (
+MEETINGS: tuple[tuple[MeetColumns, Action], ...] = (
     # One primary, one backup. A backup that holds more becomes the primary: what it holds was
     # acknowledged, or belongs to a line that it went on with alone.
-    ((True, False, Better.OURS, None), Step.LINK),
-    ((True, False, Better.EITHER, None), Step.LINK),
-    ((True, False, Better.THEIRS, None), Step.GIVE_WAY),
-    ((True, False, Better.NEITHER, None), Step.DIVERGED),
-    ((False, True, Better.THEIRS, None), Step.LINK),
-    ((False, True, Better.EITHER, None), Step.LINK),
-    ((False, True, Better.OURS, None), Step.WAIT),
-    ((False, True, Better.NEITHER, None), Step.DIVERGED),
+    ((True, False, Better.OURS, None), Action.LINK),
+    ((True, False, Better.EITHER, None), Action.LINK),
+    ((True, False, Better.THEIRS, None), Action.GIVE_WAY),
+    ((True, False, Better.NEITHER, None), Action.DIVERGED),
+    ((False, True, Better.THEIRS, None), Action.LINK),
+    ((False, True, Better.EITHER, None), Action.LINK),
+    ((False, True, Better.OURS, None), Action.WAIT),
+    ((False, True, Better.NEITHER, None), Action.DIVERGED),
     # Two primaries, after a take-over: the one whose line went on stays; the other never had a word
     # of its own to acknowledge, and becomes the backup by itself.
-    ((True, True, Better.OURS, None), Step.WAIT),
-    ((True, True, Better.THEIRS, None), Step.GIVE_WAY),
-    ((True, True, Better.NEITHER, None), Step.DIVERGED),
+    ((True, True, Better.OURS, None), Action.WAIT),
+    ((True, True, Better.THEIRS, None), Action.GIVE_WAY),
+    ((True, True, Better.NEITHER, None), Action.DIVERGED),
     # Two backups: a hand-over was cut short after its first half. It is carried to its end.
-    ((False, False, None, "to us"), Step.ACCEPT),
-    ((False, False, None, "to them"), Step.WAIT),
+    ((False, False, None, "to us"), Action.ACCEPT),
+    ((False, False, None, "to them"), Action.WAIT),
     # Without one, as after a volume was put back from a copy, the better one is to be the primary.
-    ((False, False, Better.OURS, "none"), Step.WAIT),
-    ((False, False, Better.THEIRS, "none"), Step.GIVE_WAY),
-    ((False, False, Better.NEITHER, "none"), Step.DIVERGED),
+    ((False, False, Better.OURS, "none"), Action.WAIT),
+    ((False, False, Better.THEIRS, "none"), Action.GIVE_WAY),
+    ((False, False, Better.NEITHER, "none"), Action.DIVERGED),
 )
 # Where either copy is as good and both have the same role, the higher term decides, and then the host's
 # identity: EITHER becomes OURS or THEIRS before the table is asked.
 
 
-def meet(ours: Claim, theirs: Claim) -> Step:
+def meet(ours: Claim, theirs: Claim) -> Action:
     """The one decision on connect: exactly one row of the table matches."""
     same_role = ours.role == theirs.role
     copy = better(ours, theirs)
@@ -237,10 +237,10 @@ def meet(ours: Claim, theirs: Claim) -> Step:
         copy = Better.OURS if higher else Better.THEIRS
     facts = (ours.role == "primary", theirs.role == "primary", copy, _handed_over(ours, theirs))
     step = decide_meeting(facts)
-    return Step.YIELD if step is Step.GIVE_WAY and _is_split(ours, theirs) else step
+    return Action.YIELD if step is Action.GIVE_WAY and _is_split(ours, theirs) else step
 
 
-def decide_meeting(facts: tuple[bool, bool, Better, str]) -> Step:
+def decide_meeting(facts: tuple[bool, bool, Better, str]) -> Action:
     for columns, step in MEETINGS:
         if all(expected is None or expected == fact for expected, fact in zip(columns, facts, strict=True)):
             return step
@@ -288,7 +288,7 @@ def missed(primary: History, backup: History) -> Missed:
 
 def generations_of(volume: Volume) -> tuple[Generation, ...]:
     """The volume's generations, newest first; none for a subvolume that was never copied to."""
-    row = volume.catalog.meta(GENERATIONS_KEY)
+    row = volume.catalog.meta.value(GENERATIONS_KEY)
     return () if row is None else _generations.decode(row)
 
 
@@ -312,13 +312,13 @@ def history_of(volume: Volume) -> History:
     """Where the volume stands now."""
     return History(
         generations=generations_of(volume),
-        journal_number=volume.journal_number,
+        journal_number=volume.journal.last_number,
         journal_first=ChangeNumber(volume.journal.first_number),
         complete=volume.identity.complete,
         compare_all=volume.identity.compare_all,
         number=volume.number,
-        checkpoint_begun=volume.checkpoint_begun,
-        checkpoint=volume.checkpoint,
+        checkpoint_begun=volume.catalog.checkpoints.begun,
+        checkpoint=volume.catalog.checkpoints.ended,
     )
 
 

@@ -1,10 +1,11 @@
 """Holdings: which inodes without names the backup may have open, and so which ones a purge may end.
 
 An inode that has lost its last name lives on while a program of either host has it open, or the kernel of
-either host holds it (`Watcher.has_let_go`), which counts as open here. The primary ends it by a change, a
-purge, once it knows that nobody has. Of its own host it knows that at any time. Of the backup it knows what
-that answered over the present link, and while there is none `below`: only inodes with smaller numbers can be
-open there, because the others were given when it heard of nothing any more. A purge ends nothing else:
+either host holds it (`CacheInvalidator.has_let_go`), which counts as open here. The primary ends it by a
+change, a purge, once it knows that nobody has. Of its own host it knows that at any time. Of the backup it
+knows what that answered over the present link, and while there is none `below`: only inodes with smaller
+numbers can be open there, because the others were given when it heard of nothing any more. A purge ends
+nothing else:
 
 ==========================  ============================================================================
 Normal, resyncing           What the backup is asked for and does not have open. It answers at the place

@@ -30,7 +30,7 @@ class _Image:
         return union
 
 
-class OutOfSync:
+class OutOfSyncMap:
     """A set of regions per image; perhaps coarser than what was marked."""
 
     def __init__(self) -> None:

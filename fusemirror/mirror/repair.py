@@ -13,14 +13,14 @@ from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import REGION_BYTES, ROW_BYTES_PER_MESSAGE, ROW_BYTES_PER_RECORD, ROWS_PER_MESSAGE
 from fusemirror.mirror.copying import Copier
-from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.out_of_sync import OutOfSyncMap
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.stream import Stream
 from fusemirror.mirror.verify import LENGTH_HERE, Suspect, SuspectRegions, SuspectRows, after_key
 from fusemirror.pieces import pieces
 from fusemirror.protocol.messages import FetchRegion, FetchRows, ReplaceRows
-from fusemirror.volume.catalog import key_inode
+from fusemirror.volume.entries import key_inode
 from fusemirror.volume.volume import Volume
 
 
@@ -41,7 +41,7 @@ class FromPrimary:
         self._volume = volume
 
     async def __call__(self, stream: Stream, suspects: list[Suspect]) -> None:
-        marked = OutOfSync()
+        marked = OutOfSyncMap()
         for suspect in suspects:
             if isinstance(suspect, SuspectRows):
                 await self._send_rows(stream, suspect)
@@ -63,7 +63,7 @@ class FromPrimary:
         """Piece by piece, each as it is at its place of the stream: there may be many by now."""
         table, after = suspect.table, suspect.after
         while True:
-            rows = self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
+            rows = self._volume.catalog.tables.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
             kept = tuple((table, key, value) for key, value in rows if key <= suspect.last)
             ends = not rows or len(kept) < len(rows)
             last = suspect.last if ends else rows[-1][0]
@@ -117,10 +117,10 @@ class FromBackup:
     def _gone(self, table: Table, first: bytes, last: bytes, there: set[bytes]) -> list[Row]:
         """The ends of our rows in a range of which the backup has only `there`."""
         gone: list[Row] = []
-        for key in self._volume.catalog.keys_from(table, first or b"\x00"):
+        for key in self._volume.catalog.tables.keys_from(table, first or b"\x00"):
             if key > last:
                 break
-            if key not in there and self._volume.catalog.is_shared(table, key):
+            if key not in there and self._volume.catalog.tables.is_shared(table, key):
                 gone.append((table, key, None))
         return gone
 
@@ -131,7 +131,7 @@ class FromBackup:
             self._restorer.restore_length(number)
         offset = max(region, 0) * REGION_BYTES
         written: list[tuple[InodeNumber, int, int]] = []
-        self._mirror.written_since = written
+        self._mirror.note_written(written)
         promise = stream.fetch(lambda token: FetchRegion(token, number, offset, REGION_BYTES))
         theirs = await promise.wait()
         end = offset + REGION_BYTES

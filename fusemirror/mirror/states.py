@@ -4,9 +4,9 @@ The words that people see (`MirrorWord`) are fewer than the states: the table at
 Source: seed steps 702 and 709 (is the mirrored state normal?); design.md sections 2 and 4.
 """
 
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
-from fusemirror.change import AllocateChange, NamespaceChange, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, CopyChange, NamespaceChange, TruncateChange, WriteChange
 from fusemirror.errors import IllegalTransition
 from fusemirror.protocol import messages as m
 
@@ -45,14 +45,22 @@ class PrimaryEvent(Enum):
 _P, _PE = PrimaryState, PrimaryEvent
 
 PRIMARY_TRANSITIONS: dict[PrimaryState, dict[PrimaryEvent, PrimaryState]] = {
+    # Not to RECOVERING: what was acknowledged alone is acknowledged, and nothing waits for the backup that
+    # does not have it. No LOST: there is no link to lose.
     _P.ALONE: {_PE.LINKED: _P.REJOINING, _PE.DIFFERED: _P.DIVERGED},
+    # The only state that waits for a time: a change that took effect alone before the lease is over would
+    # make what the backup still shows old (G2).
     _P.HOLDING: {_PE.LINKED: _P.RECOVERING, _PE.LEASE_OVER: _P.ALONE, _PE.DIFFERED: _P.DIVERGED},
     # A backup that is catching up serves no reads, so losing it here needs no waiting.
     _P.REJOINING: {_PE.CAUGHT_UP: _P.RESYNCING, _PE.LOST: _P.ALONE, _PE.SAID_BYE: _P.ALONE},
     # The changes that wait were made while the backup was there; a cut only makes them wait on.
     _P.RECOVERING: {_PE.CAUGHT_UP: _P.RESYNCING, _PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
+    # From here on it reads under a lease, so losing it is waited out: no way leads to ALONE but its own
+    # goodbye, after which nobody reads there.
     _P.RESYNCING: {_PE.COPIED: _P.NORMAL, _PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
     _P.NORMAL: {_PE.LOST: _P.HOLDING, _PE.SAID_BYE: _P.ALONE},
+    # A person has decided, and the hosts have met as primary and backup: what the backup changed gives way,
+    # so it begins as one that was away. Until then the hosts meet, and differ, again and again.
     _P.DIVERGED: {_PE.LINKED: _P.REJOINING, _PE.DIFFERED: _P.DIVERGED},
 }
 
@@ -60,18 +68,27 @@ PRIMARY_STREAMING = frozenset({_P.RESYNCING, _P.NORMAL})
 """States in which every change travels at once and is acknowledged by the backup."""
 
 PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
+    # It acknowledges what it was sent as it was made. While it catches up it gets records in bulk, and
+    # CaughtUp counts for all of them.
     m.Applied: PRIMARY_STREAMING,
+    m.Declined: PRIMARY_STREAMING,
     m.Reply: frozenset(_P),
     m.Fetched: frozenset(_P),
+    # It answers Begin, and what it suspects must be marked before anything counts as equal.
     m.Suspects: frozenset({_P.REJOINING, _P.RECOVERING}),
     m.Room: frozenset(_P),
     m.DiskSpace: frozenset(_P),
+    m.Modes: frozenset(_P),
     m.KeyNews: frozenset(_P),
     m.Bye: frozenset(_P),
+    # The mirrored change is the answer, so without the stream there would be none.
     m.Request: PRIMARY_STREAMING,
+    m.AskStatus: PRIMARY_STREAMING,
+    m.StatusTaken: PRIMARY_STREAMING,
     m.Ended: frozenset(_P),
     m.WantNames: frozenset(_P),
     m.WantBack: frozenset(_P),
+    # A lock is granted with a number of the stream: the grantee waits until it has that change.
     m.ReclaimLocks: PRIMARY_STREAMING,
     m.AskLock: PRIMARY_STREAMING,
     m.CancelLock: PRIMARY_STREAMING,
@@ -81,6 +98,80 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
 """Which messages of the backup the primary takes, and in which states."""
 
 PRIMARY_ACKNOWLEDGES_ALONE = frozenset({_P.ALONE, _P.REJOINING, _P.DIVERGED})
+
+
+class Standing(IntEnum):
+    """What the state of the mirror means for what this host may do alone. Of several replicas the highest
+    counts: one that gets every change answers for the others as well.
+    """
+
+    APART = auto()
+    """No link, and nothing is waited for."""
+    REJOINS = auto()
+    """Linked and behind; it serves no reads."""
+    HOLDS = auto()
+    """Lost, or linked again, while it may serve reads under its lease."""
+    STREAMS = auto()
+    """It gets every change at once, and acknowledges."""
+
+
+PRIMARY_STANDINGS: dict[PrimaryState, Standing] = {
+    _P.ALONE: Standing.APART,
+    _P.HOLDING: Standing.HOLDS,
+    # It is linked, but this host has acknowledged alone since, and goes on doing so until it has caught up.
+    _P.REJOINING: Standing.REJOINS,
+    # Nothing was acknowledged alone yet, and the lease of before may still run: it goes on waiting.
+    _P.RECOVERING: Standing.HOLDS,
+    _P.RESYNCING: Standing.STREAMS,
+    _P.NORMAL: Standing.STREAMS,
+    _P.DIVERGED: Standing.APART,
+}
+
+
+class Taking(Enum):
+    """Whether a backup that is linked takes what it is sent."""
+
+    TAKES = auto()
+    FULL = auto()
+    """Its disk is full; it goes on over this link, or over the next."""
+    LEAVING = auto()
+    """It has said goodbye; the link lasts as long as its kernel may show what it keeps."""
+    LEFT = auto()
+    """It has said goodbye, and nobody reads there: the primary goes on alone at once."""
+
+
+class TakingEvent(Enum):
+    FILLED = auto()
+    EASED = auto()
+    LEAVES = auto()
+    LEFT = auto()
+    ENDED = auto()
+    """The link, by whatever."""
+
+
+_T, _TE = Taking, TakingEvent
+
+TAKING_TRANSITIONS: dict[Taking, dict[TakingEvent, Taking]] = {
+    _T.TAKES: {
+        _TE.FILLED: _T.FULL,
+        _TE.EASED: _T.TAKES,
+        _TE.LEAVES: _T.LEAVING,
+        _TE.LEFT: _T.LEFT,
+        _TE.ENDED: _T.TAKES,
+    },
+    # A backup whose disk is full for good says goodbye out of this state.
+    _T.FULL: {
+        _TE.FILLED: _T.FULL,
+        _TE.EASED: _T.TAKES,
+        _TE.LEAVES: _T.LEAVING,
+        _TE.LEFT: _T.LEFT,
+        _TE.ENDED: _T.TAKES,
+    },
+    # So no FILLED or EASED: a word about room that was sent before is read before.
+    # Goodbye is the last message over a link: nothing is read after it.
+    _T.LEAVING: {_TE.LEFT: _T.LEFT, _TE.ENDED: _T.TAKES},
+    _T.LEFT: {_TE.ENDED: _T.TAKES},
+}
 
 
 class BackupState(Enum):
@@ -116,6 +207,8 @@ BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
         _BE.LOST: _B.DISCONNECTED,
         _BE.DIFFERED: _B.DIVERGED,
     },
+    # The names here are not what main shows now, so nothing is served, and losing the link costs no more
+    # than time.
     _B.CATCHING_UP: {_BE.CAUGHT_UP: _B.RESYNCING, _BE.LOST: _B.DISCONNECTED},
     _B.RESYNCING: {_BE.COPIED: _B.NORMAL, _BE.LOST: _B.DISCONNECTED},
     _B.NORMAL: {_BE.LOST: _B.DISCONNECTED},
@@ -130,20 +223,27 @@ _ALWAYS = frozenset(_B)
 _BEGUN = BACKUP_SERVES | {_B.CATCHING_UP}
 
 BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
+    # Once over each link: a second one would throw away what the first has brought.
     m.Begin: frozenset({_B.DISCONNECTED, _B.DIVERGED}),
     m.AccessInEffect: _ALWAYS,
     m.Bye: _ALWAYS,
     m.DiskSpace: _ALWAYS,
+    m.Modes: _ALWAYS,
     m.KeyNews: _ALWAYS,
     NamespaceChange: _BEGUN,
     WriteChange: _BEGUN,
     TruncateChange: _BEGUN,
     AllocateChange: _BEGUN,
+    # It reads its source here, whose content is right only once the names are.
+    CopyChange: BACKUP_SERVES,
+    m.TakeStatus: _BEGUN,
     m.CatalogRows: _BEGUN,
     m.OutOfSync: _BEGUN,
     m.CaughtUp: frozenset({_B.CATCHING_UP}),
     m.Normal: frozenset({_B.RESYNCING}),
+    # A host that lacks anything may not become the primary: it would take the order of changes with it.
     m.HandOver: frozenset({_B.NORMAL}),
+    # A lease is given up whatever else is: the other host waits for that.
     m.RecallNames: _ALWAYS,
     m.FreeNames: _ALWAYS,
     **dict.fromkeys(
@@ -218,3 +318,11 @@ def next_backup_state(state: BackupState, event: BackupEvent) -> BackupState:
         return BACKUP_TRANSITIONS[state][event]
     except KeyError:
         raise IllegalTransition(state.name, event.name) from None
+
+
+def next_taking(taking: Taking, event: TakingEvent) -> Taking:
+    """The state after `event`; `IllegalTransition` where the table has no such pair."""
+    try:
+        return TAKING_TRANSITIONS[taking][event]
+    except KeyError:
+        raise IllegalTransition(taking.name, event.name) from None

@@ -5,7 +5,7 @@ stream of changes; the backup compares it with its own at the same place of the 
 only how far it goes, so what is compared is what either has as data, however long a file is. So both look
 at the same moment of the one order, nothing is locked, and no difference is reported that is not
 one (G5). What differs is looked at a second time before it counts: a write that failed halfway for a
-full disk makes a difference that is being mended already.
+full disk makes a difference that is being repaired already.
 
 A lost link ends nothing: the comparison goes on where it was once the mirror is normal again. With
 `keep` set, what differs is then made equal (`repair.py`) and looked at once more.
@@ -40,8 +40,8 @@ from fusemirror.mirror.stream import Stream
 from fusemirror.pieces import first_piece
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Digests, Hole, Reply, RowsDigest
-from fusemirror.volume.catalog import key_inode
-from fusemirror.volume.images import Piece
+from fusemirror.volume.entries import key_inode
+from fusemirror.volume.image_content import Piece
 from fusemirror.volume.region_set import REGIONS_END, RegionSet
 
 _LAST_KEY = b"\xff" * 511  # LMDB's longest key: no key stands after it
@@ -49,7 +49,7 @@ _WHAT = {Table.INODES: "inode", Table.ENTRIES: "directory", Table.XATTRS: "exten
 LENGTH_HERE, LENGTH_THERE = -2, -1
 
 
-class Report(msgspec.Struct):
+class VerifyReport(msgspec.Struct):
     """How far a comparison is, and what it found. Sizes in bytes."""
 
     running: bool = True
@@ -123,12 +123,8 @@ class Verifier:
         self._after: bytes | None = None
         self._image_after: bytes | None = None
         self._started = 0.0
-        self.report = Report()
+        self.report = VerifyReport()
         self.ended = trio.Event()
-
-    @property
-    def repairs(self) -> bool:
-        return self._repair is not None
 
     async def run(self) -> None:
         """Compare all rows and all images. The outcome is in `report`; it never raises."""
@@ -140,7 +136,7 @@ class Verifier:
                 )
             await self._measure()
             self._started = trio.current_time()
-            for phase in (self._compare_rows, self._compare_images, self._settle):
+            for phase in (self._compare_rows, self._compare_images, self._look_again):
                 await self._through_cuts(phase)
         except (FusemirrorError, OSError) as error:
             self.report.failed = str(error)
@@ -175,7 +171,7 @@ class Verifier:
         while self._tables:
             table = self._tables[0]
             rows = self._rows(table, self._after)
-            whole_table = not rows or not self._volume.catalog.rows(table, rows[-1][0], 1)
+            whole_table = not rows or not self._volume.catalog.tables.rows(table, rows[-1][0], 1)
             last = _LAST_KEY if whole_table else rows[-1][0]
             self._suspects += await self._differing_rows(stream, table, self._after, last)
             self.report.rows += len(rows)
@@ -185,14 +181,14 @@ class Verifier:
                 self._after = None
 
     def _rows(self, table: Table, after: bytes | None) -> list[tuple[bytes, bytes]]:
-        return self._volume.catalog.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
+        return self._volume.catalog.tables.rows(table, after, ROWS_PER_MESSAGE, ROW_BYTES_PER_MESSAGE)
 
     async def _differing_rows(
         self, stream: Stream, table: Table, after: bytes | None, last: bytes
     ) -> list[Suspect]:
         """Compare the rows with after < key <= last; where they differ, halve until single rows are left."""
         suspect = SuspectRows(table, after, last, None)
-        count, digest = self._volume.catalog.digest(table, suspect.first, last)
+        count, digest = self._volume.catalog.tables.digest(table, suspect.first, last)
         reply = stream.ask(lambda token: RowsDigest(token, table, suspect.first, last, count, digest))
         if not (await reply.wait()).values:
             return []
@@ -209,7 +205,7 @@ class Verifier:
     # --- images -------------------------------------------------------------------------------------------
 
     async def _compare_images(self, stream: Stream) -> None:
-        while rows := self._volume.catalog.rows(Table.INODES, self._image_after, ROWS_PER_MESSAGE):
+        while rows := self._volume.catalog.tables.rows(Table.INODES, self._image_after, ROWS_PER_MESSAGE):
             for key, _ in rows:
                 inode = key_inode(key)
                 if self._has_content(inode):
@@ -266,7 +262,7 @@ class Verifier:
         return differing, as_long
 
     def _piece(self, stream: Stream, inode: InodeNumber, first: int, end: int) -> Piece:
-        piece = self._volume.images.piece(inode, first, end)
+        piece = self._volume.images.content.piece(inode, first, end)
         if not piece.is_hole:
             length = self._length(inode) - first * REGION_BYTES
             self.report.done_bytes += max(0, min(length, (piece.end - first) * REGION_BYTES))
@@ -278,17 +274,17 @@ class Verifier:
     def _ask(self, stream: Stream, inode: InodeNumber, piece: Piece) -> Promise[Reply]:
         size = self._volume.catalog.size(inode)
         if piece.is_hole:
-            return stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, mend=False))
-        digests = self._volume.images.region_digests(inode, piece.first, piece.end - piece.first)
-        return stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, mend=False))
+            return stream.ask(lambda token: Hole(token, inode, size, piece.first, piece.end, repair=False))
+        digests = self._volume.images.content.region_digests(inode, piece.first, piece.end - piece.first)
+        return stream.ask(lambda token: Digests(token, inode, size, piece.first, digests, repair=False))
 
     async def _measure(self) -> None:
         """How much there is to compare, for those who watch."""
         after: bytes | None = None
-        while rows := self._volume.catalog.rows(Table.INODES, after, ROWS_PER_MESSAGE):
+        while rows := self._volume.catalog.tables.rows(Table.INODES, after, ROWS_PER_MESSAGE):
             numbers = [key_inode(key) for key, _ in rows]
             self.report.total_bytes += sum(
-                self._volume.measure(number)[1] for number in numbers if self._has_content(number)
+                self._volume.files.measure(number)[1] for number in numbers if self._has_content(number)
             )
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
@@ -308,8 +304,8 @@ class Verifier:
 
     # --- what differs -------------------------------------------------------------------------------------
 
-    async def _settle(self, stream: Stream) -> None:
-        """Look again at what differed, mend it if that was asked for, and report what is left."""
+    async def _look_again(self, stream: Stream) -> None:
+        """Look again at what differed, repair it if that was asked for, and report what is left."""
         suspects = await self._still_differing(stream, self._suspects)
         found = _count(suspects)
         for _ in range(VERIFY_ROUNDS_MAX):
@@ -331,8 +327,8 @@ class Verifier:
         for suspect in suspects:
             if isinstance(suspect, SuspectRows):
                 left += await self._differing_rows(stream, suspect.table, suspect.after, suspect.last)
-            # What is known to be out of sync is being mended, and no secret.
-            elif suspect.inode not in self._mirror.out_of_sync:
+            # What is known to be out of sync is being repaired, and no secret.
+            elif suspect.inode not in self._mirror.replica.out_of_sync:
                 left += await self._still_differing_regions(stream, suspect)
         return left
 

@@ -9,11 +9,13 @@ A new one is a file here, its line in `AnyOperation`, and its tests. A tag is ne
 what communication volumes hold, and travels between hosts of two versions.
 """
 
+from fusemirror.operations.accessed import Accessed
 from fusemirror.operations.allocate import Allocate
+from fusemirror.operations.copy import Copy
 from fusemirror.operations.create import Create
 from fusemirror.operations.create_unnamed import CreateUnnamed
 from fusemirror.operations.draft import Key
-from fusemirror.operations.link import Link
+from fusemirror.operations.link import HardLink
 from fusemirror.operations.link_unnamed import LinkUnnamed
 from fusemirror.operations.operation import Operation
 from fusemirror.operations.release import Release
@@ -22,6 +24,7 @@ from fusemirror.operations.remove_xattr import RemoveXattr
 from fusemirror.operations.rename import Rename
 from fusemirror.operations.reserve import Reserve
 from fusemirror.operations.set_attributes import SetAttributes
+from fusemirror.operations.set_flags import SetFlags
 from fusemirror.operations.set_xattr import SetXattr
 from fusemirror.operations.unlink import Unlink
 from fusemirror.operations.write import Write
@@ -29,27 +32,32 @@ from fusemirror.operations.write import Write
 AnyOperation = (
     Write
     | Allocate
+    | Copy
     | SetAttributes
     | Create
     | CreateUnnamed
-    | Link
+    | HardLink
     | LinkUnnamed
     | Unlink
     | RemoveDirectory
     | Rename
     | SetXattr
+    | SetFlags
+    | Accessed
     | RemoveXattr
     | Reserve
     | Release
 )
 
 __all__ = [
+    "Accessed",
     "Allocate",
     "AnyOperation",
+    "Copy",
     "Create",
     "CreateUnnamed",
+    "HardLink",
     "Key",
-    "Link",
     "LinkUnnamed",
     "Operation",
     "Release",
@@ -58,6 +66,7 @@ __all__ = [
     "Rename",
     "Reserve",
     "SetAttributes",
+    "SetFlags",
     "SetXattr",
     "Unlink",
     "Write",

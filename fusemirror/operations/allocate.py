@@ -9,11 +9,12 @@ import msgspec
 
 from fusemirror.change import ALLOCATION_MODES, KEEP_SIZE, PUNCH_HOLE, AllocateChange, Row
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import FILE_BYTES_MAX, SPACE_PER_CHANGE_BYTES
+from fusemirror.limits import SPACE_PER_CHANGE_BYTES
 from fusemirror.operations.draft import Decision, Draft
-from fusemirror.operations.operation import ByteRange, OfInode, check_fields, require
-from fusemirror.operations.privileges import end_privileges, has_privileges
+from fusemirror.operations.operation import ByteRange, OfInode, check_fields, range_shown_anew, require
+from fusemirror.operations.privileges import rows_of_ended_privileges
 from fusemirror.volume.catalog import Catalog
 
 
@@ -46,13 +47,12 @@ class Allocate(OfInode, tag=41, frozen=True, array_like=True, gc=False):
             yield msgspec.structs.replace(self, offset=start, end=end)
 
     def touched_range(self, catalog: Catalog, data_bytes: int) -> ByteRange | None:
-        """One that makes the file longer takes everything from its old end on."""
         inode = catalog.inode(self.inode)
         if inode is None:
             return None
-        if self.mode & KEEP_SIZE or self.end <= inode.size:
+        if self.mode & KEEP_SIZE:
             return self.inode, self.offset, self.end
-        return self.inode, min(self.offset, inode.size), FILE_BYTES_MAX
+        return range_shown_anew(inode, self.offset, self.end)
 
     def space_needed(self, data_bytes: int) -> int:
         """A hole is made on a full disk too."""
@@ -60,16 +60,11 @@ class Allocate(OfInode, tag=41, frozen=True, array_like=True, gc=False):
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
         inode = draft.file(self.inode)
+        draft.check_flags(inode, Act.CHANGE_DATA if self.mode & ~KEEP_SIZE else Act.EXTEND)
         if self.end > draft.file_bytes_max:
             raise OperationFailed(errno.EFBIG)
-        rows: tuple[Row, ...] = ()
-        clear = self.clear_privileges
-        if has_privileges(draft.catalog, inode, clear_set_id=clear) and not draft.keeps_privileges:
-            after = draft.inode(self.inode)
-            after.size = self._change_of(draft).size_after(inode.size)
-            after.mtime_ns = after.ctime_ns = draft.time_ns
-            end_privileges(draft, after, clear_set_id=clear)
-            rows = draft.rows()
+        size = self._change_of(draft).size_after(inode.size)
+        rows = rows_of_ended_privileges(draft, inode, size_after=size, clear_set_id=self.clear_privileges)
         return Decision(self._change_of(draft, rows), self.inode, (self.inode,), inode.size)
 
     def _change_of(self, draft: Draft, rows: tuple[Row, ...] = ()) -> AllocateChange:

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterable
 
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import INHERITED, Act, encode_flags
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_PER_CHANGE_BYTES, SYMLINK_BYTES_MAX
 from fusemirror.operations import acl
@@ -12,6 +13,7 @@ from fusemirror.operations.draft import Decision, Draft, check_name
 from fusemirror.operations.operation import NO_INODE, OfName, require
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.inode import DIRECTORY_SIZE, Inode
+from fusemirror.xattrs import FLAGS
 
 _TYPES = frozenset(
     (
@@ -61,6 +63,7 @@ class Create(OfName, tag=3, frozen=True, array_like=True):
         parent = draft.directory(self.parent)
         if draft.catalog.entry(self.parent, self.name) is not None:
             raise OperationFailed(errno.EEXIST)
+        draft.check_flags(parent, Act.ADD_ENTRY)
         inode = new_inode(
             draft, parent, self.mode, self.uid, self.gid, self.rdev, self.target, umask=self.umask
         )
@@ -106,13 +109,16 @@ def new_inode(
     )
     if not inode.is_symlink:
         _limit_permissions(draft, parent.number, inode, umask)
+    inherited = draft.catalog.xattrs.flags(draft.catalog.inode(parent.number) or parent) & INHERITED
+    if inherited:
+        draft.put_xattr(inode.number, FLAGS, encode_flags(inherited))
     draft.add_inode(inode)
     return inode
 
 
 def _limit_permissions(draft: Draft, parent: InodeNumber, inode: Inode, umask: int) -> None:
     """A directory's default access control list stands in for the umask (umask(2))."""
-    default = draft.catalog.xattr(parent, acl.DEFAULT)
+    default = draft.catalog.xattrs.value(parent, acl.DEFAULT)
     if default is None:
         inode.mode &= ~umask
         return

@@ -5,6 +5,7 @@ import stat
 from typing import ClassVar
 
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_PER_CHANGE_BYTES
 from fusemirror.operations.create import new_inode
@@ -39,5 +40,6 @@ class CreateUnnamed(Operation, tag=42, frozen=True, array_like=True):
             raise OperationFailed(errno.ENOTDIR)
         if directory.nlink == 0:
             raise OperationFailed(errno.ENOENT)
+        draft.check_flags(directory, Act.ADD_ENTRY)
         inode = new_inode(draft, directory, self.mode, self.uid, self.gid, umask=self.umask)
         return draft.decision(inode.number, new_file=True)

@@ -12,13 +12,12 @@ import msgspec
 
 from fusemirror.change import COOKIES_PER_CHANGE, AnyChange, NamespaceChange, Row, Table, first_cookie
 from fusemirror.errors import OperationFailed
-from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.flags import Act, check_act
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, NameKey, RequestId
 from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX
-from fusemirror.volume.catalog import Catalog, Entry, entry_key, inode_key, pack_entry, xattr_key
+from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
-
-NameKey = tuple[InodeNumber, bytes]
-"""A name in a directory."""
 
 Key = InodeNumber | NameKey
 """What a change touches, for those who must wait for it: an inode, or a name in a directory."""
@@ -121,6 +120,13 @@ class Draft:
         if entry is None:
             raise OperationFailed(errno.ENOENT)
         return self.inode(entry.inode)
+
+    def check_flags(self, inode: Inode, act: Act) -> None:
+        """EPERM where a flag of the inode forbids it; nothing forbids a repair."""
+        # A copy does not know the flags that its original does.
+        known = self.catalog.inode(inode.number) or inode
+        if known.flags != 0 and not self.keeps_privileges:
+            check_act(self.catalog.xattrs.flags(known), act)
 
     # --- what becomes of it -----------------------------------------------------------------------------
 

@@ -3,14 +3,15 @@
 import errno
 
 from fusemirror.errors import OperationFailed
-from fusemirror.identifiers import InodeNumber
+from fusemirror.flags import Act
+from fusemirror.identifiers import InodeNumber, NameKey
 from fusemirror.limits import LINKS_MAX, SPACE_PER_CHANGE_BYTES
-from fusemirror.operations.draft import Decision, Draft, NameKey, check_name
+from fusemirror.operations.draft import Decision, Draft, check_name
 from fusemirror.operations.operation import OfInode, check_fields, require
 from fusemirror.volume.inode import Inode
 
 
-class Link(OfInode, tag=4, frozen=True, array_like=True):
+class HardLink(OfInode, tag=4, frozen=True, array_like=True):
     """Give an inode that has a name another one."""
 
     parent: InodeNumber
@@ -34,9 +35,11 @@ class Link(OfInode, tag=4, frozen=True, array_like=True):
         self.check_names(inode)
         if inode.nlink >= LINKS_MAX:
             raise OperationFailed(errno.EMLINK)
-        draft.directory(self.parent)
+        parent = draft.directory(self.parent)
         if draft.catalog.entry(self.parent, self.name) is not None:
             raise OperationFailed(errno.EEXIST)
+        draft.check_flags(parent, Act.ADD_ENTRY)
+        draft.check_flags(inode, Act.GET_NAME)
         inode.nlink += 1
         inode.ctime_ns = draft.time_ns
         draft.put_name(self.parent, self.name, inode)

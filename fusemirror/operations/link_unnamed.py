@@ -4,11 +4,11 @@ import errno
 from typing import ClassVar
 
 from fusemirror.errors import OperationFailed
-from fusemirror.operations.link import Link
+from fusemirror.operations.link import HardLink
 from fusemirror.volume.inode import Inode
 
 
-class LinkUnnamed(Link, tag=43, frozen=True, array_like=True):
+class LinkUnnamed(HardLink, tag=43, frozen=True, array_like=True):
     """Give a file its first name, or another where an answer was lost. The host that asks knows that it was
     made without one, and may get one (O_EXCL)."""
 

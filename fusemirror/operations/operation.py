@@ -11,15 +11,25 @@ from typing import ClassVar, Self
 import msgspec
 
 from fusemirror.errors import OperationFailed
-from fusemirror.identifiers import InodeNumber
+from fusemirror.identifiers import InodeNumber, NameKey
 from fusemirror.limits import DATA_BYTES_MAX, FILE_BYTES_MAX
-from fusemirror.operations.draft import Decision, Draft, NameKey
+from fusemirror.operations.draft import Decision, Draft
 from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.inode import Inode
 
 ByteRange = tuple[InodeNumber, int, int]
 """Bytes of an image: from the second number on, and before the third."""
 
 NO_INODE = InodeNumber(0)
+
+
+def range_shown_anew(inode: Inode, start: int, end: int) -> ByteRange:
+    """What a change of these bytes shows anew: one that makes the file longer, everything from its old end
+    on."""
+    if end <= inode.size:
+        return inode.number, start, end
+    return inode.number, min(start, inode.size), FILE_BYTES_MAX
+
 
 _U32, _U64 = range(1 << 32), range(1 << 64)
 _NUMBERS: dict[str, range] = {
@@ -28,6 +38,8 @@ _NUMBERS: dict[str, range] = {
     "directory": _U64,
     "new_parent": _U64,
     "expected": _U64,
+    "source": _U64,
+    "flags": _U32,
     "mode": range(1 << 16),  # the type, and what chmod(2) takes
     "umask": range(1 << 12),
     "uid": _U32,
@@ -35,6 +47,7 @@ _NUMBERS: dict[str, range] = {
     "rdev": _U64,
     "offset": range(FILE_BYTES_MAX + 1),
     "end": range(FILE_BYTES_MAX + 1),
+    "source_offset": range(FILE_BYTES_MAX + 1),
     "length": range(DATA_BYTES_MAX + 1),
     "rate_bytes": range(FILE_BYTES_MAX + 1),
 }
@@ -68,6 +81,9 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
     """The field of a `Hello` by which a peer says that it takes such operations and their changes; "": every
     peer does. Where it does not the answer is EOPNOTSUPP."""
 
+    begins_line: ClassVar[bool] = True
+    """It may be the first change that the primary makes alone, from which on its history is its own."""
+
     # --- what it validates ------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -100,6 +116,11 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
     @property
     def image(self) -> InodeNumber:
         """The inode whose data it changes; 0 where it changes no data."""
+        return NO_INODE
+
+    @property
+    def copied_image(self) -> InodeNumber:
+        """The inode whose data each host copies from its own volume; 0 where none is copied."""
         return NO_INODE
 
     @property
@@ -155,6 +176,11 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
     def may_be_written_behind(self, catalog: Catalog, data_bytes: int, file_bytes_max: int) -> bool:
         """Whether the backup may acknowledge it before the primary has given it a place in the order: it is
         sure to succeed, and nothing but data depends on it."""
+        return False
+
+    @property
+    def may_repeat(self) -> bool:
+        """To do it twice is to do it once, but for what others did in between."""
         return False
 
     @property

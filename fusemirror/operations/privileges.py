@@ -6,6 +6,7 @@ by somebody who may not keep them, and with a new owner (chown(2)).
 
 import stat
 
+from fusemirror.change import Row
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.operations.operation import OfInode
 from fusemirror.volume.catalog import Catalog
@@ -23,7 +24,7 @@ def _without_set_id(mode: int) -> int:
 
 def has_privileges(catalog: Catalog, inode: Inode, *, clear_set_id: bool) -> bool:
     """Whether a change of the inode's data ends any; `clear_set_id`: by one who may not keep set-id bits."""
-    if inode.capable is not False and catalog.has_capability(inode):
+    if inode.capable is not False and catalog.xattrs.has_capability(inode):
         return True
     return clear_set_id and inode.mode & _SET_ID != 0 and _without_set_id(inode.mode) != inode.mode
 
@@ -32,8 +33,22 @@ def end_privileges(draft: Draft, inode: Inode, *, clear_set_id: bool) -> None:
     """End them in the draft; `inode` is its copy."""
     if clear_set_id:
         inode.mode = _without_set_id(inode.mode)
-    if draft.catalog.xattr(inode.number, CAPABILITY) is not None:
+    if draft.catalog.xattrs.value(inode.number, CAPABILITY) is not None:
         draft.put_xattr(inode.number, CAPABILITY, None)
+
+
+def rows_of_ended_privileges(
+    draft: Draft, inode: Inode, *, size_after: int, clear_set_id: bool
+) -> tuple[Row, ...]:
+    """What a change of the inode's data carries because privileges end with it: the inode as it is then, so
+    long, among them; nothing where none end."""
+    if draft.keeps_privileges or not has_privileges(draft.catalog, inode, clear_set_id=clear_set_id):
+        return ()
+    after = draft.inode(inode.number)
+    after.size = size_after
+    after.mtime_ns = after.ctime_ns = draft.time_ns
+    end_privileges(draft, after, clear_set_id=clear_set_id)
+    return draft.rows()
 
 
 class EndPrivileges(OfInode, frozen=True, array_like=True):

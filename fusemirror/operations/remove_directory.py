@@ -2,6 +2,7 @@
 
 import errno
 
+from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.operations.operation import NO_INODE, OfName, require
@@ -25,6 +26,8 @@ class RemoveDirectory(OfName, tag=6, frozen=True, array_like=True):
         inode = draft.named(self.parent, self.name)
         # ESTALE makes the kernel that expected another directory look again, and ask again.
         require(self.expected in (NO_INODE, inode.number), errno.ESTALE)
+        draft.check_flags(parent, Act.REMOVE_ENTRY)
+        draft.check_flags(inode, Act.LOSE_NAME)
         draft.drop_directory(parent, inode)
         draft.remove_name(self.parent, self.name)
         return draft.decision(inode.number)

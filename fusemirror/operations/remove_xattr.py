@@ -3,6 +3,7 @@
 import errno
 
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.operations.operation import OfInode, check_fields, require
 from fusemirror.xattrs import namespace_of
@@ -19,8 +20,9 @@ class RemoveXattr(OfInode, tag=9, frozen=True, array_like=True):
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
         inode = draft.inode(self.inode)
+        draft.check_flags(inode, Act.CHANGE_XATTRS)
         namespace_of(self.name)
-        if draft.catalog.xattr(inode.number, self.name) is None:
+        if draft.catalog.xattrs.value(inode.number, self.name) is None:
             raise OperationFailed(errno.ENODATA)
         inode.ctime_ns = draft.time_ns
         draft.put_xattr(inode.number, self.name, None)

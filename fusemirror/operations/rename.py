@@ -4,9 +4,10 @@ import errno
 from collections.abc import Iterator
 
 from fusemirror.errors import OperationFailed
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.flags import Act
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, NameKey
 from fusemirror.limits import ANCESTORS_MAX
-from fusemirror.operations.draft import Decision, Draft, NameKey, check_name
+from fusemirror.operations.draft import Decision, Draft, check_name
 from fusemirror.operations.operation import NO_INODE, OfName, require
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.inode import Inode
@@ -45,6 +46,12 @@ class Rename(OfName, tag=7, frozen=True, array_like=True):
         moved = draft.named(self.parent, self.name)
         target = draft.catalog.entry(self.new_parent, self.new_name)
         _check_no_loop(draft.catalog, moved, self.new_parent)
+        if target is None or target.inode != moved.number:  # else nothing is done
+            draft.check_flags(old_parent, Act.REMOVE_ENTRY)
+            draft.check_flags(moved, Act.LOSE_NAME)
+            draft.check_flags(new_parent, Act.ADD_ENTRY if target is None else Act.REMOVE_ENTRY)
+            if target is not None:
+                draft.check_flags(draft.inode(target.inode), Act.LOSE_NAME)
         if self.flags == RENAME_EXCHANGE:
             require(target is not None, errno.ENOENT)
             other = draft.named(self.new_parent, self.new_name)

@@ -9,6 +9,7 @@ import msgspec
 
 from fusemirror.change import Row, TruncateChange
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, TIME_NS_MAX, TIME_NS_MIN
 from fusemirror.operations import acl
@@ -62,14 +63,19 @@ class SetAttributes(OfInode, tag=2, frozen=True, array_like=True):
         return self.inode, max(0, min(self.size, inode.size)), FILE_BYTES_MAX
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
+        if self.mode is not None or self.uid is not None or self.gid is not None:
+            draft.check_flags(draft.inode(self.inode), Act.CHANGE_ATTRIBUTES)
         if self.size is not None:
             return self._truncate(draft, self.size)
+        # Times that are given, and not the present, an append-only file does not take: asked for before.
+        draft.check_flags(draft.inode(self.inode), Act.TOUCH)
         self._draft_attributes(draft, draft.inode(self.inode))
         return draft.decision(self.inode)
 
     def _truncate(self, draft: Draft, size: int) -> Decision:
         """The other attributes, and the privileges that end, are rows of the one change."""
         inode = draft.file(self.inode)
+        draft.check_flags(inode, Act.CHANGE_DATA)
         if not 0 <= size <= max(draft.file_bytes_max, inode.size):
             raise OperationFailed(errno.EFBIG)
         clear = self.clear_privileges
@@ -89,7 +95,7 @@ class SetAttributes(OfInode, tag=2, frozen=True, array_like=True):
         """All but the size."""
         if self.mode is not None:
             inode.mode = stat.S_IFMT(inode.mode) | (self.mode & 0o7777)
-            access = draft.catalog.xattr(inode.number, acl.ACCESS)
+            access = draft.catalog.xattrs.value(inode.number, acl.ACCESS)
             if access is not None:
                 changed = acl.after_chmod(acl.parse(access), inode.mode)
                 draft.put_xattr(inode.number, acl.ACCESS, acl.encode(changed))

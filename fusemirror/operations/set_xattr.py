@@ -3,6 +3,7 @@
 import errno
 
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
     SPACE_PER_CHANGE_BYTES,
@@ -36,6 +37,7 @@ class SetXattr(OfInode, tag=8, frozen=True, array_like=True):
         if len(self.value) > XATTR_VALUE_BYTES_MAX:
             raise OperationFailed(errno.E2BIG)
         inode = draft.inode(self.inode)
+        draft.check_flags(inode, Act.CHANGE_XATTRS)
         check_settable(self.name, inode.mode)
         _check_names_fit(draft.catalog, inode.number, self.name)
         inode.ctime_ns = draft.time_ns
@@ -52,7 +54,7 @@ class SetXattr(OfInode, tag=8, frozen=True, array_like=True):
 
 def _check_names_fit(catalog: Catalog, inode: InodeNumber, name: bytes) -> None:
     """ENOSPC where listxattr(2) could not tell all names any more. A value can always be replaced."""
-    if catalog.xattr(inode, name) is None:
-        names_bytes = sum(len(each) + 1 for each in catalog.xattr_names(inode))
+    if catalog.xattrs.value(inode, name) is None:
+        names_bytes = sum(len(each) + 1 for each in catalog.xattrs.walk(inode))
         if names_bytes + len(name) + 1 > XATTR_NAMES_BYTES_MAX:
             raise OperationFailed(errno.ENOSPC)

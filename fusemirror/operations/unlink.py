@@ -3,6 +3,7 @@
 import errno
 
 from fusemirror.errors import OperationFailed
+from fusemirror.flags import Act
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.operations.operation import OfName
 
@@ -11,8 +12,10 @@ class Unlink(OfName, tag=5, frozen=True, array_like=True):
     """Remove a name. The inode stays until neither host has it open (`control/purging.py`)."""
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
-        draft.directory(self.parent)
+        parent = draft.directory(self.parent)
         inode = draft.named(self.parent, self.name)
+        draft.check_flags(parent, Act.REMOVE_ENTRY)
+        draft.check_flags(inode, Act.LOSE_NAME)
         if inode.is_directory:
             raise OperationFailed(errno.EISDIR)
         inode.nlink -= 1

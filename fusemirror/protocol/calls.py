@@ -74,7 +74,7 @@ class StartVerify(Call, tag=12, frozen=True, array_like=True):
 
 
 class VerifyProgress(Call, tag=13, frozen=True, array_like=True):
-    """How far the comparison is; answered with an encoded `mirror.verify.Report`."""
+    """How far the comparison is; answered with an encoded `mirror.verify.VerifyReport`."""
 
 
 class SwitchRoles(Call, tag=14, frozen=True, array_like=True):

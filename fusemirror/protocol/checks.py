@@ -12,6 +12,7 @@ from fusemirror.change import (
     ALLOCATION_MODES,
     AllocateChange,
     AnyChange,
+    CopyChange,
     DataChange,
     NamespaceChange,
     Row,
@@ -23,10 +24,12 @@ from fusemirror.errors import BadRow
 from fusemirror.limits import (
     CHANGE_NUMBER_RECEIVED_MAX,
     CHANGE_TIME_NS_RECEIVED_MAX,
+    COPY_BYTES_MAX,
     DATA_BYTES_MAX,
     FILE_BYTES_MAX,
     INODE_NUMBER_RECEIVED_MAX,
     LOCKS_PER_MESSAGE,
+    PROBE_BYTES,
     REQUEST_ID_BYTES,
     ROWS_PER_MESSAGE,
 )
@@ -44,6 +47,7 @@ from fusemirror.protocol.messages import (
     HeldLock,
     Hole,
     LocksListed,
+    Probe,
     PurgeOffer,
     ReclaimLocks,
     RegionData,
@@ -130,6 +134,18 @@ def _check_allocate(change: AllocateChange, data_bytes: int) -> None:
     _check_no_data(data_bytes)
     _check(change.mode in ALLOCATION_MODES, "mode", "there is none such")
     _check(change.offset < change.end, "end", "before the first byte")
+    _check_rows_of_data(change)
+
+
+def _check_copy(change: CopyChange, data_bytes: int) -> None:
+    _check_change(change)
+    _check_no_data(data_bytes)
+    length = change.end - change.offset
+    _check(0 < length <= COPY_BYTES_MAX, "end", "before the first byte, or too far behind it")
+    _check(change.source <= INODE_NUMBER_RECEIVED_MAX, "source", "beyond what can be")
+    _check(change.source_offset + length <= FILE_BYTES_MAX, "source_offset", "no file is so long")
+    apart = change.source != change.inode or abs(change.source_offset - change.offset) >= length
+    _check(apart, "source_offset", "what is copied overlaps what it is copied to")
     _check_rows_of_data(change)
 
 
@@ -226,10 +242,15 @@ def _check_answer(message: Answer, data_bytes: int) -> None:
     """The data is of a read; see `check_answer`."""
 
 
+def _check_probe(_: Probe, data_bytes: int) -> None:
+    _check(data_bytes == PROBE_BYTES, "serial", f"it comes with {data_bytes} of {PROBE_BYTES} bytes")
+
+
 _CHECKS: dict[type, Callable[[Any, int], None]] = {
     WriteChange: _check_write,
     TruncateChange: _check_truncate,
     AllocateChange: _check_allocate,
+    CopyChange: _check_copy,
     NamespaceChange: _check_namespace,
     CatalogRows: _check_catalog_rows,
     ReplaceRows: _check_replace_rows,
@@ -243,6 +264,7 @@ _CHECKS: dict[type, Callable[[Any, int], None]] = {
     ReleaseLock: _check_release_lock,
     ReclaimLocks: _check_reclaim_locks,
     LocksListed: _check_locks_listed,
+    Probe: _check_probe,
 }
 
 
@@ -253,7 +275,7 @@ def check_reply(question: AnyMessage, reply: Reply) -> None:
     """ValueError unless a reply can be one to the question."""
     values: Sequence[int] = reply.values
     allowed = range(0)
-    lengths_may_differ = isinstance(question, Digests | Hole) and not question.mend  # told of as -1
+    lengths_may_differ = isinstance(question, Digests | Hole) and not question.repair  # told of as -1
     if isinstance(question, Digests):
         allowed = range(question.first_region, question.first_region + len(question.digests))
     elif isinstance(question, Hole):

@@ -10,7 +10,6 @@ import msgspec
 
 from fusemirror.errors import RemoteProtocolError
 from fusemirror.protocol.checks import check_message
-from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import AnyMessage
 
 _encoder = msgspec.msgpack.Encoder()
@@ -23,8 +22,8 @@ encode = _encoder.encode
 """The body of a message's frame; for a change, the same bytes as in the journal."""
 
 
-def decode(body: bytes, peer_name: str = "the peer", data: Buffer = b"") -> AnyMessage:
-    """The message that these bytes are, with the data beside it.
+def decode(body: bytes, peer_name: str = "the peer", data_bytes: int = 0) -> AnyMessage:
+    """The message that these bytes are, with so much data beside it.
 
     `RemoteProtocolError`, with its name, the field and why, if they are none that we know, or none that fits.
     """
@@ -34,7 +33,7 @@ def decode(body: bytes, peer_name: str = "the peer", data: Buffer = b"") -> AnyM
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(peer_name, f"not a message: {_where(body, error)}{error}") from error
     try:
-        check_message(message, len(data))
+        check_message(message, data_bytes)
     except ValueError as error:
         raise refusal(peer_name, message, error) from error
     return message

@@ -109,26 +109,32 @@ class Connection:
         self._dialer = dialer
         self._peer_name = peer_name
         self._reader = FrameReader(peer_name)
-        self._fault: RemoteProtocolError | HandshakeRefused | None = None
+        self.receive_data = self._reader.feed
+        """Take in what the stream brought. Then ask `shake_hands` or `events` what it was."""
+        self.fault: RemoteProtocolError | HandshakeRefused | None = None
+        """What `events` has met, and will raise."""
 
     @property
-    def missing_bytes(self) -> int:
-        """How many bytes the frame that has begun still lacks."""
-        return self._reader.missing_bytes
+    def held_bytes(self) -> int:
+        """How many bytes were received that stand behind all messages delivered so far."""
+        return self._reader.held_bytes
+
+    def next_message(self) -> Received | None:
+        """The next whole message, and no more than that is taken of what was received; else as `events`."""
+        try:
+            return self._next()
+        except (RemoteProtocolError, HandshakeRefused):
+            self.end()
+            raise
+
+    def take_rest(self) -> bytes:
+        """What was received behind all messages delivered so far: what comes next is read by another."""
+        return self._reader.take_rest()
 
     @property
     def within_frame(self) -> bool:
         """Whether the stream would be cut in the middle of a frame if it ended here."""
-        return self._reader.within_frame
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether `events` has met what it will raise."""
-        return self._fault is not None
-
-    def receive_data(self, data: bytes) -> None:
-        """Take in what the stream brought. Then ask `shake_hands` or `events` what it was."""
-        self._reader.feed(data)
+        return self._reader.held_bytes > 0
 
     # --- the handshake ----------------------------------------------------------------------------
 
@@ -190,15 +196,15 @@ class Connection:
         before it is returned first, and may still be answered; every later call raises it again.
         """
         received: list[Received] = []
-        if self._fault is None:
+        if self.fault is None:
             try:
-                while (one := self._next()) is not None:
+                while self._reader.held_bytes and (one := self._next()) is not None:
                     received.append(one)
             except (RemoteProtocolError, HandshakeRefused) as fault:
-                self._fault = fault
-        if self._fault is not None and not received:
+                self.fault = fault
+        if self.fault is not None and not received:
             self.end()
-            raise self._fault
+            raise self.fault
         return received
 
     def end(self) -> None:
@@ -212,7 +218,7 @@ class Connection:
         if frame is None:
             return None
         body, data = frame
-        message = decode(body, self._peer_name, data)
+        message = decode(body, self._peer_name, len(data))
         kind = type(message)
         # An open connection stays open with each message: the table is asked for all other cases.
         if self.state is not ConnectionState.OPEN or kind is Hello or kind is Refused:

@@ -29,6 +29,8 @@ HEADER_BYTES = _HEADER.size
 # chunk go; longer data stays a view of it.
 _COPIED_BYTES_MAX = 16 * limits.KIB
 
+_BAD_CHECKSUM = "the checksum of a frame is wrong"
+
 
 def encode_frame(body: bytes, data: Buffer = b"") -> bytes:
     """The header that goes before `body` and `data`. `LocalProtocolError` if either is too long."""
@@ -39,6 +41,44 @@ def encode_frame(body: bytes, data: Buffer = b"") -> bytes:
     checksum.update(body)
     checksum.update(data)
     return prefix + _CHECKSUM.pack(checksum.intdigest())
+
+
+class _Begun:
+    """A large frame of which a part is there: the rest is copied to its place, and summed up, as it comes.
+
+    So when the last of it arrives there is little left to do: the other end has made the rest meanwhile.
+    """
+
+    __slots__ = ("_filled", "_sum", "_view", "body_end", "checksum")
+
+    def __init__(self, size_bytes: int, body_length: int, checksum: int, begin: memoryview) -> None:
+        """`begin`: its first bytes, the whole header among them."""
+        self.body_end = HEADER_BYTES + body_length
+        self.checksum = checksum
+        self._view = memoryview(bytearray(size_bytes))
+        self._view[: len(begin)] = begin
+        self._filled = len(begin)
+        self._sum = xxh3_64(begin[: _PREFIX.size])
+        self._sum.update(begin[HEADER_BYTES:])
+
+    def take(self, data: bytes) -> int:
+        """Take what comes next; how many bytes of it are the frame's."""
+        size = min(len(data), len(self._view) - self._filled)
+        part = memoryview(data)[:size]
+        self._view[self._filled : self._filled + size] = part
+        self._sum.update(part)
+        self._filled += size
+        return size
+
+    @property
+    def is_sound(self) -> bool:
+        return bool(self._sum.intdigest() == self.checksum)
+
+    def frame(self) -> Frame:
+        """Nothing is written to it any more."""
+        assert self._filled == len(self._view), "it is whole"
+        view = self._view.toreadonly()
+        return bytes(view[HEADER_BYTES : self.body_end]), view[self.body_end :]
 
 
 class FrameReader:
@@ -57,22 +97,30 @@ class FrameReader:
         self._chunk = b""  # what is being read, from _position on
         self._position = 0
         self._later: list[bytes] = []  # joined to it only when a whole frame is there
-        self._held_bytes = 0
+        self._begun: _Begun | None = None  # a large one, into which all goes that comes
         self._wanted_bytes = HEADER_BYTES  # nothing can be said before so many are held
+        self.held_bytes = 0
+        """How many bytes were fed that no frame was made of; behind the last whole one another has begun."""
 
-    @property
-    def missing_bytes(self) -> int:
-        """How many bytes must still be fed before there can be another frame."""
-        return max(0, self._wanted_bytes - self._held_bytes)
-
-    @property
-    def within_frame(self) -> bool:
-        """Whether a frame has begun that is not whole."""
-        return self._held_bytes > 0
+    def take_rest(self) -> bytes:
+        """The bytes that no frame was made of: they belong to what is read in another way from here on."""
+        assert self._begun is None, "a frame that nobody looked for has not begun"
+        if self._later:
+            self._join()
+        rest = self._chunk[self._position :]
+        self._chunk, self._position, self.held_bytes = b"", 0, 0
+        return rest
 
     def feed(self, data: bytes) -> None:
-        self._later.append(data)
-        self._held_bytes += len(data)
+        if self._begun is not None:
+            size = self._begun.take(data)
+            if size < len(data):
+                self._later.append(data[size:])
+        elif self.held_bytes:
+            self._later.append(data)
+        else:
+            self._chunk, self._position = data, 0
+        self.held_bytes += len(data)
 
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None if more bytes are needed. `RemoteProtocolError` if it is bad.
@@ -81,8 +129,10 @@ class FrameReader:
         """
         if self._fault is not None:
             raise RemoteProtocolError(self._peer_name, self._fault)
-        if self._held_bytes < self._wanted_bytes:
+        if self.held_bytes < self._wanted_bytes:
             return None
+        if self._begun is not None:
+            return self._end_of_begun(self._begun)
         if self._later:
             self._join()
         chunk, start = self._chunk, self._position
@@ -90,7 +140,11 @@ class FrameReader:
         if self._wanted_bytes == HEADER_BYTES:
             self._check_header(magic, version, flags, body_length, data_length)
             self._wanted_bytes += body_length + data_length
-            if self._held_bytes < self._wanted_bytes:
+            if self.held_bytes < self._wanted_bytes:
+                if data_length > _COPIED_BYTES_MAX:
+                    begin = memoryview(chunk)[start:]
+                    self._begun = _Begun(self._wanted_bytes, body_length, checksum, begin)
+                    self._chunk, self._position = b"", 0
                 return None
 
         body_start = start + HEADER_BYTES
@@ -100,26 +154,27 @@ class FrameReader:
         actual = xxh3_64(view[start : start + _PREFIX.size])
         actual.update(view[body_start:end])
         if actual.intdigest() != checksum:
-            raise self._poisoned("the checksum of a frame is wrong")
-        self._consume(end)
+            raise self._poisoned(_BAD_CHECKSUM)
+        self.held_bytes -= self._wanted_bytes
+        self._wanted_bytes = HEADER_BYTES
+        self._position = end
+        if not self.held_bytes:
+            self._chunk, self._position = b"", 0  # nothing here may keep it in memory
         data = chunk[data_start:end] if data_length <= _COPIED_BYTES_MAX else view[data_start:end]
         return chunk[body_start:data_start], data
 
+    def _end_of_begun(self, begun: _Begun) -> Frame:
+        if not begun.is_sound:
+            raise self._poisoned(_BAD_CHECKSUM)
+        self._begun = None
+        self.held_bytes -= self._wanted_bytes
+        self._wanted_bytes = HEADER_BYTES
+        return begun.frame()
+
     def _join(self) -> None:
-        rest = memoryview(self._chunk)[self._position :]
-        if rest or len(self._later) > 1:
-            self._chunk = b"".join([rest, *self._later])
-        else:
-            self._chunk = self._later[0]
+        self._chunk = b"".join([memoryview(self._chunk)[self._position :], *self._later])
         self._position = 0
         self._later.clear()
-
-    def _consume(self, end: int) -> None:
-        self._held_bytes -= self._wanted_bytes
-        self._wanted_bytes = HEADER_BYTES
-        self._position = end
-        if not self._held_bytes:
-            self._chunk, self._position = b"", 0  # nothing here may keep it in memory
 
     def _check_header(
         self, magic: bytes, version: int, flags: int, body_length: int, data_length: int
@@ -136,6 +191,7 @@ class FrameReader:
 
     def _poisoned(self, fault: str) -> RemoteProtocolError:
         self._fault = fault
-        self._chunk, self._position, self._held_bytes = b"", 0, 0
+        self._chunk, self._position, self.held_bytes = b"", 0, 0
+        self._begun = None
         self._later.clear()
         return RemoteProtocolError(self._peer_name, fault)

@@ -31,7 +31,7 @@ from fusemirror.bounds import (
     FileBytes,
     FirstRegion,
     HostName,
-    Key,
+    KeyBytes,
     LockOwner,
     LockSpace,
     Mark,
@@ -41,10 +41,19 @@ from fusemirror.bounds import (
     UserNumber,
     Word,
 )
-from fusemirror.change import AllocateChange, NamespaceChange, Row, Table, TruncateChange, WriteChange
+from fusemirror.change import (
+    AllocateChange,
+    CopyChange,
+    NamespaceChange,
+    Row,
+    Table,
+    TruncateChange,
+    WriteChange,
+)
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import (
     COUNTER_MAX,
+    DATA_BYTES_MAX,
     DIFFERENCE_PATH_BYTES_MAX,
     DIFFERENCES_PER_MESSAGE,
     DIGESTS_PER_MESSAGE,
@@ -61,7 +70,7 @@ from fusemirror.limits import (
 )
 from fusemirror.operations import AnyOperation
 from fusemirror.protocol.calls import AnyCall
-from fusemirror.settings import Access
+from fusemirror.settings import Access, Communication, Fence
 
 Rows = Annotated[tuple[Row, ...], Meta(max_length=ROWS_RECEIVED_MAX)]
 ShownPath = Annotated[bytes, Meta(max_length=DIFFERENCE_PATH_BYTES_MAX)]
@@ -140,6 +149,17 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_locks: bool = False  # locks bind both hosts, and the sender's kernel asks for them
     witness_identity: Text = ""  # of the witness that the sender goes by; "" where it does not know that yet
     takes_unnamed: bool = False  # the operations `CreateUnnamed` and `LinkUnnamed`
+    takes_copies: bool = False  # the operation `Copy`, and its change
+    takes_flags: bool = False  # the operation `SetFlags`, and what flags forbid
+    takes_accesses: bool = False  # the operation `Accessed`
+    takes_moves: bool = False  # of a path to another connection (`channel/moving.py`)
+    session: AnyIdentity = b""  # names what the dialer's Hello begins
+    line: AnyIdentity = b""  # the connection begins nothing, and is a spare of this session
+    forgot_requests: bool = False  # a repair of the sender's journal lost which requests it carried out
+    takes_statuses: bool = False  # the messages by which exclusive statuses are taken ahead of the data
+    takes_modes: bool = False  # the message `Modes`
+    takes_declines: bool = False  # the message `Declined`
+    owes_writes: bool = False  # its programs were told of some under main's status; `Ended` follows them
 
     @property
     def claim(self) -> Claim:
@@ -169,6 +189,35 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=19, gc=False):
     serial: Counter
+
+
+class Over(msgspec.Struct, frozen=True, array_like=True, tag=120, gc=False):
+    """The sender has ended the session: its connection is not to be replaced."""
+
+
+class Arrived(msgspec.Struct, frozen=True, array_like=True, tag=121, gc=False):
+    """So many bytes of the session have arrived at the sender, over all of its connections."""
+
+    count: Counter
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag=122, gc=False):
+    """Is sent with data of full size beside it, and sent back as it is: a network that loses large packets,
+    and no small ones, is found out before anything depends on it."""
+
+    serial: Counter
+
+
+class Resume(msgspec.Struct, frozen=True, array_like=True, tag=123, gc=False):
+    """On a spare connection: the session goes on over it. `count` as in `Arrived`."""
+
+    count: Counter
+
+
+class Resumed(msgspec.Struct, frozen=True, array_like=True, tag=124, gc=False):
+    """The answer; what follows it is the session."""
+
+    count: Counter
 
 
 class Bye(msgspec.Struct, frozen=True, array_like=True, tag=20):
@@ -230,7 +279,7 @@ class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=45):
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
     """Checksums of regions of an image as it is at this place of the stream; the answer names what differs.
 
-    `size` is the image's length in bytes. With `mend` the backup first makes its image that long.
+    `size` is the image's length in bytes. With `repair` the backup first makes its image that long.
     """
 
     token: Counter
@@ -238,13 +287,13 @@ class Digests(msgspec.Struct, frozen=True, array_like=True, tag=36):
     size: FileBytes
     first_region: FirstRegion
     digests: Annotated[tuple[Checksum, ...], Meta(max_length=DIGESTS_PER_MESSAGE)]
-    mend: bool
+    repair: bool
 
 
 class Hole(msgspec.Struct, frozen=True, array_like=True, tag=59, gc=False):
     """Regions of an image that hold no data, however many. The answer's values: the region before which the
-    backup has looked, and what differs before that one. With `mend` the backup first makes its image as long
-    as that, and makes a hole of what it looks at.
+    backup has looked, and what differs before that one. With `repair` the backup first makes its image as
+    long as that, and makes a hole of what it looks at.
 
     Only for a peer that has said that it takes it.
     """
@@ -254,7 +303,7 @@ class Hole(msgspec.Struct, frozen=True, array_like=True, tag=59, gc=False):
     size: FileBytes
     first_region: FirstRegion
     end_region: EndRegion  # the one behind the last
-    mend: bool
+    repair: bool
 
 
 class RegionData(msgspec.Struct, frozen=True, array_like=True, tag=37, gc=False):
@@ -311,8 +360,8 @@ class RowsDigest(msgspec.Struct, frozen=True, array_like=True, tag=44):
 
     token: Counter
     table: Table
-    first: Key
-    last: Key
+    first: KeyBytes
+    last: KeyBytes
     count: Counter
     digest: Checksum
 
@@ -333,8 +382,8 @@ class ReplaceRows(msgspec.Struct, frozen=True, array_like=True, tag=52):
     """A repair: from here on `rows` are all that the catalog has with first <= key <= last."""
 
     table: Table
-    first: Key
-    last: Key
+    first: KeyBytes
+    last: KeyBytes
     rows: Rows
 
 
@@ -343,8 +392,8 @@ class FetchRows(msgspec.Struct, frozen=True, array_like=True, tag=53):
 
     token: Counter
     table: Table
-    first: Key
-    last: Key
+    first: KeyBytes
+    last: KeyBytes
 
 
 class FetchRegion(msgspec.Struct, frozen=True, array_like=True, tag=54):
@@ -360,6 +409,16 @@ class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
     """Which access the primary has in effect from here on; the backup follows."""
 
     access: Access
+
+
+class TakeStatus(msgspec.Struct, frozen=True, array_like=True, tag=63, gc=False):
+    """C of Fig. 19: main is exclusive for change `number`, whose data comes next; so is the subvolume now."""
+
+    number: AnyChangeNumber
+    inode: AnyInode
+    start: FileBytes
+    end: FileBytes
+    answers: bool = False  # `StatusTaken` is waited for
 
 
 class LendNames(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
@@ -452,6 +511,17 @@ class Applied(msgspec.Struct, frozen=True, array_like=True, tag=64, gc=False):
     number: AnyChangeNumber
 
 
+class Declined(msgspec.Struct, frozen=True, array_like=True, tag=74):
+    """The disk of the sender did not take what change `number` writes to an image, or with 0 what a resync
+    brings of it: the image differs. The stream goes on (seed step 710).
+    """
+
+    number: AnyChangeNumber
+    inode: AnyInode
+    errno: Errno
+    reason: Text
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=65, gc=False):
     """Answer to the message with this token. `value` is as the message says."""
 
@@ -474,11 +544,17 @@ class Suspects(msgspec.Struct, frozen=True, array_like=True, tag=66):
     ranges: tuple[tuple[AnyInode, tuple[EndRegion, ...]], ...] | None = None
 
 
+class StatusTaken(msgspec.Struct, frozen=True, array_like=True, tag=67, gc=False):
+    """The subvolume is exclusive for this change, and nobody is shown what it writes before it has landed."""
+
+    number: AnyChangeNumber
+
+
 class Room(msgspec.Struct, frozen=True, array_like=True, tag=70, gc=False):
     """How far the primary may go before the subvolume's disk is full: changes since `CaughtUp` may take
-    `limit` bytes in all, as `volume.space.space_of` counts them; below 0 nothing is said of that.
+    `limit` bytes in all, as `volume.space.room_of` counts them; below 0 nothing is said of that.
     `full`: the backup takes nothing now. `inodes`: likewise how many inodes of the disk they may take, as
-    `inodes_of` counts them; below 0 nothing is said of that, as by an earlier version.
+    the same counts them; below 0 nothing is said of that, as by an earlier version.
     """
 
     limit: Annotated[int, Meta(ge=-1, le=COUNTER_MAX)]
@@ -498,6 +574,16 @@ class DiskSpace(msgspec.Struct, frozen=True, array_like=True, tag=72, gc=False):
     inodes: Counter = 0
     inodes_available: Counter = 0
     full: bool = False
+
+
+class Modes(msgspec.Struct, frozen=True, array_like=True, tag=73):
+    """What the sender goes by, when a link begins and whenever that changes. Either host says it.
+
+    The receiver shows it: of the fence the primary's counts for both, of the communication the backup's.
+    """
+
+    fence: Fence
+    communication: Communication
 
 
 class KeyNews(msgspec.Struct, frozen=True, array_like=True, tag=79, gc=False):
@@ -619,6 +705,24 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=81):
     value: bytes = b""
 
 
+class AskStatus(msgspec.Struct, frozen=True, array_like=True, tag=91, gc=False):
+    """C of Fig. 20: main's exclusive status is wanted for a write, whose request comes next.
+
+    Answered with `StatusGranted`, after `Excluded` where it is another's; not at all where none can be given.
+    """
+
+    identity: ARequest
+    inode: AnyInode
+    offset: FileBytes
+    length: Annotated[int, Meta(ge=1, le=DATA_BYTES_MAX)]
+
+
+class StatusGranted(msgspec.Struct, frozen=True, array_like=True, tag=92, gc=False):
+    """Main is exclusive for a write, and nobody is shown what it writes before it has landed there."""
+
+    identity: ARequest
+
+
 class Excluded(msgspec.Struct, frozen=True, array_like=True, tag=90, gc=False):
     """Main is exclusive where the request writes: the request stands by there, and comes in its turn."""
 
@@ -669,10 +773,16 @@ AnyMessage = (
     | WriteChange
     | TruncateChange
     | AllocateChange
+    | CopyChange
     | Hello
     | Refused
     | Ping
     | Pong
+    | Over
+    | Arrived
+    | Probe
+    | Resume
+    | Resumed
     | Bye
     | Begin
     | CatalogRows
@@ -694,16 +804,22 @@ AnyMessage = (
     | FetchRows
     | FetchRegion
     | Applied
+    | Declined
     | Reply
     | Suspects
     | Room
     | DiskSpace
+    | Modes
     | KeyNews
     | Fetched
     | Request
     | Answer
     | Excluded
     | AccessInEffect
+    | TakeStatus
+    | StatusTaken
+    | AskStatus
+    | StatusGranted
     | LendNames
     | HoldNames
     | ShareNames

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fusemirror.limits import NAME_BYTES_MAX
 
-Name = bytes | str | Path
+PathName = bytes | str | Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe would keep who opens it waiting; to a regular file O_NONBLOCK is nothing.
@@ -24,7 +24,7 @@ def is_name(name: bytes) -> bool:
     return 0 < len(name) <= NAME_BYTES_MAX and name not in (b".", b"..") and not set(name) & {0, ord("/")}
 
 
-def open_plain(path: Name, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+def open_plain(path: PathName, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
     """A descriptor of a regular file, whose last name is no link. OSError, ELOOP where it is no such file."""
     try:
         descriptor = os.open(path, flags | _PLAIN, mode, dir_fd=dir_fd)
@@ -53,7 +53,7 @@ def check_plain(status: os.stat_result, path: str | Path) -> None:
         raise _not_plain(path)
 
 
-def _not_plain(path: Name) -> OSError:
+def _not_plain(path: PathName) -> OSError:
     what = "a link, a device or a pipe, and no file; run `fusemirror fsck`"
     return OSError(errno.ELOOP, what, os.fsdecode(path))
 

@@ -1,13 +1,13 @@
-"""check: whether a volume is whole, and mending it (fsck).
+"""check: whether a volume is whole, and repairing it (fsck).
 
 Everything that the parts of a volume say of each other is compared: names and inodes, types, counts,
-parents, the derived tables, images and their sizes. Mending is towards keeping data: a file without
-a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A mended
+parents, the derived tables, images and their sizes. Repair is towards keeping data: a file without
+a name gets one in /lost+found, an image of no inode is moved to VOLUME_DIR/lost-images. A repaired
 volume is compared with the peer's from end to end when they meet.
 
 A damaged journal keeps what is whole of it, see `salvage.py`. Where marks of regions are damaged, every image
 is compared. A catalog that cannot be read at all
-is set aside, and made again: at the backup by a copy of the primary's, at the primary from the
+is moved away, and made again: at the backup by a copy of the primary's, at the primary from the
 journal and the images. Where the journal does not reach back to the beginning, names are lost;
 their files are then in /lost+found, named by inode number, and the volume begins another line of
 changes, so that it never overwrites a peer that knows better.
@@ -23,30 +23,23 @@ from pathlib import Path
 
 import msgspec
 
-from fusemirror.change import Table
+from fusemirror.change import COOKIES_PER_CHANGE, Table
 from fusemirror.errors import VolumeDamaged
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.settings import is_host_name, nearest_host_name
-from fusemirror.volume.catalog import (
-    Catalog,
-    Entry,
-    entry_key,
-    inode_key,
-    key_inode,
-    new_directory,
-    pack_entry,
-    unpack_entry,
-)
+from fusemirror.volume.catalog import Catalog, new_directory
 from fusemirror.volume.durable import unused
-from fusemirror.volume.identity import Identity, State, VolumeLock
-from fusemirror.volume.images import misfits
+from fusemirror.volume.entries import Entry, entry_key, inode_key, key_inode, pack_entry, unpack_entry
+from fusemirror.volume.identity import Identity, Shutdown, VolumeLock
+from fusemirror.volume.image_files import misfits
 from fusemirror.volume.inode import ROW_BYTES_MIN, Inode
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
+from fusemirror.volume.recovery import quarantine_image
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.reservations import EVERYTHING, KEY_PREFIX, is_reservation, reserved_inode
 from fusemirror.volume.rows import FILE_TYPES, inode_fault
@@ -60,18 +53,18 @@ _CATALOG_DAMAGED = "the catalog cannot be read"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How many problems were found, and how many of them were mended."""
+    """How many problems were found, and how many of them were repaired."""
 
     problems: int
-    mended: int
+    repaired: int
 
     @property
     def left(self) -> int:
-        return self.problems - self.mended
+        return self.problems - self.repaired
 
 
 def check(directory: Path, repair: bool, report: Callable[[str], None]) -> CheckResult:
-    """Check a volume that nobody has open, and with `repair` mend it; `report` gets a line per problem.
+    """Check a volume that nobody has open, and with `repair` repair it; `report` gets a line per problem.
 
     Opening recovers from a crash first, as a mount does. VolumeMissing, VolumeInUse, VolumeFormat,
     DiskFailed, OSError: the volume could not be checked.
@@ -79,44 +72,44 @@ def check(directory: Path, repair: bool, report: Callable[[str], None]) -> Check
     findings = _Findings(repair, report)
     rebuilt = False
     if not _check_plain(directory, findings):
-        return CheckResult(findings.problems, findings.mended)
+        return CheckResult(findings.problems, findings.repaired)
     if _catalog_is_damaged(directory):
-        rebuilt = findings.add(f"{_CATALOG_DAMAGED} of {directory}", lambda: _set_catalog_aside(directory))
+        rebuilt = findings.add(f"{_CATALOG_DAMAGED} of {directory}", lambda: _move_catalog_away(directory))
         if not rebuilt:
-            return CheckResult(findings.problems, findings.mended)
+            return CheckResult(findings.problems, findings.repaired)
     volume = _open(directory, findings)
     if volume is not None:
         try:
             _check_host_name(volume, findings)
-            findings.before_mending = lambda: volume.update_identity(compare_all=True)
+            findings.before_repair = lambda: volume.update_identity(compare_all=True)
             if rebuilt:
                 _tell_what_is_lost(volume, report)
             _Check(volume, findings, rebuilt=rebuilt).run()
         finally:
             volume.close()
-    return CheckResult(findings.problems, findings.mended)
+    return CheckResult(findings.problems, findings.repaired)
 
 
 class _Findings:
-    """Counts and reports problems, and lets them be mended where that was asked for."""
+    """Counts and reports problems, and lets them be repaired where that was asked for."""
 
     def __init__(self, repair: bool, report: Callable[[str], None]) -> None:
         self._repair = repair
         self.report = report
         self.problems = 0
-        self.mended = 0
-        self.before_mending: Callable[[], None] = lambda: None
+        self.repaired = 0
+        self.before_repair: Callable[[], None] = lambda: None
 
-    def add(self, problem: str, mend: Callable[[], object] | None = None) -> bool:
-        """Whether the problem has been mended."""
+    def add(self, problem: str, repair: Callable[[], object] | None = None) -> bool:
+        """Whether the problem has been repaired."""
         self.problems += 1
-        if mend is None or not self._repair:
+        if repair is None or not self._repair:
             self.report(problem)
             return False
-        self.before_mending()
-        mend()
-        self.mended += 1
-        self.report(f"{problem}: mended")
+        self.before_repair()
+        repair()
+        self.repaired += 1
+        self.report(f"{problem}: repaired")
         return True
 
 
@@ -137,7 +130,7 @@ def _open(directory: Path, findings: _Findings) -> Volume | None:
 
 
 def _check_plain(directory: Path, findings: _Findings) -> bool:
-    """Whether every image is a file, or was mended; nothing else looks at one before that is known."""
+    """Whether every image is a file, or was repaired; nothing else looks at one before that is known."""
     with suppress(VolumeDamaged):  # opening says so
         Identity.load(directory)  # before the lock, which would make a file in any directory
     check_plain_volume(directory)
@@ -148,14 +141,14 @@ def _check_plain(directory: Path, findings: _Findings) -> bool:
             where = path.relative_to(directory)
             plain &= findings.add(
                 f"{where} is a link, a device or a directory, and no image",
-                lambda path=path: _set_misfit_aside(directory, path),  # type: ignore[misc]
+                lambda path=path: _move_misfit_away(directory, path),  # type: ignore[misc]
             )
     finally:
         lock.release()
     return plain
 
 
-def _set_misfit_aside(directory: Path, path: Path) -> None:
+def _move_misfit_away(directory: Path, path: Path) -> None:
     lost = directory / "lost-images"
     lost.mkdir(mode=0o700, exist_ok=True)
     path.rename(unused(lost / path.name))
@@ -176,7 +169,7 @@ def _is_damaged(directory: Path, open_log: Callable[[Path, bool], Journal | Regi
     """Whether this log of the volume is why it does not open; `open_log` is told whether power was lost."""
     lock = VolumeLock(directory)
     try:
-        open_log(directory, State.load(directory).lost_power).close()
+        open_log(directory, Shutdown.load(directory).lost_power).close()
     except VolumeDamaged:
         return True
     except OSError:
@@ -198,7 +191,7 @@ def _open_regions(directory: Path, lost_power: bool) -> Regions:
 
 def _forget_unreadable_marks(directory: Path, report: Callable[[str], None]) -> None:
     """Opening then compares everything, as after a power cut, and cuts off what cannot be read."""
-    State(clean=False, boot_id="").store(directory)
+    Shutdown(clean=False, boot_id="").store(directory)
     report("nobody knows which images the marks named that cannot be read: every image will be compared")
 
 
@@ -216,12 +209,12 @@ def _catalog_is_damaged(directory: Path) -> bool:
         lock.release()
 
 
-def _set_catalog_aside(directory: Path) -> None:
+def _move_catalog_away(directory: Path) -> None:
     """Opening then puts what the journal holds into an empty catalog, and sizes and times of images."""
     identity = Identity.load(directory)
     complete = identity.complete and identity.role == "primary"
     msgspec.structs.replace(identity, compare_all=True, complete=complete).store(directory)
-    State(clean=False, boot_id="").store(directory)
+    Shutdown(clean=False, boot_id="").store(directory)
     if (directory / "catalog").exists():
         (directory / "catalog").rename(unused(directory / "lost-catalog"))
     Catalog.create(directory / "catalog")
@@ -240,7 +233,7 @@ def _tell_what_is_lost(volume: Volume, report: Callable[[str], None]) -> None:
 
 
 class _Check:
-    """One pass over each table and over the images, each relying on what the passes before mended."""
+    """One pass over each table and over the images, each relying on what the passes before repaired."""
 
     def __init__(self, volume: Volume, findings: _Findings, *, rebuilt: bool) -> None:
         self._volume = volume
@@ -272,13 +265,13 @@ class _Check:
         for number in self._inode_numbers():
             self._check_image(number)
         self._check_strays()
-        if wrong := self._catalog.derived_rows_wrong():
+        if wrong := self._catalog.derived.wrong():
             rows = counted(wrong, "row")
             self._found.add(f"wrong: {rows} of listings and orphans", self._catalog.rebuild_derived)
 
     def _rows(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
         after: bytes | None = None
-        while rows := self._catalog.rows(table, after, _ROWS_PER_TURN):
+        while rows := self._catalog.tables.rows(table, after, _ROWS_PER_TURN):
             yield from rows
             after = rows[-1][0]
 
@@ -323,7 +316,7 @@ class _Check:
         elif inode.mode >> 12 not in FILE_TYPES and self._volume.images.facts(inode.number) is not None:
             inode.mode = stat.S_IFREG | stat.S_IMODE(inode.mode)
         inode.size = min(inode.size, FILE_BYTES_MAX)  # and that of a file is its image's
-        inode.ctime_ns = min(inode.ctime_ns, self._volume.time_ns())
+        inode.ctime_ns = min(inode.ctime_ns, self._volume.clock.next_ns())
         inode.parent = ROOT_INODE if inode.is_directory else InodeNumber(0)  # until its name is found
         inode.target = inode.target.replace(b"\0", b"")[:SYMLINK_BYTES_MAX] if inode.is_symlink else b""
         if inode_fault(inode_key(inode.number), inode.pack()) is None:
@@ -398,11 +391,12 @@ class _Check:
     def _new_cookie(self, parent: InodeNumber) -> int:
         """Above all of the directory, and below what the changes to come give."""
         prefix, highest = inode_key(parent), 0
-        for key, row in self._catalog.rows_from(Table.ENTRIES, prefix):
+        for key, row in self._catalog.tables.rows_from(Table.ENTRIES, prefix):
             if not key.startswith(prefix):
                 break
             highest = max(highest, unpack_entry(row).cookie)
-        self._volume.advance_past_cookie(highest + 1)
+        if self._volume.identity.role == "primary":  # a backup's numbers are its primary's
+            self._volume.advance(ChangeNumber((highest + 1) // COOKIES_PER_CHANGE))
         return highest + 1
 
     def _check_xattr(self, key: bytes) -> None:
@@ -456,7 +450,7 @@ class _Check:
     def _take_name_of_directory(self, number: InodeNumber) -> None:
         parent = self._home.pop(number)
         prefix = inode_key(parent)
-        for key, row in list(self._catalog.rows_from(Table.ENTRIES, prefix)):
+        for key, row in list(self._catalog.tables.rows_from(Table.ENTRIES, prefix)):
             if not key.startswith(prefix):
                 break
             if unpack_entry(row).inode == number:
@@ -473,7 +467,7 @@ class _Check:
         entry = self._catalog.entry(ROOT_INODE, _LOST_AND_FOUND)
         if entry is not None and entry.type == stat.S_IFDIR >> 12:
             return entry.inode
-        directory = new_directory(self._catalog.next_inode, ROOT_INODE, self._volume.time_ns())
+        directory = new_directory(self._catalog.next_inode, ROOT_INODE, self._volume.clock.next_ns())
         directory.mode = stat.S_IFDIR | 0o700
         self._put_inode(directory)
         # A file of that name stays: the directory gets another.
@@ -556,5 +550,7 @@ class _Check:
             if inode is None or not inode.is_regular:
                 self._found.add(
                     f"an image of inode {number}, which is no file",
-                    lambda number=number: self._volume.set_image_aside(number),  # type: ignore[misc]
+                    lambda number=number: quarantine_image(
+                        self._volume.directory, self._volume.images, number
+                    ),  # type: ignore[misc]
                 )

@@ -128,7 +128,7 @@ class _Export:
     def _inodes(self) -> Iterator[Inode]:
         """Those that can be read; the others are reported where a name leads to them."""
         with suppress(VolumeDamaged, struct.error):
-            yield from self._volume.inodes()
+            yield from self._volume.catalog.tables.inodes()
 
     def run(self) -> None:
         """Depth first. A directory gets its attributes when all in it is made: each name moves its times."""
@@ -241,7 +241,7 @@ class _Export:
         self._progress(self._done_bytes, self._total_bytes)
 
     def _copy_pieces(self, copy: int, inode: Inode) -> None:
-        for offset, length in self._volume.images.extents(inode.number, inode.size):
+        for offset, length in self._volume.images.content.extents(inode.number, inode.size):
             for start in range(offset, offset + length, MIB):
                 piece = self._volume.images.read(inode.number, start, min(MIB, offset + length - start))
                 os.pwrite(copy, piece, start)
@@ -259,10 +259,10 @@ class _Export:
                 os.chown(path, inode.uid, inode.gid)
             if not inode.is_symlink:
                 os.chmod(path, stat.S_IMODE(inode.mode))
-        names = [*filter(has_namespace, self._catalog.xattrs(inode.number))]
+        names = [*filter(has_namespace, self._catalog.xattrs.names(inode.number))]
         for attribute in names:
             with self._reporting(place, name + b": " + attribute):
-                os.setxattr(path, attribute, self._catalog.xattr(inode.number, attribute) or b"")
+                os.setxattr(path, attribute, self._catalog.xattrs.value(inode.number, attribute) or b"")
         os.utime(path, ns=(inode.atime_ns, inode.mtime_ns))
         privileged = inode.mode & (stat.S_ISUID | stat.S_ISGID) or CAPABILITY in names
         self.exported.privileged += bool(inode.is_regular and privileged)

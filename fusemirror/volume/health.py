@@ -34,6 +34,11 @@ _BROKEN = frozenset(
 )
 
 
+def is_of_one_file(error: OSError) -> bool:
+    """Whether an error of a disk says nothing of its other files: it is neither full nor broken."""
+    return error.errno not in _FULL and error.errno not in _BROKEN
+
+
 class Health:
     """Well until `note` is told of an error that only a broken disk gives; then never again."""
 

@@ -46,13 +46,22 @@ class Identity(msgspec.Struct, frozen=True):
     lock_epoch: str = ""  # in hexadecimal; another before the peer's locks are dropped (`coherence/locks.py`)
     peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
     pairing: int = 0  # how many invitations were made up to the one that made the two hosts a pair
-    witness: str = ""  # which one both hosts went by when they met last: see `witness/permission.py`
+    witness: str = ""  # which one both hosts went by when they met last: see `witness/quorum.py`
+    forgot_requests: bool = False  # a repair could not read which of the peer's requests took effect
+    communication_directory: str = ""  # where requests of this host may be staged, on another disk
     replaced: bool = False  # the peer has said that it has another one in this host's place
 
     @property
     def whole(self) -> bool:
         """The volume is what the filesystem was at some moment: it can be read, or taken over, by itself."""
         return self.complete and self.consistent
+
+    @property
+    def images_tell(self) -> bool:
+        """Where a row and its image differ in size or time, the image is right: on a backup that is not whole
+        images wait for their content, and the rows are right.
+        """
+        return self.whole or self.role == "primary"
 
     @staticmethod
     def load(directory: Path) -> "Identity":
@@ -85,7 +94,7 @@ class _Format(msgspec.Struct):
     format: int
 
 
-class State(msgspec.Struct, frozen=True):
+class Shutdown(msgspec.Struct, frozen=True):
     """How the volume was left: `clean` only where it was closed in good order."""
 
     clean: bool
@@ -97,12 +106,12 @@ class State(msgspec.Struct, frozen=True):
         return not self.clean and self.boot_id != boot_id()
 
     @staticmethod
-    def load(directory: Path) -> "State":
+    def load(directory: Path) -> "Shutdown":
         """The stored state. One that cannot be read counts as the worst: a power cut."""
         try:
-            return msgspec.json.decode(read_plain(directory / _STATE, _IDENTITY_BYTES_MAX), type=State)
+            return msgspec.json.decode(read_plain(directory / _STATE, _IDENTITY_BYTES_MAX), type=Shutdown)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return State(clean=False, boot_id="")
+            return Shutdown(clean=False, boot_id="")
 
     def store(self, directory: Path) -> None:
         """On return the state is durable. OSError.

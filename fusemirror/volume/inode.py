@@ -24,9 +24,10 @@ class Inode:
     `parent` is a directory's own parent, else 0; `target` is a symlink's. `rdev_or_birth` is the number of a
     device, and of all else the time at which it was made (ns), 0 where an earlier version made it, which had
     `rdev` there: so rows are as long as ever, and such a version takes the time for a number that it never
-    uses. Two are in memory only:
-    `changed` is the last change that touched the inode, 0 where none did since it was loaded, and
-    `capable` whether it has `security.capability`, None where nobody has looked (`Catalog.has_capability`).
+    uses. Three are in memory only:
+    `changed` is the last change that touched the inode, 0 where none did since it was loaded,
+    `capable` whether it has `security.capability`, None where nobody has looked (`Catalog.has_capability`),
+    and `flags` likewise those of chattr(1) (`Catalog.flags`).
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Inode:
         "capable",
         "changed",
         "ctime_ns",
+        "flags",
         "gid",
         "mode",
         "mtime_ns",
@@ -76,6 +78,7 @@ class Inode:
         self.target = target
         self.changed = ChangeNumber(0)
         self.capable: bool | None = None
+        self.flags: int | None = None
 
     def pack(self) -> bytes:
         """The inode as a catalog row."""
@@ -101,7 +104,7 @@ class Inode:
         inode = Inode.__new__(Inode)
         inode.number = number
         inode.changed = ChangeNumber(0)
-        inode.capable = None
+        inode.capable = inode.flags = None
         inode.load(row)
         return inode
 

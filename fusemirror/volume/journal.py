@@ -35,6 +35,16 @@ from fusemirror.limits import JOURNAL_RECORD_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.seams import Seams
 from fusemirror.volume import tails
 from fusemirror.volume.durable import append_whole, sync_directory
+from fusemirror.volume.log import (
+    CHECKSUM,
+    CHECKSUM_BYTES,
+    cut_torn_tail,
+    in_order,
+    is_checked,
+    is_sealed,
+    make_file,
+    with_checksum,
+)
 from fusemirror.volume.tails import SEED_BYTES, Whole
 
 _SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.log")
@@ -42,8 +52,7 @@ _MAGIC = b"fmjourna"
 JOURNAL_VERSION = _VERSION = 2
 _FRESH_START = 1
 _HEADER = struct.Struct("<8sIIQ")
-_CHECKSUM = struct.Struct("<Q")
-_SEED_AT = _HEADER.size + _CHECKSUM.size
+_SEED_AT = _HEADER.size + CHECKSUM_BYTES
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -63,12 +72,12 @@ class _Format(NamedTuple):
 
     @property
     def prefix_bytes(self) -> int:
-        return _CHECKSUM.size + self.record.size
+        return CHECKSUM_BYTES + self.record.size
 
 
 _FORMATS = {
     1: _Format(_SEED_AT, struct.Struct("<IQQ")),
-    2: _Format(_SEED_AT + 2 * _CHECKSUM.size, struct.Struct("<IQQQ")),
+    2: _Format(_SEED_AT + 2 * CHECKSUM_BYTES, struct.Struct("<IQQQ")),
 }
 _NEWEST = _FORMATS[_VERSION]
 
@@ -111,7 +120,7 @@ class _Place(NamedTuple):
 
 
 class Journal:
-    """Appending and cutting belong to the event loop's thread; `sync` is thread-safe."""
+    """All but `sync`, which is thread-safe, belongs to the event loop's thread."""
 
     def __init__(self, directory: Path, seams: Seams, *, lost_power: bool = False) -> None:
         """Scan all segments, and cut off what the end of the last one holds only half.
@@ -123,12 +132,12 @@ class Journal:
         self._volume = directory.parent  # what messages name
         self._seams = seams
         self._lock = threading.Lock()  # held by the one thread that syncs
-        self._lost_power = lost_power
         self._failed: str | None = None
+        self._retractions = 0  # how often numbers were given back
         # Size and last number of the last segment before its last record.
         self._before_last = (_NEWEST.header_bytes, 0)
         self.cut_bytes = 0
-        self._segments = self._scan() or [self._create_segment(1, 0)]
+        self._segments = self._scan(lost_power) or [self._create_segment(1, 0)]
         self.last_number = ChangeNumber(self._segments[-1].last)
         # What a killed process left may not be durable, so the first sync covers everything.
         self.durable_number = ChangeNumber(0)
@@ -161,7 +170,8 @@ class Journal:
         if segment.size_bytes >= JOURNAL_SEGMENT_BYTES or segment.format is not _NEWEST:
             segment = self._begin_segment(number)
         body = _NEWEST.record.pack(len(payload), number, note, self.durable_number) + payload
-        record = _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, segment.seed)) + body
+        # `seal`, without the call: each write that answers a request comes here.
+        record = CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, segment.seed)) + body
         try:
             append_whole(self._descriptor, record)
         except OSError:
@@ -177,9 +187,11 @@ class Journal:
             if number != self.last_number:
                 raise FusemirrorError(f"record {number} is not the last of the journal")
             segment = self._segments[-1]
+            self._retractions += 1
             segment.size_bytes, segment.last = self._before_last
             self._cut(segment.size_bytes)
             self.last_number = ChangeNumber(segment.last)
+            assert self.last_number < number, "the record before it is an older one"
             self.durable_number = min(self.durable_number, self.last_number)
 
     def records(self, after: int) -> Iterator[tuple[ChangeNumber, bytes]]:
@@ -225,6 +237,28 @@ class Journal:
                 self._failed = str(error)
                 raise DiskFailed(self._volume, error) from error
             self.durable_number = number
+            assert number <= self.last_number, "nothing is durable that was taken back"
+
+    async def sync_beside(self) -> None:
+        """`sync`, beside the loop; in a thread only where more than the last segment is to be durable, or the
+        kernel does not do it alone. Cancellation waits for it."""
+        if self._failed is not None:
+            raise DiskFailed(self._volume, self._failed)
+        number, retractions = self.last_number, self._retractions
+        alone = not self._behind and not self._names_unsynced
+        begun = self._seams.begin_sync(self._descriptor, data_only=True) if alone else None
+        if begun is None:
+            await self._seams.run_blocking(self.sync)
+            return
+        try:
+            await begun.wait_through()
+        except OSError as error:
+            self._failed = str(error)
+            raise DiskFailed(self._volume, error) from error
+        # A number that was taken back meanwhile may be another record's, of which this says nothing.
+        if self._retractions == retractions:
+            self.durable_number = max(self.durable_number, number)
+            assert self.durable_number <= self.last_number, "nothing is durable that was taken back"
 
     def trim(self, number: int, *, keep_bytes: int = 0) -> None:
         """Remove segments that hold no record above `number`, while there are more than `keep_bytes`.
@@ -246,6 +280,7 @@ class Journal:
             self._descriptor = os.open(fresh.path, _APPEND)
             sync_directory(self._directory)
             self._segments = [fresh]
+            self._retractions += 1
             self.last_number = self.durable_number = number
             self._names_unsynced = False
             os.close(active)
@@ -284,14 +319,9 @@ class Journal:
     def _create_segment(self, first: int, flags: int) -> _Segment:
         """A segment under its name: its header is whole after any crash that leaves the name."""
         seed = self._seams.random_bytes(SEED_BYTES)
-        header = _with_checksum(_with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
+        header = with_checksum(with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
         path = self._directory / f"{first:016x}.log"
-        temporary = self._directory / "new"
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.flush()
-            self._seams.fsync(file.fileno())
-        temporary.replace(path)
+        make_file(path, header, self._seams)
         return _Segment(path, _Header(_NEWEST, flags, first, int.from_bytes(seed, "little"), whole=True))
 
     def _cut(self, size_bytes: int) -> None:
@@ -318,13 +348,13 @@ class Journal:
 
     # --- opening -------------------------------------------------------------------------------------
 
-    def _scan(self) -> list[_Segment]:
+    def _scan(self, lost_power: bool) -> list[_Segment]:
         with contextlib.suppress(FileNotFoundError):
             (self._directory / "new").unlink()
         segments: list[_Segment] = []
         paths = self._since_fresh_start()
         for path in paths:
-            segment = self._scan_segment(path, is_last=path == paths[-1])
+            segment = self._scan_segment(path, is_last=path == paths[-1], lost_power=lost_power)
             if segments and segments[-1].last + 1 != segment.first:
                 raise VolumeDamaged(self._volume, f"journal: records before {path.name} are missing")
             segments.append(segment)
@@ -345,31 +375,32 @@ class Journal:
                 return paths[index:]
         return paths
 
-    def _scan_segment(self, path: Path, *, is_last: bool) -> _Segment:
+    def _scan_segment(self, path: Path, *, is_last: bool, lost_power: bool) -> _Segment:
         content = path.read_bytes()
         header = _read_header(content, path)
         if not header.whole:
             # It was durable before the file got its name, so no crash leaves half of it.
             raise VolumeDamaged(self._volume, f"journal: {path.name} at byte 0: its header cannot be read")
         segment = _Segment(path, header)
-        for record, end in _records(content[header.format.header_bytes :], header.format, header.seed):
-            if record.number <= segment.last:
-                break
+        read_at = _reader(content, header.format, header.seed)
+        for _, whole in in_order(read_at, header.format.header_bytes, segment.last):
             self._before_last = segment.size_bytes, segment.last
-            segment.last, segment.size_bytes = record.number, header.format.header_bytes + end
-        if segment.size_bytes < len(content):
-            self._cut_torn_tail(segment, content, is_last=is_last)
+            segment.last, segment.size_bytes = whole.number, whole.end
+        self.cut_bytes += cut_torn_tail(
+            path,
+            len(content),
+            read_at,
+            bad=segment.size_bytes,
+            last=segment.last,
+            may_be_torn=is_last,  # a segment was durable before the next one was begun
+            lost_power=lost_power,
+            damaged=self._damaged,
+        )
         return segment
 
-    def _cut_torn_tail(self, segment: _Segment, content: bytes, *, is_last: bool) -> None:
-        """VolumeDamaged where it is more than that."""
-        bad, last, read_at = segment.size_bytes, segment.last, _reader(content, segment.format, segment.seed)
-        # A segment was durable before the next one was begun.
-        if not is_last or tails.is_damage(read_at, len(content), bad, last, lost_power=self._lost_power):
-            why = "a record cannot be read, and was whole: others follow it"
-            raise VolumeDamaged(self._volume, f"journal: {segment.path.name} at byte {bad}: {why}")
-        self.cut_bytes += len(content) - bad
-        os.truncate(segment.path, bad)
+    def _damaged(self, path: Path, offset: int) -> VolumeDamaged:
+        why = "a record cannot be read, and was whole: others follow it"
+        return VolumeDamaged(self._volume, f"journal: {path.name} at byte {offset}: {why}")
 
 
 class Gap(NamedTuple):
@@ -425,7 +456,7 @@ def _salvage_segment(found: Salvage, path: Path, last: int) -> int:
                 return last
             end, whole = behind.offset, behind.record
         _end_gap(found, whole.number)
-        _, number, note = form.record.unpack_from(content, end + _CHECKSUM.size)[:3]
+        _, number, note = form.record.unpack_from(content, end + CHECKSUM_BYTES)[:3]
         payload = content[end + form.prefix_bytes : whole.end]
         found.records.append(Record(ChangeNumber(number), payload, note))
         last, end = whole.number, whole.end
@@ -443,19 +474,10 @@ def _first_number(path: Path) -> int:
     return int(path.stem, 16)
 
 
-def _with_checksum(content: bytes) -> bytes:
-    return content + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(content))
-
-
-def _is_checked(content: bytes) -> bool:
-    """Whether the bytes end with the checksum of those before."""
-    return len(content) > _CHECKSUM.size and content == _with_checksum(content[: -_CHECKSUM.size])
-
-
 def _read_header(content: bytes, path: Path) -> _Header:
     """What a segment says of itself, as far as that can be read. VolumeFormat for a later version."""
     version, flags, first = _VERSION, 0, _first_number(path)
-    whole = _is_checked(content[:_SEED_AT])
+    whole = is_checked(content[:_SEED_AT])
     if whole:
         magic, version, flags, stored_first = _HEADER.unpack_from(content)
         if version not in _FORMATS:
@@ -463,7 +485,9 @@ def _read_header(content: bytes, path: Path) -> _Header:
         whole = magic == _MAGIC and stored_first == first
     form = _FORMATS[version]
     seed = int.from_bytes(content[_SEED_AT : _SEED_AT + SEED_BYTES], "little") if version > 1 else 0
-    return _Header(form, flags, first, seed, whole and _is_checked(content[: form.header_bytes]))
+    # One cut to its first half would pass for a whole one: that ends with a checksum, too.
+    whole = whole and len(content) >= form.header_bytes and is_checked(content[: form.header_bytes])
+    return _Header(form, flags, first, seed, whole)
 
 
 def _reader(content: bytes, form: _Format, seed: int) -> tails.ReadAt:
@@ -473,12 +497,11 @@ def _reader(content: bytes, form: _Format, seed: int) -> tails.ReadAt:
 def _whole_at(view: memoryview, form: _Format, seed: int, start: int) -> Whole | None:
     if start + form.prefix_bytes > len(view):
         return None
-    length, number, _, *durable = form.record.unpack_from(view, start + _CHECKSUM.size)
+    length, number, _, *durable = form.record.unpack_from(view, start + CHECKSUM_BYTES)
     end = start + form.prefix_bytes + length
     if length > JOURNAL_RECORD_BYTES_MAX or end > len(view):
         return None
-    (checksum,) = _CHECKSUM.unpack_from(view, start)
-    if xxhash.xxh3_64_intdigest(view[start + _CHECKSUM.size : end], seed) != checksum:
+    if not is_sealed(view, start, end, seed):
         return None
     return Whole(number, durable[0] if durable else 0, end)
 
@@ -488,6 +511,6 @@ def _records(content: bytes, form: _Format, seed: int) -> Iterator[tuple[Record,
     start = 0
     view = memoryview(content)
     while (whole := _whole_at(view, form, seed, start)) is not None:
-        _, number, note = form.record.unpack_from(content, start + _CHECKSUM.size)[:3]
+        _, number, note = form.record.unpack_from(content, start + CHECKSUM_BYTES)[:3]
         yield Record(number, content[start + form.prefix_bytes : whole.end], note), whole.end
         start = whole.end

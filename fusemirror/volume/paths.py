@@ -5,11 +5,10 @@ import sys
 import trio
 
 from fusemirror.change import Table
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.volume.catalog import key_inode, unpack_entry
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, NameKey
+from fusemirror.volume.entries import inode_key, key_inode, unpack_entry
 from fusemirror.volume.volume import Volume
 
-NameKey = tuple[InodeNumber, bytes]
 _DIRECTORY_TYPE = 4
 _PER_TURN = 256  # rows between two checkpoints: about a millisecond
 
@@ -17,6 +16,24 @@ _PER_TURN = 256  # rows between two checkpoints: about a millisecond
 def name_of(key: bytes) -> NameKey:
     """The name that a row of entries has for its key."""
     return key_inode(key), key[8:]
+
+
+async def name_of_directory(volume: Volume, directory: InodeNumber) -> NameKey | None:
+    """The name that a directory has now, found among those of its parent; None for one that is not there, or
+    that moves meanwhile. DiskFailed, VolumeDamaged. Cancellation: atomic."""
+    inode = volume.catalog.inode(directory)
+    if inode is None or not inode.is_directory:
+        return None
+    after = inode_key(inode.parent)
+    while rows := volume.catalog.tables.rows(Table.ENTRIES, after, _PER_TURN):
+        for key, value in rows:
+            if key_inode(key) != inode.parent:
+                return None
+            if unpack_entry(value).inode == directory:
+                return name_of(key)
+        after = rows[-1][0]
+        await trio.lowlevel.checkpoint()
+    return None
 
 
 class Tree:
@@ -32,7 +49,7 @@ class Tree:
         if wanted is not None and ROOT_INODE in wanted:
             self.names[ROOT_INODE] = [(ROOT_INODE, b"")]
         after: bytes | None = None
-        while rows := self._volume.catalog.rows(Table.ENTRIES, after, _PER_TURN):
+        while rows := self._volume.catalog.tables.rows(Table.ENTRIES, after, _PER_TURN):
             for key, value in rows:
                 entry = unpack_entry(value)
                 if entry.type == _DIRECTORY_TYPE:

@@ -74,6 +74,12 @@ class Regions:
         """On return the whole image is marked, whatever its size becomes. OSError."""
         self.mark(inode, 0, REGIONS_END * REGION_BYTES)
 
+    def mark_length(self, inode: InodeNumber, old_size: int, size: int) -> None:
+        """On return what a truncation cuts off is marked. One that extends is marked for the new size alone.
+        OSError.
+        """
+        self.mark(inode, min(size, old_size), max(old_size, min(size, old_size) + 1))
+
     def marks(self) -> Marks:
         """A copy of all marks of all epochs; perhaps coarser than what was marked."""
         union: Marks = {}
@@ -112,6 +118,7 @@ class Regions:
 
         Call `Volume.drop_marks`, which knows what else must be durable first. A crash leaves the old marks
         or the new ones. OSError."""
+        assert epoch < self._epoch, "marks that are still made stay"
         if keep:
             self._put(epoch, keep)
         for old in [number for number in self._older if number <= epoch - bool(keep)]:

@@ -15,6 +15,10 @@ that the filesystem ever had, and must not be taken for one:
   person chooses.
 
 Either way every row and image is compared with the peer's.
+
+Records say which of the peer's requests took effect. What the whole ones say is kept (`requests_done.py`). Of
+the others nobody knows: the volume `forgot_requests`, and the peer, which hears of that when the hosts meet,
+fails what it may have asked for before and cannot ask for twice, instead of having it done twice.
 """
 
 import os
@@ -30,6 +34,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.durable import sync_directory, unused
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Gap, Journal, Record, Salvage, salvage
+from fusemirror.volume.requests_done import load_requests, store_requests
 from fusemirror.volume.rows import check_rows
 
 Report = Callable[[str], None]
@@ -46,8 +51,9 @@ def repair_journal(directory: Path, report: Report) -> None:
     try:
         held = catalog.journal_number
         lost = [gap for gap in found.gaps if _lost(gap, held)]
-        _mark(directory, names_lost=bool(lost))
+        _mark(directory, names_lost=bool(lost), requests_lost=bool(found.gaps))
         behind = _apply_before_gaps(catalog, found, held)
+        _keep_requests(directory, found, behind)
     finally:
         catalog.close()
     _tell(found, lost, Identity.load(directory), report)
@@ -60,14 +66,27 @@ def _lost(gap: Gap, held: int) -> range:
     return range(first, first + 1 if gap.before is None else gap.before)
 
 
-def _mark(directory: Path, *, names_lost: bool) -> None:
+def _mark(directory: Path, *, names_lost: bool, requests_lost: bool) -> None:
     identity = Identity.load(directory)
-    marked = msgspec.structs.replace(identity, compare_all=True)
+    forgot = identity.forgot_requests or requests_lost
+    marked = msgspec.structs.replace(identity, compare_all=True, forgot_requests=forgot)
     if names_lost and identity.role == "primary":
         marked = msgspec.structs.replace(marked, complete=False)
     elif names_lost:
         marked = msgspec.structs.replace(marked, consistent=False)
     marked.store(directory)
+
+
+def _keep_requests(directory: Path, found: Salvage, behind: ChangeNumber) -> None:
+    """Keep what the records up to `behind` say of requests, which the new journal leaves out; and what an
+    earlier repair kept."""
+    kept = load_requests(directory) or {}
+    for record in found.records:
+        if record.number <= behind:
+            change = decode_change(record.payload)
+            if change.request:
+                kept[change.request] = (change.number, change.inode)
+    store_requests(directory, kept)
 
 
 def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> ChangeNumber:
@@ -117,6 +136,11 @@ def _tell(found: Salvage, lost: list[Gap], identity: Identity, report: Report) -
             report(f"{where}; the catalog holds all that stood there")
         else:
             report(f"{where}: {missing} lost here")
+    if found.gaps:
+        report(
+            f"which requests of {identity.peer_name} took effect there is not known: when the hosts meet, it "
+            "fails those that it waits for and cannot ask for twice"
+        )
     kept = sum(record.number > gap.after for record in found.records for gap in found.gaps[:1])
     report(f"{kept} whole records behind that are kept; the old journal is lost-journal")
     if lost and identity.role == "primary":

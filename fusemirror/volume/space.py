@@ -23,14 +23,9 @@ from fusemirror.limits import (
 )
 
 
-def space_of(change: AnyChange) -> int:
-    """The most that a change takes from the disk, in bytes. Both hosts count the same."""
-    return SPACE_PER_CHANGE_BYTES + change.taken_bytes
-
-
-def inodes_of(change: AnyChange) -> int:
-    """The most inodes of the disk that a change takes. Both hosts count the same."""
-    return int(type(change) is NamespaceChange)
+def room_of(change: AnyChange) -> tuple[int, int]:
+    """The most bytes and inodes of the disk that a change takes. Both hosts count the same."""
+    return SPACE_PER_CHANGE_BYTES + change.taken_bytes, int(type(change) is NamespaceChange)
 
 
 class Space:
@@ -62,6 +57,13 @@ class Space:
         self._left = min(room // 2, SPACE_ANSWER_BYTES_MAX)
         self._inodes_left = self.inodes // 2
         return max(room, 0)
+
+    def statvfs(self) -> os.statvfs_result:
+        """What the disk says, its free space less the reserve. OSError."""
+        found = self._statvfs(self._directory)
+        free = max(0, found.f_bavail - -(-reserve_bytes(found) // found.f_frsize))
+        inodes = max(0, found.f_favail - SPACE_RESERVE_INODES)
+        return os.statvfs_result((*found[:4], free, found.f_files, inodes, inodes, *found[8:]))
 
     def note_end(self) -> None:
         """A change did not fit, which the reserve was there for. OSError."""

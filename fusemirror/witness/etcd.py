@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from fusemirror.errors import WitnessUnreachable
-from fusemirror.witness.interface import Record, Witness
+from fusemirror.witness.interface import Witness, WitnessRecord
 
 
 class Etcd(Witness):
@@ -28,7 +28,7 @@ class Etcd(Witness):
         self._timeout_s = timeout_s
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: else httpx loads one each time
 
-    async def look(self) -> Record:
+    async def look(self) -> WitnessRecord:
         record, mark = await self._look()
         if not mark.revision:
             await self._write(_MARK, os.urandom(_MARK_BYTES).hex(), 0)  # or somebody else just has
@@ -36,7 +36,7 @@ class Etcd(Witness):
         self.identity = mark.holder
         return record
 
-    async def _look(self) -> tuple[Record, Record]:
+    async def _look(self) -> tuple[WitnessRecord, WitnessRecord]:
         """What stands under the key, and under that of the witness itself."""
         reads = [{"requestRange": {"key": key}} for key in (self._key, _MARK)]
         answer = await self._ask("txn", {"success": reads})
@@ -79,10 +79,10 @@ class Etcd(Witness):
         raise WitnessUnreachable(why)
 
 
-def _record(found: list[dict[str, Any]] | None) -> Record:
+def _record(found: list[dict[str, Any]] | None) -> WitnessRecord:
     if not found:
-        return Record("", 0)
-    return Record(b64decode(found[0].get("value", "")).decode(), int(found[0]["mod_revision"]))
+        return WitnessRecord("", 0)
+    return WitnessRecord(b64decode(found[0].get("value", "")).decode(), int(found[0]["mod_revision"]))
 
 
 def _packed(text: str) -> str:

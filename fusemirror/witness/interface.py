@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 
-class Record(NamedTuple):
+class WitnessRecord(NamedTuple):
     """Who may go on alone, as the witness has it. `holder` is a host's identity, or empty where either may.
 
     `revision` is another one after each change of the record, also by the same host; never one from before.
@@ -25,7 +25,7 @@ class Witness(ABC):
     whatever address each has for it. Empty where it is not known."""
 
     @abstractmethod
-    async def look(self) -> Record:
+    async def look(self) -> WitnessRecord:
         """The record as it is, not as some copy of it was; revision 0 where there was none yet."""
 
     @abstractmethod

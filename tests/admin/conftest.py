@@ -14,6 +14,7 @@ import trio
 from fusemirror import settings
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
+from fusemirror.control.management import Management
 from fusemirror.daemon import Host
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import unit
@@ -40,7 +41,7 @@ class Serving:
 @pytest.fixture
 async def serving(unit: Any, tmp_path: Path) -> AsyncIterator[Serving]:
     made = Serving(tmp_path)
-    server = AdminServer(unit, lambda: {"role": unit.status()["role"]}, made.stopped.append)
+    server = AdminServer(Management(unit), lambda: {"role": unit.unit.status()["role"]}, made.stopped.append)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run, made.path)
         yield made
@@ -50,9 +51,11 @@ async def serving(unit: Any, tmp_path: Path) -> AsyncIterator[Serving]:
 class Pair:
     """Both hosts, as their mounts build them, over a network in memory."""
 
-    def __init__(self, primary: Host, backup: Host) -> None:
+    def __init__(self, primary: Host, backup: Host, kept: dict[str, list[dict[str, Any]]]) -> None:
         self.primary = primary
         self.backup = backup
+        self.kept = kept
+        """What each role's host has put into its config file by itself."""
 
     def status(self, host: Host) -> dict[str, Any]:
         mounted = Mounted(host.settings, "/mnt/data", 4711, "1.2.3", lambda: {"attributes_granted": 7})
@@ -65,22 +68,29 @@ def network() -> MemoryNetwork:
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, network: MemoryNetwork) -> AsyncIterator[Pair]:
-    """Linked and normal."""
+async def pair(request: pytest.FixtureRequest, tmp_path: Path, network: MemoryNetwork) -> AsyncIterator[Pair]:
+    """Linked and normal. A parameter is its `communication`; a file of tests may have PAIR_SETTINGS."""
+    more: dict[str, Any] = getattr(request.module, "PAIR_SETTINGS", {})
     async with AsyncExitStack() as stack:
-        hosts = []
+        hosts: list[Host] = []
+        kept: dict[str, list[dict[str, Any]]] = {"primary": [], "backup": []}
         for role, name, peer in (("primary", "alpha", "beta"), ("backup", "beta", "alpha")):
             made = settings.make(
-                name=NAME, volume=str(tmp_path / name), listen=f"{name}:7000", peer=f"{peer}:7000"
+                name=NAME,
+                volume=str(tmp_path / name),
+                listen=f"{name}:7000",
+                peer=f"{peer}:7000",
+                communication=getattr(request, "param", "lmdb"),
+                **more,
             )
             identity = msgspec.structs.replace(IDENTITY, role=role, host_name=name, peer_name=peer)
             if role == "backup":
                 identity = msgspec.structs.replace(identity, host="02", peer="01", complete=False)
             Volume.create(tmp_path / name, identity)
-            host = Host(made, network.host(name), counting_seams())
+            host = Host(made, network.host(name), counting_seams(), keep=kept[role].append)
             await host.open(stack)
             hosts.append(host)
-        both = Pair(*hosts)
+        both = Pair(hosts[0], hosts[1], kept)
         for host in hosts:
             await host.unit.wait_normal()
         yield both

@@ -39,6 +39,13 @@ def test_words_are_values_as_the_file_would_hold_them() -> None:
     }
 
 
+def test_addresses_may_be_given_one_after_the_other_or_as_a_list() -> None:
+    both = {"peer": ["beta:7000", "beta2:7000"]}
+    assert changing.parse_assignments(["peer=beta:7000", "peer=beta2:7000"]) == both
+    assert changing.parse_assignments(['peer=["beta:7000", "beta2:7000"]']) == both
+    assert changing.parse_assignments(["io_timeout=5", "io_timeout=6"]) == {"io_timeout": 6}
+
+
 def test_the_file_gets_the_values_and_keeps_the_comments(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +111,7 @@ def test_the_mount_is_told_the_values_and_its_status_comes_back(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def answer(*arguments: Any) -> Any:
+    def answer(*arguments: Any, **_: Any) -> Any:
         asked.append(arguments)
         return {"settings": {}}
 
@@ -114,14 +121,14 @@ def test_the_mount_is_told_the_values_and_its_status_comes_back(
     assert settings.load(config).stale_reads is True
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in settings.FIXED_WHILE_MOUNTED if key not in ("name", "access")]
-)
+@pytest.mark.parametrize("key", [key for key in settings.FIXED_WHILE_MOUNTED if key != "name"])
 def test_a_running_mount_refuses_what_only_the_next_one_can_take(key: str) -> None:
     values: dict[str, Any] = {
         "volume": "/other",
+        "communication_directory": "/other",
         "listen": "c:1",
         "peer_timeout": 1.0,
+        "path_timeout": 2.0,
         "witness": "http://e:1",
         "tls": False,
         "host_name": "other",

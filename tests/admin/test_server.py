@@ -13,7 +13,8 @@ import trio
 
 from fusemirror.admin.client import ask
 from fusemirror.admin.server import AdminServer
-from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.management import Management
+from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import CommandFailed
 from fusemirror.limits import ADMIN_REQUEST_BYTES_MAX
 from tests.admin.conftest import NAME, Pair, Serving
@@ -76,7 +77,7 @@ async def test_a_verify_that_is_refused_says_so_once(serving: Serving) -> None:
 @pytest.mark.parametrize("role", ["primary", "backup"])
 async def test_a_linked_pair_is_connected_normal_and_drained(pair: Pair, role: str, tmp_path: Path) -> None:
     host = getattr(pair, role)
-    server = AdminServer(host.unit, lambda: pair.status(host), pytest.fail)
+    server = AdminServer(host.management, lambda: pair.status(host), pytest.fail)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run, tmp_path / f"{NAME}.sock")
         for condition in ("connected", "normal", "drained"):
@@ -96,12 +97,12 @@ async def test_a_linked_pair_is_connected_normal_and_drained(pair: Pair, role: s
 
 
 async def test_a_disk_that_fails_under_a_command_is_named_and_used_no_more(
-    unit: PrimaryUnit, tmp_path: Path
+    unit: ControlUnit, tmp_path: Path
 ) -> None:
     def fail() -> dict[str, Any]:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    server = AdminServer(unit, fail, pytest.fail)
+    server = AdminServer(Management(unit), fail, pytest.fail)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run, tmp_path / f"{NAME}.sock")
         failed = await failure(Serving(tmp_path), "status")
@@ -206,31 +207,31 @@ async def test_the_socket_is_its_owners_alone(serving: Serving) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
-async def test_making_the_socket_leaves_the_umask_alone(unit: PrimaryUnit, tmp_path: Path) -> None:
+async def test_making_the_socket_leaves_the_umask_alone(unit: ControlUnit, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(AdminServer(unit, dict, pytest.fail).run, tmp_path / "data.sock")
+            await nursery.start(AdminServer(Management(unit), dict, pytest.fail).run, tmp_path / "data.sock")
             assert os.umask(0o022) == 0o022
             nursery.cancel_scope.cancel()
     finally:
         os.umask(before)
 
 
-async def test_the_socket_is_gone_at_the_end(unit: PrimaryUnit, tmp_path: Path) -> None:
+async def test_the_socket_is_gone_at_the_end(unit: ControlUnit, tmp_path: Path) -> None:
     path = tmp_path / "data.sock"
     async with trio.open_nursery() as nursery:
-        await nursery.start(AdminServer(unit, dict, pytest.fail).run, path)
+        await nursery.start(AdminServer(Management(unit), dict, pytest.fail).run, path)
         assert path.exists()
         nursery.cancel_scope.cancel()
     assert not path.exists()
 
 
-async def test_the_socket_of_a_killed_process_is_replaced(unit: PrimaryUnit, tmp_path: Path) -> None:
+async def test_the_socket_of_a_killed_process_is_replaced(unit: ControlUnit, tmp_path: Path) -> None:
     path = tmp_path / "data.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     async with trio.open_nursery() as nursery:
-        await nursery.start(AdminServer(unit, dict, pytest.fail).run, path)
+        await nursery.start(AdminServer(Management(unit), dict, pytest.fail).run, path)
         assert await command(Serving(tmp_path), "status") == {}
         nursery.cancel_scope.cancel()

@@ -11,8 +11,11 @@ from fusemirror.identifiers import ROOT_INODE
 from fusemirror.mirror.pace import CopyProgress, Pace
 from fusemirror.operations import Create, Write
 from tests.admin.conftest import Pair
+from tests.control.test_roles import until
 from tests.memory_network import MemoryNetwork
 
+PATIENCE_S = 60
+MIB = 1 << 20
 TEXT, NUMBER, COUNT, YES_OR_NO = (str,), (int, float), (int,), (bool,)
 MAYBE_TEXT, MAYBE_NUMBER = (str, type(None)), (int, float, type(None))
 MODES = dict.fromkeys(("access", "acknowledge", "communication", "fence"), TEXT)
@@ -95,6 +98,46 @@ async def test_a_normal_pair_tells_the_same_story_from_both_sides(pair: Pair) ->
         assert ours["paths"][path]["sent_bytes"] >= theirs["paths"][path]["received_bytes"] > 0
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are checkpoints all the time, from the start."""
+    monkeypatch.setattr("fusemirror.mirror.durability.CHECKPOINT_INTERVAL_S", 0.05)
+
+
+async def test_each_path_tells_the_addresses_that_it_may_go_by(pair: Pair) -> None:
+    for host, peer, dialed in ((pair.primary, "beta", "mirror"), (pair.backup, "alpha", "forward")):
+        for path, told in pair.status(host)["paths"].items():
+            (address,) = told["addresses"]
+            assert (address["in_use"], address["up"], address["reason"]) == (True, True, None)
+            assert address["remote"].startswith(peer)
+            assert (address["remote"] == f"{peer}:7000") == (path == dialed)
+
+
+async def test_each_host_tells_which_change_the_other_has_durably(often: None, pair: Pair) -> None:
+    for host, name in ((pair.primary, b"here"), (pair.backup, b"there")):
+        await host.unit.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
+    for host, other in ((pair.primary, pair.backup), (pair.backup, pair.primary)):
+        with trio.fail_after(PATIENCE_S):
+            while pair.status(host)["peer_change"] < other.unit.volume.number:
+                assert pair.status(host)["peer_change"] <= other.unit.volume.journal.durable_number
+                await trio.sleep(0.01)  # nobody tells
+
+
+async def test_the_backup_counts_what_may_be_old(pair: Pair, network: MemoryNetwork) -> None:
+    file = await pair.primary.unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    assert file is not None
+    network.cut("alpha", "beta")
+    for at in range(4):  # alone
+        await pair.primary.unit.perform(Write(file.number, at * MIB), b"x" * MIB)
+    await pair.primary.unit.change_pace(paused=True)
+    network.heal("alpha", "beta")
+    await until(lambda: pair.status(pair.backup)["out_of_sync"] == {"images": 1, "bytes": 4 * MIB})
+    assert pair.status(pair.backup)["mirror_state"] == "resyncing"
+    await pair.primary.unit.change_pace(paused=False)
+    await pair.backup.unit.wait_normal()
+    assert pair.status(pair.backup)["out_of_sync"] == {"images": 0, "bytes": 0}
+
+
 async def test_a_write_at_the_backup_crosses_the_network_once(pair: Pair) -> None:
     file = await pair.backup.unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert file is not None
@@ -103,7 +146,7 @@ async def test_a_write_at_the_backup_crosses_the_network_once(pair: Pair) -> Non
     after = pair.status(pair.backup)["paths"]
     assert after["forward"]["sent_data_bytes"] - before["forward"]["sent_data_bytes"] == 10_000
     assert after["mirror"]["received_bytes"] - before["mirror"]["received_bytes"] < 10_000
-    assert await pair.primary.unit.read(file.number, 0, 20_000) == bytes(10_000)
+    assert await pair.primary.roles.read(file.number, 0, 20_000) == bytes(10_000)
     assert pair.status(pair.primary)["change"] == pair.status(pair.backup)["change"]
 
 
@@ -111,7 +154,7 @@ async def test_reads_are_counted_where_they_were_served(pair: Pair) -> None:
     file = await pair.primary.unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert file is not None
     before = pair.status(pair.backup)["reads"]
-    await pair.backup.unit.read(file.number, 0, 10)
+    await pair.backup.roles.read(file.number, 0, 10)
     after = pair.status(pair.backup)["reads"]
     assert (after["local"], after["routed"]) == (before["local"] + 1, before["routed"])
 
@@ -119,7 +162,7 @@ async def test_reads_are_counted_where_they_were_served(pair: Pair) -> None:
 async def test_a_lost_peer_has_a_reason_on_both_sides(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
     for host in (pair.primary, pair.backup):
-        await host.unit.link_ended.wait()
+        await host.unit.host.links.ended.wait()
     await trio.testing.wait_all_tasks_blocked()
     for host in (pair.primary, pair.backup):
         status = pair.status(host)

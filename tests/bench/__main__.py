@@ -25,7 +25,15 @@ from tests.bench.report import Report
 from tests.bench.systems import System
 from tests.hosts import unwind_on_sigterm, what_is_missing
 
-OWN_SYSTEMS = ("primary", "backup", "passthrough", "passthrough-own", "bare-mirror")
+OWN_SYSTEMS = (
+    "primary",
+    "backup",
+    "passthrough",
+    "passthrough-own",
+    "bare-mirror",
+    "bare-mirror-tls",
+    "limit",
+)
 OTHER_SESSION = ("primary-pyfuse3", "backup-pyfuse3")
 """fusemirror under pyfuse3's loop; measured only where it is named."""
 PEERS: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
@@ -47,6 +55,11 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
     help="GlusterFS too: as it comes, without write-behind, and as coherent as fusemirror.",
 )
 @click.option("--quick", is_flag=True, help="One short round, to see that all works.")
+@click.option(
+    "--pinned",
+    is_flag=True,
+    help="Each host on a core of its own, the programs beside the host that they use; the spread is shown.",
+)
 @click.option(
     "--rounds", type=int, help="Rounds of each job, of which the median counts (default: 3; quick: 1)."
 )
@@ -87,6 +100,7 @@ def names_of(allowed: Iterable[str]) -> "click.Choice[str]":
 def main(
     peers: bool,
     quick: bool,
+    pinned: bool,
     rounds: int | None,
     chosen: tuple[str, ...],
     wanted: tuple[str, ...],
@@ -105,6 +119,9 @@ def main(
         sys.exit(4)
     unwind_on_sigterm()
     names = wanted or (*OWN_SYSTEMS, *(PEERS if peers else ()))
+    if "limit" in names and (why := systems.limit_is_missing()):
+        print(f"bench: without `limit`, a mirror in C: {why}", file=sys.stderr)
+        names = tuple(name for name in names if name != "limit")
     scale = jobs.QUICK if quick else jobs.FULL
     if rounds is not None:
         scale = replace(scale, rounds=rounds)
@@ -118,14 +135,14 @@ def main(
             return
         if commit is not None:
             selected = [jobs.JOBS[name] for name in chosen or against.JOBS]
-            print(against.measure(Path(base), selected, scale, commit).table(selected))
+            print(against.measure(Path(base), selected, scale, commit, pinned=pinned).table(selected))
             return
         if by_mode:
             selected = [jobs.JOBS[name] for name in chosen or modes.JOBS]
             print(modes.measure(Path(base), selected, scale, round_trip_ms).table(selected))
             return
         selected = [jobs.JOBS[name] for name in chosen or jobs.JOBS]
-        report = measure(Path(base), names, selected, scale)
+        report = measure(Path(base), names, selected, scale, pinned=pinned)
     print(report.table())
     if json_file is not None:
         report.write_json(json_file)
@@ -138,7 +155,9 @@ def show(found: scaling.Findings, json_file: Path | None) -> None:
         json_file.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def measure(base: Path, names: Iterable[str], selected: list[Job], scale: Scale) -> Report:
+def measure(
+    base: Path, names: Iterable[str], selected: list[Job], scale: Scale, *, pinned: bool = False
+) -> Report:
     """Run every job on every system that is named, the systems in turn within each job."""
     with ExitStack() as stack:
         measured = list(mounted(stack, base, set(names)))
@@ -149,11 +168,13 @@ def measure(base: Path, names: Iterable[str], selected: list[Job], scale: Scale)
             jobs.lay_out(system, scale)
         for job, system in tqdm(turns, disable=None, unit="job", leave=False):
             with watched(system, job.figures[0].key, report.memory):
-                values = job.run(system, scale)
+                values = job.run(systems.pinned(system) if pinned else system, scale)
             for key, value in values.items():
                 found[key, system.name].append(value)
         report.figures = [figure for job in selected for figure in job.figures]
         report.values = {key: statistics.median(values) for key, values in found.items()}
+        if pinned:
+            report.spread = {key: (min(values), max(values)) for key, values in found.items()}
     return report
 
 
@@ -169,8 +190,11 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
         yield stack.enter_context(systems.passthrough(base, own_session=False))
     if "passthrough-own" in names:
         yield stack.enter_context(systems.passthrough(base, own_session=True))
-    if "bare-mirror" in names:
-        yield stack.enter_context(systems.bare_mirror(base))
+    for name in ("bare-mirror", "bare-mirror-tls"):
+        if name in names:
+            yield stack.enter_context(systems.bare_mirror(base, tls=name.endswith("-tls")))
+    if "limit" in names:
+        yield stack.enter_context(systems.limit(base))
     for name in filter(names.__contains__, PEERS):
         yield stack.enter_context(systems.glusterfs(base, name, *PEERS[name]))
 

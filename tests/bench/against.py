@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.bench import jobs
+from tests.bench import jobs, systems
 from tests.bench.jobs import Job, Scale
 from tests.bench.report import aligned
 from tests.bench.systems import System, seen_from
@@ -77,7 +77,9 @@ class Compared:
         return "\n".join(aligned(rows))
 
 
-def measure(directory: Path, selected: Sequence[Job], scale: Scale, commit: str) -> Compared:
+def measure(
+    directory: Path, selected: Sequence[Job], scale: Scale, commit: str, *, pinned: bool = False
+) -> Compared:
     """Run every job on each host of both, in turn."""
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
@@ -93,6 +95,9 @@ def measure(directory: Path, selected: Sequence[Job], scale: Scale, commit: str)
             for number in range(scale.rounds):
                 for host in HOSTS:
                     for code in sorted(mounts, reverse=bool(number % 2)):
-                        for key, value in job.run(mounts[code][host], scale).items():
+                        system = mounts[code][host]
+                        for key, value in job.run(
+                            systems.pinned(system) if pinned else system, scale
+                        ).items():
                             found[key, host, code].append(value)
     return Compared(commit, found)

@@ -1,15 +1,18 @@
 """A passthrough whose writes another host has too before they return: the least that any mirror costs.
 
-    python -m tests.bench.bare_mirror SOURCE MOUNTPOINT ADDRESS:PORT
-    python -m tests.bench.bare_mirror --serve COPIES ADDRESS:PORT
+    python -m tests.bench.bare_mirror SOURCE MOUNTPOINT ADDRESS:PORT [KEYS]
+    python -m tests.bench.bare_mirror --serve COPIES ADDRESS:PORT [KEYS]
 
 Each write goes over TCP to the second process, which writes it to a copy and says so. Nothing else: no
 order between hosts, no names or times on the other one, no checksum, nothing to recover by. What this
-does not reach, no filesystem on pyfuse3 reaches that answers when both hosts have the data.
+does not reach, no filesystem on pyfuse3 reaches that answers when both hosts have the data. With KEYS, a
+directory with a certificate and its key for both ends, all of it goes over TLS 1.3.
 """
 
 import os
+import select
 import socket
+import ssl
 import struct
 import sys
 from collections import deque
@@ -18,6 +21,7 @@ from pathlib import Path
 import trio
 from pyfuse3 import FileHandleT
 
+from fusemirror.keys import CERTIFICATE, KEY
 from fusemirror.promise import Promise
 from fusemirror.settings import parse_address
 from tests.bench.passthrough import Passthrough, mount
@@ -25,6 +29,7 @@ from tests.bench.passthrough import Passthrough, mount
 _HEADER = struct.Struct("=QQQ")  # the file, offset, length
 _ANSWER = b"."
 _ANSWERS_MAX = 4096
+_JOINED_BYTES_MAX = 16 << 10  # one record
 
 
 class BareMirror(Passthrough):
@@ -54,22 +59,51 @@ class BareMirror(Passthrough):
     async def run(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._peer)
-            for _ in self._peer.recv(_ANSWERS_MAX, socket.MSG_DONTWAIT):
+            try:
+                answers = self._peer.recv(_ANSWERS_MAX)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue
+            for _ in answers:
                 self._under_way.popleft().resolve(None)
 
 
 def send_whole(peer: socket.socket, buffers: list[bytes]) -> None:
-    sent = peer.sendmsg(buffers)
-    whole = sum(map(len, buffers))
-    if sent < whole:
-        peer.sendall(b"".join(buffers)[sent:])
+    """One record of TLS for what is small; for what is large no more copies than that makes anyway."""
+    if not isinstance(peer, ssl.SSLSocket):
+        sent = peer.sendmsg(buffers)
+        if sent == sum(map(len, buffers)):
+            return
+        buffers = [b"".join(buffers)[sent:]]
+    elif len(buffers[-1]) <= _JOINED_BYTES_MAX:
+        buffers = [b"".join(buffers)]
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while rest:
+            try:
+                rest = rest[peer.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                select.select([], [peer], [])
 
 
-def serve(copies: Path, address: str) -> None:
+def encrypted(peer: socket.socket, keys: Path, *, server: bool) -> socket.socket:
+    """Both ends show the one certificate, and know it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(keys / CERTIFICATE)
+    context.load_cert_chain(keys / CERTIFICATE, keys / KEY)
+    return context.wrap_socket(peer, server_side=server)
+
+
+def serve(copies: Path, address: str, keys: Path | None) -> None:
     """Write what comes, and answer each write, until the other side ends it."""
     with socket.create_server(parse_address(address)) as listening:
         peer, _ = listening.accept()
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if keys is not None:
+        peer = encrypted(peer, keys, server=True)
     files: dict[int, int] = {}
     with peer, peer.makefile("rb", buffering=1 << 20) as stream:
         while header := stream.read(_HEADER.size):
@@ -80,17 +114,22 @@ def serve(copies: Path, address: str) -> None:
             peer.send(_ANSWER)
 
 
-def main(source: Path, mountpoint: Path, address: str) -> None:
+def main(source: Path, mountpoint: Path, address: str, keys: Path | None) -> None:
     """Serve until the mountpoint is unmounted."""
     peer = socket.create_connection(parse_address(address))
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if keys is not None:
+        peer = encrypted(peer, keys, server=False)
+    peer.setblocking(False)
     operations = BareMirror(source, peer)
     mount(operations, mountpoint, operations.run)
 
 
 if __name__ == "__main__":
     os.umask(0)
-    if sys.argv[1] == "--serve":
-        serve(Path(sys.argv[2]), sys.argv[3])
+    first, second, where, *more = sys.argv[1:]
+    at = Path(more[0]) if more else None
+    if first == "--serve":
+        serve(Path(second), where, at)
     else:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+        main(Path(first), Path(second), where, at)

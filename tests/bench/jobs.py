@@ -29,10 +29,11 @@ class Scale:
     file_bytes: int
     small_files: int
     rounds: int
+    copied_mib: int
 
 
-FULL = Scale(seconds=2.5, file_bytes=128 * MIB, small_files=2_000, rounds=3)
-QUICK = Scale(seconds=1.5, file_bytes=32 * MIB, small_files=2_000, rounds=1)
+FULL = Scale(seconds=2.5, file_bytes=128 * MIB, small_files=2_000, rounds=3, copied_mib=1024)
+QUICK = Scale(seconds=1.5, file_bytes=32 * MIB, small_files=2_000, rounds=1, copied_mib=64)
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,23 @@ class Handing:
         return {self.figures[0].key: float(result.stdout)}
 
 
+class Space:
+    """cp(1) of a large file and of many small ones, and room that is given and taken, by `space.py`."""
+
+    figures = (
+        Figure("copy", "cp of a large file", "MiB/s", {}),
+        Figure("copy-files", "cp of small files", "/s", {}),
+        Figure("allocate", "fallocate in steps of 1 MiB", "MiB/s", {}),
+        Figure("punch", "punch in steps of 1 MiB", "MiB/s", {}),
+    )
+
+    def run(self, system: System, scale: Scale) -> dict[str, float]:
+        program, place = Path(__file__).with_name("space.py"), system.directory / "space"
+        sizes = (str(scale.copied_mib), str(scale.small_files))
+        rates: dict[str, float] = json.loads(system.run(sys.executable, program, place, *sizes).stdout)
+        return rates
+
+
 WRITE = ("--rw=randwrite", "--bs=4k", "--time_based")
 READ = ("--rw=randread", "--bs=4k", "--loops=100000")
 FLOORS_OF_WRITES = {"primary": 1.5, "backup": 1.0}
@@ -189,6 +207,7 @@ JOBS: dict[str, Job] = {
     "lock": CallJob(Figure("lock", "flock and unlock", "/s", {})),
     "handing": Handing(),
     "files": SmallFiles(),
+    "space": Space(),
     # After the small files: what changed a moment ago is not read through the page cache.
     "reread": FioJob(
         Figure("reread", "4 KiB random read, cached", "/s", {"primary": 20.0, "backup": 20.0}),

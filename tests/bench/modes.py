@@ -1,6 +1,7 @@
 """The modes by job: each on two hosts of its own, all measured in turn, as ratios to synchronous routed.
 
-Both hosts run on one machine, joined directly, or through relays that make them `round_trip_ms` apart.
+All twelve that there are: access, when success is reported, and what keeps the requests meanwhile. Both hosts
+run on one machine, joined directly, or through relays that make them `round_trip_ms` apart.
 """
 
 import statistics
@@ -11,22 +12,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusemirror.settings import Access, Acknowledge, Communication
 from tests.bench import jobs
 from tests.bench.jobs import Job, Scale
 from tests.bench.report import aligned
 from tests.bench.systems import System, listens, seen_from
 from tests.hosts import CHECKOUT, PORT, Host, TwoHosts, wait_until
 
-REFERENCE = "sync"
+REFERENCE = "routed sync lmdb"
 MODES: dict[str, dict[str, str | bool]] = {
-    REFERENCE: {},
-    "no tls": {"tls": False},
-    "exclusive": {"access": "exclusive"},
-    "async lmdb": {"acknowledge": "async"},
-    "async subvolume": {"acknowledge": "async", "communication": "subvolume"},
-    "async memory": {"acknowledge": "async", "communication": "memory"},
+    f"{access} {acknowledge} {communication}": {
+        "access": str(access),
+        "acknowledge": str(acknowledge),
+        "communication": str(communication),
+    }
+    for access in Access
+    for acknowledge in Acknowledge
+    for communication in Communication
 }
 """Settings of both hosts; what is not named is as it comes."""
+WITHOUT_TLS = "no tls"
+MODES[WITHOUT_TLS] = MODES[REFERENCE] | {"tls": False}
 
 JOBS = ("randwrite", "randwrite4", "fsync", "write", "randread", "files")
 HOSTS = ("primary", "backup")
@@ -44,19 +50,24 @@ class Measured:
     round_trips_s: list[float]
 
     def table(self, selected: Sequence[Job]) -> str:
-        """Figures of the reference, and the other modes as ratios to it."""
-        others = [mode for mode in MODES if mode != REFERENCE]
-        rows = [["modes by job", "at the", "", REFERENCE, *(f"{mode} / {REFERENCE}" for mode in others)]]
-        for job in selected:
-            for figure in job.figures:
-                for host in HOSTS:
-                    base = self.values[figure.key, host, REFERENCE]
-                    ratios = [f"{self.values[figure.key, host, mode] / base:.2f}" for mode in others]
-                    rows.append([figure.title, host, figure.unit, f"{base:,.0f}", *ratios])
+        """For each host the rates of the reference, and below them those of the others as ratios to these."""
+        figures = [figure for job in selected for figure in job.figures if figure.unit != "us"]
+        blocks = [aligned([[figure.key, figure.title, figure.unit] for figure in figures])]
+        for host in HOSTS:
+            base = [self.values[figure.key, host, REFERENCE] for figure in figures]
+            rows = [
+                [f"at the {host}", *(figure.key for figure in figures)],
+                [REFERENCE, *(f"{value:,.0f}" for value in base)],
+            ]
+            for mode in [each for each in MODES if each != REFERENCE]:
+                values = [self.values[figure.key, host, mode] for figure in figures]
+                ratios = [f"{value / first:.2f}" for value, first in zip(values, base, strict=True)]
+                rows.append([mode, *ratios])
+            blocks.append(aligned(rows))
         measured_ms = 1000 * statistics.median(self.round_trips_s)
         how = f"through relays that add {self.relayed_ms:g} ms" if self.relayed_ms else "directly"
         title = f"hosts joined {how}; round trip at rest, woken up at both ends: {measured_ms:.2f} ms"
-        return "\n".join([title, "", *aligned(rows)])
+        return "\n\n".join([title, *("\n".join(block) for block in blocks)])
 
 
 @contextmanager

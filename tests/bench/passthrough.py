@@ -37,12 +37,14 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fusemirror import hot
 from fusemirror.filesystem.answers import list_entry
 from fusemirror.filesystem.server import OperationsServer
 from fusemirror.kernel.negotiation import fuse_descriptor, run_negotiation
-from fusemirror.kernel.session import Session
+from fusemirror.kernel.session import FuseSession
 from fusemirror.limits import REQUESTS_IDLE, REQUESTS_MAX
 from fusemirror.seams import Seams
+from fusemirror.volume.durable import allocate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,6 +85,13 @@ def attributes_of(found: os.stat_result, inode: InodeT) -> EntryAttributes:
     return entry
 
 
+class NoLocks:
+    """The kernel keeps the locks of its programs by itself; our session tells of each close all the same."""
+
+    def closed_by(self, fh: int, owner: int) -> None:
+        pass
+
+
 class Passthrough(pyfuse3.Operations):
     """Every request becomes one call on the descriptor of its inode."""
 
@@ -92,6 +101,8 @@ class Passthrough(pyfuse3.Operations):
 
     def __init__(self, source: Path) -> None:
         super().__init__()
+        self.program_locks = NoLocks()
+        self.names = self.directories = self.attributes = self.files = self  # as `OperationsServer` asks
         root = os.open(source, os.O_PATH | os.O_DIRECTORY)
         self._descriptors: dict[InodeT, int] = {pyfuse3.ROOT_INODE: root}
         self._lookups: dict[InodeT, int] = {}
@@ -276,6 +287,14 @@ class Passthrough(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes, **_: bool | None) -> int:
         return os.pwrite(fh, buf, off)
 
+    @answering_errors
+    async def copy_file_range(self, source: int, at: int, target: int, to: int, size: int, _: bool) -> int:
+        return os.copy_file_range(source, target, size, at, to)
+
+    @answering_errors
+    async def fallocate(self, fh: FileHandleT, off: int, length: int, mode: int, _: bool) -> None:
+        allocate(fh, mode, off, length)
+
     async def flush(self, fh: FileHandleT) -> None:
         pass
 
@@ -330,9 +349,10 @@ def mount(
             if beside is not None:
                 nursery.start_soon(beside)
             if own_session:
+                hot.install()
                 await run_negotiation(fuse_descriptor(), pyfuse3.main)
-                server = OperationsServer(operations, Seams().now_ns, on_bug=lambda: None)
-                await Session(fuse_descriptor(), server).run()
+                server = OperationsServer(operations, Seams().now_ns, on_bug=lambda: None)  # type: ignore[arg-type]
+                await FuseSession(fuse_descriptor(), server).run()
             else:
                 await pyfuse3.main(min_tasks=REQUESTS_IDLE, max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()

@@ -17,6 +17,8 @@ REFERENCES = (
     "passthrough",
     "passthrough-own",
     "bare-mirror",
+    "bare-mirror-tls",
+    "limit",
     JUDGE,
     "glusterfs-sync",
     STRICT,
@@ -43,6 +45,8 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     values: dict[tuple[str, str], float] = field(default_factory=dict)
     memory: list[Memory] = field(default_factory=list)
+    spread: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    """The lowest and the highest that the rounds found, where that is to be shown."""
     scale: dict[str, float] = field(default_factory=dict)
 
     def ratio(self, figure: Figure, system: str, reference: str) -> float | None:
@@ -66,7 +70,9 @@ class Report:
         yield figure.unit
         for system in self.systems:
             value = self.values.get((figure.key, system))
-            yield "-" if value is None else f"{value:,.0f}"
+            spread = self.spread.get((figure.key, system))
+            between = "" if spread is None else f" ({spread[0]:,.0f} to {spread[1]:,.0f})"
+            yield "-" if value is None else f"{value:,.0f}{between}"
 
     def _ratio_rows(self, system: str) -> list[list[str]]:
         references = [reference for reference in REFERENCES if reference in self.systems]

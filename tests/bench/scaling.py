@@ -77,13 +77,13 @@ def fill(directory: Path, count: int) -> None:
                 parent = _create(volume, ROOT_INODE, index // FILES_PER_DIRECTORY, stat.S_IFDIR | 0o755)
             _create(volume, parent, index, stat.S_IFREG | 0o644)
             if index % FILES_PER_TRIM == 0:
-                volume.trim(volume.number)
+                volume.syncing.trim(volume.number)
     finally:
         volume.close()
 
 
 def _create(volume: Volume, parent: InodeNumber, name: int, mode: int) -> InodeNumber:
-    number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
+    number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
     made = Create(parent, b"%d" % name, mode, 0, 0).decide(Draft(volume.catalog, number, time_ns))
     assert made.change is not None
     volume.apply(made.change)

@@ -1,19 +1,22 @@
 """The systems that are measured against each other, each mounted and ready while its context lasts."""
 
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import Popen
 
+from fusemirror.keys import CERTIFICATE, KEY, make_key_pair
 from fusemirror.settings import KernelSession
 from tests.hosts import CHECKOUT, PORT, Host, Namespace, Result, TwoHosts, mountpoints_below, run, wait_until
 
 GLUSTER_ADDRESS = "10.77.90.1"
 START_TIMEOUT_S = 30.0
+_ON_CORE = ("taskset", "--cpu-list")
 
 
 Enter = Callable[[Sequence[str | Path]], list[str | Path]]
@@ -23,13 +26,14 @@ Enter = Callable[[Sequence[str | Path]], list[str | Path]]
 @dataclass(frozen=True)
 class System:
     """Something mounted. Jobs work in `directory`; `enter` leads to where that is. `other_directory` is the
-    same on the other host, where there is one."""
+    same on the other host, where there is one, and `other_pids` are the processes there."""
 
     name: str
     directory: Path
     pids: Callable[[], list[int]]
     enter: Enter = list
     other_directory: Path | None = None
+    other_pids: Callable[[], list[int]] = list
 
     def run(self, *command: str | Path) -> Result:
         """Run a program that works on the system."""
@@ -61,7 +65,24 @@ def seen_from(host: Host, other: Host, name: str) -> System:
     """The mount of a host as a system, with a directory of its own."""
     work = host.mountpoint / name
     work.mkdir()
-    return System(name, work, lambda: [host.pid], other_directory=other.mountpoint / name)
+    return System(
+        name,
+        work,
+        lambda: [host.pid],
+        other_directory=other.mountpoint / name,
+        other_pids=lambda: [other.pid],
+    )
+
+
+def pinned(system: System) -> System:
+    """The same with its processes on the first core, where programs that use it run too, and those of the
+    other host on the second. Else a figure moves by half with where the scheduler puts two hosts."""
+    here, there = sorted(os.sched_getaffinity(0))[:2]
+    for pids, core in ((system.pids(), here), (system.other_pids(), there)):
+        for pid in pids:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), {core})
+    return replace(system, enter=lambda command: [*_ON_CORE, str(here), *system.enter(command)])
 
 
 def listens(host: Host, address: str) -> bool:
@@ -74,24 +95,68 @@ def listens(host: Host, address: str) -> bool:
 def passthrough(directory: Path, *, own_session: bool) -> Iterator[System]:
     """`passthrough.py` over a directory of the same disk, served by our own session or by pyfuse3's loop."""
     name, arguments = ("passthrough-own", ["own-session"]) if own_session else ("passthrough", [])
-    with _mounted(name, directory, arguments, module="passthrough") as system:
+    program = (sys.executable, "-m", "tests.bench.passthrough")
+    with _mounted(name, directory, arguments, program=program) as system:
         yield system
 
 
 @contextmanager
-def bare_mirror(directory: Path) -> Iterator[System]:
-    """`bare_mirror.py`, its two processes on two hosts that are joined as fusemirror's are."""
-    copies = directory / "bare-mirror-copies"
+def bare_mirror(directory: Path, *, tls: bool) -> Iterator[System]:
+    """`bare_mirror.py`, over TLS or not."""
+    program, keys = (sys.executable, "-m", "tests.bench.bare_mirror"), []
+    if tls:
+        pair = make_key_pair("bare-mirror")
+        (directory / CERTIFICATE).write_text(pair.certificate)
+        (directory / KEY).write_text(pair.key)
+        keys = [str(directory)]
+    name = "bare-mirror-tls" if tls else "bare-mirror"
+    with _mirror(name, directory, program, lambda address: [f"{address}:{PORT}", *keys]) as system:
+        yield system
+
+
+def limit_is_missing() -> str | None:
+    """Why `limit.c` cannot be built here, in a few words, or None."""
+    for program in ("gcc", "pkg-config"):
+        if shutil.which(program) is None:
+            return f"no {program}"
+    found = run("pkg-config", "--exists", "fuse3", expect=None).returncode == 0
+    return None if found else "no headers of libfuse 3"
+
+
+def limit_program(directory: Path) -> Path:
+    """Build `limit.c` into a directory."""
+    program = directory / "limit-program"
+    flags = run("pkg-config", "--cflags", "--libs", "fuse3").stdout.split()
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    run("gcc", "-O2", *warnings, Path(__file__).with_name("limit.c"), *flags, "-o", program)
+    return program
+
+
+@contextmanager
+def limit(directory: Path) -> Iterator[System]:
+    """The mirror in C."""
+    program = limit_program(directory)
+    with _mirror("limit", directory, (program,), lambda address: [address, str(PORT)]) as system:
+        yield system
+
+
+@contextmanager
+def _mirror(
+    name: str, directory: Path, program: Sequence[str | Path], where: Callable[[str], list[str]]
+) -> Iterator[System]:
+    """Two processes of a program on two hosts that are joined as fusemirror's are: one mounts, and the other
+    keeps copies. `where` is what it takes of the address of that."""
+    copies = directory / f"{name}-copies"
     copies.mkdir()
     with TwoHosts(directory) as hosts:
-        address = f"{hosts.backup.namespace.address}:{PORT}"
-        program = (sys.executable, "-m", "tests.bench.bare_mirror")
-        there = Popen(hosts.backup.namespace.enter([*program, "--serve", copies, address]), cwd=CHECKOUT)
+        address = hosts.backup.namespace.address
+        serving = hosts.backup.namespace.enter([*program, "--serve", copies, *where(address)])
+        there = Popen(serving, cwd=CHECKOUT)
         try:
-            wait_until(lambda: listens(hosts.backup, address), START_TIMEOUT_S, "bare-mirror: peer")
+            wait_until(lambda: listens(hosts.backup, f":{PORT}"), START_TIMEOUT_S, f"{name}: peer")
             enter = hosts.primary.namespace.enter
-            with _mounted("bare-mirror", directory, [address], enter, module="bare_mirror") as system:
-                yield system
+            with _mounted(name, directory, where(address), enter, program=program) as system:
+                yield replace(system, other_pids=lambda: [there.pid])
         finally:
             there.kill()
             there.wait(START_TIMEOUT_S)
@@ -100,13 +165,17 @@ def bare_mirror(directory: Path) -> Iterator[System]:
 
 @contextmanager
 def _mounted(
-    name: str, directory: Path, arguments: Sequence[str], enter: Enter = list, *, module: str
+    name: str,
+    directory: Path,
+    arguments: Sequence[str],
+    enter: Enter = list,
+    *,
+    program: Sequence[str | Path],
 ) -> Iterator[System]:
     """A program of this directory that mounts, over a directory of the same disk."""
     source, mountpoint = directory / f"{name}-source", directory / name
     source.mkdir()
     mountpoint.mkdir()
-    program = (sys.executable, "-m", f"tests.bench.{module}")
     process = Popen(enter([*program, source, mountpoint, *arguments]), cwd=CHECKOUT)
     try:
         wait_until(lambda: bool(mountpoints_below(mountpoint)), START_TIMEOUT_S, f"{name}: mount")

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from fusemirror import limits
-from fusemirror.channel.admission import Admission
+from fusemirror.channel.admission import HandshakeAdmission
 
 
 def never_random(size: int) -> bytes:
@@ -16,11 +16,11 @@ def never_random(size: int) -> bytes:
 
 
 @pytest.fixture
-def admission() -> Admission:
-    return Admission(never_random)
+def admission() -> HandshakeAdmission:
+    return HandshakeAdmission(never_random)
 
 
-async def enter_and_leave(admission: Admission, host: str) -> bool:
+async def enter_and_leave(admission: HandshakeAdmission, host: str) -> bool:
     if not admission.admits(host):
         return False
     with admission.handshake(host):
@@ -29,7 +29,9 @@ async def enter_and_leave(admission: Admission, host: str) -> bool:
 
 
 @pytest.mark.expects_warnings
-async def test_strangers_share_a_rate(admission: Admission, autojump_clock: trio.testing.MockClock) -> None:
+async def test_strangers_share_a_rate(
+    admission: HandshakeAdmission, autojump_clock: trio.testing.MockClock
+) -> None:
     entered = [await enter_and_leave(admission, f"10.0.0.{number}") for number in range(200)]
     assert entered == [True] * limits.STRANGERS_MAX + [False] * (200 - limits.STRANGERS_MAX)
     await trio.sleep(1)
@@ -39,7 +41,7 @@ async def test_strangers_share_a_rate(admission: Admission, autojump_clock: trio
 
 @pytest.mark.expects_warnings
 async def test_the_peers_addresses_have_a_rate_of_their_own(
-    admission: Admission, autojump_clock: trio.testing.MockClock
+    admission: HandshakeAdmission, autojump_clock: trio.testing.MockClock
 ) -> None:
     admission.know("10.0.0.2")
     while await enter_and_leave(admission, "10.0.0.1"):
@@ -53,7 +55,7 @@ async def test_the_peers_addresses_have_a_rate_of_their_own(
 
 @pytest.mark.expects_warnings
 async def test_only_a_stranger_that_is_turned_away_is_a_warning(
-    admission: Admission, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    admission: HandshakeAdmission, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Where this host stood still, all that the peer dialed meanwhile is met at once."""
     caplog.set_level(logging.INFO)
@@ -68,7 +70,7 @@ async def test_only_a_stranger_that_is_turned_away_is_a_warning(
 
 
 async def test_a_newcomer_takes_a_place_and_the_others_keep_theirs(
-    admission: Admission, autojump_clock: trio.testing.MockClock
+    admission: HandshakeAdmission, autojump_clock: trio.testing.MockClock
 ) -> None:
     with ExitStack() as stack:
         places = [stack.enter_context(admission.handshake("10.0.0.1")) for _ in range(limits.STRANGERS_MAX)]
@@ -81,7 +83,7 @@ async def test_a_newcomer_takes_a_place_and_the_others_keep_theirs(
         assert not place.given_away, "everybody has left"
 
 
-async def test_the_newest_addresses_of_the_peer_are_known(admission: Admission) -> None:
+async def test_the_newest_addresses_of_the_peer_are_known(admission: HandshakeAdmission) -> None:
     for number in range(limits.PEER_ADDRESSES_MAX + 1):
         admission.know(f"10.0.0.{number}")
         admission.know("10.0.1.0")
@@ -91,7 +93,7 @@ async def test_the_newest_addresses_of_the_peer_are_known(admission: Admission) 
 
 @pytest.mark.expects_warnings
 async def test_the_log_says_the_first_and_counts_the_rest(
-    admission: Admission, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    admission: HandshakeAdmission, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(admission.refusals.sum_up)
@@ -105,7 +107,11 @@ async def test_the_log_says_the_first_and_counts_the_rest(
         caplog.clear()
         await trio.sleep(10 * limits.REFUSALS_INTERVAL_S)
         assert not caplog.records, "nothing was refused meanwhile"
-        admission.refusals.note("10.0.0.1", "refused it again", logging.INFO)
+        caplog.set_level(logging.INFO, logger="fusemirror")
+        for _ in range(2 * limits.REFUSALS_LOGGED_MAX):  # of the peer: nobody need see to it
+            admission.refusals.note("10.0.0.1", "refused it again", logging.INFO)
+        await trio.sleep(2 * limits.REFUSALS_INTERVAL_S)
+        assert caplog.records[-1].getMessage().endswith("the last: refused it again")
         assert not lines_at_warning(caplog)
         nursery.cancel_scope.cancel()
 

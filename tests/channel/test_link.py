@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,13 +15,12 @@ from hypothesis import strategies as st
 
 from fusemirror import limits
 from fusemirror.background import Background
-from fusemirror.channel.link import Link, Linker
+from fusemirror.channel.link import Encounters, Link, Linker
 from fusemirror.channel.session import Session
 from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
 from fusemirror.errors import (
     AddressMissing,
-    ChannelError,
     ConnectionLost,
     ListenFailed,
     PeerUnreachable,
@@ -30,7 +28,7 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
-from fusemirror.settings import Address
+from fusemirror.settings import Address, parse_address
 from tests.channel.conftest import Both
 from tests.memory_network import MemoryNetwork
 
@@ -43,21 +41,22 @@ class Host:
 
     def __init__(self, network: Network, name: str, peer: str, make_hello: MakeHello, **other: Any) -> None:
         self.hello: dict[str, Any] = other
-        self.listener: Listener
+        self.listeners: list[Listener]
         self._links_in, self.links = trio.open_memory_channel[Link](1)
         self.linker = Linker(
             network,
-            listen_address=name,
-            peer_address=peer,
+            tuple(parse_address(each) for each in name.split(",")),
+            tuple(parse_address(each) for each in peer.split(",")),
             make_hello=lambda path: make_hello(path=path, **self.hello),
             peer_timeout=PEER_TIMEOUT,
         )
         self.background = Background()
+        self.encounters = Encounters()
         self._scope = trio.CancelScope()
 
-    async def run(self, *, task_status: trio.TaskStatus[Listener | None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[list[Listener]] = trio.TASK_STATUS_IGNORED) -> None:
         with self._scope:
-            await self.linker.run(self._links_in, self.background, task_status=task_status)
+            await self.linker.run(self._links_in, self.background, self.encounters, task_status=task_status)
 
     def stop(self) -> None:
         self._scope.cancel()
@@ -100,7 +99,7 @@ async def running(*hosts: Host) -> AsyncIterator[trio.Nursery]:
     with trio.fail_after(3600):
         async with trio.open_nursery() as nursery:
             for host in hosts:
-                host.listener = await nursery.start(host.run)
+                host.listeners = await nursery.start(host.run)
             yield nursery
             nursery.cancel_scope.cancel()
 
@@ -134,6 +133,30 @@ async def test_two_hosts_meet_over_both_paths(
         assert (one.mirror.path, one.forward.path) == ("mirror", "forward")
         assert (one.peer.instance, other.peer.instance) == (b"instance of backup", b"instance of primary")
         assert alpha.linker.last_error is beta.linker.last_error is None
+
+
+async def test_hosts_of_several_addresses_meet_by_one_that_works(
+    memory: MemoryNetwork,
+    primary_hello: MakeHello,
+    backup_hello: MakeHello,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    one = Host(
+        memory.host("alpha", "alpha2"), "alpha:7000,alpha2:7000", "beta:7000,beta2:7000", primary_hello
+    )
+    other = Host(memory.host("beta", "beta2"), "beta:7000,beta2:7000", "alpha:7000,alpha2:7000", backup_hello)
+    memory.stall("alpha", "beta")
+    async with running(one, other):
+        began = trio.current_time()
+        for network in (("alpha", "beta"), ("alpha2", "beta2"), ("alpha", "beta")):
+            first, second = await one.link(), await other.link()
+            await assert_linked(first, second)
+            assert network[1] not in first.mirror.peer_name.split(":")
+            assert trio.current_time() - began < 2
+            memory.heal(*network)
+            memory.stall(*({"alpha": ("alpha2", "beta2"), "alpha2": ("alpha", "beta")}[network[0]]))
+            await other.lost(second)
+            began = trio.current_time()
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -381,11 +404,11 @@ async def test_hosts_do_not_go_on_missing_each_other(
 async def test_a_peer_that_is_reached_but_cannot_reach_us_is_reported(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    beta.linker._peer_address = Address("nowhere", 7000)
+    beta.linker.dialing.meet_at((Address("nowhere", 7000),))
     async with running(alpha, beta):
         await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S + limits.RECONNECT_MAX_S)
         assert "it answers, but does not connect here" in str(alpha.linker.last_error)
-        beta.linker._peer_address = Address("alpha", 7000)
+        beta.linker.dialing.meet_at((Address("alpha", 7000),))
         await assert_linked(await alpha.link(), await beta.link())
 
 
@@ -404,12 +427,12 @@ async def test_hosts_that_exchange_their_roles_meet_again(
 async def test_a_session_that_the_peer_gives_up_is_dialed_again_at_once(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    beta.linker._peer_address = Address("nowhere", 7000)
+    beta.linker.dialing.meet_at((Address("nowhere", 7000),))
     async with running(alpha, beta):
         await trio.sleep(0.5)
         assert beta.linker._accepted is not None, "alpha has dialed, and waits for beta"
         beta.linker._discard_accepted("it is given up")
-        beta.linker._peer_address = Address("alpha", 7000)
+        beta.linker.dialing.meet_at((Address("alpha", 7000),))
         began = trio.current_time()
         await assert_linked(await alpha.link(), await beta.link())
         assert trio.current_time() - began <= limits.RECONNECT_MAX_S + 0.1
@@ -454,11 +477,11 @@ async def test_a_host_that_keeps_its_role_after_all_meets_again(
 async def test_sessions_of_two_roles_make_no_link(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    alpha.linker._peer_address = Address("nowhere", 7000)
+    alpha.linker.dialing.meet_at((Address("nowhere", 7000),))
     async with running(alpha, beta):
         await trio.sleep(1)  # beta has dialed the forward path, as the backup
         alpha.hello["role"], beta.hello["role"] = "backup", "primary"
-        alpha.linker._peer_address = Address("beta", 7000)  # and now alpha dials it
+        alpha.linker.dialing.meet_at((Address("beta", 7000),))  # and now alpha dials it
         await trio.sleep(2 * limits.HANDSHAKE_TIMEOUT_S)
         one, other = await alpha.link(), await beta.link()
         assert (one.peer.role, other.peer.role) == ("primary", "backup")
@@ -468,7 +491,7 @@ async def test_sessions_of_two_roles_make_no_link(
 async def test_a_peer_that_dials_again_and_again_holds_one_stream(
     memory: MemoryNetwork, alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
-    alpha.linker._peer_address = Address("nowhere", 7000)
+    alpha.linker.dialing.meet_at((Address("nowhere", 7000),))
     async with running(alpha, beta):
         await trio.sleep(10 * limits.HANDSHAKE_TIMEOUT_S)
         assert open_pipes(memory) <= 2
@@ -627,7 +650,7 @@ async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     beta.hello.update(other)
-    alpha.linker._peer_address = Address("nowhere", 7000)  # beta dials; alpha refuses
+    alpha.linker.dialing.meet_at((Address("nowhere", 7000),))  # beta dials; alpha refuses
     async with running(alpha, beta):
         await trio.sleep(1)
         dialed = sum(line.startswith("refused the peer at beta:") for line in lines(caplog, logging.WARNING))
@@ -639,23 +662,33 @@ async def test_a_wrong_peer_is_refused_with_one_line_on_each_side(
         assert all(reason in line for line in lines(caplog, logging.WARNING))
 
 
-def remember(met: list[str], hello: Hello) -> bool:
-    met.append(hello.role)
-    return False
+class Remembering(Encounters):
+    """The roles of who was met in the role of this host, and the sessions talked over, where `talks`."""
+
+    def __init__(self, *, talks: bool = False) -> None:
+        self.met: list[str] = []
+        self.sessions: list[Session] = []
+        self._talks = talks
+
+    def met_same_role(self, peer: Hello) -> bool:
+        self.met.append(peer.role)
+        return self._talks
+
+    async def talk(self, session: Session) -> None:
+        self.sessions.append(session)
+        await session.discard()
 
 
 async def test_two_hosts_of_the_same_role_tell_each_other_and_link_once_one_has_changed(
     alpha: Host, beta: Host, autojump_clock: trio.testing.MockClock
 ) -> None:
     beta.hello.update({"role": "primary"})
-    met: dict[str, list[str]] = {"alpha": [], "beta": []}
-    alpha.linker.met_same_role = partial(remember, met["alpha"])
-    beta.linker.met_same_role = partial(remember, met["beta"])
+    alpha.encounters, beta.encounters = of_alpha, of_beta = Remembering(), Remembering()
     async with running(alpha, beta):
         await trio.sleep(20)
-        assert met["alpha"]
-        assert met["beta"]
-        assert len(met["alpha"]) < 200, "they wait between their attempts"
+        assert of_alpha.met
+        assert of_beta.met
+        assert len(of_alpha.met) < 200, "they wait between their attempts"
         beta.hello.update({"role": "backup"})
         beta.linker.meet_anew("the role changed")
         began = trio.current_time()
@@ -667,17 +700,8 @@ async def test_two_hosts_of_the_same_role_that_are_to_talk_keep_what_they_dialed
     alpha: Host, beta: Host, memory: MemoryNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
     beta.hello.update({"role": "primary"})
-    talks: list[Session] = []
-
-    async def talk(session: Session) -> None:
-        talks.append(session)
-        with suppress(ChannelError):
-            while True:
-                await session.receive()
-
-    for host in (alpha, beta):
-        host.linker.met_same_role = lambda _: True
-        host.linker.talk = talk
+    alpha.encounters = beta.encounters = both = Remembering(talks=True)
+    talks = both.sessions
     async with running(alpha, beta):
         await trio.sleep(60)
         before = len(talks)
@@ -711,7 +735,6 @@ async def test_a_peer_that_is_away_is_logged_once(
     ("said", "line"),
     [
         (b"GET / HTTP/1.1\r\nHost: alpha\r\n\r\n", "this is not the protocol of fusemirror"),
-        (b"fm\x01", "it ended in the middle of its Hello"),
         (b"fm\x09\x00" + bytes(16), "protocol version 9 is unknown"),
         (b"fm\x01\x00" + b"\xff" * 16, "is too long"),
         (b"fm\x01\x00" + bytes(16), "the checksum of a frame is wrong"),
@@ -736,12 +759,25 @@ async def test_a_stranger_is_refused_with_one_line_and_disturbs_no_link(
     assert line in warning
 
 
-async def test_a_look_for_an_open_port_is_no_warning(
-    memory: MemoryNetwork, alpha: Host, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [(b"", "it ended without a Hello"), (b"fm\x01", "it ended in the middle of its Hello")],
+    ids=["a look for an open port", "a spare that was given up"],
+)
+async def test_a_connection_that_ends_before_it_said_who_it_is_is_no_warning(
+    said: bytes,
+    line: str,
+    memory: MemoryNetwork,
+    alpha: Host,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with running(alpha):
-        await say(memory.host("monitor"), b"")
+        await say(memory.host("monitor"), said)
         await trio.sleep(1)
+    assert [told for told in lines(caplog, logging.INFO) if line in told]
+    assert not lines(caplog, logging.WARNING)
 
 
 @pytest.mark.expects_warnings
@@ -763,7 +799,6 @@ async def test_strangers_are_few_and_do_not_stay(
         [given_away] = lines(caplog, logging.WARNING)
         assert "it had not said Hello when others wanted its place" in given_away
 
-        one.mirror.peer_timeout = other.forward.peer_timeout = PEER_TIMEOUT
         await trio.sleep(limits.HANDSHAKE_TIMEOUT_S + 1)
         waited = lines(caplog, logging.WARNING)[1:]
         assert all("it did not say Hello within 10 s" in line for line in waited)
@@ -845,7 +880,7 @@ async def test_a_peer_that_is_away_has_a_line_a_minute_whatever_the_reasons(
     alpha: Host, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reasons that alternated were told each time."""
-    caplog.set_level(logging.INFO, "fusemirror.channel.link")
+    caplog.set_level(logging.INFO, "fusemirror.channel.absence")
     for second in range(300):
         why = ("Connection refused", "no answer for 2 s")[second % 2]
         alpha.linker._report(PeerUnreachable("beta:7000", why))

@@ -291,7 +291,7 @@ async def test_a_host_that_is_lost_meanwhile_gets_its_new_keys_when_it_is_back(
 
 
 async def until_unlinked(host: Host) -> None:
-    await host.unit.link_ended.wait()
+    await host.unit.host.links.ended.wait()
     await host.renew_keys()
 
 

@@ -13,7 +13,7 @@ import trio.testing
 from fusemirror import limits
 from fusemirror.change import WriteChange
 from fusemirror.channel.session import Session, open_session
-from fusemirror.channel.transport import Transport
+from fusemirror.channel.transport import Take, Transport
 from fusemirror.errors import (
     ConnectionLost,
     HandshakeRefused,
@@ -116,7 +116,7 @@ async def test_what_is_sent_corked_goes_at_once_at_the_end(
                 sender.send(write(number, 100), bytes(100))
             assert sends == []
         assert sends == [30]
-        assert sender.backlog_bytes == 0
+        assert sender.sending.backlog_bytes == 0
         sender.send(applied(11))
         received: list[Received] = []
         while len(received) < 11:
@@ -128,7 +128,7 @@ async def test_what_is_sent_corked_goes_at_once_at_the_end(
         with sender.corked():
             sender.send(applied(12))
             sender.close("it closed meanwhile")
-        assert sender.backlog_bytes == 0
+        assert sender.sending.backlog_bytes == 0
 
 
 async def test_what_the_end_of_a_cork_sends_makes_room_for_who_waits(
@@ -151,7 +151,7 @@ async def test_what_the_end_of_a_cork_sends_makes_room_for_who_waits(
             await trio.testing.wait_all_tasks_blocked()
         with sender.corked():  # the writer task has not heard yet that the system takes something again
             sender.send(applied(2))
-        assert sender.backlog_bytes == 0
+        assert sender.sending.backlog_bytes == 0
         with trio.fail_after(PEER_TIMEOUT / 2):
             await has_room.wait()
 
@@ -162,8 +162,8 @@ async def test_bytes_are_counted_with_and_without_their_frames(session_pair: Ses
         sender.send(write(1), bytes(4096))
         await receiver.receive()
         await sender.wait_sent()
-        assert sender.sent_data_bytes == receiver.received_data_bytes == 4096
-        assert 4096 < receiver.received_bytes <= sender.sent_bytes < 4096 + 200
+        assert sender.counters.sent_data_bytes == receiver.counters.received_data_bytes == 4096
+        assert 4096 < receiver.counters.received_bytes <= sender.counters.sent_bytes < 4096 + 200
 
 
 async def test_a_session_knows_its_peer_and_path(session_pair: Sessions) -> None:
@@ -229,18 +229,18 @@ async def test_a_sender_of_much_waits_for_room(
 ) -> None:
     sender, receiver = memory_sessions
     async with served(*memory_sessions) as nursery:
-        while sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+        while sender.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
             await sender.wait_room()
             sender.send(write(1, limits.MIB), bytes(limits.MIB))
-        assert sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX + 2 * limits.MIB
+        assert sender.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX + 2 * limits.MIB
         with trio.move_on_after(PEER_TIMEOUT / 2):
             await sender.wait_room()
             pytest.fail("there was room")
         nursery.start_soon(listen_until_lost, receiver)
         await sender.wait_room()
-        assert sender.backlog_bytes <= limits.BACKLOG_BYTES_MAX
+        assert sender.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX
         await sender.wait_sent()
-        assert sender.backlog_bytes == 0
+        assert sender.sending.backlog_bytes == 0
 
 
 async def test_waiting_for_room_costs_nothing_while_there_is_some(memory_sessions: Sessions) -> None:
@@ -260,7 +260,7 @@ async def test_a_peer_that_takes_nothing_is_given_up(
         with pytest.raises(ConnectionLost, match="took nothing for 10 s"):
             await sender.wait_room()
     assert trio.current_time() - began == pytest.approx(PEER_TIMEOUT)
-    assert sender.backlog_bytes == 0
+    assert sender.sending.backlog_bytes == 0
 
 
 async def test_a_slow_peer_is_not_given_up(
@@ -298,18 +298,19 @@ async def test_heartbeats_measure_the_round_trip_and_carry_the_lease(
     memory: MemoryNetwork, memory_sessions: Sessions, autojump_clock: trio.testing.MockClock
 ) -> None:
     primary, backup = memory_sessions
-    assert (primary.round_trip_seconds, primary.lease_until, primary.answered_until) == (None, 0.0, 0.0)
+    one, other = primary.heartbeat, backup.heartbeat
+    assert (one.round_trip_seconds, one.lease_until, one.answered_until) == (None, 0.0, 0.0)
     began = trio.current_time()
     async with served(primary, backup) as nursery:
         nursery.start_soon(listen_until_lost, primary)
         nursery.start_soon(listen_until_lost, backup)
         await trio.sleep(BEAT / 2)
-        assert primary.round_trip_seconds is not None
-        assert 2 * memory.latency_s <= primary.round_trip_seconds <= 2 * (memory.latency_s + memory.jitter_s)
-        assert primary.lease_until == pytest.approx(began + LEASE, abs=1e-9)
-        assert backup.answered_until > primary.lease_until, "who answered knows how long it may be relied on"
+        assert one.round_trip_seconds is not None
+        assert 2 * memory.latency_s <= one.round_trip_seconds <= 2 * (memory.latency_s + memory.jitter_s)
+        assert one.lease_until == pytest.approx(began + LEASE, abs=1e-9)
+        assert other.answered_until > one.lease_until, "who answered knows how long it may be relied on"
         await trio.sleep(BEAT)
-        assert primary.lease_until == pytest.approx(began + BEAT + LEASE, abs=1e-9)
+        assert one.lease_until == pytest.approx(began + BEAT + LEASE, abs=1e-9)
 
 
 async def test_a_lease_lasts_no_longer_than_the_peer_counts_it(
@@ -329,7 +330,9 @@ async def test_a_lease_lasts_no_longer_than_the_peer_counts_it(
         for session in sessions:
             nursery.start_soon(listen_until_lost, session)
         await trio.sleep(1)
-        assert backup.lease_until == pytest.approx(began + 3.0 * (1 - limits.LEASE_CLOCK_MARGIN), abs=1e-9)
+        assert backup.heartbeat.lease_until == pytest.approx(
+            began + 3.0 * (1 - limits.LEASE_CLOCK_MARGIN), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.0045])
@@ -344,8 +347,8 @@ async def test_a_lease_is_over_before_the_peer_goes_on_alone_whatever_the_clocks
             nursery.start_soon(listen_until_lost, session)
         pinged = trio.current_time()
         await trio.sleep(BEAT / 2)
-        lease_ends = (holder.lease_until - pinged) / (1 - slow)
-        peer_goes_on = peer.peer_timeout / (1 + fast)
+        lease_ends = (holder.heartbeat.lease_until - pinged) / (1 - slow)
+        peer_goes_on = peer.heartbeat.peer_timeout / (1 + fast)
         assert lease_ends < peer_goes_on
 
 
@@ -357,10 +360,10 @@ async def test_a_lease_is_not_renewed_by_a_peer_that_does_not_answer(
         nursery.start_soon(listen_until_lost, primary)
         await trio.sleep(5 * PEER_TIMEOUT)  # the backup lives, and pings, but nobody listens there
         assert not primary.closed
-        assert primary.lease_until == 0.0
+        assert primary.heartbeat.lease_until == 0.0
         nursery.start_soon(listen_until_lost, backup)
         await trio.sleep(BEAT)
-        assert primary.lease_until > trio.current_time()
+        assert primary.heartbeat.lease_until > trio.current_time()
 
 
 @pytest.mark.parametrize("fault", ["stall", "nobody serves the peer"])
@@ -410,6 +413,34 @@ async def test_messages_that_are_left_are_received_before_any_other(memory_sessi
         assert await receiver.receive() == [(applied(4), b"")]
 
 
+async def test_a_large_message_too_is_taken_in_place(
+    session_pair: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, receiver = session_pair
+    times, transport = 0, receiver._transport
+    receive_with = transport.receive_with
+
+    async def counted(bytes_max: int, take: Take) -> None:
+        nonlocal times
+        times += 1
+        await receive_with(bytes_max, take)
+
+    monkeypatch.setattr(transport, "receive_with", counted)
+    large = write(1, limits.WRITE_BYTES_MAX)
+    taken: list[Received] = []
+
+    def take(received: list[Received]) -> list[Received]:
+        taken.extend(received)
+        return [each for each in received if each[0] == applied(2)]
+
+    async with served(*session_pair):
+        sender.send(large, b"d" * limits.WRITE_BYTES_MAX)
+        sender.send(applied(2))
+        assert await receiver.receive(take) == [(applied(2), b"")]
+    assert taken == [(large, b"d" * limits.WRITE_BYTES_MAX), (applied(2), b"")]
+    assert times == 1
+
+
 async def test_what_is_raised_in_place_is_raised_where_messages_are_received(session_pair: Sessions) -> None:
     sender, receiver = session_pair
 
@@ -440,7 +471,7 @@ async def test_a_pong_to_no_ping_ends_the_session(
     async with served(primary):
         backup.send(Pong(1_000_000))
         assert "no such Ping was sent" in await listen_until_lost(primary)
-        assert primary.lease_until == 0.0
+        assert primary.heartbeat.lease_until == 0.0
 
 
 # --- ends -----------------------------------------------------------------------------------------
@@ -505,7 +536,7 @@ async def test_a_close_wakes_whoever_waits(session_pair: Sessions) -> None:
 
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run)
-        while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+        while session.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
             session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
         for wait in (session.receive, session.wait_room, session.wait_sent):
             nursery.start_soon(lose, wait)
@@ -528,7 +559,7 @@ async def test_a_broken_stream_ends_the_session_for_who_waits(
 ) -> None:
     session, _ = memory_sessions
     async with served(session):
-        while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+        while session.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
             session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
         await trio.testing.wait_all_tasks_blocked()
         memory.cut("alpha", "beta")
@@ -588,14 +619,14 @@ async def test_a_cancelled_receive_loses_no_message(session_pair: Sessions) -> N
 @pytest.mark.parametrize("wait", ["wait_room", "wait_sent"])
 async def test_a_cancelled_wait_for_room_changes_nothing(wait: str, session_pair: Sessions) -> None:
     session, _ = session_pair
-    while session.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
+    while session.sending.backlog_bytes <= limits.BACKLOG_BYTES_MAX:
         session.send(applied(1), bytes(limits.DATA_BYTES_MAX))
-    backlog_bytes = session.backlog_bytes
+    backlog_bytes = session.sending.backlog_bytes
     with trio.CancelScope() as scope:
         scope.cancel()
         await getattr(session, wait)()
     assert scope.cancelled_caught
-    assert session.backlog_bytes == backlog_bytes
+    assert session.sending.backlog_bytes == backlog_bytes
     assert not session.closed
 
 
@@ -633,7 +664,7 @@ async def test_a_refused_peer_hears_why(transport_pair: Pair, primary_hello: Any
     ("said", "error", "reason"),
     [
         (b"", ConnectionLost, "it ended without a Hello"),
-        (b"fm\x01", RemoteProtocolError, "it ended in the middle of its Hello"),
+        (b"fm\x01", ConnectionLost, "it ended in the middle of its Hello"),
         (b"GET / HTTP/1.1\r\nHost: alpha\r\n\r\n", RemoteProtocolError, "not the protocol of fusemirror"),
     ],
 )

@@ -1,12 +1,14 @@
-"""The commands over an empty filesystem in place of the daemon: what forks, registers and waits, alone.
+"""The commands over a nearly empty filesystem in place of the daemon: what forks, registers and waits, alone.
 
     python stub.py fusemirror|mount.fusemirror ARGUMENTS
 
 STUB says how the daemon behaves: `refuse`, `killed` or `bug` before it serves; otherwise it serves, as a
-backup without its primary, with requests that it keeps where STUB is `keeps`, and
+backup without its primary, with requests that it keeps where STUB is `keeps`, with a file that it takes
+back from the kernel while it is read, and never answers for, where STUB is `stuck`, and
 after the unmount reads RUNTIME_DIR/drain to its end, if that is there, before it writes `drained` and ends.
 """
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +23,8 @@ from typing import Any
 from fusemirror.errors import VolumeInUse
 from fusemirror.settings import MountOptions, Settings
 
+FILE = 3  # an inode
+
 
 def run(
     settings: Settings,
@@ -30,6 +34,7 @@ def run(
     runtime_dir: Path,
     ready: Callable[[], None],
     _reread: Callable[[], Settings],
+    _keep: Callable[[dict[str, Any]], object],
 ) -> int:
     """Stands in for `fusemirror.daemon.run`."""
     match os.environ.get("STUB"):
@@ -80,13 +85,28 @@ def _serve_kernel(mountpoint: str, options: MountOptions, ready: Callable[[], No
     import pyfuse3
     import trio
 
-    class Empty(pyfuse3.Operations):
+    class Nearly(pyfuse3.Operations):
         async def getattr(self, inode: int, ctx: object = None) -> pyfuse3.EntryAttributes:
             attributes = pyfuse3.EntryAttributes()
             attributes.st_ino = inode
-            attributes.st_mode = stat.S_IFDIR | 0o755
+            attributes.st_mode = stat.S_IFREG | 0o644 if inode == FILE else stat.S_IFDIR | 0o755
+            attributes.st_size = 1 if inode == FILE else 0
             attributes.st_nlink = 2
             return attributes
+
+        async def lookup(self, parent: int, name: bytes, ctx: object) -> pyfuse3.EntryAttributes:
+            if name == b"file" and os.environ.get("STUB") == "stuck":
+                return await self.getattr(FILE)
+            if name != b"inside":
+                raise pyfuse3.FUSEError(errno.ENOENT)
+            return await self.getattr(2)
+
+        async def open(self, inode: int, flags: int, ctx: object) -> pyfuse3.FileInfo:
+            return pyfuse3.FileInfo(fh=inode)
+
+        async def read(self, fh: int, offset: int, size: int) -> bytes:
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, fh)  # it waits for the page that is read
+            return bytes(size)
 
         async def opendir(self, inode: int, ctx: object) -> int:
             return inode
@@ -96,7 +116,7 @@ def _serve_kernel(mountpoint: str, options: MountOptions, ready: Callable[[], No
             nursery.start_soon(pyfuse3.main)
             ready()
 
-    pyfuse3.init(Empty(), mountpoint, set(options.fuse))
+    pyfuse3.init(Nearly(), mountpoint, set(options.fuse))
     trio.run(main)
     pyfuse3.close(unmount=False)
 

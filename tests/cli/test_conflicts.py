@@ -45,12 +45,12 @@ def test_no_conflicts_are_said_so(run: Run, tmp_path: Path) -> None:
 
 def test_it_is_said_how_much_more_was_set_aside(run: Run, tmp_path: Path) -> None:
     done = answered(run, tmp_path, {**NOTHING, "set_aside": [FILE], "set_aside_count": 3})
-    assert "set aside: 2 files more" in done.stdout
+    assert "in quarantine: 2 files more" in done.stdout
 
 
 def test_what_was_set_aside_is_listed(run: Run, tmp_path: Path) -> None:
     done = answered(run, tmp_path, {**NOTHING, "set_aside": [FILE]})
-    assert (done.exit_code, done.stdout) == (0, "set aside: /.fusemirror-conflicts/alpha/file (1 KiB)\n")
+    assert (done.exit_code, done.stdout) == (0, "in quarantine: /.fusemirror-conflicts/alpha/file (1 KiB)\n")
 
 
 def test_a_split_brain_has_its_exit_status_and_says_who_changed_what(run: Run, tmp_path: Path) -> None:

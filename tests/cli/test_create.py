@@ -43,6 +43,18 @@ def test_create_and_join_make_two_sides_that_match(run: Run, tmp_path: Path) -> 
     assert (main.host_name, main.peer_name) == (sub.peer_name, sub.host_name) == ("alpha", "beta")
 
 
+def test_both_sides_have_all_addresses_of_both(run: Run, tmp_path: Path) -> None:
+    more = ("--listen", "10.1.0.1:7000", "--peer", "10.1.0.2:7000")
+    assert run("create", "data", "main", *ADDRESSES, *more).exit_code == 0
+    (tmp_path / "etc").rename(tmp_path / "etc-alpha")
+    assert run("join", "data.join", "sub").exit_code == 0
+    ours = settings.load(tmp_path / "etc-alpha" / "data.toml")
+    theirs = settings.load(tmp_path / "etc" / "data.toml")
+    assert ours.listen == theirs.peer == ("alpha:7000", "10.1.0.1:7000")
+    assert ours.peer == theirs.listen == ("beta:7000", "10.1.0.2:7000")
+    assert Identity.load(tmp_path / "main").peer_name == "beta"
+
+
 def test_keys_and_join_file_are_for_their_owner_only(run: Run, tmp_path: Path) -> None:
     run("create", "data", "main", *ADDRESSES)
     assert stat.S_IMODE((tmp_path / "etc" / "data").stat().st_mode) == 0o700

@@ -9,7 +9,7 @@ import pytest
 
 from fusemirror.admin.client import process_id
 from fusemirror.cli.dead_mounts import clear, replace_dead
-from fusemirror.cli.mounts import FSTYPE, Mount, mount_at
+from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale, mount_at
 from fusemirror.errors import MountFailed
 from tests.cli.conftest import Host
 from tests.hosts import wait_until
@@ -51,6 +51,40 @@ def test_it_is_unmounted_by_its_name_too(host: Host, target: str) -> None:
     killed(host)
     assert host.run("fusemirror", "umount", target) == (0, "")
     assert not host.is_mounted
+
+
+def waits_for_a_page(pid: int) -> bool:
+    """Whether a thread of a process takes pages back that are being read."""
+    stacks = Path(f"/proc/{pid}/task").glob("*/stack")
+    return any("fuse_reverse_inval_inode" in stack.read_text() for stack in stacks)
+
+
+@pytest.mark.parametrize("in_foreground", [False, True])
+def test_a_killed_process_ends_though_a_thread_waits_for_what_nobody_answers(
+    host: Host, in_foreground: bool
+) -> None:
+    place, dead = str(host.mountpoint), "data" if in_foreground else "dead:data"
+    options = ["-f"] if in_foreground else []
+    mounting = host.start("fusemirror", "mount", *options, "data", "mnt", stub="stuck")
+    wait_until(lambda: mount_at(place) == Mount(place, FSTYPE, "data"), 30, "the mount")
+    pid = process_id(host.runtime_dir, "data")
+    process = Process(pid)
+    with subprocess.Popen(["cat", host.mountpoint / "file"], stderr=subprocess.PIPE, text=True) as reader:
+        try:
+            wait_until(lambda: waits_for_a_page(pid), 30, "a thread that waits in the kernel")
+            os.kill(pid, signal.SIGKILL)
+            if in_foreground:
+                mounting.communicate(timeout=30)  # it is this process
+            assert process.wait(30)
+        finally:
+            if not process.wait(0):
+                subprocess.run(["umount", "-i", "-f", place], check=False)
+        assert "not connected" in reader.communicate(timeout=30)[1]
+    if not in_foreground:
+        mounting.communicate(timeout=30)
+    wait_until(lambda: mount_at(place) == Mount(place, FSTYPE, dead), 30, "a dead mount")
+    assert is_stale(Mount(place, FSTYPE, dead))
+    assert host.run("fusemirror", "umount", "mnt") == (0, "")
 
 
 def test_a_mount_that_lives_is_left_alone(host: Host) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemirror.communication.place import take_place
 from fusemirror.volume.volume import Volume
 from tests.cli.conftest import Run
 from tests.cli.test_create import ADDRESSES
@@ -30,6 +31,18 @@ def test_with_its_volume_nothing_is_left_and_it_can_be_made_anew(run: Run, tmp_p
     assert not (tmp_path / "main").exists()
     (tmp_path / "data.join").unlink()
     assert run("create", "data", "main", *ADDRESSES).exit_code == 0
+
+
+def test_with_its_volume_go_the_requests_that_were_staged_elsewhere(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir(mode=0o700)
+    volume = Volume.open(tmp_path / "main")
+    take_place(place, volume.identity, was_in_use=False)
+    volume.update_identity(communication_directory=str(place))
+    volume.close()
+    (place / "data.mdb").touch()
+    assert run("delete", "data", "--volume").exit_code == 0
+    assert list(place.iterdir()) == []
 
 
 def test_nothing_is_removed_while_it_is_mounted(run: Run, tmp_path: Path) -> None:

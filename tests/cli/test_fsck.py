@@ -40,11 +40,11 @@ def test_what_is_no_volume_cannot_be_checked(run: Run, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("mended", "left", "code"), [(0, 2, 4), (2, 0, 1), (1, 1, 4)])
+@pytest.mark.parametrize(("repaired", "left", "code"), [(0, 2, 4), (2, 0, 1), (1, 1, 4)])
 def test_problems_are_exit_codes(
-    run: Run, volume: Path, monkeypatch: pytest.MonkeyPatch, mended: int, left: int, code: int
+    run: Run, volume: Path, monkeypatch: pytest.MonkeyPatch, repaired: int, left: int, code: int
 ) -> None:
-    found = volume_check.CheckResult(problems=mended + left, mended=mended)
+    found = volume_check.CheckResult(problems=repaired + left, repaired=repaired)
     monkeypatch.setattr(volume_check, "check", lambda *_arguments: found)
     assert run("fsck", volume, "--repair").exit_code == code
 

@@ -105,3 +105,13 @@ def test_a_volume_and_its_mount_point_are_not_inside_each_other(tmp_path: Path) 
         with pytest.raises(RefusedForSafety, match="is inside the other"):
             mistakes.check_mountpoint(volume, str(mountpoint))
     mistakes.check_mountpoint(tmp_path / "ab", str(tmp_path / "a"))
+
+
+def test_a_communication_directory_is_held_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mistakes, "all_mounts", lambda: [Mount(str(tmp_path / "mnt"), FSTYPE, "data")])
+    with pytest.raises(RefusedForSafety, match="in the mirrored filesystem on"):
+        mistakes.check_place(tmp_path / "mnt" / "place", what="communication_directory")
+    with pytest.raises(RefusedForSafety, match=r"communication_directory .* is inside"):
+        mistakes.check_place(tmp_path, str(tmp_path / "there"), what="communication_directory")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusemirror import settings
+from fusemirror.cli import mount
 from fusemirror.cli.arguments import Places
 from fusemirror.cli.mount import JournalFormatter, PrintableFormatter, close_to_others, make_runtime_dir
 from fusemirror.cli.mounts import FSTYPE, Mount, is_stale
@@ -123,6 +124,18 @@ def test_a_line_for_the_journal_begins_with_its_priority() -> None:
 def test_a_line_of_the_log_holds_no_users_bytes_as_they_are() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "moved %s", ("a\n2026 ERROR \x1b[2J",), None)
     assert PrintableFormatter("data: %(message)s").format(record) == r"data: moved a\n2026 ERROR \x1b[2J"
+
+
+def test_a_log_that_was_moved_away_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As logrotate(8) does it, with a SIGHUP, which writes a line, or without."""
+    monkeypatch.setattr(mount, "SYSLOG", tmp_path / "no system log here")
+    handler = mount._background_handler("data", tmp_path)
+    file, moved = tmp_path / "data.log", tmp_path / "data.log.1"
+    handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "before", (), None))
+    file.rename(moved)
+    handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "after", (), None))
+    handler.close()
+    assert (moved.read_text(), file.read_text()) == ("before\n", "after\n")
 
 
 def test_what_was_open_to_others_is_closed_by_a_mount_and_told(tmp_path: Path) -> None:

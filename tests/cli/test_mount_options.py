@@ -72,3 +72,19 @@ def test_what_the_kernels_table_says_may_be_copied(option: str) -> None:
 def test_the_sessions_that_there_are_stand_in_the_message() -> None:
     with pytest.raises(UsageError, match="session: `mine` is not one of fusemirror, pyfuse3"):
         fuse("session=mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("", False),
+        ("relatime", True),
+        ("relatime,noatime", False),
+        ("noatime,relatime", True),
+        ("relatime,norelatime", False),
+        ("relatime,ro", False),
+        ("ro,relatime,rw", True),
+    ],
+)
+def test_times_of_access_follow_reads_where_that_is_asked_for(text: str, chosen: bool) -> None:
+    assert parse_mount_options(text, as_root=False).relatime is chosen

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fusemirror.cli.main import program
-from fusemirror.cli.status import describe
+from fusemirror.cli.status import describe, faults_of
 from tests.admin.answering import answering, result
 from tests.cli.conftest import Run
 
@@ -63,6 +63,15 @@ def test_a_background_task_that_fails_has_its_line() -> None:
     assert "failing       purge: volume /v: the disk is full\n" in text_of(background=failing)
 
 
+def test_a_full_disk_of_the_communication_volume_has_its_line_and_is_not_normal() -> None:
+    full = {**STATUS["communication"], "full": True, "directory": "/disk"}
+    assert "staging       the disk of /disk is full" in text_of(communication=full)
+    assert any("/disk is full" in fault for fault in faults_of({**STATUS, "communication": full}))
+    failed = {**full, "full": False, "failure": "Input/output error"}
+    assert "staging       /disk cannot be used: Input/output error" in text_of(communication=failed)
+    assert "staging" not in text_of(communication={**full, "full": False, "failure": None})
+
+
 def test_all_is_well() -> None:
     assert text_of() == (
         "data on alpha\n"
@@ -70,7 +79,7 @@ def test_all_is_well() -> None:
         "  mirror state  normal\n"
         "  peer          beta:7000, connected, 0.42 ms away, encrypted\n"
         "  change        12, of which the peer has 11 safely on disk\n"
-        "  pending       0 requests, 0 B of 1 GiB\n"
+        "  pending       0 requests, 0 B\n"
         "  out of sync   nothing\n"
         "  mirror path   sent 2 KiB (1 KiB of data), received 10 B\n"
         "  forward path  sent 0 B (0 B of data), received 0 B\n"
@@ -108,7 +117,9 @@ def test_the_progress_of_a_resync_is_shown() -> None:
 
 def test_the_oldest_request_and_a_mode_not_in_effect_are_shown() -> None:
     pending = {"pending_requests": 2, "pending_bytes": 4096, "oldest_seconds": 1.5, "capacity_bytes": 1 << 30}
-    text = text_of(communication=pending, effective={**STATUS["effective"], "access": "exclusive"})
+    text = text_of(
+        communication=pending, role="backup", effective={**STATUS["effective"], "access": "exclusive"}
+    )
     assert "2 requests, 4 KiB of 1 GiB, the oldest 1.5 s\n" in text
     assert "access exclusive (set: routed), acknowledge sync" in text
 
@@ -258,3 +269,17 @@ def test_check_has_the_exit_status_of_a_split_brain_and_of_no_mount(run: Run, tm
     (tmp_path / "run" / "left.sock").touch()
     done = run("status", "--check")
     assert (done.exit_code, "left: not mounted" in done.stdout) == (12, True)
+
+
+def test_addresses_are_shown_where_there_are_several_or_one_is_down() -> None:
+    counts = {"sent_bytes": 1, "received_bytes": 2, "sent_data_bytes": 0, "received_data_bytes": 0}
+    up = {"local": "10.0.0.1:40000", "remote": "10.0.0.2:7000", "in_use": True, "up": True, "since": 0.0}
+    up |= {"round_trip_seconds": 0.0005, "reason": None}
+    down = {**up, "local": None, "remote": "10.1.0.2:7000", "in_use": False, "up": False}
+    down |= {"round_trip_seconds": None, "reason": "no answer for 1 s"}
+    text = text_of(paths={"mirror": {**counts, "addresses": [up, down]}})
+    assert "10.0.0.2:7000 from 10.0.0.1:40000, in use since " in text
+    assert ", 0.5 ms away" in text
+    assert "10.1.0.2:7000, down since " in text
+    assert ": no answer for 1 s" in text
+    assert "10.0.0.2" not in text_of(paths={"mirror": {**counts, "addresses": [up]}})

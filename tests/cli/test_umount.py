@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.cli.mounts import FSTYPE, options_in_the_table, registered_runtime_dir
+from fusemirror.cli.mounts import FSTYPE, mount_at, options_in_the_table, registered_runtime_dir
 from tests.cli.conftest import Host
 
 
@@ -46,6 +46,23 @@ def test_a_mount_of_the_same_name_on_another_host_of_this_machine_is_left_alone(
     assert Host(tmp_path / "other").run("fusemirror", "umount", "data")[0] == 3
     assert mounted.is_mounted
     assert mounted.run("fusemirror", "umount", "data") == (0, "")
+
+
+@pytest.mark.parametrize("part", [".", "inside"])
+def test_what_is_bind_mounted_of_it_is_left_alone(mounted: Host, tmp_path: Path, part: str) -> None:
+    bound, other = tmp_path / "bound", tmp_path / "other"
+    for directory in (bound, other):
+        directory.mkdir()
+    subprocess.run(["mount", "--bind", mounted.mountpoint / part, bound], check=True)
+    try:
+        assert Host(other).run("fusemirror", "umount", "data")[0] == 3  # a host with a mount of this name
+        assert mount_at(str(bound)) is not None
+        for _ in range(2):  # the second finds no mount of it, and a process that serves what is bound
+            assert mounted.run("fusemirror", "umount", "--lazy", "data") == (0, "")
+            assert not mounted.is_mounted
+            assert mount_at(str(bound)) is not None
+    finally:
+        subprocess.run(["umount", "-i", bound], check=True)
 
 
 def test_it_says_what_waits_for_the_other_host(host: Host) -> None:

@@ -32,8 +32,8 @@ def test_differences_are_listed(run: Run, tmp_path: Path) -> None:
 def test_what_was_mended_is_counted_and_no_failure(
     run: Run, tmp_path: Path, options: tuple[str, ...], keep: str
 ) -> None:
-    mended = result({**FOUND, "repaired": 2})
-    with answering(tmp_path / "run", "data", lambda _request: [mended]) as requests:
+    repaired = result({**FOUND, "repaired": 2})
+    with answering(tmp_path / "run", "data", lambda _request: [repaired]) as requests:
         done = run("verify", "data", "--repair", *options)
     assert done.exit_code == 0
     assert done.stdout.splitlines()[0] == "data: 2 differences repaired"

@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from fusemirror.coherence import lock_table
 from fusemirror.coherence.lock_table import (
     END_OF_FILE,
-    Key,
     Lock,
+    LockKey,
+    LockKind,
     LockTable,
     Owner,
     Settled,
-    Space,
     Wanted,
 )
 from fusemirror.identifiers import InodeNumber
 
 HERE, THERE = b"here", b"there"
-FILE = Key(InodeNumber(7), Space.FCNTL)
-OTHER = Key(InodeNumber(8), Space.FCNTL)
-WHOLE = Key(InodeNumber(7), Space.FLOCK)
+FILE = LockKey(InodeNumber(7), LockKind.FCNTL)
+OTHER = LockKey(InodeNumber(8), LockKind.FCNTL)
+WHOLE = LockKey(InodeNumber(7), LockKind.FLOCK)
 A, B, C = Owner(HERE, 1), Owner(THERE, 1), Owner(HERE, 2)
 _tokens = iter(range(1, 1 << 30))
 
@@ -34,7 +34,7 @@ def wanted(
     start: int = 0,
     end: int = END_OF_FILE,
     *,
-    key: Key = FILE,
+    key: LockKey = FILE,
     shared: bool = False,
     **more: Any,
 ) -> Wanted:
@@ -43,7 +43,7 @@ def wanted(
     return Wanted(next(_tokens), key, lock, **more)
 
 
-def ranges(table: LockTable, owner: Owner, key: Key = FILE) -> list[tuple[int, int, bool]]:
+def ranges(table: LockTable, owner: Owner, key: LockKey = FILE) -> list[tuple[int, int, bool]]:
     return [(lock.start, lock.end, lock.exclusive) for lock in table.held(key) if lock.owner == owner]
 
 
@@ -317,7 +317,7 @@ def test_what_a_host_reclaims_is_all_that_it_holds() -> None:
     ],
     ids=["held by another", "of another host", "held twice"],
 )
-def test_what_cannot_be_held_is_not_reclaimed(locks: list[tuple[Key, Lock]]) -> None:
+def test_what_cannot_be_held_is_not_reclaimed(locks: list[tuple[LockKey, Lock]]) -> None:
     table = LockTable()
     table.ask(wanted(A, 0, 9))
     table.ask(wanted(B, 20, 29))

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from fusemirror.coherence.lock_listing import listed
-from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, Owner
 from fusemirror.coherence.locks import Ask
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed
@@ -25,7 +25,7 @@ __all__ = ["network", "normal_pair"]
 
 PATIENCE_S = 60
 FILE = InodeNumber(7)
-FCNTL, FLOCK = Key(FILE, Space.FCNTL), Key(FILE, Space.FLOCK)
+FCNTL, FLOCK = LockKey(FILE, LockKind.FCNTL), LockKey(FILE, LockKind.FLOCK)
 
 
 @pytest.fixture(name="pair")
@@ -46,7 +46,7 @@ def begin(
     number: int = 1,
     what: tuple[int, int] = (0, END_OF_FILE),
     *,
-    key: Key = FCNTL,
+    key: LockKey = FCNTL,
     shared: bool = False,
     **more: Any,
 ) -> Ask:
@@ -69,7 +69,9 @@ async def take(host: Host, number: int = 1, what: tuple[int, int] = (0, END_OF_F
     return await errno_of(host, begin(host, number, what, **more))
 
 
-def give_up(host: Host, number: int = 1, what: tuple[int, int] = (0, END_OF_FILE), key: Key = FCNTL) -> None:
+def give_up(
+    host: Host, number: int = 1, what: tuple[int, int] = (0, END_OF_FILE), key: LockKey = FCNTL
+) -> None:
     host.roles.locks.release(key, Owner(host.roles.locks.host, number), *what)
 
 
@@ -101,7 +103,7 @@ async def meet(pair: Pair, network: MemoryNetwork) -> None:
 
 
 @pytest.mark.parametrize("key", [FCNTL, FLOCK], ids=["fcntl", "flock"])
-async def test_what_one_host_holds_the_other_does_not_get(pair: Pair, key: Key) -> None:
+async def test_what_one_host_holds_the_other_does_not_get(pair: Pair, key: LockKey) -> None:
     for one, other in ((pair.primary, pair.backup), (pair.backup, pair.primary)):
         assert await take(one, key=key) == 0
         assert await take(other, key=key) == errno.EAGAIN
@@ -138,7 +140,7 @@ async def test_what_is_in_the_way_is_told_and_a_process_of_the_other_host_has_no
 async def test_a_grant_comes_behind_what_its_last_holder_had_changed(pair: Pair) -> None:
     made = await pair.primary.roles.perform(Create(ROOT_INODE, b"counter", 0o100644, 0, 0))
     assert made is not None
-    key, counts = Key(made.number, Space.FLOCK), 5
+    key, counts = LockKey(made.number, LockKind.FLOCK), 5
 
     async def count(host: Host) -> None:
         for _ in range(counts):
@@ -159,7 +161,7 @@ async def test_asynchronous_writes_come_before_the_release_of_what_guarded_them(
     assert made is not None
     for host in (pair.primary, pair.backup):
         host.change_settings({"acknowledge": "async"})
-    key = Key(made.number, Space.FCNTL)
+    key = LockKey(made.number, LockKind.FCNTL)
     for number in range(1, 6):
         assert await take(pair.backup, key=key) == 0
         await pair.backup.roles.perform(Write(made.number, 0), b"%d" % number)
@@ -219,7 +221,7 @@ async def test_whatever_a_process_holds_and_waits_for_ends_when_it_closes_the_fi
 
 
 @pytest.mark.parametrize("key", [FCNTL, FLOCK], ids=["of an open file", "flock"])
-async def test_what_was_locked_through_an_open_file_ends_with_it(pair: Pair, key: Key) -> None:
+async def test_what_was_locked_through_an_open_file_ends_with_it(pair: Pair, key: LockKey) -> None:
     for host in (pair.primary, pair.backup):
         assert await take(host, 3, key=key) == 0
         host.roles.locks.closed(3)
@@ -256,7 +258,7 @@ async def test_what_another_thread_gives_up_meanwhile_is_given_up_on_both_hosts(
 async def test_who_holds_and_who_waits_is_listed_with_the_names_of_files(pair: Pair) -> None:
     made = await pair.primary.roles.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert made is not None
-    key = Key(made.number, Space.FCNTL)
+    key = LockKey(made.number, LockKind.FCNTL)
     assert await take(pair.primary, 1, (5, END_OF_FILE), key=key) == 0
     waits = begin(pair.backup, 2, key=key, waits=True)
     await until(lambda: pair.primary.roles.locks.status()["waiting"] == 1)
@@ -280,7 +282,7 @@ async def test_a_backup_without_a_primary_lists_its_own(pair: Pair, network: Mem
     assert await take(pair.backup) == 0
     assert await take(pair.primary, key=FLOCK) == 0
     network.cut("alpha", "beta")
-    await until(lambda: not pair.backup.unit.is_linked)
+    await until(lambda: not pair.backup.roles.is_linked)
     assert pair.backup.roles.locks.status()["bind"] == "nobody"
     found = await listed(pair.backup.roles.locks)
     assert [(row["host"], row["state"]) for row in found["locks"]] == [("beta", "held")]
@@ -296,7 +298,7 @@ async def test_a_backup_that_comes_back_in_time_keeps_what_it_holds(
 ) -> None:
     assert await take(pair.backup) == 0
     network.cut("alpha", "beta")
-    await until(lambda: not pair.primary.unit.is_linked)
+    await until(lambda: not pair.primary.roles.is_linked)
     assert pair.primary.unit.status()["state"] == "holding"
     asked = begin(pair.primary)  # nobody decides now
     assert not asked.asked
@@ -310,7 +312,7 @@ async def test_what_is_given_up_meanwhile_is_free(
 ) -> None:
     assert await take(pair.backup) == 0
     network.cut("alpha", "beta")
-    await until(lambda: not pair.backup.unit.is_linked)
+    await until(lambda: not pair.backup.roles.is_linked)
     give_up(pair.backup)
     await meet(pair, network)
     assert await take(pair.primary) == 0
@@ -352,10 +354,10 @@ async def test_what_was_written_under_a_lost_lock_is_not_carried_out(
 ) -> None:
     made = await pair.primary.roles.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert made is not None
-    key = Key(made.number, Space.FCNTL)
+    key = LockKey(made.number, LockKind.FCNTL)
     assert await take(pair.backup, key=key) == 0
     network.cut("alpha", "beta")
-    await until(lambda: not pair.backup.unit.is_linked)
+    await until(lambda: not pair.backup.roles.is_linked)
     failed: list[OperationFailed] = []
 
     async def write() -> None:
@@ -387,7 +389,7 @@ async def test_a_switch_takes_the_locks_along(pair: Pair, autojump_clock: MockCl
     assert await take(pair.backup, 2, (20, 29)) == 0
     waits = begin(pair.backup, 3, (0, 9), waits=True)
     await trio.sleep(1)
-    await pair.primary.roles.switch()
+    await pair.primary.succession.switch()
     await until(lambda: pair.primary.roles.locks.arbiter.is_open)
     assert held(pair.backup) == [("backup", 2, 20), ("primary", 1, 0)]
     assert await take(pair.primary, 4, (20, 20)) == errno.EAGAIN
@@ -403,8 +405,8 @@ async def test_after_a_take_over_the_lost_hosts_locks_end(
     assert await take(pair.primary, 1, (0, 9)) == 0
     assert await take(pair.backup, 2, (20, 29)) == 0
     network.cut("alpha", "beta")
-    await until(lambda: not pair.backup.unit.is_linked)
-    await pair.backup.roles.takeover(force=True)
+    await until(lambda: not pair.backup.roles.is_linked)
+    await pair.backup.succession.takeover(force=True)
     assert await take(pair.backup, 3, (0, 9), waits=True) == 0
     assert await take(pair.backup, 4, (20, 20)) == errno.EAGAIN
 
@@ -422,7 +424,7 @@ async def test_a_peer_of_an_earlier_version_has_no_locks(
 
         monkeypatch.setattr(host.linker, "_make_hello", older)
     network.cut("alpha", "beta")
-    await until(lambda: not pair.primary.unit.is_linked and not pair.backup.unit.is_linked)
+    await until(lambda: not pair.primary.roles.is_linked and not pair.backup.roles.is_linked)
     await meet(pair, network)
     assert await take(pair.primary, 2, (5, 5)) == errno.ENOLCK
     assert await take(pair.backup, 2, (5, 5)) == errno.ENOLCK

@@ -18,6 +18,7 @@ from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import Request
 from fusemirror.seams import Seams
 from tests.volume.conftest import counting_seams
+from tests.volume.test_mapped import resident_bytes
 
 T = TypeVar("T")
 
@@ -30,9 +31,14 @@ def request(number: int) -> Request:
 
 
 def opened(
-    directory: Path, capacity_bytes: int = CAPACITY, seams: Seams | None = None
+    directory: Path,
+    capacity_bytes: int = CAPACITY,
+    seams: Seams | None = None,
+    memory_bytes: int = 512 * MIB,
 ) -> LmdbCommunicationVolume:
-    return LmdbCommunicationVolume(directory / "communication", capacity_bytes, seams or counting_seams())
+    return LmdbCommunicationVolume(
+        directory / "communication", capacity_bytes, memory_bytes, seams or counting_seams()
+    )
 
 
 def on_disk(directory: Path) -> dict[int, bytes]:
@@ -159,3 +165,34 @@ async def test_a_volume_as_full_as_it_may_be_fits_into_the_store_again_and_again
             volume.stage(request(number), bytes(MIB))
         await trio.sleep(10 * LONG_ENOUGH_S)
         assert volume.stored_count() == count
+
+
+async def test_a_capacity_that_was_raised_is_there_without_a_new_mount(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = opened(tmp_path, capacity_bytes=0)
+    await nursery.start(volume.run)
+    volume.configure(200 * MIB, 512 * MIB)
+    count = 100  # MiB, more than the map that it was opened with
+    for number in range(count):
+        volume.stage(request(number), bytes(MIB))
+    await trio.sleep(10 * LONG_ENOUGH_S)
+    assert volume.stored_count() == count
+    nursery.cancel_scope.cancel()
+    volume.close()
+
+
+async def test_what_is_read_back_does_not_stay_memory_of_this_process(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    volume = opened(tmp_path, capacity_bytes=64 * MIB, memory_bytes=0)
+    await nursery.start(volume.run)
+    for number in range(32):
+        volume.stage(request(number), bytes(MIB))
+    await trio.sleep(10 * LONG_ENOUGH_S)
+    for staged in volume.pending():
+        assert staged.data is None
+        assert volume.data_of(staged) == bytes(MIB)
+    assert resident_bytes(tmp_path / "communication" / "data.mdb") <= 10 * MIB
+    nursery.cancel_scope.cancel()
+    volume.close()

@@ -15,11 +15,11 @@ from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolu
 from fusemirror.errors import VolumeDamaged
 from fusemirror.limits import DESTAGE_AFTER_S
 from fusemirror.protocol.codec import encode
-from fusemirror.volume.identity import State
+from fusemirror.volume.identity import Shutdown
 from tests.communication.test_volume import request, retire, running
 from tests.volume.conftest import broken_file, counting_seams
 
-OTHER_BOOT = State(clean=False, boot_id="another boot")
+OTHER_BOOT = Shutdown(clean=False, boot_id="another boot")
 
 
 def opened(directory: Path) -> SubvolumeCommunicationVolume:
@@ -35,7 +35,7 @@ async def staged_one_by_one(directory: Path, *data: bytes) -> tuple[Path, list[i
             await volume.stage(request(number, kept=True), each).answer.wait()
             ends.append(volume._segments[-1].size_bytes)
     volume.close()
-    State(clean=False, boot_id=State.load(directory).boot_id).store(directory)
+    Shutdown(clean=False, boot_id=Shutdown.load(directory).boot_id).store(directory)
     return volume._segments[-1].path, ends
 
 
@@ -48,7 +48,7 @@ def flip(path: Path, place: int) -> None:
 def data_in(directory: Path) -> list[bytes]:
     volume = opened(directory)
     volume.close()
-    return [staged.data for staged in volume.pending()]
+    return [volume.data_of(staged) for staged in volume.pending()]
 
 
 def data_in_copy(directory: Path) -> list[bytes]:
@@ -62,7 +62,7 @@ def data_in_copy(directory: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("state", [None, OTHER_BOOT], ids=["killed", "power cut"])
 async def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_requests(
-    tmp_path: Path, state: State | None, autojump_clock: MockClock
+    tmp_path: Path, state: Shutdown | None, autojump_clock: MockClock
 ) -> None:
     directory = tmp_path / "staged"
     path, ends = await staged_one_by_one(directory, b"first", b"second", b"third", b"fourth")
@@ -86,9 +86,7 @@ async def test_what_was_not_durable_when_the_power_went_is_a_torn_tail(
 ) -> None:
     path, ends = await staged_one_by_one(tmp_path, b"durable")
     volume = opened(tmp_path)
-    volume._append(
-        [(8, encode(request(8)), b"lost"), (9, encode(request(9)), b"kept by the disk")], 0, last=9
-    )
+    volume._append([(8, encode(request(8)), b"lost"), (9, encode(request(9)), b"kept by the disk")], 0)
     volume.close()
     flip(path, ends[0] + 50)
     with pytest.raises(VolumeDamaged):
@@ -105,11 +103,11 @@ async def test_no_request_stands_behind_half_of_one_that_could_not_be_cut(
     second, third = ((number, encode(request(number, kept=True)), b"%d" % number) for number in (2, 3))
     broken_file(monkeypatch)
     with pytest.raises(OSError, match="space"):
-        volume._append([second], 0, last=2)
+        volume._append([second], 0)
     with pytest.raises(OSError, match="broken"):
-        volume._append([second], 0, last=2)
+        volume._append([second], 0)
     monkeypatch.undo()
-    volume._append([third], 0, last=3)
+    volume._append([third], 0)
     volume.close()
     assert data_in(tmp_path) == [b"first", b"3"]
 
@@ -149,13 +147,13 @@ async def test_files_of_the_version_before_are_read_and_not_written_to(
     path.write_bytes(old + b"torn")
     volume = opened(tmp_path)
     async with running(volume):
-        assert [staged.data for staged in volume.pending()] == [b"old"]
+        assert [volume.data_of(staged) for staged in volume.pending()] == [b"old"]
         await volume.stage(request(2, kept=True), b"new").answer.wait()
     volume.close()
     assert path.read_bytes() == old
     volume = opened(tmp_path)
     async with running(volume):
-        assert [staged.data for staged in volume.pending()] == [b"old", b"new"]
+        assert [volume.data_of(staged) for staged in volume.pending()] == [b"old", b"new"]
         retire(volume, 1)
         await trio.sleep(5 * DESTAGE_AFTER_S)
     volume.close()

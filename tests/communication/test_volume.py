@@ -3,6 +3,7 @@
 `DictVolume` shows what its store is asked to do; the three real kinds run the same tests of behaviour.
 """
 
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fusemirror.communication.opening import open_kind, open_wanted
-from fusemirror.communication.volume import CommunicationVolume, Staged
+from fusemirror.communication.opening import Stores
+from fusemirror.communication.staged import Staged
+from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.identifiers import InodeNumber, RequestId
-from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, MIB
+from fusemirror.limits import DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, MIB, STAGED_REQUEST_BYTES
 from fusemirror.operations import Write
 from fusemirror.protocol.calls import Flush
 from fusemirror.protocol.codec import encode
@@ -27,7 +29,10 @@ from fusemirror.settings import Communication
 from tests.volume.conftest import counting_seams
 
 CAPACITY = 100
+MEMORY = 1 << 24
 DURABLE = (Communication.LMDB, Communication.SUBVOLUME)
+BOUNDED = (Communication.LMDB, Communication.MEMORY)
+"""The subvolume's disk is the only bound of the other."""
 
 
 class DictVolume(CommunicationVolume):
@@ -35,8 +40,8 @@ class DictVolume(CommunicationVolume):
 
     kind = "dict"
 
-    def __init__(self, capacity_bytes: int = CAPACITY) -> None:
-        super().__init__(capacity_bytes)
+    def __init__(self, capacity_bytes: int = CAPACITY, memory_bytes: float = MEMORY) -> None:
+        super().__init__(capacity_bytes, memory_bytes, counting_seams())
         self.stored: dict[int, tuple[bytes, bytes]] = {}
         self.writes = 0
 
@@ -46,6 +51,9 @@ class DictVolume(CommunicationVolume):
         self.stored.update({serial: (request, data) for serial, request, data in entries})
         for serial in ended:
             del self.stored[serial]
+
+    def _read(self, serial: int, start: int, end: int) -> bytes:
+        return self.stored[serial][1][start:end]
 
     def stored_count(self) -> int:
         return len(self.stored)
@@ -72,10 +80,14 @@ def opened(kind: Communication, tmp_path: Path) -> Iterator[Open]:
     """Opens the volume of the kind that is tested; the second time as after the end of the process."""
     volumes: list[CommunicationVolume] = []
 
-    def open_it(capacity_bytes: int = 1 << 24, seams: Seams | None = None) -> CommunicationVolume:
+    def open_it(
+        capacity_bytes: int = 1 << 24, seams: Seams | None = None, memory_bytes: int = MEMORY
+    ) -> CommunicationVolume:
         for volume in volumes:
             volume.close()
-        volumes[:] = [open_kind(kind, tmp_path, capacity_bytes, seams or counting_seams())]
+        volumes[:] = [
+            Stores(tmp_path, capacity_bytes, memory_bytes, seams or counting_seams()).open_kind(kind)
+        ]
         return volumes[0]
 
     yield open_it
@@ -89,6 +101,12 @@ async def running(volume: CommunicationVolume) -> AsyncIterator[None]:
         await nursery.start(volume.run)
         yield
         nursery.cancel_scope.cancel()
+
+
+async def all_ended(volume: CommunicationVolume) -> None:
+    """Return when every request has ended, and the store holds none."""
+    while len(volume) or volume.destaging.in_store:
+        await volume._ended.park()
 
 
 def stage(volume: CommunicationVolume, number: int, size: int = 10) -> Staged:
@@ -156,13 +174,14 @@ async def test_pending_bytes_are_those_of_what_is_pending(steps: list[tuple[bool
             retire(volume, number)
         elif volume.find(request(number).identity) is None:
             stage(volume, number, size)
-        assert volume.pending_bytes == sum(len(staged.data) for staged in volume.pending())
+        assert volume.pending_bytes == sum(staged.data_bytes for staged in volume.pending())
         assert len(volume) == volume.staged_total - volume.retired_total == len(volume.pending())
 
 
 # --- room -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", BOUNDED, ids=str, indirect=True)
 @pytest.mark.parametrize(("held", "more", "waits"), [(0, 1000, False), (60, 40, False), (60, 41, True)])
 async def test_who_does_not_fit_waits_except_at_an_empty_volume(
     opened: Open, held: int, more: int, waits: bool
@@ -178,6 +197,7 @@ async def test_who_does_not_fit_waits_except_at_an_empty_volume(
     assert done == ["room"]
 
 
+@pytest.mark.parametrize("kind", BOUNDED, ids=str, indirect=True)
 async def test_room_for_a_part_is_no_room(opened: Open) -> None:
     volume, done = opened(CAPACITY), list[str]()
     stage(volume, 1, 10)
@@ -191,6 +211,7 @@ async def test_room_for_a_part_is_no_room(opened: Open) -> None:
         retire(volume, 2)
 
 
+@pytest.mark.parametrize("kind", BOUNDED, ids=str, indirect=True)
 @pytest.mark.parametrize("wait", [lambda volume: volume.wait_room(50), CommunicationVolume.wait_empty])
 async def test_everyone_who_waits_is_woken(
     opened: Open, wait: Callable[[CommunicationVolume], Awaitable[None]]
@@ -218,6 +239,108 @@ async def test_empty_means_that_all_requests_have_ended(opened: Open) -> None:
             assert not done
             retire(volume, number)
     assert done == ["empty"]
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_who_does_not_fit_into_memory_waits_until_the_store_has_what_is_there(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    volume, done = opened(memory_bytes=MIB), list[str]()
+    stage(volume, 1, 400_000)
+    stage(volume, 2, 400_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(noted, volume.wait_room(400_000), "room", done)
+        await trio.sleep(1)
+        assert not done
+        await nursery.start(volume.run)
+        await trio.sleep(1)
+        assert done == ["room"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", BOUNDED, ids=str, indirect=True)
+async def test_raised_bounds_wake_who_waits_and_lowered_ones_make_others_wait(opened: Open) -> None:
+    volume, done = opened(CAPACITY), list[str]()
+    stage(volume, 1, CAPACITY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(noted, volume.wait_room(50), "room", done)
+        await wait_all_tasks_blocked()
+        assert not done
+        volume.configure(2 * CAPACITY, MEMORY)
+    assert done == ["room"]
+    volume.configure(10, MEMORY)
+    assert volume.pending_bytes == CAPACITY
+    assert not volume.has_room(0)
+    retire(volume, 1)
+    assert volume.has_room(0)
+
+
+# --- what does not fit into memory ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_a_backlog_takes_a_bounded_part_of_memory_and_is_read_back(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    """The ratio of the issue, 10 GiB in 200 MiB, in counted bytes."""
+    size, count, memory_bytes = 100_000, 400, 800_000
+    volume = opened(1 << 30, memory_bytes=memory_bytes)
+
+    def data(number: int) -> bytes:
+        return b"%8d" % number * (size // 8)
+
+    async with running(volume):
+        for number in range(count):
+            with trio.fail_after(60):
+                await volume.wait_room(size)
+            await volume.stage(request(number, kept=True), data(number)).answer.wait()
+    assert volume.pending_bytes == count * size >= 50 * memory_bytes
+    assert volume.held.peak_bytes <= memory_bytes
+    volume = opened(1 << 30, memory_bytes=memory_bytes)  # the next mount finds it, and reads no data for that
+    assert (volume.pending_bytes, volume.read_back_total) == (count * size, 0)
+    pending = volume.pending()
+    assert volume.data_of(pending[7], 16, 24) == b"%8d" % 7
+    for number in reversed(range(count)):
+        assert volume.data_of(pending[number]) == data(number)
+    for number in range(count):
+        await volume.read_ahead(pending[number:], 2 * size)
+        assert pending[number].data == data(number)
+        assert volume.held.bytes <= count * STAGED_REQUEST_BYTES + 2 * size
+        retire(volume, number)
+    assert (volume.pending_bytes, volume.held.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_what_was_sent_is_let_go_of_again_and_what_ended_is_not_read(
+    opened: Open, autojump_clock: MockClock
+) -> None:
+    volume = opened()
+    async with running(volume):
+        for number in (1, 2):
+            await volume.stage(request(number, kept=True), bytes(100)).answer.wait()
+    volume = opened(memory_bytes=100)
+    first, second = volume.pending()
+    await volume.read_ahead([first], 100)
+    volume.held.spare(first)
+    assert first.data is None
+    retire(volume, 1)
+    await volume.read_ahead([first, second], 200)
+    assert (first.data, second.data) == (None, bytes(100))
+
+
+@pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
+async def test_what_the_store_has_lost_is_an_error_of_the_disk(
+    opened: Open, tmp_path: Path, kind: Communication, autojump_clock: MockClock
+) -> None:
+    volume = opened()
+    async with running(volume):
+        await volume.stage(request(1, kept=True), bytes(100)).answer.wait()
+    volume = opened(memory_bytes=100)
+    (staged,) = volume.pending()
+    volume._store_blocking([], [staged.serial] if kind is Communication.LMDB else 1 << 40)  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="cannot be read back") as caught:
+        volume.data_of(staged)
+    assert caught.value.errno == errno.EIO
 
 
 # --- destaging --------------------------------------------------------------------------------------------
@@ -248,7 +371,7 @@ async def test_what_waits_is_stored_after_its_time_and_forgotten_when_it_ends(
     assert volume.stored_count() == 0
     await trio.sleep(DESTAGE_AFTER_S * 3)
     assert volume.stored == {each.serial: (encode(each.request), each.data) for each in staged}
-    assert (volume.destaged_total, volume.writes) == (2, 1)
+    assert (volume.destaging.total, volume.writes) == (2, 1)
     retire(volume, 1)
     await trio.sleep(DESTAGE_AFTER_S * 3)
     assert list(volume.stored) == [staged[1].serial]
@@ -278,7 +401,7 @@ async def test_each_request_is_stored_once_in_the_order_of_staging(
         stage(volume, number)
         await trio.sleep(DESTAGE_AFTER_S * 0.3)
     await trio.sleep(DESTAGE_AFTER_S * 3)
-    assert volume.destaged_total == volume.stored_count() == 20
+    assert volume.destaging.total == volume.stored_count() == 20
     assert list(volume.stored) == [staged.serial for staged in volume.pending()]
 
 
@@ -304,7 +427,7 @@ async def test_a_request_that_ends_while_it_is_stored_is_forgotten_by_the_store_
     await nursery.start(volume.run)
     stage(volume, 1)
     await trio.sleep(DESTAGE_AFTER_S * 5)
-    assert volume.destaged_total == 1
+    assert volume.destaging.total == 1
     assert volume.stored_count() == 0
 
 
@@ -427,10 +550,21 @@ async def test_where_the_primary_answers_before_the_disk_the_disk_is_spared(
     await nursery.start(volume.run)
     for number in range(20):
         staged = await send_and_answer(volume, number, 0.001)
-    assert volume.answers_first
+    assert volume.destaging.answers_first
     assert not staged.acknowledged, "the answer came first"
     await trio.sleep(1)
     assert volume.writes <= 3, "the first, and its end"
+
+
+async def test_a_disk_that_is_spared_is_tried_again_seldom(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Each time a program waits for it as long as for many answers."""
+    volume = SlowVolume(commit_s=0.004)
+    await nursery.start(volume.run)
+    for number in range(1000):
+        await send_and_answer(volume, number, 0.001)
+    assert volume.writes <= 4, "the first, one more, and their ends"
 
 
 async def test_a_primary_that_answers_no_more_is_not_waited_for(
@@ -444,7 +578,7 @@ async def test_a_primary_that_answers_no_more_is_not_waited_for(
         await volume.stage(request(21, kept=True), b"data").answer.wait()
     with trio.fail_after(0.005):
         await volume.stage(request(22, kept=True), b"data").answer.wait()
-    assert not volume.answers_first
+    assert not volume.destaging.answers_first
 
 
 async def test_a_large_write_does_not_say_how_long_a_small_one_takes(
@@ -455,15 +589,15 @@ async def test_a_large_write_does_not_say_how_long_a_small_one_takes(
     await volume.stage(request(1, kept=True), bytes(MIB)).answer.wait()
     volume.commit_s = 0.0005
     for number in range(2, 20):
-        staged = await send_and_answer(volume, number, 0.001)
+        staged = await send_and_answer(volume, number, 0.002)
         assert staged.acknowledged, "by the disk, which is nearer"
 
 
 async def test_without_a_link_no_answer_is_expected(autojump_clock: MockClock) -> None:
     volume = SlowVolume(commit_s=0.004)
-    volume._store_s, volume._answer_s = 2.0, 1.0
+    volume.destaging._store_s, volume.destaging._answer_s = 2.0, 1.0
     volume.doubt_sent()
-    assert not volume.answers_first
+    assert not volume.destaging.answers_first
 
 
 async def test_a_disk_that_was_spared_is_tried_again_one_day(
@@ -475,9 +609,12 @@ async def test_a_disk_that_was_spared_is_tried_again_one_day(
         staged = await send_and_answer(volume, number, 0.001)
     assert not staged.acknowledged
     volume.commit_s = 0.0001
-    for number in range(5, 5000):
-        staged = await send_and_answer(volume, number, 0.001)
-    assert not volume.answers_first
+    number = 5
+    while volume.destaging.answers_first:
+        await send_and_answer(volume, number, 0.001)
+        number += 1
+        assert number < 5000, "it is not tried again"
+    staged = await send_and_answer(volume, number, 0.001)
     assert staged.acknowledged
 
 
@@ -486,21 +623,21 @@ async def test_only_kept_writes_of_an_inode_are_told_of_it(opened: Open) -> None
     kept = [volume.stage(request(number, kept=True), b"data") for number in (1, 2)]
     volume.stage(request(3), b"data")
     volume.stage(request(4, kept=True, inode=3), b"data")
-    assert list(volume.writes_of(InodeNumber(2))) == kept
+    assert list(volume.kept.of(InodeNumber(2))) == kept
     retire(volume, 1)
-    assert list(volume.writes_of(InodeNumber(2))) == kept[1:]
+    assert list(volume.kept.of(InodeNumber(2))) == kept[1:]
     retire(volume, 2)
-    assert list(volume.writes_of(InodeNumber(2))) == []
+    assert list(volume.kept.of(InodeNumber(2))) == []
 
 
 async def test_waiting_for_the_writes_of_an_inode_is_not_for_those_that_came_later(opened: Open) -> None:
     volume, done = opened(), list[str]()
     for number in (1, 2):
         volume.stage(request(number, kept=True), b"data")
-    last = volume.newest_write(InodeNumber(2))
+    last = volume.kept.newest(InodeNumber(2))
     volume.stage(request(3, kept=True), b"data")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(noted, volume.wait_ended(InodeNumber(2), last), "ended", done)
+        nursery.start_soon(noted, volume.kept.wait_ended(InodeNumber(2), last), "ended", done)
         for number in (2, 1):
             await wait_all_tasks_blocked()
             assert not done
@@ -512,9 +649,9 @@ async def test_a_request_that_others_overtook_may_have_taken_effect(opened: Open
     volume = opened()
     for number in (1, 2, 3):
         volume.stage(request(number, kept=True), b"data")
-    assert volume.newest_in_doubt(InodeNumber(2)) == 0
+    assert volume.kept.newest_in_doubt(InodeNumber(2)) == 0
     retire(volume, 2)
-    assert volume.newest_in_doubt(InodeNumber(2)) == 1
+    assert volume.kept.newest_in_doubt(InodeNumber(2)) == 1
 
 
 # --- after the end of the process -----------------------------------------------------------------------
@@ -531,7 +668,7 @@ async def test_kept_requests_survive_the_process_in_their_order_unless_only_memo
         retire(volume, 3)
         await trio.sleep(5 * DESTAGE_AFTER_S)
     again = opened()
-    found = [(staged.request, staged.data) for staged in again.pending()]
+    found = [(staged.request, again.data_of(staged)) for staged in again.pending()]
     if kind is Communication.MEMORY:
         assert found == []
         return
@@ -544,8 +681,16 @@ async def test_a_call_that_the_version_before_staged_is_discarded() -> None:
     volume = DictVolume()
     call = encode(Request(RequestId(b"%016d" % 7), Flush(InodeNumber(2))))
     kept = encode(request(8, kept=True))
-    assert volume._take_up([(7, call, b""), (8, kept, b"data")]) == [7]
+    assert volume._take_up([(7, call, 0), (8, kept, 4)]) == [7]
     assert [staged.serial for staged in volume.pending()] == [8]
+
+
+async def test_what_a_store_lists_in_any_order_is_taken_up_in_the_order_in_which_it_was_asked() -> None:
+    volume = DictVolume()
+    entries = [(number, encode(request(number, kept=True)), 4) for number in (9, 7, 8)]
+    assert volume._take_up(entries) == []
+    assert [staged.serial for staged in volume.pending()] == [7, 8, 9]
+    assert volume.kept.newest_of_all == 9
 
 
 @pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
@@ -580,7 +725,7 @@ async def test_what_ended_does_not_come_back_once_it_is_no_longer_live(
     async with running(again):
         for staged in again.pending():
             again.retire(staged.request.identity)
-        await again.wait_settled()
+        await all_ended(again)
         assert again.oldest_live is None
         assert again.stored_count() == 0
     assert not opened().pending()
@@ -604,7 +749,7 @@ async def test_the_store_frees_what_has_ended(
 async def test_what_a_crash_left_half_written_is_cut_off(
     kind: Communication, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    volume = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+    volume = Stores(tmp_path, 1 << 24, MEMORY, counting_seams()).open_kind(kind)
     async with running(volume):
         for number in (1, 2):
             await volume.stage(request(number, kept=True), b"data").answer.wait()
@@ -613,12 +758,12 @@ async def test_what_a_crash_left_half_written_is_cut_off(
     whole = path.read_bytes()
     for length in range(len(whole) // 2, len(whole)):
         path.write_bytes(whole[:length])
-        again = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+        again = Stores(tmp_path, 1 << 24, MEMORY, counting_seams()).open_kind(kind)
         async with running(again):
             assert len(again) <= 1
             await again.stage(request(3, kept=True), b"data").answer.wait()
         again.close()
-        last = open_kind(kind, tmp_path, 1 << 24, counting_seams())
+        last = Stores(tmp_path, 1 << 24, MEMORY, counting_seams()).open_kind(kind)
         assert last.pending()[-1].request == request(3, kept=True)
         last.close()
 
@@ -634,18 +779,18 @@ async def test_another_kind_is_used_only_once_the_one_before_holds_nothing(
         directory = tmp_path / before
         directory.mkdir()
         seams = counting_seams()
-        kind, volume = open_wanted(before, directory, 1 << 24, seams)
+        kind, volume = Stores(directory, 1 << 24, MEMORY, seams).open_wanted(before)
         assert kind is before
         async with running(volume):
             await volume.stage(request(1, kept=True), b"data").answer.wait()
         volume.close()
-        kind, volume = open_wanted(wanted, directory, 1 << 24, seams)
+        kind, volume = Stores(directory, 1 << 24, MEMORY, seams).open_wanted(wanted)
         assert kind is before
         async with running(volume):
-            assert [staged.data for staged in volume.pending()] == [b"data"]
+            assert [volume.data_of(staged) for staged in volume.pending()] == [b"data"]
             retire(volume, 1)
-            await volume.wait_settled()
+            await all_ended(volume)
         volume.close()
-        kind, volume = open_wanted(wanted, directory, 1 << 24, seams)
+        kind, volume = Stores(directory, 1 << 24, MEMORY, seams).open_wanted(wanted)
         assert kind is wanted
         volume.close()

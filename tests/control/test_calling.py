@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fusemirror.control import calling
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.calling import Calls
-from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.peer_requests import PeerRequests
 from fusemirror.errors import ConnectionLost, OperationFailed, PrimaryUnreachable, RoleChanged
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.operations import Write
@@ -37,7 +37,7 @@ async def unit(pair: Pair, network: MemoryNetwork, autojump_clock: MockClock) ->
     """Of an asynchronous backup with a file, half a second away from its primary."""
     assert await create(pair.primary, b"file") == FILE
     for host in (pair.primary, pair.backup):
-        host.roles.configure(msgspec.structs.replace(host.settings, acknowledge=Acknowledge.ASYNC))
+        host.succession.configure(msgspec.structs.replace(host.settings, acknowledge=Acknowledge.ASYNC))
     network.slow("alpha", "beta", 0.5)
     unit = pair.backup.unit
     assert isinstance(unit, BackupUnit)
@@ -49,22 +49,22 @@ async def test_a_call_takes_no_place_in_the_communication_volume(unit: BackupUni
     async with trio.open_nursery() as nursery:
         nursery.start_soon(unit.flush, FILE)
         await wait_all_tasks_blocked()
-        assert len(unit.calls.pending()) == 1
+        assert len(unit.forwarding.calls.pending()) == 1
         now = unit.status()["communication"]
         counts = ("pending_requests", "staged_total", "forwarded_total", "answered_total")
         assert {count: now[count] for count in counts} == {count: before[count] for count in counts}
         with trio.fail_after(0):
             await unit.wait_drained()
-    assert not unit.calls.pending()
+    assert not unit.forwarding.calls.pending()
 
 
 async def test_a_flush_goes_behind_the_writes_before_it_also_over_the_next_link(
     pair: Pair, unit: BackupUnit, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[str] = []
-    serve_request = PrimaryUnit._serve_request
+    serve_request = PeerRequests._serve_request
 
-    def noted(primary: PrimaryUnit, session: Any, request: Request, *others: Any) -> None:
+    def noted(primary: PeerRequests, session: Any, request: Request, *others: Any) -> None:
         served.append(type(request.operation).__name__)
         serve_request(primary, session, request, *others)
 
@@ -73,9 +73,10 @@ async def test_a_flush_goes_behind_the_writes_before_it_also_over_the_next_link(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(unit.flush, FILE)
         await wait_all_tasks_blocked()
-        network.break_one("alpha", "beta")
-        await unit.link_ended.wait()
-        monkeypatch.setattr(PrimaryUnit, "_serve_request", noted)
+        network.cut("alpha", "beta")
+        await unit.host.links.ended.wait()
+        network.heal("alpha", "beta")
+        monkeypatch.setattr(PeerRequests, "_serve_request", noted)
         await pair.backup.roles.perform(Write(FILE, 3), b"x")
     await pair.backup.roles.wait_drained()
     assert served == ["Write", "Write", "Write", "Flush", "Write"]
@@ -85,19 +86,19 @@ async def test_a_flush_goes_behind_the_writes_before_it_also_over_the_next_link(
 async def test_a_call_that_waits_too_long_gets_a_check_report(
     unit: BackupUnit, network: MemoryNetwork
 ) -> None:
-    unit._io_timeout_s = 0.2
+    unit.patience.io_timeout_s = 0.2
     network.cut("alpha", "beta")
-    await unit.link_ended.wait()
+    await unit.host.links.ended.wait()
     with pytest.raises(PrimaryUnreachable):
         await unit.verify_report()
-    assert not unit.calls.pending()
+    assert not unit.forwarding.calls.pending()
 
 
 async def test_a_call_that_makes_no_sense_is_answered_and_the_link_stays(unit: BackupUnit) -> None:
     link = unit.link
     for call in WRONG:
         with pytest.raises(OperationFailed) as failed:
-            await unit._call(call)
+            await unit.forwarding.call(call)
         assert failed.value.errno == errno.EINVAL
     assert unit.link is link
 

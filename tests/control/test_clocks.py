@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control.unit import in_words
+from fusemirror.control.clocks import in_words
 from fusemirror.daemon import Host
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COMMIT_INTERVAL_S
@@ -53,7 +53,7 @@ async def test_after_a_write_in_the_future_every_time_is_todays_again(
         assert mtime_ns(pair.primary, file) == mtime_ns(pair.backup, file)
         assert RIGHT_NS < mtime_ns(pair.primary, file) < RIGHT_NS + YEAR_NS
     for host in (pair.primary, pair.backup):
-        assert host.roles.volume.catalog.set_back.from_ns >= RIGHT_NS + 73 * YEAR_NS
+        assert host.roles.volume.catalog.meta.set_back.from_ns >= RIGHT_NS + 73 * YEAR_NS
     await trio.sleep(4 * COMMIT_INTERVAL_S)
     assert len(warnings(caplog, "behind the newest change")) == 2, "each host once"
 
@@ -70,13 +70,13 @@ async def test_clocks_that_differ_are_said_to_once(
     set_clock(pair.primary, RIGHT_NS)
     there = msgspec.structs.replace(unit.link.peer, clock_ns=RIGHT_NS + round(off_s * 10**9))
     for _ in range(2):
-        unit.compare_clocks(there)
+        unit.host.clocks.compare(there)
     assert len(warnings(caplog, "the clock of beta")) == bool(words)
     assert words in "".join(warnings(caplog, "the clock of beta"))
-    unit.compare_clocks(msgspec.structs.replace(there, clock_ns=0))
+    unit.host.clocks.compare(msgspec.structs.replace(there, clock_ns=0))
     set_clock(pair.primary, there.clock_ns)
-    unit.compare_clocks(there)
-    unit.compare_clocks(msgspec.structs.replace(there, clock_ns=1))
+    unit.host.clocks.compare(there)
+    unit.host.clocks.compare(msgspec.structs.replace(there, clock_ns=1))
     assert len(warnings(caplog, "the clock of beta")) == bool(words) + 1, "they had agreed meanwhile"
 
 

@@ -1,7 +1,6 @@
 """Both hosts' disks: what `df` says, who is told that one is full, and that deleting helps."""
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,17 @@ BLOCK = 4096
 
 
 def give_disk(host: Host, disk: Disk) -> Disk:
-    volume = host.roles.volume
-    volume._seams = replace(volume._seams, statvfs=disk.statvfs)
-    volume.space._statvfs = disk.statvfs
+    host.roles.volume.space._statvfs = disk.statvfs
     return disk
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusemirror.control.unit.SPACE_LOOK_INTERVAL_S", 0.02)
-    monkeypatch.setattr("fusemirror.control.unit.COMMIT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("fusemirror.control.disks.SPACE_LOOK_INTERVAL_S", 0.02)
+    monkeypatch.setattr("fusemirror.control.committing.COMMIT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("fusemirror.control.committing.SPACE_LOOK_INTERVAL_S", 0.02)
     monkeypatch.setattr("fusemirror.mirror.applying.SPACE_LOOK_INTERVAL_S", 0.02)
+    monkeypatch.setattr("fusemirror.mirror.peer_space.SPACE_LOOK_INTERVAL_S", 0.02)
 
 
 @pytest.fixture
@@ -72,11 +71,11 @@ async def test_df_shows_the_disk_that_has_less_and_what_it_was_while_the_other_i
     for host in (pair.primary, pair.backup):
         if host.unit.link is not None:
             host.unit.link.close("cut")
-        await host.unit.link_ended.wait()
+        await host.unit.host.links.ended.wait()
         assert shown(host) == expected
     second.free_inodes = 500
     assert shown(pair.backup) == (*bytes_of(first), *inodes_of(second))
-    await pair.backup.roles.takeover(force=False)
+    await pair.backup.succession.takeover(force=False)
     assert shown(pair.backup)[:3] == bytes_of(first), "a change of roles forgets nothing"
 
 
@@ -111,7 +110,7 @@ async def test_both_hosts_say_whose_disk_is_full_and_programs_are_refused_before
             )
         )
     mirror = pair.primary.unit.mirror  # type: ignore[attr-defined]
-    await until(lambda: not mirror.backup_takes(MIB))  # it hears of that by a word of its own
+    await until(lambda: not mirror.replica.room.has(MIB))  # it hears of that by a word of its own
     number = pair.primary.roles.volume.number
     for host in (pair.primary, pair.backup):
         with pytest.raises(OperationFailed) as refused:
@@ -133,17 +132,17 @@ def test_on_a_disk_without_inodes_deleting_frees_them(volume: Volume, directory:
     spares.mkdir(exist_ok=True)
     for number in range(4):
         (spares / f"{number:x}").touch()
-        images._spares.append(str(spares / f"{number:x}"))
-    images.keep_spares(True)
+        images.spares._paths.append(str(spares / f"{number:x}"))
+    images.spares.keep(True)
     assert len(list(spares.iterdir())) == 4
-    images.keep_spares(False)
+    images.spares.keep(False)
     assert list(spares.iterdir()) == []
 
 
 async def test_images_of_deleted_files_become_no_spares_where_inodes_are_few(
     pair: Pair, disks: tuple[Disk, Disk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusemirror.control.primary.PURGE_AFTER_S", 0.02)
+    monkeypatch.setattr("fusemirror.control.upkeep.PURGE_AFTER_S", 0.02)
     images = [Path(host.settings.volume) / "images" for host in (pair.primary, pair.backup)]
 
     def inodes() -> list[int]:

@@ -3,16 +3,19 @@
 import errno
 import stat
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from fusemirror.control.backup import BackupUnit
+from fusemirror.control.landing import Landing
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed, PrimaryUnreachable
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.operations import Create, SetXattr, Write
+from fusemirror.limits import STATUS_AHEAD_BYTES
+from fusemirror.operations import Create, Reserve, SetXattr, Write
 from fusemirror.settings import Access
 from tests.admin.conftest import Pair, network, pair
 
@@ -38,7 +41,7 @@ class Both:
     @property
     def forwarded_data_bytes(self) -> int:
         assert self.backup.link is not None
-        return self.backup.link.forward.sent_data_bytes
+        return self.backup.link.forward.counters.sent_data_bytes
 
 
 @pytest.fixture
@@ -89,26 +92,29 @@ async def test_a_backup_that_finds_main_exclusive_gives_up_and_its_data_travels_
             "given_up_total": 1,
         }
         # Having given up, it keeps nobody off: neither a reader here nor main's own write.
-        assert await both.backup.read(both.file, 0, 10) == bytes(10)
+        assert await both.backup.reads.read(both.file, 0, 10) == bytes(10)
         both.primary.exclusive.ranges.release(claim)
-    assert await both.backup.read(both.file, 0, 10) == DATA
+    assert await both.backup.reads.read(both.file, 0, 10) == DATA
     assert both.forwarded_data_bytes - before == len(DATA)
 
 
 async def test_a_write_of_the_backup_stands_by_for_its_own_host_before_it_asks(both: Both) -> None:
-    claim, before = both.backup.exclusive.ranges.claim(both.file, 0, 1), both.backup.forwarded_total
+    claim, before = (
+        both.backup.exclusive.ranges.claim(both.file, 0, 1),
+        both.backup.forwarding.forwarded_total,
+    )
     async with trio.open_nursery() as nursery:
         write = Task(nursery, lambda: both.backup.perform(Write(both.file, 0), DATA))
-        read = Task(nursery, lambda: both.backup.read(both.file, 0, 10))
+        read = Task(nursery, lambda: both.backup.reads.read(both.file, 0, 10))
         await until(lambda: both.backup.exclusive.stood_by_total == 2)
-        assert both.backup.forwarded_total == before
-        assert await both.backup.read(both.file, 10, 10) == bytes(10), "bytes that nobody holds"
+        assert both.backup.forwarding.forwarded_total == before
+        assert await both.backup.reads.read(both.file, 10, 10) == bytes(10), "bytes that nobody holds"
         assert not write.done
         assert not read.done
         # Main's own write comes through: the subvolume's status keeps it off nowhere.
         await both.primary.perform(Write(both.file, 0), b"main")
         both.backup.exclusive.ranges.release(claim)
-    assert await both.primary.read(both.file, 0, 10) == DATA
+    assert await both.primary.reads.read(both.file, 0, 10) == DATA
 
 
 async def test_writes_and_reads_of_the_primary_stand_by_for_a_write_of_the_backup(both: Both) -> None:
@@ -116,7 +122,7 @@ async def test_writes_and_reads_of_the_primary_stand_by_for_a_write_of_the_backu
     async with trio.open_nursery() as nursery:
         tasks = [
             Task(nursery, lambda: both.primary.perform(Write(both.file, 0), DATA)),
-            Task(nursery, lambda: both.primary.read(both.file, 0, 10)),
+            Task(nursery, lambda: both.primary.reads.read(both.file, 0, 10)),
         ]
         await until(lambda: both.primary.exclusive.stood_by_total == 2)
         assert not any(task.done for task in tasks)
@@ -125,22 +131,50 @@ async def test_writes_and_reads_of_the_primary_stand_by_for_a_write_of_the_backu
         both.primary.exclusive.ranges.release(claim)
 
 
+async def test_a_command_of_main_takes_the_subvolume_before_its_data_is_there(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = b"x" * STATUS_AHEAD_BYTES
+    await both.primary.perform(Write(both.file, 0), bytes(2 * len(large)))
+    replica, data_under_way = both.primary.mirror.replica, list[tuple[Any, ...]]()
+    send = replica.take
+    monkeypatch.setattr(replica, "take", lambda *change: data_under_way.append(change))
+    async with trio.open_nursery() as nursery:
+        Task(nursery, lambda: both.primary.perform(Write(both.file, 0), large))
+        await until(lambda: both.backup.exclusive.ranges.is_exclusive(both.file, 0, 1))
+        tasks = [
+            Task(nursery, lambda: both.backup.reads.read(both.file, 0, 10)),
+            Task(nursery, lambda: both.backup.perform(Write(both.file, 0), DATA)),
+        ]
+        await until(lambda: both.backup.exclusive.stood_by_total == 2)
+        assert await both.backup.reads.read(both.file, len(large), 10) == bytes(10), "bytes of nobody"
+        assert not any(task.done for task in tasks)
+        monkeypatch.undo()
+        send(*data_under_way[0])
+    assert await both.primary.reads.read(both.file, 0, 12) == DATA + b"xx"
+
+
+async def test_small_data_is_its_own_command(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Landing, "command", lambda *_: pytest.fail("a message for nothing"))
+    await both.primary.perform(Write(both.file, 0), b"x" * (STATUS_AHEAD_BYTES - 1))
+
+
 async def test_main_is_held_until_the_backup_has_the_data(both: Both) -> None:
     assert both.backup.link is not None
     async with trio.open_nursery() as nursery:
         Task(nursery, lambda: both.primary.perform(Write(both.file, 0), DATA))
         while not both.primary.exclusive.ranges.is_exclusive(both.file, 0, 10):
             await trio.lowlevel.checkpoint()
-        assert both.primary.mirror.acknowledged_number < both.primary.volume.number
-    assert both.primary.mirror.acknowledged_number == both.primary.volume.number
+        assert both.primary.mirror.window.acknowledged_number < both.primary.volume.number
+    assert both.primary.mirror.window.acknowledged_number == both.primary.volume.number
 
 
 async def test_a_reservation_is_a_conflict_that_needs_no_asking(both: Both) -> None:
-    await both.primary.reserve(both.file, b"file", preempt=False)
-    before = both.backup.forwarded_total
+    await both.primary.perform(Reserve(both.file, b"file", preempt=False))
+    before = both.backup.forwarding.forwarded_total
     with pytest.raises(OperationFailed) as caught:
         await both.backup.perform(Write(both.file, 0), DATA)
-    assert (caught.value.errno, both.backup.forwarded_total) == (errno.EBUSY, before)
+    assert (caught.value.errno, both.backup.forwarding.forwarded_total) == (errno.EBUSY, before)
 
 
 async def test_a_reservation_made_while_a_write_stands_by_is_a_conflict_at_main(both: Both) -> None:
@@ -149,17 +183,17 @@ async def test_a_reservation_made_while_a_write_stands_by_is_a_conflict_at_main(
         async with trio.open_nursery() as nursery:
             Task(nursery, lambda: both.backup.perform(Write(both.file, 0), DATA))
             await until(lambda: both.backup.exclusive.given_up_total == 1)
-            await both.primary.reserve(both.file, b"file", preempt=False)
+            await both.primary.perform(Reserve(both.file, b"file", preempt=False))
             both.primary.exclusive.ranges.release(claim)
 
 
 @pytest.mark.expects_warnings
 async def test_standing_by_has_a_limit(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(both.backup, "_io_timeout_s", 0.01)
+    monkeypatch.setattr(both.backup.patience, "io_timeout_s", 0.01)
     claim = both.backup.exclusive.ranges.claim(both.file, 0, 1)
     for call in (
         lambda: both.backup.perform(Write(both.file, 0), DATA),
-        lambda: both.backup.read(both.file, 0, 1),
+        lambda: both.backup.reads.read(both.file, 0, 1),
     ):
         with pytest.raises(PrimaryUnreachable):
             await call()
@@ -182,4 +216,4 @@ async def test_access_changes_with_requests_under_way(both: Both, role: str) -> 
     await unit.change_access(Access.EXCLUSIVE)
     await both.backup.flush(both.file)
     assert both.access == [Access.EXCLUSIVE] * 2
-    assert await both.primary.read(both.file, 0, 10) == DATA
+    assert await both.primary.reads.read(both.file, 0, 10) == DATA

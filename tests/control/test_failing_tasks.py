@@ -11,9 +11,10 @@ from trio.testing import MockClock
 
 from fusemirror.channel.link import Linker
 from fusemirror.coherence.directory_leases import LeaseGrants
-from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.unit import ControlUnit
+from fusemirror.communication.destaging import Destaging
+from fusemirror.control import committing
+from fusemirror.control.meeting import PeerMeeting
+from fusemirror.control.upkeep import Upkeep
 from fusemirror.divergence import quarantine
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE
@@ -32,8 +33,8 @@ def _nothing(pair: Pair, network: MemoryNetwork) -> None:
 
 
 def _cut(pair: Pair, network: MemoryNetwork) -> None:
-    network.cut("alpha", "beta")
-    network.heal("alpha", "beta")
+    if pair.primary.unit.link is not None:
+        pair.primary.unit.link.close("cut")
 
 
 class Task(NamedTuple):
@@ -46,14 +47,16 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task("purge", PrimaryUnit, "_purge", _nothing),
-    Task("commit", ControlUnit, "make_names_durable", _nothing),
-    Task("names", LeaseGrants, "take", lambda pair, _: pair.primary.unit.want_lease(ROOT_INODE)),
+    Task("purge", Upkeep, "purge", _nothing),
+    Task("commit", committing, "commit_names", _nothing),
+    Task("names", LeaseGrants, "take", lambda pair, _: pair.primary.unit.reads.want_lease(ROOT_INODE)),
     Task("watch", Mirror, "_hold", _cut),
-    Task("link", ControlUnit, "learn_name", _cut),
+    Task("link", PeerMeeting, "learn_name", _cut),
     Task("links", Linker, "_meet", _cut),
-    Task("staging", CommunicationVolume, "_destage", _nothing),
-    Task("quarantine", quarantine, "pending", lambda pair, _: pair.backup.roles.publishing.wanted.set()),
+    Task("staging", Destaging, "_destage", _nothing),
+    Task(
+        "quarantine", quarantine, "pending", lambda pair, _: pair.backup.succession._publishing.wanted.set()
+    ),
 )
 
 
@@ -97,7 +100,7 @@ async def test_a_host_goes_on_serving_and_the_task_goes_on_later(
     with trio.fail_after(600):
         for index in range(14):
             for host in hosts:
-                name = b"%s%d" % (host.settings.listen[:5].encode(), index)
+                name = b"%s%d" % (host.settings.listen_addresses[0].host.encode(), index)
                 assert await host.roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
                 await host.roles.perform(Unlink(ROOT_INODE, name))
             await trio.sleep(0.5)
@@ -115,7 +118,7 @@ async def test_a_host_goes_on_serving_and_the_task_goes_on_later(
 async def test_a_bug_in_a_task_is_not_passed_over(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    background = pair.primary.roles.background
+    background = pair.primary.roles.host.background
 
     async def bug() -> None:
         raise KeyError("bug")

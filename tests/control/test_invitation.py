@@ -14,12 +14,13 @@ from fusemirror.admin.requests import Invite
 from fusemirror.admin.snapshot import Mounted, snapshot
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network
+from fusemirror.control.management import reservations
 from fusemirror.daemon import Host
 from fusemirror.errors import HostReplaced, RefusedForSafety
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.keys import make_key_pair
 from fusemirror.operations import Create, Write
-from fusemirror.settings import Acknowledge
+from fusemirror.settings import Acknowledge, Address
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
@@ -65,10 +66,8 @@ class Site:
             volume=str(self.directory / name),
             listen=f"{name}:7000",
             peer=f"{peer}:7000",
-            peer_timeout=0.5,
-            io_timeout=2.0,
             tls=self.tls,
-            **other,
+            **{"peer_timeout": 0.5, "io_timeout": 2.0, **other},
         )
         keys, net = self.directory / f"keys-{name}", self.memory.host(name)
         network: Network = TlsNetwork(net, Credentials(keys)) if self.tls else net
@@ -129,7 +128,7 @@ async def assert_has(host: Host, *names: bytes) -> None:
 async def alone(host: Host) -> None:
     def may_invite() -> bool:
         try:
-            host.roles.check_may_invite()
+            host.succession.check_may_invite()
         except RefusedForSafety:
             return False
         return True
@@ -157,9 +156,9 @@ async def assert_replaced(host: Host, by: str) -> None:
         with pytest.raises(HostReplaced):
             await host.roles.perform(Write(InodeNumber(2), 0), b"late")
     with pytest.raises(HostReplaced):
-        await host.roles.takeover(force=True)
+        await host.succession.takeover(force=True)
     with pytest.raises(HostReplaced):
-        host.roles.check_may_invite()
+        host.succession.check_may_invite()
     assert host.roles.volume.number == before
     assert len(host._communication) == 0
 
@@ -182,7 +181,7 @@ async def test_a_lost_backup_is_replaced_and_told_so_when_it_comes_back(site: Si
                 await put(gamma, b"new")
             assert status(alpha)["peer"]["connected"]
             assert alpha.settings.peer == "gamma:7000"
-            await alpha.roles.switch()
+            await alpha.succession.switch()
             await normal(alpha, gamma)
             for host in (alpha, gamma):
                 await assert_has(host, b"both", b"alone", b"new")
@@ -198,8 +197,8 @@ async def test_a_lost_primary_is_replaced_after_a_takeover_and_what_it_did_alone
             await put(alpha, b"both")
         with pytest.raises(RefusedForSafety, match="fusemirror takeover"):
             await site.invite_only(beta, "gamma")
-        await beta.unit.link_ended.wait()
-        await beta.roles.takeover(force=False)
+        await beta.unit.host.links.ended.wait()
+        await beta.succession.takeover(force=False)
         site.memory.cut("alpha", "beta")
         async with site.mounted("alpha", "beta") as alpha:
             await alone(alpha)
@@ -251,15 +250,15 @@ async def test_two_that_invited_others_do_not_believe_each_other(site: Site) -> 
     async with site.mounted("alpha", "beta") as alpha, site.mounted("beta", "alpha") as beta:
         await normal(alpha, beta)
         site.memory.cut("alpha", "beta")
-        await beta.unit.link_ended.wait()
-        await beta.roles.takeover(force=False)
+        await beta.unit.host.links.ended.wait()
+        await beta.succession.takeover(force=False)
         for host in (alpha, beta):
             await alone(host)
         await site.invite_only(alpha, "gamma")
         await site.invite_only(beta, "delta")
         for host, peer in ((alpha, "beta"), (beta, "alpha")):
-            host.linker.meet_at(f"{peer}:7000")
-            host.linker.last_error = None
+            host.linker.dialing.meet_at((Address(peer, 7000),))
+            host.linker.absence.over()
         site.memory.heal("alpha", "beta")
         for host in (alpha, beta):
             await until(lambda host=host: "refused" in str(host.linker.last_error))  # type: ignore[misc]
@@ -273,11 +272,11 @@ async def test_what_the_lost_host_had_reserved_is_free_for_the_pair_that_follows
         async with site.mounted("beta", "alpha") as beta:
             await normal(alpha, beta)
             file = await put(alpha, b"file")
-            await beta.roles.reserve(file, b"file", preempt=False)
+            await beta.management.reserve(file, b"file", preempt=False)
         await alone(alpha)
         await site.invite(alpha, "gamma")
         async with site.mounted("gamma", "alpha") as gamma:
             await normal(alpha, gamma)
-            await until(lambda: not alpha.roles.reservations())
+            await until(lambda: not reservations(alpha.roles.host))
             await gamma.roles.perform(Write(file, 0), b"file")
             await alpha.roles.perform(Write(file, 0), b"file")

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from fusemirror.control.open_inodes import OpenInodes
-from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Unlink
@@ -17,8 +17,41 @@ __all__ = ["directory", "unit", "volume"]
 ONE, TWO, THREE = InodeNumber(2), InodeNumber(3), InodeNumber(4)
 
 
-def test_an_inode_is_open_until_it_was_closed_as_often() -> None:
-    inodes = OpenInodes()
+class FakeVolume:
+    """A catalog of inodes without names, and a kernel that holds some."""
+
+    def __init__(self) -> None:
+        self.held: set[InodeNumber] = set()
+        self.named: set[InodeNumber] = set()
+        self.catalog = self.derived = self.invalidator = self
+
+    def is_orphan(self, inode: InodeNumber) -> bool:
+        return inode not in self.named
+
+    def has_let_go(self, inodes: list[InodeNumber]) -> set[InodeNumber]:
+        return set(inodes) - self.held
+
+
+@pytest.fixture
+def fake() -> FakeVolume:
+    return FakeVolume()
+
+
+@pytest.fixture
+def inodes(fake: FakeVolume) -> OpenInodes:
+    return OpenInodes(fake)  # type: ignore[arg-type]
+
+
+def is_refused(inodes: OpenInodes, inode: InodeNumber) -> bool:
+    try:
+        inodes.add(inode)
+    except OperationFailed:
+        return True
+    inodes.remove(inode)
+    return False
+
+
+def test_an_inode_is_open_until_it_was_closed_as_often(inodes: OpenInodes) -> None:
     inodes.add(ONE)
     inodes.add(ONE)
     inodes.remove(ONE)
@@ -27,32 +60,32 @@ def test_an_inode_is_open_until_it_was_closed_as_often() -> None:
     assert ONE not in inodes
 
 
-def test_what_is_open_is_held_and_the_rest_given_up() -> None:
-    inodes = OpenInodes()
+def test_what_is_open_is_held_and_the_rest_given_up(fake: FakeVolume, inodes: OpenInodes) -> None:
     inodes.add(ONE)
-    assert inodes.give_up((ONE, TWO, THREE), (ONE, TWO), lambda _: True) == (ONE, THREE)
-    assert not inodes.is_given_up(ONE)
-    assert inodes.is_given_up(TWO)
+    fake.held.add(THREE)
+    assert inodes.give_up((ONE, TWO, THREE)) == (ONE, THREE)
+    assert [is_refused(inodes, inode) for inode in (ONE, TWO, THREE)] == [False, True, False]
     inodes.keep_all()
-    assert not inodes.is_given_up(TWO)
+    assert not is_refused(inodes, TWO)
 
 
-def test_what_has_ended_is_forgotten() -> None:
-    inodes = OpenInodes()
-    inodes.give_up((ONE, TWO), (ONE, TWO), lambda _: True)
-    inodes.give_up((THREE,), (THREE,), lambda inode: inode != ONE)
-    assert [inodes.is_given_up(inode) for inode in (ONE, TWO, THREE)] == [False, True, True]
+def test_what_has_ended_is_forgotten(fake: FakeVolume, inodes: OpenInodes) -> None:
+    inodes.give_up((ONE, TWO))
+    fake.named.add(ONE)
+    inodes.give_up((THREE,))
+    fake.named.clear()
+    assert [is_refused(inodes, inode) for inode in (ONE, TWO, THREE)] == [False, True, True]
 
 
-async def test_nobody_opens_what_was_given_up(unit: PrimaryUnit) -> None:
+async def test_nobody_opens_what_was_given_up(unit: ControlUnit) -> None:
     """The primary may have ended it, and this host may have yet to hear so."""
     made = await unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert made is not None
-    unit.give_up((made.number,))
+    unit.host.open_inodes.give_up((made.number,))
     unit.opened(made.number)  # it has a name: in another line of changes than that which was asked about
     unit.closed(made.number)
     await unit.perform(Unlink(ROOT_INODE, b"file"))
-    unit.give_up((made.number,))
+    unit.host.open_inodes.give_up((made.number,))
     with pytest.raises(OperationFailed) as refused:
         unit.opened(made.number)
     assert refused.value.errno == errno.ESTALE

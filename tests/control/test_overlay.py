@@ -5,7 +5,7 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemirror.communication.volume import Staged
+from fusemirror.communication.staged import Staged
 from fusemirror.control.overlay import attributes_with, content_with, data_with, hole_with, size_with
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.operations import Write
@@ -19,6 +19,11 @@ def staged(offset: int, data: bytes, *, acknowledged: bool = True, time_ns: int 
     made = Staged(1, Request(RequestId(b"1" * 16), Write(INODE, offset), kept=True), data, 0.0, time_ns)
     made.acknowledged = acknowledged
     return made
+
+
+def data_of(write: Staged, start: int, end: int) -> bytes:
+    assert write.data is not None
+    return write.data[start:end]
 
 
 def inode(size: int = 0, mode: int = 0o644) -> Inode:
@@ -52,7 +57,7 @@ def test_a_read_shows_what_would_be_there_if_the_acknowledged_writes_were_done(
             content[at : at + len(data)] = data
     over = [staged(at, data, acknowledged=told) for at, data, told in pending]
     assert size_with(len(base), over) == len(content)
-    shown = content_with(base[offset : offset + length], offset, length, len(base), over)
+    shown = content_with(base[offset : offset + length], offset, length, len(base), over, data_of)
     assert shown == content[offset : offset + length]
 
 
@@ -71,7 +76,25 @@ def test_what_nobody_was_told_of_is_not_shown() -> None:
 def test_what_may_be_in_the_volume_already_is_not_put_on_top_of_it() -> None:
     pending = [staged(0, b"xx"), staged(1, b"yyyy")]
     pending[1].in_doubt = True
-    assert content_with(b"abc", 0, 10, 3, pending) == b"xxc"
+    assert content_with(b"abc", 0, 10, 3, pending, data_of) == b"xxc"
+
+
+@given(pending=writes, offset=st.integers(0, 50), length=st.integers(0, 50))
+def test_no_byte_is_read_back_that_is_not_shown(
+    pending: list[tuple[int, bytes, bool]], offset: int, length: int
+) -> None:
+    read: list[int] = []
+
+    def note(write: Staged, start: int, end: int) -> bytes:
+        at = write.operation.data_offset
+        read.extend(range(at + start, at + end))
+        return data_of(write, start, end)
+
+    content_with(
+        b"", offset, length, 0, [staged(at, data, acknowledged=told) for at, data, told in pending], note
+    )
+    assert len(set(read)) == len(read), "what is written over is not shown"
+    assert all(offset <= place < offset + length for place in read)
 
 
 @given(spans=st.sets(st.integers(0, 30)), pending=writes, offset=st.integers(0, 40))

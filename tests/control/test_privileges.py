@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.operations import Allocate, AnyOperation, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import Allocate, AnyOperation, Copy, SetAttributes, SetXattr, Unlink, Write
 from fusemirror.settings import Access, Acknowledge
 from fusemirror.xattrs import CAPABILITY
 from tests.admin.conftest import Pair, network, pair
@@ -29,6 +29,8 @@ CHANGES: dict[str, tuple[AnyOperation, int]] = {
         0o100755,
     ),
     "room": (Allocate(InodeNumber(0), 0, 99, 0, clear_privileges=True), 0o100755),
+    "a copy": (Copy(InodeNumber(0), 9, 12, InodeNumber(0), 0, clear_privileges=True), 0o100755),
+    "a copy that root makes": (Copy(InodeNumber(0), 9, 12, InodeNumber(0), 0), PROGRAM),
     "a hole that root makes": (Allocate(InodeNumber(0), 1, 3, 3), PROGRAM),
     "a new owner": (SetAttributes(InodeNumber(0), uid=7), 0o100755),
 }
@@ -51,12 +53,13 @@ def privileges(host: Host, inode: InodeNumber) -> tuple[int, bytes | None]:
     catalog = host.roles.volume.catalog
     found = catalog.inode(inode)
     assert found is not None
-    return found.mode, catalog.xattr(inode, CAPABILITY)
+    return found.mode, catalog.xattrs.value(inode, CAPABILITY)
 
 
 async def do(host: Host, operation: AnyOperation, inode: InodeNumber) -> None:
     data = b"evil" if isinstance(operation, Write) else b""
-    await host.roles.perform(msgspec.structs.replace(operation, inode=inode), data)
+    source = {"source": inode} if isinstance(operation, Copy) else {}
+    await host.roles.perform(msgspec.structs.replace(operation, inode=inode, **source), data)
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -82,7 +85,7 @@ async def test_a_write_that_nobody_waits_for_ends_them_before_it_is_shown(
     pair: Pair, autojump_clock: MockClock
 ) -> None:
     for host in (pair.primary, pair.backup):
-        host.roles.configure(msgspec.structs.replace(host.settings, acknowledge=Acknowledge.ASYNC))
+        host.succession.configure(msgspec.structs.replace(host.settings, acknowledge=Acknowledge.ASYNC))
     inode = await program(pair)
     await pair.primary.roles.wait_drained()
     await do(pair.backup, ROOT_WRITES, inode)
@@ -90,7 +93,7 @@ async def test_a_write_that_nobody_waits_for_ends_them_before_it_is_shown(
 
 
 async def test_they_end_in_exclusive_access_too(pair: Pair, here: Host, autojump_clock: MockClock) -> None:
-    await pair.primary.roles.change_access(Access.EXCLUSIVE)
+    await pair.primary.management.change_access(Access.EXCLUSIVE)
     inode = await program(pair)
     await do(here, OTHERS_WRITE, inode)
     for host in (pair.primary, pair.backup):
@@ -120,8 +123,8 @@ async def test_a_repair_ends_none(pair: Pair, autojump_clock: MockClock) -> None
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
     inode = await program(pair)
-    unit.restore_data(inode, 0, b"as it was there")
-    unit.restore_length(inode)
+    unit.admission.decisions.restore_data(inode, 0, b"as it was there")
+    unit.admission.decisions.restore_length(inode)
     assert privileges(pair.primary, inode) == (PROGRAM, b"value")
 
 

@@ -4,8 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control import primary
-from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control import upkeep
+from fusemirror.control.unit import ControlUnit
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import PURGE_AFTER_S
 from fusemirror.operations import Create, Unlink
@@ -18,10 +18,10 @@ FILES = 40
 
 
 async def test_one_look_serves_all_batches(
-    unit: PrimaryUnit, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    unit: ControlUnit, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     """It goes over all inodes without names: one for each batch made a purge of a million last minutes."""
-    monkeypatch.setattr(primary, "PURGE_BATCH_MAX", 1)
+    monkeypatch.setattr(upkeep, "PURGE_BATCH_MAX", 1)
     catalog, looks = unit.volume.catalog, 0
     orphans = catalog.orphans
 

@@ -4,7 +4,7 @@ from fusemirror.change import Table
 from fusemirror.control.purging import purge_rows
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.operations import CreateUnnamed, LinkUnnamed, SetXattr
-from fusemirror.volume.catalog import inode_key
+from fusemirror.volume.entries import inode_key
 from tests.operations.conftest import Decider, Tree, decider, tree
 
 __all__ = ["decider", "tree"]

@@ -1,9 +1,10 @@
 """Claims: nobody holds what another holds, everybody has a turn, and the turns are those of asking."""
 
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemirror.control.ranges import Claim, Ranges
+from fusemirror.control.ranges import RangeClaim, Ranges
 from fusemirror.identifiers import InodeNumber
 
 FILE, OTHER = InodeNumber(5), InodeNumber(6)
@@ -58,6 +59,22 @@ async def test_waiting_ends_with_the_grant() -> None:
     assert second.held
 
 
+async def test_mains_right_comes_before_all_and_who_held_it_has_a_turn_again() -> None:
+    ranges = Ranges()
+    holder, waiting, apart = ranges.claim(FILE, 0, 10), ranges.claim(FILE, 5, 10), ranges.claim(FILE, 20, 30)
+    by_right = ranges.claim_by_right(FILE, 0, 15)
+    assert [each.held for each in (by_right, holder, waiting, apart)] == [True, False, False, True]
+    late = ranges.claim(FILE, 12, 13)
+    with trio.move_on_after(0) as limit:
+        await holder.wait()
+    assert limit.cancelled_caught
+    ranges.release(by_right)
+    assert [each.held for each in (holder, waiting, late)] == [True, False, True]
+    await holder.wait()
+    ranges.release(holder)
+    assert waiting.held
+
+
 CLAIMS = st.tuples(st.sampled_from([FILE, OTHER]), st.integers(0, 20), st.integers(1, 12))
 
 
@@ -67,9 +84,9 @@ def test_no_two_hold_the_same_and_all_come_to_their_turn(
 ) -> None:
     """A tuple claims, a number releases one of those that hold; at last all are released."""
     ranges = Ranges()
-    claims: list[Claim] = []
+    claims: list[RangeClaim] = []
 
-    def held() -> list[Claim]:
+    def held() -> list[RangeClaim]:
         return [claim for claim in claims if claim.held]
 
     def check() -> None:

@@ -23,13 +23,12 @@ from fusemirror.limits import (
     XATTR_VALUE_BYTES_MAX,
 )
 from fusemirror.operations import Create, RemoveXattr, Rename, SetXattr, Unlink
-from fusemirror.volume.catalog import inode_key, xattr_key
-from fusemirror.volume.check import check
+from fusemirror.volume.entries import inode_key, xattr_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import create
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import Writer, counting_seams, directory, rows_of, volume, writer
+from tests.volume.conftest import Writer, counting_seams, directory, problems_of, rows_of, volume, writer
 
 __all__ = ["directory", "network", "pair", "volume", "writer"]
 
@@ -53,7 +52,7 @@ def put(host: Host, rows: list[Row]) -> None:
 
 
 def attributes_left(host: Host, inode: InodeNumber) -> list[bytes]:
-    return host.unit.volume.catalog.xattrs(inode)
+    return host.unit.volume.catalog.xattrs.names(inode)
 
 
 async def wait_purged(pair: Pair, inode: InodeNumber) -> None:
@@ -113,7 +112,7 @@ def test_a_purge_that_was_cut_short_is_taken_up_again(directory: Path, applied: 
     volume.abandon()
     again = Volume.open(directory, counting_seams())
     assert again.catalog.orphans() == [file]
-    left = len(again.catalog.xattrs(file))
+    left = len(again.catalog.xattrs.names(file))
     assert left == MANY if not applied else left < MANY
     writer_again = Writer(again)
     pieces = 0
@@ -122,13 +121,11 @@ def test_a_purge_that_was_cut_short_is_taken_up_again(directory: Path, applied: 
         pieces += 1
     assert pieces > 3 - applied
     assert again.catalog.inode(file) is None
-    assert again.catalog.xattrs(file) == []
-    assert again.catalog.xattrs(beside) == names(3)
+    assert again.catalog.xattrs.names(file) == []
+    assert again.catalog.xattrs.names(beside) == names(3)
     assert max(map(len, records_of(again))) <= JOURNAL_RECORD_BYTES_MAX // 4
     again.close()
-    problems: list[str] = []
-    check(directory, False, problems.append)
-    assert not problems
+    assert not problems_of(directory)
 
 
 def test_an_inode_is_the_last_that_goes_of_it(volume: Volume, writer: Writer) -> None:
@@ -147,7 +144,7 @@ def test_an_inode_is_the_last_that_goes_of_it(volume: Volume, writer: Writer) ->
 async def test_files_that_the_backup_has_open_keep_no_others_from_being_purged(
     pair: Pair, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusemirror.control.primary.PURGE_BATCH_MAX", 4)
+    monkeypatch.setattr("fusemirror.control.upkeep.PURGE_BATCH_MAX", 4)
     files = [await create(pair.primary, b"%d" % index) for index in range(9)]
     for file in files[:8]:
         pair.backup.roles.opened(file)
@@ -247,7 +244,7 @@ async def test_a_backup_that_missed_the_largest_rows_is_brought_up_to_date(
 ) -> None:
     file = await create(pair.primary, b"file")
     network.cut("alpha", "beta")
-    await pair.primary.unit.link_ended.wait()
+    await pair.primary.unit.host.links.ended.wait()
     for name in names(40):
         await pair.primary.roles.perform(SetXattr(file, name, b"v" * XATTR_VALUE_BYTES_MAX))
     network.heal("alpha", "beta")

@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
+from fusemirror.control.management import reservations
 from fusemirror.control.purging import purge_rows
-from fusemirror.control.unit import ControlUnit
+from fusemirror.daemon import Host
 from fusemirror.errors import OperationFailed, ReservationConflict
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import (
     AnyOperation,
     Create,
-    Link,
+    HardLink,
     RemoveXattr,
     Rename,
     SetAttributes,
@@ -33,7 +34,7 @@ FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 class Sides:
     """The host that holds, the one that is kept off, and a file."""
 
-    def __init__(self, holder: ControlUnit, other: ControlUnit, file: InodeNumber) -> None:
+    def __init__(self, holder: Host, other: Host, file: InodeNumber) -> None:
         self.holder = holder
         self.other = other
         self.file = file
@@ -41,20 +42,20 @@ class Sides:
 
 @pytest.fixture(params=["primary holds", "backup holds"])
 async def sides(request: pytest.FixtureRequest, pair: Pair) -> Sides:
-    holder, other = pair.primary.unit, pair.backup.unit
+    holder, other = pair.primary, pair.backup
     if request.param == "backup holds":
         holder, other = other, holder
-    made = await holder.perform(Create(ROOT_INODE, b"held", FILE, 0, 0))
+    made = await holder.roles.perform(Create(ROOT_INODE, b"held", FILE, 0, 0))
     assert made is not None
-    await holder.perform(Create(ROOT_INODE, b"free", FILE, 0, 0))
-    await holder.perform(SetXattr(made.number, b"user.x", b"1"))
+    await holder.roles.perform(Create(ROOT_INODE, b"free", FILE, 0, 0))
+    await holder.roles.perform(SetXattr(made.number, b"user.x", b"1"))
     return Sides(holder, other, made.number)
 
 
-async def refusal(unit: ControlUnit, operation: AnyOperation, data: bytes = b"") -> int:
+async def refusal(host: Host, operation: AnyOperation, data: bytes = b"") -> int:
     """The errno that it met, or 0."""
     try:
-        await unit.perform(operation, data)
+        await host.roles.perform(operation, data)
     except OperationFailed as error:
         return error.errno
     return 0
@@ -68,7 +69,7 @@ CHANGES: dict[str, Callable[[InodeNumber], AnyOperation]] = {
     "touch": lambda file: SetAttributes(file, mtime_ns=1),
     "setxattr": lambda file: SetXattr(file, b"user.x", b"2"),
     "removexattr": lambda file: RemoveXattr(file, b"user.x"),
-    "link": lambda file: Link(file, ROOT_INODE, b"linked"),
+    "link": lambda file: HardLink(file, ROOT_INODE, b"linked"),
     "rename": lambda _: Rename(ROOT_INODE, b"held", ROOT_INODE, b"moved"),
     "replace": lambda _: Rename(ROOT_INODE, b"free", ROOT_INODE, b"held"),
     "exchange": lambda _: Rename(ROOT_INODE, b"free", ROOT_INODE, b"held", 2),
@@ -79,21 +80,21 @@ CHANGES: dict[str, Callable[[InodeNumber], AnyOperation]] = {
 @pytest.mark.parametrize("change", CHANGES)
 async def test_the_other_host_may_not_change_a_reserved_file(sides: Sides, change: str) -> None:
     operation, data = CHANGES[change](sides.file), b"data" if change in ("write", "append") else b""
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
     assert await refusal(sides.other, operation, data) == errno.EBUSY
     assert await refusal(sides.holder, operation, data) == 0
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_the_other_host_may_change_it_once_released(sides: Sides, change: str) -> None:
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
-    await sides.holder.release(sides.file, preempt=False)
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
+    await sides.holder.management.release(sides.file, preempt=False)
     data = b"data" if change in ("write", "append") else b""
     assert await refusal(sides.other, CHANGES[change](sides.file), data) == 0
 
 
 async def test_other_files_stay_free(sides: Sides) -> None:
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
     for operation in (
         Create(ROOT_INODE, b"new", FILE, 0, 0),
         Create(ROOT_INODE, b"directory", DIRECTORY, 0, 0),
@@ -104,7 +105,7 @@ async def test_other_files_stay_free(sides: Sides) -> None:
 
 
 async def test_a_host_that_holds_everything_lets_the_other_change_nothing(sides: Sides) -> None:
-    await sides.holder.reserve(EVERYTHING, b"", preempt=False)
+    await sides.holder.management.reserve(EVERYTHING, b"", preempt=False)
     for operation in (
         Create(ROOT_INODE, b"new", FILE, 0, 0),
         Unlink(ROOT_INODE, b"free"),
@@ -114,8 +115,8 @@ async def test_a_host_that_holds_everything_lets_the_other_change_nothing(sides:
         data = b"data" if isinstance(operation, Write) else b""
         assert await refusal(sides.other, operation, data) == errno.EBUSY
         assert await refusal(sides.holder, operation, data) == 0
-    assert await sides.other.read(sides.file, 0, 10) == b"data"
-    await sides.other.flush(sides.file)
+    assert await sides.other.roles.read(sides.file, 0, 10) == b"data"
+    await sides.other.roles.flush(sides.file)
 
 
 @pytest.mark.parametrize("held", ["file", "everything"])
@@ -124,56 +125,56 @@ async def test_a_conflict_names_the_holder_until_it_is_preempted(
     sides: Sides, held: str, wanted: str
 ) -> None:
     first, second = (sides.file if what == "file" else EVERYTHING for what in (held, wanted))
-    await sides.holder.reserve(first, b"held", preempt=False)
-    with pytest.raises(ReservationConflict, match=sides.holder.volume.identity.host_name) as caught:
-        await sides.other.reserve(second, b"held", preempt=False)
+    await sides.holder.management.reserve(first, b"held", preempt=False)
+    with pytest.raises(ReservationConflict, match=sides.holder.roles.volume.identity.host_name) as caught:
+        await sides.other.management.reserve(second, b"held", preempt=False)
     assert caught.value.exit_code == 6
-    await sides.other.reserve(second, b"held", preempt=True)
-    for unit in (sides.holder, sides.other):
-        found = unit.reservations()
+    await sides.other.management.reserve(second, b"held", preempt=True)
+    for host in (sides.holder, sides.other):
+        found = reservations(host.roles.host)
         assert [(each["inode"], each["holder"]) for each in found] == [
-            (second or None, sides.other.volume.identity.host_name)
+            (second or None, sides.other.roles.volume.identity.host_name)
         ]
     assert await refusal(sides.holder, Write(sides.file, 0), b"data") == errno.EBUSY
 
 
 async def test_reserving_again_keeps_since_when(sides: Sides) -> None:
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
-    before = sides.holder.reservations()
-    await sides.holder.reserve(sides.file, b"held", preempt=True)
-    assert sides.holder.reservations() == sides.other.reservations() == before
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
+    before = reservations(sides.holder.roles.host)
+    await sides.holder.management.reserve(sides.file, b"held", preempt=True)
+    assert reservations(sides.holder.roles.host) == reservations(sides.other.roles.host) == before
 
 
 async def test_a_release_of_what_the_other_host_holds_needs_preempt(sides: Sides) -> None:
-    await sides.other.release(sides.file, preempt=False)  # nobody holds it
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
+    await sides.other.management.release(sides.file, preempt=False)  # nobody holds it
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
     with pytest.raises(ReservationConflict):
-        await sides.other.release(sides.file, preempt=False)
-    await sides.other.release(sides.file, preempt=True)
-    assert not sides.holder.reservations()
+        await sides.other.management.release(sides.file, preempt=False)
+    await sides.other.management.release(sides.file, preempt=True)
+    assert not reservations(sides.holder.roles.host)
 
 
 async def test_what_is_no_file_cannot_be_reserved(sides: Sides) -> None:
     for inode, expected in ((ROOT_INODE, errno.EISDIR), (InodeNumber(999), errno.ENOENT)):
         with pytest.raises(OperationFailed) as caught:
-            await sides.other.reserve(inode, b"x", preempt=False)
+            await sides.other.management.reserve(inode, b"x", preempt=False)
         assert caught.value.errno == expected
 
 
 async def test_there_is_a_limit(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reserve, "RESERVATIONS_MAX", 1)
-    await sides.holder.reserve(sides.file, b"held", preempt=False)
+    await sides.holder.management.reserve(sides.file, b"held", preempt=False)
     with pytest.raises(OperationFailed) as caught:
-        await sides.holder.reserve(EVERYTHING, b"", preempt=False)
+        await sides.holder.management.reserve(EVERYTHING, b"", preempt=False)
     assert caught.value.errno == errno.ENOLCK
-    await sides.other.reserve(EVERYTHING, b"", preempt=True)  # in the place of the one that ends
+    await sides.other.management.reserve(EVERYTHING, b"", preempt=True)  # in the place of the one that ends
 
 
 async def test_a_reservation_goes_with_its_file(pair: Pair) -> None:
-    unit = pair.primary.unit
+    unit = pair.primary.roles
     made = await unit.perform(Create(ROOT_INODE, b"held", FILE, 0, 0))
     assert made is not None
-    await unit.reserve(made.number, b"held", preempt=False)
+    await pair.primary.management.reserve(made.number, b"held", preempt=False)
     await unit.perform(Unlink(ROOT_INODE, b"held"))
-    assert unit.reservations()
+    assert reservations(unit.host)
     assert reservation_row(made.number, None) in purge_rows(unit.volume.catalog, [made.number])

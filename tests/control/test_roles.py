@@ -18,9 +18,10 @@ from fusemirror.errors import RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import CUT_EXTENTS_MAX, CUT_SHORT_BYTES
 from fusemirror.mirror.histories import generations_of
+from fusemirror.mirror.states import MIRROR_LOST
 from fusemirror.operations import Allocate, Create, SetAttributes, Unlink, Write
-from fusemirror.volume.catalog import inode_key
 from fusemirror.volume.check import check
+from fusemirror.volume.entries import inode_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.memory_network import MemoryNetwork
@@ -77,7 +78,7 @@ async def test_a_switch_under_load_exchanges_the_roles_and_no_request_fails(pair
         for expected in (["BackupUnit", "PrimaryUnit"], ["PrimaryUnit", "BackupUnit"]):
             before = {name: len(records) for name, records in told.items()}
             await until(lambda before=before: _went_on(told, before))  # type: ignore[misc]
-            await getattr(pair, asked).roles.switch()
+            await getattr(pair, asked).succession.switch()
             before = {name: len(records) for name, records in told.items()}
             await until(lambda before=before: _went_on(told, before))  # type: ignore[misc]
             assert roles(pair) == expected
@@ -97,32 +98,44 @@ def _went_on(told: dict[str, list[bytes]], before: dict[str, int]) -> bool:
 
 
 async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusemirror.control.primary.PURGE_AFTER_S", 0.05)
+    monkeypatch.setattr("fusemirror.control.upkeep.PURGE_AFTER_S", 0.05)
     file = await create(pair.primary, b"file")
     pair.backup.roles.opened(file)
-    await pair.primary.roles.switch()
+    await pair.primary.succession.switch()
     await normal(pair.primary, pair.backup)
     await pair.primary.roles.perform(Unlink(ROOT_INODE, b"file"))
     assert isinstance(pair.backup.unit, PrimaryUnit)
-    await pair.backup.unit._purge()
+    await pair.backup.unit.upkeep.purge()
     with trio.move_on_after(0.1):
         await trio.sleep_forever()
-    await pair.backup.unit._purge()
+    await pair.backup.unit.upkeep.purge()
     assert (await pair.primary.roles.attributes(file)).nlink == 0
     pair.backup.roles.closed(file)
     await until(lambda: pair.primary.roles.volume.catalog.inode(file) is None)
 
 
+async def test_a_backup_hears_that_its_lease_is_over_before_the_primary_goes_on_alone(
+    pair: Pair, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit, over = pair.backup.unit, trio.Event()
+    monkeypatch.setattr(unit.volume.invalidator, "lease_over", over.set)
+    await create(pair.primary, b"together")
+    assert not over.is_set()
+    network.cut("alpha", "beta")
+    await create(pair.primary, b"alone")
+    assert over.is_set()
+
+
 async def test_a_pause_of_the_resync_ends_when_the_roles_change(pair: Pair) -> None:
-    first = pair.primary.roles
-    await first.change_pace(paused=True)
-    await first.switch()
+    first = pair.primary
+    await first.management.change_pace(paused=True)
+    await first.succession.switch()
     await normal(pair.primary, pair.backup)
-    await first.change_pace(paused=False)  # by the new primary
-    await first.switch()
+    await first.management.change_pace(paused=False)  # by the new primary
+    await first.succession.switch()
     await normal(pair.primary, pair.backup)
     assert isinstance(first.unit, PrimaryUnit)
-    assert not first.unit.mirror.pace.paused
+    assert not first.unit.mirror.resync.pace.paused
 
 
 async def test_a_switch_that_fails_leaves_no_request_of_a_newer_link_unanswered(
@@ -142,26 +155,40 @@ async def test_a_switch_that_fails_leaves_no_request_of_a_newer_link_unanswered(
         with pytest.raises(RefusedForSafety):
             await unit.hand_over()
 
-    monkeypatch.setattr(unit.mirror, "acknowledged", fail_later)
+    monkeypatch.setattr(unit.mirror.window, "acknowledged", fail_later)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(give_away)
-        network.break_one("alpha", "beta")
+        network.cut("alpha", "beta")
+        await unit.host.links.ended.wait()
+        network.heal("alpha", "beta")
         await until(lambda: unit.link is not None and unit.link is not before)
-        await normal(pair.primary, pair.backup)
+        await unit.wait_normal()  # whoever asks the host itself waits until the role is given away, or not
+        await normal(pair.backup)
         nursery.start_soon(pair.backup.roles.perform, Write(file, 0), b"asked")
-        await until(lambda: unit.link is not None and unit.link.forward.received_data_bytes > 0)
+        await until(lambda: unit.link is not None and unit.link.forward.counters.received_data_bytes > 0)
         go_on.set()
         with trio.fail_after(PATIENCE_S):
             await pair.backup.roles.wait_drained()
     assert content(pair.primary, file) == content(pair.backup, file) == b"asked"
 
 
+@pytest.mark.parametrize("others", ["primary", "backup"])
+async def test_switches_that_are_asked_for_at_once_are_one(pair: Pair, others: str) -> None:
+    """One that came while another was under way waited for ever, or undid what that had done."""
+    first, second = pair.primary.succession, getattr(pair, others).succession
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            for succession in (first, second, second, first):
+                nursery.start_soon(succession.switch)
+    assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
+
+
 async def test_a_switch_is_refused_while_the_peer_is_away(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
-    await pair.primary.unit.link_ended.wait()
+    await pair.primary.unit.host.links.ended.wait()
     for host in (pair.primary, pair.backup):
         with pytest.raises(RefusedForSafety, match="not normal"):
-            await host.roles.switch()
+            await host.succession.switch()
     assert roles(pair) == ["PrimaryUnit", "BackupUnit"]
 
 
@@ -191,13 +218,15 @@ async def test_what_lies_in_many_places_is_punched_in_steps_on_both_hosts(pair: 
     assert content(pair.primary, file) == content(pair.backup, file)
     left = b"x" * BLOCK + bytes(BLOCK)
     assert content(here, file) == b"x" + bytes(end - 1) + left * 4 + left[:BLOCK]
-    assert here.roles.volume.images.data_bytes(file) < 20 * BLOCK  # a disk takes some for where they lie
+    assert (
+        here.roles.volume.images.content.data_bytes(file) < 20 * BLOCK
+    )  # a disk takes some for where they lie
 
 
 async def test_what_is_cut_by_little_is_cut_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     file = await create(pair.primary, b"file")
     await pair.primary.roles.perform(Write(file, 0), b"x" * CUT_SHORT_BYTES)
-    monkeypatch.setattr(pair.primary.roles.volume, "step_points", None)
+    monkeypatch.setattr(pair.primary.roles.volume.files, "step_points", None)
     await pair.primary.roles.perform(SetAttributes(file, size=1))
     assert content(pair.backup, file) == b"x"
 
@@ -214,13 +243,13 @@ async def test_a_switch_whose_word_is_lost_is_carried_to_its_end(
         monkeypatch.setattr(unit.mirror.stream, "send", lambda *_: network.cut("alpha", "beta"))
         # The checkpoint before it asks through `ask`, which does not come by here.
         monkeypatch.setattr(unit, "prepare_hand_over", trio.lowlevel.checkpoint)
-        pair.primary.roles._settings = msgspec.structs.replace(
+        pair.primary.succession._settings = msgspec.structs.replace(
             pair.primary.settings, io_timeout=1.0, peer_timeout=1.0
         )
         with pytest.raises(TimedOut, match=r"the roles are exchanged, but .* cannot be reached|not been met"):
-            await pair.primary.roles.switch()
+            await pair.primary.succession.switch()
     else:
-        await pair.primary.roles.switch()
+        await pair.primary.succession.switch()
     assert isinstance(pair.primary.unit, BackupUnit)
     assert isinstance(pair.backup.unit, PrimaryUnit) is heard
     network.heal("alpha", "beta")
@@ -235,12 +264,12 @@ async def test_a_take_over_carries_out_what_was_asked_and_the_old_primary_gives_
 ) -> None:
     file = await create(pair.primary, b"file")
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
+    await pair.backup.unit.host.links.ended.wait()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.backup.roles.perform, Write(file, 0, append=True), b"asked")
         await trio.sleep(0.1)
-        assert pair.backup.roles.takeover_report()["pending_requests"] == 1
-        await pair.backup.roles.takeover(force=False)
+        assert pair.backup.succession.takeover_report()["pending_requests"] == 1
+        await pair.backup.succession.takeover(force=False)
     assert content(pair.backup, file) == b"asked"
     assert roles(pair) == ["PrimaryUnit", "PrimaryUnit"]
     assert len(generations_of(pair.backup.roles.volume)) == 2
@@ -261,8 +290,8 @@ async def test_a_request_that_the_old_primary_had_not_acknowledged_is_made_once(
         nursery.start_soon(create, pair.primary, b"name")
         await trio.sleep(0.1)
         network.cut("alpha", "beta")
-        await pair.backup.unit.link_ended.wait()
-        await pair.backup.roles.takeover(force=False)
+        await pair.backup.unit.host.links.ended.wait()
+        await pair.backup.succession.takeover(force=False)
         # Before the lease is over, with which the old primary would go on alone.
         network.heal("alpha", "beta")
         await create(pair.backup, b"other")
@@ -276,31 +305,35 @@ async def test_a_request_that_the_old_primary_had_not_acknowledged_is_made_once(
 
 async def test_a_take_over_is_refused_while_the_primary_is_connected(pair: Pair) -> None:
     with pytest.raises(RefusedForSafety, match="the primary is connected"):
-        await pair.backup.roles.takeover(force=False)
-    await pair.backup.roles.takeover(force=True)
+        await pair.backup.succession.takeover(force=False)
+    await pair.backup.succession.takeover(force=True)
     await normal(pair.primary, pair.backup)
     assert roles(pair) == ["BackupUnit", "PrimaryUnit"]
 
 
 async def test_a_take_over_of_an_inconsistent_copy_is_refused(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
+    await pair.backup.unit.host.links.ended.wait()
     pair.backup.roles.volume.update_identity(consistent=False)
     with pytest.raises(RefusedForSafety, match="not consistent"):
-        await pair.backup.roles.takeover(force=False)
+        await pair.backup.succession.takeover(force=False)
     assert isinstance(pair.backup.unit, BackupUnit)
 
 
 async def test_the_primary_takes_over_nothing(pair: Pair) -> None:
-    await pair.primary.roles.takeover(force=False)
+    await pair.primary.succession.takeover(force=False)
     assert roles(pair) == ["PrimaryUnit", "BackupUnit"]
 
 
 @pytest.mark.expects_warnings
-async def test_two_that_went_on_apart_show_it_and_both_serve(pair: Pair, network: MemoryNetwork) -> None:
+async def test_two_that_went_on_apart_show_it_and_both_serve(
+    pair: Pair, network: MemoryNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
-    await pair.backup.roles.takeover(force=False)
+    await pair.backup.unit.host.links.ended.wait()
+    await until(lambda: len(logged(caplog, MIRROR_LOST)) == 2)
+    assert {*logged(caplog, MIRROR_LOST)} == {"WARNING"}  # to look at, and nothing to mend yet
+    await pair.backup.succession.takeover(force=False)
     await create(pair.backup, b"here")
     await create(pair.primary, b"there")
     network.heal("alpha", "beta")
@@ -308,6 +341,12 @@ async def test_two_that_went_on_apart_show_it_and_both_serve(pair: Pair, network
         await until(lambda host=host: host.unit.status()["mirror_state"] == "diverged")  # type: ignore[misc]
         assert host.unit.status()["role"] == "primary"
         await create(host, b"still")
+    assert logged(caplog, "nothing was merged or overwritten") == ["ERROR", "ERROR"]  # a person mends it
+
+
+def logged(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    """The level of each line that has these words."""
+    return [record.levelname for record in caplog.records if words in record.getMessage()]
 
 
 @pytest.mark.parametrize("damage", ["name", "root", "its parent"])
@@ -350,12 +389,12 @@ async def test_a_backup_whose_primary_is_gone_may_stop_with_what_it_keeps(
     backup.change_settings({"acknowledge": "async"})
     await backup.unit.wait_drained()
     network.cut("alpha", "beta")
-    await backup.unit.link_ended.wait()
+    await backup.unit.host.links.ended.wait()
     with trio.fail_after(2):
-        await backup.roles.wait_safe()
+        await backup.management.wait_safe()
     await backup.roles.perform(Write(file, 0), b"acknowledged early")
     with trio.fail_after(2):
-        await backup.roles.wait_safe()
+        await backup.management.wait_safe()
     assert "waiting here: 1 request (18 bytes)" in caplog.text
     network.heal("alpha", "beta")
     await normal(pair.primary, backup)
@@ -368,14 +407,14 @@ async def test_a_backup_waits_for_its_primary_with_what_is_in_memory_only(
 ) -> None:
     file = await create(pair.primary, b"file")
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
+    await pair.backup.unit.host.links.ended.wait()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.backup.roles.perform, Write(file, 0), b"a program waits for this one")
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1.5) as waiting:
-            await pair.backup.roles.wait_safe()
+            await pair.backup.management.wait_safe()
         assert waiting.cancelled_caught
         network.heal("alpha", "beta")
         with trio.fail_after(PATIENCE_S):
-            await pair.backup.roles.wait_safe()
+            await pair.backup.management.wait_safe()
     assert content(pair.primary, file) == b"a program waits for this one"

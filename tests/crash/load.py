@@ -76,6 +76,13 @@ class Model:
             file[offset:end] = bytes(end - offset)
         del file[size:]
 
+    def copy(self, name: str, offset: int, source: str, source_offset: int, length: int) -> None:
+        piece = bytes(self.files[source][source_offset : source_offset + length])
+        file = self.files[name]
+        if piece:
+            file.extend(bytes(max(0, offset - len(file))))
+            file[offset : offset + len(piece)] = piece
+
     def sync(self, name: str) -> None:
         pass
 
@@ -137,6 +144,16 @@ class Steps:
         path = self._directory / name
         self._with(path, os.O_WRONLY, lambda to: durable.allocate(to, mode, offset, end - offset))
 
+    def copy(self, name: str, offset: int, source: str, source_offset: int, length: int) -> None:
+        def into(target: int) -> None:
+            # Once: a file that is copied behind its own end is longer then, and would be copied on.
+            def of(origin: int) -> None:
+                os.copy_file_range(origin, target, length, source_offset, offset)
+
+            self._with(self._directory / source, os.O_RDONLY, of)
+
+        self._with(self._directory / name, os.O_WRONLY, into)
+
     def sync(self, name: str) -> None:
         self._with(self._directory / name, os.O_RDONLY, os.fsync)
 
@@ -169,12 +186,13 @@ def choose(chance: random.Random, model: Model, worker: str, serial: int) -> Ste
         ["append", name, length, seed],
         ["truncate", name, chance.randrange(OFFSET_MAX)],
         ["allocate", name, chance.choice(MODES), (at := chance.randrange(OFFSET_MAX)), at + length],
+        ["copy", name, OFFSET_MAX + length, chance.choice(held), chance.randrange(OFFSET_MAX), length],
         ["rename", name, chance.choice(NAMES)],
         ["unlink", name],
         ["sync", name],
         ["share", worker, serial],
     ]
-    return chance.choices(steps, weights=(4, 4, 1, 2, 2, 1, 1, 4))[0]
+    return chance.choices(steps, weights=(4, 4, 1, 2, 2, 2, 1, 1, 4))[0]
 
 
 def make_directory(path: Path) -> None:

@@ -8,6 +8,9 @@ from subprocess import PIPE, Popen
 import pytest
 
 from tests.hosts import Host, TwoHosts, wait_until
+from tests.mount.conftest import checked
+
+PEER_TIMEOUT_S = 4.0  # a link that answers nothing outlasts the way of the requests, on any machine
 
 # Each would fail, or leave something else behind, if it took effect twice.
 CALLS = {
@@ -51,6 +54,12 @@ class Caller:
 
 
 @pytest.fixture
+def hosts(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    with checked(request, peer_timeout_s=PEER_TIMEOUT_S) as pair:
+        yield pair
+
+
+@pytest.fixture
 def callers(hosts: TwoHosts) -> Iterator[dict[str, Caller]]:
     for name in CALLS:
         (hosts.primary.mountpoint / name / "empty").mkdir(parents=True)
@@ -78,10 +87,10 @@ def test_a_request_whose_answer_was_lost_takes_effect_once_when(
     for caller in callers.values():
         caller.go()
     wait_until(
-        lambda: hosts.primary.status()["change"] >= before + len(callers), 10.0, "the requests at the primary"
+        lambda: hosts.primary.status()["change"] >= before + len(callers), 30.0, "the requests at the primary"
     )
     # While the link lived, TCP would bring the answers yet, even those of a process that was killed.
-    wait_until(lambda: not any(host.status()["peer"]["connected"] for host in hosts), 10.0, "a lost link")
+    wait_until(lambda: not any(host.status()["peer"]["connected"] for host in hosts), 20.0, "a lost link")
     LATER[later](hosts)
     hosts.converge()
     assert {name: caller.process.wait(30.0) for name, caller in callers.items()} == dict.fromkeys(callers, 0)

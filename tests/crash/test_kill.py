@@ -22,7 +22,7 @@ def test_killed_at_random_moments_nothing_acknowledged_is_lost(hosts: TwoHosts, 
             print(f"round {number}:", end=" ")
             _round(load, number, chance)
     for host in hosts:
-        wait_until(partial(_has_only_named, host), 20.0, "the end of files that never got a name")
+        wait_until(partial(_has_only_named, host), 60.0, "the end of files that never got a name")
 
 
 def _has_only_named(host: Host) -> bool:

@@ -69,7 +69,7 @@ class Worker:
         after.take(step)
         if _same(after, found):
             return
-        assert step[0] in ("write", "append", "truncate", "allocate"), (
+        assert step[0] in ("write", "append", "truncate", "allocate", "copy"), (
             f"{on.name}: {self.name}: neither before nor after {step}: {_differences(before, found)}"
         )
         assert found.keys() == before.files.keys(), f"{on.name}: {self.name}: {step}"

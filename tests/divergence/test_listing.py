@@ -15,7 +15,7 @@ from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.mirror.histories import history_of
 from fusemirror.operations import (
     Create,
-    Link,
+    HardLink,
     RemoveDirectory,
     Rename,
     SetAttributes,
@@ -92,11 +92,11 @@ class At:
         await self.host.roles.perform(Rename(*await self.split(old), *await self.split(new), flags))
 
     async def link(self, old: str, new: str) -> None:
-        await self.host.roles.perform(Link(await self.inode(old), *await self.split(new)))
+        await self.host.roles.perform(HardLink(await self.inode(old), *await self.split(new)))
 
     async def listed(self) -> Listed:
         """What the host lists, but for what the two did to tell that they diverged."""
-        listed = await self.host.roles.exchange.list_here()
+        listed = await self.host.roles.host.exchange.list_here()
         assert listed.whole
         assert listed.count == len(listed.differences)
         return {
@@ -109,14 +109,14 @@ class At:
 async def diverge(pair: Pair, network: MemoryNetwork) -> None:
     """The two have met again after each changed something alone."""
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
-    await pair.backup.roles.takeover(force=False)
+    await pair.backup.unit.host.links.ended.wait()
+    await pair.backup.succession.takeover(force=False)
     for host in (pair.primary, pair.backup):
         await At(host).create("/diverged")
     network.heal("alpha", "beta")
     for host in (pair.primary, pair.backup):
         await until(lambda host=host: host.unit.status()["mirror_state"] == "diverged")  # type: ignore[misc]
-        await until(lambda host=host: host.roles.exchange.connected)  # type: ignore[misc]
+        await until(lambda host=host: host.roles.host.exchange.connected)  # type: ignore[misc]
 
 
 async def _replace(at: At) -> None:
@@ -203,14 +203,14 @@ async def test_each_kind_of_change_is_listed_as_what_it_is(
     await do(at)
     assert await at.listed() == expected
     assert await other.listed() == {}
-    asked = await other.host.roles.conflicts()
+    asked = await other.host.succession.conflicts()
     told = {
         entry["path"]: tuple(entry["changed_by"][at.host.roles.volume.identity.host_name]["kinds"])
         for entry in asked["changed"]
         if entry["path"] != "/diverged"
     }
     assert told == {path: kinds for path, (kinds, _) in expected.items()}
-    here = at.host.roles.exchange
+    here = at.host.roles.host.exchange
     assert here.here is not None
     assert await here.here.count() == len(expected) + 1
 
@@ -221,8 +221,8 @@ async def test_what_was_under_way_when_the_hosts_lost_each_other_is_listed(
     network.cut("alpha", "beta")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(At(pair.primary).create, "/under way")
-        await pair.backup.unit.link_ended.wait()
-    await pair.backup.roles.takeover(force=False)
+        await pair.backup.unit.host.links.ended.wait()
+    await pair.backup.succession.takeover(force=False)
     theirs = history_of(pair.backup.roles.volume)
     volume = pair.primary.roles.volume
     changes = DivergentChanges(volume, fork_point(volume, theirs))

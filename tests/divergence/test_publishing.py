@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from fusemirror.control.role import Role
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
 from fusemirror.divergence import conflicts, exchange, listing
@@ -22,7 +23,7 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
 from fusemirror.operations import (
     Create,
-    Link,
+    HardLink,
     Operation,
     RemoveDirectory,
     Rename,
@@ -54,8 +55,8 @@ async def split(pair: Pair, network: MemoryNetwork) -> InodeNumber:
     kept = await create(pair.primary, b"untouched")
     await write(pair.primary, kept, b"the same")
     network.cut("alpha", "beta")
-    await pair.backup.unit.link_ended.wait()
-    await pair.backup.roles.takeover(force=False)
+    await pair.backup.unit.host.links.ended.wait()
+    await pair.backup.succession.takeover(force=False)
     for host, name in ((pair.primary, b"alpha"), (pair.backup, b"beta")):
         await write(host, file, b"of " + name)
         made = await host.roles.perform(Create(ROOT_INODE, b"dir", 0o040755, 0, 0))
@@ -81,7 +82,7 @@ async def content(host: Host, *names: bytes) -> bytes:
 
 
 async def set_aside(host: Host) -> set[str]:
-    return {file["path"] for file in (await host.roles.conflicts())["set_aside"]}
+    return {file["path"] for file in (await host.succession.conflicts())["set_aside"]}
 
 
 async def test_a_split_brain_is_shown_and_what_differs_is_listed(
@@ -89,8 +90,8 @@ async def test_a_split_brain_is_shown_and_what_differs_is_listed(
 ) -> None:
     await split(pair, network)
     for host in (pair.primary, pair.backup):
-        await until(lambda host=host: host.roles.exchange.connected)  # type: ignore[misc]
-        found = await host.roles.conflicts()
+        await until(lambda host=host: host.roles.host.exchange.connected)  # type: ignore[misc]
+        found = await host.succession.conflicts()
         assert found["diverged"]
         changed = {entry["path"]: sorted(entry["changed_by"]) for entry in found["changed"]}
         changed.pop("/untouched", None)
@@ -98,7 +99,7 @@ async def test_a_split_brain_is_shown_and_what_differs_is_listed(
         assert changed == {"/both": ["alpha", "beta"], "/dir": ["alpha", "beta"], **expected}
         assert {said["complete"] for said in found["hosts"].values()} == {True}
         with pytest.raises(HistoriesDiverged):
-            await host.roles.switch()
+            await host.succession.switch()
 
 
 @pytest.mark.parametrize("told", ["primary", "backup"])
@@ -110,17 +111,17 @@ async def test_either_host_can_be_told_which_copy_stays(
     winner, loser = (pair.primary, pair.backup) if keep == "alpha" else (pair.backup, pair.primary)
     lost = "beta" if keep == "alpha" else "alpha"
     for _ in range(2):
-        getattr(pair, told).roles.resolve(keep)
+        getattr(pair, told).succession.resolve(keep)
     await until(lambda: loser.roles.volume.identity.role == "backup")
     await normal(winner, loser)
-    assert winner.roles.exchange.status() is None, "once they are one again, nothing is counted"
-    assert loser.roles.exchange.status() is None
-    assert "no split brain" in getattr(pair, told).roles.resolve(keep)
+    assert winner.roles.host.exchange.status() is None, "once they are one again, nothing is counted"
+    assert loser.roles.host.exchange.status() is None
+    assert "no split brain" in getattr(pair, told).succession.resolve(keep)
     await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
     aside = (CONFLICTS_NAME, lost.encode())
     for host in (winner, loser):
         assert await set_aside(host) == {f"/{lost}/both", f"/{lost}/dir/in {lost}"}
-        assert not (await host.roles.conflicts())["diverged"]
+        assert not (await host.succession.conflicts())["diverged"]
         assert await content(host, b"both") == b"of " + keep.encode()
         assert await content(host, b"untouched") == b"the same"
         assert await content(host, *aside, b"both") == b"of " + lost.encode()
@@ -136,7 +137,7 @@ async def test_a_host_that_is_away_yields_when_it_comes_back(
 ) -> None:
     await split(pair, network)
     network.cut("alpha", "beta")
-    pair.backup.roles.resolve("beta")
+    pair.backup.succession.resolve("beta")
     await trio.sleep(0.1)
     assert pair.primary.roles.volume.identity.role == "primary"
     network.heal("alpha", "beta")
@@ -148,7 +149,7 @@ async def test_a_host_that_is_away_yields_when_it_comes_back(
 async def resolved(pair: Pair, keep: str) -> tuple[Host, Host]:
     """The winner and the loser, once what the loser had is in the filesystem."""
     winner, loser = (pair.primary, pair.backup) if keep == "alpha" else (pair.backup, pair.primary)
-    winner.roles.resolve(keep)
+    winner.succession.resolve(keep)
     await until(lambda: loser.roles.volume.identity.role == "backup")
     await normal(winner, loser)
     await until(lambda: not any((loser.roles.volume.directory / "aside").iterdir()))
@@ -171,7 +172,7 @@ async def test_what_is_set_aside_keeps_everything_that_a_file_has(
     assert made is not None
     file = made.number
     await write(loser, file, b"linked")
-    await perform(Link(file, ROOT_INODE, b"second name"))
+    await perform(HardLink(file, ROOT_INODE, b"second name"))
     await perform(SetXattr(file, b"user.label", b"value"))
     await perform(SetXattr(file, ACCESS, acl))
     await perform(SetAttributes(file, atime_ns=4_000, mtime_ns=3_000))
@@ -209,7 +210,7 @@ async def test_a_giant_of_little_data_is_set_aside_and_brought_in_as_the_little_
         brought = await find(host, CONFLICTS_NAME, b"beta", b"giant")
         assert (await host.roles.attributes(brought)).size == size
         assert await host.roles.read(brought, (1 << 40) - 2, 6) == b"\0\0far\0"
-        assert host.roles.volume.images.data_bytes(brought) < 1 << 20
+        assert host.roles.volume.images.content.data_bytes(brought) < 1 << 20
 
 
 async def facts(host: Host, *names: bytes) -> dict[bytes, object]:
@@ -253,10 +254,10 @@ async def test_a_deletion_that_loses_comes_back_and_a_file_that_the_winner_delet
     await write(pair.backup, await find(pair.backup, b"gone at alpha"), b"changed")
     await pair.backup.roles.perform(Unlink(ROOT_INODE, b"gone at beta"))
     await pair.primary.roles.perform(Unlink(ROOT_INODE, b"gone at alpha"))
-    await until(lambda: pair.primary.roles.exchange.connected)
+    await until(lambda: pair.primary.roles.host.exchange.connected)
     changed = {
         entry["path"]: {host: change["kinds"] for host, change in entry["changed_by"].items()}
-        for entry in (await pair.primary.roles.conflicts())["changed"]
+        for entry in (await pair.primary.succession.conflicts())["changed"]
     }
     assert changed["/gone at beta"] == {"beta": ["deleted"]}
     assert changed["/gone at alpha"] == {"alpha": ["deleted"], "beta": ["content"]}
@@ -271,8 +272,8 @@ async def test_a_second_split_brain_leaves_what_the_first_had_set_aside(
     await split(pair, network)
     winner, loser = await resolved(pair, "alpha")
     network.cut("alpha", "beta")
-    await loser.unit.link_ended.wait()
-    await loser.roles.takeover(force=False)
+    await loser.unit.host.links.ended.wait()
+    await loser.succession.takeover(force=False)
     for host in (winner, loser):
         await write(
             host, await find(host, b"both"), b"again " + host.roles.volume.identity.host_name.encode()
@@ -293,7 +294,7 @@ async def test_what_programs_change_while_files_are_set_aside_waits_and_is_kept(
     """A change that was admitted before must not be made behind the copy: it would be lost."""
     file = await split(pair, network)
     images = pair.backup.roles.volume.images
-    copying, copied, copy_out = trio.Event(), trio.Event(), images.copy_out
+    copying, copied, copy_out = trio.Event(), trio.Event(), images.content.copy_out
 
     async def slowly(function: Callable[..., int], *args: Any) -> int:
         if function == copy_out:
@@ -302,11 +303,11 @@ async def test_what_programs_change_while_files_are_set_aside_waits_and_is_kept(
         return function(*args)
 
     monkeypatch.setattr(pair.backup.roles.volume, "run_blocking", slowly)
-    pair.primary.roles.resolve("alpha")
+    pair.primary.succession.resolve("alpha")
     await copying.wait()
     done = []
 
-    async def change(unit: ControlUnit) -> None:
+    async def change(unit: ControlUnit | Role) -> None:
         done.append(await unit.perform(Write(file, 0), b"later"))
 
     async with trio.open_nursery() as nursery:
@@ -331,8 +332,8 @@ async def test_a_disk_without_room_for_what_is_to_be_set_aside_leaves_everything
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pair.backup.roles.volume.images, "copy_out", full)
-        pair.primary.roles.resolve("alpha")
+        patch.setattr(pair.backup.roles.volume.images.content, "copy_out", full)
+        pair.primary.succession.resolve("alpha")
         await trio.sleep(10)
         assert pair.backup.roles.volume.identity.role == "primary"
         await write(pair.backup, file, b"still written")
@@ -369,7 +370,7 @@ NAME = (ROOT_INODE, CONFLICTS_NAME)
     "operation",
     [
         Create(*NAME, 0o040755, 1000, 1000),
-        Link(InodeNumber(5), *NAME),
+        HardLink(InodeNumber(5), *NAME),
         Unlink(*NAME),
         RemoveDirectory(*NAME),
         Rename(*NAME, ROOT_INODE, b"mine"),
@@ -402,8 +403,8 @@ async def test_status_counts_what_each_changed_and_the_list_says_who_is_away(
         assert counts["there"] >= 3
         assert pair.status(host)["peer"]["connected"]
     network.cut("alpha", "beta")
-    await until(lambda: not pair.primary.roles.exchange.connected)
-    found = await pair.primary.roles.conflicts()
+    await until(lambda: not pair.primary.roles.host.exchange.connected)
+    found = await pair.primary.succession.conflicts()
     assert found["hosts"]["beta"] is None
     assert found["hosts"]["alpha"]["complete"]
     assert {host for entry in found["changed"] for host in entry["changed_by"]} == {"alpha"}
@@ -454,17 +455,17 @@ async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_convers
     pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await split(pair, network)
-    await until(lambda: pair.primary.roles.exchange.connected)
+    await until(lambda: pair.primary.roles.host.exchange.connected)
 
     def broken(*_: object) -> None:
         raise DiskFailed("volume", "broken")
 
-    monkeypatch.setattr(pair.backup.roles.volume.catalog, "rows", broken)
+    monkeypatch.setattr(pair.backup.roles.volume.catalog.tables, "rows", broken)
     monkeypatch.setattr(pair.backup.roles.volume.catalog, "entry", broken)
     await trio.sleep(10)
-    found = await pair.primary.roles.conflicts()
+    found = await pair.primary.succession.conflicts()
     assert found["hosts"]["beta"] == {"count": 0, "listed": 0, "complete": False}
-    assert pair.primary.roles.exchange.connected
+    assert pair.primary.roles.host.exchange.connected
 
 
 async def test_a_list_is_bounded_and_says_how_much_is_left_out(
@@ -473,8 +474,8 @@ async def test_a_list_is_bounded_and_says_how_much_is_left_out(
     await split(pair, network)
     monkeypatch.setattr(listing, "DIFFERENCES_TOLD_MAX", 2)
     monkeypatch.setattr(exchange, "DIFFERENCES_PER_MESSAGE", 1)
-    await until(lambda: pair.primary.roles.exchange.connected)
-    found = (await pair.primary.roles.conflicts())["hosts"]
+    await until(lambda: pair.primary.roles.host.exchange.connected)
+    found = (await pair.primary.succession.conflicts())["hosts"]
     for host in ("alpha", "beta"):
         assert found[host]["listed"] == 2
         assert found[host]["count"] > 2
@@ -488,12 +489,12 @@ async def test_a_list_is_bounded_by_bytes_and_says_how_much_is_left_out(
         name = b"%d" % index + b"n" * 200
         await pair.backup.roles.perform(Create(ROOT_INODE, name, 0o100644, 0, 0))
     monkeypatch.setattr(exchange, "DIFFERENCES_TOLD_BYTES_MAX", 1000)  # of what the other host tells
-    await until(lambda: pair.primary.roles.exchange.connected)
-    found = (await pair.primary.roles.conflicts())["hosts"]["beta"]
+    await until(lambda: pair.primary.roles.host.exchange.connected)
+    found = (await pair.primary.succession.conflicts())["hosts"]["beta"]
     assert 0 < found["listed"] <= 5 + len("beta")
     assert found["count"] > 20
     monkeypatch.setattr(listing, "DIFFERENCES_TOLD_BYTES_MAX", 1000)
-    found = (await pair.backup.roles.conflicts())["hosts"]["beta"]
+    found = (await pair.backup.succession.conflicts())["hosts"]["beta"]
     assert 0 < found["listed"] <= 5 + len("beta")
     assert found["count"] > 20
 
@@ -506,13 +507,13 @@ async def test_what_is_set_aside_is_listed_within_bounds(pair: Pair, monkeypatch
         for index in range(3):
             await make_conflict(pair, made, b"%d" % index, stat.S_IFREG | 0o600)
         parent = made
-    found = await pair.primary.roles.conflicts()
+    found = await pair.primary.succession.conflicts()
     assert len(found["set_aside"]) == found["set_aside_count"] == 42 * 3
     longest = max((file["path"] for file in found["set_aside"]), key=len)
     assert longest.startswith("...")
     assert len(longest) <= DIFFERENCE_PATH_BYTES_MAX + len("/0")
     monkeypatch.setattr(conflicts, "DIFFERENCES_TOLD_BYTES_MAX", 10_000)
-    found = await pair.primary.roles.conflicts()
+    found = await pair.primary.succession.conflicts()
     assert 0 < len(found["set_aside"]) < found["set_aside_count"] == 42 * 3
 
 
@@ -525,5 +526,5 @@ async def make_conflict(pair: Pair, parent: InodeNumber, name: bytes, mode: int)
 
 async def test_only_a_host_of_this_filesystem_can_be_kept(pair: Pair) -> None:
     with pytest.raises(UsageError, match="neither host"):
-        pair.primary.roles.resolve("gamma")
-    assert "no split brain" in pair.primary.roles.resolve("alpha")
+        pair.primary.succession.resolve("gamma")
+    assert "no split brain" in pair.primary.succession.resolve("alpha")

@@ -12,7 +12,7 @@ from fusemirror.divergence import quarantine
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_PIECE_BYTES, MIB
-from fusemirror.volume.catalog import xattr_key
+from fusemirror.volume.entries import xattr_key
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import Writer, directory, volume, writer
 
@@ -59,8 +59,8 @@ async def test_a_large_file_is_copied_in_pieces_and_keeps_its_holes(volume: Volu
     for offset in (0, COPY_PIECE_BYTES - 3, 2 * COPY_PIECE_BYTES):
         writer.write(file, offset, b"content")
     writer.truncate(file, 5 * COPY_PIECE_BYTES)
-    copy_out = mock.Mock(wraps=volume.images.copy_out)
-    with mock.patch.object(volume.images, "copy_out", copy_out):
+    copy_out = mock.Mock(wraps=volume.images.content.copy_out)
+    with mock.patch.object(volume.images.content, "copy_out", copy_out):
         await quarantine.quarantine_files(volume, {file: [[b"file"]]})
     [(_, data)] = kept(volume)
     assert data.read_bytes() == volume.read(file, 0, 5 * COPY_PIECE_BYTES)
@@ -78,7 +78,7 @@ async def test_a_disk_that_is_full_keeps_nothing_and_the_next_attempt_keeps_all(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(volume.images, "copy_out", full)
+        patch.setattr(volume.images.content, "copy_out", full)
         with pytest.raises(OSError, match="No space"):
             await quarantine.quarantine_files(volume, {file: [[b"file"]]})
     assert quarantine.pending(volume) == []

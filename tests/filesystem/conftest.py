@@ -10,11 +10,13 @@ import pytest
 import trio
 
 from fusemirror.channel.link import Link
+from fusemirror.control.host_state import HostState
+from fusemirror.control.present_role import PresentRole
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.filesystem.directory_names import Name
+from fusemirror.control.unit import ControlUnit
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
-from fusemirror.identifiers import InodeNumber
+from fusemirror.identifiers import InodeNumber, NameKey
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import counting_seams, directory, volume
 
@@ -48,14 +50,15 @@ async def refused(request: Awaitable[Any]) -> str:
 
 
 @pytest.fixture
-async def unit(volume: Volume) -> AsyncIterator[PrimaryUnit]:
-    """A primary that need not wait for its backup, and goes on alone."""
-    primary = PrimaryUnit(volume, counting_seams(), peer_timeout_s=KEPT_S, io_timeout_s=1)
+async def unit(volume: Volume) -> AsyncIterator[ControlUnit]:
+    """Of a primary that need not wait for its backup, and goes on alone."""
+    host = HostState(volume, b"instance")
+    primary = PrimaryUnit(host, counting_seams(), peer_timeout_s=KEPT_S, io_timeout_s=1)
     send, receive = trio.open_memory_channel[Link](0)
     async with send, receive, trio.open_nursery() as nursery:
         await nursery.start(primary.run, receive)
-        await primary.mirror.settled_state()
-        yield primary
+        await primary.mirror.authority.until_decided()
+        yield ControlUnit(PresentRole(primary))
         nursery.cancel_scope.cancel()
 
 
@@ -66,26 +69,26 @@ def notified() -> list[tuple[InodeNumber, bool]]:
 
 
 @pytest.fixture
-def dropped() -> list[Name]:
+def dropped() -> list[NameKey]:
     """The names that the kernel was told to drop."""
     return []
 
 
 @pytest.fixture
 async def cache(
-    unit: PrimaryUnit, notified: list[tuple[InodeNumber, bool]], dropped: list[Name]
+    unit: ControlUnit, notified: list[tuple[InodeNumber, bool]], dropped: list[NameKey]
 ) -> AsyncIterator[KernelCache]:
-    watcher = KernelCache(
+    invalidator = KernelCache(
         lambda inode, attributes_only: notified.append((inode, attributes_only)),
         lambda parent, name: dropped.append((parent, name)),
     )
-    unit.volume.watcher = watcher
+    unit.volume.invalidator = invalidator
     async with trio.open_nursery() as nursery:
-        await nursery.start(watcher.run)
-        yield watcher
+        await nursery.start(invalidator.run)
+        yield invalidator
         nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
-def operations(unit: PrimaryUnit, cache: KernelCache) -> Operations:
+def operations(unit: ControlUnit, cache: KernelCache) -> Operations:
     return Operations(unit, cache, on_bug=never)

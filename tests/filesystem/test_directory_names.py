@@ -9,10 +9,12 @@ import trio
 import trio.testing
 
 from fusemirror.change import Row, Table
-from fusemirror.filesystem.directory_names import DirectoryNames, Name
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.errors import VolumeDamaged
+from fusemirror.filesystem.directory_names import DirectoryNames
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, NameKey
 from fusemirror.limits import MOVED_LOOKS_MAX
-from fusemirror.volume.catalog import Entry, entry_key, pack_entry
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry
+from fusemirror.volume.inode import Inode
 
 DIRECTORY, PARENT, OTHER = InodeNumber(7), InodeNumber(8), InodeNumber(9)
 OLD, NEW, NEWEST = (PARENT, b"old"), (OTHER, b"new"), (PARENT, b"newest")
@@ -24,14 +26,17 @@ class Kernel:
     """Drops names, each once its directory is free."""
 
     def __init__(self) -> None:
-        self.dropped: list[Name] = []
+        self.dropped: list[NameKey] = []
+        self.removed: list[InodeNumber] = []
         self.free = threading.Event()
         self.free.set()
         self.error = 0
 
-    def drop(self, parent: InodeNumber, name: bytes) -> None:
+    def drop(self, parent: InodeNumber, name: bytes, removed: InodeNumber | None = None) -> None:
         assert self.free.wait(PATIENCE_S), "the directory was never free"
         self.dropped.append((parent, name))
+        if removed is not None:
+            self.removed.append(removed)
         if self.error:
             raise OSError(self.error, "said the kernel")
 
@@ -46,7 +51,7 @@ def names(kernel: Kernel) -> DirectoryNames:
     return DirectoryNames(kernel.drop)
 
 
-def put(name: Name, file_type: int = DIRECTORY_TYPE) -> Row:
+def put(name: NameKey, file_type: int = DIRECTORY_TYPE) -> Row:
     return Table.ENTRIES, entry_key(*name), pack_entry(Entry(DIRECTORY, file_type, 2))
 
 
@@ -68,6 +73,26 @@ async def test_a_move_by_the_other_host_drops_the_name_that_the_kernel_has(
     await names.found(DIRECTORY, NEWEST)
     assert kernel.dropped == [OLD]
     assert not await names.found(DIRECTORY, NEWEST)
+
+
+def row(nlink: int, number: InodeNumber = DIRECTORY) -> Row:
+    inode = Inode(number, 0o040755, nlink, 0, 0, 0, 4096, 1, 1, 1, PARENT)
+    return Table.INODES, inode_key(number), inode.pack()
+
+
+async def test_one_that_the_other_host_removed_is_told_of_as_removed_by_the_name_that_the_kernel_has(
+    names: DirectoryNames, kernel: Kernel
+) -> None:
+    names.told(DIRECTORY, OLD)
+    names.rows_changed([row(2), row(0, OTHER)])
+    names._droppers.submit(lambda: None).result()
+    assert not kernel.dropped
+    kernel.error = errno.ENOTEMPTY
+    names.rows_changed([row(0), (Table.ENTRIES, entry_key(*OLD), None)])
+    names.rows_changed([row(0)])
+    names.removed(DIRECTORY)
+    names._droppers.shutdown()
+    assert (kernel.dropped, kernel.removed) == ([OLD], [DIRECTORY])
 
 
 async def test_a_look_that_finds_it_waits_for_that(names: DirectoryNames, kernel: Kernel) -> None:
@@ -165,8 +190,7 @@ async def test_a_directory_in_use_is_looked_at_in_its_new_place(names: Directory
     async with trio.open_nursery() as nursery:
         nursery.start_soon(names.run)
         names.rows_changed([put(NEW)])
-        with trio.fail_after(PATIENCE_S):
-            await trio.to_thread.run_sync(looks.looked.wait)
+        assert await trio.to_thread.run_sync(looks.looked.wait, PATIENCE_S)
         nursery.cancel_scope.cancel()
     assert looks.paths == [b"parent/other/new"]
 
@@ -225,13 +249,34 @@ async def test_what_nobody_uses_and_what_this_host_has_moved_on_needs_no_look(
     assert not looks.paths
 
 
-async def test_what_is_below_a_directory_that_the_kernel_has_not_met_is_looked_at_once_it_has(
-    names: DirectoryNames, looks: Looks
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_what_is_below_a_directory_that_the_kernel_has_not_met_is_looked_at_all_the_same(
+    names: DirectoryNames, looks: Looks, damaged: bool
 ) -> None:
+    asked: list[InodeNumber] = []
+
+    async def name_of(directory: InodeNumber) -> NameKey | None:
+        asked.append(directory)
+        if damaged:
+            raise VolumeDamaged("volume", "a row is no row")
+        return PARENT, b"unmet"
+
+    names.name_of = name_of
+    names.forgotten(OTHER)
+    await names.found(DIRECTORY, NEW)
+    await names.look_at_left()
+    assert asked[0] == OTHER
+    assert looks.paths == ([] if damaged else [b"parent/unmet/new"])
+
+
+async def test_in_a_circle_there_is_nothing_to_look_at(names: DirectoryNames, looks: Looks) -> None:
+    """While moves arrive that go one by one."""
+
+    async def name_of(directory: InodeNumber) -> NameKey | None:
+        return DIRECTORY, b"above itself"
+
+    names.name_of = name_of
     names.forgotten(OTHER)
     await names.found(DIRECTORY, NEW)
     await names.look_at_left()
     assert not looks.paths
-    names.told(OTHER, (PARENT, b"met"))
-    await names.look_at_left()
-    assert looks.paths == [b"parent/met/new"]

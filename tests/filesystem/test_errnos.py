@@ -13,10 +13,19 @@ from fusemirror.errors import CheckReport, DiskFailed, FusemirrorError, Operatio
 from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
+from fusemirror.filesystem.requests.attributes import AttributeRequests
+from fusemirror.filesystem.requests.directories import DirectoryRequests
+from fusemirror.filesystem.requests.files import FileRequests
+from fusemirror.filesystem.requests.names import NameRequests
 from fusemirror.limits import ERROR_REPEATED_S
 
 REQUESTS = {name for name, _ in inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)}
-OURS = {name: value for name, value in vars(Operations).items() if name in REQUESTS}
+OURS = {
+    name: getattr(part, name)
+    for part in (NameRequests, DirectoryRequests, AttributeRequests, FileRequests)
+    for name in REQUESTS | {"forget"}
+    if hasattr(part, name)
+}
 NEED_NOTHING = {"access"}
 
 
@@ -28,14 +37,14 @@ class Broken:
 
 
 class Handler:
-    """One request handler that meets `error`, and hears of bugs as `Operations` does."""
+    """One request handler that meets `error`, and hears of bugs."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
         self.bugs = 0
-        self.errors = ErrorLog()
+        self.errors = ErrorLog(self._on_bug)
 
-    def on_bug(self) -> None:
+    def _on_bug(self) -> None:
         self.bugs += 1
 
     @answers_errno

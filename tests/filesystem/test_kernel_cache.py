@@ -10,12 +10,13 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
-from fusemirror.filesystem import kernel_cache
+from fusemirror.filesystem import notifier
 from fusemirror.filesystem.handles import FileHandle
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import KERNEL_DELAY_S, KERNEL_STEADY_S, MAPPING_DELAY_S, REST_S
-from fusemirror.volume.catalog import inode_key, new_directory, xattr_key
+from fusemirror.volume.catalog import new_directory
+from fusemirror.volume.entries import inode_key, xattr_key
 from fusemirror.volume.inode import Inode
 
 INODE, OTHER = InodeNumber(7), InodeNumber(8)
@@ -149,7 +150,7 @@ async def test_a_file_that_was_made_and_is_written_next_is_granted_when_it_is_at
     """What was granted would have to be taken back at once, which takes longer than to ask again."""
     writer = FileHandle(INODE, os.O_WRONLY, 0, 0, cached=False)
     cache.named(INODE)
-    cache.opened(writer)
+    cache.files.opened(writer)
     assert cache.tell(inode(), LIFETIME_S, asked=True)[0] == 0
     cache.data_changed(INODE, own=True)
     assert kernel.notified == []
@@ -191,7 +192,7 @@ async def test_an_inode_that_is_being_freed_is_not_waited_for_longer_than_a_mome
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel frees it once its last write is answered, by the task that notifies."""
-    monkeypatch.setattr(kernel_cache, "NOTIFICATION_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(notifier, "NOTIFICATION_TIMEOUT_S", 0.01)
     await grant(cache)
     await grant(cache, OTHER)
     kernel.freed.clear()
@@ -230,8 +231,8 @@ async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     reader = FileHandle(INODE, os.O_RDONLY, 0, cached=True)
-    cache.opened(reader)
-    cache.reads(INODE)
+    cache.files.opened(reader)
+    cache.pages.reads(INODE)
     cache.data_changed(INODE, own=False)
     await trio.sleep(2 * KERNEL_STEADY_S)  # however long nobody asks
     mtimes = set()
@@ -245,31 +246,31 @@ async def test_after_a_change_each_answer_has_its_own_mtime_until_old_pages_must
     await trio.sleep(KERNEL_STEADY_S)
     assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS)
     cache.data_changed(INODE, own=False)
-    cache.closed(reader)
+    cache.files.closed(reader)
     assert cache.tell(inode(), LIFETIME_S) == (0, MTIME_NS), "the next open drops them"
 
 
 async def test_an_open_drops_pages_that_may_be_old(
     cache: KernelCache, autojump_clock: trio.testing.MockClock
 ) -> None:
-    assert cache.keeps_pages(INODE)
-    cache.reads(INODE)
-    assert cache.keeps_pages(INODE)
+    assert cache.pages.are_fresh(INODE)
+    cache.pages.reads(INODE)
+    assert cache.pages.are_fresh(INODE)
     cache.data_changed(INODE, own=False)
     await trio.sleep(2 * KERNEL_STEADY_S)
     for _ in range(2):
-        assert not cache.keeps_pages(INODE), "the first who opens may not have dropped them yet"
+        assert not cache.pages.are_fresh(INODE), "the first who opens may not have dropped them yet"
     await trio.sleep(KERNEL_STEADY_S)
-    assert cache.keeps_pages(INODE)
+    assert cache.pages.are_fresh(INODE)
 
 
 @pytest.mark.parametrize(("maps", "dropped"), [(True, 0), (False, 1)])
 async def test_pages_of_mappings_are_dropped_a_while_after_a_program_of_this_host_wrote(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel, maps: bool, dropped: int
 ) -> None:
-    cache.maps_direct_io = maps
+    cache.files.negotiated(maps_direct_io=maps)
     kernel.unknown.add(INODE)
-    cache.reads(INODE)
+    cache.pages.reads(INODE)
     cache.data_changed(INODE, own=True)
     cache.data_changed(INODE, own=True)
     await trio.testing.wait_all_tasks_blocked()
@@ -286,19 +287,19 @@ async def test_what_the_other_host_wrote_is_in_no_old_page_and_within_the_size_t
     kernel.ending = ENDING
     cache.data_changed(INODE, own=False)
     assert kernel.notified == [], "the kernel has nothing of it"
-    cache.reads(INODE)
-    cache.has_moved_data(INODE)
+    cache.pages.reads(INODE)
+    cache.pages.has_moved_data(INODE)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == TOLD_LONGER, "the byte comes into no old page, and does not stay"
     cache.data_changed(INODE, own=False)
     assert len(kernel.notified) == 3, "it has no pages any more"
     kernel.notified.clear()
     reader = FileHandle(INODE, os.O_RDONLY, 0, cached=False)
-    cache.opened(reader)
+    cache.files.opened(reader)
     kernel.ending = LATER_ENDING
     cache.data_changed(INODE, own=False)
     assert kernel.notified == TOLD_LONGER, "but an open file, whose size it goes by"
-    cache.closed(reader)
+    cache.files.closed(reader)
     cache.data_changed(INODE, own=False)
     await trio.sleep(2 * MAPPING_DELAY_S)
     assert len(kernel.notified) == 3
@@ -309,7 +310,7 @@ async def test_a_last_byte_is_stored_only_where_the_kernel_may_take_the_file_for
 ) -> None:
     """In a page that a program reads it stands beside what was there before."""
     kernel.ending = LATER_ENDING
-    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.files.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
     cache.data_changed(INODE, own=False)
     kernel.notified.clear()
     cache.data_changed(INODE, own=False)
@@ -327,10 +328,10 @@ async def test_a_last_byte_is_stored_only_where_the_kernel_may_take_the_file_for
     assert kernel.notified == TOLD_LONGER, "a program here may have made it shorter meanwhile"
     kernel.notified.clear()
     reader = FileHandle(INODE, os.O_RDONLY, 0, cached=False)
-    cache.closed(reader)
+    cache.files.closed(reader)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == []
-    cache.opened(reader)
+    cache.files.opened(reader)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == TOLD_LONGER, "the other host may have, while nobody here had it open"
 
@@ -343,7 +344,7 @@ async def test_a_file_that_grew_in_a_copy_of_this_host_is_told_as_one_that_was_w
     kernel.ending = ENDING
     cache.rows_changed([row], own=False)
     assert kernel.notified == [], "nobody has it open"
-    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.files.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
     cache.rows_changed([row], own=True)
     assert kernel.notified == []
     cache.rows_changed([row], own=False)
@@ -363,8 +364,8 @@ async def test_a_last_byte_that_may_be_old_is_not_stored(
 ) -> None:
     """It would stand beside what was written after it."""
     kernel.ending = ENDING
-    cache.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
-    cache.kernel_asks, cache.is_held_up = lambda: True, lambda _: True
+    cache.files.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=False))
+    cache.pages.attach(lambda: True, lambda _: True)
     kernel.freed.clear()
     cache.data_changed(INODE, own=False)
     kernel.freed.set()
@@ -380,17 +381,31 @@ async def test_a_read_under_way_is_not_waited_for(
 ) -> None:
     kernel.ending = ENDING
     kernel.freed.clear()
-    cache.reads(INODE)
+    cache.pages.reads(INODE)
     for _ in range(100):
         cache.data_changed(INODE, own=False)
     assert kernel.notified == []
-    cache.has_moved_data(INODE)
+    cache.pages.has_moved_data(INODE)
     kernel.freed.set()
     await kernel.hears(1)
     await trio.sleep(MAPPING_DELAY_S)
     await kernel.hears(3)
     assert kernel.notified.count((INODE, STORED)) == 1, "once more, for all that came meanwhile"
     assert kernel.notified.count((INODE, PAGES)) == 3
+
+
+async def test_open_files_lose_their_pages_when_the_lease_is_over(
+    cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
+) -> None:
+    """Who opens one later asks, and waits for the other host."""
+    for number in (INODE, OTHER):
+        cache.pages.reads(number)
+        cache.pages.has_moved_data(number)
+    cache.files.opened(FileHandle(INODE, os.O_RDONLY, 0, cached=True))
+    cache.lease_over()
+    await kernel.hears(1)
+    await trio.sleep(2 * MAPPING_DELAY_S)
+    assert kernel.notified == [(INODE, PAGES)]
 
 
 @pytest.mark.parametrize(("held_up", "asked"), [(False, True), (True, False)])
@@ -411,11 +426,10 @@ async def test_a_slow_machine_is_waited_for(
             kernel.freed.set()
         return held_up
 
-    cache.is_held_up = look
-    cache.kernel_asks = lambda: asked
+    cache.pages.attach(lambda: asked, look)
     kernel.freed.clear()
-    cache.reads(INODE)
-    cache.has_moved_data(INODE)
+    cache.pages.reads(INODE)
+    cache.pages.has_moved_data(INODE)
     cache.data_changed(INODE, own=False)
     assert kernel.notified == [(INODE, PAGES)]
 
@@ -424,11 +438,11 @@ async def test_a_kernel_that_does_not_hear_holds_up_nobody(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     """A page is locked by a read that this host has not even got yet, of each of many files."""
-    cache.kernel_asks, cache.is_held_up = lambda: True, lambda _: True
+    cache.pages.attach(lambda: True, lambda _: True)
     kernel.freed.clear()
     for number in range(20):
-        cache.reads(InodeNumber(number))
-        cache.has_moved_data(InodeNumber(number))
+        cache.pages.reads(InodeNumber(number))
+        cache.pages.has_moved_data(InodeNumber(number))
         cache.data_changed(InodeNumber(number), own=False)
     assert kernel.notified == []
     kernel.freed.set()
@@ -441,11 +455,11 @@ async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
     await trio.testing.wait_all_tasks_blocked()
-    cache.reads(INODE)
+    cache.pages.reads(INODE)
     cache.data_changed(INODE, own=True)
     cache.forgotten(INODE, 1)  # before `run` has heard of the change
     await trio.testing.wait_all_tasks_blocked()
-    cache.reads(OTHER)
+    cache.pages.reads(OTHER)
     cache.data_changed(OTHER, own=True)
     await trio.sleep(MAPPING_DELAY_S * 2)
     await kernel.hears(1)
@@ -455,9 +469,9 @@ async def test_an_inode_that_the_kernel_lets_go_of_at_once_has_no_pages_to_drop(
 async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
-    cache.reads(INODE)
+    cache.pages.reads(INODE)
     cache.data_changed(INODE, own=True)
-    cache.keeps_pages(INODE)
+    cache.pages.are_fresh(INODE)
     await trio.sleep(MAPPING_DELAY_S - KERNEL_DELAY_S / 2)
     cache.tell(inode(), LIFETIME_S)
     await trio.sleep(KERNEL_DELAY_S)
@@ -470,7 +484,7 @@ async def test_pages_are_not_dropped_while_an_answer_may_be_on_its_way(
 async def test_pages_are_not_dropped_while_the_kernel_waits_for_attributes(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, kernel: Kernel
 ) -> None:
-    cache.reads(INODE)
+    cache.pages.reads(INODE)
     cache.data_changed(INODE, own=True)
     cache.asks(INODE)
     await trio.sleep(MAPPING_DELAY_S * 3)
@@ -496,8 +510,8 @@ async def test_pages_are_not_dropped_while_the_kernel_waits_for_attributes(
 async def test_content_is_kept_of_files_that_are_only_read_or_could_not_be_mapped_otherwise(
     cache: KernelCache, autojump_clock: trio.testing.MockClock, flags: int, maps_direct_io: bool, kept: bool
 ) -> None:
-    cache.maps_direct_io = maps_direct_io
-    assert cache.keeps_content(INODE, flags) == kept
+    cache.files.negotiated(maps_direct_io=maps_direct_io)
+    assert cache.files.keeps_content(INODE, flags) == kept
 
 
 async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing(
@@ -505,11 +519,11 @@ async def test_content_is_not_kept_while_this_host_has_the_file_open_for_writing
 ) -> None:
     writer = FileHandle(INODE, os.O_WRONLY, 0, cached=False)
     for _ in range(2):
-        cache.opened(writer)
+        cache.files.opened(writer)
     for _ in range(2):
-        assert not cache.keeps_content(INODE, os.O_RDONLY)
-        cache.closed(writer)
-    assert cache.keeps_content(INODE, os.O_RDONLY)
+        assert not cache.files.keeps_content(INODE, os.O_RDONLY)
+        cache.files.closed(writer)
+    assert cache.files.keeps_content(INODE, os.O_RDONLY)
 
 
 async def test_content_is_kept_of_a_file_at_rest(
@@ -517,10 +531,10 @@ async def test_content_is_kept_of_a_file_at_rest(
 ) -> None:
     cache.data_changed(INODE, own=False)
     for _ in range(10):
-        assert not cache.keeps_content(INODE, os.O_RDONLY)
+        assert not cache.files.keeps_content(INODE, os.O_RDONLY)
         await trio.sleep(REST_S / 10)
     await trio.sleep(REST_S * 2)
-    assert cache.keeps_content(INODE, os.O_RDONLY)
+    assert cache.files.keeps_content(INODE, os.O_RDONLY)
 
 
 # --- inodes without names -------------------------------------------------------------------------------
@@ -537,12 +551,12 @@ async def test_an_inode_without_names_is_let_go_of_when_the_kernel_no_longer_kno
     kernel: Kernel, cache: KernelCache
 ) -> None:
     pruned = list[InodeNumber]()
-    cache.prune = pruned.extend
+    cache.letting_go.attach(pruned.extend)
 
     async def look() -> list[InodeNumber]:
         cache.has_let_go([INODE, OTHER])
         with trio.fail_after(10):
-            while cache._letting_go:  # noqa: ASYNC110 - a thread tells nobody
+            while cache.letting_go._asked:  # noqa: ASYNC110 - a thread tells nobody
                 await trio.sleep(0.001)
         return sorted(cache.has_let_go([INODE, OTHER]))
 

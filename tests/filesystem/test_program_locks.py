@@ -11,14 +11,16 @@ import trio.testing
 from pyfuse3 import FUSEError
 
 from fusemirror.coherence.lock_table import END_OF_FILE, Owner
-from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import VolumeDamaged
+from fusemirror.filesystem.callers import Caller
+from fusemirror.filesystem.errnos import ErrorLog
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.program_locks import ProgramLocks
-from fusemirror.filesystem.server import Caller
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.kernel.codec import FileLock, InHeader, LockWanted
-from tests.filesystem.conftest import cache, dropped, notified, operations, unit
+from tests.filesystem.conftest import cache, dropped, never, notified, operations, unit
 from tests.volume.conftest import directory, volume
 
 __all__ = ["cache", "directory", "dropped", "notified", "operations", "unit", "volume"]
@@ -82,7 +84,7 @@ async def test_a_signal_ends_the_wait(locks: ProgramLocks, fh: int) -> None:
 
 
 async def test_a_close_ends_what_the_process_holds_and_a_release_what_the_open_file_does(
-    locks: ProgramLocks, operations: Operations, fh: int, unit: PrimaryUnit
+    locks: ProgramLocks, operations: Operations, fh: int, unit: ControlUnit
 ) -> None:
     assert await errno_of(locks, wanted(fh, 1, 0, 9)) == 0
     assert await errno_of(locks, wanted(fh, 2, 10, 19)) == 0
@@ -94,11 +96,11 @@ async def test_a_close_ends_what_the_process_holds_and_a_release_what_the_open_f
 
 
 async def test_of_open_files_no_circle_is_looked_for(
-    unit: PrimaryUnit, cache: KernelCache, fh: int, operations: Operations
+    unit: ControlUnit, cache: KernelCache, fh: int, operations: Operations
 ) -> None:
-    files = operations._files
+    files = operations.files._files
     for as_open_file, expected in ((False, errno.EDEADLK), (True, errno.EINTR)):
-        locks = ProgramLocks(unit, cache, files, lambda: None, lambda _, answer=as_open_file: answer)  # type: ignore[misc]
+        locks = ProgramLocks(unit, cache, files, ErrorLog(never), lambda _, answer=as_open_file: answer)  # type: ignore[misc]
         assert await errno_of(locks, wanted(fh, 1, 0, 0)) == 0
         assert await errno_of(locks, wanted(fh, 2, 1, 1)) == 0
         ended: list[int] = []
@@ -124,7 +126,7 @@ async def test_of_open_files_no_circle_is_looked_for(
 
 @pytest.mark.expects_warnings
 async def test_through_a_file_whose_lock_is_lost_nothing_goes_until_it_is_closed(
-    locks: ProgramLocks, operations: Operations, fh: int, unit: PrimaryUnit, notified: list[Any]
+    locks: ProgramLocks, operations: Operations, fh: int, unit: ControlUnit, notified: list[Any]
 ) -> None:
     assert await errno_of(locks, wanted(fh, 1)) == 0
     unit.locks.lose_all("a test")
@@ -149,20 +151,38 @@ async def test_a_grant_waits_for_pages_that_are_still_to_go(
     async def wait(inode: int) -> None:
         settled.append(inode)
 
-    monkeypatch.setattr(cache, "settled", wait)
+    monkeypatch.setattr(cache.pages, "dropped", wait)
     assert await errno_of(locks, wanted(fh, 1)) == 0
     assert await errno_of(locks, wanted(fh, 2)) == errno.EAGAIN
     assert len(settled) == 1
 
 
 async def test_what_cannot_be_said_to_be_held_is_not(
-    locks: ProgramLocks, fh: int, cache: KernelCache, unit: PrimaryUnit, monkeypatch: pytest.MonkeyPatch
+    locks: ProgramLocks, fh: int, cache: KernelCache, unit: ControlUnit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(_: int) -> None:
         await trio.sleep_forever()
 
-    monkeypatch.setattr(cache, "settled", never)
+    monkeypatch.setattr(cache.pages, "dropped", never)
     unit.locks.io_timeout_s = 0.01
     assert await errno_of(locks, wanted(fh, 1)) == errno.EIO
     assert not unit.locks.table.holds(Owner(unit.locks.host, 1), ROOT_INODE)
     assert unit.locks.status()["held"] == 0
+
+
+@pytest.mark.expects_warnings
+async def test_a_damage_met_by_a_lock_is_told_and_no_bug(
+    locks: ProgramLocks,
+    fh: int,
+    unit: ControlUnit,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def damaged(inode: object) -> None:
+        raise VolumeDamaged("/volume", "a test")
+
+    monkeypatch.setattr(unit, "showable", damaged)
+    assert await errno_of(locks, wanted(fh, 1)) == errno.EIO
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "a test" in line
+    assert (await locks.find(asker(), wanted(fh, 2))).type == fcntl.F_UNLCK, "it is not held"

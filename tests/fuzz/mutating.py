@@ -25,7 +25,9 @@ LENGTHS = (1, 7, 8, 9, 16, 17, 64, 65, 255, 256, 263, 264, 512, 4096, 70_000)
 
 
 def mutated(message: AnyMessage, random: Random) -> AnyMessage:
-    """The message with one field, or a part of it, of another value."""
+    """The message with one field, or a part of it, of another value; one without fields as it is."""
+    if not message.__struct_fields__:
+        return message
     field = random.choice(message.__struct_fields__)
     return msgspec.structs.replace(message, **{field: other(getattr(message, field), random)})
 

@@ -61,6 +61,20 @@ def offsets(layout: Layout[Any]) -> dict[str, int]:
     return dict(zip((name.rstrip("_") for name in layout.kind._fields), starts, strict=True))
 
 
+RENAMED = {"OPEN_OUT.padding": "OPEN_OUT_padding"}
+INCLUDES = """
+#include <linux/fuse.h>
+#include <stddef.h>
+#include <stdio.h>
+#if FUSE_KERNEL_MINOR_VERSION >= 40
+#define OPEN_OUT_padding backing_id
+#else
+#define OPEN_OUT_padding padding
+#endif
+"""
+"""What newer headers have by another name: Debian 13's, for one."""
+
+
 @pytest.fixture(scope="module")
 def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the compiler makes of linux/fuse.h: `size`, `size.field` and numbers by name."""
@@ -75,14 +89,15 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
             continue
         end = ENDS_BEFORE.get(name)
         asked[name] = f"offsetof(struct {kind}, {end})" if end else f"sizeof(struct {kind})"
-        asked |= {f"{name}.{field}": f"offsetof(struct {kind}, {field})" for field in offsets(layout)}
+        for field in offsets(layout):
+            renamed = RENAMED.get(f"{name}.{field}", field)
+            asked[f"{name}.{field}"] = f"offsetof(struct {kind}, {renamed})"
     lines = [
         f'printf("%s %lld\\n", "{key}", (long long)({expression}));' for key, expression in asked.items()
     ]
     program = tmp_path_factory.mktemp("header") / "header"
     source = program.with_suffix(".c")
-    includes = "#include <linux/fuse.h>\n#include <stddef.h>\n#include <stdio.h>\n"
-    source.write_text(includes + "int main(void) {" + "\n".join(lines) + "}")
+    source.write_text(INCLUDES + "int main(void) {" + "\n".join(lines) + "}")
     subprocess.run(["gcc", "-o", program, source], check=True, timeout=60)
     output = subprocess.run([program], check=True, timeout=60, capture_output=True, text=True).stdout
     return {key: int(value) for key, _, value in (line.partition(" ") for line in output.splitlines())}
@@ -165,7 +180,7 @@ ATTR = tuple(range(7, 23))
         (codec.statfs_reply(5, codec.Kstatfs(1, 2, 3, 4, 5, 6, 7, 8)), 16 + 80),
     ],
 )
-def test_replies_are_as_long_as_the_kernel_wants_them(reply: codec.Reply, size: int) -> None:
+def test_replies_are_as_long_as_the_kernel_wants_them(reply: codec.FuseReply, size: int) -> None:
     data = b"".join(reply)
     found = codec.OUT_HEADER.read(data)
     assert (len(data), found.len, found.unique) == (size, size, 5)

@@ -15,10 +15,10 @@ import trio.testing
 from fusemirror import hot
 from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec, session
-from fusemirror.kernel.codec import InHeader, Opcode, Reply
-from fusemirror.kernel.session import Session
-from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX
-from fusemirror.promise import Promise, check_task
+from fusemirror.kernel.codec import FuseReply, InHeader, Opcode
+from fusemirror.kernel.session import FuseSession
+from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX, TURNS_PER_LOOK
+from fusemirror.promise import Promise
 
 READ = codec.READ_IN.pack(1, 0, 10, 0, 0, 0, 0)
 DEADLINE_S = 5.0
@@ -33,10 +33,10 @@ class Served:
         self.tasks: dict[int, trio.lowlevel.Task] = {}
         self.interrupted: list[int] = []
         self.forgotten: list[tuple[int, int]] = []
-        self.untaken_replies: list[tuple[InHeader, bytes, Reply]] = []
+        self.untaken_replies: list[tuple[InHeader, bytes, FuseReply]] = []
         self.promises: dict[int, Promise[int]] = {}  # of writes, which wait without a task
 
-    def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
+    def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, FuseReply] | None:
         if header.opcode in (Opcode.READ, Opcode.RENAME):
             return self._read(header, body)
         if header.opcode == Opcode.WRITE:
@@ -45,13 +45,13 @@ class Served:
             self.forgotten += codec.forgotten_in(body)
         return None
 
-    async def _write(self, header: InHeader) -> Reply:
+    async def _write(self, header: InHeader) -> FuseReply:
         if header.nodeid == 15:
-            check_task()  # as a lease that has run out has it
-            await trio.lowlevel.checkpoint()
+            with trio.move_on_after(0.001):  # as where a lease has run out
+                await trio.sleep_forever()
         self.started.append(header.unique)
         try:
-            written = await self.promises[header.unique].wait() if header.unique in self.promises else 0
+            written = await self.promises[header.unique].wait_last() if header.unique in self.promises else 0
         except ValueError:
             await trio.lowlevel.checkpoint()
             return codec.error_reply(header.unique, errno.EROFS)
@@ -61,10 +61,7 @@ class Served:
             raise MalformedRequest("late")
         return codec.write_reply(header.unique, written)
 
-    def needs_no_task(self, header: InHeader) -> bool:
-        return header.opcode == Opcode.WRITE
-
-    async def _read(self, header: InHeader, body: memoryview) -> Reply:
+    async def _read(self, header: InHeader, body: memoryview) -> FuseReply:
         asked = codec.READ_IN.read(body)
         self.started.append(header.unique)
         self.tasks[header.unique] = trio.lowlevel.current_task()
@@ -80,7 +77,7 @@ class Served:
     def interrupt(self, unique: int) -> None:
         self.interrupted.append(unique)
 
-    async def untaken(self, header: InHeader, body: bytes, reply: Reply) -> None:
+    async def untaken(self, header: InHeader, body: bytes, reply: FuseReply) -> None:
         self.untaken_replies.append((header, body, reply))
 
 
@@ -126,11 +123,11 @@ async def server(request: pytest.FixtureRequest) -> Served:
 
 
 @asynccontextmanager
-async def serving(server: Served) -> AsyncIterator[tuple[Kernel, Session]]:
+async def serving(server: Served) -> AsyncIterator[tuple[Kernel, FuseSession]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with ours, theirs:
-        served = Session(ours.fileno(), server)
+        served = FuseSession(ours.fileno(), server)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)
             yield Kernel(theirs), served
@@ -144,6 +141,32 @@ async def test_what_need_not_wait_is_answered_in_the_task_that_reads(server: Ser
             kernel.send(Opcode.READ, unique)
         assert [await kernel.answer() for _ in range(3)] == [(2, 0), (4, 0), (6, 0)]
         assert len(set(server.tasks.values())) == 1
+
+
+async def test_who_asks_alone_is_seldom_looked_beyond(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that finds nothing costs as much as much of a small write; where many ask it costs nothing."""
+    empty = 0
+    readv = os.readv
+
+    def counted(descriptor: int, buffers: list[bytearray]) -> int:
+        nonlocal empty
+        try:
+            return readv(descriptor, buffers)
+        except BlockingIOError:
+            empty += 1
+            raise
+
+    async with serving(server) as (kernel, _):
+        monkeypatch.setattr(os, "readv", counted)
+        for unique in range(2, 2 + 2 * 4 * TURNS_PER_LOOK, 2):
+            kernel.send(Opcode.READ, unique)
+            assert await kernel.answer() == (unique, 0)
+        assert empty == 4
+        for unique in range(1002, 1022, 2):
+            kernel.send(Opcode.READ, unique)
+        assert [await kernel.answer() for _ in range(10)] == [(each, 0) for each in range(1002, 1022, 2)]
 
 
 async def test_what_waits_keeps_nobody_waiting(server: Served) -> None:
@@ -270,7 +293,7 @@ async def test_a_mistake_ends_the_session_and_leaves_the_descriptor_to_libfuse(s
     with ours, theirs:
         Kernel(theirs).send(Opcode.READ, 2, nodeid=13)
         with pytest.RaisesGroup(pytest.RaisesGroup(KeyError)):
-            await Session(ours.fileno(), server).run()
+            await FuseSession(ours.fileno(), server).run()
         assert os.get_blocking(ours.fileno())
 
 
@@ -279,7 +302,7 @@ async def test_less_than_a_header_ends_the_session(server: Served) -> None:
     with ours, theirs:
         Kernel(theirs).send_bytes(b"short")
         with pytest.RaisesGroup(pytest.RaisesGroup(MalformedRequest)):
-            await Session(ours.fileno(), server).run()
+            await FuseSession(ours.fileno(), server).run()
 
 
 async def test_the_end_waits_for_what_has_begun(server: Served) -> None:
@@ -300,7 +323,7 @@ async def test_the_end_of_the_connection_ends_the_session(server: Served) -> Non
     with ours:
         theirs.close()
         with trio.fail_after(DEADLINE_S):
-            await Session(ours.fileno(), server).run()
+            await FuseSession(ours.fileno(), server).run()
 
 
 # --- interrupts -----------------------------------------------------------------------------------------
@@ -410,8 +433,12 @@ async def test_a_write_whose_promise_is_rejected_goes_on_in_a_task(server: Serve
         assert await kernel.answer() == (2, errno.EROFS)
 
 
-async def test_a_write_that_needs_a_task_after_all_has_one(server: Served) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_write_that_waits_for_something_else_first_has_a_task(server: Served, waits: bool) -> None:
+    server.promises = {4: Promise()} if waits else {}
     async with serving(server) as (kernel, _):
+        if waits:
+            server.promises[4].resolve(0)
         for unique, nodeid in ((2, 1), (4, 15), (6, 1)):
             kernel.send(Opcode.WRITE, unique, nodeid=nodeid)
         assert sorted([await kernel.answer() for _ in range(3)]) == [(2, 0), (4, 0), (6, 0)]
@@ -435,7 +462,7 @@ async def test_a_write_answers_nothing_after_the_session_was_left(server: Served
     theirs.setblocking(False)
     with ours, theirs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Session(ours.fileno(), server).run)
+            nursery.start_soon(FuseSession(ours.fileno(), server).run)
             for unique in server.promises:
                 Kernel(theirs).send(Opcode.WRITE, unique)
             await trio.testing.wait_all_tasks_blocked()

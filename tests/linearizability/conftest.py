@@ -43,7 +43,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
     """
     failed_before = request.session.testsfailed
     with two_hosts(access=request.module.ACCESS) as hosts:
-        hosts.backup.expect_warnings("check report")
+        hosts.backup.expect_warnings("EIO: ")
         hosts.mount()
         yield hosts
         if request.session.testsfailed == failed_before:

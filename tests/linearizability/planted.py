@@ -17,21 +17,31 @@ from fusemirror.change import NamespaceChange, TruncateChange, WriteChange
 from fusemirror.channel.session import Session
 from fusemirror.cli.main import main
 from fusemirror.coherence import directory_leases
-from fusemirror.control.backup import BackupUnit
+from fusemirror.control.backup_reads import BackupReads
+from fusemirror.control.local_reads import read_here
 from fusemirror.control.primary import PrimaryUnit
+from fusemirror.control.primary_reads import PrimaryReads
 from fusemirror.errors import ConnectionLost
 from fusemirror.filesystem.kernel_cache import KernelCache
+from fusemirror.filesystem.kernel_pages import Pages
+from fusemirror.filesystem.notifier import Notifier
 from fusemirror.identifiers import NO_REQUEST
 from fusemirror.volume.inode import Inode
+
+
+def plant(owner: Any, name: str, value: Any) -> None:
+    """Put a bug in the place of what is there."""
+    assert hasattr(owner, name), f"{owner} has no {name}: what the bug replaces is called otherwise now"
+    setattr(owner, name, value)
 
 
 def early_acknowledgement() -> None:
     """The primary tells its programs of success before the backup has the change."""
 
     async def perform(self: PrimaryUnit, operation: Any, data: bytes = b"") -> Inode | None:
-        return self.volume.catalog.inode(self._make(operation, data, NO_REQUEST))
+        return self.volume.catalog.inode(self.admission.decisions.make(operation, data, NO_REQUEST))
 
-    setattr(PrimaryUnit, "perform", perform)  # noqa: B010 - a method that mypy guards
+    plant(PrimaryUnit, "perform", perform)
 
 
 def unsettled_names() -> None:
@@ -39,26 +49,26 @@ def unsettled_names() -> None:
 
     async def at_once(*_: Any) -> None: ...
 
-    setattr(PrimaryUnit, "showable", at_once)  # noqa: B010
+    plant(PrimaryReads, "showable", at_once)
 
 
 def unsettled_data() -> None:
     """The primary shows data that the backup does not have yet."""
 
-    async def read(self: PrimaryUnit, inode: Any, offset: int, length: int) -> bytes:
-        return self.read_here(inode, offset, length)
+    async def read(self: PrimaryReads, inode: Any, offset: int, length: int) -> bytes:
+        return read_here(self._host, inode, offset, length)
 
-    setattr(PrimaryUnit, "read", read)  # noqa: B010
+    plant(PrimaryReads, "read", read)
 
 
 def no_lease() -> None:
     """The backup shows what it has for as long as it believes in its link."""
 
-    async def showable(self: BackupUnit, _: Any) -> None:
-        if self.link is None or not self.applier.serves:
+    async def showable(self: BackupReads, _: Any, *, content: bool = False) -> None:
+        if self._links.link is None or not self._applier.serves:
             await self._wait_readable()
 
-    setattr(BackupUnit, "showable", showable)  # noqa: B010
+    plant(BackupReads, "showable", showable)
 
 
 def kept_pages() -> None:
@@ -72,20 +82,20 @@ def kept_pages() -> None:
         lifetime_s, mtime_ns = tell(self, inode, lifetime_s, asked=asked)
         return lifetime_s, times.setdefault(inode.number, mtime_ns)
 
-    setattr(KernelCache, "tell", tell_old)  # noqa: B010
-    setattr(KernelCache, "_refresh", lambda *_: None)  # noqa: B010
+    plant(KernelCache, "tell", tell_old)
+    plant(Pages, "refresh", lambda *_: None)
 
 
 def kept_attributes() -> None:
     """A kernel is not told to ask again for attributes that it may keep."""
-    for take_back in ("_take_back", "_refresh"):  # dropping pages takes back attributes, too
-        setattr(KernelCache, take_back, lambda *_: None)
+    plant(Notifier, "take_back_attributes", lambda *_: None)
+    plant(Pages, "refresh", lambda *_: None)  # dropping pages takes back attributes, too
 
 
 def eager_names() -> None:
     """No bug: kernels keep the names of a directory from the first look on, however it is used."""
     for name, value in EAGER.items():
-        setattr(directory_leases, name, value)
+        plant(directory_leases, name, value)
 
 
 def names_given_up_at_once() -> None:
@@ -94,7 +104,7 @@ def names_given_up_at_once() -> None:
 
     async def at_once(_: float) -> None: ...
 
-    setattr(directory_leases, "_until", at_once)  # noqa: B010
+    plant(directory_leases, "_until", at_once)
 
 
 EAGER = {
@@ -124,7 +134,7 @@ def slow() -> None:
             await trio.sleep(LATE_S)
         return received
 
-    setattr(Session, "receive", receive_late)  # noqa: B010
+    plant(Session, "receive", receive_late)
 
 
 BUGS: dict[str, Callable[[], None]] = {

@@ -7,22 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import TwoHosts
+from fusemirror.limits import STATUS_AHEAD_BYTES
+from tests.hosts import FILESYSTEM, Host, TwoHosts
 from tests.linearizability import test_mounts
 from tests.linearizability.conftest import Judge
-from tests.linearizability.test_mounts import LONG, Fault, quiet, troubled
+from tests.linearizability.crew import Crew
+from tests.linearizability.test_mounts import LONG, MEMBERS, Fault, quiet, troubled
 
 ACCESS = "exclusive"
 FEW = (test_mounts.cut, test_mounts.kill_primary, test_mounts.kill_backup, test_mounts.stall_backup)
 FAULTS: tuple[Fault, ...] = test_mounts.FAULTS if LONG else FEW
+CALLS_EARLY = test_mounts.CALLS // (1 if LONG else 10)
 
 
 def test_exclusive_access_fits_one_order(pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path) -> None:
-    judge(quiet(pair, seed, tmp_path, test_mounts.CALLS // (1 if LONG else 2)))
+    calls = test_mounts.CALLS // (1 if LONG else 2)
+    judge(quiet(pair, seed, tmp_path, calls, until=lambda: all(map(_wanted_the_same, pair))))
     for host in pair:
-        status = host.status()
-        assert status["effective"]["access"] == "exclusive"
-        assert status["exclusive"]["stood_by_total"] > 0, "nobody ever wanted the same"
+        assert host.status()["effective"]["access"] == "exclusive"
+
+
+def _wanted_the_same(host: Host) -> bool:
+    """Whether a program of the host has stood by for what another wanted at the same time."""
+    return bool(host.status()["exclusive"]["stood_by_total"])
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -30,3 +37,19 @@ def test_exclusive_access_still_fits_one_order_after(
     fault: Fault, pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path
 ) -> None:
     judge(troubled(fault, pair, seed, tmp_path))
+
+
+def test_what_is_acknowledged_early_fits_one_order_too(
+    pair: TwoHosts, seed: int, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks so large that success is told while their data is on its way."""
+    monkeypatch.setenv("FUSEMIRROR_LINEARIZABILITY_BLOCK", str(STATUS_AHEAD_BYTES))
+    for host in pair:
+        host.fusemirror("set", FILESYSTEM, "acknowledge=async")
+        effective = host.status()["effective"]
+        assert (effective["access"], effective["acknowledge"]) == (ACCESS, "async")
+    with Crew(pair.hosts, MEMBERS, tmp_path / "early", seed) as crew:
+        crew.wait_calls(CALLS_EARLY)
+        judge(crew.finish())
+    for host in pair:
+        host.fusemirror("set", FILESYSTEM, "acknowledge=sync")

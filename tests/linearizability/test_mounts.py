@@ -1,7 +1,8 @@
 """G2 and G4 through two kernels: what programs on both hosts are told fits one order, whatever fails.
 
 Each test lets processes on both hosts work on the same few names, and judges what they recorded.
-`FUSEMIRROR_LINEARIZABILITY_CALLS` makes the runs longer, `FUSEMIRROR_SEED` repeats their choices.
+`FUSEMIRROR_LINEARIZABILITY_CALLS` makes the runs longer, `FUSEMIRROR_SEED` repeats their choices;
+`FUSEMIRROR_LINEARIZABILITY_BLOCK` has larger blocks written than 4,096 bytes.
 """
 
 import os
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import CHECKOUT, TwoHosts, run
+from tests.hosts import CHECKOUT, TwoHosts, run, wait_until
 from tests.linearizability.conftest import Judge, two_hosts
-from tests.linearizability.crew import Crew
+from tests.linearizability.crew import PATIENCE_S, Crew
 from tests.linearizability.history import Operation, load
 from tests.linearizability.model import READS, violations
 from tests.linearizability.planted import BUGS
@@ -32,13 +33,16 @@ def test_what_both_hosts_see_fits_one_order(pair: TwoHosts, seed: int, judge: Ju
     judge(quiet(pair, seed, tmp_path, CALLS))
 
 
-def quiet(pair: TwoHosts, seed: int, control: Path, calls: int) -> list[Operation]:
-    """A history without any trouble."""
+def quiet(
+    pair: TwoHosts, seed: int, control: Path, calls: int, until: Callable[[], bool] = lambda: True
+) -> list[Operation]:
+    """A history without any trouble, of so many calls or more, until that holds."""
     before = _answered_reads(pair)
     with Crew(pair.hosts, MEMBERS, control / "quiet", seed) as crew:
         crew.wait_calls(calls // 2)
         crew.wait_reopened()  # from here on kernels keep what is read
         crew.wait_calls(calls // 2)
+        wait_until(until, PATIENCE_S, "what the history is about")
         history = crew.finish()
     reads = sum(operation.call in READS for operation in history)
     answered = _answered_reads(pair) - before

@@ -14,7 +14,7 @@ from tests.linearizability.crew import Crew
 
 CALLS = int(os.environ.get("FUSEMIRROR_LINEARIZABILITY_CALLS", "10000")) // 10
 MEMBERS = 6
-GRANTS_TIMEOUT_S = 30.0
+GRANTS_TIMEOUT_S = 120.0
 
 
 def test_what_both_hosts_see_while_kernels_keep_names_fits_one_order(

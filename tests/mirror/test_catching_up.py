@@ -14,7 +14,7 @@ from fusemirror.errors import ConnectionLost
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import MESSAGE_BYTES_MAX
 from fusemirror.mirror.catching_up import send_attributes, send_catalog, send_records
-from fusemirror.mirror.out_of_sync import OutOfSync
+from fusemirror.mirror.out_of_sync import OutOfSyncMap
 from fusemirror.mirror.stream import Stream
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import AnyMessage, CatalogRows, Normal
@@ -104,7 +104,7 @@ async def test_what_ended_with_data_is_sent_without_it(
         assert isinstance(message, NamespaceChange)
         backup.apply(message)
     assert rows_of(backup) == rows_of(volume)
-    assert backup.journal_number == volume.journal_number
+    assert backup.journal.last_number == volume.journal.last_number
 
 
 async def test_records_make_the_backup_the_same(
@@ -198,9 +198,9 @@ async def test_every_row_arrives_in_messages_that_fit(
     for message in copied:
         assert len(encode(message)) <= MESSAGE_BYTES_MAX // 2
         backup.copy_rows(message.rows)
-    backup.finish_catalog_copy(volume.number, volume.journal_number, volume.newest_time_ns)
+    backup.finish_catalog_copy(volume.number, volume.journal.last_number, volume.clock.newest_ns)
     assert rows_of(backup) == rows_of(volume)
-    assert backup.newest_time_ns == volume.newest_time_ns, "no row tells it"
+    assert backup.clock.newest_ns == volume.clock.newest_ns, "no row tells it"
 
 
 async def test_changes_made_meanwhile_fall_into_their_places(
@@ -254,7 +254,7 @@ async def test_changes_made_meanwhile_fall_into_their_places(
         else:
             assert isinstance(message, NamespaceChange)
             backup.apply(message)
-    backup.finish_catalog_copy(volume.number, volume.journal_number)
+    backup.finish_catalog_copy(volume.number, volume.journal.last_number)
     assert rows_of(backup) == rows_of(volume)
 
 
@@ -274,7 +274,7 @@ async def test_attributes_of_many_images_are_sent_a_few_at_a_time_and_are_right_
     files = [writer.create(b"%d" % index) for index in range(20)]
     for change in records(volume):
         backup.apply(change)
-    out_of_sync = OutOfSync()
+    out_of_sync = OutOfSyncMap()
 
     def write(inode: InodeNumber, data: bytes) -> None:
         writer.write(inode, 0, data)
@@ -296,7 +296,7 @@ async def test_attributes_of_many_images_are_sent_a_few_at_a_time_and_are_right_
     monkeypatch.setattr(stream, "wait_room", wait_room)
     for file in files:
         write(file, b"data")
-    await send_attributes(stream, volume, out_of_sync, volume.journal_number)
+    await send_attributes(stream, volume, out_of_sync, volume.journal.last_number)
     stream.send(END)
     assert waits >= len(files) / 2
     for message in await received(theirs):

@@ -15,10 +15,10 @@ from fusemirror.mirror import histories
 from fusemirror.mirror.histories import (
     MEETINGS,
     RELATIONS,
+    Action,
     Better,
     Missed,
     Relation,
-    Step,
     better,
     claim_of,
     decide_meeting,
@@ -165,111 +165,116 @@ def other(role: str, past: History, **more: Any) -> Claim:
 P, S = "primary", "backup"
 NEW = history(last=0, complete=False)
 MEETING = {
-    "an ordinary reboot": (claim(P, history(A, last=9)), other(S, history(A, last=9)), Step.LINK, Step.LINK),
-    "a new backup": (claim(P, history(A, last=9)), other(S, NEW), Step.LINK, Step.LINK),
+    "an ordinary reboot": (
+        claim(P, history(A, last=9)),
+        other(S, history(A, last=9)),
+        Action.LINK,
+        Action.LINK,
+    ),
+    "a new backup": (claim(P, history(A, last=9)), other(S, NEW), Action.LINK, Action.LINK),
     "a backup that missed changes": (
         claim(P, history(B, A, last=15)),
         other(S, history(A, last=9)),
-        Step.LINK,
-        Step.LINK,
+        Action.LINK,
+        Action.LINK,
     ),
     "a primary that lost its tail in a power cut": (
         claim(P, history(A, last=7, compare_all=True)),
         other(S, history(A, last=9)),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "the same, but the backup was getting images": (
         claim(P, history(A, last=7, compare_all=True)),
         other(S, history(A, last=9), consistent=False),
-        Step.LINK,
-        Step.LINK,
+        Action.LINK,
+        Action.LINK,
     ),
     "a primary that lost its tail and went on alone": (
         claim(P, history(AFTER_LOSS, A, last=12)),
         other(S, history(A, last=9)),
-        Step.LINK,
-        Step.LINK,
+        Action.LINK,
+        Action.LINK,
     ),
     "an old copy of the primary was restored": (
         claim(P, history(A, last=5)),
         other(S, history(B, A, last=15)),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "the old primary comes back after a take-over": (
         claim(P, history(A, last=9)),
         other(P, history(B, A, last=15), term=2),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "it has changes that were never acknowledged": (
         claim(P, history(A, last=12)),
         other(P, history(B, A, last=15), term=2),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "it went on alone": (
         claim(P, history(C, A, last=25)),
         other(P, history(B, A, last=15), term=2),
-        Step.DIVERGED,
-        Step.DIVERGED,
+        Action.DIVERGED,
+        Action.DIVERGED,
     ),
     "two primaries with one history": (
         claim(P, history(A, last=9)),
         other(P, history(A, last=9), term=2),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "two primaries with one history and one term": (
         claim(P, history(A, last=9)),
         other(P, history(A, last=9)),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
     "a switch that was cut short after its first half": (
         claim(S, history(A, last=9), term=2, handed_over=True),
         other(S, history(A, last=9)),
-        Step.WAIT,
-        Step.ACCEPT,
+        Action.WAIT,
+        Action.ACCEPT,
     ),
     "a switch that was cut short after its second half": (
         claim(S, history(A, last=9), term=2, handed_over=True),
         other(P, history(A, last=9), term=2),
-        Step.LINK,
-        Step.LINK,
+        Action.LINK,
+        Action.LINK,
     ),
     "a hand-over that was overtaken": (
         claim(S, history(A, last=9), term=2, handed_over=True),
         other(S, history(A, last=9), term=3, handed_over=True),
-        Step.ACCEPT,
-        Step.WAIT,
+        Action.ACCEPT,
+        Action.WAIT,
     ),
     "two backups": (
         claim(S, history(A, last=9)),
         other(S, history(A, last=8)),
-        Step.WAIT,
-        Step.GIVE_WAY,
+        Action.WAIT,
+        Action.GIVE_WAY,
     ),
     "two backups with one history": (
         claim(S, history(A, last=9)),
         other(S, history(A, last=9)),
-        Step.GIVE_WAY,
-        Step.WAIT,
+        Action.GIVE_WAY,
+        Action.WAIT,
     ),
-    "two that were never complete": (claim(S, NEW), other(S, NEW), Step.DIVERGED, Step.DIVERGED),
+    "two that were never complete": (claim(S, NEW), other(S, NEW), Action.DIVERGED, Action.DIVERGED),
     "a backup that went on apart": (
         claim(P, history(B, A, last=15)),
         other(S, history(C, A, last=25)),
-        Step.DIVERGED,
-        Step.DIVERGED,
+        Action.DIVERGED,
+        Action.DIVERGED,
     ),
 }
 
 
 @pytest.mark.parametrize(("ours", "theirs", "step", "their_step"), MEETING.values(), ids=MEETING)
 def test_a_meeting_has_its_outcome_on_both_hosts(
-    ours: Claim, theirs: Claim, step: Step, their_step: Step
+    ours: Claim, theirs: Claim, step: Action, their_step: Action
 ) -> None:
     assert meet(ours, theirs) is step
     assert meet(theirs, ours) is their_step
@@ -325,11 +330,11 @@ def drawn(values: Any, host: bytes) -> Claim:
 
 
 ALLOWED = {
-    frozenset({Step.LINK}),
-    frozenset({Step.DIVERGED}),
-    frozenset({Step.WAIT, Step.GIVE_WAY}),
-    frozenset({Step.WAIT, Step.YIELD}),
-    frozenset({Step.WAIT, Step.ACCEPT}),
+    frozenset({Action.LINK}),
+    frozenset({Action.DIVERGED}),
+    frozenset({Action.WAIT, Action.GIVE_WAY}),
+    frozenset({Action.WAIT, Action.YIELD}),
+    frozenset({Action.WAIT, Action.ACCEPT}),
 }
 
 
@@ -345,24 +350,24 @@ def test_two_that_meet_again_and_again_come_to_one_primary(one: Any, two: Any) -
     ours, theirs = drawn(one, b"one"), drawn(two, b"two")
     for _ in range(4):
         steps = meet(ours, theirs), meet(theirs, ours)
-        if steps == (Step.LINK, Step.LINK):
+        if steps == (Action.LINK, Action.LINK):
             assert {ours.role, theirs.role} == {P, S}
             return
-        if Step.DIVERGED in steps:
+        if Action.DIVERGED in steps:
             assert better(ours, theirs) is Better.NEITHER
             return
         ours, theirs = acted(ours, theirs, steps[0]), acted(theirs, ours, steps[1])
     raise AssertionError(f"they do not agree: {ours} {theirs}")
 
 
-def acted(ours: Claim, theirs: Claim, step: Step) -> Claim:
-    if step in (Step.GIVE_WAY, Step.YIELD):
+def acted(ours: Claim, theirs: Claim, step: Action) -> Claim:
+    if step in (Action.GIVE_WAY, Action.YIELD):
         term = max(ours.term, theirs.term) + 1
         past = ours.history
-        if step is Step.YIELD:
+        if step is Action.YIELD:
             past = msgspec.structs.replace(past, complete=False)
         return ours._replace(role=S, term=term, handed_over=True, history=past)
-    if step is Step.ACCEPT:
+    if step is Action.ACCEPT:
         return ours._replace(role=P, term=theirs.term, handed_over=False, consistent=True)
     return ours
 
@@ -376,19 +381,19 @@ def test_the_host_that_a_person_did_not_choose_yields_whoever_was_told() -> None
     for told in ("ours", "theirs"):
         ours = claim(P, LEFT, keep=b"one" if told == "ours" else b"", keep_at=b"b", term=3)
         theirs = other(P, RIGHT, keep=b"one" if told == "theirs" else b"", keep_at=b"c", term=3)
-        assert (meet(ours, theirs), meet(theirs, ours)) == (Step.WAIT, Step.YIELD)
+        assert (meet(ours, theirs), meet(theirs, ours)) == (Action.WAIT, Action.YIELD)
 
 
 def test_of_two_words_the_later_counts_and_two_at_once_count_for_nothing() -> None:
     ours = claim(P, LEFT, keep=b"one", keep_at=b"b", term=3)
     theirs = other(P, RIGHT, keep=b"two", keep_at=b"c", term=4)
-    assert (meet(ours, theirs), meet(theirs, ours)) == (Step.YIELD, Step.WAIT)
-    assert meet(ours._replace(term=4), theirs) is Step.DIVERGED
+    assert (meet(ours, theirs), meet(theirs, ours)) == (Action.YIELD, Action.WAIT)
+    assert meet(ours._replace(term=4), theirs) is Action.DIVERGED
 
 
 def test_a_word_about_an_earlier_split_says_nothing_about_this_one() -> None:
     ours = claim(P, LEFT, keep=b"one", keep_at=b"a")
-    assert meet(ours, other(P, RIGHT)) is Step.DIVERGED
+    assert meet(ours, other(P, RIGHT)) is Action.DIVERGED
 
 
 # --- how the backup is brought up to date -------------------------------------------------------------
@@ -427,18 +432,18 @@ def test_a_backup_that_was_put_back_from_an_older_copy_is_compared() -> None:
 
 def test_a_primary_that_was_put_back_from_an_older_copy_gives_way() -> None:
     old, new = claim(P, checkpointed(6)), other(S, checkpointed(7))
-    assert (meet(old, new), meet(new, old)) == (Step.GIVE_WAY, Step.WAIT)
+    assert (meet(old, new), meet(new, old)) == (Action.GIVE_WAY, Action.WAIT)
     killed = claim(P, checkpointed(6, begun=7))
-    assert (meet(killed, new), meet(new, killed)) == (Step.LINK, Step.LINK)
+    assert (meet(killed, new), meet(new, killed)) == (Action.LINK, Action.LINK)
 
 
 def test_it_gives_way_also_where_it_has_records_of_writes_that_the_backup_asked_for() -> None:
     """The backup has its own writes, and no records of them."""
     old = claim(P, msgspec.structs.replace(checkpointed(6), journal_number=ChangeNumber(10)))
     new = other(S, checkpointed(7))
-    assert (meet(old, new), meet(new, old)) == (Step.GIVE_WAY, Step.WAIT)
+    assert (meet(old, new), meet(new, old)) == (Action.GIVE_WAY, Action.WAIT)
     torn = other(S, checkpointed(7), consistent=False)
-    assert (meet(old, torn), meet(torn, old)) == (Step.LINK, Step.LINK), "its content is not whole"
+    assert (meet(old, torn), meet(torn, old)) == (Action.LINK, Action.LINK), "its content is not whole"
 
 
 @pytest.mark.parametrize(("primary", "backup", "what"), BRINGING_UP.values(), ids=BRINGING_UP)
@@ -513,7 +518,7 @@ def test_a_copy_of_the_records_makes_histories_the_same(
     assert relation(history_of(volume), history_of(backup)) is Relation.SAME
     row = generation_row(backup, b"apart", ChangeNumber(backup.number + 1))
     number = ChangeNumber(backup.number + 1)
-    backup.apply(NamespaceChange(number, NO_REQUEST, backup.time_ns(), InodeNumber(0), (row,)))
+    backup.apply(NamespaceChange(number, NO_REQUEST, backup.clock.next_ns(), InodeNumber(0), (row,)))
     assert relation(history_of(volume), history_of(backup)) is Relation.BEHIND
     begin(writer, b"alone")
     assert relation(history_of(volume), history_of(backup)) is Relation.DIVERGED

@@ -59,7 +59,7 @@ async def normal(pair: Pair) -> None:
 async def cut(pair: Pair, network: MemoryNetwork) -> None:
     network.cut("alpha", "beta")
     with trio.fail_after(PATIENCE_S):
-        await pair.backup.unit.link_ended.wait()
+        await pair.backup.unit.host.links.ended.wait()
 
 
 @pytest.mark.parametrize("opened", ["before the cut", "after the backup had answered"])
@@ -112,7 +112,7 @@ async def test_a_backup_that_took_over_keeps_what_the_old_primary_has_open(
     held = await create(pair.primary, NAMES[0])
     pair.primary.roles.opened(held)
     await cut(pair, network)
-    await pair.backup.roles.takeover(force=False)
+    await pair.backup.succession.takeover(force=False)
     await unlink(pair.backup, NAMES[0])
     await purged(pair.backup)
     assert is_there(pair.backup, held)
@@ -126,11 +126,11 @@ async def test_a_host_that_is_the_primary_again_knows_nothing_of_what_the_other_
     network.heal("alpha", "beta")
     await normal(pair)
     for _ in range(2):
-        await pair.primary.roles.switch()
+        await pair.primary.succession.switch()
         await normal(pair)
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.holdings.below is None
+    assert unit.mirror.replica.holdings.below is None
 
 
 async def test_all_goes_once_the_backup_was_unmounted_in_good_order(

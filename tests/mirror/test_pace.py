@@ -3,6 +3,8 @@
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusemirror.mirror.pace import CopyProgress, Pace
 
@@ -98,3 +100,22 @@ async def test_a_paused_resync_has_no_rate_and_no_end(autojump_clock: trio.testi
     status = progress.as_status(Pace(7, paused=True))
     assert (status["bytes_per_second"], status["seconds_left"]) == (0, None)
     assert (status["paused"], status["rate_limit_bytes"]) == (True, 7)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["begin", "advance"]), st.integers(0, 1 << 40)), min_size=1, max_size=30
+    )
+)
+def test_it_is_never_over_a_hundred_percent_whatever_is_marked_and_done(steps: list[tuple[str, int]]) -> None:
+    """Regions count whole where little of them is data, and more is marked while it is copied."""
+
+    async def walk() -> None:
+        progress = CopyProgress()
+        progress.begin(0)
+        for step, size in steps:
+            getattr(progress, step)(size)
+            status = progress.as_status(Pace())
+            assert 0 <= status["done_bytes"] <= status["total_bytes"]
+
+    trio.run(walk)

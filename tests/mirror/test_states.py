@@ -11,14 +11,18 @@ from fusemirror.mirror.states import (
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STREAMING,
     PRIMARY_TRANSITIONS,
+    TAKING_TRANSITIONS,
     WORDS,
     BackupEvent,
     BackupState,
     MirrorWord,
     PrimaryEvent,
     PrimaryState,
+    Taking,
+    TakingEvent,
     next_backup_state,
     next_primary_state,
+    next_taking,
 )
 
 
@@ -109,3 +113,13 @@ def test_status_says_normal_only_where_both_volumes_are_the_same() -> None:
         PrimaryState.NORMAL,
         BackupState.NORMAL,
     }
+
+
+@pytest.mark.parametrize(("taking", "event"), list(itertools.product(Taking, TakingEvent)), ids=str)
+def test_every_pair_of_what_a_backup_takes_is_decided(taking: Taking, event: TakingEvent) -> None:
+    if event in TAKING_TRANSITIONS[taking]:
+        assert next_taking(taking, event) is TAKING_TRANSITIONS[taking][event]
+    else:
+        with pytest.raises(IllegalTransition, match=f"{taking.name}.*{event.name}"):
+            next_taking(taking, event)
+    assert next_taking(taking, TakingEvent.ENDED) is Taking.TAKES, "the next link begins as any does"

@@ -81,12 +81,12 @@ async def test_a_reply_to_nothing_and_a_second_reply_are_refused(memory_sessions
 QUESTIONS: list[tuple[Question, tuple[int, ...], tuple[int, ...]]] = [
     (flush_image, (), (0,)),
     (partial(PurgeOffer, inodes=(INODE,)), (2,), (3,)),
-    (lambda token: Digests(token, INODE, 9, 5, (1, 2), mend=True), (5, 6), (-1,)),
-    (lambda token: Digests(token, INODE, 9, 5, (1, 2), mend=True), (), (7,)),
-    (lambda token: Digests(token, INODE, 9, 5, (1, 2), mend=False), (6, -1), (4,)),
-    (lambda token: Hole(token, INODE, 9, 5, 1 << 40, mend=True), (1 << 39,), (4,)),
-    (lambda token: Hole(token, INODE, 9, 5, 1 << 40, mend=True), (1 << 40,), (9, 9)),
-    (lambda token: Hole(token, INODE, 9, 5, 9, mend=False), (7, 6, -1), (7, 8)),
+    (lambda token: Digests(token, INODE, 9, 5, (1, 2), repair=True), (5, 6), (-1,)),
+    (lambda token: Digests(token, INODE, 9, 5, (1, 2), repair=True), (), (7,)),
+    (lambda token: Digests(token, INODE, 9, 5, (1, 2), repair=False), (6, -1), (4,)),
+    (lambda token: Hole(token, INODE, 9, 5, 1 << 40, repair=True), (1 << 39,), (4,)),
+    (lambda token: Hole(token, INODE, 9, 5, 1 << 40, repair=True), (1 << 40,), (9, 9)),
+    (lambda token: Hole(token, INODE, 9, 5, 9, repair=False), (7, 6, -1), (7, 8)),
     (lambda token: RowsDigest(token, Table.META, b"", b"x", 0, 0), (5,), (5, 5)),
 ]
 

@@ -18,7 +18,7 @@ from fusemirror.limits import (
     ROWS_PER_MESSAGE,
 )
 from fusemirror.operations import Create, SetAttributes, SetXattr, Unlink, Write
-from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, xattr_key
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair
 from tests.memory_network import MemoryNetwork
@@ -57,7 +57,7 @@ async def test_a_pair_that_is_the_same_has_no_difference_and_everything_was_look
     report = await pair.primary.unit.verify_report()
     assert (report["images"], report["done_bytes"], report["total_bytes"]) == (1, FILE_BYTES, FILE_BYTES)
     catalog = pair.primary.unit.volume.catalog
-    assert report["rows"] == sum(len(catalog.rows(table, None, 1000)) for table in Table)
+    assert report["rows"] == sum(len(catalog.tables.rows(table, None, 1000)) for table in Table)
 
 
 Damage = Callable[[Volume, InodeNumber], None]
@@ -68,7 +68,7 @@ def forget_the_type(volume: Volume, file: InodeNumber) -> None:
     catalog, key = volume.catalog, inode_key(file)
     inode = catalog.inode(file)
     assert inode is not None
-    catalog._txn.put(key, bytes(4) + inode.pack()[4:], db=catalog._inodes)
+    catalog._store.txn.put(key, bytes(4) + inode.pack()[4:], db=catalog._store.inodes)
     catalog._cached.pop(file)
     catalog.changes_since_commit += 1
 
@@ -156,14 +156,14 @@ async def test_a_hole_of_any_length_is_compared_at_once(pair: Pair) -> None:
     largest = pair.primary.unit.volume.file_bytes_max
     await pair.primary.unit.perform(SetAttributes(file, size=largest))
     digests = 0
-    region_digests = pair.primary.unit.volume.images.region_digests
+    region_digests = pair.primary.unit.volume.images.content.region_digests
 
     def counted(inode: InodeNumber, first: int, count: int) -> tuple[int, ...]:
         nonlocal digests
         digests += count
         return region_digests(inode, first, count)
 
-    pair.primary.unit.volume.images.region_digests = counted  # type: ignore[assignment, method-assign]
+    pair.primary.unit.volume.images.content.region_digests = counted  # type: ignore[assignment, method-assign]
     assert await verify(pair) == []
     report = await pair.primary.unit.verify_report()
     assert digests < 10 * FILE_BYTES // REGION_BYTES, "what the disk allocates ahead counts as data"
@@ -212,8 +212,9 @@ async def test_a_report_of_the_longest_differences_reaches_the_backup(pair: Pair
         apply(pair.primary.unit.volume, Table.XATTRS, key, b"other")
     await pair.backup.unit.verify()
     with trio.fail_after(60):
-        while (report := await pair.backup.unit.verify_report())["running"]:
+        while (await pair.primary.unit.verify_report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
+        report = await pair.backup.unit.verify_report()
     assert len(report["differences"]) + report["more"] == len(keys)
     assert 0 < len(msgspec.json.encode(report["differences"])) <= DIFFERENCES_LISTED_BYTES_MAX + 2
     assert report["more"] > 0
@@ -226,7 +227,7 @@ async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch
         await unit.perform(Create(ROOT_INODE, b"%04d" % index, 0o100644, 0, 0))
     turns, catalog = 0, unit.volume.catalog
     read_in_turn: list[int] = []
-    rows = catalog.rows
+    rows = catalog.tables.rows
 
     def recorded(table: Table, *where: Any) -> list[tuple[bytes, bytes]]:
         if table is Table.INODES:
@@ -239,7 +240,7 @@ async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch
             turns += 1
             await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(catalog, "rows", recorded)
+    monkeypatch.setattr(catalog.tables, "rows", recorded)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
         await unit.verify()
@@ -279,7 +280,7 @@ async def test_without_the_backup_there_is_nothing_to_compare_with(
     pair: Pair, network: MemoryNetwork
 ) -> None:
     network.cut("alpha", "beta")
-    await pair.primary.unit.link_ended.wait()
+    await pair.primary.unit.host.links.ended.wait()
     await pair.primary.unit.verify()
     with trio.fail_after(10):
         while (report := await pair.primary.unit.verify_report())["running"]:

@@ -5,12 +5,14 @@ from typing import Any
 
 from fusemirror.cli.main import main
 from fusemirror.filesystem.server import OperationsServer
-from fusemirror.kernel.codec import InHeader, Reply
+from fusemirror.kernel.codec import FuseReply, InHeader
 
 serve = OperationsServer.serve
 
 
-def mistaken(self: OperationsServer, header: InHeader, body: memoryview) -> Coroutine[Any, Any, Reply] | None:
+def mistaken(
+    self: OperationsServer, header: InHeader, body: memoryview
+) -> Coroutine[Any, Any, FuseReply] | None:
     if b"mistake" in bytes(body):
         raise KeyError("planted by a test")
     return serve(self, header, body)

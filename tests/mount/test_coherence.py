@@ -268,22 +268,35 @@ def test_what_the_other_host_moved_is_moved_on_in_a_moment_while_programs_use_it
                 assert (host / new / "log").exists()
 
 
-def is_moved(old: Path, new: Path) -> bool:
+def test_a_directory_in_use_that_moved_into_a_new_one_is_no_longer_below_what_is_moved_there(
+    mine: Path, theirs: Path
+) -> None:
+    """Though nobody on this host has ever looked at the new one."""
+    (mine / "above/used").mkdir(parents=True)
+    with opened(theirs / "above/used") as used:
+        (mine / "new/newer").mkdir(parents=True)
+        (mine / "above/used").rename(mine / "new/newer/used")
+        move = partial(is_moved, theirs / "above", Path("below"), used)
+        wait_until(move, MOVED_TIMEOUT_S, "what was above it to go below it")
+    assert (mine / "new/newer/used/below").is_dir()
+
+
+def is_moved(old: Path, new: Path, directory: int | None = None) -> bool:
     """Whether the kernel has heard by now where it is."""
     try:
-        old.rename(new)
+        os.rename(old, new, dst_dir_fd=directory)
     except OSError as error:
-        if error.errno != errno.ESTALE:
+        if error.errno not in (errno.ESTALE, errno.EINVAL):
             raise
         return False
     return True
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[None]:
+def opened(directory: Path) -> Iterator[int]:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -2,13 +2,14 @@
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.hosts import Host, TwoHosts
+from tests.hosts import FILESYSTEM, Host, TwoHosts, wait_until
 from tests.mount.conftest import checked
 
 ROUNDS = int(os.environ.get("FUSEMIRROR_EXCLUSIVE_ROUNDS", "150"))
@@ -34,6 +35,23 @@ def test_it_is_in_effect_on_both_hosts(pair: TwoHosts) -> None:
         assert host.status()["effective"]["access"] == "exclusive"
 
 
+def test_it_is_set_on_either_host_while_mounted(pair: TwoHosts) -> None:
+    for here, there, access in (
+        (pair.backup, pair.primary, "routed"),
+        (pair.primary, pair.backup, "exclusive"),
+    ):
+        told = here.fusemirror("set", FILESYSTEM, f"access={access}").stdout
+        assert told == f"{FILESYSTEM}: set, and in effect\n"
+
+        def is_so(host: Host, wanted: str = access) -> bool:
+            status, file = host.status(), host.config_directory / f"{FILESYSTEM}.toml"
+            shown = {status["settings"]["access"], status["effective"]["access"]}
+            return shown == {wanted} and f'access = "{wanted}"' in file.read_text()
+
+        assert is_so(here)
+        wait_until(lambda there=there: is_so(there), 30.0, f"access = {access}")  # type: ignore[misc]
+
+
 def test_data_travels_once_from_the_host_that_writes_it(pair: TwoHosts) -> None:
     content = os.urandom(300_000)
     before = data_sent(pair)
@@ -46,13 +64,14 @@ def test_data_travels_once_from_the_host_that_writes_it(pair: TwoHosts) -> None:
     assert (pair.primary.mountpoint / "from-backup").read_bytes() == content
 
 
-def overwrite(path: Path, seed: int) -> tuple[int, int]:
-    """Write and read ranges that others write and read too; how often what was read was whole."""
+def overwrite(path: Path, seed: int, enough: threading.Event) -> tuple[int, int]:
+    """Write and read ranges that others want too, until it is enough; how often what was read was whole."""
     chosen = random.Random(seed)
     descriptor = os.open(path, os.O_RDWR)
-    whole = 0
+    whole = rounds = 0
     try:
-        for number in range(ROUNDS):
+        while rounds < ROUNDS or not enough.is_set():
+            number, rounds = rounds, rounds + 1
             start = chosen.randrange(4096, FILE_BYTES // 2)
             os.pwrite(descriptor, bytes([seed % 256]) * chosen.randrange(1, FILE_BYTES // 2), start)
             os.pwrite(descriptor, bytes([seed % 256, number % 256]) * 2048, 0)
@@ -60,7 +79,7 @@ def overwrite(path: Path, seed: int) -> tuple[int, int]:
             whole += seen == seen[:2] * 2048
     finally:
         os.close(descriptor)
-    return whole, ROUNDS
+    return whole, rounds
 
 
 def test_writers_of_both_hosts_want_the_same_bytes_and_all_come_to_an_end(pair: TwoHosts) -> None:
@@ -69,15 +88,29 @@ def test_writers_of_both_hosts_want_the_same_bytes_and_all_come_to_an_end(pair: 
     before = {host.name: host.status() for host in pair}
     hosts: list[Host] = [host for host in pair for _ in range(WRITERS_PER_HOST)]
     sent = data_sent(pair)
+    enough = threading.Event()
+
+    def met() -> bool:
+        """Whether programs of both hosts have waited, and the backup gave up a status for that."""
+        counts = {host.name: host.status()["exclusive"] for host in pair}
+        waited = all(
+            counts[name]["stood_by_total"] > before[name]["exclusive"]["stood_by_total"] for name in before
+        )
+        return waited and counts[pair.backup.name]["given_up_total"] > 0
+
     with ThreadPoolExecutor(len(hosts)) as pool:
-        done = list(pool.map(overwrite, (host.mountpoint / name for host in hosts), range(1, 1 + len(hosts))))
+        writers = [
+            pool.submit(overwrite, host.mountpoint / name, seed, enough) for seed, host in enumerate(hosts, 1)
+        ]
+        try:
+            wait_until(met, 60, "programs of both hosts that have wanted the same bytes at once")
+        finally:
+            enough.set()
+        done = [writer.result() for writer in writers]
     for host in pair:
         status = host.status()
         assert status["exclusive"]["held"] == status["exclusive"]["standing_by"] == 0
         assert status["reads"]["routed"] == before[host.name]["reads"]["routed"], "reads are always local"
-        stood_by = [found["exclusive"]["stood_by_total"] for found in (before[host.name], status)]
-        assert stood_by[1] > stood_by[0]
-    assert pair.backup.status()["exclusive"]["given_up_total"] > 0
     assert pair.primary.status()["exclusive"]["given_up_total"] == 0
     assert all(whole == rounds for whole, rounds in done)
     assert len({(host.mountpoint / name).read_bytes() for host in pair}) == 1

@@ -20,6 +20,8 @@ PATIENCE_S = 2 * IO_TIMEOUT_S
 class Writer:
     """`records.py` at work on a host."""
 
+    what = "files"
+
     def __init__(self, host: Host) -> None:
         self.directory = host.mountpoint / "records"
         self.error = 0
@@ -32,7 +34,7 @@ class Writer:
 
     def __enter__(self) -> Self:
         program = Path(__file__).with_name("records.py")
-        command = (sys.executable, program, self.directory)
+        command = (sys.executable, program, self.directory, self.what)
         with self._told.open("wb") as told:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=told)
         return self
@@ -124,7 +126,7 @@ def test_the_backup_gives_a_check_report_while_the_primary_is_away(hosts: TwoHos
     hosts.backup.configure(io_timeout=2.0)
     hosts.backup.mount()
     hosts.backup.wait_for("normal")
-    hosts.backup.expect_warnings("check report")
+    hosts.backup.expect_warnings("EIO: ")
     (hosts.backup.mountpoint / "old").write_text("maybe old")
     hosts.primary.kill()
     for act in (

@@ -23,7 +23,7 @@ def fenced(hosts: TwoHosts) -> TwoHosts:
     hosts.umount()
     for host in hosts:
         host.configure(fence="data")
-        host.expect_warnings("check report")
+        host.expect_warnings("EIO: ")
     hosts.mount()
     return hosts
 
@@ -67,7 +67,7 @@ def test_the_primary_refuses_changes_and_serves_reads_while(fenced: TwoHosts, fa
     assert status["mirror_state"] == "degraded"
     assert "changes are refused" in status["reason"]
     assert "Bring the backup back" in status["reason"]
-    assert "check report: " in primary.log()
+    assert "EIO: " in primary.log()
 
     fenced.converge()
     # What was refused did not happen later, and changes are made again.

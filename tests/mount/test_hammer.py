@@ -79,4 +79,8 @@ def test_hammered_on_the_same_names_both_hosts_stay_the_same(
     surprises = [f"{name}: {what}" for name, (_, found) in outcomes.items() for what in found]
     assert not surprises, "\n".join(surprises[:50])
     print({name: done for name, (done, _) in outcomes.items()})
-    assert all("calls" in done and " 0 mappings" not in done for done, _ in outcomes.values())
+    assert all("calls" in done for done, _ in outcomes.values())
+    for host in hosts:  # all of one host's together: on a loaded machine a single process may get to none
+        assert any(
+            " 0 mappings" not in done for name, (done, _) in outcomes.items() if name.startswith(host.name)
+        )

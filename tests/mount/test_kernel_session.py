@@ -59,20 +59,20 @@ def test_a_program_that_waits_for_the_other_host_can_be_killed(hosts: TwoHosts) 
         directory.mkdir()
     os.stat(moved)
     hosts.cut()
-    wait_until(lambda: not backup.status()["peer"]["connected"], 10, "the link is lost")
+    wait_until(lambda: not backup.status()["peer"]["connected"], 30.0, "the link is lost")
     waiting = [
         backup.start(sys.executable, "-c", APPEND, file),
         backup.start(sys.executable, "-c", LOOK, backup.mountpoint / "nowhere"),
         backup.start(sys.executable, "-c", MOVE, moved, backup.mountpoint / "target/new"),
     ]
     for program in waiting:
-        wait_until(partial(waits_for_us, program.pid), 10, "the program waits")
+        wait_until(partial(waits_for_us, program.pid), 30.0, "the program waits")
     os.statvfs(backup.mountpoint)  # as df does
     os.stat(backup.mountpoint)
     for program in waiting:
         program.send_signal(signal.SIGKILL)
-        wait_for_exit(program.pid, 10)
-        program.wait(10)
+        wait_for_exit(program.pid, 30.0)
+        program.wait(30)
     hosts.converge()
     assert (hosts.primary.mountpoint / "file").read_text() in ("x", "xy")
     # The move took effect, or not; either way the kernel goes by that.

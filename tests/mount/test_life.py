@@ -15,6 +15,7 @@ from fusemirror.cli.mounts import FSTYPE, Mount, mount_at
 from tests.cli.conftest import helpers  # noqa: F401 - used by name below
 from tests.crash.workers import Load
 from tests.hosts import FILESYSTEM, PORT, TwoHosts, run, wait_for_exit, wait_until, what_is_missing
+from tests.mount.conftest import IO_TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +82,15 @@ def test_the_peer_hears_at_once_that_a_host_was_unmounted(hosts: TwoHosts) -> No
 
 
 def test_a_backup_without_its_primary_is_unmounted(hosts: TwoHosts) -> None:
+    """Sooner than a request that waits for it would end."""
     hosts.primary.kill()
-    hosts.backup.umount(timeout_s=5.0)
+    hosts.backup.umount(timeout_s=IO_TIMEOUT_S - 5)
 
 
 def test_a_primary_without_its_backup_is_unmounted(hosts: TwoHosts) -> None:
     hosts.backup.kill()
     (hosts.primary.mountpoint / "alone").write_text("kept")
-    hosts.primary.umount(timeout_s=5.0)
+    hosts.primary.umount(timeout_s=IO_TIMEOUT_S - 5)
 
 
 def test_a_busy_mount_stays_and_its_holder_is_named(pair: TwoHosts) -> None:
@@ -107,7 +109,7 @@ def test_a_lazy_umount_waits_for_nobody_and_ends_when_the_last_user_has_gone(hos
         host.fusemirror("umount", "--lazy", host.mountpoint)
         assert not host.is_mounted
         held.write("still written\n")
-    wait_for_exit(pid, 10.0)
+    wait_for_exit(pid, 30.0)
     host.ended()
     assert (hosts.primary.mountpoint / "held").read_text() == "still written\n"
 
@@ -279,6 +281,7 @@ def test_the_background_mount_logs_and_lets_go_of_its_terminal(unmounted: TwoHos
     for descriptor in (0, 1, 2):
         assert os.readlink(f"/proc/{pid}/fd/{descriptor}") == os.devnull
     assert os.getsid(pid) == pid
+    assert "\nUmask:\t0077\n" in Path(f"/proc/{pid}/status").read_text()  # what it makes is its own
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     host.fusemirror("umount", FILESYSTEM)
     wait_for_exit(pid, 0.0)

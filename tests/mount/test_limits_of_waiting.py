@@ -22,7 +22,7 @@ def impatient(hosts: TwoHosts) -> TwoHosts:
     hosts.umount()
     for host in hosts:
         host.configure(io_timeout=IO_TIMEOUT_S)
-        host.expect_warnings("check report|stopped before everything was drained|the last checkpoint failed")
+        host.expect_warnings("EIO: |stopped before everything was drained|the last checkpoint failed")
     hosts.mount()
     return hosts
 
@@ -78,7 +78,7 @@ def test_stale_reads_are_served_alone_when_they_are_allowed(hosts: TwoHosts) -> 
     primary, backup = hosts.hosts
     backup.umount()
     backup.configure(io_timeout=IO_TIMEOUT_S, stale_reads=True)
-    backup.expect_warnings("check report")
+    backup.expect_warnings("EIO: ")
     backup.mount()
     (primary.mountpoint / "file").write_text("what it was")
     backup.wait_for("normal")
@@ -98,7 +98,7 @@ def test_a_copy_that_is_half_made_is_not_read_alone_whatever_is_allowed(hosts: T
     primary, backup = hosts.hosts
     backup.umount()
     backup.configure(io_timeout=IO_TIMEOUT_S, stale_reads=True)
-    backup.expect_warnings("check report")
+    backup.expect_warnings("EIO: ")
     (primary.mountpoint / "file").write_text("not copied")
     primary.fusemirror("resync", "shared", "--pause")
     backup.mount()

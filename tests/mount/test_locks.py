@@ -83,12 +83,12 @@ def test_a_lock_ends_with_its_program_and_the_other_host_gets_it(here: Host, the
             sys.executable, "-c", HOLD, there.mountpoint / name, way, stdout=subprocess.PIPE
         )
         holder.send_signal(signal.SIGKILL)
-        holder.wait(10)
+        holder.wait(30)
         assert waiting.wait(30) == 0
         for each in (holder, waiting):
             assert each.stdout is not None
             each.stdout.close()
-        wait_until(lambda: can_lock(lock, file), 10, "the lock is free")
+        wait_until(lambda: can_lock(lock, file), 30.0, "the lock is free")
 
 
 def can_lock(lock: object, file: object) -> bool:

@@ -20,7 +20,7 @@ def fill(host: Host) -> None:
     """Make the files in an unmounted volume: through the mount it would take a minute."""
     volume = Volume.open(host.volume)
     for index in range(NAMES):
-        number, time_ns = ChangeNumber(volume.number + 1), volume.time_ns()
+        number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
         create = Create(ROOT_INODE, f"name{index}".encode(), stat.S_IFREG | 0o644, 0, 0)
         change = create.decide(Draft(volume.catalog, number, time_ns)).change
         assert change is not None

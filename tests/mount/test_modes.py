@@ -1,6 +1,7 @@
 """Asynchronous acknowledgement and the kinds of communication volume, in two mounted hosts."""
 
 import errno
+import os
 import sys
 from ast import literal_eval
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import FILESYSTEM, Host, TwoHosts, wait_until
+from tests.hosts import FILESYSTEM, Host, TwoHosts, run, wait_until
+from tests.mount.conftest import checked
 
 KIB, MIB = 1 << 10, 1 << 20
 COUNT = 40
 PIECE = 4 * KIB
+PEER_TIMEOUT_S = 4.0  # a link that answers nothing outlasts the way of the requests, on any machine
 
 
 def piece(number: int) -> bytes:
@@ -37,6 +40,13 @@ def mount_again(hosts: TwoHosts, **settings: str | int | float | bool) -> None:
     for host in hosts:
         host.configure(**settings)
     hosts.mount()
+
+
+@pytest.fixture
+def patient(request: pytest.FixtureRequest) -> Iterator[TwoHosts]:
+    """Hosts for tests of requests that arrive while their answers do not."""
+    with checked(request, peer_timeout_s=PEER_TIMEOUT_S) as pair:
+        yield pair
 
 
 @pytest.fixture(params=["lmdb", "subvolume", "memory"])
@@ -71,10 +81,14 @@ class Program:
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip()
 
-    def ask(self, expression: str) -> Any:
+    def begin(self, expression: str) -> None:
+        """Let it be evaluated, and wait for no answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
+
+    def ask(self, expression: str) -> Any:
+        self.begin(expression)
         return literal_eval(self._line())
 
     def write_pieces(self, first: int = 0, count: int = COUNT) -> None:
@@ -136,8 +150,9 @@ def test_the_backup_acknowledges_while_the_primary_is_stalled_and_drains_when_it
 
 @pytest.mark.parametrize("kind", ["lmdb", "subvolume"], indirect=True)
 def test_what_a_killed_backup_had_acknowledged_takes_effect_once(
-    hosts: TwoHosts, kind: str, start: Start
+    patient: TwoHosts, kind: str, start: Start
 ) -> None:
+    hosts = patient
     mount_again(hosts, acknowledge="async", communication=kind)
     program = start(hosts.backup)
     program.write_pieces()
@@ -145,11 +160,11 @@ def test_what_a_killed_backup_had_acknowledged_takes_effect_once(
     before = hosts.primary.status()["change"]
     hosts.drop_from(hosts.primary)  # requests reach the primary, its answers do not reach the backup
     program.write_pieces(COUNT, 2)
-    wait_until(lambda: hosts.primary.status()["change"] >= before + 2, 10.0, "the requests at the primary")
+    wait_until(lambda: hosts.primary.status()["change"] >= before + 2, 30.0, "the requests at the primary")
     hosts.cut()
     program.ask(f"os.pwrite(fd, b'last', {(COUNT + 2) * PIECE})")  # and this one reaches nobody
     hosts.backup.kill()
-    wait_until(lambda: hosts.primary.status()["state"] == "alone", 10.0, "a primary alone")
+    wait_until(lambda: hosts.primary.status()["state"] == "alone", 20.0, "a primary alone")
     # Later at the primary, so it must stay: a request that takes effect again would undo it.
     with (hosts.primary.mountpoint / "file").open("r+b") as there:
         there.seek(COUNT * PIECE)
@@ -160,6 +175,63 @@ def test_what_a_killed_backup_had_acknowledged_takes_effect_once(
     wanted[COUNT * PIECE : COUNT * PIECE + 5] = b"newer"
     for host in hosts:
         assert (host.mountpoint / "file").read_bytes() == wanted
+
+
+def test_what_a_killed_backup_told_nobody_is_carried_out_if_the_primary_got_it_and_dropped_if_not(
+    patient: TwoHosts, start: Start
+) -> None:
+    hosts = patient
+    sent, held = start(hosts.backup, "sent"), start(hosts.backup, "held")
+    before = hosts.primary.status()["change"]
+    hosts.drop_from(hosts.primary)  # requests reach the primary, its answers do not reach the backup
+    sent.begin("os.pwrite(fd, b'data', 0)")
+    wait_until(lambda: hosts.primary.status()["change"] > before, 30.0, "the request at the primary")
+    hosts.cut()
+    # While the link lived, TCP would bring what comes next yet, even that of a process that was killed.
+    wait_until(lambda: not any(host.status()["peer"]["connected"] for host in hosts), 20.0, "a lost link")
+    held.begin("os.pwrite(fd, b'data', 0)")
+    wait_until(lambda: communication(hosts.backup)["stored_requests"] == 2, 30.0, "both in the store")
+    hosts.backup.kill()
+    hosts.converge()
+    assert communication(hosts.backup)["forwarded_total"] == 0
+    for host in hosts:
+        assert (host.mountpoint / "sent").read_bytes() == b"data"
+        assert (host.mountpoint / "held").read_bytes() == b""
+
+
+def test_a_disk_of_its_own_that_is_full_refuses_writes_and_is_left_when_nothing_is_staged_there(
+    hosts: TwoHosts, start: Start, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with ExitStack() as ending:
+        run("mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs", disk)
+        ending.callback(run, "umount", "--lazy", disk)
+        hosts.umount()
+        hosts.backup.configure(acknowledge="async", communication_directory=str(disk))
+        hosts.mount()
+        hosts.backup.expect_warnings("the disk of the communication volume is full")
+        program = start(hosts.backup)
+        hosts.cut()
+        wait_until(lambda: not hosts.backup.status()["peer"]["connected"], 30.0, "the cut")
+        program.begin("[os.pwrite(fd, bytes([n]) * (1 << 20), n << 20) for n in range(40)]")
+        assert program._line() == str(errno.ENOSPC)
+        status = hosts.backup.status()
+        assert status["communication"]["directory"] == str(disk)
+        assert status["communication"]["full"]
+        staged_bytes = status["communication"]["pending_bytes"]
+        assert 10 * MIB <= staged_bytes < 24 * MIB
+        assert f"the disk of {disk} is full" in hosts.backup.fusemirror("status", FILESYSTEM).stdout
+        hosts.backup.kill()
+        hosts.backup.configure(communication_directory="")
+        hosts.converge()  # with what is still staged there
+        hosts.backup.wait_for("drained")
+        content = (hosts.primary.mountpoint / "file").read_bytes()
+        assert content == b"".join(bytes([n]) * MIB for n in range(24))[:staged_bytes]
+        hosts.backup.umount()
+        hosts.backup.mount()
+        assert list(disk.iterdir()) == []
+        assert communication(hosts.backup)["directory"] == str(hosts.backup.volume / "communication")
 
 
 @pytest.mark.parametrize("kind", ["lmdb", "memory"], indirect=True)
@@ -215,23 +287,35 @@ def test_a_write_that_fails_after_it_was_acknowledged_is_told_to_each_open_file_
         assert (host.mountpoint / "file").read_bytes() == b""
 
 
-def test_at_the_limit_of_the_communication_volume_writers_wait(hosts: TwoHosts) -> None:
-    set_both(hosts, "acknowledge=async", "communication_capacity=16 MiB")
-    path = hosts.backup.mountpoint / "file"
+def test_at_the_limit_writers_wait_until_it_is_raised_and_a_backlog_beyond_the_memory_is_read_back(
+    hosts: TwoHosts, tmp_path: Path
+) -> None:
+    set_both(hosts, "acknowledge=async", "communication_capacity=24 MiB", "communication_memory=16 MiB")
+    path, source = hosts.backup.mountpoint / "file", tmp_path / "source"
     path.touch()
-    program = f"dd if=/dev/zero of={path} bs=64k count=512 conv=notrunc status=none && echo done"
+    source.write_bytes(os.urandom(48 * MIB))
+    program = f"dd if={source} of={path} bs=64k conv=notrunc status=none && echo done"
     hosts.primary.stop()
     command = hosts.backup.namespace.enter(("sh", "-c", program))
     with Popen(command, stdout=PIPE, text=True) as writer:
-        wait_until(lambda: communication(hosts.backup)["pending_bytes"] > 15 * MIB, 30.0, "a full volume")
+        wait_until(lambda: communication(hosts.backup)["pending_bytes"] > 23 * MIB, 30.0, "a full volume")
         full = communication(hosts.backup)
-        assert full["pending_bytes"] <= full["capacity_bytes"] == 16 * MIB
+        assert full["pending_bytes"] <= full["capacity_bytes"] == 24 * MIB
         assert writer.poll() is None
+        hosts.backup.fusemirror("set", FILESYSTEM, "communication_capacity=1 GiB")
+        wait_until(
+            lambda: communication(hosts.backup)["pending_bytes"] == 48 * MIB, 30.0, "all of it in the volume"
+        )
+        now = communication(hosts.backup)
+        assert now["memory_bytes"] <= now["memory_peak_bytes"] <= 16 * MIB
+        hosts.backup.fusemirror("set", FILESYSTEM, "communication_capacity=16 MiB")  # what is there stays
+        assert communication(hosts.backup)["pending_bytes"] == 48 * MIB
         hosts.primary.resume()
         assert writer.stdout is not None
         assert writer.stdout.read() == "done\n"
+    assert communication(hosts.backup)["read_back_bytes"] >= 32 * MIB
     for host in hosts:
-        assert (host.mountpoint / "file").stat().st_size == 32 * MIB
+        assert (host.mountpoint / "file").read_bytes() == source.read_bytes()
 
 
 def test_acknowledgement_changes_while_programs_write(hosts: TwoHosts, start: Start) -> None:

@@ -238,3 +238,32 @@ def test_a_read_that_waits_for_the_other_host_shows_what_it_changed_alone(hosts:
     reader.join()
     os.close(descriptor)
     assert found == [b"1" * BLOCK]
+
+
+def test_a_map_of_a_host_that_is_apart_does_not_show_what_was_before(hosts: TwoHosts) -> None:
+    """Its program waits for the other host, as one that reads does."""
+    there, mine = hosts.backup, hosts.primary.mountpoint / "mapped"
+    mine.write_bytes(b"0" * BLOCK)
+    descriptor = opened_at_rest(there.mountpoint / "mapped", there)
+    program = (
+        f"import mmap; mapped = mmap.mmap({descriptor}, {BLOCK}, prot=mmap.PROT_READ);"
+        "print(mapped[:1].decode(), flush=True); input(); print(mapped[:1].decode())"
+    )
+    with Popen([sys.executable, "-c", program], pass_fds=[descriptor], stdin=PIPE, stdout=PIPE) as mapping:
+        assert mapping.stdin is not None
+        assert mapping.stdout is not None
+        assert mapping.stdout.readline() == b"0\n"
+        dropped = there.status()["kernel_cache"]["pages_dropped"]
+        hosts.cut()
+        with mine.open("r+b", buffering=0) as writing:
+            writing.write(b"1")  # acknowledged by the primary alone
+        wait_until(
+            lambda: there.status()["kernel_cache"]["pages_dropped"] > dropped, DEADLINE_S, "the pages go"
+        )
+        mapping.stdin.write(b"\n")
+        mapping.stdin.flush()
+        state = Path(f"/proc/{mapping.pid}/stat")
+        wait_until(lambda: ") D " in state.read_text(), DEADLINE_S, "it waits for the page")
+        hosts.heal()
+        assert mapping.communicate(timeout=DEADLINE_S)[0] == b"1\n"
+    os.close(descriptor)

@@ -35,7 +35,7 @@ FAULTS: dict[str, Callable[[TwoHosts], None]] = {
 def test_only_what_changed_is_copied_when(impatient: TwoHosts, fault: str) -> None:
     primary, backup = impatient.hosts
     _prepare(primary)
-    backup.expect_warnings("check report")
+    backup.expect_warnings("EIO: ")
     FAULTS[fault](impatient)
 
     _change(primary)
@@ -90,7 +90,7 @@ def _gets_check_reports(backup: Host) -> None:
     assert status["mirror_state"] == "degraded"
     assert status["reason"]
     assert not status["peer"]["connected"]
-    assert "check report" in backup.log()
+    assert "EIO: " in backup.log()
 
 
 def test_a_primary_that_is_away_and_back_in_time_costs_no_error(hosts: TwoHosts) -> None:

@@ -1,5 +1,7 @@
 """Roles through two kernels: exchanged under load, taken over, and after a split brain."""
 
+import errno
+import fcntl
 import json
 import os
 import time
@@ -12,6 +14,7 @@ import pytest
 from tests.hosts import FILESYSTEM, Host, TwoHosts, snapshot, wait_until
 from tests.mount.conftest import IO_TIMEOUT_S
 from tests.mount.test_failures import Writer
+from tests.mount.test_locks import hold
 
 PATIENCE_S = 2 * IO_TIMEOUT_S
 
@@ -35,6 +38,15 @@ def open_file(host: Host, name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether another has the lock of a file; else it is this one's now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def test_a_switch_under_load_keeps_files_open_and_no_request_fails(hosts: TwoHosts) -> None:
@@ -77,12 +89,15 @@ def test_a_switch_is_refused_while_the_backup_is_away(hosts: TwoHosts) -> None:
 
 def test_the_backup_takes_over_from_a_killed_primary_that_then_gives_way(hosts: TwoHosts) -> None:
     primary, backup = hosts
-    with NamedWriter(backup) as writer:
+    with NamedWriter(backup) as writer, open_file(backup, "locked") as locked:
         writer.write_more()
+        assert not is_locked(locked)
         (primary.mountpoint / "kept").write_bytes(b"k" * 100_000)
         refused = backup.fusemirror("takeover", FILESYSTEM, expect=6)
         assert "connected" in refused.stderr
-        primary.kill()
+        with hold(primary, primary.mountpoint / "kept", "flock") as holder:
+            primary.kill()
+            holder.kill()
         told = backup.fusemirror("takeover", FILESYSTEM, "--dry-run").stdout
         assert "pending request" in told
         assert role(backup) == "backup"
@@ -90,10 +105,16 @@ def test_the_backup_takes_over_from_a_killed_primary_that_then_gives_way(hosts: 
         writer.write_more()
         assert role(backup) == "primary"
         backup.fusemirror("takeover", FILESYSTEM)
+        with open_file(backup, "kept") as kept:
+            assert not is_locked(kept), "the locks of the lost host have ended"
         (backup.mountpoint / "kept").rename(backup.mountpoint / "renamed")
         primary.mount()
         primary.wait_for("normal")
         assert role(primary) == "backup"
+        with open_file(primary, "locked") as wanted:
+            assert is_locked(wanted)
+            fcntl.flock(locked, fcntl.LOCK_UN)
+            assert not is_locked(wanted)
         writer.write_more()
     assert writer.error == 0
     assert (primary.mountpoint / "renamed").read_bytes() == b"k" * 100_000
@@ -106,7 +127,7 @@ def split(hosts: TwoHosts) -> None:
     """Both hosts change one file and make one each, apart, and have met again."""
     for host in hosts:
         host.expect_warnings("split brain")
-        host.expect_warnings("check report")
+        host.expect_warnings("EIO: ")
     (hosts.primary.mountpoint / "both").write_text("common")
     hosts.cut()
     wait_until(lambda: not hosts.backup.status()["peer"]["connected"], PATIENCE_S, "the cut is noticed")
@@ -143,12 +164,23 @@ def test_a_split_brain_is_shown_and_ended_by_one_command(hosts: TwoHosts, told: 
         wait_until(lambda h=host: counts(h) == (2, 2), PATIENCE_S, "counts")  # type: ignore[misc]
         host.fusemirror("switch", FILESYSTEM, expect=7)
     teller: Host = getattr(hosts, told)
-    for _ in range(2):
-        teller.fusemirror("resolve", FILESYSTEM, "--keep", keep)
-    for host in hosts:
-        host.wait_for("normal", timeout_s=PATIENCE_S)
     lost = {"alpha": "beta", "beta": "alpha"}[keep]
-    loser = hosts.primary if lost == hosts.primary.name else hosts.backup
+    loser, keeper = sorted(hosts, key=lambda host: host.name == keep)
+    with ExitStack() as stack:
+        kept, given_up, wanted = (
+            stack.enter_context(open_file(host, "both")) for host in (keeper, loser, loser)
+        )
+        for host, descriptor in ((keeper, kept), (loser, given_up)):
+            assert not is_locked(descriptor), "each lock binds its own host"
+            assert host.status()["locks"]["bind"] == "this host"
+        loser.expect_warnings("locks on 1 file are lost")
+        for _ in range(2):
+            teller.fusemirror("resolve", FILESYSTEM, "--keep", keep)
+        for host in hosts:
+            host.wait_for("normal", timeout_s=PATIENCE_S)
+        assert is_locked(wanted)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            os.write(given_up, b"under a lock that is lost")
     aside = Path(".fusemirror-conflicts") / lost
     wait_until(lambda: not any((loser.volume / "aside").iterdir()), PATIENCE_S, "files set aside")
     for host in hosts:

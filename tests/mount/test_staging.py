@@ -48,7 +48,7 @@ class Writer:
     def end(self) -> None:
         """Return once it has written."""
         assert self._stdout.readline() == "written\n"
-        assert self.process.wait(10.0) == 0
+        assert self.process.wait(30) == 0
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def stored_data(host: Host) -> list[bytes]:
 
 
 def test_what_a_stalled_primary_has_not_answered_is_staged(hosts: TwoHosts, writers: list[Writer]) -> None:
-    assert stored_data(hosts.backup) == []
+    wait_until(lambda: stored_data(hosts.backup) == [], 30.0, "an empty store")  # of what made the files
     hosts.primary.stop()
     for writer in writers:
         writer.go()
-    wait_until(lambda: _staged(hosts.backup)["stored_requests"] == WRITERS, 15.0, "requests in the store")
+    wait_until(lambda: _staged(hosts.backup)["stored_requests"] == WRITERS, 30.0, "requests in the store")
     before = _staged(hosts.backup)
     assert before["pending_requests"] == WRITERS
     assert before["pending_bytes"] == sum(len(writer.content) for writer in writers)
@@ -96,7 +96,7 @@ def test_what_a_stalled_primary_has_not_answered_is_staged(hosts: TwoHosts, writ
     after = _staged(hosts.backup)
     assert (after["pending_requests"], after["pending_bytes"], after["oldest_seconds"]) == (0, 0, 0)
     assert after["answered_total"] == after["staged_total"]
-    wait_until(lambda: _staged(hosts.backup)["stored_requests"] == 0, 15.0, "an empty store")
+    wait_until(lambda: _staged(hosts.backup)["stored_requests"] == 0, 30.0, "an empty store")
     assert stored_data(hosts.backup) == []
 
 

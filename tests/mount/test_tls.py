@@ -73,6 +73,10 @@ def _has_refused(host: Host) -> bool:
     return "refused" in host.log()
 
 
+def _refusals(host: Host) -> list[str]:
+    return [line for line in host.log().splitlines() if "refused the peer" in line]
+
+
 def _keys(host: Host) -> Path:
     return host.config_directory / FILESYSTEM
 
@@ -111,7 +115,8 @@ def test_strangers_are_refused_with_a_line_each_and_disturb_nobody(tmp_path: Pat
             said = hosts.primary.run(sys.executable, "-c", DIAL, address, str(PORT), *shown).stdout
             assert "ALERT" in said
         hosts.primary.run(sys.executable, "-c", PLAIN, address, str(PORT), expect=None)
-        refused = [line for line in hosts.backup.log().splitlines() if "refused the peer" in line]
+        wait_until(lambda: len(_refusals(hosts.backup)) >= 3, WAIT_S, "a word of each refusal")
+        refused = _refusals(hosts.backup)
         assert len(refused) == 3, refused
         assert sum("it does not have the certificate of the other host" in line for line in refused) == 2
         assert "no TLS 1.3: http request" in refused[2]

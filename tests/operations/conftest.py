@@ -13,7 +13,8 @@ from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import Create, Operation, RemoveDirectory, Unlink, acl
 from fusemirror.operations.acl import GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry
 from fusemirror.operations.draft import Decision, Draft
-from fusemirror.volume.catalog import Catalog, inode_key, key_inode
+from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.entries import inode_key, key_inode
 from fusemirror.volume.inode import Inode
 
 ROOT = ROOT_INODE
@@ -75,9 +76,13 @@ class Decider:
 
     def rows(self) -> dict[tuple[int, bytes], bytes]:
         """All of them; what is kept in memory must say the same."""
-        for key, row in self.catalog.rows(Table.INODES, None, 1 << 20):
+        for key, row in self.catalog.tables.rows(Table.INODES, None, 1 << 20):
             assert self.inode(key_inode(key)).pack() == row
-        return {(table, key): row for table in Table for key, row in self.catalog.rows(table, None, 1 << 20)}
+        return {
+            (table, key): row
+            for table in Table
+            for key, row in self.catalog.tables.rows(table, None, 1 << 20)
+        }
 
 
 class Tree:
@@ -121,7 +126,7 @@ def access_list(user: int, group: int, other: int, *, mask: int | None = None) -
 def decider(tmp_path: Path) -> Iterator[Decider]:
     made = Decider(tmp_path)
     yield made
-    assert not made.catalog.derived_rows_wrong()
+    assert not made.catalog.derived.wrong()
     made.catalog.close()
 
 

@@ -80,10 +80,10 @@ def test_what_is_made_in_a_directory_inherits_its_default_list(decider: Decider)
     inner = decider.create(b"inner", stat.S_IFDIR | 0o777, directory)
     link = decider.create(b"link", SYMLINK, directory)
     assert decider.inode(file).mode == stat.S_IFREG | 0o640
-    assert decider.catalog.xattr(file, acl.ACCESS) == access_list(6, 5, 0, mask=4)
-    assert decider.catalog.xattr(file, acl.DEFAULT) is None
-    assert decider.catalog.xattr(inner, acl.DEFAULT) == default
-    assert decider.catalog.xattrs(link) == []
+    assert decider.catalog.xattrs.value(file, acl.ACCESS) == access_list(6, 5, 0, mask=4)
+    assert decider.catalog.xattrs.value(file, acl.DEFAULT) is None
+    assert decider.catalog.xattrs.value(inner, acl.DEFAULT) == default
+    assert decider.catalog.xattrs.names(link) == []
 
 
 def test_a_default_list_stands_in_for_the_umask(decider: Decider) -> None:
@@ -101,7 +101,7 @@ def test_a_minimal_default_list_limits_the_mode_alone(decider: Decider) -> None:
     decider.do(SetXattr(directory, acl.DEFAULT, access_list(7, 5, 0)))
     file = decider.create(b"file", stat.S_IFREG | 0o666, directory)
     assert decider.inode(file).mode == stat.S_IFREG | 0o640
-    assert decider.catalog.xattrs(file) == []
+    assert decider.catalog.xattrs.names(file) == []
 
 
 def test_where_the_name_is_there_nothing_of_it_is_touched(decider: Decider, tree: Tree) -> None:

@@ -30,7 +30,7 @@ def test_it_has_what_a_named_one_would_inherit_and_no_name(decider: Decider, tre
     made = decider.inode(decision.inode)
     named = decider.inode(decider.do(Create(tree.directory, b"named", FILE, 5, 6, umask=0o22)).inode)
     assert (made.mode, made.uid, made.gid, made.nlink) == (named.mode, 5, 7, 0)
-    assert decider.catalog.is_orphan(made.number)
+    assert decider.catalog.derived.is_orphan(made.number)
     assert decision.new_file
     assert decision.keys == (made.number,)
     assert asked.space_needed(0) == SPACE_PER_CHANGE_BYTES

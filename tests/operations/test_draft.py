@@ -17,7 +17,7 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import (
     Create,
-    Link,
+    HardLink,
     Operation,
     RemoveDirectory,
     RemoveXattr,
@@ -28,6 +28,7 @@ from fusemirror.operations import (
 )
 from fusemirror.operations.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.operations.conftest import DIRECTORY, FILE, NOWHERE, ROOT, SYMLINK, TOO_LONG, Decider, Tree
+from tests.volume.conftest import inode_count
 
 PLACES = {
     # (the attribute of Tree, or an inode): what using it as a directory gives
@@ -49,7 +50,7 @@ def test_what_is_no_directory_takes_and_gives_no_names(
     parent = place(tree, where)
     operations = [
         Create(parent, b"new", FILE, 0, 0),
-        Link(tree.file, parent, b"new"),
+        HardLink(tree.file, parent, b"new"),
         Unlink(parent, b"file"),
         RemoveDirectory(parent, b"dir"),
         Rename(parent, b"file", ROOT_INODE, b"new"),
@@ -65,7 +66,7 @@ def test_a_decision_names_every_inode_and_name_that_it_touches(decider: Decider,
     root, directory, file = ROOT, tree.directory, tree.file
     created = decider.do(Create(directory, b"new", FILE, 0, 0))
     assert set(created.keys) == {directory, created.inode, (directory, b"new")}
-    assert set(decider.do(Link(file, directory, b"l")).keys) == {file, directory, (directory, b"l")}
+    assert set(decider.do(HardLink(file, directory, b"l")).keys) == {file, directory, (directory, b"l")}
     assert set(decider.do(Unlink(directory, b"l")).keys) == {file, directory, (directory, b"l")}
     over = decider.do(Rename(root, b"file", directory, b"inner"))
     assert set(over.keys) == {root, directory, file, tree.inner, (root, b"file"), (directory, b"inner")}
@@ -185,7 +186,7 @@ class Filesystem(RuleBasedStateMachine):
             errors |= {errno.ENOENT}
         if self.child(parent, name) is not None:
             errors |= {errno.EEXIST}
-        if self.attempt(Link(number, parent, name), errors) is not None:
+        if self.attempt(HardLink(number, parent, name), errors) is not None:
             self.nodes[parent].names[name] = number
 
     @rule(place=PLACE, name=NAMES)
@@ -315,13 +316,13 @@ class Filesystem(RuleBasedStateMachine):
     @invariant()
     def every_inode_is_as_expected(self) -> None:
         catalog = self.decider.catalog
-        assert catalog.inode_count() == len(self.nodes)
+        assert inode_count(catalog) == len(self.nodes)
         for number, node in self.nodes.items():
             inode = self.decider.inode(InodeNumber(number))
             assert (inode.mode, inode.nlink) == (node.mode, self.links(number)), number
-            assert {name: catalog.xattr(inode.number, name) for name in catalog.xattrs(inode.number)} == (
-                node.xattrs
-            )
+            assert {
+                name: catalog.xattrs.value(inode.number, name) for name in catalog.xattrs.names(inode.number)
+            } == (node.xattrs)
 
     @invariant()
     def every_directory_holds_its_names(self) -> None:
@@ -347,7 +348,7 @@ class Filesystem(RuleBasedStateMachine):
 
     @invariant()
     def the_derived_tables_agree(self) -> None:
-        assert not self.decider.catalog.derived_rows_wrong()
+        assert not self.decider.catalog.derived.wrong()
 
 
 TestAgainstPlainDicts = Filesystem.TestCase

@@ -8,16 +8,16 @@ from fusemirror.change import Table
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LINKS_MAX
-from fusemirror.operations import Link, Operation
-from fusemirror.volume.catalog import inode_key
+from fusemirror.operations import HardLink, Operation
+from fusemirror.volume.entries import inode_key
 from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Tree, refused
 
 ERRORS = {
-    "the name is there": (Link(InodeNumber(4), ROOT, b"dir"), errno.EEXIST),
-    "the name is too long": (Link(InodeNumber(4), ROOT, TOO_LONG), errno.ENAMETOOLONG),
-    "to a directory": (Link(InodeNumber(2), ROOT, b"new"), errno.EPERM),
-    "to an inode that is gone": (Link(NOWHERE, ROOT, b"new"), errno.ESTALE),
-    "to an inode without names": (Link(InodeNumber(7), ROOT, b"new"), errno.ENOENT),
+    "the name is there": (HardLink(InodeNumber(4), ROOT, b"dir"), errno.EEXIST),
+    "the name is too long": (HardLink(InodeNumber(4), ROOT, TOO_LONG), errno.ENAMETOOLONG),
+    "to a directory": (HardLink(InodeNumber(2), ROOT, b"new"), errno.EPERM),
+    "to an inode that is gone": (HardLink(NOWHERE, ROOT, b"new"), errno.ESTALE),
+    "to an inode without names": (HardLink(InodeNumber(7), ROOT, b"new"), errno.ENOENT),
 }
 
 
@@ -33,13 +33,13 @@ def test_a_file_has_no_more_links_than_the_limit(decider: Decider) -> None:
     inode = decider.inode(file).copy()
     inode.nlink = LINKS_MAX - 1
     decider.catalog.apply_rows([(Table.INODES, inode_key(file), inode.pack())])
-    decider.do(Link(file, ROOT, b"last"))
+    decider.do(HardLink(file, ROOT, b"last"))
     with pytest.raises(OperationFailed) as caught:
-        decider.do(Link(file, ROOT, b"one too many"))
+        decider.do(HardLink(file, ROOT, b"one too many"))
     assert caught.value.errno == errno.EMLINK
 
 
 def test_the_name_and_the_inode_are_touched(decider: Decider, tree: Tree) -> None:
-    link = Link(tree.file, tree.directory, b"new")
+    link = HardLink(tree.file, tree.directory, b"new")
     assert link.touched_names() == ((tree.directory, b"new"),)
     assert list(link.touched_inodes(decider.catalog)) == [tree.file]

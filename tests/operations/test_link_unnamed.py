@@ -3,17 +3,17 @@
 import errno
 
 from fusemirror.identifiers import ROOT_INODE
-from fusemirror.operations import CreateUnnamed, Link, LinkUnnamed
+from fusemirror.operations import CreateUnnamed, HardLink, LinkUnnamed
 from tests.operations.conftest import Decider, Tree, refused
 
 
 def test_only_its_host_can_give_it_a_name(decider: Decider, tree: Tree) -> None:
     made = decider.do(CreateUnnamed(tree.directory, 0o100644, 0, 0)).inode
-    refused(decider, Link(made, ROOT_INODE, b"name"), errno.ENOENT)
+    refused(decider, HardLink(made, ROOT_INODE, b"name"), errno.ENOENT)
     refused(decider, LinkUnnamed(made, ROOT_INODE, b"file"), errno.EEXIST)
     decider.do(LinkUnnamed(made, ROOT_INODE, b"name"))
     assert decider.inode(made).nlink == 1
-    assert not decider.catalog.is_orphan(made)
+    assert not decider.catalog.derived.is_orphan(made)
     assert b"name" in decider.names()
     decider.do(LinkUnnamed(made, ROOT_INODE, b"asked for again"))
     assert decider.inode(made).nlink == 2

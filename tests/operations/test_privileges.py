@@ -28,4 +28,4 @@ def test_a_capability_ends_whoever_changes_the_data(decider: Decider) -> None:
     decider.do(SetXattr(file, CAPABILITY, b"value"))
     assert has_privileges(decider.catalog, decider.inode(file), clear_set_id=False)
     decider.do(EndPrivileges(file, clear_set_id=False))
-    assert decider.catalog.xattrs(file) == []
+    assert decider.catalog.xattrs.names(file) == []

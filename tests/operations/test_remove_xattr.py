@@ -26,7 +26,7 @@ def test_an_attribute_set_again_is_replaced_and_removed(decider: Decider) -> Non
     file = decider.create(b"file")
     for value in (b"", b"one", bytes(XATTR_VALUE_BYTES_MAX)):
         decider.do(SetXattr(file, b"user.a", value))
-        assert decider.catalog.xattr(file, b"user.a") == value
+        assert decider.catalog.xattrs.value(file, b"user.a") == value
     decider.do(RemoveXattr(file, b"user.a"))
-    assert decider.catalog.xattrs(file) == []
+    assert decider.catalog.xattrs.names(file) == []
     assert decider.inode(file).ctime_ns == decider.time_ns

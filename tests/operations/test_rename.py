@@ -6,7 +6,7 @@ import pytest
 
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
-from fusemirror.operations import Create, Link, Operation, Rename, rename
+from fusemirror.operations import Create, HardLink, Operation, Rename, rename
 from fusemirror.operations.draft import Decision
 from fusemirror.operations.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.operations.conftest import DIRECTORY, ROOT, TOO_LONG, Decider, Tree, refused
@@ -49,7 +49,7 @@ def test_what_cannot_be_has_its_errno_and_changes_nothing(
 
 def test_a_rename_over_a_file_takes_one_link_of_it(decider: Decider) -> None:
     old, new = decider.create(b"old"), decider.create(b"new")
-    decider.do(Link(new, ROOT, b"second"))
+    decider.do(HardLink(new, ROOT, b"second"))
     decider.do(Rename(ROOT, b"old", ROOT, b"new"))
     assert decider.names() == [b"new", b"second"]
     assert (decider.inode(old).nlink, decider.inode(new).nlink) == (1, 1)
@@ -58,7 +58,7 @@ def test_a_rename_over_a_file_takes_one_link_of_it(decider: Decider) -> None:
 
 def test_a_rename_between_two_names_of_one_file_changes_nothing(decider: Decider) -> None:
     file = decider.create(b"file")
-    decider.do(Link(file, ROOT, b"second"))
+    decider.do(HardLink(file, ROOT, b"second"))
     decision = decider.do(Rename(ROOT, b"file", ROOT, b"second"))
     assert decision == Decision(None, file)
     assert decider.names() == [b"file", b"second"]

@@ -36,7 +36,7 @@ def test_an_access_list_shows_in_the_mode(decider: Decider) -> None:
     file = decider.create(b"file")
     decider.do(SetXattr(file, acl.ACCESS, access_list(7, 4, 1, mask=6)))
     assert decider.inode(file).mode == stat.S_IFREG | 0o761
-    assert decider.catalog.xattr(file, acl.ACCESS) == access_list(7, 4, 1, mask=6)
+    assert decider.catalog.xattrs.value(file, acl.ACCESS) == access_list(7, 4, 1, mask=6)
 
 
 def test_an_access_list_that_is_just_a_mode_is_not_kept(decider: Decider) -> None:
@@ -44,4 +44,4 @@ def test_an_access_list_that_is_just_a_mode_is_not_kept(decider: Decider) -> Non
     decider.do(SetXattr(file, acl.ACCESS, access_list(7, 4, 1, mask=6)))
     decider.do(SetXattr(file, acl.ACCESS, access_list(6, 4, 0)))
     assert decider.inode(file).mode == stat.S_IFREG | 0o640
-    assert decider.catalog.xattrs(file) == []
+    assert decider.catalog.xattrs.names(file) == []

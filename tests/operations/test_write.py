@@ -11,7 +11,7 @@ from fusemirror.limits import FILE_BYTES_MAX, WRITE_BYTES_MAX
 from fusemirror.operations import Operation, SetXattr, Write
 from fusemirror.operations.operation import ByteRange
 from fusemirror.operations.privileges import EndPrivileges
-from fusemirror.volume.catalog import inode_key
+from fusemirror.volume.entries import inode_key
 from fusemirror.xattrs import CAPABILITY
 from tests.operations.conftest import DIRECTORY, NOWHERE, ROOT, Decider, Tree, refused
 
@@ -124,3 +124,9 @@ def test_only_a_plain_write_to_a_file_is_acknowledged_before_it_has_its_place(
     assert may(Write(program, 0))
     assert not may(Write(program, 0, clear_privileges=True))
     assert not may(Write(capable, 0))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_only_a_write_that_says_where_may_be_done_twice(append: bool) -> None:
+    assert Write(InodeNumber(2), 0, append=append).may_repeat is not append
+    assert not SetXattr(InodeNumber(2), b"user.a", b"value").may_repeat

@@ -25,7 +25,7 @@ from fusemirror.errors import VolumeMissing
 from fusemirror.identifiers import InodeNumber
 from fusemirror.volume import check as check_module
 from fusemirror.volume.check import check
-from fusemirror.volume.identity import State, boot_id
+from fusemirror.volume.identity import Shutdown, boot_id
 from fusemirror.volume.probe import walk
 from fusemirror.volume.region_set import RegionSet
 from fusemirror.volume.volume import Volume
@@ -181,7 +181,7 @@ def look_at(left: Path, known: Known, history: list[Names]) -> None:
     state_file = left / "state.json"
     if state_file.exists():
         state_file.write_bytes(state_file.read_bytes().replace(boot_id().encode(), OTHER_BOOT))
-    clean = State.load(left).clean
+    clean = Shutdown.load(left).clean
     assert not clean or not known.opened or known.closing, "an open volume that says it was closed"
     try:
         volume = Volume.open(left, counting_seams())
@@ -254,7 +254,7 @@ def test_after_a_power_cut_at_any_moment_a_volume_keeps_what_it_guaranteed(place
 
 
 @pytest.mark.expects_warnings
-@pytest.mark.parametrize("broken", ["journal", "images", "directories"])
+@pytest.mark.parametrize("broken", ["journal", "images", "begun", "directories"])
 def test_a_sync_that_is_left_out_is_found(place: Path, broken: str) -> None:
     trace = record(place, workloads=12, steps=40, operations=1, broken=broken)
     _, wrong = cut_at_all(place, trace, 400)

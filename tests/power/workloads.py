@@ -11,16 +11,20 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from fusemirror.identifiers import InodeNumber
+from fusemirror.promise import Promise
+from fusemirror.seams import Seams
+from fusemirror.volume import catalog_copy, image_files, syncing
 from fusemirror.volume import journal as journal_module
 from fusemirror.volume import volume as volume_module
-from fusemirror.volume.images import Images
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.unsynced import Unsynced
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, contents_of, counting_seams
 
@@ -37,9 +41,9 @@ Names = dict[str, str]
 def names_of(volume: Volume) -> Names:
     """The names of a volume and what stands behind them."""
     found = {}
-    for key, row in volume.catalog.rows_from(2, b"\x00"):
+    for key, row in volume.catalog.tables.rows_from(2, b"\x00"):
         found[f"{int.from_bytes(key[:8], 'big')}/{key[8:].decode()}"] = row.hex()
-    for inode in volume.inodes():
+    for inode in volume.catalog.tables.inodes():
         found[f"inode {inode.number}"] = f"{inode.mode:o} {inode.nlink}"
     return found
 
@@ -54,6 +58,23 @@ def requests_of(operations: int) -> list[tuple[str, ...]]:
     ]
 
 
+def _seams() -> Seams:
+    """What the kernel would sync by itself is synced at once, by calls that the trace shows."""
+    seams = counting_seams()
+
+    def begin_sync(descriptor: int, *, data_only: bool) -> Promise[None]:
+        (seams.fdatasync if data_only else seams.fsync)(descriptor)
+        return _ended()
+
+    return replace(seams, begin_sync=begin_sync)
+
+
+def _ended() -> Promise[None]:
+    promise = Promise[None]()
+    promise.resolve(None)
+    return promise
+
+
 class Workload:
     """One volume, and the file that tells what happened to it."""
 
@@ -63,7 +84,7 @@ class Workload:
         self._choose = random.Random(seed)
         Volume.create(directory / "volume", IDENTITY)
         self._mark("created")
-        self._volume = Volume.open(directory / "volume", counting_seams())
+        self._volume = Volume.open(directory / "volume", _seams())
         self._writer = Writer(self._volume)
         self._mark("opened", names=names_of(self._volume))
 
@@ -147,7 +168,7 @@ class Workload:
 
     def _flush(self) -> None:
         inode = self._some_file()
-        trio.run(self._volume.flush, InodeNumber(0) if inode is None else inode)
+        trio.run(self._volume.syncing.flush, InodeNumber(0) if inode is None else inode)
         self._durable([] if inode is None else [inode])
 
     def _make_durable(self) -> None:
@@ -165,7 +186,7 @@ class Workload:
         number = trio.run(self._volume.make_durable)
         self._durable(list(contents_of(self._volume)))
         self._volume.drop_marks(epoch)
-        self._volume.trim(number)
+        self._volume.syncing.trim(number)
 
     def _close(self) -> None:
         contents = contents_of(self._volume)
@@ -207,15 +228,28 @@ def _do_nothing(*_arguments: Any) -> None:
     pass
 
 
+async def _sync_in_place(journal: Journal) -> None:
+    journal.sync()
+
+
 def _break(what: str) -> None:
     """Leave a sync out, for the test of the test."""
     if what == "journal":
         Journal._sync_files = _do_nothing  # type: ignore[method-assign,assignment]
+        Journal.sync_beside = _sync_in_place  # type: ignore[method-assign,assignment]
+    elif what == "begun":
+        Unsynced.begin_sync = lambda *_: _ended()  # type: ignore[method-assign]
     elif what == "images":
-        Images.sync = _do_nothing  # type: ignore[method-assign,assignment]
+        Unsynced.sync = _do_nothing  # type: ignore[method-assign,assignment]
     else:
         assert what == "directories", what
-        for module in (journal_module, volume_module, sys.modules[Images.__module__]):
+        for module in (
+            journal_module,
+            volume_module,
+            catalog_copy,
+            image_files,
+            sys.modules[Unsynced.__module__],
+        ):
             module.sync_directory = _do_nothing  # type: ignore[attr-defined]
 
 
@@ -227,7 +261,7 @@ def main(directory: str, seed: str, operations: str, count: str, steps: str, bro
     wanted = random.Random(seed).sample(wanted, min(int(count), len(wanted)))
     for number, workload in enumerate(wanted):
         Workload(Path(directory) / f"{number}-{'-'.join(workload)}", f"{seed}/{number}").run(workload)
-    for module in (journal_module, volume_module):
+    for module in (journal_module, syncing):
         module.JOURNAL_SEGMENT_BYTES = _SEGMENT_BYTES  # type: ignore[attr-defined]
     Workload(Path(directory) / "random", seed).run_randomly(int(steps))
 

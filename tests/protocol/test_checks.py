@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusemirror.change import AllocateChange, NamespaceChange, Table, TruncateChange, WriteChange
+from fusemirror.change import AllocateChange, CopyChange, NamespaceChange, Table, TruncateChange, WriteChange
 from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import (
     CHANGE_NUMBER_CLAIMED_MAX,
     CHANGE_NUMBER_RECEIVED_MAX,
     CHANGE_TIME_NS_RECEIVED_MAX,
+    COPY_BYTES_MAX,
     DATA_BYTES_MAX,
     FILE_BYTES_MAX,
     REGION_BYTES,
@@ -33,6 +34,7 @@ FREE = {
     "NamespaceChange.rows",
     "TruncateChange.rows",
     "AllocateChange.rows",
+    "CopyChange.rows",
     "WriteChange.rows",
     "Request.operation",  # `Operation.check`, by the primary
     "Digests.digests",
@@ -67,7 +69,7 @@ def test_a_field_beyond_its_bounds_is_refused_by_its_name(
 ) -> None:
     kind, field = name.split(".")
     with pytest.raises(RemoteProtocolError, match=rf"refused what beta sent: .*{kind}(\.|: ){field}"):
-        decode(encode(message), "beta", data)
+        decode(encode(message), "beta", len(data))
 
 
 ID = RequestId(b"1234567812345678")
@@ -106,6 +108,13 @@ BAD: list[tuple[m.AnyMessage, bytes]] = [
     (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 5, 0), b""),
     (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, FILE_BYTES_MAX + 1, 0), b""),
     (AllocateChange(ONE, NO_REQUEST, 1, INODE, 5, 6, 0, ((2, bytes(7) + b"\2name", None),)), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 6, INODE, 0), b"d"),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 5, INODE, 0), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 8, INODE, 7), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 8, INODE, 3), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 0, COPY_BYTES_MAX + 1, INODE, 1 << 40), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 8, INODE, FILE_BYTES_MAX - 2), b""),
+    (CopyChange(ONE, NO_REQUEST, 1, INODE, 5, 6, INODE, 0, ((2, bytes(7) + b"\2name", None),)), b""),
     (NamespaceChange(ONE, NO_REQUEST, 1, INODE, (XATTR,)), b"data"),
     (NamespaceChange(ONE, NO_REQUEST, 1, INODE, ((1, bytes(7) + b"\1", None),)), b""),
     (m.CatalogRows(((3, XATTR[1], None),)), b""),
@@ -143,15 +152,15 @@ BAD: list[tuple[m.AnyMessage, bytes]] = [
 @pytest.mark.parametrize(("message", "data"), BAD, ids=lambda value: str(value)[:60])
 def test_what_does_not_fit_together_is_refused(message: m.AnyMessage, data: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match=type(message).__name__):
-        decode(encode(message), "beta", data)
+        decode(encode(message), "beta", len(data))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
 def test_data_comes_only_beside_a_message_that_has_some(example: m.AnyMessage) -> None:
-    if isinstance(example, WriteChange | m.RegionData | m.Answer):
+    if isinstance(example, WriteChange | m.RegionData | m.Answer | m.Probe):
         return
     with pytest.raises(RemoteProtocolError, match=f"{type(example).__name__}.*data"):
-        decode(encode(example), "beta", b"data")
+        decode(encode(example), "beta", 4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -12,6 +13,8 @@ from xxhash import xxh3_64_intdigest
 from fusemirror import limits
 from fusemirror.errors import LocalProtocolError, RemoteProtocolError
 from fusemirror.protocol.framing import HEADER_BYTES, Frame, FrameReader, encode_frame
+
+LARGE = 16 * limits.KIB + 1
 
 Frames = list[tuple[bytes, bytes]]
 
@@ -81,7 +84,7 @@ def test_a_truncated_frame_is_not_delivered_and_is_known_to_be_cut(
     kept = place % len(end)
     reader = open_reader()
     assert read_all(reader, [stream_of(some) + end[:kept]]) == (some, None)
-    assert reader.within_frame == (kept > 0)
+    assert (reader.held_bytes > 0) == (kept > 0)
 
 
 @given(frames, a_frame, st.integers(min_value=0), st.lists(st.integers(min_value=0), max_size=5))
@@ -166,14 +169,32 @@ def test_small_data_does_not_hold_a_large_chunk_in_memory() -> None:
     assert type(frame[1]) is bytes
 
 
-def test_it_says_how_many_bytes_it_needs() -> None:
+@given(st.lists(st.integers(min_value=0), max_size=8), st.integers(min_value=0))
+def test_large_frames_come_whole_in_any_pieces_and_a_flipped_bit_costs_all_from_its_own_on(
+    places: list[int], bit: int
+) -> None:
+    some = [(b"a", b"1" * LARGE), (b"b", b"2"), (b"c" * 100, b"3" * LARGE), (b"d", b"")]
+    stream = bytearray(stream_of(some))
+    assert read_all(open_reader(), cut(bytes(stream), places)) == (some, None)
+    begin = len(stream_of(some[:2]))
+    bit %= 8 * (HEADER_BYTES + 100 + LARGE)
+    stream[begin + bit // 8] ^= 1 << bit % 8
+    read, _ = read_all(open_reader(), cut(bytes(stream), places))
+    assert read == some[:2]
+
+
+def test_what_a_large_frame_came_in_is_not_kept_until_it_is_whole() -> None:
     reader = open_reader()
-    stream = stream_of([(b"body", b"d" * 1000)])
-    assert reader.missing_bytes == HEADER_BYTES
-    reader.feed(stream[:30])
+    stream = stream_of([(b"body", b"d" * limits.MIB)])
+    reader.feed(stream[:100])
     assert reader.next_frame() is None
-    assert reader.missing_bytes == len(stream) - 30
-    reader.feed(stream[30:])
-    assert reader.missing_bytes == 0
-    assert reader.next_frame() is not None
-    assert reader.missing_bytes == HEADER_BYTES
+    piece = stream[100 : limits.MIB]
+    references = sys.getrefcount(piece)
+    reader.feed(piece)
+    assert sys.getrefcount(piece) == references
+    reader.feed(stream[limits.MIB :])
+    frame = reader.next_frame()
+    assert frame is not None
+    assert isinstance(frame[1], memoryview)
+    assert frame[1].readonly
+    assert frame == (b"body", b"d" * limits.MIB)

@@ -15,7 +15,7 @@ import lmdb
 
 from fusemirror.errors import ConnectionLost
 from fusemirror.protocol.framing import Buffer
-from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.catalog_store import CatalogStore
 from tests.memory_network import MemoryTransport
 from tests.simulation.disk import Room
 from tests.simulation.process import current
@@ -126,11 +126,10 @@ class _CountedTransaction:
         return getattr(self._transaction, name)(*args, **kwargs)
 
 
-def _begin(method: Callable[[Catalog], None]) -> Callable[[Catalog], None]:
-    def begin(catalog: Catalog) -> None:
-        method(catalog)
-        if hasattr(catalog, "_orphans_table"):  # LMDB opens its tables in a transaction of its own kind
-            catalog._txn = _CountedTransaction(catalog._txn)
+def _begin(method: Callable[[CatalogStore], None]) -> Callable[[CatalogStore], None]:
+    def begin(store: CatalogStore) -> None:
+        method(store)
+        store.txn = _CountedTransaction(store.txn)
 
     return begin
 
@@ -171,7 +170,7 @@ def counted_calls() -> Iterator[None]:
     """While this lasts, the calls of LMDB and of the channel are counted, beside `disk.counted_steps`."""
     with ExitStack() as stack:
         for owner, name, value in (
-            (Catalog, "_begin", _begin(Catalog._begin)),
+            (CatalogStore, "begin", _begin(CatalogStore.begin)),
             (MemoryTransport, "try_send", _try_send(MemoryTransport.try_send)),
             (MemoryTransport, "receive", _receive(MemoryTransport.receive)),
         ):

@@ -21,7 +21,23 @@ import lmdb
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.errors import DiskFailed
-from fusemirror.volume import beneath, durable, identity, images, journal, regions
+from fusemirror.promise import Promise
+from fusemirror.volume import (
+    beneath,
+    discarded,
+    disk_limits,
+    durable,
+    identity,
+    image_content,
+    image_files,
+    images,
+    journal,
+    open_images,
+    recovery,
+    regions,
+    spares,
+    unsynced,
+)
 from fusemirror.volume import check as check_module
 from fusemirror.volume import volume as volume_module
 from fusemirror.volume.catalog import Catalog
@@ -31,10 +47,13 @@ from tests.simulation.process import current
 
 _SYNCS = frozenset({"fdatasync", "fsync"})
 _OF_NAMES = frozenset({"link", "mkdir", "open", "rename", "replace", "rmtree", "unlink"})
-_STEPS = frozenset({"ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES})
-_NEED_ROOM = frozenset({"commit", "link", "mkdir", "pwrite", "write"})
+_STEPS = frozenset(
+    {"copy_file_range", "ftruncate", "pwrite", "truncate", "utime", "write", *_SYNCS, *_OF_NAMES}
+)
+_NEED_ROOM = frozenset({"commit", "copy_file_range", "link", "mkdir", "pwrite", "write"})
 _ROOMY_BYTES = 1 << 40
-_MODULES: tuple[ModuleType, ...] = (beneath, durable, images, journal, regions, subvolume_volume)
+_OF_IMAGES = (discarded, disk_limits, image_content, image_files, images, open_images, spares, unsynced)
+_MODULES: tuple[ModuleType, ...] = (beneath, durable, *_OF_IMAGES, journal, regions, subvolume_volume)
 
 
 class Killed(BaseException):
@@ -133,6 +152,18 @@ def sync(descriptor: int) -> None:
 def sync_data(descriptor: int) -> None:
     """Takes the place of fdatasync."""
     _sync(descriptor, times=False)
+
+
+def begin_sync(descriptor: int, *, data_only: bool) -> Promise[None]:
+    """Takes the place of the kernel's own: it ends at once, as one that nothing comes between."""
+    begun = Promise[None]()
+    try:
+        _sync(descriptor, times=not data_only)
+    except OSError as error:
+        begun.reject(error)
+    else:
+        begun.resolve(None)
+    return begun
 
 
 def _sync(descriptor: int, *, times: bool) -> None:
@@ -234,9 +265,9 @@ def _commit(method: Callable[..., None]) -> Callable[..., None]:
         try:
             step("commit")
         except OSError as error:
-            catalog.flush_touched()
-            catalog._txn.abort()
-            raise disk_error(catalog._directory, error) from error
+            catalog.cache.flush()
+            catalog._store.txn.abort()
+            raise disk_error(catalog._store._directory, error) from error
         method(catalog, *args)
 
     return commit
@@ -255,9 +286,9 @@ def _store(method: Callable[..., None]) -> Callable[..., None]:
     return store
 
 
-def _opened(owner: Any) -> Callable[..., None]:
+def _opened(owner: Any, name: str) -> Callable[..., None]:
     """LMDB makes its files by itself."""
-    method = owner.__init__
+    method = getattr(owner, name)
 
     def opened(*args: Any, **kwargs: Any) -> None:
         method(*args, **kwargs)
@@ -278,15 +309,19 @@ def counted_steps() -> Iterator[None]:
         ),
         (Path, "open", _path_open),
         (shutil, "rmtree", _remove_tree),
-        (images, "sync_filesystem", _sync_filesystem),
-        (images, "punch_hole", _counted("punch", durable.punch_hole)),
-        (images, "allocate", _counted("allocate", durable.allocate)),
-        *((module, "boot_id", boot_id) for module in (identity, subvolume_volume, volume_module)),
+        (unsynced, "sync_filesystem", _sync_filesystem),
+        *(
+            (module, name, _counted(step_name, getattr(durable, name)))
+            for module in _OF_IMAGES
+            for name, step_name in (("punch_hole", "punch"), ("allocate", "allocate"))
+            if hasattr(module, name)
+        ),
+        *((module, "boot_id", boot_id) for module in (identity, recovery, subvolume_volume, volume_module)),
         (check_module, "is_readable", lambda _directory: True),  # a process of its own takes too long here
-        (Catalog, "__init__", _opened(Catalog)),
+        (Catalog, "open", _opened(Catalog, "open")),
         (Catalog, "commit", _commit(Catalog.commit)),
         (Catalog, "commit_unfinished", _commit(Catalog.commit_unfinished)),
-        (LmdbCommunicationVolume, "__init__", _opened(LmdbCommunicationVolume)),
+        (LmdbCommunicationVolume, "__init__", _opened(LmdbCommunicationVolume, "__init__")),
         (LmdbCommunicationVolume, "_store_blocking", _store(LmdbCommunicationVolume._store_blocking)),
     ]
     with ExitStack() as stack:

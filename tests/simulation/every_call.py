@@ -29,7 +29,7 @@ from fusemirror.errors import CheckReport, FusemirrorError, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import (
     Create,
-    Link,
+    HardLink,
     RemoveDirectory,
     RemoveXattr,
     Rename,
@@ -66,7 +66,7 @@ OPERATIONS: dict[str, Do] = {
     "rmdir": lambda unit, _, name: unit.perform(RemoveDirectory(ROOT_INODE, name + b'"')),
     "rename": lambda unit, _, name: unit.perform(Rename(ROOT_INODE, name, ROOT_INODE, name + b"'")),
     "exchange": lambda unit, _, name: unit.perform(Rename(ROOT_INODE, name, ROOT_INODE, name + b'"', 2)),
-    "link": lambda unit, inode, name: unit.perform(Link(inode, ROOT_INODE, name + b"'")),
+    "link": lambda unit, inode, name: unit.perform(HardLink(inode, ROOT_INODE, name + b"'")),
     "set_xattr": lambda unit, inode, _: unit.perform(SetXattr(inode, b"user.b", b"new")),
     "remove_xattr": lambda unit, inode, _: unit.perform(RemoveXattr(inode, b"user.a")),
     "flush": lambda unit, inode, _: unit.flush(inode),

@@ -13,7 +13,7 @@ from random import Random
 
 import trio
 
-from fusemirror.coherence.lock_table import END_OF_FILE, Key, Lock, Owner, Space
+from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, Owner
 from fusemirror.control.backup import BackupUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
@@ -38,7 +38,7 @@ class Guarded:
         self._holders: list[_Section] = []
 
     async def swap(
-        self, host: SimulatedHost, value: bytes, space: Space, random: Random, think_s: float
+        self, host: SimulatedHost, value: bytes, space: LockKind, random: Random, think_s: float
     ) -> bytes:
         """What was found under the lock. OperationFailed, CheckReport."""
         self._handles += 1
@@ -68,18 +68,18 @@ class _Section:
     """One open file of one program, locked and closed."""
 
     def __init__(
-        self, host: SimulatedHost, inode: InodeNumber, space: Space, handle: int, value: bytes
+        self, host: SimulatedHost, inode: InodeNumber, space: LockKind, handle: int, value: bytes
     ) -> None:
         self._host, self._unit = host, host.unit
         self._locks = host.unit.locks
-        self._key, self.handle = Key(inode, space), handle
+        self._key, self.handle = LockKey(inode, space), handle
         self._owner = Owner(self._locks.host, handle)
         self._offset = int(space) * _VALUE_BYTES
         self._value = value
         self._strict = not host.world.options.asynchronous
 
     @property
-    def space(self) -> Space:
+    def space(self) -> LockKind:
         return self._key.space
 
     @property
@@ -91,7 +91,9 @@ class _Section:
         unit = host.present
         if isinstance(unit, BackupUnit):
             link = unit.link
-            if link is None or not unit.applier.serves or host.clock.now() >= link.mirror.lease_until:
+            if link is None or not unit.applier.serves:
+                return False
+            if host.clock.now() >= link.mirror.heartbeat.lease_until:
                 return False
         return self._locks.arbiter.is_open and self.handle not in self._locks.lost
 
@@ -125,7 +127,7 @@ class _Section:
             raise TwoHolders(f"{self._value!r} finds {found!r}")
 
     def _check_not_lost(self) -> None:
-        """As `filesystem/operations.py` does it for each read and write."""
+        """As `filesystem/requests/files.py` does it for each read and write."""
         if self.handle in self._locks.lost:
             raise OperationFailed(errno.EIO)
 

@@ -15,7 +15,7 @@ _OBSERVERS = frozenset({"flush", "get", "listing", "lookup", "nlink", "read", "s
 
 Target = tuple[str, int]
 """What an operation is about, by itself: ("names", 0), ("file", TAG), ("mode", TAG), ("xattr", TAG),
-("guarded", SPACE OF LOCKS)."""
+("flags", TAG), ("guarded", SPACE OF LOCKS)."""
 
 
 @dataclass

@@ -6,8 +6,8 @@ be kept is shown without asking. Answers are taken a moment after they were give
 """
 
 import errno
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from random import Random
 
@@ -17,6 +17,7 @@ from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.volume.inode import Inode
+from fusemirror.volume.invalidation import Nobody
 from tests.simulation.process import host_time
 
 Name = tuple[InodeNumber, bytes]
@@ -143,6 +144,24 @@ class SimulatedKernel:
         given = host_time()
         await trio.sleep(self._random.random() * self._delay_s)
         return min(host_time(), given + self._delay_s)
+
+
+class References(Nobody):
+    """The inodes that the kernel of one life of a mount refers to, though no program has them open."""
+
+    def __init__(self) -> None:
+        self._held = Counter[InodeNumber]()
+
+    def has_let_go(self, inodes: Collection[InodeNumber]) -> list[InodeNumber]:
+        return [inode for inode in inodes if not self._held[inode]]
+
+    @contextmanager
+    def to(self, inode: InodeNumber) -> Iterator[None]:
+        self._held[inode] += 1
+        try:
+            yield
+        finally:
+            self._held[inode] -= 1
 
 
 def _found(tag: int | None) -> int:

@@ -90,12 +90,14 @@ _ZEROS = bytes(_PAGE_BYTES)
 
 def content(state: Content, operation: Operation) -> Content | None:
     """Whatever is done to the data of one file. It may have gone, unless it is never unlinked."""
-    if operation.result == -errno.ESTALE:
+    if operation.result in (-errno.ESTALE, -errno.EOPNOTSUPP):
         return state
     if operation.name == "seek":
         return _seek(state, operation)
     after, value = _CONTENT[operation.name](state, *operation.arguments)
     errors = {-errno.EFBIG} if after.size > LARGEST_BYTES else set()
+    if operation.name == "copy" and _copies_too_much(state, *operation.arguments):
+        errors.add(-errno.ENODATA)
     return _judged(state, operation, errors, after, value)
 
 
@@ -170,9 +172,20 @@ def _allocate(state: Content, offset: int, end: int, mode: int) -> tuple[Content
     ), ANY
 
 
+def _copy(state: Content, source: int, offset: int, length: int) -> tuple[Content, object]:
+    copied = _read(state, source, length)[1]
+    assert isinstance(copied, bytes)
+    return _write(state, offset, copied.ljust(length, b"\0"))
+
+
+def _copies_too_much(state: Content, source: int, offset: int, length: int) -> bool:
+    return source + length > state.size
+
+
 _CONTENT: dict[str, Callable[..., tuple[Content, object]]] = {
     "write": _write,
     "allocate": _allocate,
+    "copy": _copy,
     "append": lambda state, data: _write(state, state.size, data),
     "truncate": _truncate,
     "read": _read,

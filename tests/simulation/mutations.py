@@ -12,34 +12,46 @@ from unittest import mock
 import msgspec
 import trio
 
-from fusemirror.change import NamespaceChange, Row
+from fusemirror.change import AllocateChange, CopyChange, DataChange, NamespaceChange, Row, WriteChange
 from fusemirror.channel.link import Link
 from fusemirror.coherence import directory_leases
 from fusemirror.coherence.directory_leases import DirectoryLeases, LeaseRequests
 from fusemirror.coherence.lock_asking import Asking
 from fusemirror.coherence.lock_deciding import Deciding
-from fusemirror.coherence.lock_table import Key, LockTable, Settled
-from fusemirror.communication.volume import CommunicationVolume, Entry
-from fusemirror.control import backup, primary, purging
+from fusemirror.coherence.lock_table import LockKey, LockTable, Settled
+from fusemirror.communication.kept_writes import KeptWrites
+from fusemirror.communication.staged import StoredEntry
+from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.control import backup_reads, purging, upkeep
 from fusemirror.control.backup import BackupUnit
-from fusemirror.control.primary import PrimaryUnit
-from fusemirror.identifiers import ChangeNumber, InodeNumber
-from fusemirror.mirror import catching_up, copying, histories
+from fusemirror.control.backup_reads import BackupReads
+from fusemirror.control.forwarding import Forwarding
+from fusemirror.control.landing import Landing
+from fusemirror.control.open_inodes import OpenInodes
+from fusemirror.control.primary_reads import PrimaryReads
+from fusemirror.control.states import TRANSITIONS, RoleEvent, RoleState
+from fusemirror.identifiers import InodeNumber
+from fusemirror.mirror import catching_up, copying
+from fusemirror.mirror.acknowledging import Acknowledging
 from fusemirror.mirror.applying import Applier
+from fusemirror.mirror.authority import Authority
 from fusemirror.mirror.holdings import Holdings
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
+from fusemirror.operations import AnyOperation, Copy
 from fusemirror.protocol import codec
-from fusemirror.protocol.messages import ReclaimLocks, Request
+from fusemirror.protocol.messages import Answer, AnyMessage, ReclaimLocks, RegionData, Request
 from fusemirror.recent import Recent
-from fusemirror.settings import Access, Fence
+from fusemirror.settings import Fence
 from fusemirror.volume import images
 from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.files import Files
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
 from fusemirror.volume.volume import Volume
-from fusemirror.witness.permission import Permission
+from fusemirror.witness.quorum import QuorumGrant
 from tests.simulation import guarding
-from tests.simulation.lying import LIES
+from tests.simulation.lying import LIES, Lie, Lies
 from tests.simulation.options import Options, draw_options
 
 Planting = Callable[[], AbstractContextManager[object]]
@@ -86,39 +98,12 @@ def _after(owner: Any, name: str, then: Callable[..., None]) -> Planting:
 
 
 def _acknowledge_all(mirror: Mirror, *_: object) -> None:
-    mirror._held_back = None
-    mirror._acknowledge(mirror.volume.number)
+    mirror.replica.release()
+    mirror.window.acknowledge(mirror.volume.number)
 
 
-@contextmanager
-def _acknowledged_before_copied() -> Iterator[None]:
-    acknowledge = Mirror._acknowledge
-
-    def mutated(mirror: Mirror, number: ChangeNumber) -> None:
-        mirror._held_back = None
-        acknowledge(mirror, number)
-
-    with mock.patch.object(Mirror, "_acknowledge", mutated):
-        yield
-
-
-@contextmanager
-def _data_not_journalled() -> Iterator[None]:
-    apply = Volume.apply
-
-    def mutated(volume: Volume, *args: Any, journal_request: bool = False, **kwargs: Any) -> None:
-        apply(volume, *args, **kwargs)
-
-    with mock.patch.object(Volume, "apply", mutated):
-        yield
-
-
-def _hold_no_longer(mirror: Mirror, *_: object) -> None:
-    mirror._hold_until = 0.0
-
-
-def _forget_requests(volume: Volume, *_: object) -> None:
-    volume.requests_done.clear()
+def _hold_no_longer(replica: Replica, *_: object) -> None:
+    replica.hold_until = 0.0
 
 
 def _read_here(applier: Applier, *_: object) -> None:
@@ -131,7 +116,7 @@ def _every_fifth_record_skipped() -> Iterator[None]:
     append = Journal.append
 
     def mutated(volume: Volume, change: NamespaceChange, encoded: bytes) -> None:
-        skips = change.number % 5 == 0 and not volume.copying
+        skips = change.number % 5 == 0 and not volume.catalog.copying
         with mock.patch.object(Journal, "append", _nothing if skips else append):
             apply_namespace(volume, change, encoded)
 
@@ -139,11 +124,11 @@ def _every_fifth_record_skipped() -> Iterator[None]:
         yield
 
 
-def _look_at_all(_volume: Volume, _inode: InodeNumber, _first: int, end: int) -> int:
+def _look_at_all(_files: Files, _inode: InodeNumber, _first: int, end: int) -> int:
     return end
 
 
-def _take_up_nothing(_: CommunicationVolume, entries: Iterable[Entry]) -> list[int]:
+def _take_up_nothing(_: CommunicationVolume, entries: Iterable[StoredEntry]) -> list[int]:
     return [serial for serial, _, _ in entries]
 
 
@@ -177,7 +162,6 @@ _CONTENTION: dict[str, Any] = {
     "faults": (),
 }
 _NAMES = {"kinds": ("create", "unlink", "lookup", "listing")}
-_SHORT_CUTS = {"faults": ("cut",), "outage": 0.01, "fault_interval": 0.1}
 _LONG_CUTS = {"faults": ("cut",), "outage": 0.6, "peer_timeout": 0.3}
 _RESETS = {"faults": ("reset primary",), "outage": 2.0}
 _KILLS = {"faults": ("kill primary", "kill backup", "kill both"), "kill_in_step": 0.5}
@@ -190,26 +174,24 @@ _HELD_FILES = {
     "fault_interval": 1.0,
     "hurry": 200,
 }
+_REFERENCES = {**_HELD_FILES, "kinds": ("create", "refer", "rename", "unlink")}
 _SIZES = {**_LONG_CUTS, "kinds": ("append", "size"), "files": 14, "crowding": 0.0}
-_KILLS_UNANSWERED = {
-    "faults": ("cut", "kill primary"),  # the answer, and what would tell the backup of the change, are lost
-    "kinds": ("append", "size"),
-    "access": "routed",
-    "clients": 3,
-    "names_rest": 0.0,
-    "clock_skew": 0.0,
-    "buffer_bytes": 1 << 20,
-    "small_limits": False,
-    "hurry": 5,
-    "outage": 0.1,
-    "fault_interval": 0.1,
-    "fault_count": 60,
-    "io_timeout": 10.0,
-    "kill_in_step": 0.0,
-    "finale": "",
-}
 _KEPT_NAMES = {"kinds": ("create", "unlink", "rename", "lookup"), "names_rest": 0.01, "clients": 3}
+_CROWDED_NAMES = {**_KEPT_NAMES, "names_rest": 0.02, "clients": 6, "latency": 0.001, "jitter": 0.05}
 _ASYNC = {"acknowledge": ("sync", "async"), "kinds": ("write", "read", "flush"), "files": 2}
+_EXCLUSIVE_ASYNC = {
+    "access": "exclusive",
+    "acknowledge": ("async", "async"),
+    "kinds": ("write", "read", "size"),
+    "faults": (),
+    "finale": "",
+    "clients": 3,
+    "operations_per_client": 60,
+    "think_time": 0.002,
+    "latency": 0.02,
+    "short_sends": 0.5,
+    "names_rest": 0.0,
+}
 _ASYNC_KILLS = {**_ASYNC, "faults": ("kill backup",), "fault_interval": 0.1, "outage": 0.01}
 
 
@@ -219,23 +201,12 @@ _OLD_COPIES = {**_FILES, "faults": ("restore backup",), "outage": 0.1, "fault_in
 
 _NEW_DISKS = {
     "kinds": ("create", "unlink"),
-    "faults": ("replace backup", "switch primary", "switch backup"),
-    "fault_interval": 1.0,
+    "faults": ("replace backup", "switch primary"),
+    "fault_interval": 0.5,
     "outage": 0.1,
     "think_time": 0.1,
     "hurry": 200,
     "operations_per_client": 120,
-}
-_OLD_PRIMARIES = {**_OLD_COPIES, "faults": ("restore primary",)}
-_KILLS_APART = {
-    "faults": ("kill primary", "kill primary", "cut", "cut"),
-    "kinds": ("write", "chmod", "read"),
-    "outage": 0.6,
-    "peer_timeout": 0.3,
-    "kill_in_step": 0.0,
-    "think_time": 0.1,
-    "hurry": 5,
-    "small_limits": False,
 }
 
 _LONELY_PRIMARY = {
@@ -259,6 +230,10 @@ def _hold_nothing(holdings: Holdings) -> None:
     holdings.below = InodeNumber(0)
 
 
+def _closed(open_inodes: OpenInodes, inodes: Iterable[InodeNumber]) -> list[InodeNumber]:
+    return [inode for inode in inodes if inode not in open_inodes]
+
+
 def _are_theirs(leases: DirectoryLeases, directory: InodeNumber, *, of_change: bool) -> bool:
     return directory in leases.theirs
 
@@ -277,32 +252,22 @@ def _never(*_: object) -> bool:
 
 
 @contextmanager
-def _lapsing_permissions() -> Iterator[None]:
+def _lapsing_grants() -> Iterator[None]:
     """A host that cannot be the only one with the last changes gives the record back, as by a lease."""
-    give_back = Permission.give_back
+    give_back = QuorumGrant.give_back
 
-    async def mutated(permission: Permission, _may: Callable[[], bool]) -> None:
-        held = permission.held
-        await give_back(permission, lambda: True)
-        permission.held = held
+    async def mutated(quorum: QuorumGrant, _may: Callable[[], bool]) -> None:
+        held = quorum.held
+        await give_back(quorum, lambda: True)
+        quorum.held = held
 
-    with mock.patch.object(Permission, "give_back", mutated):
+    with mock.patch.object(QuorumGrant, "give_back", mutated):
         yield
 
 
-def _pass_those_acknowledged_early() -> AbstractContextManager[object]:
-    """A write that was acknowledged early stands by at main, and what came after it does not."""
-    serve_request = PrimaryUnit._serve_request
-
-    def mutated(unit: PrimaryUnit, session: Any, request: Request, *others: Any) -> None:
-        serve_request(unit, session, msgspec.structs.replace(request, kept=False), *others)
-
-    return mock.patch.object(PrimaryUnit, "_serve_request", mutated)
-
-
 def _handing_over_unnoticed() -> AbstractContextManager[object]:
-    never = property(lambda _: False, lambda _, value: None)
-    return mock.patch.object(PrimaryUnit, "_handing_over", never, create=True)
+    serving = {**TRANSITIONS[RoleState.SERVING], RoleEvent.HAND_OVER: RoleState.SERVING}
+    return mock.patch.dict(TRANSITIONS, {RoleState.SERVING: serving})
 
 
 def _all_rows_at_once(catalog: Catalog, inodes: Iterable[InodeNumber]) -> tuple[Row, ...]:
@@ -323,22 +288,76 @@ def _inodes_purged_first() -> Iterator[None]:
 
 @contextmanager
 def _allocated_at_the_primary_only() -> Iterator[None]:
-    allocate = Volume._apply_allocate
+    apply = Volume._apply_data
 
-    def mutated(volume: Volume, *args: Any) -> None:
-        if volume.identity.role == "primary":
-            allocate(volume, *args)
+    def mutated(volume: Volume, change: DataChange, *args: Any) -> None:
+        if volume.identity.role == "primary" or not isinstance(change, AllocateChange | CopyChange):
+            apply(volume, change, *args)
 
-    with mock.patch.object(Volume, "_apply_allocate", mutated):
+    with mock.patch.object(Volume, "_apply_data", mutated):
         yield
 
 
-def _either(*_: object) -> histories.Better:
-    return histories.Better.EITHER
+@contextmanager
+def _copied_as_it_was_when_asked() -> Iterator[None]:
+    """The backup has changed what is copied since."""
+    ask, apply = Forwarding.request, Volume._apply_data
+    asked: dict[tuple[InodeNumber, int, int], bytes] = {}
+
+    async def request(unit: Forwarding, operation: AnyOperation, *args: Any, **kwargs: Any) -> InodeNumber:
+        if isinstance(operation, Copy):
+            place, length = operation.source_offset, operation.end - operation.offset
+            held = unit._host.volume.images.read(operation.source, place, length)
+            asked[operation.source, place, length] = held
+        return await ask(unit, operation, *args, **kwargs)
+
+    def mutated(volume: Volume, change: DataChange, *args: Any) -> None:
+        apply(volume, change, *args)
+        if isinstance(change, CopyChange) and volume.identity.role == "backup":
+            held = asked.get((change.source, change.source_offset, change.end - change.offset), b"")
+            volume.images.write(change.inode, change.offset, held, change.time_ns)
+
+    with (
+        mock.patch.object(Forwarding, "request", request),
+        mock.patch.object(Volume, "_apply_data", mutated),
+    ):
+        yield
 
 
-def _take_routed(unit: BackupUnit, *_: object, **__: object) -> None:
-    unit.applier.access = Access.ROUTED
+@contextmanager
+def _copied_from_what_differs() -> Iterator[None]:
+    """The backup copies of an image that is not yet as the primary's is."""
+    change = Applier._change
+
+    def mutated(applier: Applier, *args: Any) -> None:
+        with mock.patch.object(applier, "out_of_sync", set()):
+            change(applier, *args)
+
+    with (
+        mock.patch.object(Replica, "knows", return_value=True),
+        mock.patch.object(Applier, "_change", mutated),
+    ):
+        yield
+
+
+@contextmanager
+def _unchecked_messages() -> Iterator[None]:
+    """Most lies are such that something else refuses them, too; so each is one that only the check knows."""
+    draw, changed = Lies.draw, Lies._changed
+
+    def drawn(lies: Lies, arrived: bytes, _: str | None) -> tuple[Lie, int] | None:
+        return draw(lies, arrived, None)  # nothing that only the other role may say
+
+    def with_data(lies: Lies, message: AnyMessage, data: bytes) -> Lie:
+        if isinstance(message, Answer | RegionData | Request | WriteChange):
+            return changed(lies, message, data)
+        return Lie(message, b"nothing comes beside this")
+
+    with (
+        mock.patch.object(codec, "check_message", _nothing),
+        mock.patch.multiple(Lies, draw=drawn, _changed=with_data),
+    ):
+        yield
 
 
 _CHANGING_ACCESS = {
@@ -349,7 +368,6 @@ _CHANGING_ACCESS = {
     "think_time": 0.005,
     "latency": 0.02,
 }
-_ONE_FILE = {**_CHANGING_ACCESS, "files": 1}
 _SWITCHES = {
     **_CHANGING_ACCESS,
     "acknowledge": ("async", "async"),
@@ -367,16 +385,9 @@ _PILES = {
     "hurry": 200,
 }
 _SPACE = {"kinds": ("allocate", "write", "read", "size")}
+_COPIES = {"kinds": ("copy", "write", "read"), "files": 1, "clients": 3}
+_COPIES_APART = {**_LONG_CUTS, "kinds": ("copy", "write", "read"), "disk_latency": 0.02}
 _LYING = {"faults": LIES, "kinds": ("write", "create", "read"), "think_time": 0.05}
-_APART = {
-    **_ASYNC,
-    "access": "exclusive",
-    "faults": ("kill backup", "cut"),
-    "kill_in_step": 0.0,
-    "fault_interval": 0.2,
-    "outage": 0.5,
-}
-
 _LOCKS = {
     "kinds": ("guarded",),
     "acknowledge": ("sync", "sync"),
@@ -405,7 +416,7 @@ _LOCKS_LATE = {**_LOCKS, "acknowledge": ("async", "async"), "latency": 0.02}
 def _nobody_waits_remembered() -> Iterator[None]:
     """A lock that becomes free is given to whoever asks next; the others wait for ever."""
 
-    def settle_nobody(_table: LockTable, _: Key) -> list[Settled]:
+    def settle_nobody(_table: LockTable, _: LockKey) -> list[Settled]:
         return []
 
     with (
@@ -418,8 +429,7 @@ def _nobody_waits_remembered() -> Iterator[None]:
 @contextmanager
 def _released_before_the_data() -> Iterator[None]:
     """What was acknowledged early is on its way still."""
-    never = property(lambda _: 0)
-    with mock.patch.object(CommunicationVolume, "newest_kept", never):
+    with mock.patch.object(KeptWrites, "newest_of_all", property(lambda _: 0)):
         yield
 
 
@@ -460,7 +470,7 @@ def _granted_in_grace() -> Iterator[None]:
 
     def is_open(arbiter: Deciding) -> bool:
         mirror = arbiter._mirror
-        return arbiter._may_decide() and (arbiter._decides_alone or mirror.streams)
+        return arbiter._may_decide() and (arbiter._decides_alone or mirror.replica.streams)
 
     async def reclaim_late(asking: Asking, link: Link) -> set[InodeNumber]:
         await trio.sleep(0.3)
@@ -476,52 +486,51 @@ def _granted_in_grace() -> Iterator[None]:
 
 def _grant_during_the_lease() -> AbstractContextManager[object]:
     """A primary that has lost the link does not wait until the backup knows."""
-    alone = property(lambda arbiter: not arbiter._mirror.streams)
+    alone = property(lambda arbiter: not arbiter._mirror.replica.streams)
     return mock.patch.object(Deciding, "_decides_alone", alone)
 
 
 MUTATIONS = (
     Mutation("acknowledge in publish", _after(Mirror, "publish", _acknowledge_all), {}),
-    Mutation("acknowledge before the image is copied", _acknowledged_before_copied, _SHORT_CUTS),
-    Mutation("show what the backup does not have", _without_waiting(PrimaryUnit, "showable"), _NAMES),
-    Mutation("read at the backup without a lease", _without_waiting(BackupUnit, "showable"), _RESETS),
-    Mutation("do not hold for the lease", _after(Mirror, "_lost", _hold_no_longer), _RESETS),
-    Mutation("answer before applied", _without_waiting(Applier, "wait_applied"), _ERRORS),
+    Mutation("show what the backup does not have", _without_waiting(PrimaryReads, "showable"), _NAMES),
+    Mutation("read at the backup without a lease", _without_waiting(BackupReads, "showable"), _RESETS),
+    Mutation("do not hold for the lease", _after(Replica, "lost", _hold_no_longer), _RESETS),
+    Mutation("answer before applied", _without_waiting(Acknowledging, "wait_applied"), _ERRORS),
     Mutation("read old images at the backup", _after(Applier, "_out_of_sync_images", _read_here), _LONG_CUTS),
     Mutation("skip records of the journal", _every_fifth_record_skipped, {**_NAMES, **_KILLS}),
-    Mutation("forget what is done exactly once", _after(Volume, "apply", _forget_requests), _SHORT_CUTS),
-    Mutation("do not journal requests for data", _data_not_journalled, _KILLS_UNANSWERED),
     Mutation("do not mark regions on the disk", _without(Regions, "_add"), _KILLS),
-    Mutation("do not mark what is not sent", _without(Mirror, "_mark"), _LONG_CUTS),
+    Mutation("do not mark what is not sent", _without(Replica, "mark"), _LONG_CUTS),
     Mutation("catch up without sizes", _replaced(catching_up, "send_inodes", _nothing), _SIZES),
     Mutation("commit no catalog before marks go", _without(Volume, "commit"), _KILLS),
-    Mutation("open the fence", _replaced(Mirror, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
+    Mutation("open the fence", _replaced(Authority, "fenced", False), {**_LONG_CUTS, "fence": Fence.DATA}),
     Mutation("take an old copy for a new one", _without(Volume, "end_checkpoint"), _OLD_COPIES),
-    Mutation("take an old primary for a new one", _replaced(histories, "_newer", _either), _OLD_PRIMARIES),
     Mutation("give inodes a second time", _without(Catalog, "reserve_inodes"), _NEW_DISKS),
-    Mutation("take numbers of data for records", _without(Volume, "rewind"), _KILLS_APART),
-    Mutation("go alone without the witness", _replaced(Permission, "granted", True), _LONELY_PRIMARY),
-    Mutation("show what an old primary has", _replaced(Mirror, "entitled", True), _LONELY_PRIMARY),
-    Mutation("let the permission lapse", _lapsing_permissions, _LONELY_BOTH),
+    Mutation("go alone without the witness", _replaced(QuorumGrant, "granted", True), _LONELY_PRIMARY),
+    Mutation("show what an old primary has", _replaced(Authority, "entitled", True), _LONELY_PRIMARY),
+    Mutation("let the permission lapse", _lapsing_grants, _LONELY_BOTH),
     Mutation("purge what may be open", _after(Holdings, "part", _hold_nothing), _HELD_FILES),
+    Mutation("purge what a kernel holds", _replaced(OpenInodes, "let_go", _closed), _REFERENCES),
     Mutation("purge as when parted before", _without(Holdings, "share"), _HELD_FILES),
-    Mutation("leave data in holes", _replaced(Volume, "copy_hole", _look_at_all), _GIANTS),
+    Mutation("leave data in holes", _replaced(Files, "put_hole", _look_at_all), _GIANTS),
     Mutation("copy nothing", _replaced(copying, "REGION_BYTES", 0), _LONG_CUTS),
-    Mutation("show no own writes early", _replaced(backup, "content_with", _without_the_overlay), _ASYNC),
+    Mutation(
+        "show no own writes early", _replaced(backup_reads, "content_with", _without_the_overlay), _ASYNC
+    ),
     Mutation("give names up at once", _without_waiting(directory_leases, "_until"), _KEPT_NAMES),
     Mutation("change what is shared", _replaced(DirectoryLeases, "is_in_the_way", _are_theirs), _KEPT_NAMES),
-    Mutation("share what is being changed", _nothing_is_recent, _KEPT_NAMES),
+    Mutation("share what is being changed", _nothing_is_recent, _CROWDED_NAMES),
+    Mutation("answer without the subvolume's status", _without(Landing, "command"), _EXCLUSIVE_ASYNC),
     Mutation("flush without waiting", _without_waiting(BackupUnit, "flush"), _ASYNC),
-    Mutation("pass what was acknowledged early", _pass_those_acknowledged_early, _ONE_FILE),
     Mutation("change what is handed over", _handing_over_unnoticed, _SWITCHES),
-    Mutation("begin with routed access", _after(BackupUnit, "__init__", _take_routed), _APART),
-    Mutation("purge in one record", _replaced(primary, "purge_rows", _all_rows_at_once), _PILES),
+    Mutation("purge in one record", _replaced(upkeep, "purge_rows", _all_rows_at_once), _PILES),
     Mutation("purge the inode first", _inodes_purged_first, _PILES),
-    Mutation("take messages as they come", _replaced(codec, "check_message", _nothing), _LYING),
+    Mutation("take messages as they come", _unchecked_messages, _LYING),
     Mutation("allocate at the primary only", _allocated_at_the_primary_only, _SPACE),
+    Mutation("copy what was when it was asked", _copied_as_it_was_when_asked, _COPIES),
+    Mutation("copy what differs", _copied_from_what_differs, _COPIES_APART),
     Mutation("keep old bytes in a hole", _replaced(images, "_change_space", _nothing), _SPACE),
     Mutation("release early", _released_before_the_data, _LOCKS_LATE),
-    Mutation("grant to all", _replaced(LockTable, "_is_hindered", _never), _LOCKS),
+    Mutation("grant to all", _replaced(LockTable, "hindrance", _nothing), _LOCKS),
     Mutation("forget who waits", _nobody_waits_remembered, _LOCKS),
     Mutation("grant in grace", _granted_in_grace, {**_LOCKS_APART, "faults": ("break",)}),
     Mutation("grant during the lease", _grant_during_the_lease, _LOCKS_UNNOTICED),

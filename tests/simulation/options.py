@@ -11,11 +11,23 @@ import msgspec
 
 from fusemirror import background, limits
 from fusemirror.coherence import directory_leases
-from fusemirror.control import backup, going_alone, primary, purging, roles, unit
-from fusemirror.mirror import catching_up, copying, sending, verify
+from fusemirror.communication import held_data
+from fusemirror.control import backup_reads, committing, failover, forwarding, purging, unit, upkeep
+from fusemirror.mirror import authority, catching_up, copying, durability, replica, resync, sending, verify
 from fusemirror.operations import set_xattr
 from fusemirror.settings import Fence
-from fusemirror.volume import catalog, images, journal, volume
+from fusemirror.volume import (
+    commits,
+    discarded,
+    images,
+    inode_cache,
+    journal,
+    open_images,
+    recovery,
+    spares,
+    syncing,
+    unsynced,
+)
 from tests.simulation.lying import LIES
 
 WEIGHTS = {
@@ -47,13 +59,19 @@ WEIGHTS = {
     "bury": 1,
     "seek": 2,
     "allocate": 2,
+    "copy": 2,
+    "flags": 1,
+    "accessed": 1,
     "guarded": 2,
     "unnamed": 2,
+    "refer": 2,
 }
 """What programs do, and how often one in relation to the others."""
 
-_LATER = ("seek", "allocate", "guarded", "unnamed")
+_LATER = ("seek", "allocate", "guarded", "unnamed", "copy", "flags", "accessed")
 """Kinds that came later. They are drawn last, so that a seed is the same world as before but for them."""
+_LAST = ("refer",)
+"""And after the rest of what came later."""
 
 LOOKS = frozenset({"listing", "lookup", "mode", "nlink", "read", "seek", "size", "xattr"})
 """Of these, the ones that change nothing."""
@@ -167,6 +185,7 @@ class Options(msgspec.Struct, frozen=True):
     access: str = "routed"
     witness: bool = False
     names_rest: float = 0.0  # how long a directory rests before a kernel keeps its names; 0: no kernel does
+    on_degraded: str = "wait"
     giants: float = 0.0  # how often a write or a truncation is far out, at the largest sizes that there are
 
     @property
@@ -219,18 +238,26 @@ def draw_options(random: Random) -> Options:
     )
     lies = tuple(fault for fault in LIES if random.random() < 0.2)
     later = tuple(kind for kind in _LATER if random.random() < 0.6)
-    return msgspec.structs.replace(options, faults=options.faults + lies, kinds=options.kinds + later)
+    options = msgspec.structs.replace(
+        options,
+        faults=options.faults + lies,
+        kinds=options.kinds + later,
+        on_degraded=random.choice(["wait", "wait", "report"]),
+    )
+    declines = ("decline backup",) if random.random() < 0.3 else ()
+    last = tuple(kind for kind in _LAST if random.random() < 0.6)
+    return msgspec.structs.replace(options, faults=options.faults + declines, kinds=options.kinds + last)
 
 
 def _draw_all_but_modes(random: Random) -> Options:
     peer_timeout = random.choice([0.3, 1.0, 5.0])
     fault_share = random.choice([0.1, 0.3, 0.6])
-    kinds = tuple(kind for kind in WEIGHTS if kind not in _LATER and random.random() < 0.6)
+    kinds = tuple(kind for kind in WEIGHTS if kind not in (*_LATER, *_LAST) and random.random() < 0.6)
     return Options(
         clients=random.randint(1, 3),
         operations_per_client=random.choice([5, 15, 30, 60]),
         think_time=random.choice([0.0005, 0.002, 0.01, 0.1, 0.4]) * peer_timeout,
-        kinds=kinds or tuple(kind for kind in WEIGHTS if kind not in _LATER),
+        kinds=kinds or tuple(kind for kind in WEIGHTS if kind not in (*_LATER, *_LAST)),
         crowding=random.choice([0.0, 0.5, 0.9]),
         files=random.randint(1, 3),
         names=random.randint(2, 5),
@@ -262,37 +289,42 @@ def _is_odd(descriptor: int, _size: int) -> bool:
 def limits_in_effect(options: Options) -> Iterator[None]:
     """Timers hurry, and with `small_limits` what takes thousands of changes in earnest comes after a few."""
     timers = (
-        (sending, "CHECKPOINT_INTERVAL_S"),
-        (unit, "COMMIT_INTERVAL_S"),
-        (primary, "PURGE_AFTER_S"),
-        (going_alone, "WITNESS_LOOK_S"),
+        (durability, "CHECKPOINT_INTERVAL_S"),
+        (committing, "COMMIT_INTERVAL_S"),
+        (upkeep, "PURGE_AFTER_S"),
+        (failover, "WITNESS_LOOK_S"),
         (background, "BACKGROUND_PAUSE_FIRST_S"),
         (background, "BACKGROUND_PAUSE_MAX_S"),
+        (resync, "DECLINED_RETRY_S"),
     )
     small: tuple[tuple[ModuleType, str, object], ...] = (
         (journal, "JOURNAL_SEGMENT_BYTES", 700),
-        (volume, "JOURNAL_BYTES_MAX", 3000),
-        (volume, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
-        (catalog, "INODES_CACHED_MAX", 6),
-        (images, "OPEN_IMAGES_MAX", 2),
-        (images, "SPARE_IMAGES_MAX", 3),
-        (roles, "CUT_SHORT_BYTES", 0),
+        (syncing, "JOURNAL_BYTES_MAX", 3000),
+        (commits, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
+        (recovery, "CATALOG_CHANGES_PER_COMMIT_MAX", 7),
+        (inode_cache, "INODES_CACHED_MAX", 6),
+        (open_images, "OPEN_IMAGES_MAX", 2),
+        (spares, "SPARE_IMAGES_MAX", 3),
+        (unit, "CUT_SHORT_BYTES", 0),
         (images, "takes_long", _is_odd),  # images are replaced where files are emptied, and discarded
-        (images, "_SYNCED_SINGLY_MAX", 1),
+        (spares, "takes_long", _is_odd),
+        (discarded, "takes_long", _is_odd),
+        (unsynced, "_SYNCED_SINGLY_MAX", 1),
         (limits, "SEND_BUFFERS_MAX", 5),
         (limits, "BACKLOG_BYTES_MAX", 20_000),
-        (sending, "BACKLOG_BYTES_MAX", 20_000),
-        (backup, "BACKLOG_BYTES_MAX", 20_000),
+        (replica, "BACKLOG_BYTES_MAX", 20_000),
+        (forwarding, "BACKLOG_BYTES_MAX", 20_000),
         (journal, "JOURNAL_RECORD_BYTES_MAX", RECORD_BYTES_SMALL),
         (purging, "ROW_BYTES_PER_RECORD", 600),
         (set_xattr, "XATTR_NAMES_BYTES_MAX", 2500),
-        (primary, "PURGE_BATCH_MAX", 3),
-        (primary, "PURGE_RECORDS_MAX", 2),
+        (upkeep, "PURGE_BATCH_MAX", 3),
+        (upkeep, "PURGE_RECORDS_MAX", 2),
         (catching_up, "ROW_BYTES_PER_MESSAGE", 600),
         (catching_up, "_RECORD_BYTES_PER_TURN", 900),
         (verify, "ROW_BYTES_PER_MESSAGE", 600),
-        (backup, "GATHERED_BYTES_MAX", 1000),
-        (backup, "UNSENT_BYTES", 2000),
+        (forwarding, "GATHERED_BYTES_MAX", 1000),
+        (forwarding, "UNSENT_BYTES", 2000),
+        (held_data, "STAGED_DATA_PART", 0.0),  # what the store has is always read back
         (copying, "RESYNC_BACKLOG_BYTES_MAX", 100),
         (copying, "_WINDOW_BATCHES", 3),
         (copying, "_BATCHES_CONFIRMED_AT_ONCE", 2),
@@ -309,10 +341,12 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (directory_leases, "NAME_LIFETIME_S", options.peer_timeout * 0.2),
         (directory_leases, "SHARED_NAME_LIFETIME_S", options.peer_timeout * 0.1),
         (directory_leases, "KERNEL_DELAY_S", options.kernel_delay),
-        (backup, "KERNEL_DELAY_S", options.kernel_delay),
-        (sending, "KERNEL_DELAY_S", options.kernel_delay),
+        (backup_reads, "KERNEL_DELAY_S", options.kernel_delay),
+        (authority, "KERNEL_DELAY_S", options.kernel_delay),
     )
     with ExitStack() as stack:
+        for module in (sending, forwarding):  # no write here is large
+            stack.enter_context(mock.patch.object(module, "STATUS_AHEAD_BYTES", 1))
         for module, name, value in kept if rest else ():
             stack.enter_context(mock.patch.object(module, name, value))
         for module, name in timers:

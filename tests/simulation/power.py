@@ -101,11 +101,12 @@ class Surface:
 
     def everything_synced(self) -> None:
         """Called by each sync of the whole filesystem."""
-        for inode in self._files:
-            self._sync_file(inode, times=True)
         for change in self._pending:
             self._apply(change)
         self._pending.clear()
+        self._forget_files()  # one that a killed process left without a name may be said to be endless
+        for inode in self._files:
+            self._sync_file(inode, times=True)
 
     def _sync_file(self, inode: int, *, times: bool) -> None:
         content, before = self._read(self._files[inode]), self._synced.get(inode)

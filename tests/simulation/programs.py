@@ -12,28 +12,38 @@ import outcome
 import trio
 
 from fusemirror.change import ALLOCATION_MODES
-from fusemirror.coherence.lock_table import Space
+from fusemirror.coherence.lock_table import LockKind
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.errors import ChangesRefused, CheckReport, OperationFailed, ReservationConflict
+from fusemirror.errors import (
+    ChangesRefused,
+    CheckReport,
+    OperationFailed,
+    PeerUnreachable,
+    ReservationConflict,
+)
+from fusemirror.flags import INHERITED, Flag
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.mirror.states import PRIMARY_ACKNOWLEDGES_ALONE, PrimaryState
 from fusemirror.operations import (
+    Accessed,
     Allocate,
     AnyOperation,
+    Copy,
     Create,
     CreateUnnamed,
-    Link,
+    HardLink,
     LinkUnnamed,
     RemoveDirectory,
     RemoveXattr,
     Rename,
     SetAttributes,
+    SetFlags,
     SetXattr,
     Unlink,
     Write,
 )
-from fusemirror.promise import NeedsTask, Promise, begin, go_on_after, gone_on
+from fusemirror.promise import Promise, begin, go_on_after, gone_on, resumed
 from fusemirror.settings import Access, Fence
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import EVERYTHING
@@ -92,7 +102,7 @@ def _is_fenced(host: SimulatedHost) -> bool:
     unit = host.present
     if not isinstance(unit, PrimaryUnit):
         return False
-    return unit.mirror.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
+    return unit.mirror.authority.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
 
 
 def _locked(
@@ -130,18 +140,15 @@ class _Written:
 async def _write(host: SimulatedHost, operation: Write, data: bytes) -> None:
     """Without a task where that can be, as `kernel/session.py` has it."""
     writing = host.unit.perform(operation, data)
-    if not host.unit.writes_at_once(len(data)):
-        await writing
-        return
-    written = _Written()
     try:
-        promise = begin(writing)
+        message = begin(writing)
     except StopIteration:
         return
-    except NeedsTask:
-        await host.unit.perform(operation, data)
+    if not isinstance(message, Promise):
+        await resumed(writing, message)
         return
-    go_on_after(promise, writing, written)
+    written = _Written()
+    go_on_after(message, writing, written)
     error = await written.promise.wait()
     if error is not None:
         await gone_on(writing, error)
@@ -298,12 +305,12 @@ class Program:
         assert isinstance(unit, PrimaryUnit)
         mirror = unit.mirror
         # A request that was done while the primary was alone is answered as soon as the backup is back.
-        if host is not primaries[0] and inode in mirror.out_of_sync:
+        if host is not primaries[0] and inode in mirror.replica.out_of_sync:
             return
         if unit.volume.catalog.inode(inode) is None:
             return  # it had no name, nobody had it open, and it was purged
         # Where another change of the image is under way, it may have overwritten these bytes.
-        if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.unsettled(inode):
+        if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.window.unsettled(inode):
             return
         images = [volume.images.read(inode, offset, length) for volume in (one.volume, other.volume)]
         assert images[0] == images[1], (
@@ -372,6 +379,34 @@ class Program:
 
         await self._ask(host, ("file", tag), "allocate", offset, end, mode, call=call)
 
+    async def _copy(self, host: SimulatedHost) -> None:
+        """Within one file; and, which no history tells of, from one file to the other."""
+        tag, inode = self._any_file()
+        source, offset = self._random.choice(_EDGES), self._random.choice(_EDGES)
+        length = max(1, self._length())
+        if self._random.random() < 0.3:
+            await self._copy_buried(host, inode, source, length)
+            return
+        if self._world.options.asynchronous and not self._appends_only(tag):
+            return  # it is judged byte by byte
+        if abs(source - offset) < length:
+            offset = source + length
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(Copy(inode, offset, offset + length, inode, source))
+            return "ok"
+
+        await self._ask(host, ("file", tag), "copy", source, offset, length, call=call)
+
+    async def _copy_buried(self, host: SimulatedHost, source: InodeNumber, offset: int, length: int) -> None:
+        name = BURIED + b"%b copy" % self._name.encode()
+        made = await self._try(host, Create(ROOT_INODE, name, stat.S_IFREG | FILE_MODE, 0, 0))
+        if made is None:
+            with suppress(OperationFailed, CheckReport):
+                made = await host.unit.lookup(ROOT_INODE, name)
+        if made is not None:
+            await self._try(host, Copy(made.number, offset, offset + length, source, offset))
+
     async def _size(self, host: SimulatedHost) -> None:
         await self.size(host, *self._any_file())
 
@@ -384,8 +419,8 @@ class Program:
     async def _verify(self, host: SimulatedHost) -> None:
         """A comparison may not come to its end, but it never reports a difference that is not one (G5)."""
         with suppress(OperationFailed, CheckReport):
-            await host.unit.verify()
-            while (report := await host.unit.verify_report())["running"]:  # noqa: ASYNC110
+            await host.management.verify()
+            while (report := await host.management.verify_report())["running"]:  # noqa: ASYNC110
                 await trio.sleep(self._world.options.peer_timeout / 20)
             assert not report["differences"], report
 
@@ -431,6 +466,30 @@ class Program:
             if not host.disk.dead:
                 host.unit.closed(inode)
 
+    async def _refer(self, host: SimulatedHost) -> None:
+        """Hold a file for a while as by an O_PATH descriptor, which is no open, and open it by that."""
+        tag, inode = self._any_file()
+        row = host.unit.volume.catalog.inode(inode)
+        if row is None or not row.nlink:
+            return
+        with host.references.to(inode):
+            stays = await self.size(host, tag, inode) not in (DOUBT, -errno.ESTALE)
+            for _ in range(self._random.randrange(6)):
+                await self._pause()
+                try:
+                    host.unit.opened(inode)
+                except OperationFailed:
+                    assert not stays, f"the kernel refers to #{tag}, and it cannot be opened"
+                    return
+                try:
+                    result = await self._work_on(host, tag, inode)
+                    assert not stays or result != -errno.ESTALE, (
+                        f"the kernel refers to #{tag}, and it has gone"
+                    )
+                finally:
+                    if not host.disk.dead:
+                        host.unit.closed(inode)
+
     async def _work_on(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         kind = self._random.choice(("size", "read", "write", "flush"))
         if kind == "size":
@@ -448,14 +507,14 @@ class Program:
         tag, inode = self._any_file()
         held = self._random.choice((inode, EVERYTHING))
         with suppress(OperationFailed, CheckReport, ReservationConflict):
-            await host.unit.reserve(held, b"#%d" % tag, preempt=self._random.random() < 0.5)
+            await host.management.reserve(held, b"#%d" % tag, preempt=self._random.random() < 0.5)
             await self._pause()
-            await host.unit.release(held, preempt=False)
+            await host.management.release(held, preempt=False)
 
     async def _change_access(self, host: SimulatedHost) -> None:
         self._world.modes_set += 1
-        with suppress(CheckReport):
-            await host.unit.change_access(self._random.choice(list(Access)))
+        with suppress(CheckReport, PeerUnreachable):
+            await host.set_access(self._random.choice(list(Access)))
         self._world.modes_set += 1
 
     async def _flush(self, host: SimulatedHost) -> None:
@@ -466,19 +525,19 @@ class Program:
         durably = self._random.random() < 0.5
 
         async def call(_: Operation) -> bytes:
-            await (host.unit.flush(inode) if durably else host.unit.settle(inode))
+            await (host.unit.flush(inode) if durably else host.unit.drain(inode))
             return b""
 
         name, *arguments = ("flush",) if durably else ("read", 0, 0)
         result = await self._ask(host, ("file", tag), name, *arguments, call=call)
         if result == b"":
-            for kind in ("file", "mode", "xattr"):
+            for kind in ("file", "mode", "xattr", "flags"):
                 self._history.settle(host.name, (kind, tag), before)
         return result
 
     async def _guarded(self, host: SimulatedHost) -> None:
         """Swap a value under a lock. That may take long: others hold it, and are stopped meanwhile."""
-        guarded, space = self._atlas.guarded, self._random.choice(list(Space))
+        guarded, space = self._atlas.guarded, self._random.choice(list(LockKind))
         assert guarded is not None
         value = b"%08d" % self._history.next_index
         operation = self._history.begin(self._name, ("guarded", space), "swap", value, host=host.name)
@@ -519,7 +578,9 @@ class Program:
         async with _locked(host, directory):
             return await self._ask(host, NAMES, "create", parent, name, is_directory, call=call)
 
-    async def _make_name(self, host: SimulatedHost, call: Operation, operation: Create | Link) -> int | None:
+    async def _make_name(
+        self, host: SimulatedHost, call: Operation, operation: Create | HardLink
+    ) -> int | None:
         make, name = partial(host.unit.perform, operation), (operation.parent, operation.name)
         if host.kernel is not None:
             return await host.kernel.create(host.unit, name, make, self._atlas.see, call.began)
@@ -589,7 +650,7 @@ class Program:
         directory = self._atlas.inodes[parent]
 
         async def call(operation: Operation) -> int:
-            seen = await self._make_name(host, operation, Link(inode, directory, name))
+            seen = await self._make_name(host, operation, HardLink(inode, directory, name))
             return tag if seen is None else seen
 
         async with _locked(host, directory):
@@ -692,6 +753,31 @@ class Program:
 
         return await self._ask(host, ("xattr", tag), "get", call=call)
 
+    async def _flags(self, host: SimulatedHost) -> None:
+        """Set those that forbid nothing, or look."""
+        tag, inode = self._any_file()
+        if self._random.random() < 0.5:
+            await self.flags(host, tag, inode)
+            return
+        flags = self._random.choice((0, Flag.NODUMP, Flag.NOATIME, INHERITED))
+
+        async def call(_: Operation) -> str:
+            await host.unit.perform(SetFlags(inode, flags))
+            return "ok"
+
+        await self._ask(host, ("flags", tag), "set", (int(flags),), call=call)
+
+    async def flags(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
+        async def call(_: Operation) -> int:
+            return host.unit.volume.catalog.xattrs.flags(await host.unit.attributes(inode))
+
+        return await self._ask(host, ("flags", tag), "get", call=call)
+
+    async def _accessed(self, host: SimulatedHost) -> None:
+        """Both volumes have the same times in the end; no history tells of them."""
+        inodes = self._random.choices(sorted(self._atlas.inodes.values()), k=3)
+        await self._try(host, Accessed(tuple(inodes)))
+
     # --- records at their limits ----------------------------------------------------------------------
 
     async def _pile(self, host: SimulatedHost) -> None:
@@ -749,3 +835,4 @@ class Program:
                 await self.size(host, tag, inode)
                 await self.mode(host, tag, inode)
                 await self.xattr(host, tag, inode)
+                await self.flags(host, tag, inode)

@@ -23,15 +23,17 @@ import trio
 import trio.testing
 
 from fusemirror.change import Table
-from fusemirror.communication.volume import Staged
+from fusemirror.communication.staged import Staged
+from fusemirror.communication.volume import CommunicationVolume
+from fusemirror.control.host_state import HostState
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import CheckReport, OperationFailed
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.errors import CheckReport, OperationFailed, PrimaryUnreachable
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, RequestId
 from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, COMMIT_INTERVAL_S
-from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.authority import Authority
 from fusemirror.mirror.states import MIRROR_LOST
 from fusemirror.operations import Create, Write
+from fusemirror.protocol.messages import Request
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
@@ -50,7 +52,7 @@ _ATTEMPTS = 20
 _CPU_TIMEOUT_S = 60.0  # a run takes one; only a loop that never waits takes more
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
-_HARMLESS = frozenset({"sparse giants", "toggle primary", "toggle backup"})
+_HARMLESS = frozenset({"sparse giants", "toggle primary", "toggle backup", "decline backup"})
 """What happens that no host loses a lock by."""
 
 _WATCHED_BYTES = (0, 3, 100, 4_095, 4_097, 65_530, 65_536, 65_610, 131_072, *GIANTS)
@@ -60,7 +62,8 @@ _EXPECTED_WARNINGS = (
     "this host's clock is ",
     "the clock of ",
     "changes do not follow this host's clock yet",
-    "check report: ",
+    "EIO: ",
+    "the image of inode ",  # that the backup's disk does not write
     "the witness cannot be asked",
     "stopped before everything was drained",
     "the last checkpoint failed",
@@ -93,7 +96,7 @@ _EXPECTED_WARNINGS = (
 def _is_ahead(host: SimulatedHost) -> bool:
     """Whether the newest change is dated too far in the future."""
     with host.inside() as unit:
-        return unit.volume.clock_behind_s() > CLOCK_DIFFERENCE_MAX_S
+        return unit.volume.clock.behind_s() > CLOCK_DIFFERENCE_MAX_S
 
 
 @dataclass
@@ -108,7 +111,8 @@ class Run:
     faults: Counter[str] = field(default_factory=Counter)
     acknowledging_alone: Callable[[], list[str]] = field(default=list, repr=False)
     lied_in: Callable[[str], bool] = field(default=lambda _: False, repr=False)
-    write_failed: Callable[[ControlUnit, Staged, int], None] = field(default=lambda *_: None, repr=False)
+    write_failed: Callable[[HostState, Staged, int], None] = field(default=lambda *_: None, repr=False)
+    staged_data: dict[RequestId, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def header(self) -> str:
@@ -160,6 +164,7 @@ class Simulation:
         self._settle_s = 40 / options.hurry + options.peer_timeout  # two checkpoints and a purge
         self._atlas = Atlas()
         self._guarded_failed_late = False
+        self._staged_data = run.staged_data
         reasons = {
             errno.ESTALE: True,  # the file has gone
             errno.EBUSY: "reserve" in options.kinds,
@@ -184,14 +189,14 @@ class Simulation:
         return [
             name
             for name, unit in units.items()
-            if isinstance(unit, PrimaryUnit) and unit.mirror.acknowledges_alone
+            if isinstance(unit, PrimaryUnit) and unit.mirror.authority.acknowledges_alone
         ]
 
     def lied_in(self, refusal: str) -> bool:
         """Whether what a host says that it refused was a lie."""
         return any(lies.holds(refusal) for lies in self._world.lies.values())
 
-    def write_failed(self, unit: ControlUnit, staged: Staged, error: int) -> None:
+    def write_failed(self, host: HostState, staged: Staged, error: int) -> None:
         """A host says that a write came to nothing that it had acknowledged."""
         write = staged.request.operation
         assert isinstance(write, Write), f"{write} was acknowledged early"
@@ -200,8 +205,8 @@ class Simulation:
             self._guarded_failed_late = True
             return
         (tag,) = (tag for tag, inode in self._atlas.inodes.items() if inode == write.inode)
-        host = unit.volume.identity.host_name
-        self.history.fail_late(host, ("file", tag), write.offset, staged.data)
+        name = host.volume.identity.host_name
+        self.history.fail_late(name, ("file", tag), write.offset, self._staged_data[staged.request.identity])
 
     async def run(self) -> None:
         world = self._world
@@ -298,7 +303,7 @@ class Simulation:
                 for host in world.hosts:
                     await host.unit.wait_drained()
                     self.history.settle(host.name, None, self.history.now())
-                if all(host.unit.status()["mirror_state"] == "normal" for host in world.hosts):
+                if all(host.present.status()["mirror_state"] == "normal" for host in world.hosts):
                     break
             # A clock was wrong: changes follow it again.
             while any(_is_ahead(host) for host in world.hosts):  # noqa: ASYNC110
@@ -313,9 +318,12 @@ class Simulation:
 
     async def _verify(self) -> None:
         host = self._world.random.choice(self._world.hosts)
-        with host.inside() as unit, trio.fail_after(_PEACE_TIMEOUT_S):
-            await unit.verify()
-            while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
+        with host.inside(), trio.fail_after(_PEACE_TIMEOUT_S):
+            while True:
+                with suppress(PrimaryUnreachable):  # as long as what was asked before is still on its way
+                    await host.management.verify()
+                    break
+            while (report := await host.management.verify_report())["running"]:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         self._world.trace(f"verify at {host.name}: {report}")
         assert report["failed"] is None, report
@@ -370,7 +378,7 @@ class Simulation:
 
     def _compare(self) -> None:
         for host in self._world.hosts:
-            assert host.roles.unit.exclusive.is_idle(), f"{host.name} keeps bytes exclusive"
+            assert host.present.exclusive.is_idle(), f"{host.name} keeps bytes exclusive"
         _compare_volumes(*(host.unit.volume for host in self._world.hosts))
 
     def judge_volumes(self) -> None:
@@ -390,7 +398,7 @@ def _model_of(kind: str, directories: frozenset[int]) -> tuple[model.Model, Any]
         return model.byte, 0
     if kind == "guarded":
         return model.swapped, b""
-    return model.register, (FILE_MODE,) if kind == "mode" else ()
+    return model.register, {"mode": (FILE_MODE,), "flags": (0,)}.get(kind, ())
 
 
 def _bytes_of(target: Target, operations: list[Operation]) -> dict[Target, list[Operation]]:
@@ -442,7 +450,7 @@ def _about(at: int, operation: Operation) -> Operation | None:
 
 def _compare_volumes(one: Volume, other: Volume) -> None:
     for table in Table:
-        rows, others = (dict(volume.catalog.rows(table, None, 1 << 30)) for volume in (one, other))
+        rows, others = (dict(volume.catalog.tables.rows(table, None, 1 << 30)) for volume in (one, other))
         different = dict(rows.items() ^ others.items())
         assert not different, f"rows of {table.name} differ: {different}"
     numbers = sorted({*one.images.numbers(), *other.images.numbers()})
@@ -453,7 +461,7 @@ def _compare_volumes(one: Volume, other: Volume) -> None:
             assert volume.images.size(number) == inode.size, (
                 f"image of inode {number}: not {inode.size} bytes"
             )
-            for offset, length in volume.images.extents(number, inode.size):
+            for offset, length in volume.images.content.extents(number, inode.size):
                 pieces = [each.images.read(number, offset, length) for each in (volume, compared)]
                 assert pieces[0] == pieces[1], f"images of inode {number} differ from byte {offset} on"
 
@@ -478,25 +486,32 @@ def _deterministic_trio(seed: int) -> Iterator[None]:
 @contextmanager
 def _checked_for_two_primaries(run: Run) -> Iterator[None]:
     """Whenever a primary goes from one state to another, and where it has a new permission."""
-    tell_changed = Mirror._tell_changed
+    look = Authority.look
 
-    def checked(mirror: Mirror) -> None:
-        tell_changed(mirror)
+    def checked(authority: Authority) -> None:
+        look(authority)
         assert len(run.acknowledging_alone()) < 2, "two hosts acknowledge changes alone"
 
-    with mock.patch.object(Mirror, "_tell_changed", checked):
+    with mock.patch.object(Authority, "look", checked):
         yield
 
 
 @contextmanager
 def _told_of_late_failures(run: Run) -> Iterator[None]:
-    note = ControlUnit.note_failed_write
+    note, stage = HostState.note_failed_write, CommunicationVolume.stage
 
-    def noted(unit: ControlUnit, staged: Staged, error: int) -> None:
-        note(unit, staged, error)
-        run.write_failed(unit, staged, error)
+    def staged_(volume: CommunicationVolume, request: Request, data: bytes, *more: Any, **how: Any) -> Staged:
+        run.staged_data[request.identity] = data
+        return stage(volume, request, data, *more, **how)
 
-    with mock.patch.object(ControlUnit, "note_failed_write", noted):
+    def noted(host: HostState, staged: Staged, error: int) -> None:
+        note(host, staged, error)
+        run.write_failed(host, staged, error)
+
+    with (
+        mock.patch.object(HostState, "note_failed_write", noted),
+        mock.patch.object(CommunicationVolume, "stage", staged_),
+    ):
         yield
 
 

@@ -10,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.operations import Create
 from fusemirror.settings import Fence
@@ -75,9 +74,8 @@ async def _alone_after(world: World, leave: Callable[[SimulatedHost], None]) -> 
     leave(world.backup)
     with trio.fail_after(3 * PEER_TIMEOUT_S):
         await _make(world.primary, b"of this disk there is no copy")
-    unit = world.primary.present
-    assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.acknowledges_alone
+    assert world.primary.present.is_primary
+    assert world.primary.present.degraded.acknowledges_alone
     return trio.current_time() - began, kept_s
 
 
@@ -111,8 +109,8 @@ async def test_the_status_says_at_once_that_the_backup_leaves(
     world.backup.room.full_after(0)
     nursery.start_soon(_make, world.primary, b"of this disk there is no copy")
     await trio.sleep(PEER_TIMEOUT_S / 5)
-    with world.primary.inside() as unit:
-        status = unit.status()
+    with world.primary.inside():
+        status = world.primary.present.status()
     assert status["mirror_state"] == "degraded"
     assert "said goodbye" in str(status["reason"])
     await trio.sleep(PEER_TIMEOUT_S)

@@ -96,7 +96,7 @@ async def _normal(world: World) -> None:
 
 async def _switch(host: SimulatedHost) -> None:
     with host.inside():
-        await host.roles.switch()
+        await host.succession.switch()
 
 
 async def _pause_at(host: SimulatedHost, step: int, pause_s: float) -> None:
@@ -133,7 +133,7 @@ class Switching:
         self._generations = self._count_generations()
 
     def _count_generations(self) -> list[int]:
-        return [len(generations_of(host.roles.volume)) for host in self.world.hosts]
+        return [len(generations_of(host.unit.volume)) for host in self.world.hosts]
 
     async def switch(self, asked: str, paused: SimulatedHost, step: int) -> int:
         """Ask the host that has a role, while one stands still at a step; how many steps it made."""

@@ -1,12 +1,15 @@
 """Trouble: faults of the line, the clocks and the processes, whenever the seed says so."""
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import FusemirrorError
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_RESERVE_BYTES_MAX
 from fusemirror.mirror.states import PrimaryState
 from tests.simulation.disk import Killed
@@ -55,6 +58,9 @@ class Trouble:
                 elif fault in ("full", "fail", "short"):
                     for host in hosts:
                         nursery.start_soon(self._trouble_disk, host, fault)
+                elif fault == "decline":
+                    for host in hosts:
+                        nursery.start_soon(self._decline, host)
                 elif fault == "toggle":
                     for host in hosts:
                         host.toggle_acknowledge()
@@ -126,7 +132,7 @@ class Trouble:
         elif fault == "refuse":
             network.refuse(hosts[0].name, hosts[0].peer)
         else:
-            network.stall(*names)
+            network.wall_off(names[0], names[1], [host.name for host in hosts])
             for host in hosts:
                 host.reset()  # it knows at once, and the other does not hear of it
         self._line_faults += 1
@@ -182,7 +188,7 @@ class Trouble:
                 self._world.trace(f"resync {'paused' if paused else 'goes on'}")
                 rate = self._random.choice((0, 1 << 20, 1 << 24))
                 with host.inside(), suppress(Killed, OSError):
-                    unit.mirror.change_pace(rate_bytes=rate, paused=paused)
+                    unit.mirror.resync.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class Trouble:
             trio.move_on_after(self._world.options.io_timeout),
         ):
             began = trio.current_time()
-            await host.roles.switch()
+            await host.succession.switch()
             self._world.trace(f"switched in {trio.current_time() - began:.6f}")
 
     async def _take_over_from(self, primary: SimulatedHost) -> None:
@@ -225,9 +231,9 @@ class Trouble:
             await primary.ended.wait()
             with other.inside(), suppress(FusemirrorError):
                 with trio.move_on_after(self._world.options.peer_timeout * 2):
-                    await other.present.link_ended.wait()
+                    await other.present.host.links.ended.wait()
                 self._world.trace(f"takeover at {other.name}")
-                await other.roles.takeover(force=False)
+                await other.succession.takeover(force=False)
             await trio.sleep(self._outage_s())
             await self._bring_back(primary)
         finally:
@@ -261,7 +267,7 @@ class Trouble:
         with trio.move_on_after(self._world.options.peer_timeout * 2):
             await primary.serving.wait()
             with primary.inside():
-                await primary.roles.wait_connected()
+                await primary.unit.wait_connected()
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -347,6 +353,26 @@ class Trouble:
         if host.name not in self._busy:
             await self._mount_again(host)
             self._start(host)
+
+    async def _decline(self, host: SimulatedHost) -> None:
+        """The disk of a backup does not write one image for a while, as if a person had made it immutable."""
+        volume = host.volume
+        numbers = [] if volume is None else sorted(volume.images.numbers())
+        if self._calm or volume is None or not numbers:
+            return
+        bad, write, over = self._random.choice(numbers), volume.images.write, trio.Event()
+
+        def refuse(inode: InodeNumber, *others: Any) -> None:
+            if inode == bad and host.role == "backup" and not over.is_set():
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            write(inode, *others)
+
+        self._world.trace(f"decline inode {bad} at {host.name}")
+        volume.images.write = refuse  # type: ignore[method-assign, assignment]
+        try:
+            await trio.sleep(self._outage_s())
+        finally:
+            over.set()
 
     async def _mount_again(self, host: SimulatedHost) -> None:
         """What a person does where a host stopped serving because its disk failed."""

@@ -4,7 +4,7 @@ from random import Random
 
 import trio
 
-from fusemirror.witness.interface import Record, Witness
+from fusemirror.witness.interface import Witness, WitnessRecord
 
 
 class SimulatedWitness:
@@ -15,21 +15,21 @@ class SimulatedWitness:
         self._latency_s = latency_s
         self.slow_s = 0.0
         self.cut_from: set[str] = set()
-        self.record = Record("", 0)
+        self.record = WitnessRecord("", 0)
 
     def of(self, host: str) -> Witness:
         return _Line(self, host)
 
-    async def ask(self, host: str, holder: str | None, revision: int) -> tuple[Record, bool]:
+    async def ask(self, host: str, holder: str | None, revision: int) -> tuple[WitnessRecord, bool]:
         """A question without `holder` is only a look."""
-        answer: list[tuple[Record, bool]] = []
+        answer: list[tuple[WitnessRecord, bool]] = []
         answered = trio.Event()
 
         async def carry() -> None:
             await self._travel(host)
             swaps = holder is not None and self.record.revision == revision
             if holder is not None and swaps:
-                self.record = Record(holder, revision + 1)
+                self.record = WitnessRecord(holder, revision + 1)
             answer.append((self.record, swaps))
             await self._travel(host)
             answered.set()
@@ -51,7 +51,7 @@ class _Line(Witness):
         self._witness = witness
         self._host = host
 
-    async def look(self) -> Record:
+    async def look(self) -> WitnessRecord:
         return (await self._witness.ask(self._host, None, 0))[0]
 
     async def swap(self, holder: str, revision: int) -> bool:

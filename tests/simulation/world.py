@@ -14,20 +14,22 @@ import msgspec
 import trio
 
 from fusemirror.channel.transport import Listener, Network, Transport, everybody
-from fusemirror.control.roles import Roles
+from fusemirror.control.management import Management
+from fusemirror.control.role import Role
+from fusemirror.control.succession import Succession
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import FusemirrorError
+from fusemirror.errors import CheckReport, FusemirrorError, PeerUnreachable
 from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.seams import Seams
-from fusemirror.settings import Access, Acknowledge, Communication, Settings
+from fusemirror.settings import Access, Acknowledge, Communication, OnDegraded, Settings, changed
 from fusemirror.volume.extents import extents_of
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.memory_network import MemoryNetwork, MemoryTransport
 from tests.simulation import disk
 from tests.simulation.disk import Disk, Killed, Room
-from tests.simulation.kernel import SimulatedKernel
+from tests.simulation.kernel import References, SimulatedKernel
 from tests.simulation.lying import LIES, Lies, LyingTransport
 from tests.simulation.options import Options
 from tests.simulation.power import Surface
@@ -40,6 +42,8 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 _BEGINNING_NS = 1_700_000_000 * 10**9
 _PORT = 7000
+_KEEP_STATUSES = frozenset({"switch primary", "switch backup"})
+"""Faults through which exclusive statuses last until their data has landed: no lease runs out."""
 PRIMARY, BACKUP = "a", "b"
 
 
@@ -97,6 +101,7 @@ class SimulatedHost:
         self.programs: list[Program] = []
         self._host: Host | None = None
         self.kernel: SimulatedKernel | None = None  # keeps names, above a host that serves
+        self.references = References()
         self.room = Room()
         self.surface: Surface | None = None
         self.boot = 0
@@ -121,6 +126,7 @@ class SimulatedHost:
             peer_timeout=world.options.peer_timeout,
             io_timeout=world.options.io_timeout,
             fence=world.options.fence,
+            on_degraded=OnDegraded(world.options.on_degraded),
             acknowledge=Acknowledge(world.options.acknowledge[self._first_role == "backup"]),
             communication=Communication(world.options.communication),
             access=Access(world.options.access),
@@ -131,6 +137,7 @@ class SimulatedHost:
             run_blocking=self._run_blocking,
             fdatasync=disk.sync_data,
             fsync=disk.sync,
+            begin_sync=disk.begin_sync,
             statvfs=disk.roomy,
         )
 
@@ -187,9 +194,10 @@ class SimulatedHost:
     def acknowledges_now(self) -> str:
         """What the host itself says of changes that are made now; nothing, where it does not serve."""
         options = self.world.options
-        if options.access == "exclusive" and "change_access" not in options.kinds:
-            return "sync"  # whatever it says
-        return "" if self._host is None else self.roles.modes_in_effect()["acknowledge"]
+        stays = options.access == "exclusive" and "change_access" not in options.kinds
+        if stays and _KEEP_STATUSES.issuperset(options.faults):
+            return "sync"  # whatever it says: a lost link only lets the other host see a write later
+        return "" if self._host is None else self.present.modes_in_effect()["acknowledge"]
 
     def toggle_acknowledge(self) -> None:
         """As `fusemirror set`: from now on, and after a restart."""
@@ -199,7 +207,20 @@ class SimulatedHost:
         self.world.trace(f"set {self.name} acknowledge={acknowledge}")
         self._settings = msgspec.structs.replace(self._settings, acknowledge=acknowledge)
         if self._host is not None:
-            self._host.roles.configure(self._settings)
+            self._host.succession.configure(self._settings)
+
+    async def set_access(self, access: Access) -> None:
+        """As `fusemirror set`: the file is written first, and put back where the mount refuses."""
+        before = self._settings.access
+        self._keep_settings({"access": str(access)})
+        try:
+            await self.host.set({"access": str(access)})
+        except (CheckReport, PeerUnreachable):
+            self._keep_settings({"access": str(before)})
+            raise
+
+    def _keep_settings(self, values: dict[str, Any]) -> None:
+        self._settings = changed(self._settings, values)
 
     def make_volume(self, role: Literal["primary", "backup"]) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
@@ -225,17 +246,26 @@ class SimulatedHost:
     @property
     def unit(self) -> ControlUnit:
         """What a program asks; only while the host serves."""
-        return self.roles
+        return self.host.roles
 
     @property
-    def roles(self) -> Roles:
+    def host(self) -> Host:
         assert self._host is not None, f"{self.name} does not serve"
-        return self._host.roles
+        return self._host
 
     @property
-    def present(self) -> ControlUnit:
+    def management(self) -> Management:
+        """What a person asks; only while the host serves."""
+        return self.host.management
+
+    @property
+    def succession(self) -> Succession:
+        return self.host.succession
+
+    @property
+    def present(self) -> Role:
         """The unit of the role that the host has now."""
-        return self.roles.unit
+        return self.host.unit
 
     @property
     def role(self) -> str:
@@ -290,9 +320,10 @@ class SimulatedHost:
         async with AsyncExitStack() as stack:
             witness = self.world.witness
             witness_of = None if witness is None else lambda _: witness.of(self.name)
-            host = Host(self._settings, self._network, self._seams, witness_of)
+            host = Host(self._settings, self._network, self._seams, witness_of, keep=self._keep_settings)
             await host.open(stack)
             self._host = host
+            self.references = host.unit.volume.invalidator = References()
             options = self.world.options
             self.kernel = SimulatedKernel(self._random, options.kernel_delay) if options.names_rest else None
             self.serving.set()

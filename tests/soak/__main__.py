@@ -15,6 +15,8 @@ from tests.soak.exercising import Exercise
 from tests.soak.soaking import Soak
 from tests.soak.switching import Switches
 
+FELT_S = 1.0
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
@@ -29,7 +31,7 @@ def main() -> None:
     if missing := what_is_missing():
         raise SystemExit(missing)
     if arguments.switches:
-        switches = Switches(arguments.switches, load=arguments.load)
+        switches = Switches(arguments.switches, wait_max_s=FELT_S, load=arguments.load)
         switches.run()
         print(switches.summary())
         return

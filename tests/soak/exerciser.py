@@ -7,7 +7,7 @@ right answer to each call, which a model here knows: of the content of files tha
 long, of names, of open files that have no name any more, of directories that move while descriptors of both
 hosts stand in them. It asks by read(2), sendfile(2), splice(2), copy_file_range(2) and through maps, on
 descriptors kept from before. Another errno or another byte ends it; how long a call takes is only noted.
-Where hosts are apart for up to LATE_S seconds, all ways but read(2) may tell of what was before for so long.
+Where links are cut, all ways but read(2) may tell for up to LATE_S seconds more of what was before.
 
 It ends in good order once its standard input ends. REPORT gets a line of JSON for each call that was slow
 (`slow`, when it began and ended, the host, the call) and in the end the number of calls of each kind.
@@ -152,8 +152,16 @@ class Exerciser:
             found, result = self._timed(what, host, do)
         if found != expect:
             words = [errno.errorcode.get(each, "success") for each in (found, expect)]
-            raise Wrong(f"{what} on the {HOSTS[host]} host: {words[0]}, and not {words[1]}")
+            raise Wrong(
+                f"{what} on the {HOSTS[host]} host: {words[0]}, and not {words[1]} ({tries} tries);"
+                f" {'; '.join(self._seen(each, host) for each in on)}"
+            )
         return result  # type: ignore[return-value]
+
+    def _seen(self, at: At, host: int) -> str:
+        """Where the kernel has the descriptor by which something is named, and where its directories are."""
+        kernels = "" if at.directory is None else os.readlink(f"/proc/self/fd/{at.directory}")
+        return f"{at.path} from {kernels!r}, by way of {[self._path(each, host).path for each in at.through]}"
 
     def _timed(self, what: str, host: int, do: Callable[[], T]) -> tuple[int, T | None]:
         """The errno with which a call ends, or 0, and what it returns."""

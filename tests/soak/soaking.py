@@ -33,9 +33,10 @@ ERAS: tuple[dict[str, str | float], ...] = (
     {"fence": "data", "io_timeout": 60.0},  # and those of the primary
 )
 EXPECTED_WARNINGS = (
-    "check report",
+    "EIO: ",
     "stopped before everything was drained",
     "the last checkpoint failed",
+    "did not say Hello",  # it dialed just before it was lost
 )
 
 

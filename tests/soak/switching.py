@@ -1,7 +1,7 @@
-"""Many switches, one after the other, while programs on both hosts work: none may be felt for a second.
+"""Many switches, one after the other, while programs on both hosts work: nobody waits long for any.
 
 Nothing fails here but the machine's patience: the load is what it is. A switch that ends with an error, a
-program that waits longer than `WAIT_MAX_S`, or a host that goes on alone, ends it.
+program that waits longer than it may, or a host that goes on alone, ends it.
 """
 
 import os
@@ -15,8 +15,8 @@ from subprocess import PIPE, Popen
 
 from tests.hosts import FILESYSTEM, Host, TwoHosts
 
-WAIT_MAX_S = 1.0
 PEER_TIMEOUT_S = 5.0
+NORMAL_TIMEOUT_S = 30.0
 PAUSE_S = 0.2
 ALONE = ("-> ALONE", "it answers, but does not connect here")
 
@@ -80,8 +80,9 @@ def _burning(processes: int) -> Iterator[None]:
 class Switches:
     """`run` makes the switches; what it saw is here afterwards."""
 
-    def __init__(self, count: int, *, load: int = 0) -> None:
+    def __init__(self, count: int, *, wait_max_s: float, load: int = 0) -> None:
         self._count = count
+        self._wait_max_s = wait_max_s
         self._load = load
         self.waits_s: list[float] = []
         """The longest wait of a program around each switch."""
@@ -118,11 +119,13 @@ class Switches:
         self.took_s.append(time.monotonic() - began)  # noqa: TID251
         select.select([], [], [], PAUSE_S)
         self.waits_s.append(max(program.longest_s() for program in programs))
-        assert self.waits_s[-1] < WAIT_MAX_S, f"switch {number}: a program waited {self.waits_s[-1]:.2f} s"
+        waited_s = self.waits_s[-1]
+        assert waited_s < self._wait_max_s, f"switch {number}: a program waited {waited_s:.2f} s"
+        for host in hosts:
+            host.wait_for("normal", timeout_s=NORMAL_TIMEOUT_S)
         for host, length in zip(hosts, before, strict=True):
             said = host.log()[length:]
             assert not any(word in said for word in ALONE), f"switch {number}: {host.name} was alone"
-            assert host.status()["mirror_state"] == "normal", f"switch {number}"
 
     def summary(self) -> str:
         """What was seen, for people."""

@@ -1,4 +1,4 @@
-"""Each damage is planted in a volume that is whole otherwise, found, mended, and then gone."""
+"""Each damage is planted in a volume that is whole otherwise, found, repaired, and then gone."""
 
 import os
 import stat
@@ -13,8 +13,8 @@ from fusemirror.change import Table
 from fusemirror.errors import VolumeDamaged, VolumeInUse, VolumeMissing
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import REGION_BYTES
-from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.check import CheckResult, check
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.reservations import KEY_PREFIX, Reservation, reservation_row
 from fusemirror.volume.volume import Volume
@@ -50,13 +50,13 @@ def checked(directory: Path, *, repair: bool) -> tuple[CheckResult, list[str]]:
     return check(directory, repair, lines.append), lines
 
 
-def found_and_mended(writer: Writer, *expected: str) -> Writer:
-    """The check finds what is expected and nothing else, changes nothing unasked, and mends it."""
+def found_and_repaired(writer: Writer, *expected: str) -> Writer:
+    """The check finds what is expected and nothing else, changes nothing unasked, and repairs it."""
     volume = writer.volume
     rows, directory = rows_of(volume), volume.directory
     volume.close()
     result, lines = checked(directory, repair=False)
-    assert (result.problems, result.mended, result.left) == (len(expected), 0, len(expected)), lines
+    assert (result.problems, result.repaired, result.left) == (len(expected), 0, len(expected)), lines
     for line, part in zip(lines, expected, strict=True):
         assert part in line
     volume = Volume.open(directory)
@@ -65,10 +65,10 @@ def found_and_mended(writer: Writer, *expected: str) -> Writer:
     volume.close()
     result, lines = checked(directory, repair=True)
     assert result.left == 0, lines
-    assert result.mended >= len(expected)
-    assert all(line.endswith(": mended") for line in lines)
+    assert result.repaired >= len(expected)
+    assert all(line.endswith(": repaired") for line in lines)
     result, lines = checked(directory, repair=False)
-    assert result == CheckResult(problems=0, mended=0), lines
+    assert result == CheckResult(problems=0, repaired=0), lines
     volume = Volume.open(directory, counting_seams())
     assert volume.identity.compare_all, "the peer must be compared"
     return Writer(volume)
@@ -81,12 +81,12 @@ def put(writer: Writer, *rows: Any) -> None:
 def raw(writer: Writer, table: str, key: bytes, value: bytes | None) -> None:
     """Past everything that keeps the catalog whole."""
     catalog = writer.volume.catalog
-    catalog.flush_touched()
-    database = getattr(catalog, f"_{table}")
+    catalog.cache.flush()
+    database = getattr(catalog._store, table)
     if value is None:
-        catalog._txn.delete(key, db=database)
+        catalog._store.txn.delete(key, db=database)
     else:
-        catalog._txn.put(key, value, db=database)
+        catalog._store.txn.put(key, value, db=database)
     catalog._cached.clear()
     catalog.changes_since_commit += 1
 
@@ -102,7 +102,7 @@ def test_a_whole_volume_has_no_problems_and_is_left_alone(damaged: Writer) -> No
     rows, directory = rows_of(damaged.volume), damaged.volume.directory
     damaged.volume.close()
     for repair in (False, True):
-        assert checked(directory, repair=repair) == (CheckResult(problems=0, mended=0), [])
+        assert checked(directory, repair=repair) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
     assert rows_of(volume) == rows
     assert not volume.identity.compare_all
@@ -111,7 +111,7 @@ def test_a_whole_volume_has_no_problems_and_is_left_alone(damaged: Writer) -> No
 
 def test_a_killed_volume_is_recovered_and_then_whole(damaged: Writer) -> None:
     damaged.volume.abandon()
-    assert checked(damaged.volume.directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(damaged.volume.directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
 
 
 def test_marks_that_cannot_be_read_stop_the_opening_and_a_repair_has_everything_compared(
@@ -127,14 +127,14 @@ def test_marks_that_cannot_be_read_stop_the_opening_and_a_repair_has_everything_
     with pytest.raises(VolumeDamaged, match=r"regions: .*at byte 0"):
         Volume.open(volume.directory)
     result, _ = checked(volume.directory, repair=False)
-    assert result == CheckResult(problems=1, mended=0)
+    assert result == CheckResult(problems=1, repaired=0)
     result, lines = checked(volume.directory, repair=True)
-    assert result == CheckResult(problems=1, mended=1)
+    assert result == CheckResult(problems=1, repaired=1)
     assert any("every image will be compared" in line for line in lines)
     volume = Volume.open(volume.directory, counting_seams())
     assert volume.identity.compare_all
     volume.close()
-    assert checked(volume.directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(volume.directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
 
 
 def test_a_volume_in_use_cannot_be_checked(damaged: Writer) -> None:
@@ -151,10 +151,10 @@ def test_what_is_no_volume_cannot_be_checked(tmp_path: Path) -> None:
 def test_a_name_without_an_inode_is_removed(damaged: Writer) -> None:
     entry = pack_entry(Entry(InodeNumber(99), 8, 10_000))
     put(damaged, (Table.ENTRIES, entry_key(DIRECTORY, b"dangling"), entry))
-    mended = found_and_mended(damaged, "b'dangling': points to inode 99")
-    assert mended.catalog.entry(DIRECTORY, b"dangling") is None
-    assert mended.catalog.entry(DIRECTORY, b"inner") is not None
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "b'dangling': points to inode 99")
+    assert repaired.catalog.entry(DIRECTORY, b"dangling") is None
+    assert repaired.catalog.entry(DIRECTORY, b"inner") is not None
+    repaired.volume.close()
 
 
 @pytest.mark.parametrize("name", [b".", b"..", b"a/b", b"a\0b"])
@@ -175,18 +175,18 @@ def test_a_name_that_no_file_can_have_is_removed_and_its_file_kept(damaged: Writ
 
 def test_an_entry_that_cannot_be_read_is_removed(damaged: Writer) -> None:
     raw(damaged, "entries", entry_key(DIRECTORY, b"garbage"), b"garbage")
-    found_and_mended(damaged, "the entry cannot be read").volume.close()
+    found_and_repaired(damaged, "the entry cannot be read").volume.close()
 
 
 def test_reservations_of_nothing_are_removed_and_the_others_kept(damaged: Writer) -> None:
     held = Reservation(b"host", 1, b"file")
     put(damaged, reservation_row(FILE, held), reservation_row(InodeNumber(99), held))
     raw(damaged, "meta", KEY_PREFIX + bytes(8), b"garbage")
-    mended = found_and_mended(
+    repaired = found_and_repaired(
         damaged, "a reservation that cannot be read", "a reservation of inode 99, which does not exist"
     )
-    assert mended.catalog.reservations == {FILE: held}
-    mended.volume.close()
+    assert repaired.catalog.reservations == {FILE: held}
+    repaired.volume.close()
 
 
 def test_an_entry_of_no_directory_is_removed(damaged: Writer) -> None:
@@ -194,15 +194,15 @@ def test_an_entry_of_no_directory_is_removed(damaged: Writer) -> None:
     put(damaged, (Table.ENTRIES, entry_key(FILE, b"inside a file"), entry))
     put(damaged, (Table.ENTRIES, entry_key(InodeNumber(99), b"nowhere"), entry))
     problems = ["b'inside a file': the directory does not exist", "b'nowhere': the directory does not exist"]
-    found_and_mended(damaged, *problems).volume.close()
+    found_and_repaired(damaged, *problems).volume.close()
 
 
 def test_a_wrong_type_is_set_right(damaged: Writer) -> None:
     entry = damaged.catalog.entry(ROOT_INODE, b"file")
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), pack_entry(entry._replace(type=4))))
-    mended = found_and_mended(damaged, "another type than inode 2")
-    assert mended.catalog.entry(ROOT_INODE, b"file") == entry
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "another type than inode 2")
+    assert repaired.catalog.entry(ROOT_INODE, b"file") == entry
+    repaired.volume.close()
 
 
 @pytest.mark.parametrize(
@@ -211,30 +211,30 @@ def test_a_wrong_type_is_set_right(damaged: Writer) -> None:
 def test_a_wrong_count_of_links_is_set_right(damaged: Writer, number: InodeNumber, nlink: int) -> None:
     right = damaged.inode(number).nlink
     alter(damaged, number, nlink=nlink)
-    mended = found_and_mended(damaged, f"inode {number} has link count {nlink}, and should have {right}")
-    assert mended.inode(number).nlink == right
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, f"inode {number} has link count {nlink}, and should have {right}")
+    assert repaired.inode(number).nlink == right
+    repaired.volume.close()
 
 
 def test_a_wrong_parent_is_set_right(damaged: Writer) -> None:
     alter(damaged, DEEP, parent=ROOT_INODE)
-    mended = found_and_mended(damaged, "inode 5 names directory 1 as its parent, and is in 3")
-    assert mended.inode(DEEP).parent == DIRECTORY
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "inode 5 names directory 1 as its parent, and is in 3")
+    assert repaired.inode(DEEP).parent == DIRECTORY
+    repaired.volume.close()
 
 
 def test_a_file_without_a_name_gets_one_in_lost_and_found(damaged: Writer) -> None:
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
     put(damaged, (Table.ENTRIES, entry_key(DIRECTORY, b"inner"), None))
-    mended = found_and_mended(damaged, "inode 2 has no name", "inode 4 has no name")
-    lost = mended.catalog.entry(ROOT_INODE, b"lost+found").inode
-    assert [name for _, name, _ in mended.catalog.listing(lost, 0, 10)] == [b"#2", b"#4"]
-    assert mended.inode(lost).parent == ROOT_INODE
-    assert mended.content(FILE) == b"0123456789"
-    cookies = [cookie for cookie, _, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
-    mended.create(b"made later")
-    assert mended.catalog.listing(ROOT_INODE, max(cookies), 10)[0][1] == b"made later"
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "inode 2 has no name", "inode 4 has no name")
+    lost = repaired.catalog.entry(ROOT_INODE, b"lost+found").inode
+    assert [name for _, name, _ in repaired.catalog.listing(lost, 0, 10)] == [b"#2", b"#4"]
+    assert repaired.inode(lost).parent == ROOT_INODE
+    assert repaired.content(FILE) == b"0123456789"
+    cookies = [cookie for cookie, _, _ in repaired.catalog.listing(ROOT_INODE, 0, 100)]
+    repaired.create(b"made later")
+    assert repaired.catalog.listing(ROOT_INODE, max(cookies), 10)[0][1] == b"made later"
+    repaired.volume.close()
 
 
 def test_a_directory_without_a_name_keeps_what_is_in_it(damaged: Writer) -> None:
@@ -244,29 +244,29 @@ def test_a_directory_without_a_name_keeps_what_is_in_it(damaged: Writer) -> None
     damaged.volume.close()
     result, lines = checked(directory, repair=True)
     assert result.left == 0
-    assert lines[0] == "inode 3 has no name: mended"
-    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
-    mended = Writer(Volume.open(directory))
-    lost = mended.catalog.entry(ROOT_INODE, b"lost+found").inode
-    assert mended.inode(DIRECTORY).parent == lost
-    assert mended.catalog.entry(DIRECTORY, b"inner").inode == INNER
-    mended.volume.close()
+    assert lines[0] == "inode 3 has no name: repaired"
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
+    repaired = Writer(Volume.open(directory))
+    lost = repaired.catalog.entry(ROOT_INODE, b"lost+found").inode
+    assert repaired.inode(DIRECTORY).parent == lost
+    assert repaired.catalog.entry(DIRECTORY, b"inner").inode == INNER
+    repaired.volume.close()
 
 
 def test_an_unnamed_file_is_found_even_where_lost_and_found_is_a_file(damaged: Writer) -> None:
     damaged.create(b"lost+found")
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
-    mended = found_and_mended(damaged, "inode 2 has no name")
-    names = [name for _, name, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
+    repaired = found_and_repaired(damaged, "inode 2 has no name")
+    names = [name for _, name, _ in repaired.catalog.listing(ROOT_INODE, 0, 100)]
     assert b"lost+found" in names
     assert any(name.startswith(b"lost+found-") for name in names)
-    mended.volume.close()
+    repaired.volume.close()
 
 
 def test_a_second_name_of_a_directory_is_removed(damaged: Writer) -> None:
     entry = pack_entry(Entry(DEEP, 4, 10_000))
     put(damaged, (Table.ENTRIES, entry_key(DEEP, b"second"), entry))
-    found_and_mended(damaged, "b'second': a second name of directory 5").volume.close()
+    found_and_repaired(damaged, "b'second': a second name of directory 5").volume.close()
 
 
 def test_directories_inside_each_other_are_brought_back(damaged: Writer) -> None:
@@ -278,13 +278,13 @@ def test_directories_inside_each_other_are_brought_back(damaged: Writer) -> None
     directory = damaged.volume.directory
     damaged.volume.close()
     result, lines = checked(directory, repair=False)
-    assert (result.problems, result.mended) == (1, 0), lines
+    assert (result.problems, result.repaired) == (1, 0), lines
     assert "is inside itself" in lines[0]
     result, lines = checked(directory, repair=True)
     assert result.left == 0, lines
-    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
-    reachable = [inode.number for inode in volume.inodes() if inode.nlink]
+    reachable = [inode.number for inode in volume.catalog.tables.inodes() if inode.nlink]
     assert {DIRECTORY, DEEP, INNER, LINKED} <= set(reachable)
     volume.close()
 
@@ -298,7 +298,7 @@ def test_a_missing_root_is_made_again(damaged: Writer) -> None:
     assert any("root directory is missing" in line for line in lines)
     result, lines = checked(directory, repair=True)
     assert result.left == 0, lines
-    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
     assert volume.catalog.entry(ROOT_INODE, b"file") is not None
     volume.close()
@@ -306,7 +306,7 @@ def test_a_missing_root_is_made_again(damaged: Writer) -> None:
 
 def test_an_inode_that_cannot_be_read_goes_with_its_names(damaged: Writer) -> None:
     raw(damaged, "inodes", inode_key(INNER), b"short")
-    found_and_mended(
+    found_and_repaired(
         damaged, "an inode that cannot be read", "b'inner': points to inode 4, which does not exist"
     ).volume.close()
 
@@ -339,7 +339,7 @@ def test_an_inode_that_cannot_be_so_is_put_right(
     assert expected in lines[0]
     result, lines = checked(directory, repair=True)
     assert result.left == 0, lines
-    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
     assert volume.read(FILE, 0, 100) == b"0123456789"
     assert volume.catalog.entry(ROOT_INODE, b"file") is not None
@@ -348,7 +348,7 @@ def test_an_inode_that_cannot_be_so_is_put_right(
 
 
 def test_a_cookie_of_two_names_is_replaced(damaged: Writer) -> None:
-    rows = dict(damaged.catalog.rows(Table.ENTRIES, None, 100))
+    rows = dict(damaged.catalog.tables.rows(Table.ENTRIES, None, 100))
     key, other = entry_key(DIRECTORY, b"inner"), entry_key(DIRECTORY, b"deep")
     same = unpack_entry(rows[other]).cookie
     raw(damaged, "entries", key, pack_entry(unpack_entry(rows[key])._replace(cookie=same)))
@@ -358,7 +358,7 @@ def test_a_cookie_of_two_names_is_replaced(damaged: Writer) -> None:
     assert any("the cookie of another name" in line for line in lines)
     result, lines = checked(directory, repair=True)
     assert result.left == 0
-    assert checked(directory, repair=False) == (CheckResult(problems=0, mended=0), [])
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
     assert {name for _, name, _ in volume.catalog.listing(DIRECTORY, 0, 10)} == {b"inner", b"deep"}
     volume.close()
@@ -369,8 +369,8 @@ def test_a_cookie_of_two_names_is_replaced(damaged: Writer) -> None:
     [
         ("listing", inode_key(1) + inode_key(8), b"nothing"),
         ("listing", inode_key(1) + inode_key(2), None),
-        ("orphans_table", inode_key(FILE), b""),
-        ("orphans_table", inode_key(8), None),
+        ("orphans", inode_key(FILE), b""),
+        ("orphans", inode_key(8), None),
     ],
 )
 def test_derived_tables_are_made_again(damaged: Writer, table: str, key: bytes, value: bytes | None) -> None:
@@ -381,26 +381,26 @@ def test_derived_tables_are_made_again(damaged: Writer, table: str, key: bytes, 
         key = inode_key(damaged.catalog.orphans()[0])
     orphans = damaged.catalog.orphans()
     raw(damaged, table, key, value)
-    mended = found_and_mended(damaged, "wrong: 1 row of listings and orphans")
-    assert mended.catalog.orphans() == orphans
-    assert b"file" in [name for _, name, _ in mended.catalog.listing(ROOT_INODE, 0, 100)]
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "wrong: 1 row of listings and orphans")
+    assert repaired.catalog.orphans() == orphans
+    assert b"file" in [name for _, name, _ in repaired.catalog.listing(ROOT_INODE, 0, 100)]
+    repaired.volume.close()
 
 
 def test_extended_attributes_of_no_inode_are_removed(damaged: Writer) -> None:
     put(damaged, (Table.XATTRS, xattr_key(InodeNumber(99), b"user.x"), b"value"))
-    mended = found_and_mended(damaged, "an extended attribute of inode 99")
-    assert mended.catalog.xattrs(FILE) == [b"user.x"]
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, "an extended attribute of inode 99")
+    assert repaired.catalog.xattrs.names(FILE) == [b"user.x"]
+    repaired.volume.close()
 
 
 def test_an_inode_number_that_might_be_given_again_is_reserved(damaged: Writer) -> None:
     last = damaged.catalog.next_inode - 1
-    damaged.catalog._next_inode = last
+    damaged.catalog.meta.next_inode = last
     damaged.volume.catalog.changes_since_commit += 1
-    mended = found_and_mended(damaged, f"inode {last} is beyond the next to be given")
-    assert mended.catalog.next_inode == last + 1
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, f"inode {last} is beyond the next to be given")
+    assert repaired.catalog.next_inode == last + 1
+    repaired.volume.close()
 
 
 @pytest.mark.parametrize("damage", ["longer", "shorter", "missing"])
@@ -412,9 +412,9 @@ def test_a_size_becomes_that_of_the_image(damaged: Writer, damage: str) -> None:
     }
     change[damage]()
     size = damaged.volume.images.size(FILE)
-    mended = found_and_mended(damaged, f"inode 2 is 10 bytes long, and its image {size}")
-    assert mended.inode(FILE).size == size
-    mended.volume.close()
+    repaired = found_and_repaired(damaged, f"inode 2 is 10 bytes long, and its image {size}")
+    assert repaired.inode(FILE).size == size
+    repaired.volume.close()
 
 
 @pytest.mark.parametrize("state", ["incomplete", "marked"])
@@ -425,7 +425,7 @@ def test_a_backup_may_wait_for_data(damaged: Writer, state: str) -> None:
     damaged.volume.images.remove(FILE)
     directory = damaged.volume.directory
     damaged.volume.close()
-    assert checked(directory, repair=True) == (CheckResult(problems=0, mended=0), [])
+    assert checked(directory, repair=True) == (CheckResult(problems=0, repaired=0), [])
 
 
 def test_stray_images_are_moved_aside_and_never_over_another(damaged: Writer) -> None:
@@ -438,7 +438,7 @@ def test_stray_images_are_moved_aside_and_never_over_another(damaged: Writer) ->
     directory = damaged.volume.directory
     damaged.volume.close()
     result, lines = checked(directory, repair=True)
-    assert (result.mended, result.left) == (2, 0), lines
+    assert (result.repaired, result.left) == (2, 0), lines
     assert {path.name: path.read_bytes() for path in lost.iterdir()} == {
         "63": b"from the last time",
         "63-2": b"stray",
@@ -461,9 +461,9 @@ def test_a_damaged_journal_is_set_aside_and_the_volume_goes_on(damaged: Writer) 
     assert result.left == 1
     assert "journal" in lines[0]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fusemirror.volume.volume._log.warning", lambda *_arguments: None)
+        patched.setattr("fusemirror.volume.recovery._log.warning", lambda *_arguments: None)
         result, lines = checked(directory, repair=True)
-    assert (result.mended, result.left) == (1, 0), lines
+    assert (result.repaired, result.left) == (1, 0), lines
     assert (directory / "lost-journal").is_dir()
     volume = Volume.open(directory)
     assert volume.identity.compare_all
@@ -479,17 +479,17 @@ def test_damage_that_cannot_be_mended_here_is_left_and_named(damaged: Writer) ->
     (directory / "identity.json").write_bytes(b"not JSON")
     before = sorted(os.listdir(directory))
     result, lines = checked(directory, repair=True)
-    assert (result.problems, result.mended) == (1, 0)
+    assert (result.problems, result.repaired) == (1, 0)
     assert "identity" in lines[0]
     assert sorted(os.listdir(directory)) == before
 
 
 def test_lost_and_found_is_for_root_alone(damaged: Writer) -> None:
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"file"), None))
-    mended = found_and_mended(damaged, "inode 2 has no name")
-    lost = mended.inode(mended.catalog.entry(ROOT_INODE, b"lost+found").inode)
+    repaired = found_and_repaired(damaged, "inode 2 has no name")
+    lost = repaired.inode(repaired.catalog.entry(ROOT_INODE, b"lost+found").inode)
     assert stat.S_IMODE(lost.mode) == 0o700
-    mended.volume.close()
+    repaired.volume.close()
 
 
 # --- a catalog that cannot be read ------------------------------------------------------------------------
@@ -516,7 +516,7 @@ def test_a_catalog_is_made_again_from_a_whole_journal(damaged: Writer) -> None:
     result, lines = checked(directory, repair=False)
     assert (result.left, len(lines)) == (1, 1)
     result, lines = checked(directory, repair=True)
-    assert (result.mended, result.left) == (1, 0), lines
+    assert (result.repaired, result.left) == (1, 0), lines
     assert "no name is lost" in lines[1]
     assert checked(directory, repair=False)[0].problems == 0
     volume = Volume.open(directory)
@@ -542,7 +542,7 @@ def test_without_the_journal_files_are_found_by_inode_number(damaged: Writer) ->
     found = {name: entry.inode for _, name, entry in volume.catalog.listing(tree[b"lost+found"], 0, 10)}
     assert found[b"#%d" % FILE] == FILE
     assert volume.read(FILE, 0, 100) == b"0123456789"
-    assert volume.catalog.meta(b"generations") is None, "another line: it must not overwrite its peer"
+    assert volume.catalog.meta.value(b"generations") is None, "another line: it must not overwrite its peer"
     volume.close()
 
 
@@ -564,7 +564,7 @@ def test_a_backup_asks_for_a_complete_copy(tmp_path: Path) -> None:
 def test_a_host_name_of_an_earlier_version_is_mended(damaged: Writer, tmp_path: Path) -> None:
     damaged.volume.update_identity(host_name="al/p\x1bha")
     damaged.volume.close()
-    assert check(tmp_path / "volume", True, lambda _: None).mended == 1
+    assert check(tmp_path / "volume", True, lambda _: None).repaired == 1
     assert Identity.load(tmp_path / "volume").host_name == "al-p-ha"
     assert check(tmp_path / "volume", False, lambda _: None).problems == 0
 

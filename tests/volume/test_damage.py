@@ -1,4 +1,4 @@
-"""Damage at random: whatever happened to the files of a volume, fsck says it in lines, and mends what it can.
+"""Damage at random: whatever happened to files of a volume, fsck says it in lines, and repairs what it can.
 
 FUSEMIRROR_DAMAGES says how many damages are tried; a few by default. Each runs in a process of its
 own, because a damaged LMDB file may end whoever reads it.
@@ -19,7 +19,7 @@ from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 DAMAGES = int(os.environ.get("FUSEMIRROR_DAMAGES", "12"))
-CLEAN, MENDED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
+CLEAN, REPAIRED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
 TIMEOUT_S = 120.0
 
 
@@ -80,11 +80,11 @@ def test_a_damaged_volume_is_told_so_in_lines_and_mended(whole: Path, tmp_path: 
     assert "Traceback" not in looked.stderr, looked.stderr
     if looked.returncode == OPERATIONAL_ERROR:
         assert re.fullmatch(r"fusemirror: [^\n]+\n", looked.stderr)
-    mended = fsck(volume, "--repair")
-    assert "Traceback" not in mended.stderr, mended.stderr
+    repaired = fsck(volume, "--repair")
+    assert "Traceback" not in repaired.stderr, repaired.stderr
     if "identity.json" in done:  # nobody else knows whose volume it is
-        assert mended.returncode in (CLEAN, MENDED, LEFT, OPERATIONAL_ERROR)
+        assert repaired.returncode in (CLEAN, REPAIRED, LEFT, OPERATIONAL_ERROR)
         return
-    assert mended.returncode in (CLEAN, MENDED), mended
+    assert repaired.returncode in (CLEAN, REPAIRED), repaired
     again = fsck(volume)
     assert again.returncode == CLEAN, again

@@ -13,8 +13,8 @@ from fusemirror.change import Table
 from fusemirror.errors import ExportFailed, RefusedForSafety, VolumeInUse
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import MIB
-from fusemirror.volume.catalog import Entry, entry_key, inode_key, pack_entry
 from fusemirror.volume.check import check
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry
 from fusemirror.volume.export import Exported, export
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode

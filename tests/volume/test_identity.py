@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemirror.errors import VolumeDamaged, VolumeError, VolumeFormat, VolumeInUse, VolumeMissing
-from fusemirror.volume.identity import FORMAT_VERSION, Identity, State, VolumeLock, boot_id
+from fusemirror.volume.identity import FORMAT_VERSION, Identity, Shutdown, VolumeLock, boot_id
 from tests.volume.conftest import IDENTITY
 
 
@@ -46,16 +46,16 @@ def test_an_unknown_role_is_damage(tmp_path: Path) -> None:
 
 
 def test_a_state_comes_back_as_it_was_stored(tmp_path: Path) -> None:
-    state = State(clean=True, boot_id=boot_id())
+    state = Shutdown(clean=True, boot_id=boot_id())
     state.store(tmp_path)
-    assert State.load(tmp_path) == state
+    assert Shutdown.load(tmp_path) == state
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff", b"[]", b'{"clean": 1}'])
 def test_a_state_that_cannot_be_read_counts_as_a_power_cut(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "state.json").write_bytes(content)
-    state = State.load(tmp_path)
+    state = Shutdown.load(tmp_path)
     assert not state.clean
     assert state.boot_id != boot_id()
 
@@ -77,11 +77,11 @@ def test_a_lock_needs_a_directory(tmp_path: Path) -> None:
 def test_on_a_disk_without_an_inode_left_the_state_is_written_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool
 ) -> None:
-    State(clean=not clean, boot_id=boot_id()).store(tmp_path)
+    Shutdown(clean=not clean, boot_id=boot_id()).store(tmp_path)
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("fusemirror.volume.identity.replace_file", full)
-    State(clean=clean, boot_id=boot_id()).store(tmp_path)
-    assert State.load(tmp_path) == State(clean=clean, boot_id=boot_id())
+    Shutdown(clean=clean, boot_id=boot_id()).store(tmp_path)
+    assert Shutdown.load(tmp_path) == Shutdown(clean=clean, boot_id=boot_id())

@@ -21,7 +21,8 @@ from fusemirror.limits import (
 )
 from fusemirror.seams import Seams
 from fusemirror.volume.extents import extents_of
-from fusemirror.volume.images import ImageFacts, Images, Piece
+from fusemirror.volume.image_content import Piece
+from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.region_set import REGIONS_END
 
 ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))
@@ -39,11 +40,11 @@ def test_a_missing_image_is_an_empty_one(images: Images) -> None:
     assert images.facts(ONE) is None
     assert images.size(ONE) == 0
     assert not images.exists(ONE)
-    assert images.region_digests(ONE, 0, 4) == ()
+    assert images.content.region_digests(ONE, 0, 4) == ()
     images.truncate(ONE, 0, 1)
     images.set_times(ONE, 1, 1)
     images.cut(ONE, 0)
-    images.sync(ONE)
+    images.unsynced.sync(ONE)
     images.remove(ONE)
     assert not images.exists(ONE)
 
@@ -72,7 +73,7 @@ def test_a_new_image_that_was_never_written_tells_of_no_change(
 def test_reading_does_not_change_the_times(images: Images) -> None:
     images.write(ONE, 0, b"data", 5)
     images.read(ONE, 0, 4)
-    images.region_digests(ONE, 0, 1)
+    images.content.region_digests(ONE, 0, 1)
     assert images.facts(ONE) == ImageFacts(size=4, mtime_ns=5, ctime_ns=5)
 
 
@@ -135,19 +136,19 @@ def test_numbers_finds_every_image_and_nothing_else(images: Images, tmp_path: Pa
 
 def test_a_removed_image_is_no_longer_dirty(images: Images) -> None:
     images.write(ONE, 0, b"x", 1)
-    assert ONE in images.dirty
+    assert ONE in images.unsynced.dirty
     images.remove(ONE)
-    assert not images.dirty
+    assert not images.unsynced.dirty
 
 
 def test_settling_keeps_what_was_written_after_the_sync_began(images: Images) -> None:
     two = InodeNumber(2)
     images.write(ONE, 0, b"x", 1)
     images.write(two, 0, b"x", 1)
-    synced = dict(images.dirty)
+    synced = dict(images.unsynced.dirty)
     images.write(two, 0, b"y", 1)
-    images.settle(synced)
-    assert set(images.dirty) == {two}
+    images.unsynced.synced(synced)
+    assert set(images.unsynced.dirty) == {two}
 
 
 def test_sync_makes_the_data_durable_and_a_new_name_once(
@@ -161,9 +162,9 @@ def test_sync_makes_the_data_durable_and_a_new_name_once(
     images = Images(tmp_path, Seams(fdatasync=note))
     images.write(ONE, 0, b"x", 1)
     monkeypatch.setattr(os, "fsync", note)
-    images.sync(ONE)
+    images.unsynced.sync(ONE)
     assert synced == [f"{tmp_path}/0/1", f"{tmp_path}/0"]
-    images.sync(ONE)
+    images.unsynced.sync(ONE)
     assert synced[2:] == [f"{tmp_path}/0/1"]
     images.close()
 
@@ -181,7 +182,7 @@ def test_a_new_directory_of_images_is_durable_before_it_is_used(
 
 def recycle(images: Images, inode: InodeNumber) -> None:
     images.leave(inode)
-    images.recycle([inode])
+    images.spares.recycle([inode])
 
 
 def test_a_recycled_image_becomes_the_next_new_one_and_tells_of_nothing(
@@ -255,11 +256,11 @@ def test_a_spare_that_has_gone_is_not_missed(images: Images, tmp_path: Path) -> 
 def test_only_so_many_spares_are_kept_of_what_is_recycled_together(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusemirror.volume.images.SPARE_IMAGES_MAX", 2)
+    monkeypatch.setattr("fusemirror.volume.spares.SPARE_IMAGES_MAX", 2)
     for inode in (ONE, TWO, THREE, FOUR):
         images.write(inode, 0, b"data", 5)
         images.leave(inode)
-    images.recycle([ONE, TWO, THREE, FOUR])
+    images.spares.recycle([ONE, TWO, THREE, FOUR])
     assert {path.name for path in (tmp_path / "spare").iterdir()} == {"1", "2"}
     assert set(images.numbers()) == set()
 
@@ -267,7 +268,7 @@ def test_only_so_many_spares_are_kept_of_what_is_recycled_together(
 def test_only_so_many_spares_are_kept(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusemirror.volume.images.SPARE_IMAGES_MAX", 1)
+    monkeypatch.setattr("fusemirror.volume.spares.SPARE_IMAGES_MAX", 1)
     for inode in (ONE, TWO):
         images.write(inode, 0, b"data", 5)
     for inode in (ONE, TWO):
@@ -297,15 +298,15 @@ def test_an_image_that_is_needed_again_is_not_recycled(images: Images, use: str)
     if use == "write":
         images.write(ONE, 4, b" and more", 6)
     else:
-        images.keep_all()
-    images.recycle([ONE])
+        images.spares.keep_all()
+    images.spares.recycle([ONE])
     images.write(TWO, 0, b"x", 7)
     assert images.read(ONE, 0, 20) == (b"data and more" if use == "write" else b"data")
 
 
 def test_the_whole_filesystem_can_be_synced(images: Images) -> None:
     images.write(ONE, 0, b"x", 1)
-    images.sync_filesystem()
+    images.unsynced.sync_filesystem()
 
 
 @given(
@@ -328,9 +329,9 @@ def test_digests_are_those_of_the_content_with_its_holes(
     content = images.read(ONE, 0, 1 << 30).ljust(size, b"\0")
     starts = range(first * REGION_BYTES, min(size, (first + count) * REGION_BYTES), REGION_BYTES)
     expected = tuple(xxhash.xxh3_64_intdigest(content[start : start + REGION_BYTES]) for start in starts)
-    assert images.region_digests(ONE, first, count) == expected
+    assert images.content.region_digests(ONE, first, count) == expected
     copy = bytearray(size)
-    for offset, length in images.extents(ONE, size):
+    for offset, length in images.content.extents(ONE, size):
         copy[offset : offset + length] = images.read(ONE, offset, length)
     assert bytes(copy) == content
     images.close()
@@ -346,7 +347,7 @@ def test_holes_are_found_and_not_read(images: Images, monkeypatch: pytest.Monkey
         return real_pread(descriptor, length, offset)
 
     monkeypatch.setattr(os, "pread", counting_pread)
-    digests = images.region_digests(ONE, 0, 1000)
+    digests = images.content.region_digests(ONE, 0, 1000)
     assert len(digests) == 1000
     assert len(set(digests[:999])) == 1
     assert sum(read) <= 2 * REGION_BYTES
@@ -365,8 +366,8 @@ def test_a_link_in_the_place_of_an_image_is_neither_read_nor_written(images: Ima
         lambda: images.write(ONE, 0, b"x", 2),
         lambda: images.truncate(ONE, 0, 2),
         lambda: images.facts(ONE),
-        lambda: images.region_digests(ONE, 0, 1),
-        lambda: images.sync(ONE),
+        lambda: images.content.region_digests(ONE, 0, 1),
+        lambda: images.unsynced.sync(ONE),
     ):
         with pytest.raises(OSError, match="a link, a device or a pipe"):
             use()
@@ -393,14 +394,14 @@ def sparse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Images]:
 
 
 def walked(images: Images, end: int) -> list[Piece]:
-    pieces = [images.piece(ONE, 0, end)]
+    pieces = [images.content.piece(ONE, 0, end)]
     while pieces[-1].end < end:
-        pieces.append(images.piece(ONE, pieces[-1].end, end))
+        pieces.append(images.content.piece(ONE, pieces[-1].end, end))
     return pieces
 
 
 def test_the_largest_file_of_the_disk_is_a_few_pieces(sparse: Images) -> None:
-    largest = sparse.file_bytes_max
+    largest = sparse.disk.file_bytes_max
     sparse.write(ONE, 100, b"beginning", 1)
     sparse.write(ONE, 1 << 40, b"middle", 1)
     sparse.write(ONE, largest - 3, b"end", 1)
@@ -412,14 +413,14 @@ def test_the_largest_file_of_the_disk_is_a_few_pieces(sparse: Images) -> None:
         Piece(middle + 1, end - 1, is_hole=True),
         Piece(end - 1, end, is_hole=False),
     ]
-    assert sparse.data_in(ONE, 0, end) == ([0, middle, end - 1], end)
-    assert sparse.data_bytes(ONE) < 1 << 20
-    assert len(list(sparse.extents(ONE, largest))) == 3
-    assert sparse.region_digests(ONE, end - 1, 4) != sparse.region_digests(ONE, 1, 1)
+    assert sparse.content.data_in(ONE, 0, end) == ([0, middle, end - 1], end)
+    assert sparse.content.data_bytes(ONE) < 1 << 20
+    assert len(list(sparse.content.extents(ONE, largest))) == 3
+    assert sparse.content.region_digests(ONE, end - 1, 4) != sparse.content.region_digests(ONE, 1, 1)
 
 
 def test_nothing_longer_is_taken_than_the_disk_takes(sparse: Images) -> None:
-    largest = sparse.file_bytes_max
+    largest = sparse.disk.file_bytes_max
     sparse.truncate(ONE, largest, 1)
     assert sparse.size(ONE) == largest
     sparse.write(ONE, largest - 1, b"x", 1)
@@ -435,9 +436,9 @@ def test_a_disk_that_cannot_be_asked_is_asked_again(images: Images, monkeypatch:
         raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(os, "ftruncate", full)
-    assert images.file_bytes_max == FILE_BYTES_MAX
+    assert images.disk.file_bytes_max == FILE_BYTES_MAX
     monkeypatch.undo()
-    assert images.file_bytes_max == Images(images.path(ONE).parents[1], Seams()).file_bytes_max
+    assert images.disk.file_bytes_max == Images(images.path(ONE).parents[1], Seams()).disk.file_bytes_max
 
 
 def test_a_disk_that_takes_little_is_found_out(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +450,7 @@ def test_a_disk_that_takes_little_is_found_out(images: Images, monkeypatch: pyte
         real(descriptor, min(size, 1))
 
     monkeypatch.setattr(os, "ftruncate", limited)
-    assert images.file_bytes_max == limit
+    assert images.disk.file_bytes_max == limit
 
 
 @given(
@@ -472,12 +473,12 @@ def test_pieces_hold_all_that_was_written_and_no_piece_is_too_long(
         data.update(() if piece.is_hole else range(piece.first, piece.end))
     assert data == written
     first, count = bounds
-    images.punch(ONE, first, first + count)
-    assert images.data_in(ONE, first, first + count) == ([], first + count)
+    images.content.punch(ONE, first, first + count)
+    assert images.content.data_in(ONE, first, first + count) == ([], first + count)
     kept = [region for region in sorted(written) if not first <= region < first + count]
     looked, found = 0, list[int]()
     while looked < 50:
-        more, looked = images.data_in(ONE, looked, 50)
+        more, looked = images.content.data_in(ONE, looked, 50)
         found += more
     assert found == kept
     images.close()
@@ -485,20 +486,20 @@ def test_pieces_hold_all_that_was_written_and_no_piece_is_too_long(
 
 def test_zeros_that_take_room_are_no_data(images: Images) -> None:
     images.write(ONE, 0, bytes(3 * REGION_BYTES + 5), 1)
-    assert images.data_in(ONE, 0, 9) == ([], 9)
+    assert images.content.data_in(ONE, 0, 9) == ([], 9)
     images.write(ONE, REGION_BYTES, b"x", 1)
-    assert images.data_in(ONE, 0, 9) == ([1], 9)
+    assert images.content.data_in(ONE, 0, 9) == ([1], 9)
 
 
 def test_a_filesystem_without_holes_gets_zeros(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "no holes here")
 
-    monkeypatch.setattr("fusemirror.volume.images.punch_hole", refuse)
+    monkeypatch.setattr("fusemirror.volume.image_content.punch_hole", refuse)
     images.write(ONE, 0, b"x" * (40 * REGION_BYTES), 1)
     at = 2
     while at < 39:
-        at = images.punch(ONE, at, 39)
+        at = images.content.punch(ONE, at, 39)
     data = images.read(ONE, 0, 1 << 30)
     ends = b"x" * (2 * REGION_BYTES), b"x" * REGION_BYTES
     assert data == ends[0] + bytes(37 * REGION_BYTES) + ends[1]
@@ -510,7 +511,9 @@ def test_copying_out_leaves_holes_out_whatever_their_length(sparse: Images, tmp_
     with (tmp_path / "copy").open("w+b", buffering=0) as copy:
         offset, steps = 0, 0
         while offset < sparse.size(ONE):
-            offset = sparse.copy_out(ONE, copy.fileno(), offset, min(sparse.size(ONE), offset + (8 << 20)))
+            offset = sparse.content.copy_out(
+                ONE, copy.fileno(), offset, min(sparse.size(ONE), offset + (8 << 20))
+            )
             steps += 1
         assert steps == 2
         assert os.pread(copy.fileno(), 9, 3 << 40) == b"there"
@@ -528,9 +531,9 @@ def test_a_discarded_image_is_gone_at_once_and_freed_later_or_by_the_next_mount(
         assert images.read(ONE, 0, 10) == b""
     assert set(images.numbers()) == set()
     again = Images(tmp_path, Seams())
-    waiting = [again.has_discarded]
+    waiting = [not again.discarded.is_empty]
     free(again)
-    assert [*waiting, again.has_discarded] == [True, False]
+    assert [*waiting, not again.discarded.is_empty] == [True, False]
     assert not list((tmp_path / "discarded").iterdir())
 
 
@@ -549,7 +552,7 @@ def test_what_was_no_file_is_discarded_too_and_what_it_leads_to_stays(images: Im
 def free(images: Images) -> int:
     """Free all that is discarded; how many parts that took."""
     parts = 1
-    while images.free_some():
+    while images.discarded.free_some():
         parts += 1
     return parts
 
@@ -586,35 +589,35 @@ def test_a_scattered_image_is_emptied_by_an_empty_one_that_takes_its_name(scatte
     scattered.write(ONE, 3, b"new", 10)  # never to what is freed
     assert free(scattered) > 3
     assert scattered.read(ONE, 0, 100) == bytes(3) + b"new"
-    assert not scattered.has_discarded
+    assert scattered.discarded.is_empty
 
 
 def test_a_scattered_image_is_recycled_without_a_long_step(scattered: Images) -> None:
     scattered.leave(ONE)
-    assert scattered.recycle([ONE]) == []
+    assert scattered.spares.recycle([ONE]) == []
     assert not scattered.exists(ONE)
     assert free(scattered) > 3
 
 
 def test_a_scattered_image_is_cut_at_its_points_and_a_whole_one_at_once(scattered: Images) -> None:
     size = 20 * 2 * REGION_BYTES
-    points = list(scattered.step_points(ONE, size, FILE_BYTES_MAX))
+    points = list(scattered.content.step_points(ONE, size, FILE_BYTES_MAX))
     assert len(points) == 2
-    assert list(scattered.step_points(ONE, size, points[1])) == points[:1]
+    assert list(scattered.content.step_points(ONE, size, points[1])) == points[:1]
     for point in (*reversed(points), size):
         scattered.truncate(ONE, point, 9)
     assert scattered.size(ONE) == size
     scattered.write(TWO, 0, b"x" * MIB, 5)
-    assert list(scattered.step_points(TWO, 0, FILE_BYTES_MAX)) == []
-    assert list(scattered.step_points(THREE, 0, FILE_BYTES_MAX)) == []
+    assert list(scattered.content.step_points(TWO, 0, FILE_BYTES_MAX)) == []
+    assert list(scattered.content.step_points(THREE, 0, FILE_BYTES_MAX)) == []
 
 
 def test_a_hole_of_a_scattered_image_is_made_in_parts(scattered: Images) -> None:
     end, parts = 200, [0]
     while parts[-1] < end:
-        parts.append(scattered.punch(ONE, parts[-1], end))
+        parts.append(scattered.content.punch(ONE, parts[-1], end))
     assert len(parts) > 3
-    assert scattered.piece(ONE, 0, end) == Piece(0, end, is_hole=True)
+    assert scattered.content.piece(ONE, 0, end) == Piece(0, end, is_hole=True)
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EPERM])
@@ -629,7 +632,7 @@ def test_where_no_image_can_take_its_place_a_scattered_one_is_cut(
     monkeypatch.setattr(os, "link", link)
     sparse.truncate(ONE, 0, 9)
     assert sparse.facts(ONE) == ImageFacts(size=0, mtime_ns=9, ctime_ns=9)
-    assert not sparse.has_discarded
+    assert sparse.discarded.is_empty
 
 
 def test_killed_before_another_image_took_its_place_it_stays_whole(
@@ -668,11 +671,12 @@ def test_the_name_of_an_image_that_took_another_s_place_meanwhile_is_synced_agai
             images.write(ONE, 0, b"more", 2)
             images.truncate(ONE, 0, 3)
 
-    monkeypatch.setattr("fusemirror.volume.images.sync_directory", sync_and_replace)
+    for module in ("unsynced", "image_files"):
+        monkeypatch.setattr(f"fusemirror.volume.{module}.sync_directory", sync_and_replace)
     images.write(ONE, 0, b"data", 1)
-    images.sync(ONE)
+    images.unsynced.sync(ONE)
     assert len(synced) == 2  # the directory of images once, for the one that was made in it
-    images.sync(ONE)
-    images.sync(ONE)
+    images.unsynced.sync(ONE)
+    images.unsynced.sync(ONE)
     assert len(synced) == 3
     images.close()

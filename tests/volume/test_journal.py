@@ -361,6 +361,14 @@ def written(directory: Path) -> tuple[Path, list[tuple[int, bytes]], list[int]]:
     return path, records, ends
 
 
+def test_the_first_half_of_a_header_is_no_header(tmp_path: Path) -> None:
+    """It ends with a checksum of its own, too."""
+    path, _, _ = written(tmp_path)
+    path.write_bytes(path.read_bytes()[: HEADER_BYTES - 16])
+    with pytest.raises(VolumeDamaged, match="at byte 0"):
+        opened(tmp_path)
+
+
 @given(data=st.data())
 def test_a_tail_cut_anywhere_loses_no_record_before_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -16,7 +16,8 @@ from fusemirror.limits import (
     INODE_NUMBER_RECEIVED_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
-from fusemirror.volume.catalog import Entry, entry_key, inode_key, new_directory, pack_entry, xattr_key
+from fusemirror.volume.catalog import new_directory
+from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import KEY_PREFIX, Reservation, reservation_row
 from fusemirror.volume.rows import check_rows

@@ -66,10 +66,10 @@ def names_in(directory: Path) -> list[bytes]:
 
 
 def checked(directory: Path, *, repair: bool) -> tuple[int, int, str]:
-    """Problems mended, problems left, and what was said."""
+    """Problems repaired, problems left, and what was said."""
     lines: list[str] = []
     result = check(directory, repair, lines.append)
-    return result.mended, result.left, "\n".join(lines)
+    return result.repaired, result.left, "\n".join(lines)
 
 
 def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_names(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_names(tm
     _, left, said = checked(tmp_path / "volume", repair=False)
     assert left == 1
     assert f"{name} at byte {place}" in said
-    mended, left, said = checked(tmp_path / "volume", repair=True)
-    assert mended
+    repaired, left, said = checked(tmp_path / "volume", repair=True)
+    assert repaired
     assert not left
     assert f"{name} at byte {place}" in said
     assert f"change {LOST + 2} is lost here" in said
@@ -204,7 +204,7 @@ def test_privileges_that_ended_before_the_damage_do_not_come_back(tmp_path: Path
     inode = volume.catalog.inode(program)
     assert inode is not None
     assert inode.mode == 0o100755
-    assert volume.catalog.xattr(program, CAPABILITY) is None
+    assert volume.catalog.xattrs.value(program, CAPABILITY) is None
     volume.close()
 
 
@@ -222,3 +222,52 @@ async def _open_both(place: Path, network: MemoryNetwork, stack: AsyncExitStack)
         for host in hosts:
             await host.roles.wait_normal()
     return hosts
+
+
+def requests_volume(directory: Path, *, committed: bool) -> list[int]:
+    """A primary's volume, killed after six requests of the backup; where the record of each begins."""
+    Volume.create(directory, IDENTITY)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode = writer.create(b"a")
+    places = []
+    for number in range(6):
+        places.append(writer.volume.journal.size_bytes)
+        writer.write(inode, 10 * number, b"0123456789", b"request%d" % number)
+    if committed:
+        writer.volume.commit()
+    writer.volume.abandon()
+    return places
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_repair_forgets_no_request_that_can_be_read(tmp_path: Path, committed: bool) -> None:
+    place = requests_volume(tmp_path / "volume", committed=committed)[LOST]
+    flip(tmp_path / "volume", place + 40)
+    assert (
+        "which requests of beta took effect there is not known"
+        in checked(tmp_path / "volume", repair=True)[2]
+    )
+    volume = Volume.open(tmp_path / "volume", counting_seams())
+    assert set(volume.requests_done) == {b"request%d" % number for number in range(6) if number != LOST}
+    assert volume.identity.forgot_requests, "the backup is to hear of it"
+    volume.abandon()
+    volume = Volume.open(tmp_path / "volume", counting_seams())
+    assert len(volume.requests_done) == 5, "a crash forgets none either"
+    volume.close()
+
+
+def test_two_repairs_keep_what_the_first_one_kept(tmp_path: Path) -> None:
+    places = requests_volume(tmp_path / "volume", committed=True)
+    flip(tmp_path / "volume", places[1] + 40)
+    checked(tmp_path / "volume", repair=True)
+    writer = Writer(Volume.open(tmp_path / "volume", counting_seams()))
+    inode = writer.create(b"b")
+    damaged = writer.volume.journal.size_bytes
+    for number in (6, 7):
+        writer.write(inode, 0, b"x", b"request%d" % number)
+    writer.volume.abandon()
+    flip(tmp_path / "volume", damaged + 40)
+    checked(tmp_path / "volume", repair=True)
+    volume = Volume.open(tmp_path / "volume", counting_seams())
+    assert set(volume.requests_done) == {b"request%d" % number for number in (0, 2, 3, 4, 5, 7)}
+    volume.close()

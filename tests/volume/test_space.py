@@ -17,7 +17,7 @@ from fusemirror.limits import (
     SPACE_RESERVE_INODES,
     WRITE_BYTES_MAX,
 )
-from fusemirror.volume.space import Space, reserve_bytes, space_of
+from fusemirror.volume.space import Space, reserve_bytes, room_of
 
 BLOCK = 4 * KIB
 
@@ -110,9 +110,9 @@ def test_a_small_disk_keeps_a_part_of_itself(disk: Disk) -> None:
 
 def test_a_change_takes_its_data_and_a_block() -> None:
     number, inode = ChangeNumber(1), InodeNumber(2)
-    assert space_of(WriteChange(number, NO_REQUEST, 0, inode, 0, 1000)) == SPACE_PER_CHANGE_BYTES + 1000
-    assert space_of(TruncateChange(number, NO_REQUEST, 0, inode, 1 << 40)) == SPACE_PER_CHANGE_BYTES
-    assert space_of(NamespaceChange(number, NO_REQUEST, 0, inode, ())) == SPACE_PER_CHANGE_BYTES
+    assert room_of(WriteChange(number, NO_REQUEST, 0, inode, 0, 1000)) == (SPACE_PER_CHANGE_BYTES + 1000, 0)
+    assert room_of(TruncateChange(number, NO_REQUEST, 0, inode, 1 << 40)) == (SPACE_PER_CHANGE_BYTES, 0)
+    assert room_of(NamespaceChange(number, NO_REQUEST, 0, inode, ())) == (SPACE_PER_CHANGE_BYTES, 1)
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,10 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, JOURNAL_BYTES_MAX, KIB, MIB, REGION_BYTES
-from fusemirror.volume import durable
+from fusemirror.volume import durable, unsynced
 from fusemirror.volume import images as images_module
-from fusemirror.volume.catalog import Catalog, inode_key
-from fusemirror.volume.catalog import _open_environment as open_environment
-from fusemirror.volume.check import check
-from fusemirror.volume.identity import Identity, State, VolumeLock
+from fusemirror.volume.entries import inode_key
+from fusemirror.volume.identity import Shutdown
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.region_set import RegionSet
@@ -53,6 +51,8 @@ from tests.volume.conftest import (
     Writer,
     contents_of,
     counting_seams,
+    inode_count,
+    problems_of,
     put_inode,
     rows_of,
 )
@@ -69,6 +69,11 @@ def killed(volume: Volume) -> Writer:
 
 
 # --- making and opening ---------------------------------------------------------------------------------
+
+
+def request_in_doubt(volume: Volume) -> RequestId:
+    change = volume.recovery.change_in_doubt
+    return NO_REQUEST if change is None else change.request
 
 
 def test_a_volume_is_made_in_an_empty_directory_only(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_data_of_an_inode_that_is_not_there_is_stale(writer: Writer) -> None:
         assert raised.value.errno == errno.ESTALE
     with pytest.raises(OperationFailed):
         writer.volume.read(gone, 0, 1)
-    assert (writer.volume.number, writer.volume.journal_number) == (0, 0)
+    assert (writer.volume.number, writer.volume.journal.last_number) == (0, 0)
     assert not writer.volume.images.exists(gone)
 
 
@@ -192,7 +197,7 @@ def test_malformed_rows_reach_neither_journal_nor_catalog(writer: Writer) -> Non
     with pytest.raises(FusemirrorError, match="no catalog can hold"):
         writer.namespace((Table.XATTRS, b"good key", b""), (Table.INODES, b"bad", b"bad"))
     assert rows_of(writer.volume) == rows
-    assert writer.volume.journal_number == 0
+    assert writer.volume.journal.last_number == 0
 
 
 def test_changed_tells_the_last_change_of_an_inode(writer: Writer) -> None:
@@ -231,13 +236,13 @@ def test_time_never_stands_still_over_restarts_and_clocks_set_back(directory: Pa
     inode = writer.create(b"a")
     first = writer.inode(inode).ctime_ns
     clock[0] = 1
-    assert volume.time_ns() > first
+    assert volume.clock.next_ns() > first
     volume.commit()
     writer.write(inode, 0, b"x")
     last = writer.inode(inode).ctime_ns
     volume.abandon()
     volume = Volume.open(directory, seams)
-    assert volume.time_ns() > last
+    assert volume.clock.next_ns() > last
     volume.close()
 
 
@@ -265,11 +270,11 @@ class WrongClock:
 
         return Writer(Volume.open(self.directory, replace(counting_seams(), now_ns=now_ns)))
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """The clock is right, and the first change says so."""
         volume = self.writer.volume
         self.clock_ns = RIGHT_NS
-        set_back = volume.set_back()
+        set_back = volume.clock.set_back()
         assert set_back is not None
         row, time_ns = set_back
         number = ChangeNumber(volume.number + 1)
@@ -294,28 +299,28 @@ def wrong(directory: Path) -> Iterator[WrongClock]:
 def test_a_small_step_of_the_clock_is_waited_out(directory: Path) -> None:
     wrong = WrongClock(directory)
     wrong.clock_ns -= round(CLOCK_DIFFERENCE_MAX_S * 10**9) // 2
-    assert wrong.writer.volume.set_back() is None
-    assert wrong.writer.volume.time_ns() > wrong.wrong_ns
+    assert wrong.writer.volume.clock.set_back() is None
+    assert wrong.writer.volume.clock.next_ns() > wrong.wrong_ns
     wrong.writer.volume.close()
 
 
 def test_a_time_of_a_wrong_clock_that_no_change_got_is_forgotten(directory: Path) -> None:
     clock = [RIGHT_NS + YEAR_NS]
     volume = Volume.open(directory, replace(counting_seams(), now_ns=lambda: clock[0]))
-    assert volume.time_ns() == RIGHT_NS + YEAR_NS
+    assert volume.clock.next_ns() == RIGHT_NS + YEAR_NS
     clock[0] = RIGHT_NS
-    assert volume.clock_behind_s() < 0
-    assert volume.time_ns() == RIGHT_NS
+    assert volume.clock.behind_s() < 0
+    assert volume.clock.next_ns() == RIGHT_NS
     volume.close()
 
 
 def test_changes_follow_the_clock_again_over_restarts_too(wrong: WrongClock) -> None:
-    wrong.mend()
+    wrong.repair()
     times = []
     for name in (b"a", b"b"):
         times.append(wrong.writer.inode(wrong.writer.create(name)).ctime_ns)
         wrong.kill()
-        assert wrong.writer.volume.set_back() is None
+        assert wrong.writer.volume.clock.set_back() is None
     assert RIGHT_NS < times[0] < times[1] < RIGHT_NS + YEAR_NS
     assert wrong.times() == (wrong.wrong_ns, wrong.wrong_ns), "what was changed then stays so"
 
@@ -324,7 +329,7 @@ def test_a_killed_process_leaves_the_times_of_after_the_clock_was_set_back(wrong
     other = wrong.writer.create(b"other")
     wrong.writer.write(other, 0, b"of the future")
     mtime_ns = wrong.writer.inode(other).mtime_ns
-    wrong.mend()
+    wrong.repair()
     wrong.writer.write(wrong.file, 0, b"of today")
     wrong.writer.chmod(other, 0o600)
     before, chmodded_ns = wrong.times(), wrong.writer.inode(other).ctime_ns
@@ -336,7 +341,7 @@ def test_a_killed_process_leaves_the_times_of_after_the_clock_was_set_back(wrong
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_request_is_not_judged_by_a_time_of_before(wrong: WrongClock, *, done: bool) -> None:
-    wrong.mend()
+    wrong.repair()
     wrong.writer.chmod(wrong.file, 0o600)  # so the row says nothing of the future any more
     path = wrong.directory / "images" / "0" / f"{wrong.file:x}"
     images = wrong.writer.volume.images
@@ -362,12 +367,12 @@ def test_a_request_is_not_judged_by_a_time_of_before(wrong: WrongClock, *, done:
 
 def test_a_write_that_waits_shows_the_time_of_this_host(directory: Path) -> None:
     wrong = WrongClock(directory)
-    first, second = wrong.writer.volume.staging_time_ns(), wrong.writer.volume.staging_time_ns()
+    first, second = wrong.writer.volume.clock.staging_ns(), wrong.writer.volume.clock.staging_ns()
     assert wrong.wrong_ns < first < second
     wrong.clock_ns -= 10**9
-    assert wrong.writer.volume.staging_time_ns() == second + 1
+    assert wrong.writer.volume.clock.staging_ns() == second + 1
     wrong.clock_ns = RIGHT_NS
-    assert RIGHT_NS < wrong.writer.volume.staging_time_ns() < RIGHT_NS + YEAR_NS
+    assert RIGHT_NS < wrong.writer.volume.clock.staging_ns() < RIGHT_NS + YEAR_NS
     wrong.writer.volume.close()
 
 
@@ -388,18 +393,19 @@ def full_disk(*_arguments: Any, **_more: Any) -> int:
 @pytest.mark.parametrize("call", ["pwrite", "write"])
 @pytest.mark.parametrize("request_id", [NO_REQUEST, R1])
 def test_a_write_that_fails_did_not_happen(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch, call: str, request_id: RequestId
+    directory: Path, monkeypatch: pytest.MonkeyPatch, call: str, request_id: RequestId
 ) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
     inode = writer.create(b"a")
     writer.write(inode, 0, b"old")
     writer.volume.drop_marks(writer.volume.regions.rotate())
     volume, before = writer.volume, rows_of(writer.volume)
-    number, journal_number = volume.number, volume.journal_number
+    number, journal_number = volume.number, volume.journal.last_number
     monkeypatch.setattr(os, call, full_disk)
     with pytest.raises(OSError, match="full"):
         writer.write(inode, 3, b"more", request_id)
     monkeypatch.undo()
-    assert (volume.number, volume.journal_number, volume.requests_done) == (number, journal_number, {})
+    assert (volume.number, volume.journal.last_number, volume.requests_done) == (number, journal_number, {})
     assert rows_of(volume) == before
     assert volume.images.size(inode) == 3
     assert writer.write(inode, 3, b"again", request_id) == number + 1
@@ -408,16 +414,14 @@ def test_a_write_that_fails_did_not_happen(
     assert again.volume.recovery.cut_bytes == 0
     assert (request_id in again.volume.requests_done) is (request_id != NO_REQUEST)
     again.volume.close()
-    volume._lock = VolumeLock(volume.directory)  # the fixture closes what was opened first
-    volume.catalog = Catalog(volume.directory / "catalog")
-    volume.journal = Journal(volume.directory / "journal", counting_seams())
 
 
 @pytest.mark.parametrize("request_id", [NO_REQUEST, R1])
 def test_a_write_whose_times_a_full_disk_refuses_is_done(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch, request_id: RequestId
+    directory: Path, monkeypatch: pytest.MonkeyPatch, request_id: RequestId
 ) -> None:
     """Its bytes are in the place of others: nobody can take them back."""
+    writer = Writer(Volume.open(directory, counting_seams()))
     inode = writer.create(b"a")
     writer.write(inode, 0, b"old")
     volume = writer.volume
@@ -431,9 +435,6 @@ def test_a_write_whose_times_a_full_disk_refuses_is_done(
     assert again.volume.recovery.change_in_doubt is None
     assert (request_id in again.volume.requests_done) is (request_id != NO_REQUEST)
     again.volume.close()
-    volume._lock = VolumeLock(volume.directory)  # the fixture closes what was opened first
-    volume.catalog = Catalog(volume.directory / "catalog")
-    volume.journal = Journal(volume.directory / "journal", counting_seams())
 
 
 def test_an_error_of_the_disk_in_trimming_the_journal_is_heard_of(
@@ -446,7 +447,7 @@ def test_an_error_of_the_disk_in_trimming_the_journal_is_heard_of(
 
     monkeypatch.setattr(volume.journal, "trim", broken)
     with pytest.raises(OSError, match="broken"):
-        volume.trim(volume.number)
+        volume.syncing.trim(volume.number)
     assert volume.health.failure is not None
 
 
@@ -473,7 +474,7 @@ def test_a_commit_that_fails_loses_nothing_and_succeeds_later(
     volume.abandon()
     volume = Volume.open(directory)
     assert rows_of(volume) == after
-    assert third in {inode.number for inode in volume.inodes()}
+    assert third in {inode.number for inode in volume.catalog.tables.inodes()}
     volume.close()
 
 
@@ -502,7 +503,7 @@ def test_a_change_that_applied_is_no_failure_because_the_commit_after_it_is(
 ) -> None:
     volume = Volume.open(directory, counting_seams())
     writer = Writer(volume)
-    volume._commit_at = 1
+    volume._parts.commits.due_at = 1
     _fail_one_commit(volume, monkeypatch)
     inode = writer.create(b"a")
     assert writer.inode(inode).nlink == 1
@@ -517,8 +518,8 @@ def test_a_change_that_applied_is_no_failure_because_the_commit_after_it_is(
 def _fail_one_commit(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_arguments: Any) -> None:
         monkeypatch.undo()
-        volume.catalog.flush_touched()
-        volume.catalog._txn.abort()
+        volume.catalog.cache.flush()
+        volume.catalog._store.txn.abort()
         raise DiskFailed(volume.directory, "full")
 
     monkeypatch.setattr(volume.catalog, "commit", failing)
@@ -546,15 +547,15 @@ async def test_flush_syncs_the_image_and_the_journal_and_then_has_nothing_to_do(
     inode, other = writer.create(b"a"), writer.create(b"b")
     writer.write(inode, 0, b"x")
     writer.write(other, 0, b"x")
-    await volume.flush(inode)
+    await volume.syncing.flush(inode)
     assert synced.names == [f"images/0/{inode:x}", "journal/0000000000000001.log"]
-    await volume.flush(inode)
-    await volume.flush(InodeNumber(0))
+    await volume.syncing.flush(inode)
+    await volume.syncing.flush(InodeNumber(0))
     assert len(synced.names) == 2
     writer.create(b"c")
-    await volume.flush(InodeNumber(0))
+    await volume.syncing.flush(InodeNumber(0))
     assert synced.names[2:] == ["journal/0000000000000001.log"]
-    assert set(volume.images.dirty) == {other}
+    assert set(volume.images.unsynced.dirty) == {other}
     volume.close()
 
 
@@ -567,7 +568,7 @@ async def test_what_a_killed_process_wrote_is_made_durable_by_the_next_sync(
     writer = Writer(volume)
     inode, untouched = writer.create(b"a"), writer.create(b"b")
     writer.write(inode, 0, b"x")
-    volume.prepare_image(untouched)
+    volume.files.prepare(untouched)
     volume.abandon()
     synced = Synced(directory)
     with monkeypatch.context() as patching:
@@ -576,7 +577,7 @@ async def test_what_a_killed_process_wrote_is_made_durable_by_the_next_sync(
     assert {"images/0", "images"} <= set(synced.names), "an image whose name is lost is lost"
     synced.names.clear()
     if what == "flush":
-        await volume.flush(inode)
+        await volume.syncing.flush(inode)
     elif what == "make_durable":
         await volume.make_durable()
     else:
@@ -597,7 +598,7 @@ async def test_where_marks_are_lost_every_image_of_a_killed_process_is_synced(di
     marks.write_bytes(bytes(marks.stat().st_size))
     synced = Synced(directory)
     volume = Volume.open(directory, replace(counting_seams(), fdatasync=synced, fsync=synced))
-    await volume.flush(inode)
+    await volume.syncing.flush(inode)
     assert f"images/0/{inode:x}" in synced.names
     volume.close()
 
@@ -611,7 +612,7 @@ async def test_make_durable_syncs_everything_and_tells_the_number(directory: Pat
         writer.write(inode, 0, b"x")
     assert await volume.make_durable() == volume.number
     assert set(synced.names) == {*(f"images/0/{inode:x}" for inode in inodes), "journal/0000000000000001.log"}
-    assert not volume.images.dirty
+    assert not volume.images.unsynced.dirty
     count = len(synced.names)
     assert await volume.make_durable() == volume.number
     assert len(synced.names) == count
@@ -625,11 +626,11 @@ async def test_what_a_copy_discarded_is_freed_when_names_are_durable(directory: 
     writer.write(inode, 0, b"x")
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.free_discarded)
+            nursery.start_soon(volume.removal.free_discarded)
             await trio.testing.wait_all_tasks_blocked()
             volume.images.discard(inode)  # as a copied piece of the catalog does, in which it is not
-            await volume.remove_purged()
-    assert not volume.images.has_discarded
+            await volume.removal.remove()
+    assert volume.images.discarded.is_empty
     volume.abandon()
 
 
@@ -637,9 +638,9 @@ def test_a_close_makes_durable_the_names_of_images_that_nobody_wrote_to(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = Volume.open(directory, counting_seams())
-    volume.prepare_image(Writer(volume).create(b"a"))
+    volume.files.prepare(Writer(volume).create(b"a"))
     synced: list[str] = []
-    monkeypatch.setattr(images_module, "sync_directory", lambda path: synced.append(os.fspath(path)))
+    monkeypatch.setattr(unsynced, "sync_directory", lambda path: synced.append(os.fspath(path)))
     volume.close()
     assert synced == [f"{directory}/images/0"]
 
@@ -650,29 +651,27 @@ async def test_many_images_are_synced_at_once(directory: Path, monkeypatch: pyte
     for n in range(40):
         writer.write(writer.create(b"%d" % n), 0, b"x")
     calls: list[str] = []
-    monkeypatch.setattr(volume.images, "sync_filesystem", lambda: calls.append("all"))
-    monkeypatch.setattr(volume.images, "sync", lambda inode: calls.append(inode))
+    monkeypatch.setattr(volume.images.unsynced, "sync_filesystem", lambda: calls.append("all"))
+    monkeypatch.setattr(volume.images.unsynced, "sync", lambda inode: calls.append(inode))
     await volume.make_durable()
     assert calls == ["all"]
     volume.close()
 
 
 async def test_what_changed_while_a_sync_ran_is_synced_by_the_next(directory: Path) -> None:
-    volume = Volume.open(directory, counting_seams())
-    writer = Writer(volume)
-    inode = writer.create(b"a")
-    writer.write(inode, 0, b"x")
-    before = volume.number
-
     async def write_meanwhile(function: Callable[..., Any], *arguments: Any) -> Any:
         result = function(*arguments)
         writer.write(inode, 0, b"y")
         writer.create(b"b")
         return result
 
-    volume._seams = replace(volume._seams, run_blocking=write_meanwhile)
+    volume = Volume.open(directory, replace(counting_seams(), run_blocking=write_meanwhile))
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"x")
+    before = volume.number
     assert await volume.make_durable() == before
-    assert inode in volume.images.dirty
+    assert inode in volume.images.unsynced.dirty
     assert not volume.journal.is_durable
     volume.close()
 
@@ -680,22 +679,22 @@ async def test_what_changed_while_a_sync_ran_is_synced_by_the_next(directory: Pa
 async def test_the_image_of_a_purged_inode_goes_though_it_was_looked_at_again(
     directory: Path,
 ) -> None:
-    volume = Volume.open(directory, counting_seams())
+    looks = True
+
+    async def look_before(function: Callable[..., Any], *arguments: Any) -> Any:
+        if looks and volume.images.exists(inode):
+            volume.images.content.piece(inode, 0, 1)
+        return function(*arguments)
+
+    volume = Volume.open(directory, replace(counting_seams(), run_blocking=look_before))
     writer = Writer(volume)
     inode = writer.create(b"a")
     writer.write(inode, 0, b"x")
     writer.unlink(b"a")
     writer.purge(inode)
-
-    async def look_before(function: Callable[..., Any], *arguments: Any) -> Any:
-        if volume.images.exists(inode):
-            volume.images.piece(inode, 0, 1)
-        return function(*arguments)
-
-    volume._seams = replace(volume._seams, run_blocking=look_before)
     await volume.make_durable()
     assert volume.images.exists(inode)
-    volume._seams = counting_seams()
+    looks = False
     await volume.make_durable()
     assert not volume.images.exists(inode)
     volume.close()
@@ -712,13 +711,13 @@ async def test_a_sync_that_failed_leaves_the_image_dirty(directory: Path) -> Non
     writer = Writer(volume)
     inode = writer.create(b"a")
     writer.write(inode, 0, b"x")
-    for sync in (lambda: volume.flush(inode), volume.make_durable):
+    for sync in (lambda: volume.syncing.flush(inode), volume.make_durable):
         with pytest.raises(OSError, match="lost"):
             await sync()
-        assert inode in volume.images.dirty
+        assert inode in volume.images.unsynced.dirty
     failing[0] = False
-    await volume.flush(inode)
-    assert not volume.images.dirty
+    await volume.syncing.flush(inode)
+    assert not volume.images.unsynced.dirty
     volume.close()
 
 
@@ -745,7 +744,7 @@ async def test_an_image_is_removed_once_the_record_that_says_so_is_durable(write
     await volume.make_durable()
     assert not volume.images.exists(inode)
     assert not volume.regions.has(inode)
-    assert not volume.images.dirty
+    assert not volume.images.unsynced.dirty
 
 
 @pytest.mark.parametrize("commits", [False, True])
@@ -759,7 +758,7 @@ def test_an_image_whose_removal_was_killed_is_removed_by_the_next_opening(
     writer.purge(inode)
     if commits:
         writer.volume.commit()
-    writer.volume.trim(writer.volume.number)
+    writer.volume.syncing.trim(writer.volume.number)
     writer = killed(writer.volume)
     assert not writer.volume.images.exists(inode)
     writer.volume.close()
@@ -777,10 +776,10 @@ def test_records_are_kept_for_the_peer_the_catalog_and_images_to_be_removed(writ
             writer.namespace(*big)
 
     fill()
-    volume.trim(volume.number)
+    volume.syncing.trim(volume.number)
     assert records() == 1, "the catalog does not hold them"
     volume.commit()
-    volume.trim(ChangeNumber(3))
+    volume.syncing.trim(ChangeNumber(3))
     assert records() == 1, "the peer does not have them"
     inode = writer.create(b"a")
     writer.unlink(b"a")
@@ -788,15 +787,15 @@ def test_records_are_kept_for_the_peer_the_catalog_and_images_to_be_removed(writ
     purge_number = volume.number
     fill()
     volume.commit()
-    volume.trim(volume.number)
+    volume.syncing.trim(volume.number)
     assert records() <= purge_number, "the image is still there"
     for _ in range(16):
         fill()
     volume.commit()
-    volume.trim(ChangeNumber(0))
+    volume.syncing.trim(ChangeNumber(0))
     assert records() <= purge_number
-    volume._purged.clear()
-    volume.trim(ChangeNumber(0))
+    volume.removal.forget()
+    volume.syncing.trim(ChangeNumber(0))
     assert records() > purge_number, "a peer that missed too much gets the catalog"
     assert volume.journal.size_bytes <= JOURNAL_BYTES_MAX
 
@@ -823,7 +822,7 @@ def test_whichever_of_catalog_and_image_changed_later_has_the_times(directory: P
     for inode in (written_last, touched_last):
         writer.write(inode, 0, b"x")
     changed = writer.inode(touched_last)
-    changed.mtime_ns, changed.ctime_ns = 17, writer.volume.time_ns()
+    changed.mtime_ns, changed.ctime_ns = 17, writer.volume.clock.next_ns()
     writer.namespace(put_inode(changed))
     writer.write(written_last, 1, b"y")
     before = rows_of(writer.volume)
@@ -840,7 +839,7 @@ def test_a_power_cut_makes_everything_suspect_and_looks_at_every_image(directory
     writer.volume.drop_marks(writer.volume.regions.rotate())
     writer.volume.images.truncate(inode, 4, 1)  # what the disk had not yet written is gone
     writer.volume.abandon()
-    State(clean=False, boot_id="another").store(directory)
+    Shutdown(clean=False, boot_id="another").store(directory)
     writer = Writer(Volume.open(directory))
     assert not writer.volume.recovery.same_boot
     assert writer.volume.identity.compare_all
@@ -853,7 +852,7 @@ def test_a_new_file_has_nothing_of_an_image_whose_file_a_power_cut_took(director
     stray = writer.volume.catalog.next_inode
     writer.volume.images.write(stray, 0, b"of a file that is lost", 1)
     writer.volume.abandon()
-    State(clean=False, boot_id="another").store(directory)
+    Shutdown(clean=False, boot_id="another").store(directory)
     writer = Writer(Volume.open(directory, counting_seams()))
     inode = writer.create(b"a")
     assert inode == stray
@@ -867,13 +866,13 @@ def test_an_image_is_prepared_for_a_file_and_holds_nothing_of_its_own(directory:
     writer = Writer(Volume.open(directory, counting_seams()))
     volume, inode = writer.volume, writer.create(b"a")
     for prepared in (inode, ROOT_INODE, volume.catalog.next_inode):
-        volume.prepare_image(prepared)
+        volume.files.prepare(prepared)
     assert list(volume.images.numbers()) == [inode]
     before = writer.inode(inode).mtime_ns
     writer = killed(volume)
     assert (writer.inode(inode).size, writer.inode(inode).mtime_ns) == (0, before)
     writer.write(inode, 2, b"x")
-    writer.volume.prepare_image(inode)
+    writer.volume.files.prepare(inode)
     assert writer.content(inode) == b"\0\0x"
     writer.volume.close()
 
@@ -882,7 +881,7 @@ def test_an_image_that_cannot_be_prepared_is_left_to_the_write(directory: Path) 
     writer = Writer(Volume.open(directory, counting_seams()))
     inode = writer.create(b"a")
     (directory / "images" / "0").write_text("in the way")
-    writer.volume.prepare_image(inode)
+    writer.volume.files.prepare(inode)
     assert writer.volume.health.failure is None
     with pytest.raises(NotADirectoryError):
         writer.write(inode, 0, b"x")
@@ -896,7 +895,7 @@ def test_a_prepared_image_whose_file_a_power_cut_took_is_removed(directory: Path
     volume = Volume.open(directory, counting_seams())
     volume.images.prepare(volume.catalog.next_inode)
     volume.abandon()
-    State(clean=False, boot_id="another").store(directory)
+    Shutdown(clean=False, boot_id="another").store(directory)
     volume = Volume.open(directory, counting_seams())
     assert not list(volume.images.numbers())
     assert not (directory / "lost-images").exists()
@@ -913,7 +912,7 @@ def test_a_record_that_is_taken_back_is_not_missed_later(directory: Path) -> Non
     writer.volume.regions.drop(writer.volume.regions.rotate())
     writer.volume.images.truncate(inode, 8, 1)  # what the disk had not yet written is gone
     writer = killed(writer.volume)
-    assert writer.volume.recovery.last_request_in_doubt == R2
+    assert request_in_doubt(writer.volume) == R2
     assert writer.inode(inode).size == 6
     assert writer.volume.catalog.journal_number == writer.volume.journal.last_number
     writer.volume.close()
@@ -925,13 +924,13 @@ async def test_the_times_that_a_record_is_judged_by_are_durable_with_the_data(di
     writer = Writer(Volume.open(directory, seams))
     inode = writer.create(b"a")
     writer.write(inode, 0, b"a")
-    await writer.volume.flush(inode)
+    await writer.volume.syncing.flush(inode)
     image = str(writer.volume.images.path(inode))
     assert image not in synced
     writer.write(inode, 0, b"b", request=R1)
-    await writer.volume.flush(inode)
+    await writer.volume.syncing.flush(inode)
     writer.write(inode, 0, b"c")
-    await writer.volume.flush(inode)
+    await writer.volume.syncing.flush(inode)
     assert synced.count(image) == 1
     writer.volume.close()
 
@@ -941,7 +940,7 @@ def _note_synced(synced: list[str], descriptor: int) -> None:
 
 
 def test_a_host_that_was_restarted_in_good_order_is_not_suspect(directory: Path) -> None:
-    State(clean=True, boot_id="another").store(directory)
+    Shutdown(clean=True, boot_id="another").store(directory)
     volume = Volume.open(directory)
     assert not volume.identity.compare_all
     volume.close()
@@ -972,7 +971,11 @@ def test_a_journal_that_lost_what_the_catalog_holds_begins_again_behind_it(direc
     volume = Volume.open(directory)
     assert volume.recovery.cut_bytes > 0
     assert volume.identity.compare_all
-    assert (volume.number, volume.journal_number, volume.journal.first_number) == (number, number, number + 1)
+    assert (volume.number, volume.journal.last_number, volume.journal.first_number) == (
+        number,
+        number,
+        number + 1,
+    )
     assert volume.catalog.entry(ROOT_INODE, b"c") is not None
     volume.close()
 
@@ -1098,8 +1101,72 @@ def test_an_allocation_leaves_zeros_room_or_a_hole(
         zeros = mode & (PUNCH_HOLE | ZERO_RANGE)
         kept = b"x" * 4096 if zeros else b"x" * 10_000
         assert writer.content(inode) == kept.ljust(size, b"\0")
-        assert (writer.volume.images.data_bytes(inode) >= MIB) is not (mode & PUNCH_HOLE > 0)
+        assert (writer.volume.images.content.data_bytes(inode) >= MIB) is not (mode & PUNCH_HOLE > 0)
         writer = killed(writer.volume)
+    writer.volume.close()
+
+
+@pytest.mark.parametrize(
+    ("image", "image_time", "took_effect", "recovered"),
+    [
+        (b"content", "before", False, b"content"),
+        (b"consour", "before", False, b"consour"),
+        (b"consourc", "before", False, b"consour"),
+        (b"consource", "change", True, b"consource"),
+    ],
+)
+def test_a_copy_that_a_kill_cut_short_is_not_made_again_by_what_the_source_is_then(
+    directory: Path, image: bytes, image_time: str, took_effect: bool, recovered: bytes
+) -> None:
+    writer = Writer(Volume.open(directory, counting_seams()))
+    inode, source = writer.create(b"a"), writer.create(b"b")
+    writer.write(inode, 0, b"content")
+    writer.write(source, 0, b"the source")
+    before = writer.inode(inode).ctime_ns
+    writer.copy(inode, 3, 9, source, 4, R1)
+    after = writer.inode(inode).ctime_ns
+    assert writer.content(inode) == b"consource"
+    writer.write(source, 0, b"as it is later")
+    writer.volume.abandon()
+    path = directory / "images" / "0" / f"{inode:x}"
+    path.write_bytes(image)
+    time_ns = before if image_time == "before" else after
+    os.utime(path, ns=(time_ns, time_ns))
+    for _ in range(2):
+        writer = Writer(Volume.open(directory, counting_seams()))
+        assert (R1 in writer.volume.requests_done) is took_effect
+        assert writer.content(inode) == recovered
+        assert inode in writer.volume.regions.inodes()  # it is compared
+        writer.volume.abandon()
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "through the process"])
+@pytest.mark.parametrize("source_offset", [0, 1, 4096, MIB - 5])
+def test_a_copy_has_the_holes_of_its_source_and_its_bytes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, native: bool, source_offset: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, "not on this disk")
+
+    if not native:
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    writer = Writer(Volume.open(directory, counting_seams()))
+    source, inode, nothing = writer.create(b"a"), writer.create(b"b"), writer.create(b"c")
+    writer.write(source, MIB, b"x" * 5000)
+    writer.write(source, 4 * MIB - 5, b"y" * 5000)
+    writer.truncate(source, 8 * MIB)
+    writer.write(inode, 0, b"z" * 3 * MIB)
+    expected = bytearray(writer.content(inode))
+    expected[3:] = writer.content(source)[source_offset : source_offset + 6 * MIB]
+    writer.copy(inode, 3, 3 + 6 * MIB, source, source_offset)
+    writer.copy(inode, 0, 3, nothing, 0)  # an image that is not there: a file of zeros, as far as we know
+    expected[:3] = bytes(3)
+    for _ in range(2):
+        assert writer.content(inode) == bytes(expected)
+        assert writer.volume.images.content.data_bytes(inode) < MIB
+        writer = killed(writer.volume)
+    writer.copy(source, 20 * MIB, 20 * MIB + 5000, source, MIB)
+    assert writer.volume.read(source, 20 * MIB, 9999) == b"x" * 5000
     writer.volume.close()
 
 
@@ -1113,9 +1180,9 @@ def test_privileges_that_end_with_a_write_are_there_until_it_took_effect(
     writer.set_xattr(inode, CAPABILITY, b"value")
     writer.volume.commit()
     number = writer.write_program(inode, 0, b"evil")
-    assert writer.catalog.xattr(inode, CAPABILITY) is None
+    assert writer.catalog.xattrs.value(inode, CAPABILITY) is None
     assert writer.inode(inode).mode == 0o100755
-    assert not writer.catalog.has_capability(writer.catalog.inode(inode))
+    assert not writer.catalog.xattrs.has_capability(writer.catalog.inode(inode))
     if not took_effect:
         path = directory / "images" / "0" / f"{inode:x}"
         path.write_bytes(b"as it was")
@@ -1123,10 +1190,10 @@ def test_privileges_that_end_with_a_write_are_there_until_it_took_effect(
     writer = killed(writer.volume)
     for _ in range(2):
         kept = None if took_effect else b"value"
-        assert writer.catalog.xattr(inode, CAPABILITY) == kept
+        assert writer.catalog.xattrs.value(inode, CAPABILITY) == kept
         assert writer.inode(inode).mode == (0o100755 if took_effect else 0o104755)
         assert writer.content(inode) == (b"evilt was" if took_effect else b"as it was")
-        assert (writer.volume.journal_number == number) is took_effect
+        assert (writer.volume.journal.last_number == number) is took_effect
         writer = killed(writer.volume)
     writer.volume.close()
 
@@ -1147,7 +1214,7 @@ def test_a_catalog_that_is_rebuilt_has_ended_privileges_too(
 
     monkeypatch.setattr(type(writer.volume.catalog), "apply_rows", once)
     writer.write_program(inode, 0, b"evil")
-    assert writer.catalog.xattr(inode, CAPABILITY) is None
+    assert writer.catalog.xattrs.value(inode, CAPABILITY) is None
     assert (writer.inode(inode).mode, writer.inode(inode).size) == (0o100755, 4)
     writer.volume.close()
 
@@ -1157,13 +1224,13 @@ def test_recovery_names_the_request_in_doubt(directory: Path) -> None:
     inode = writer.create(b"a")
     writer.truncate(inode, 100, R2)
     writer = killed(writer.volume)
-    assert writer.volume.recovery.last_request_in_doubt == NO_REQUEST
+    assert request_in_doubt(writer.volume) == NO_REQUEST
     writer.volume.abandon()
     path = directory / "images" / "0" / f"{inode:x}"
     path.write_bytes(b"")
     os.utime(path, ns=(1, 1))
     volume = Volume.open(directory)
-    assert volume.recovery.last_request_in_doubt == R2
+    assert request_in_doubt(volume) == R2
     assert volume.requests_done == {}
     volume.close()
 
@@ -1205,7 +1272,7 @@ STEPS: list[Step] = [
     lambda w: w.unlink(b"b", InodeNumber(3)),
     lambda w: w.purge(InodeNumber(4)),
     lambda w: run(w.volume.make_durable()),
-    lambda w: w.volume.trim(w.volume.number),
+    lambda w: w.volume.syncing.trim(w.volume.number),
     lambda w: w.chmod(InodeNumber(2), 0o600),
     lambda w: reopen(w),
     lambda w: w.write(InodeNumber(2), 0, b"after closing"),
@@ -1307,9 +1374,7 @@ def test_a_process_killed_at_any_system_call_loses_nothing_that_was_done(
         volume = Volume.open(directory, counting_seams())
         _check_after_kill(volume, done, states)
         volume.close()
-        problems: list[str] = []
-        check(directory, repair=False, report=problems.append)
-        assert not problems, f"killed at call {kill_at}, in step {done}"
+        assert not problems_of(directory), f"killed at call {kill_at}, in step {done}"
         kill_at += 4
     assert done == len(STEPS)
     assert kill_at > 40, "there are more system calls than that"
@@ -1344,235 +1409,7 @@ def _times_of(
     return rows
 
 
-# --- a new catalog ----------------------------------------------------------------------------------------
-
-
-def source_rows(tmp_path: Path) -> tuple[list[tuple[int, bytes, bytes]], ChangeNumber]:
-    """The catalog of a peer: a directory with a file in it, and one file that we have too."""
-    directory = tmp_path / "peer"
-    Volume.create(directory, IDENTITY)
-    writer = Writer(Volume.open(directory, counting_seams()))
-    writer.write(writer.create(b"ours too"), 0, b"new")
-    inode = writer.create(b"theirs", writer.mkdir(b"d"))
-    writer.write(inode, 0, b"x" * 10)
-    writer.set_xattr(inode, b"user.x", b"value")
-    rows = [(table, key, row) for (table, key), row in rows_of(writer.volume).items()]
-    number = writer.volume.number
-    writer.volume.close()
-    return rows, number
-
-
-def old_volume(directory: Path) -> Writer:
-    """Of a backup that has two files, one of which the peer has not, and numbers beyond the peer's."""
-    Volume.create(directory, replace_identity(role="backup"))
-    writer = Writer(Volume.open(directory, counting_seams()))
-    ours = writer.create(b"ours too")
-    writer.write(ours, 0, b"old content")
-    writer.volume.catalog.reserve_inodes(InodeNumber(100))
-    for n in range(10):
-        writer.write(writer.create(b"not theirs %d" % n), 0, b"stray")
-    writer.volume.requests_done[R1] = (ChangeNumber(1), ours)
-    return writer
-
-
-def replace_identity(**changes: Any) -> Identity:
-    return msgspec.structs.replace(IDENTITY, **changes)
-
-
-def test_a_copied_catalog_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    rows, number = source_rows(tmp_path)
-    writer = old_volume(tmp_path / "volume")
-    volume = writer.volume
-    volume.begin_catalog_copy()
-    assert not volume.identity.complete
-    assert volume.requests_done == {}
-    volume.copy_rows(rows[:2])
-    late = InodeNumber(4)
-    volume.apply(WriteChange(ChangeNumber(number + 1), NO_REQUEST, 5, late, 0, 4), b"late")
-    volume.copy_rows(rows[2:])
-    volume.apply(WriteChange(ChangeNumber(number + 2), NO_REQUEST, 6, late, 10, 4), b"more")
-    volume.finish_catalog_copy(ChangeNumber(number + 2), ChangeNumber(number + 2))
-    assert not volume.copying
-    assert (volume.number, volume.journal_number) == (number + 2, number + 2)
-    assert set(volume.images.numbers()) == {2, late}
-    assert volume.read(late, 0, 100) == b"late" + bytes(6) + b"more"
-    after = rows_of(volume)
-    assert {key for table, key, _ in rows} == {key for _, key in after}
-    assert volume.catalog.xattrs(late) == [b"user.x"]
-    writer.create(b"new")
-    after = rows_of(volume)
-    writer = killed(volume)
-    assert rows_of(writer.volume) == after
-    assert not (tmp_path / "volume" / "catalog.new").exists()
-    writer.volume.close()
-
-
-def test_a_copy_can_be_begun_again(tmp_path: Path) -> None:
-    rows, number = source_rows(tmp_path)
-    volume = old_volume(tmp_path / "volume").volume
-    volume.begin_catalog_copy()
-    volume.copy_rows([(Table.META, b"note", b"of the first try"), *rows])
-    volume.commit()
-    volume.begin_catalog_copy()
-    volume.copy_rows(rows)
-    volume.finish_catalog_copy(number, number)
-    assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
-    volume.close()
-
-
-REFUSED_STEPS = [
-    "removing one before it",
-    "making it",
-    "a commit under way",
-    "its last commit",
-    "removing the old one",
-    "taking its place",
-]
-
-
-@pytest.mark.parametrize("step", REFUSED_STEPS)
-def test_a_copy_that_the_disk_refused_can_be_begun_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    rows, number = source_rows(tmp_path)
-    volume = old_volume(tmp_path / "volume").volume
-
-    def copy() -> None:
-        volume.begin_catalog_copy()
-        volume.copy_rows(rows)
-        volume.commit()
-        volume.finish_catalog_copy(number, number)
-
-    def refuse(*_arguments: Any, **_named: Any) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    def refuse_commit(catalog: Catalog, *_place: Any) -> None:
-        catalog._txn.abort()
-        raise DiskFailed(volume.directory, "full")
-
-    with monkeypatch.context() as full:
-        if step == "making it":
-            full.setattr("fusemirror.volume.catalog._open_environment", refuse_creation(refuse))
-        elif "removing" in step:
-            if "before" in step:
-                (volume.directory / "catalog.new").mkdir()
-            full.setattr("shutil.rmtree", refuse)
-        elif step == "taking its place":
-            full.setattr(volume.journal, "restart", refuse)
-        else:
-            full.setattr(Catalog, "commit_unfinished" if "under way" in step else "commit", refuse_commit)
-        if step == "its last commit":
-            full.setattr(volume, "commit", lambda: None)
-        with pytest.raises((OSError, DiskFailed)):
-            copy()
-        assert volume.catalog.meta(b"whatever") is None, "it can still be asked"
-    copy()
-    assert [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
-    volume.close()
-
-
-@pytest.mark.parametrize("step", ["removing one before it", "removing the old one", "giving it up"])
-def test_a_disk_that_fails_during_a_copy_leaves_a_catalog_that_can_be_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    rows, number = source_rows(tmp_path)
-    volume = old_volume(tmp_path / "volume").volume
-    volume.begin_catalog_copy()
-    volume.copy_rows(rows)
-    steps: dict[str, Callable[[], None]] = {
-        "removing one before it": volume.begin_catalog_copy,
-        "removing the old one": lambda: volume.finish_catalog_copy(number, number),
-        "giving it up": volume.abandon_catalog_copy,
-    }
-
-    def fail(*_arguments: Any, **_named: Any) -> None:
-        raise OSError(errno.EIO, "broken")
-
-    monkeypatch.setattr("shutil.rmtree", fail)
-    with pytest.raises(OSError, match="broken"):
-        steps[step]()
-    assert volume.health.failure is not None
-    assert volume.catalog.inode(ROOT_INODE) is not None
-    volume.abandon()
-
-
-def test_where_no_catalog_can_be_opened_after_an_error_the_host_stops_serving(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    volume = old_volume(tmp_path / "volume").volume
-
-    def fail(directory: Path, **_named: Any) -> None:
-        raise VolumeDamaged(directory, "broken")
-
-    monkeypatch.setattr("fusemirror.volume.catalog._open_environment", fail)
-    with pytest.raises(VolumeDamaged, match="broken"):
-        volume.begin_catalog_copy()
-    assert "broken" in (volume.health.failure or "")
-    with pytest.raises(DiskFailed):
-        volume.catalog.inode(InodeNumber(4711))
-    volume.abandon()
-
-
-def refuse_creation(refuse: Callable[..., None]) -> Callable[..., Any]:
-    """Opens what there is, and makes nothing new."""
-
-    def opened(directory: Path, *, create: bool) -> Any:
-        return refuse() if create else open_environment(directory, create=create)
-
-    return opened
-
-
-@pytest.mark.parametrize("end", ["abandon", "close"])
-@pytest.mark.parametrize("commits", [False, True])
-def test_a_copy_that_was_not_finished_leaves_the_old_catalog_known_to_be_incomplete(
-    tmp_path: Path, end: str, commits: bool
-) -> None:
-    rows, number = source_rows(tmp_path)
-    volume = old_volume(tmp_path / "volume").volume
-    before = rows_of(volume)
-    volume.begin_catalog_copy()
-    volume.copy_rows(rows)
-    volume.apply(NamespaceChange(ChangeNumber(number + 1), NO_REQUEST, 5, InodeNumber(0), ()))
-    if commits:
-        volume.commit()
-    getattr(volume, end)()
-    volume = Volume.open(tmp_path / "volume")
-    assert not volume.identity.complete
-    assert rows_of(volume) == before
-    assert not (tmp_path / "volume" / "catalog.new").exists()
-    volume.close()
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_copy_killed_at_any_system_call_ends_as_the_old_catalog_or_the_new(tmp_path: Path) -> None:
-    rows, number = source_rows(tmp_path)
-
-    def copy(writer: Writer) -> None:
-        writer.volume.begin_catalog_copy()
-        writer.volume.copy_rows(rows)
-        writer.volume.finish_catalog_copy(number, number)
-
-    kill_at, died, ends = 1, True, set()
-    while died:
-        directory = tmp_path / str(kill_at)
-        writer = old_volume(directory)
-        before = rows_of(writer.volume)
-        writer.volume.close()
-        done, died = run_until_killed(directory, kill_at, [copy])
-        volume = Volume.open(directory)
-        copied = [(table, key, row) for (table, key), row in rows_of(volume).items()] == rows
-        ends.add(copied)
-        if copied:
-            assert not volume.identity.complete
-            assert (volume.number, volume.journal_number) == (number, number)
-            assert set(volume.images.numbers()) <= {2}
-        else:
-            assert not done
-            assert rows_of(volume) == before
-        assert not (directory / "catalog.new").exists()
-        volume.close()
-        kill_at += 1
-    assert ends == {False, True}
+# --- what a resync brings ---------------------------------------------------------------------------------
 
 
 def test_what_resync_copies_changes_content_and_size_and_no_times(writer: Writer) -> None:
@@ -1581,7 +1418,7 @@ def test_what_resync_copies_changes_content_and_size_and_no_times(writer: Writer
     writer.write(inode, 0, b"0123456789")
     number, before = volume.number, writer.inode(inode)
     volume.copy_size(inode, 4)
-    volume.copy_data(inode, 1, b"xy")
+    volume.files.put_data(inode, 1, b"xy")
     assert writer.content(inode) == b"0xy3"
     after = writer.inode(inode)
     assert (after.mtime_ns, after.ctime_ns, after.size) == (before.mtime_ns, before.ctime_ns, 4)
@@ -1590,7 +1427,7 @@ def test_what_resync_copies_changes_content_and_size_and_no_times(writer: Writer
     assert facts is not None
     assert (facts.mtime_ns, facts.ctime_ns) == (before.mtime_ns, before.ctime_ns)
     assert volume.regions.has(inode)
-    assert inode in volume.images.dirty
+    assert inode in volume.images.unsynced.dirty
 
 
 def test_a_hundred_thousand_inodes_open_without_touching_each(directory: Path) -> None:
@@ -1606,6 +1443,6 @@ def test_a_hundred_thousand_inodes_open_without_touching_each(directory: Path) -
     writer.volume.close()
     volume = Volume.open(directory)
     assert volume.recovery.replayed == 0
-    assert volume.catalog.inode_count() == 100_002
+    assert inode_count(volume.catalog) == 100_002
     assert len(volume.catalog._cached) < 10
     volume.close()

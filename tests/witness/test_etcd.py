@@ -11,8 +11,8 @@ import trio
 
 from fusemirror.errors import WitnessUnreachable
 from fusemirror.witness.etcd import Etcd
-from fusemirror.witness.interface import Record
-from fusemirror.witness.permission import Permission
+from fusemirror.witness.interface import WitnessRecord
+from fusemirror.witness.quorum import QuorumGrant
 from tests.witness.etcd_process import CLIENT_PORT, etcd, is_there
 
 ALPHA, BETA = "a" * 32, "b" * 32
@@ -42,7 +42,7 @@ def closed_port() -> Iterator[str]:
 
 
 async def test_a_record_that_was_never_written_names_nobody(witness: Etcd) -> None:
-    assert await witness.look() == Record("", 0)
+    assert await witness.look() == WitnessRecord("", 0)
 
 
 async def test_a_swap_is_made_only_on_the_revision_that_was_seen(witness: Etcd) -> None:
@@ -137,7 +137,7 @@ async def test_an_etcd_that_was_killed_remembers_who_holds_the_record(tmp_path: 
     if not is_there():
         pytest.skip("no etcd: install the package etcd-server")
     with etcd(tmp_path / "data", port=23890) as endpoint:
-        alpha, beta = (Permission(Etcd((endpoint,), "f", 5.0), host, 5.0) for host in (ALPHA, BETA))
+        alpha, beta = (QuorumGrant(Etcd((endpoint,), "f", 5.0), host, 5.0) for host in (ALPHA, BETA))
         assert await alpha.ask()
     assert not await beta.ask()
     assert beta.state == "unreachable"

@@ -1,0 +1,66 @@
+"""Kept writes: those that programs may forget before they are answered, by the inode that they are of.
+
+Reads of this host show them early, and flushes wait for them.
+"""
+
+from collections.abc import Collection
+
+import trio
+
+from fusemirror.communication.staged import Staged
+from fusemirror.identifiers import InodeNumber
+
+
+class KeptWrites:
+    """Those of one communication volume that have not ended."""
+
+    def __init__(self, ended: trio.lowlevel.ParkingLot) -> None:
+        """`ended` wakes whoever waits there, after each end."""
+        self._ended = ended
+        self._writes: dict[InodeNumber, dict[int, Staged]] = {}  # by serial, the oldest first
+
+    def add(self, staged: Staged) -> None:
+        """One that was staged last."""
+        self._writes.setdefault(staged.operation.image, {})[staged.serial] = staged
+
+    def remove(self, staged: Staged) -> None:
+        """It has ended. Requests take effect in their order: those before it may have, too."""
+        inode = staged.operation.image
+        writes = self._writes[inode]
+        del writes[staged.serial]
+        for serial, earlier in writes.items():
+            if serial > staged.serial:
+                break
+            earlier.in_doubt = True
+        if not writes:
+            del self._writes[inode]
+
+    def newest(self, inode: InodeNumber) -> int:
+        """The serial of the inode's newest kept write that has not ended, or 0."""
+        return next(reversed(self._writes.get(inode, {})), 0)
+
+    async def wait_ended(self, inode: InodeNumber, last: int) -> None:
+        """Return when every kept write of the inode up to serial `last` has ended."""
+        while next(iter(self._writes.get(inode, {})), last + 1) <= last:
+            await self._ended.park()
+
+    @property
+    def newest_of_all(self) -> int:
+        """The serial of the newest kept write that has not ended, or 0."""
+        return max((next(reversed(writes)) for writes in self._writes.values()), default=0)
+
+    async def wait_all_ended(self, last: int) -> None:
+        """Return when every kept write up to serial `last` has ended."""
+        while any(next(iter(writes)) <= last for writes in self._writes.values()):
+            await self._ended.park()
+
+    def newest_in_doubt(self, inode: InodeNumber) -> int:
+        """The serial of the inode's newest kept write that may have taken effect already, or 0."""
+        if inode not in self._writes:
+            return 0
+        return max((serial for serial, staged in self._writes[inode].items() if staged.in_doubt), default=0)
+
+    def of(self, inode: InodeNumber) -> Collection[Staged]:
+        """The kept writes of an inode that have not ended, oldest first."""
+        writes = self._writes.get(inode)
+        return writes.values() if writes is not None else ()

@@ -1,0 +1,60 @@
+"""Comparisons of both volumes, at the primary: one at a time, joined by whoever asks for the same."""
+
+from typing import Any
+
+import msgspec
+import trio
+
+from fusemirror.control.decisions import Decisions
+from fusemirror.control.role import VERIFY_UNDER_WAY
+from fusemirror.errors import (
+    RefusedForSafety,
+)
+from fusemirror.mirror.repair import FromBackup, FromPrimary
+from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.verify import Repair, Verifier, VerifyReport
+from fusemirror.volume.volume import Volume
+
+
+class Comparisons:
+    """See the module. `repairs` makes what is brought back from the backup a change."""
+
+    def __init__(self, volume: Volume, mirror: Mirror, repairs: Decisions) -> None:
+        self.rate = 0
+        """Bytes of images per second that a comparison reads; 0 is no limit."""
+        self._volume = volume
+        self._mirror = mirror
+        self._repairs = repairs
+        self._verifier: Verifier | None = None
+        self._keep = ""
+        self._wanted = trio.Event()
+
+    def begin(self, keep: str = "") -> None:
+        if self._verifier is not None and self._verifier.report.running:
+            if self._keep != keep:
+                raise RefusedForSafety(VERIFY_UNDER_WAY)
+            return
+        repair: Repair | None = None
+        if keep:
+            repair = (
+                FromPrimary(self._volume) if keep == "primary" else FromBackup(self._mirror, self._repairs)
+            )
+        self._keep = keep
+        self._verifier = Verifier(
+            self._mirror,
+            bytes_per_second=self.rate,
+            link_timeout_s=self._mirror.authority.io_timeout_s,
+            repair=repair,
+        )
+        self._wanted.set()
+
+    def report(self) -> dict[str, Any]:
+        report = self._verifier.report if self._verifier is not None else VerifyReport(running=False)
+        return msgspec.structs.asdict(report)
+
+    async def run_wanted(self) -> None:
+        await self._wanted.wait()
+        self._wanted = trio.Event()
+        assert self._verifier is not None
+        await self._verifier.run()
+        self._mirror.note_written(None)

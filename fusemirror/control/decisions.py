@@ -1,0 +1,156 @@
+"""Decisions of the primary: each change is decided, applied to main and published, with no wait in between.
+
+So the order of numbers is the order in both volumes. What a repair brings back from the backup, and what the
+filesystem does by itself, takes the same way. Source: seed [0053], [0054] (JOB4).
+"""
+
+import errno
+import logging
+
+from fusemirror.change import NamespaceChange, Row, Table, encode_change
+from fusemirror.control.host_state import HostState
+from fusemirror.control.local_reads import found
+from fusemirror.control.reservations import check_reserved
+from fusemirror.errors import (
+    BadChange,
+    DiskFailed,
+    FusemirrorError,
+    OperationFailed,
+)
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.mirror.sending import Mirror
+from fusemirror.operations import Key, Operation, SetAttributes, Write
+from fusemirror.operations.draft import Decision, Draft
+from fusemirror.protocol.framing import Buffer
+from fusemirror.volume.contradictions import contradiction_of
+from fusemirror.volume.entries import key_inode
+
+log = logging.getLogger(__name__)
+
+
+class Decisions:
+    """See the module. Nobody else changes main."""
+
+    def __init__(self, host: HostState, mirror: Mirror) -> None:
+        self.own_requests: set[RequestId] = set()
+        """What this host asked as the backup, and carries out itself: its data is nowhere else."""
+        self._host = host
+        self._volume = host.volume
+        self._mirror = mirror
+
+    def make(
+        self, operation: Operation, data: Buffer, request: RequestId, *, repairs: bool = False
+    ) -> InodeNumber:
+        """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`.
+
+        `repairs`: the data becomes what it was; no privileges end.
+        """
+        catalog = self._volume.catalog
+        # Requests have an identity only where they come from the peer, or came to this host as the backup.
+        of_peer = request != NO_REQUEST and request not in self.own_requests
+        host = self._host.peer.identity if of_peer else self._host.identity
+        if catalog.reservations:
+            check_reserved(catalog, operation, host)
+        if not self._mirror.replica.knows(operation):
+            raise OperationFailed(errno.EOPNOTSUPP)
+        if not operation.begins_line and self._mirror.must_begin_generation:
+            raise OperationFailed(errno.EAGAIN)
+        data_bytes = len(data)
+        try:
+            needed = operation.space_needed(data_bytes)
+            inodes = operation.inodes_needed
+            if needed and not (
+                self._volume.space.take(needed, inodes) and self._mirror.replica.room.has(needed, inodes)
+            ):
+                self._check_in_place(operation, data_bytes)
+            decision = self._decide(operation, data_bytes, request, host, repairs)
+            change = decision.change
+            if change is None:
+                return decision.inode
+            if change.rows and change.image and not self._mirror.replica.takes_rows:
+                return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
+            self._publish(decision, data, is_there=of_peer)
+        except OperationFailed:
+            raise
+        except (OSError, FusemirrorError) as error:
+            if not isinstance(error, OSError | DiskFailed):
+                log.error("%s failed: %s", type(operation).__name__, error)
+            raise OperationFailed(error.errno or errno.EIO) from error
+        if decision.new_file:
+            self._volume.files.prepare(decision.inode)  # while the backup applies it: most are written next
+        return decision.inode
+
+    def _check_in_place(self, operation: Operation, data_bytes: int) -> None:
+        """ENOSPC, but for what only overwrites bytes that have their room on the disk."""
+        covered = operation.touched_range(self._volume.catalog, data_bytes)
+        if covered is None or not self._volume.images.content.is_allocated(*covered):
+            raise OperationFailed(errno.ENOSPC)
+
+    def _decide(
+        self, operation: Operation, data_bytes: int, request: RequestId, host: bytes, repairs: bool = False
+    ) -> Decision:
+        """What it does as the next change. OperationFailed."""
+        volume = self._volume
+        while True:
+            number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
+            draft = Draft(volume.catalog, number, time_ns, request, host, volume.file_bytes_max, repairs)
+            decision = operation.decide(draft, data_bytes)
+            if decision.change is None or not self._mirror.must_begin_generation:
+                return decision
+            # Only now is it sure that there is a change; its number comes after the generation's.
+            self._mirror.begin_generation()
+
+    def _publish(self, decision: Decision, data: Buffer, *, is_there: bool = False) -> None:
+        """Apply a change and send it. `is_there`: the backup holds the data of its own request, which crosses
+        the network once.
+        """
+        change = decision.change
+        assert change is not None
+        encoded = encode_change(change)
+        try:
+            of_peer = change.request != NO_REQUEST
+            self._volume.apply(change, data, encoded=encoded, journal_request=of_peer, own=not of_peer)
+        except (OSError, DiskFailed):
+            if change.image:
+                self._mirror.resync.repair(change)
+            raise
+        self._mirror.publish(change, encoded, b"" if is_there else data, decision.keys, decision.old_size)
+
+    def _make_in_steps(
+        self, operation: Operation, data: Buffer, request: RequestId, host: bytes, *, of_peer: bool
+    ) -> InodeNumber:
+        """`make` for a backup of an earlier version, which would leave out the rows of a change of data: it
+        becomes several changes, and the last of them answers the request.
+        """
+        *before, last = operation.in_steps()
+        for step in before:
+            decision = self._decide(step, 0, NO_REQUEST, host)
+            if decision.change is not None:
+                self._publish(decision, b"")
+        decision = self._decide(last, len(data), request, host)
+        self._publish(decision, data, is_there=of_peer)
+        return decision.inode
+
+    def publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
+        """Make rows that nobody asked for a change. OSError, FusemirrorError."""
+        number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
+        change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
+        self._publish(Decision(change, InodeNumber(0), keys), b"")
+
+    def restore_rows(self, rows: tuple[Row, ...]) -> None:
+        """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""
+        inodes = tuple({key_inode(key) for table, key, _ in rows if table != Table.META})
+        contradiction = contradiction_of(self._volume.catalog, rows, retyped=True)
+        if contradiction is not None:
+            raise BadChange(contradiction)
+        if rows:
+            self.publish_rows(rows, inodes)
+
+    def restore_length(self, inode: InodeNumber) -> None:
+        """Make both images as long as the row says. OperationFailed."""
+        size = found(self._volume.catalog.inode(inode), errno.ESTALE).size
+        self.make(SetAttributes(inode, size=size), b"", NO_REQUEST, repairs=True)
+
+    def restore_data(self, inode: InodeNumber, offset: int, data: bytes) -> None:
+        """Make bytes of the backup a change of both volumes. OperationFailed."""
+        self.make(Write(inode, offset), data, NO_REQUEST, repairs=True)

@@ -1,0 +1,333 @@
+"""Requests of the backup, as the primary serves them: what changes something at once and in their order.
+
+A change that comes back over the mirror path is the answer of its request; only what changes nothing, or is
+refused, is answered over the forward path. What has to wait is done beside, and ends with the link; the
+backup asks again over the next. Source: seed [0053]-[0055] (JOB4).
+"""
+
+import errno
+import logging
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import trio
+
+from fusemirror.channel.link import Link
+from fusemirror.channel.session import Session
+from fusemirror.coherence.directory_leases import LeaseGrants
+from fusemirror.coherence.lock_deciding import Deciding
+from fusemirror.control.admission import Admission
+from fusemirror.control.exclusive import ExclusiveWrite
+from fusemirror.control.granting import Granting
+from fusemirror.control.life import RoleChange
+from fusemirror.control.local_reads import read_here, seek_here
+from fusemirror.control.primary_reads import PrimaryReads
+from fusemirror.control.role import Role
+from fusemirror.control.states import PARKED, REFUSING, RoleState
+from fusemirror.control.steps import WriteEvent
+from fusemirror.errors import (
+    ChannelError,
+    CheckReport,
+    ConnectionLost,
+    FusemirrorError,
+    OperationFailed,
+    RefusedForSafety,
+)
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import (
+    FILE_BYTES_MAX,
+    REQUESTS_BESIDE_MAX,
+)
+from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.states import PRIMARY_TAKES, PrimaryState
+from fusemirror.operations import Operation, Release, Write
+from fusemirror.protocol.calls import (
+    Call,
+    ChangeAccess,
+    ChangePace,
+    Flush,
+    Read,
+    Seek,
+    StartVerify,
+    SwitchRoles,
+    VerifyProgress,
+    place_value,
+)
+from fusemirror.protocol.codec import refusal
+from fusemirror.protocol.connection import Received
+from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.messages import (
+    Answer,
+    AnyMessage,
+    AskLock,
+    AskStatus,
+    CancelLock,
+    Ended,
+    Excluded,
+    ListLocks,
+    ReclaimLocks,
+    ReleaseLock,
+    Request,
+    WantBack,
+    WantNames,
+)
+
+log = logging.getLogger(__name__)
+
+
+class PeerRequests:
+    """Of the links of one primary."""
+
+    def __init__(
+        self,
+        role: Role,
+        mirror: Mirror,
+        admission: Admission,
+        granting: Granting,
+        reads: PrimaryReads,
+        grants: LeaseGrants,
+        arbiter: Deciding,
+    ) -> None:
+        self._role = role
+        self._host = role.host
+        self._life = role.life
+        self._volume = role.host.volume
+        self._mirror = mirror
+        self._admission = admission
+        self._granting = granting
+        self._reads = reads
+        self.grants = grants
+        self.arbiter = arbiter
+
+    async def run(self, link: Link) -> None:
+        """Read the forward path; what needs waiting is done beside it."""
+        session = link.forward
+        async with trio.open_nursery() as nursery:
+            serve = partial(self._serve_messages, link, nursery)
+            try:
+                while True:
+                    serve(await session.receive(serve))
+            except ChannelError as error:
+                link.end(session, error)
+            except (FusemirrorError, OSError) as error:
+                log.error("the requests of the backup cannot be served over this link: %s", error)
+                link.close(str(error))
+            nursery.cancel_scope.cancel()
+
+    async def end_reservations_of_nobody(self) -> None:
+        """End what a host holds in whose place there is another now: that one could not release it."""
+        hosts = (self._host.identity, self._host.peer.identity)
+        reservations = self._volume.catalog.reservations
+        left = [inode for inode, held in reservations.items() if held.holder not in hosts]
+        if not left:
+            return
+        await self._mirror.authority.until_decided()
+        for inode in left:
+            with suppress(CheckReport, OperationFailed):  # the next link finds it still there
+                await self._role.perform(Release(inode, preempt=True))
+
+    def _serve_messages(self, link: Link, nursery: trio.Nursery, received: list[Received]) -> list[Received]:
+        """Serve them all: none is left."""
+        if len(received) == 1:
+            self._serve_message(link.forward, *received[0], nursery)
+            return []
+        with link.mirror.corked():  # what came together goes back together
+            for message, data in received:
+                self._serve_message(link.forward, message, data, nursery)
+        return []
+
+    def _serve_message(
+        self, session: Session, message: AnyMessage, data: Buffer, nursery: trio.Nursery
+    ) -> None:
+        state = self._mirror.replica.state
+        if state not in PRIMARY_TAKES.get(type(message), ()):
+            raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
+        if type(message) is Request:
+            self._serve_request(session, message, data, nursery)
+            return
+        if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
+            raise refusal(session.peer_name, message, "too many of its kind at once")
+        if type(message) is Ended:
+            self._forget_ended(message.oldest_live, session.peer.instance)
+        elif type(message) is AskStatus:
+            if not self._granting.takes(message.identity):
+                raise refusal(session.peer_name, message, "too many of its kind at once, or this one before")
+            self._ask_status(session, message, nursery)
+        elif type(message) is WantNames:
+            nursery.start_soon(self.grants.grant, message.directory)
+        elif type(message) is WantBack:
+            free = partial(self.grants.free_for_peer, of_change=message.of_change)
+            nursery.start_soon(free, message.directory)
+        elif type(message) is AskLock:
+            self.arbiter.asked(session, message)
+        elif type(message) is ReleaseLock:
+            self.arbiter.released(session, message)
+        elif type(message) is CancelLock:
+            self.arbiter.cancelled(session, message)
+        elif type(message) is ReclaimLocks:
+            self.arbiter.reclaimed(session, message)
+        elif type(message) is ListLocks:
+            self.arbiter.list_own(session, message)
+        else:
+            raise refusal(session.peer_name, message, "it came on the wrong path")
+
+    def _forget_ended(self, oldest_live: RequestId, instance: bytes) -> None:
+        """Forget what was done of requests that stand before one in the backup's order.
+
+        Those of the process that speaks come last. Of other processes the order is not known: theirs
+        are forgotten once none of them is left.
+        """
+        if self._volume.identity.forgot_requests:
+            # The backup heard of it in our Hello, and has failed what was in doubt before it said this.
+            self._volume.update_identity(forgot_requests=False)
+        theirs = oldest_live[: len(instance)]
+
+        def has_ended(request: RequestId) -> bool:
+            return request < oldest_live if request.startswith(theirs) else theirs == instance
+
+        for request in list(self._volume.requests_done):
+            if has_ended(request):
+                self._volume.forget_request(request)
+        self._granting.free(filter(has_ended, self._granting.granted))
+        self._granting.paid()
+
+    def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
+        operation, identity = request.operation, request.identity
+        try:
+            operation.check()
+        except OperationFailed as error:
+            _answer(session, Answer(identity, errno=error.errno, after=self._volume.number))
+            return
+        if isinstance(operation, Call):
+            if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
+                raise refusal(session.peer_name, request, "too many of its kind at once")
+            nursery.start_soon(self._answer, session, identity, operation)
+            return
+        if self._life.state is RoleState.HANDING_OVER:
+            return  # the backup still has it, and carries it out as the primary
+        if self._mirror.authority.fenced or self._volume.health.failure is not None:
+            return  # the link is ending; the backup asks again over the next
+        done = self._volume.requests_done.get(identity)
+        if done is not None:
+            self._granting.free((identity,))
+            nursery.start_soon(partial(self._answer_again, session, identity, *done))
+            return
+        if request.kept:
+            held = bytes(data) if self._granting.waits(identity) else data
+            carry_out = partial(self._carry_out, session, identity, operation, held)
+            if not self._granting.arrived(identity, carry_out):
+                # It was acknowledged without a status, and what its host asks after it must not pass it.
+                carry_out(None)
+            return
+        write = self._admission.begin_exclusive(operation, len(data), self._host.peer.identity)
+        if write is not None and write.stands_by:
+            # The task has the write before the link can be lost, so that it ends with it.
+            nursery.start_soon(self._serve_in_turn, session, identity, operation, bytes(data), write)
+            session.send(Excluded(identity))
+            return
+        try:
+            self._admission.carry_out(operation, data, identity, write)
+        except OperationFailed as error:
+            self._refuse(session, identity, error)
+
+    def _ask_status(self, session: Session, message: AskStatus, nursery: trio.Nursery) -> None:
+        """Nothing where the request is to do without: it is acknowledged once it has landed."""
+        if not (self._granting.grants and self._admission.may_make_changes):
+            return
+        operation = Write(message.inode, message.offset)
+        write = self._admission.begin_exclusive(operation, message.length, self._host.peer.identity)
+        if write is not None:
+            self._granting.ask(session, message, write, nursery)
+
+    def _carry_out(
+        self,
+        session: Session,
+        identity: RequestId,
+        operation: Operation,
+        data: Buffer,
+        write: ExclusiveWrite | None,
+    ) -> None:
+        if self._mirror.authority.fenced or self._life.state in PARKED or self._life.state in REFUSING:
+            if write is not None:
+                write.end(WriteEvent.FAILED)
+            return  # the link is ending; the backup asks again over the next, or carries it out itself
+        try:
+            self._admission.carry_out(operation, data, identity, write)
+        except OperationFailed as error:
+            self._refuse(session, identity, error)
+
+    def _refuse(self, session: Session, identity: RequestId, error: OperationFailed) -> None:
+        """Answer that nothing was done. Not where the disk failed: the backup then keeps the request that it
+        may have acknowledged, for the next mount of this host, or carries it out itself.
+        """
+        if self._volume.health.failure is None:
+            _answer(session, Answer(identity, errno=error.errno, after=self._volume.number))
+
+    async def _serve_in_turn(
+        self, session: Session, identity: RequestId, operation: Operation, data: bytes, write: ExclusiveWrite
+    ) -> None:
+        """The backup has given up the subvolume's status; its data waits here, so that it travels once."""
+        try:
+            await write.take_turn()
+        except OperationFailed as error:
+            self._refuse(session, identity, error)
+        else:
+            self._carry_out(session, identity, operation, data, write)
+
+    async def _answer_again(
+        self, session: Session, identity: RequestId, number: ChangeNumber, inode: InodeNumber
+    ) -> None:
+        """A request sent again after a broken path took effect once already (G4); its success is told
+        once both volumes have it.
+        """
+        await self._mirror.window.settled(number)
+        _answer(session, Answer(identity, after=number, inode=inode))
+
+    async def _answer(self, session: Session, identity: RequestId, call: Call) -> None:
+        """Answer a call of the backup; a hand-over that succeeds ends the link instead."""
+        data, value, error = b"", b"", 0
+        try:
+            match call:
+                case Read(inode=inode, offset=offset, length=length):
+                    # Whatever this host shows its own programs: the backup must not read ahead of its copy.
+                    await self._reads.wait_settled(inode, offset, length)
+                    await session.wait_room()  # a peer that asks for much, and takes little, gets it later
+                    data = read_here(self._host, inode, offset, length)
+                case Seek(inode=inode, offset=offset, data=of_data):
+                    await self._reads.wait_settled(inode, offset, FILE_BYTES_MAX)
+                    value = place_value(seek_here(self._host, inode, offset, data=of_data))
+                case Flush(inode=inode):
+                    await self._role.flush(inode)
+                case StartVerify(keep=keep):
+                    await self._role.verify(keep)
+                case VerifyProgress():
+                    value = msgspec.json.encode(await self._role.verify_report())
+                case ChangePace(rate_bytes=rate_bytes, paused=paused):
+                    await self._role.change_pace(rate_bytes=rate_bytes, paused=paused)
+                case ChangeAccess(access=access):
+                    await self._role.change_access(access)
+                case SwitchRoles():
+                    await self._switch_for_backup()
+                    return
+        except RefusedForSafety:
+            error = errno.EBUSY
+        except (FusemirrorError, OSError) as failed:
+            error = failed.errno or errno.EIO
+        _answer(session, Answer(identity, errno=error, value=value), data)
+
+    async def _switch_for_backup(self) -> None:
+        """Hand the role over. OperationFailed (EAGAIN) where that cannot be, or came to nothing."""
+        if self._mirror.state is not PrimaryState.NORMAL:
+            raise OperationFailed(errno.EAGAIN)
+        change = self._life.ask(RoleChange("backup", "asked for by the backup", hand_over=True))
+        try:
+            await change.until_done()
+        except (FusemirrorError, OSError):
+            raise OperationFailed(errno.EAGAIN) from None
+
+
+def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:
+    """Answer, unless the session has ended, or ends by this: the backup then asks again over the next."""
+    with suppress(ConnectionLost):
+        session.send(answer, data)

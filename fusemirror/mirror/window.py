@@ -1,0 +1,149 @@
+"""The window: changes that main holds and the backup has not acknowledged, and who waits for that.
+
+Acknowledgements are cumulative, because the subvolume is always a prefix of main: one number says how far.
+Whoever would show an effect of a later change (a read, a lookup, an error) waits for it first: that is G2 at
+the primary. A change that is in doubt (main has it, and nobody knows whether the other host has) ends the
+wait too. Who looks may be shown it, as main goes on showing it; only its own program must hear of the doubt.
+
+No I/O, and no time but what its callers say: `sending.py` decides when a number is acknowledged.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fusemirror.change import AnyChange
+from fusemirror.errors import CheckReport, RoleChanged
+from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.promise import Promise
+
+Doubt = Callable[[], CheckReport]
+"""Makes what who asked for a change is told that may or may not have taken effect."""
+
+
+class InFlight(msgspec.Struct, gc=False):
+    """A change that the backup has not acknowledged; for one of data, the bytes that it shows anew."""
+
+    number: ChangeNumber
+    keys: tuple[Any, ...]
+    inode: InodeNumber
+    start: int
+    end: int
+    since: float
+    length: int  # bytes of data that came with it
+
+
+class Window:
+    """See the module. `acknowledged_number` never goes back."""
+
+    def __init__(self, number: ChangeNumber) -> None:
+        """Every change up to `number` counts as acknowledged: an earlier process showed them."""
+        self.acknowledged_number = number
+        self.in_flight: deque[InFlight] = deque()
+        # A list, and no dict by number: acknowledgements are cumulative, so whoever waits for less is ready
+        # too.
+        self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None]]] = []
+        self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
+        self._is_closed = False
+
+    def add(self, change: AnyChange, keys: tuple[Any, ...], old_size_bytes: int, now: float) -> None:
+        """A change was made. One of data beyond the end of its file shows zeros from `old_size_bytes` on."""
+        inode, start, end = change.data_range()
+        entry = InFlight(change.number, keys, inode, min(start, old_size_bytes), end, now, change.length)
+        # A gap or a repetition here would settle a program's change by the acknowledgement of another.
+        assert entry.number > (self.in_flight[-1].number if self.in_flight else self.acknowledged_number)
+        self.in_flight.append(entry)
+
+    async def acknowledged(self, number: ChangeNumber) -> None:
+        """Return when the backup holds change `number`, or the primary goes on without it. A write waits for
+        nothing after this (`Promise.wait_last`).
+
+        A check report that it is in doubt where the primary may not, or cannot, go on without it;
+        `RoleChanged` where this host became the backup first, and nobody holds the change.
+        """
+        # An acknowledgement that came before the question is the common case, and costs no promise.
+        if number > self.acknowledged_number:
+            doubt = await self._doubt_of(number).wait_last()
+            if doubt is not None:
+                raise doubt()
+
+    async def settled(self, number: ChangeNumber) -> bool:
+        """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
+        return number <= self.acknowledged_number or await self._doubt_of(number).wait() is None
+
+    def _doubt_of(self, number: ChangeNumber) -> Promise[Doubt | None]:
+        # The new primary may go on without it, so to wait here could be to wait for ever.
+        if self._is_closed:
+            raise RoleChanged
+        promise: Promise[Doubt | None] = Promise()
+        self._waiting.append((number, promise))
+        return promise
+
+    def when_settled(self, number: ChangeNumber, action: Callable[[bool], None]) -> None:
+        """Call `action` as soon as `settled` returns, with its result. It must not change the mirror.
+
+        Never, where this host becomes the backup first.
+        """
+        if number > self.acknowledged_number:
+            self._actions.append((number, action))
+        else:
+            action(True)
+
+    def unsettled(self, key: object) -> ChangeNumber:
+        """The newest change under way that touches `key`, or 0."""
+        # The newest: who has seen that has seen all before it.
+        for entry in reversed(self.in_flight):
+            if key in entry.keys:
+                return entry.number
+        return ChangeNumber(0)
+
+    def unsettled_range(self, inode: InodeNumber, start: int, end: int) -> ChangeNumber:
+        """The newest change under way of these bytes of an image, or 0."""
+        for entry in reversed(self.in_flight):
+            if entry.inode == inode and entry.start < end and start < entry.end:
+                return entry.number
+        return ChangeNumber(0)
+
+    def acknowledge(self, number: ChangeNumber, doubt: Doubt | None = None) -> None:
+        """Every change up to `number` is held by the other host, or in doubt; who waits for one hears of it.
+
+        Nothing for a number that was acknowledged before.
+        """
+        if number <= self.acknowledged_number:
+            return
+        # Before anybody wakes: whoever does may ask at once what is acknowledged.
+        self.acknowledged_number = number
+        while self.in_flight and self.in_flight[0].number <= number:
+            self.in_flight.popleft()
+        if self._waiting:
+            waiting = self._waiting
+            self._waiting = [each for each in waiting if each[0] > number]
+            for its_number, promise in waiting:
+                if its_number <= number:
+                    promise.resolve(doubt)
+        if self._actions:
+            ready = [action for action in self._actions if action[0] <= number]
+            self._actions = [action for action in self._actions if action[0] > number]
+            for _, action in ready:
+                action(doubt is None)
+
+    def close(self, known: ChangeNumber) -> None:
+        """This host is the primary no more. The new one holds every change up to `known`; those who wait for
+        later ones, and whoever asks from now on, get `RoleChanged`."""
+        # In this order: whoever wakes by the acknowledgement and asks again must find it closed.
+        self._is_closed = True
+        self.acknowledge(known)
+        waiting, self._waiting = self._waiting, []
+        for _, promise in waiting:
+            promise.reject(RoleChanged())
+
+    def status(self, now: float) -> dict[str, float]:
+        """The counts of the field `communication` of the primary's status. Data counts in bytes."""
+        oldest_s = now - self.in_flight[0].since if self.in_flight else 0.0
+        return {
+            "pending_requests": len(self.in_flight),
+            "pending_bytes": sum(entry.length for entry in self.in_flight),
+            "oldest_seconds": round(oldest_s, 3),
+        }

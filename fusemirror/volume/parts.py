@@ -1,0 +1,63 @@
+"""Parts: what an open volume is made of. `Volume` and what works beside it share them."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fusemirror.seams import Seams
+from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.clock import Clock
+from fusemirror.volume.commits import Commits
+from fusemirror.volume.health import Health
+from fusemirror.volume.identity import Identity, VolumeLock
+from fusemirror.volume.images import Images
+from fusemirror.volume.journal import Journal
+from fusemirror.volume.regions import Regions
+from fusemirror.volume.removal import Removal
+from fusemirror.volume.space import Space
+
+
+class Home:
+    """The directory of a volume, which this process has locked, and what it says of itself."""
+
+    def __init__(self, directory: Path) -> None:
+        """VolumeInUse, VolumeMissing, VolumeFormat, VolumeDamaged, OSError."""
+        self.directory = directory
+        self._lock = VolumeLock(directory)
+        self.identity = Identity.load(directory)
+
+    def update_identity(self, changes: dict[str, Any]) -> None:
+        """On return the identity is durably changed. OSError."""
+        identity = msgspec.structs.replace(self.identity, **changes)
+        # By the term two hosts that say that they are the primary know which of them is: one that went back
+        # would give the role to the host that has lost it.
+        assert identity.term >= self.identity.term, "terms only grow"
+        assert identity.pairing >= self.identity.pairing, "a host that was replaced stays replaced"
+        if identity != self.identity:
+            identity.store(self.directory)
+            self.identity = identity
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Each of them belongs to one open volume."""
+
+    home: Home
+    seams: Seams
+    health: Health
+    images: Images
+    journal: Journal
+    regions: Regions
+    catalog: Catalog
+    space: Space
+    clock: Clock
+    commits: Commits
+    removal: Removal
+    undoing: ExitStack
+    """Releases all of them once the volume is open, the newest first."""

@@ -1,0 +1,58 @@
+"""Kept writes: by inode, in their order, and who waits for one is woken when it has ended."""
+
+import trio
+from trio.testing import MockClock
+
+from fusemirror.communication.kept_writes import KeptWrites
+from fusemirror.communication.staged import Staged
+from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.operations import Write
+from fusemirror.protocol.messages import Request
+
+ONE, TWO = InodeNumber(2), InodeNumber(3)
+
+
+def staged(serial: int, inode: InodeNumber) -> Staged:
+    return Staged(serial, Request(RequestId(b"%016d" % serial), Write(inode, 0), True), b"x", 0.0, 0)
+
+
+async def test_writes_are_known_until_they_end(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    ended = trio.lowlevel.ParkingLot()
+    kept = KeptWrites(ended)
+    writes = [staged(1, ONE), staged(2, TWO), staged(3, ONE)]
+    for write in writes:
+        kept.add(write)
+    assert (kept.newest(ONE), kept.newest(TWO), kept.newest(InodeNumber(9)), kept.newest_of_all) == (
+        3,
+        2,
+        0,
+        3,
+    )
+    assert list(kept.of(ONE)) == [writes[0], writes[2]]
+    seen: list[str] = []
+
+    async def wait(name: str, inode: InodeNumber | None) -> None:
+        await (kept.wait_all_ended(2) if inode is None else kept.wait_ended(inode, 3))
+        seen.append(name)
+
+    nursery.start_soon(wait, "all up to 2", None)
+    nursery.start_soon(wait, "of one", ONE)
+    for write, expected in ((writes[2], []), (writes[1], []), (writes[0], ["all up to 2", "of one"])):
+        await trio.testing.wait_all_tasks_blocked()
+        kept.remove(write)
+        ended.unpark_all()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(seen) == expected
+    assert kept.newest_of_all == 0
+
+
+def test_what_ends_casts_doubt_on_those_before_it() -> None:
+    kept = KeptWrites(trio.lowlevel.ParkingLot())
+    writes = [staged(serial, ONE) for serial in (1, 2, 3)]
+    for write in writes:
+        kept.add(write)
+    assert kept.newest_in_doubt(ONE) == 0
+    kept.remove(writes[1])
+    assert [write.in_doubt for write in writes] == [True, False, False]
+    assert kept.newest_in_doubt(ONE) == 1
+    assert kept.newest_in_doubt(TWO) == 0

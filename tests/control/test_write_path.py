@@ -1,0 +1,59 @@
+"""The way of a small write: how many functions of the product it enters, which no load of a machine changes.
+
+It stands for what a write costs: Python takes about as long for each. Who makes the way longer raises a bound
+here, and says why.
+"""
+
+import sys
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import fusemirror
+from fusemirror.daemon import Host
+from fusemirror.identifiers import ROOT_INODE
+from fusemirror.operations import Create, Write
+from tests.admin.conftest import Pair, network, pair
+
+__all__ = ["network", "pair"]
+
+PACKAGE = str(Path(fusemirror.__file__).parent)
+BLOCK = bytes(4096)
+ROUNDS = 40  # of which the shortest counts: in another a heartbeat may have come between
+
+
+async def entries(host: Host, operation: Write) -> int:
+    """How many functions are entered, or gone on with, at both hosts, for one write at this one."""
+    counted = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal counted
+        counted += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+    found = []
+    for _ in range(ROUNDS):
+        counted = 0
+        sys.setprofile(count)
+        try:
+            await host.unit.perform(operation, BLOCK)
+        finally:
+            sys.setprofile(None)
+        found.append(counted)
+    return min(found)
+
+
+@pytest.fixture
+async def write(pair: Pair) -> Write:
+    made = await pair.primary.unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
+    assert made is not None
+    await pair.primary.unit.perform(Write(made.number, 0), BLOCK)
+    return Write(made.number, 0)
+
+
+async def test_a_write_at_the_primary_enters_few_functions(pair: Pair, write: Write) -> None:
+    assert await entries(pair.primary, write) <= 190
+
+
+async def test_a_write_at_the_backup_enters_few_functions(pair: Pair, write: Write) -> None:
+    assert await entries(pair.backup, write) <= 245

@@ -1,0 +1,73 @@
+"""Requests on attributes, as bytes."""
+
+import os
+import stat
+
+from fusemirror.kernel import codec
+from fusemirror.kernel.codec import NS_PER_S, Opcode
+from tests.filesystem.serving.conftest import NOW_NS, ROOT, Kernel, setattr_of
+
+
+async def test_the_time_of_birth_stays_when_all_others_change(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    made = await kernel.attributes(inode)
+    await kernel.ask(Opcode.WRITE, inode, codec.WRITE_IN.pack(handle, 0, 1, 0, 0, 0, 0) + b"x")
+    asked = codec.STATX_IN.pack(0, 0, 0, 0, codec.STATX_BTIME)
+    found = codec.STATX_OUT.read(await kernel.ask(Opcode.STATX, inode, asked))
+    assert found.mask == codec.STATX_BASIC_STATS | codec.STATX_BTIME
+    assert (found.btime, found.btimensec) == (made.mtime, made.mtimensec)
+    assert (found.ino, found.size, found.mode) == (inode, 1, made.mode)
+    root = codec.STATX_OUT.read(await kernel.ask(Opcode.STATX, ROOT, asked))
+    assert root.mask == codec.STATX_BASIC_STATS
+
+
+async def test_only_what_is_asked_for_is_set(kernel: Kernel) -> None:
+    inode, handle = await kernel.create(b"file")
+    before = await kernel.attributes(inode)
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_MODE, mode=0o600, uid=7, size=9))
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_UID | codec.FATTR_GID, uid=7, gid=8))
+    await kernel.ask(Opcode.SETATTR, inode, setattr_of(codec.FATTR_SIZE | codec.FATTR_FH, size=9, fh=handle))
+    found = await kernel.attributes(inode)
+    assert (found.mode, found.uid, found.gid, found.size) == (stat.S_IFREG | 0o600, 7, 8, 9)
+    assert (found.atime, found.atimensec) == (before.atime, before.atimensec)
+
+
+async def test_a_size_that_no_file_can_have_is_refused(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    asked = setattr_of(codec.FATTR_SIZE, size=(1 << 64) - 1)
+    assert await kernel.refused(Opcode.SETATTR, inode, asked) == "EFBIG"
+
+
+async def test_times_are_set_to_what_is_told_or_to_now(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    told = setattr_of(codec.FATTR_ATIME | codec.FATTR_MTIME_NOW, atime=-5, atimensec=7, mtime=99)
+    data = await kernel.ask(Opcode.SETATTR, inode, told)
+    found = codec.ATTR.read(data, codec.ATTR_OUT.size)
+    assert (found.atime, found.atimensec) == (-5, 7)
+    assert (found.mtime, found.mtimensec) == divmod(NOW_NS, NS_PER_S)
+
+
+def xattr_of(name: bytes, value: bytes, flags: int = 0) -> bytes:
+    return codec.SETXATTR_IN.pack(len(value), flags) + name + b"\0" + value
+
+
+async def test_extended_attributes(kernel: Kernel) -> None:
+    inode, _ = await kernel.create(b"file")
+    assert await kernel.ask(Opcode.LISTXATTR, inode, codec.GETXATTR_IN.pack(100, 0)) == b""
+    replaced = xattr_of(b"user.a", b"x", os.XATTR_REPLACE)
+    assert await kernel.refused(Opcode.SETXATTR, inode, replaced) == "ENODATA"
+    await kernel.ask(Opcode.SETXATTR, inode, xattr_of(b"user.a", b"one\0two", os.XATTR_CREATE))
+    again = xattr_of(b"user.a", b"x", os.XATTR_CREATE)
+    assert await kernel.refused(Opcode.SETXATTR, inode, again) == "EEXIST"
+    assert await kernel.refused(Opcode.SETXATTR, inode, xattr_of(b"user.a", b"x", 8)) == "EINVAL"
+
+    async def get(size: int) -> bytes:
+        return await kernel.ask(Opcode.GETXATTR, inode, codec.GETXATTR_IN.pack(size, 0) + b"user.a\0")
+
+    assert await get(100) == b"one\0two"
+    assert codec.GETXATTR_OUT.read(await get(0)).size == 7
+    asked = codec.GETXATTR_IN.pack(6, 0) + b"user.a\0"
+    assert await kernel.refused(Opcode.GETXATTR, inode, asked) == "ERANGE"
+    assert await kernel.ask(Opcode.LISTXATTR, inode, codec.GETXATTR_IN.pack(100, 0)) == b"user.a\0"
+    await kernel.ask(Opcode.REMOVEXATTR, inode, b"user.a\0")
+    assert await kernel.refused(Opcode.REMOVEXATTR, inode, b"user.a\0") == "ENODATA"

@@ -1,0 +1,67 @@
+"""What the backup acknowledges: once, and never ahead of what it holds."""
+
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from fusemirror.channel.session import Session
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.mirror.acknowledging import Acknowledging
+from fusemirror.protocol.messages import Applied
+from fusemirror.volume.volume import Volume
+from tests.mirror.replicas import FakeSession
+
+
+def applied(session: FakeSession) -> list[Any]:
+    return [message.number for message, _ in session.sent if type(message) is Applied]
+
+
+def test_all_that_came_together_is_acknowledged_by_one_word(volume: Volume) -> None:
+    acknowledging, session = Acknowledging(volume), FakeSession()
+    begin = volume.number
+    assert not acknowledging.acknowledge(cast(Session, session))
+    volume.advance(ChangeNumber(begin + 3))
+    assert acknowledging.acknowledge(cast(Session, session))
+    assert not acknowledging.acknowledge(cast(Session, session)), "it was said"
+    assert applied(session) == [begin + 3]
+
+
+def test_what_came_otherwise_is_not_said_again_and_never_ahead(volume: Volume) -> None:
+    acknowledging, session = Acknowledging(volume), FakeSession()
+    ahead = ChangeNumber(volume.number + 1)
+    with pytest.raises(AssertionError, match="is here"):
+        acknowledging.caught_up(ahead, cast(Session, session))
+    volume.advance(ahead)
+    acknowledging.caught_up(ahead, cast(Session, session))
+    assert not acknowledging.acknowledge(cast(Session, session))
+    assert applied(session) == [ahead]
+
+
+async def test_an_answer_waits_for_the_change_that_it_stands_on(volume: Volume) -> None:
+    acknowledging, session = Acknowledging(volume), FakeSession()
+    wanted, seen = ChangeNumber(volume.number + 2), list[ChangeNumber]()
+
+    async def wait() -> None:
+        await acknowledging.wait_applied(wanted)
+        seen.append(volume.number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for number in (wanted - 1, wanted):
+            volume.advance(ChangeNumber(number))
+            acknowledging.acknowledge(cast(Session, session))
+            await wait_all_tasks_blocked()
+    assert seen == [wanted]
+
+
+async def test_who_was_cancelled_waiting_may_wait_again(volume: Volume) -> None:
+    acknowledging = Acknowledging(volume)
+    wanted = ChangeNumber(volume.number + 1)
+    for _ in range(2):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await acknowledging.wait_applied(wanted)
+        assert scope.cancelled_caught

@@ -1,0 +1,180 @@
+"""What the backup's disk does not take is refused alone: whoever asked hears why, and the mirror goes on."""
+
+import errno
+from typing import Any
+
+import pytest
+import trio
+
+from fusemirror.daemon import Host
+from fusemirror.errors import CheckReport, CopyDeclined, OperationFailed, RefusedForSafety
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.mirror.declining import shown_reason, unlike
+from fusemirror.operations import SetAttributes, Unlink, Write
+from fusemirror.protocol.messages import Applied, Digests, Hole, Reply
+from fusemirror.settings import Acknowledge
+from tests.admin.conftest import Pair, network, pair
+from tests.control.test_on_degraded import configure
+from tests.control.test_roles import PATIENCE_S, content, create, until
+from tests.memory_network import MemoryNetwork
+from tests.volume.conftest import directory, volume
+
+__all__ = ["directory", "network", "pair", "volume"]
+
+pytestmark = pytest.mark.expects_warnings
+
+
+class BadImage:
+    """One image that the disk of a host does not write, as if a person had made it immutable."""
+
+    def __init__(self, host: Host, inode: InodeNumber, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_mended = False
+        images = host.roles.volume.images
+        for name in ("write", "truncate", "allocate", "copy"):
+            monkeypatch.setattr(images, name, self._unless_bad(getattr(images, name), inode))
+
+    def _unless_bad(self, act: Any, bad: InodeNumber) -> Any:
+        def try_it(inode: InodeNumber, *others: Any) -> Any:
+            if inode == bad and not self.is_mended:
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            return act(inode, *others)
+
+        return try_it
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusemirror.mirror.resync.DECLINED_RETRY_S", 0.02)
+
+
+@pytest.fixture
+async def file(soon: None, pair: Pair) -> InodeNumber:
+    file = await create(pair.primary, b"file")
+    await pair.primary.roles.perform(Write(file, 0), b"before")
+    return file
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+@pytest.mark.parametrize("what", ["write", "truncate"])
+async def test_who_asked_hears_why_and_everything_else_goes_on(
+    pair: Pair, file: InodeNumber, at: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, here, link = BadImage(pair.backup, file, monkeypatch), getattr(pair, at), pair.primary.unit.link
+    other = await create(pair.primary, b"other")
+    operation: Any = Write(file, 0) if what == "write" else SetAttributes(file, size=3)
+    with pytest.raises(CopyDeclined, match="Operation not permitted") as told:
+        await here.roles.perform(operation, b"after!" if what == "write" else b"")
+    assert told.value.errno == errno.EIO
+    for host in (pair.primary, pair.backup):
+        await until(lambda host=host: "not permitted" in (pair.status(host)["reason"] or ""))  # type: ignore[misc]
+        assert pair.status(host)["mirror_state"] == "resyncing"
+        await host.roles.perform(Write(other, 0), b"goes on")
+    assert content(pair.primary, other) == content(pair.backup, other) == b"goes on"
+    expected = b"after!" if what == "write" else b"bef"
+    for host in (pair.primary, pair.backup):  # main has it, and the backup reads it there
+        assert await host.roles.read(file, 0, 100) == expected
+        with pytest.raises(OperationFailed) as failed:
+            await host.roles.flush(file)
+        assert failed.value.errno == errno.EIO, "one volume alone has what was written"
+    with pytest.raises(RefusedForSafety):
+        await here.succession.switch()
+    assert not pair.backup.roles.volume.identity.consistent
+    assert pair.primary.unit.link is link
+
+    bad.is_mended = True
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(PATIENCE_S):
+            await host.roles.wait_normal()
+        await until(lambda host=host: pair.status(host)["reason"] is None)  # type: ignore[misc]
+        await host.roles.flush(file)
+    assert content(pair.primary, file) == content(pair.backup, file) == expected
+    await until(lambda: pair.backup.roles.volume.identity.consistent)
+    assert pair.primary.unit.link is link
+
+
+async def test_a_resync_copies_all_but_what_is_declined_and_that_when_it_can(
+    pair: Pair, file: InodeNumber, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = BadImage(pair.backup, file, monkeypatch)
+    network.cut("alpha", "beta")
+    for host in (pair.primary, pair.backup):
+        await host.unit.host.links.ended.wait()
+    other = await create(pair.primary, b"other")
+    for each in (file, other):
+        await pair.primary.roles.perform(Write(each, 0), b"alone")
+    network.heal("alpha", "beta")
+    await until(lambda: pair.status(pair.backup)["out_of_sync"]["images"] == 1)
+    await until(lambda: pair.primary.unit.link is not None)
+    await until(lambda: "Operation not permitted" in (pair.status(pair.primary)["reason"] or ""))
+    link = pair.primary.unit.link
+    await until(lambda: content(pair.backup, other) == b"alone")
+    assert await pair.backup.roles.read(file, 0, 100) == b"alonee"
+    bad.is_mended = True
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(PATIENCE_S):
+            await host.roles.wait_normal()
+    assert content(pair.backup, file) == b"alonee"
+    assert pair.primary.unit.link is link
+
+
+async def test_what_was_declined_of_a_file_that_is_removed_troubles_nobody(
+    pair: Pair, file: InodeNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BadImage(pair.backup, file, monkeypatch)
+    with pytest.raises(CopyDeclined):
+        await pair.primary.roles.perform(Write(file, 0), b"after!")
+    await until(lambda: pair.status(pair.backup)["mirror_state"] == "resyncing")
+    # The primary says no more of the image: that its inode goes is all that the backup hears.
+    monkeypatch.setattr("fusemirror.mirror.resync.DECLINED_RETRY_S", 1000.0)
+    monkeypatch.setattr("fusemirror.control.upkeep.PURGE_AFTER_S", 0.02)
+    await pair.primary.roles.perform(Unlink(ROOT_INODE, b"file"))
+    await until(lambda: pair.status(pair.backup)["mirror_state"] == "normal")
+    await until(lambda: pair.backup.roles.volume.identity.consistent)
+    assert pair.status(pair.backup)["out_of_sync"]["images"] == 0
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_of_a_write_that_was_acknowledged_early_fsync_says_so(
+    pair: Pair, file: InodeNumber, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: Host = getattr(pair, at)
+    configure(here, acknowledge=Acknowledge.ASYNC)
+    bad = BadImage(pair.backup, file, monkeypatch)
+    await here.roles.perform(Write(file, 0), b"after!")
+    with pytest.raises((OperationFailed, CheckReport)) as failed:
+        await here.roles.flush(file)
+    assert failed.value.errno == errno.EIO
+    bad.is_mended = True
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(PATIENCE_S):
+            await host.roles.wait_normal()
+    await here.roles.flush(file)
+    assert content(pair.backup, file) == b"after!"
+
+
+async def test_an_error_of_the_whole_disk_ends_the_link_as_ever(
+    pair: Pair, file: InodeNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pair.backup.roles.volume.images, "write", fail)
+    await pair.primary.roles.perform(Write(file, 0), b"alone!")
+    assert pair.status(pair.backup)["disk"]["failure"]
+    assert pair.status(pair.primary)["mirror_state"] == "degraded"
+
+
+def test_one_reason_stands_for_all() -> None:
+    assert shown_reason("beta", {}) is None
+    reasons = {InodeNumber(7): "Operation not permitted", InodeNumber(8): "Is a directory"}
+    told = shown_reason("beta", reasons)
+    what = "the disk of beta does not take the image of inode 7 (and 1 more)"
+    assert told == f"{what}: Operation not permitted; it is tried again"
+
+
+def test_what_cannot_be_looked_at_differs() -> None:
+    file = InodeNumber(7)
+    digests = Digests(1, file, 0, 5, (1, 2), repair=True)
+    assert unlike(digests) == Reply(1, values=(5, 6))
+    assert unlike(Hole(2, file, 0, 5, 9, repair=True)) == Reply(2, values=(9,))
+    assert unlike(Applied(digests.token)) is None  # type: ignore[arg-type]

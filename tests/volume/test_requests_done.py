@@ -1,0 +1,45 @@
+"""Which of the peer's requests took effect, kept beside a journal that was repaired."""
+
+from pathlib import Path
+
+import pytest
+
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.volume.requests_done import RequestsDone, load_requests, store_requests
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import counting_seams
+
+DONE: RequestsDone = {
+    RequestId(b"first"): (ChangeNumber(3), InodeNumber(7)),
+    RequestId(b"second"): (ChangeNumber(5), InodeNumber(0)),
+}
+
+
+def test_what_is_stored_is_loaded_in_its_order(tmp_path: Path) -> None:
+    assert load_requests(tmp_path) == {}
+    store_requests(tmp_path, DONE)
+    assert list((load_requests(tmp_path) or {}).items()) == list(DONE.items())
+    store_requests(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+    store_requests(tmp_path, {})
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("content", [b"", b"\x00", b"\x91\x01"])
+def test_of_a_file_that_cannot_be_read_nobody_knows(directory: Path, content: bytes) -> None:
+    (directory / "requests-done").write_bytes(content)
+    assert load_requests(directory) is None
+    volume = Volume.open(directory, counting_seams())
+    assert volume.identity.forgot_requests
+    volume.close()
+
+
+def test_what_is_forgotten_is_kept_no_longer_than_the_mount(directory: Path) -> None:
+    store_requests(directory, DONE)
+    (first, second) = DONE
+    for forgotten, left in ((first, [second]), (second, [])):
+        volume = Volume.open(directory, counting_seams())
+        volume.journal.restart(ChangeNumber(9))  # no record tells of them
+        volume.forget_request(forgotten)
+        volume.close()
+        assert list(load_requests(directory) or {}) == left
