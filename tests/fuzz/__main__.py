@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.fuzz.decoding import fuzz_decoding
 from tests.fuzz.victims import ROLES, Fuzz
+from tests.scheduling import deterministic_trio
 
 _DECODED_PER_ROUND = 20_000
 _SENT_PER_ROUND = 1_000
@@ -23,7 +24,8 @@ def lie(role: str, seed: int, count: int) -> Fuzz:
     """Send so many messages to a unit; what harms it is raised."""
     with tempfile.TemporaryDirectory(prefix="fm-fuzz-", dir=MEMORY) as directory:
         fuzz = Fuzz(role, Random(f"{seed} {role}"), Path(directory))
-        trio.run(fuzz.run, count, clock=trio.testing.MockClock(autojump_threshold=0))
+        with deterministic_trio(f"{seed} {role}"):
+            trio.run(fuzz.run, count, clock=trio.testing.MockClock(autojump_threshold=0))
         return fuzz
 
 

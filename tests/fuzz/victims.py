@@ -37,6 +37,7 @@ from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 ROLES = ("primary", "backup")
 _PATIENCE_S = 600.0
+_OLD_PEERS_FILE_BYTES_MAX = 1 << 32  # a hole is compared with one that takes no holes megabyte by megabyte
 _FORWARD = (
     *(m.Request, m.Answer, m.Excluded, m.AskStatus, m.StatusGranted, m.Ended, m.WantNames, m.WantBack),
     *(m.AskLock, m.CancelLock, m.ReleaseLock, m.ReclaimLocks, m.ListLocks),
@@ -125,6 +126,7 @@ class Fuzz:
         self._directory = directory
         self._network = MemoryNetwork(Random(1), latency_s=0.0, jitter_s=0.0)
         self._serial = 0
+        self._old_peer = False  # one of an earlier version, which knows of no holes
 
     async def run(self, count: int) -> None:
         with mock.patch.object(check_module, "is_readable", _is_readable):
@@ -133,6 +135,7 @@ class Fuzz:
     async def _run(self, count: int) -> None:
         while self.sent < count:
             self._serial += 1
+            self._old_peer = self._random.random() < 0.3
             path = self._directory / f"{self.role}{self._serial}"
             volume = make_volume(path, self.role)
             clean = True
@@ -221,7 +224,15 @@ class Fuzz:
             1, 1, "mirror", bytes.fromhex("aa" * 16), b"\1", b"\2", b"victim", self.role, history_of(volume)
         )
         role = "primary" if self.role == "backup" else "backup"
-        theirs = msgspec.structs.replace(ours, host=b"\2", peer=b"\1", instance=b"liar", role=role)
+        theirs = msgspec.structs.replace(
+            ours,
+            host=b"\2",
+            peer=b"\1",
+            instance=b"liar",
+            role=role,
+            takes_holes=not self._old_peer,
+            file_bytes_max=_OLD_PEERS_FILE_BYTES_MAX if self._old_peer else 0,
+        )
         primary, backup = (theirs, ours) if role == "primary" else (ours, theirs)
         alpha, beta = self._network.host("alpha"), self._network.host("beta")
         mirror = await shake_hands(await connect_pair(alpha, beta, "beta"), primary, backup)

@@ -37,6 +37,7 @@ from fusemirror.protocol.messages import Request
 from fusemirror.settings import Fence
 from fusemirror.volume.check import check as check_volume
 from fusemirror.volume.volume import Volume
+from tests.scheduling import deterministic_trio
 from tests.simulation import disk, finale, linearizable, model
 from tests.simulation.guarding import Guarded
 from tests.simulation.history import DOUBT, History, Operation, Target
@@ -126,7 +127,7 @@ def simulate(seed: int, options: Options | None = None) -> Run:
     run = Run(seed, options, [])
     with (
         tempfile.TemporaryDirectory(prefix="fm-simulation-", dir=_MEMORY) as directory,
-        _deterministic_trio(seed),
+        deterministic_trio(str(seed)),
         _cpu_timeout(),
         disk.counted_steps(),
         clocks_of_hosts(),
@@ -467,20 +468,6 @@ def _compare_volumes(one: Volume, other: Volume) -> None:
 
 
 # --- the world outside ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _deterministic_trio(seed: int) -> Iterator[None]:
-    """Trio shuffles the tasks that could run; let the seed do it, as hypothesis-trio does."""
-    scheduler: Any = trio._core._run
-    before, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
-    scheduler._r.seed(f"{seed} scheduler")
-    try:
-        yield
-    finally:
-        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
-        scheduler._r.setstate(state)
 
 
 @contextmanager
