@@ -261,7 +261,9 @@ def test_dbench_finds_no_error(here: Host, mine: Path) -> None:
     loads = "/usr/share/dbench/client.txt"
     result = here.run("dbench", "-c", loads, "-D", mine, "-t", str(SECONDS), "4", timeout_s=SECONDS + 120)
     assert "Throughput" in result.stdout, result.stdout
-    assert "failed" not in result.stdout
+    # The first set of semaphores that a machine gives has the number 0, which dbench takes for a failure.
+    said = result.stdout.replace("failed to create barrier semaphore", "")
+    assert "failed" not in said, said
 
 
 class Postgres:
