@@ -25,7 +25,7 @@ settings.register_profile("fusemirror", settings.get_profile("chance"), derandom
 settings.load_profile("fusemirror")
 
 MOUNTING = {"cli", "crash", "demo", "linearizability", "mount", "soak"}  # directories whose tests mount
-WAITING = {"tests/mount/test_failures.py"}
+WAITING = {f"tests/mount/test_{name}.py" for name in ("failures", "peer_away", "witness")}
 LONGEST = ("mount", "simulation", "power", "fuzz", "volume")  # of what does not mount together
 UNMEASURED = MOUNTING | {"bench", "fuzz", "power", "simulation"}  # to measure coverage slows a test by half
 STAND_BACK_NICE = 5  # a third of the weight: deadlines of unit tests still hold beside a busy mount
