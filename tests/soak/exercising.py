@@ -75,11 +75,11 @@ class Exercise:
             hosts.mount()
             try:
                 self._exercise(hosts)
-                hosts.check()
-                assert not hosts.unexpected_warnings(), hosts.unexpected_warnings()
-                if not self._has_cuts:
+                if not self._has_cuts:  # before `check` unmounts one host before the other
                     for host in hosts:
                         assert not any(word in host.log() for word in ALONE), f"{host.name} was alone"
+                hosts.check()
+                assert not hosts.unexpected_warnings(), hosts.unexpected_warnings()
             except BaseException:
                 for host in hosts:
                     print(f"--- log of {host.name} ---\n{host.log()[-8000:]}")
