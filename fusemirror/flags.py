@@ -23,7 +23,7 @@ class Flag(IntFlag):
     NOATIME = 0x80
 
 
-KNOWN = Flag.IMMUTABLE | Flag.APPEND | Flag.NODUMP | Flag.NOATIME
+KNOWN = int(Flag.IMMUTABLE | Flag.APPEND | Flag.NODUMP | Flag.NOATIME)  # of a `Flag`, `~` has no higher bit
 INHERITED = Flag.NODUMP | Flag.NOATIME
 """By what is made in a directory that has them, as on ext4."""
 BINDING = Flag.IMMUTABLE | Flag.APPEND

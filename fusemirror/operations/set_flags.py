@@ -4,7 +4,7 @@ import errno
 from typing import ClassVar
 
 from fusemirror.errors import OperationFailed
-from fusemirror.flags import KNOWN, encode_flags
+from fusemirror.flags import KNOWN, Flag, encode_flags
 from fusemirror.limits import SPACE_PER_CHANGE_BYTES
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.operations.operation import OfInode, check_fields, require
@@ -12,7 +12,8 @@ from fusemirror.xattrs import FLAGS
 
 
 class SetFlags(OfInode, tag=45, frozen=True, array_like=True):
-    """Those that it has from then on. Nothing forbids it: who may ask the kernel knows."""
+    """Those that it has from then on. Who may ask the kernel knows; what is immutable, and stays so, has the
+    flags that it has (EPERM), as on ext4."""
 
     peer_says: ClassVar[str] = "takes_flags"
 
@@ -29,6 +30,9 @@ class SetFlags(OfInode, tag=45, frozen=True, array_like=True):
         inode = draft.inode(self.inode)
         if not (inode.is_regular or inode.is_directory):
             raise OperationFailed(errno.ENOTTY)
+        before = draft.catalog.xattrs.flags(inode)
+        if before & self.flags & Flag.IMMUTABLE and self.flags != before:
+            raise OperationFailed(errno.EPERM)
         inode.ctime_ns = draft.time_ns
         draft.put_xattr(inode.number, FLAGS, encode_flags(self.flags))
         return draft.decision(inode.number)

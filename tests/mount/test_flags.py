@@ -73,6 +73,13 @@ def allocating(mode: int) -> Callable[[Path, int], None]:
     return call
 
 
+def adding(flags: int) -> Callable[[Path, int], None]:
+    def call(path: Path, _: int) -> None:
+        set_flags(path, flags_of(path) | flags)
+
+    return call
+
+
 class Call(NamedTuple):
     """What a program does to a path, or by a descriptor that was open before there were flags."""
 
@@ -111,6 +118,10 @@ OF_FILES = (
     Call("be moved over", lambda path, _: path.rename(path.parent / "beside")),
     Call("exchange", lambda path, _: renameat2(path, path.parent / "beside", RENAME_EXCHANGE)),
     Call("rename to itself", lambda path, _: path.rename(path)),
+    Call("set another flag", adding(Flag.NODUMP)),
+    Call("set the flags that it has", adding(0)),
+    Call("take its flags", lambda path, _: set_flags(path, 0)),
+    Call("take its flags for another", lambda path, _: set_flags(path, Flag.NODUMP)),
 )
 OF_DIRECTORIES = (
     Call("list", lambda path, _: os.listdir(path)),
@@ -138,6 +149,7 @@ OF_DIRECTORIES = (
     Call("touch", lambda path, _: os.utime(path)),
     Call("set times", lambda path, _: os.utime(path, (1, 2))),
     Call("set an attribute", lambda path, _: os.setxattr(path, "user.new", b"v")),
+    Call("set another flag", adding(Flag.NODUMP)),
 )
 
 
@@ -231,7 +243,8 @@ def test_the_commands_show_and_set_them_on_both_hosts(here: Host, there: Host) -
     run("chattr", "+d", theirs)  # inherited, as on ext4
     (directory / "made").touch()
     assert flags_of(theirs / "made") == Flag.NODUMP
-    assert run("chattr", "+c", directory / "file", expect=None).returncode
+    for letter, path in [*((letter, theirs / "file") for letter in "cjCtuSE"), ("D", theirs), ("T", theirs)]:
+        assert run("chattr", f"+{letter}", path, expect=None).returncode, letter
     with opened(directory / "file", os.O_RDONLY) as descriptor:
         for other in (FITRIM, FS_IOC_FIEMAP, 0x5401):
             with pytest.raises(OSError, match=r"\[Errno") as raised:

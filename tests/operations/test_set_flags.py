@@ -127,6 +127,20 @@ def test_what_cannot_be_has_its_errno(decider: Decider, files: None) -> None:
     refused(decider, SetFlags(NOWHERE, 0), errno.ESTALE)
     pipe = decider.do(Create(ROOT, b"pipe", 0o010644, 0, 0)).inode
     refused(decider, SetFlags(pipe, Flag.NODUMP), errno.ENOTTY)
-    with pytest.raises(OperationFailed) as failed:
-        SetFlags(FILE, 4).check()
-    assert failed.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("bit", [each for each in range(32) if not 1 << each & KNOWN])
+def test_any_other_flag_is_refused(bit: int) -> None:
+    for flags in (1 << bit, 1 << bit | KNOWN):
+        with pytest.raises(OperationFailed) as failed:
+            SetFlags(FILE, flags).check()
+        assert failed.value.errno == errno.EOPNOTSUPP
+
+
+def test_what_stays_immutable_keeps_the_flags_that_it_has(decider: Decider, files: None) -> None:
+    decider.do(SetFlags(FILE, FIXED))
+    for flags in (FIXED | GROWS, FIXED | Flag.NODUMP):
+        refused(decider, SetFlags(FILE, flags), errno.EPERM)
+    decider.do(SetFlags(FILE, FIXED))
+    decider.do(SetFlags(FILE, Flag.NODUMP))
+    assert decider.catalog.xattrs.flags(decider.inode(FILE)) == Flag.NODUMP
