@@ -160,6 +160,9 @@ class PrimaryUnit(Role):
                 if self.life.state in BEFORE_READY:
                     await wait_ready(self.life, self.mirror)
                 await self.mirror.window.settled(self.volume.number)
+            # What is in doubt is settled, too: where the other host may have gone on, nothing is shown.
+            if not self.mirror.authority.entitled:
+                await self.mirror.authority.wait_entitled()
             raise
         number = self.volume.number
         self.host.leases.change(operation)

@@ -325,8 +325,6 @@ class Applier:
                 data = self._communication.data_of(staged)
             elif not data:  # one that was the primary's own comes with its data
                 raise BadChange("it names a request that is not pending")
-        if type(change) is CopyChange and change.source in self.out_of_sync:
-            raise BadChange("it copies an image that is not the primary's yet")
         if change.rows:
             check_change(self.volume.catalog, change)
         if (
@@ -342,6 +340,8 @@ class Applier:
         if self._access.in_effect is Access.EXCLUSIVE and self.state in BACKUP_SERVES:
             landed = self._landing(change)
         try:
+            if type(change) is CopyChange:
+                self._check_source(change)
             self.volume.apply(change, data, are_checked=True, own=change.request != NO_REQUEST)
         except OSError as error:
             may = self.state in BACKUP_SERVES and self.declined.may(error, session)
@@ -368,6 +368,14 @@ class Applier:
                 staged.answer.resolve(change.inode)
             else:
                 staged.answer.reject(declined)
+
+    def _check_source(self, change: CopyChange) -> None:
+        """On return the image is here that it copies. BadChange; OSError where this disk declined that."""
+        if change.source in self.out_of_sync:
+            # The word of that may still be on its way to the primary: what is copied is declined with it.
+            if change.source not in self.declined.reasons:
+                raise BadChange("it copies an image that is not the primary's yet")
+            raise PermissionError(errno.EPERM, f"nor is the image of inode {change.source}, which it copies")
 
     # --- catching up ----------------------------------------------------------------------------------
 

@@ -58,14 +58,16 @@ class Resyncer:
         self._suspects: Promise[None] = Promise()
         self._met_instance = b""  # of the process whose marks are known
         self._repair_wanted = trio.Event()
+        self._declined_anew: set[InodeNumber] = set()  # since the replica was last told what is copied
 
     def repair(self, change: AnyChange) -> None:
         """A change of data failed here, perhaps halfway: its bytes are compared, now or later."""
         self._replica.mark(change)
         self._repair_wanted.set()
 
-    def try_again(self) -> None:
+    def try_again(self, inode: InodeNumber) -> None:
         """The replica has declined something of an image, which is marked: copy it, now or in a while."""
+        self._declined_anew.add(inode)
         self._repair_wanted.set()
 
     def linked(self) -> None:
@@ -126,6 +128,7 @@ class Resyncer:
         replica.open_feed()
 
     def _send_out_of_sync(self, stream: Stream) -> None:
+        self._declined_anew.clear()
         inodes = self._replica.out_of_sync.inodes()
         for start in range(0, len(inodes), INODES_PER_MESSAGE):
             stream.send(OutOfSync(tuple(inodes[start : start + INODES_PER_MESSAGE])))
@@ -141,9 +144,11 @@ class Resyncer:
             self._replica.release()
             under_way = [entry.inode for entry in self._window.in_flight]
             self._window.acknowledge(self._replica.progress, self._doubt(under_way))
+            self._mark_what_was_declined()
             while out_of_sync:
                 copier.tell()
                 await copier.copy(out_of_sync.inodes())
+                self._mark_what_was_declined()
                 self._replica.forget_copied()
                 self._changed()
                 if self._replica.declined:
@@ -151,6 +156,13 @@ class Resyncer:
                     self._send_out_of_sync(stream)
         finally:
             self._copier = None
+
+    def _mark_what_was_declined(self) -> None:
+        """The replica takes no image for copied of which it has declined anything, if only a change, since it
+        was told that it is copied: those are copied once more, and told of before."""
+        for inode in self._declined_anew:
+            if self._volume.catalog.inode(inode) is not None:
+                self._replica.out_of_sync.add_whole(inode)
 
     def _doubt(self, inodes: list[InodeNumber]) -> Doubt | None:
         """What programs get whose changes waited for these images, where the replica declined one."""

@@ -414,7 +414,7 @@ class Mirror:
             name = self.volume.identity.peer_name
             self.window.acknowledge(ChangeNumber(number - 1))
             self.window.acknowledge(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
-        self.resync.try_again()
+        self.resync.try_again(message.inode)
         self.authority.look()
 
     async def _take_leave(self, message: Bye, session: Session) -> NoReturn:

@@ -131,3 +131,28 @@ async def test_a_primary_that_the_witness_refuses_tells_so_at_once(
             for ask in (REQUESTS["a write"], REQUESTS["a read"], REQUESTS["a lookup"]):
                 with pytest.raises(CheckReport):
                     await ask(alpha, file)
+
+
+@pytest.mark.expects_warnings
+async def test_no_errno_tells_of_what_nobody_confirmed_where_the_other_host_may_have_gone_on(
+    tmp_path: Path, network: MemoryNetwork
+) -> None:
+    site, one = Site(tmp_path, network, tls=False), Known("one")
+    async with (
+        site.mounted("alpha", "beta", one, witness="http://one:1") as alpha,
+        site.mounted("beta", "alpha", one, witness="http://one:1") as beta,
+    ):
+        await normal(alpha, beta)
+        file = await create(alpha, b"file")
+        configure(alpha, on_degraded=OnDegraded.REPORT, io_timeout=PATIENCE_S)
+        one.record = WitnessRecord(beta.roles.volume.identity.host, one.record.revision)
+        network.cut("alpha", "beta")
+        with trio.fail_after(PATIENCE_S / 2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):  # the second finds the name of the first, which only alpha has
+                    nursery.start_soon(_is_not_told, alpha, file)
+
+
+async def _is_not_told(host: Host, file: InodeNumber) -> None:
+    with pytest.raises(CheckReport):
+        await make(host, file)

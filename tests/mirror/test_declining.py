@@ -1,16 +1,20 @@
 """What the backup's disk does not take is refused alone: whoever asked hears why, and the mirror goes on."""
 
 import errno
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
+from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, CopyDeclined, OperationFailed, RefusedForSafety
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.mirror.declining import shown_reason, unlike
-from fusemirror.operations import SetAttributes, Unlink, Write
+from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber
+from fusemirror.mirror.declining import Declining, shown_reason, unlike
+from fusemirror.mirror.stream import Stream
+from fusemirror.operations import Copy, SetAttributes, Unlink, Write
 from fusemirror.protocol.messages import Applied, Digests, Hole, Reply
 from fusemirror.settings import Acknowledge
 from tests.admin.conftest import Pair, network, pair
@@ -131,6 +135,72 @@ async def test_what_was_declined_of_a_file_that_is_removed_troubles_nobody(
     await until(lambda: pair.status(pair.backup)["mirror_state"] == "normal")
     await until(lambda: pair.backup.roles.volume.identity.consistent)
     assert pair.status(pair.backup)["out_of_sync"]["images"] == 0
+
+
+@pytest.mark.parametrize("to", ["itself", "another"])
+async def test_what_copies_a_declined_image_is_declined_before_the_primary_knows(
+    pair: Pair, file: InodeNumber, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, link = BadImage(pair.backup, file, monkeypatch), pair.primary.unit.link
+    copy = file if to == "itself" else await create(pair.primary, b"copy")
+    told = []
+
+    async def perform(operation: Any, data: bytes = b"") -> None:
+        with pytest.raises(CopyDeclined) as declined:
+            await pair.primary.roles.perform(operation, data)
+        told.append(str(declined.value))
+
+    async with trio.open_nursery() as nursery:  # both are on their way before anything comes back
+        await nursery.start(_started, partial(perform, Write(file, 0), b"after!"))
+        nursery.start_soon(perform, Copy(copy, 6, 12, file, 0))
+    assert len(told) == 2
+    bad.is_mended = True
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(PATIENCE_S):
+            await host.roles.wait_normal()
+    whole = b"after!after!" if to == "itself" else bytes(6) + b"after!"
+    assert content(pair.primary, copy) == content(pair.backup, copy) == whole
+    assert pair.primary.unit.link is link
+
+
+async def test_a_change_that_is_declined_behind_the_word_of_its_copying_is_copied_too(
+    pair: Pair, file: InodeNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, link = BadImage(pair.backup, file, monkeypatch), pair.primary.unit.link
+    primary = pair.primary.unit
+    told: list[InodeNumber] = []
+    noted: list[InodeNumber] = []
+    assert isinstance(primary, PrimaryUnit)
+    tell, note = primary.mirror.resync._send_out_of_sync, Declining.note
+
+    def tell_and_write(stream: Stream) -> None:
+        tell(stream)
+        if not told:
+            told.append(primary.admission.decisions.make(Write(file, 0), b"behind", NO_REQUEST))
+
+    def note_and_mend(declining: Declining, inode: InodeNumber, error: OSError) -> None:
+        note(declining, inode, error)
+        noted.append(inode)
+        bad.is_mended = len(noted) == 2  # before anything of the image is copied
+
+    monkeypatch.setattr(primary.mirror.resync, "_send_out_of_sync", tell_and_write)
+    monkeypatch.setattr(Declining, "note", note_and_mend)
+    with pytest.raises(CopyDeclined):
+        await pair.primary.roles.perform(Write(file, 0), b"after!")
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(PATIENCE_S):
+            await host.roles.wait_normal()
+    assert told
+    assert noted == [file, file]
+    assert content(pair.primary, file) == content(pair.backup, file) == b"behind"
+    assert pair.primary.unit.link is link
+
+
+async def _started(
+    work: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    task_status.started()
+    await work()
 
 
 @pytest.mark.parametrize("at", ["primary", "backup"])
