@@ -103,8 +103,10 @@ class Landing:
         self.forget_early()
 
     def forget_early(self) -> None:
-        """What is on its way with a status lands without one."""
-        for identity in list(self._early):
+        """What is on its way with a status lands without one. Whose program was not told of success yet, as
+        it was not safe here, waits for the answer as others do."""
+        for identity, staged in list(self._early.items()):
+            staged.awaits_status = not staged.acknowledged
             self.ended(identity)
 
     def _taken_for(self, number: ChangeNumber) -> RangeClaim | None:

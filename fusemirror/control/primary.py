@@ -8,6 +8,7 @@ change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
 
 import errno
 import logging
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -223,11 +224,20 @@ class PrimaryUnit(Role):
                 await self.meeting.serve(link, self.run_link)
 
     async def _free_statuses_of_the_lost(self) -> None:
-        """Once the lease of a lost backup is over, what it wrote comes when it is back."""
-        await self.mirror.changed.wait()
-        if self.mirror.link is None and not self.mirror.replica.is_held:
-            self.granting.free(self.granting.granted)
-            self.granting.expect(owed=False)
+        """Once the lease of a lost backup is over, what it wrote comes when it is back.
+
+        Whether this host may go on without it is asked elsewhere, of whoever would see or change those bytes.
+        """
+        changed, replica = self.mirror.changed, self.mirror.replica
+        due = math.inf
+        if self.mirror.link is None:
+            if replica.may_be_left(trio.current_time()):
+                self.granting.free(self.granting.granted)
+                self.granting.expect(owed=False)
+            elif replica.is_held:
+                due = replica.hold_until
+        with trio.move_on_at(due):
+            await changed.wait()
 
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""

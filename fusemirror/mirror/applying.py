@@ -422,8 +422,10 @@ class Applier:
             self.volume.update_identity(consistent=True)
 
     def _normal(self, message: Normal, _: Buffer, session: Session) -> None:
-        self.out_of_sync.clear()
-        self.volume.update_identity(complete=True, compare_all=False, consistent=True)
+        # What was declined since is not copied: its word crossed this one.
+        self.out_of_sync.intersection_update(self.declined.reasons)
+        consistent = not self.out_of_sync
+        self.volume.update_identity(complete=True, compare_all=False, consistent=consistent)
         self.resync = None
         self._go(BackupEvent.COPIED)
 

@@ -24,7 +24,7 @@ from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.states import PrimaryEvent
 from fusemirror.mirror.stream import Stream
 from fusemirror.mirror.suspects import marks_of
-from fusemirror.mirror.window import Doubt, Window
+from fusemirror.mirror.window import Window
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import CaughtUp, Normal, OutOfSync, Suspects
 from fusemirror.volume.volume import Volume
@@ -142,8 +142,7 @@ class Resyncer:
             waited_for = [entry.inode for entry in self._window.in_flight if entry.inode in out_of_sync]
             await copier.copy(dict.fromkeys(waited_for), at_once=True)
             self._replica.release()
-            under_way = [entry.inode for entry in self._window.in_flight]
-            self._window.acknowledge(self._replica.progress, self._doubt(under_way))
+            self._acknowledge_waiting()
             self._mark_what_was_declined()
             while out_of_sync:
                 copier.tell()
@@ -164,13 +163,15 @@ class Resyncer:
             if self._volume.catalog.inode(inode) is not None:
                 self._replica.out_of_sync.add_whole(inode)
 
-    def _doubt(self, inodes: list[InodeNumber]) -> Doubt | None:
-        """What programs get whose changes waited for these images, where the replica declined one."""
-        for inode in inodes:
-            if inode in self._replica.declined:
+    def _acknowledge_waiting(self) -> None:
+        """The images are copied that changes waited for; one whose image the replica declined is in doubt."""
+        window, progress = self._window, self._replica.progress
+        for entry in list(window.in_flight):
+            if entry.number <= progress and (reason := self._replica.declined.get(entry.inode)) is not None:
+                window.acknowledge(ChangeNumber(entry.number - 1))
                 peer = self._volume.identity.peer_name
-                return partial(CopyDeclined, peer, inode, self._replica.declined[inode])
-        return None
+                window.acknowledge(entry.number, partial(CopyDeclined, peer, entry.inode, reason))
+        window.acknowledge(progress)
 
     @property
     def is_paused(self) -> bool:

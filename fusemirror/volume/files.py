@@ -43,13 +43,18 @@ class Files:
     def ending(self, number: InodeNumber) -> tuple[int, bytes] | None:
         """Where the last byte of a file is, and that byte; None for an empty file, or where there is none.
 
-        Of an image that is out of sync the place is right, and the byte may not be. OSError.
+        Of an image that is out of sync the place is right, and the byte may not be. Where the disk does not
+        give it, it is zero: the kernel is told how long the file is, and whoever reads there meets the error.
         """
         inode = self._catalog.inode(number)
         if inode is None or not inode.is_regular or inode.size == 0:
             return None
         last = inode.size - 1
-        return last, self._images.read(number, last, 1) or b"\0"
+        try:
+            return last, self._images.read(number, last, 1) or b"\0"
+        except OSError as error:  # it is asked when a change has been made, which must not fail any more
+            self.health.note(error)
+            return last, b"\0"
 
     @noting
     def next_data(self, inode: InodeNumber, offset: int, size: int) -> int:

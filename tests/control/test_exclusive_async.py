@@ -8,7 +8,7 @@ import errno
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -18,10 +18,13 @@ from fusemirror.channel.session import Session
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.states import RoleState
 from fusemirror.daemon import Host
+from fusemirror.errors import CheckReport
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import STATUS_AHEAD_BYTES
 from fusemirror.operations import Create, Reserve, SetAttributes, Write
 from fusemirror.settings import Access, Acknowledge, Communication
+from fusemirror.witness.interface import Witness
+from fusemirror.witness.quorum import QuorumGrant
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_exclusive import FILE, Task, until
 from tests.control.test_invitation import Site, normal
@@ -321,3 +324,44 @@ async def test_a_primary_that_was_killed_shows_nothing_old_of_what_the_backup_wa
                 assert not seen
                 data.let_through()
             assert seen == [b"x"]
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda host, file: host.roles.attributes(file),
+        lambda host, file: host.roles.read(file, 0, 1),
+        lambda host, file: host.roles.perform(Write(file, 0), b"mine"),
+    ],
+    ids=["attributes", "read", "write"],
+)
+async def test_without_the_witness_nobody_waits_for_ever_for_what_a_lost_backup_was_granted(
+    tmp_path: Path, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
+    """Its status is free once its lease is over, also where this host may not go on alone."""
+    site = Site(tmp_path, network, tls=False)
+    modes: dict[str, Any] = {"access": "exclusive", "acknowledge": "async"}
+    modes |= {"peer_timeout": 1.0, "io_timeout": 2.0}
+    async with (
+        site.mounted("alpha", "beta", **modes) as alpha,
+        site.mounted("beta", "alpha", **modes) as beta,
+    ):
+        await normal(alpha, beta)
+        hosts = Hosts(beta, alpha, await create(alpha, b"file"))
+        await alpha.roles.perform(SetAttributes(hosts.file, size=SIZE))
+        Data(monkeypatch)
+        await hosts.write()
+        main = cast(PrimaryUnit, alpha.unit)
+        assert main.granting.granted
+        main.mirror.authority.quorum = QuorumGrant(cast(Witness, object()))
+        network.cut("alpha", "beta")
+        await main.host.links.ended.wait()
+        with trio.fail_after(PATIENCE_S), pytest.raises(CheckReport):
+            await asked(alpha, hosts.file)
+        assert not main.granting.granted
+        monkeypatch.undo()
+        main.mirror.authority.quorum = QuorumGrant()
+        main.mirror.authority.look()
+        network.heal("alpha", "beta")
+        await normal(alpha, beta)

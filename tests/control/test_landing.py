@@ -3,13 +3,14 @@
 import pytest
 
 from fusemirror.change import NamespaceChange, WriteChange
+from fusemirror.communication.staged import Staged
 from fusemirror.control.exclusive import ExclusiveAccess, ExclusiveWrite
 from fusemirror.control.landing import Landing
 from fusemirror.control.steps import WriteState
 from fusemirror.errors import BadChange
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import Write
-from fusemirror.protocol.messages import TakeStatus
+from fusemirror.protocol.messages import Request, TakeStatus
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import Writer, directory, volume
 
@@ -98,4 +99,30 @@ def test_a_command_whose_data_does_not_come_is_refused_or_ends_with_the_link(sub
     assert len(subvolume.exclusive.ranges) == 1
     subvolume.landing.link_lost()
     subvolume.landing.link_lost()
+    assert subvolume.exclusive.is_idle()
+
+
+def test_a_status_that_is_lost_before_its_write_is_safe_acknowledges_nothing(subvolume: Subvolume) -> None:
+    """Else its program hears of success, and the primary that nothing is owed."""
+    staged = [
+        Staged(
+            each,
+            Request(RequestId(bytes([each] * 16)), Write(subvolume.file, each), True),
+            b"x",
+            0,
+            1,
+            awaits_status=True,
+        )
+        for each in (1, 2)
+    ]
+    for each in staged:
+        write = subvolume.exclusive.begin(each.operation, 1, HOST)
+        assert write is not None
+        subvolume.landing.await_status(each, write)
+        subvolume.landing.granted(each.request.identity)
+    told, untold = staged
+    told.acknowledge()
+    subvolume.landing.link_lost()
+    untold.acknowledge()
+    assert (told.acknowledged, untold.acknowledged) == (True, False)
     assert subvolume.exclusive.is_idle()

@@ -1,5 +1,6 @@
 """Applying: what arrives takes effect in its order; what has no place in it changes nothing."""
 
+import errno
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,6 +22,7 @@ from fusemirror.protocol.messages import (
     Bye,
     CaughtUp,
     HandOver,
+    ImageCopied,
     Normal,
     OutOfSync,
     PurgeOffer,
@@ -173,3 +175,23 @@ async def test_goodbye_is_why_the_link_ends(backup: Backup, memory_sessions: Ses
     why = await backup.after(memory_sessions, *backup.begun(), Bye("unmounted"))
     assert "goodbye" in why
     assert backup.applier.state is BackupState.DISCONNECTED
+
+
+@pytest.mark.expects_warnings
+async def test_what_was_declined_behind_the_word_that_all_is_copied_still_differs(
+    backup: Backup, writer: Writer
+) -> None:
+    """Its word crossed `Normal`: the old bytes are not read here meanwhile, nor by the next process."""
+    file, applier = writer.create(b"file"), backup.applier
+    session: Any = SimpleNamespace(send=lambda *_: None)
+    applier.state = BackupState.RESYNCING
+    applier._decline(file, PermissionError(errno.EPERM, "no"), session, ChangeNumber(backup.volume.number))
+    applier._normal(Normal(backup.volume.number), b"", session)
+    assert applier.out_of_sync == {file}
+    assert not backup.volume.identity.consistent
+    applier._image_copied(ImageCopied(file), b"", session)
+    assert file in applier.out_of_sync, "it was copied before it was declined"
+    applier._out_of_sync_images(OutOfSync((file,)), b"", session)
+    applier._image_copied(ImageCopied(file), b"", session)
+    assert not applier.out_of_sync
+    assert backup.volume.identity.consistent

@@ -1,7 +1,8 @@
 """What the backup's disk does not take is refused alone: whoever asked hears why, and the mirror goes on."""
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import trio
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, CopyDeclined, OperationFailed, RefusedForSafety
+from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber
 from fusemirror.mirror.declining import Declining, shown_reason, unlike
 from fusemirror.mirror.stream import Stream
@@ -220,6 +222,51 @@ async def test_of_a_write_that_was_acknowledged_early_fsync_says_so(
             await host.roles.wait_normal()
     await here.roles.flush(file)
     assert content(pair.backup, file) == b"after!"
+
+
+@contextmanager
+def replaced_image(host: Host, inode: InodeNumber) -> Iterator[None]:
+    """A program of the host has the file open; a person put a link where its image is, for a while."""
+    volume = host.roles.volume
+    cache = KernelCache(lambda *_: None, lambda *_: None, lambda *_: None, volume.files.ending)
+    cache.files.all[inode] = 1
+    volume.invalidator = cache
+    path = volume.images.path(inode)
+    volume.images._open.release(inode)
+    away = path.rename(f"{path}.away")
+    path.symlink_to(away)
+    yield
+    away.rename(path)
+
+
+async def test_an_open_file_whose_image_was_replaced_ends_no_link(pair: Pair, file: InodeNumber) -> None:
+    link = pair.primary.unit.link
+    with replaced_image(pair.backup, file):
+        with pytest.raises(CopyDeclined):
+            await pair.primary.roles.perform(Write(file, 0), b"after!")
+        other = await create(pair.backup, b"other")
+        await pair.backup.roles.perform(Write(other, 0), b"goes on")
+    with trio.fail_after(PATIENCE_S):
+        await pair.backup.roles.wait_normal()
+    assert content(pair.backup, file) == b"after!"
+    assert pair.primary.unit.link is link
+
+
+@pytest.mark.parametrize("operation", [SetAttributes, Unlink])
+async def test_a_change_that_took_effect_is_mirrored_whatever_the_kernel_is_told_of_it(
+    pair: Pair, file: InodeNumber, operation: Any
+) -> None:
+    """What is told of an open file whose row has changed is its last byte, which the disk may not give."""
+    is_chmod = operation is SetAttributes
+    asked = SetAttributes(file, mode=0o600) if is_chmod else Unlink(ROOT_INODE, b"file")
+    with replaced_image(pair.primary, file):
+        await pair.backup.roles.perform(asked)
+    for host in (pair.primary, pair.backup):
+        catalog = host.roles.volume.catalog
+        inode = catalog.inode(file)
+        assert inode is not None
+        assert (inode.mode & 0o777 == 0o600) is is_chmod
+        assert (catalog.entry(ROOT_INODE, b"file") is None) is not is_chmod
 
 
 async def test_an_error_of_the_whole_disk_ends_the_link_as_ever(

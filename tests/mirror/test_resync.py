@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
@@ -20,6 +22,7 @@ from fusemirror.mirror.window import Window
 from fusemirror.protocol.messages import CatalogRows, CaughtUp, Normal, OutOfSync, PurgeOffer, Reply, Suspects
 from fusemirror.volume.volume import Volume
 from tests.mirror.replicas import FakeSession
+from tests.volume.conftest import Writer
 
 FILE = InodeNumber(7)
 PATIENCE_S = 30
@@ -134,3 +137,27 @@ async def test_that_it_is_paused_outlives_the_process(volume: Volume) -> None:
     brought.replica.out_of_sync.add_whole(ROOT_INODE)
     async with brought.over(wire):
         assert brought.resync.is_paused
+
+
+async def test_who_waited_for_an_image_that_is_copied_hears_of_no_other(
+    volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought, wire = Brought(volume), Wire()
+    good, bad = writer.create(b"good"), writer.create(b"bad")
+    brought.window.acknowledge(volume.number)
+    first = ChangeNumber(volume.number + 1)
+    changes = [
+        TruncateChange(ChangeNumber(first + place), NO_REQUEST, 1, inode, 5)
+        for place, inode in enumerate((good, bad, good))
+    ]
+    for change in changes:
+        brought.window.add(change, (), 0, now=0.0)
+    brought.replica.hold_back(first)
+    brought.replica.applied_number = changes[-1].number
+    brought.replica.declined[bad] = "no"
+    heard: dict[ChangeNumber, bool] = {}
+    for change in changes:
+        brought.window.when_settled(change.number, partial(heard.__setitem__, change.number))
+    async with brought.over(wire) as stream:
+        await confirm(stream, 1)
+    assert list(heard.values()) == [True, False, True]

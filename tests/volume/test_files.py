@@ -76,3 +76,16 @@ async def test_an_image_is_made_before_it_is_written_to(
     assert volume.images.exists(file)
     assert not volume.images.exists(ROOT_INODE)
     assert list(await volume.files.step_points(file, 0, 10)) == []
+
+
+def test_the_last_byte_that_the_disk_does_not_give_is_zero(
+    volume: Volume, writer: Writer, file: InodeNumber
+) -> None:
+    """It is asked when a change has been made already, which can fail no more."""
+    writer.write(file, 0, b"abc")
+    path = volume.images.path(file)
+    volume.images.close()
+    away = path.rename(f"{path}.away")
+    path.symlink_to(away)
+    assert volume.files.ending(file) == (2, b"\0")
+    away.rename(path)
