@@ -10,7 +10,7 @@ from fusemirror.change import Table
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import NAME_BYTES_MAX
-from fusemirror.operations import Create, Operation, RemoveDirectory, Unlink, acl
+from fusemirror.operations import AnyOperation, Create, Operation, RemoveDirectory, Unlink, acl
 from fusemirror.operations.acl import GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry
 from fusemirror.operations.draft import Decision, Draft
 from fusemirror.volume.catalog import Catalog
@@ -19,6 +19,8 @@ from fusemirror.volume.inode import Inode
 
 ROOT = ROOT_INODE
 FILE, DIRECTORY, SYMLINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
+Examples = list[tuple[AnyOperation, str]]
+"""Operations that a kernel may ask for, and each as it travels, in hexadecimal digits."""
 NOWHERE = InodeNumber(999_999)
 TOO_LONG = b"n" * (NAME_BYTES_MAX + 1)
 

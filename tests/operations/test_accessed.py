@@ -10,7 +10,11 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import ACCESSED_AGAIN_S, ACCESSED_PER_CHANGE
 from fusemirror.operations import Accessed, SetAttributes, SetFlags
 from fusemirror.operations.accessed import is_due
-from tests.operations.conftest import NOWHERE, ROOT, Decider
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples
+
+EXAMPLES: Examples = [
+    (Accessed((InodeNumber(2), InodeNumber(3))), "922e920203"),
+]
 
 
 def test_they_follow_a_change_and_change_nothing_else(decider: Decider) -> None:

@@ -9,7 +9,15 @@ from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, SPACE_PER_CHANGE_BYTES
 from fusemirror.operations import Allocate
-from tests.operations.conftest import NOWHERE, ROOT, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (
+        Allocate(InodeNumber(2), 4096, 4294967296, 0o3, clear_privileges=True),
+        "962902cd1000cf000000010000000003c3",
+    ),
+    (Allocate(InodeNumber(2), 3, 9, 0o21, clear_privileges=True), "962902030911c3"),
+]
 
 HOLE = PUNCH_HOLE | KEEP_SIZE
 PROGRAM = 0o106755

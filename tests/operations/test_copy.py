@@ -9,7 +9,12 @@ from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import COPY_BYTES_MAX, FILE_BYTES_MAX, SPACE_PER_CHANGE_BYTES
 from fusemirror.operations import Copy
-from tests.operations.conftest import NOWHERE, ROOT, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (Copy(InodeNumber(2), 4096, 5000, InodeNumber(3), 1, clear_privileges=True), "972c02cd1000cd13880301c3"),
+    (Copy(InodeNumber(2), 3, 4, InodeNumber(2), 0, clear_privileges=True), "972c0203040200c3"),
+]
 
 FILE = InodeNumber(4)
 PROGRAM = 0o106755

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX, SYMLINK_BYTES_MAX
 from fusemirror.operations import Create, Operation, SetXattr, acl
 from tests.operations.conftest import (
@@ -14,10 +15,22 @@ from tests.operations.conftest import (
     SYMLINK,
     TOO_LONG,
     Decider,
+    Examples,
     Tree,
     access_list,
     refused,
 )
+
+EXAMPLES: Examples = [
+    (Create(InodeNumber(1), b"n", 0o020644, 1, 2, rdev=3, umask=0o22), "990301c4016ecd21a4010203c40012"),
+    (Create(InodeNumber(1), b"new", 0o100644, 0, 0), "990301c4036e6577cd81a4000000c40000"),
+    (Create(InodeNumber(1), b"node", 0o60644, 0, 0, rdev=77), "990301c4046e6f6465cd61a400004dc40000"),
+    (
+        Create(InodeNumber(1), b"link", 0o120777, 0, 0, target=b"file"),
+        "990301c4046c696e6bcda1ff000000c40466696c6500",
+    ),
+    (Create(InodeNumber(3), b"dir", 0o40755, 0, 0), "990303c403646972cd41ed000000c40000"),
+]
 
 ERRORS = {
     "the name is there": (Create(ROOT, b"file", FILE, 0, 0), errno.EEXIST),

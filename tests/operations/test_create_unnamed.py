@@ -4,9 +4,15 @@ import errno
 
 import pytest
 
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_PER_CHANGE_BYTES
 from fusemirror.operations import Create, CreateUnnamed
-from tests.operations.conftest import NOWHERE, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (CreateUnnamed(InodeNumber(2), 0o100644, 1, 2, umask=0o22), "962a02cd81a4010212"),
+    (CreateUnnamed(InodeNumber(3), 0o100644, 0, 0, umask=0o22), "962a03cd81a4000012"),
+]
 
 FILE = 0o100666
 

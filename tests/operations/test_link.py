@@ -10,7 +10,12 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import LINKS_MAX
 from fusemirror.operations import HardLink, Operation
 from fusemirror.volume.entries import inode_key
-from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (HardLink(InodeNumber(2), InodeNumber(3), b"n"), "94040203c4016e"),
+    (HardLink(InodeNumber(2), InodeNumber(3), b"second"), "94040203c4067365636f6e64"),
+]
 
 ERRORS = {
     "the name is there": (HardLink(InodeNumber(4), ROOT, b"dir"), errno.EEXIST),

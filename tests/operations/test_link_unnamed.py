@@ -2,9 +2,14 @@
 
 import errno
 
-from fusemirror.identifiers import ROOT_INODE
+from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import CreateUnnamed, HardLink, LinkUnnamed
-from tests.operations.conftest import Decider, Tree, refused
+from tests.operations.conftest import Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (LinkUnnamed(InodeNumber(2), InodeNumber(3), b"n"), "942b0203c4016e"),
+    (LinkUnnamed(InodeNumber(2), InodeNumber(3), b"first"), "942b0203c4056669727374"),
+]
 
 
 def test_only_its_host_can_give_it_a_name(decider: Decider, tree: Tree) -> None:

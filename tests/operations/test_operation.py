@@ -1,6 +1,7 @@
 """What a peer may ask for: whatever it is, the primary answers, and its catalog stays whole."""
 
 import errno
+import importlib
 import os
 import stat
 import tempfile
@@ -19,11 +20,12 @@ from fusemirror.control.host_state import HostState
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, InodeNumber
-from fusemirror.operations import AnyOperation, Create, Reserve, SetAttributes, SetXattr, Unlink, Write
+from fusemirror.operations import AnyOperation, Create, Reserve, SetAttributes, SetXattr, Write
 from fusemirror.protocol.calls import AnyCall
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.memory_network import MemoryNetwork
+from tests.operations.conftest import Examples
 from tests.volume.conftest import IDENTITY, counting_seams, directory, problems_of, volume
 
 __all__ = ["directory", "network", "pair", "volume"]
@@ -37,30 +39,15 @@ INTEGERS = st.one_of(
 NAMES = st.one_of(st.sampled_from([b"new", b"", b".", b"..", b"a/b", b"\0", b"x" * 256]), st.binary())
 
 FILE, DIRECTORY = InodeNumber(2), InodeNumber(3)
-PLAIN: list[AnyOperation] = [
-    Write(FILE, 0),
-    Write(FILE, 0, append=True),
-    SetAttributes(FILE, 0o600, 1, 2, None, 3, 4),
-    SetAttributes(FILE, size=5),
-    Create(ROOT_INODE, b"new", 0o100644, 0, 0),
-    Create(ROOT_INODE, b"node", 0o060644, 0, 0, 77),
-    Create(ROOT_INODE, b"link", 0o120777, 0, 0, target=b"file"),
-    Create(DIRECTORY, b"dir", 0o040755, 0, 0),
-    o.CreateUnnamed(DIRECTORY, 0o100644, 0, 0, 0o22),
-    o.LinkUnnamed(FILE, DIRECTORY, b"first"),
-    o.HardLink(FILE, DIRECTORY, b"second"),
-    o.Rename(DIRECTORY, b"second", DIRECTORY, b"third"),
-    Unlink(DIRECTORY, b"third"),
-    o.RemoveDirectory(DIRECTORY, b"dir"),
-    SetXattr(FILE, b"user.name", b"value"),
-    o.RemoveXattr(FILE, b"user.name"),
-    Reserve(FILE, b"/file"),
-    o.Allocate(FILE, 3, 9, 17, True),
-    o.Copy(FILE, 3, 4, FILE, 0, True),
-    o.SetFlags(FILE, 0x40),
-    o.Accessed((FILE, DIRECTORY)),
-    o.Release(FILE),
+SENT: Examples = [
+    example
+    for kind in get_args(AnyOperation)
+    for example in importlib.import_module(
+        f"tests.operations.test_{kind.__module__.rpartition('.')[2]}"
+    ).EXAMPLES
 ]
+"""Of every operation, from the file of its tests; as the versions before send and stage them."""
+PLAIN = [operation for operation, _ in SENT]
 
 
 @st.composite
@@ -72,7 +59,10 @@ def spoilt(draw: st.DrawFn) -> AnyOperation:
     ]
     field = draw(st.sampled_from(fields))
     is_number = type(getattr(operation, field)) is int
-    return msgspec.structs.replace(operation, **{field: draw(INTEGERS if is_number else NAMES)})
+    changed: AnyOperation = msgspec.structs.replace(
+        operation, **{field: draw(INTEGERS if is_number else NAMES)}
+    )
+    return changed
 
 
 @settings(max_examples=15, derandomize=True)  # others of them: by hand, with more examples
@@ -102,7 +92,7 @@ async def _ask(path: Path, asked: list[AnyOperation]) -> None:
 
 def test_every_operation_says_what_it_is() -> None:
     asked = {type(operation) for operation in PLAIN}
-    assert asked == set(get_args(AnyOperation)), "an operation has no example here"
+    assert asked == set(get_args(AnyOperation)), "an operation has no example in the file of its tests"
     tags = [each.__struct_config__.tag for each in (*get_args(AnyOperation), *get_args(AnyCall))]
     assert len(set(tags)) == len(tags)
     for operation in PLAIN:
@@ -111,29 +101,6 @@ def test_every_operation_says_what_it_is() -> None:
         sized = getattr(operation, "size", None) is not None
         changes_data = operation.carries_data or sized or type(operation) in (o.Allocate, o.Copy)
         assert bool(operation.image) == changes_data, operation
-
-
-SENT: list[tuple[AnyOperation, str]] = [
-    (Write(FILE, 7, True, True), "95010207c3c3"),
-    (SetAttributes(FILE, 2, 3, 4, 5, 6, 7, True), "990202020304050607c3"),
-    (SetAttributes(FILE, size=4), "990202c0c0c004c0c0c2"),
-    (Create(ROOT_INODE, b"n", 0o100644, 1, 2, 3, b"t", 0o22), "990301c4016ecd81a4010203c4017412"),
-    (o.HardLink(FILE, DIRECTORY, b"n"), "94040203c4016e"),
-    (Unlink(DIRECTORY, b"n"), "930503c4016e"),
-    (o.RemoveDirectory(DIRECTORY, b"n", InodeNumber(9)), "940603c4016e09"),
-    (o.Rename(FILE, b"a", DIRECTORY, b"b", 1, DIRECTORY), "970702c4016103c401620103"),
-    (SetXattr(FILE, b"user.a", b"v"), "940802c406757365722e61c40176"),
-    (o.RemoveXattr(FILE, b"user.a"), "930902c406757365722e61"),
-    (o.CreateUnnamed(FILE, 0o100644, 1, 2, 0o22), "962a02cd81a4010212"),
-    (o.LinkUnnamed(FILE, DIRECTORY, b"n"), "942b0203c4016e"),
-    (o.Allocate(FILE, 4096, 1 << 32, 3, True), "962902cd1000cf000000010000000003c3"),
-    (o.Copy(FILE, 4096, 5000, DIRECTORY, 1, True), "972c02cd1000cd13880301c3"),
-    (o.SetFlags(FILE, 0x30), "932d0230"),
-    (o.Accessed((FILE, DIRECTORY)), "922e920203"),
-    (Reserve(FILE, b"p", True), "941402c40170c3"),
-    (o.Release(FILE, True), "931502c3"),
-]
-"""As the versions before send and stage them."""
 
 
 @pytest.mark.parametrize(("operation", "sent"), SENT, ids=lambda value: type(value).__name__)

@@ -4,7 +4,12 @@ import errno
 
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Release, Reserve
-from tests.operations.conftest import Decider, Tree, refused
+from tests.operations.conftest import Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (Release(InodeNumber(2), True), "931502c3"),
+    (Release(InodeNumber(2)), "931502c2"),
+]
 
 FILE = InodeNumber(4)
 

@@ -4,8 +4,14 @@ import errno
 
 import pytest
 
+from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Operation, RemoveDirectory, Rename
-from tests.operations.conftest import DIRECTORY, ROOT, Decider, Tree, refused
+from tests.operations.conftest import DIRECTORY, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (RemoveDirectory(InodeNumber(3), b"n", InodeNumber(9)), "940603c4016e09"),
+    (RemoveDirectory(InodeNumber(3), b"dir"), "940603c40364697200"),
+]
 
 ERRORS = {
     "another directory than expected": (RemoveDirectory(ROOT, b"dir", ROOT), errno.ESTALE),

@@ -4,9 +4,15 @@ import errno
 
 import pytest
 
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import XATTR_VALUE_BYTES_MAX
 from fusemirror.operations import Operation, RemoveXattr, SetXattr
-from tests.operations.conftest import NOWHERE, ROOT, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (RemoveXattr(InodeNumber(2), b"user.a"), "930902c406757365722e61"),
+    (RemoveXattr(InodeNumber(2), b"user.name"), "930902c409757365722e6e616d65"),
+]
 
 ERRORS = {
     "of no namespace": (RemoveXattr(ROOT, b"system.a"), errno.EOPNOTSUPP),

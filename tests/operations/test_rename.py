@@ -9,7 +9,18 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Create, HardLink, Operation, Rename, rename
 from fusemirror.operations.draft import Decision
 from fusemirror.operations.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.operations.conftest import DIRECTORY, ROOT, TOO_LONG, Decider, Tree, refused
+from tests.operations.conftest import DIRECTORY, ROOT, TOO_LONG, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (
+        Rename(InodeNumber(2), b"a", InodeNumber(3), b"b", flags=1, expected=InodeNumber(3)),
+        "970702c4016103c401620103",
+    ),
+    (
+        Rename(InodeNumber(3), b"second", InodeNumber(3), b"third"),
+        "970703c4067365636f6e6403c40574686972640000",
+    ),
+]
 
 ERRORS = {
     "another directory than expected": (Rename(ROOT, b"file", ROOT, b"new", 0, ROOT), errno.ESTALE),

@@ -8,7 +8,12 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Operation, Reserve, reserve
 from fusemirror.operations.reserve import conflicts
 from fusemirror.volume.reservations import EVERYTHING
-from tests.operations.conftest import NOWHERE, ROOT, Decider, Tree, refused
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (Reserve(InodeNumber(2), b"p", True), "941402c40170c3"),
+    (Reserve(InodeNumber(2), b"/file"), "941402c4052f66696c65c2"),
+]
 
 FILE, INNER = InodeNumber(4), InodeNumber(3)
 OURS, THEIRS = b"a" * 16, b"b" * 16

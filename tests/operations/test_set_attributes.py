@@ -11,7 +11,17 @@ from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.operations import Operation, SetAttributes, SetXattr, acl
 from fusemirror.operations.privileges import EndPrivileges
 from fusemirror.xattrs import CAPABILITY
-from tests.operations.conftest import FILE, NOWHERE, SYMLINK, Decider, Tree, access_list, refused
+from tests.operations.conftest import FILE, NOWHERE, SYMLINK, Decider, Examples, Tree, access_list, refused
+
+EXAMPLES: Examples = [
+    (
+        SetAttributes(InodeNumber(2), 0o2, 3, 4, size=5, atime_ns=6, mtime_ns=7, clear_privileges=True),
+        "990202020304050607c3",
+    ),
+    (SetAttributes(InodeNumber(2), size=4), "990202c0c0c004c0c0c2"),
+    (SetAttributes(InodeNumber(2), 0o600, 1, 2, atime_ns=3, mtime_ns=4), "990202cd01800102c00304c2"),
+    (SetAttributes(InodeNumber(2), size=5), "990202c0c0c005c0c0c2"),
+]
 
 ERRORS = {
     "of an inode that is gone": (SetAttributes(NOWHERE, mode=0), errno.ESTALE),

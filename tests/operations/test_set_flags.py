@@ -24,7 +24,12 @@ from fusemirror.operations import (
     Unlink,
     Write,
 )
-from tests.operations.conftest import NOWHERE, ROOT, Decider, refused
+from tests.operations.conftest import NOWHERE, ROOT, Decider, Examples, refused
+
+EXAMPLES: Examples = [
+    (SetFlags(InodeNumber(2), 48), "932d0230"),
+    (SetFlags(InodeNumber(2), 64), "932d0240"),
+]
 
 FILE, DIRECTORY = InodeNumber(2), InodeNumber(3)
 FIXED, GROWS = Flag.IMMUTABLE, Flag.APPEND

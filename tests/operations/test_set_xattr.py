@@ -8,7 +8,12 @@ import pytest
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import XATTR_VALUE_BYTES_MAX
 from fusemirror.operations import Operation, SetXattr, acl
-from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Tree, access_list, refused
+from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Examples, Tree, access_list, refused
+
+EXAMPLES: Examples = [
+    (SetXattr(InodeNumber(2), b"user.a", b"v"), "940802c406757365722e61c40176"),
+    (SetXattr(InodeNumber(2), b"user.name", b"value"), "940802c409757365722e6e616d65c40576616c7565"),
+]
 
 ERRORS = {
     "of an inode that is gone": (SetXattr(NOWHERE, b"user.a", b""), errno.ESTALE),

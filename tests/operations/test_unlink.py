@@ -5,8 +5,14 @@ import stat
 
 import pytest
 
+from fusemirror.identifiers import InodeNumber
 from fusemirror.operations import Operation, Rename, Unlink
-from tests.operations.conftest import FILE, ROOT, TOO_LONG, Decider, Tree, refused
+from tests.operations.conftest import FILE, ROOT, TOO_LONG, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (Unlink(InodeNumber(3), b"n"), "930503c4016e"),
+    (Unlink(InodeNumber(3), b"third"), "930503c4057468697264"),
+]
 
 ERRORS = {
     "no such name": (Unlink(ROOT, b"none"), errno.ENOENT),

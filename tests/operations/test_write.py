@@ -13,7 +13,13 @@ from fusemirror.operations.operation import ByteRange
 from fusemirror.operations.privileges import EndPrivileges
 from fusemirror.volume.entries import inode_key
 from fusemirror.xattrs import CAPABILITY
-from tests.operations.conftest import DIRECTORY, NOWHERE, ROOT, Decider, Tree, refused
+from tests.operations.conftest import DIRECTORY, NOWHERE, ROOT, Decider, Examples, Tree, refused
+
+EXAMPLES: Examples = [
+    (Write(InodeNumber(2), 7, True, True), "95010207c3c3"),
+    (Write(InodeNumber(2), 0), "95010200c2c2"),
+    (Write(InodeNumber(2), 0, True), "95010200c3c2"),
+]
 
 FILE = InodeNumber(4)
 REQUEST = RequestId(b"1" * 16)
