@@ -62,7 +62,7 @@ from fusemirror.limits import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, REQUESTS_I
 from fusemirror.mirror.histories import history_of
 from fusemirror.mirror.states import MirrorWord
 from fusemirror.protocol.connection import shown
-from fusemirror.protocol.messages import Hello
+from fusemirror.protocol.messages import TAKEN, Hello
 from fusemirror.seams import Seams
 from fusemirror.settings import (
     FIXED_WHILE_MOUNTED,
@@ -343,10 +343,14 @@ class Host:
     def make_hello(self, path: str) -> Hello:
         volume = self.roles.volume
         identity = volume.identity
+        taken = TAKEN | {
+            "takes_locks": self.takes_locks,
+            "takes_keys": self._keys is not None,
+            "takes_allocations": volume.images.disk.takes_allocations,
+        }
         return Hello(
             protocol=PROTOCOL_VERSION,
             protocol_min=PROTOCOL_VERSION_MIN,
-            takes_rows=True,
             clock_ns=self.seams.now_ns(),
             path=path,
             filesystem=bytes.fromhex(identity.filesystem),
@@ -363,27 +367,14 @@ class Host:
             keep=bytes.fromhex(identity.keep),
             keep_at=bytes.fromhex(identity.keep_at),
             host_name=identity.host_name,
-            takes_holes=True,
-            takes_locks=self.takes_locks,
             file_bytes_max=volume.images.disk.file_bytes_max,
-            takes_seeks=True,
             pairing=identity.pairing,
-            takes_keys=self._keys is not None,
             witness_identity=self.quorum.identity,
-            takes_disk_space=True,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
-            takes_allocations=volume.images.disk.takes_allocations,
-            takes_unnamed=True,
-            takes_moves=True,
-            takes_copies=True,
-            takes_flags=True,
-            takes_accesses=True,
-            takes_statuses=True,
-            takes_modes=True,
-            takes_declines=True,
             forgot_requests=identity.forgot_requests,
             owes_writes=self.roles.host.access.in_effect is Access.EXCLUSIVE and self._communication.has_told,
+            **taken,
         )
 
     async def drain(self, reason: str) -> None:

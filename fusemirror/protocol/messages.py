@@ -12,7 +12,7 @@ New fields have defaults and stand last; a type is never changed, only replaced 
 Tags 1-4 are those of `change.py`, whose values are messages of the mirror path as they are.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -174,6 +174,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
             self.keep_at,
             self.history,
         )
+
+
+TAKEN: dict[str, Any] = {field: True for field in Hello.__struct_fields__ if field.startswith("takes_")}
+"""What this version takes of its peer. Some of it a host's disk or settings may lack."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=17):
