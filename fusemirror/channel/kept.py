@@ -24,7 +24,8 @@ class Kept:
         self.start = self.end = 0
         self.ahead = 0
         """So many bytes have arrived that are yet to be given here again."""
-        self._confirmed = 0  # what the other end has said to have
+        self.arrived = 0
+        """What the other end has said to have."""
         self._offered = 0  # end of what a connection that was dropped may have sent beyond what it said
         # Where each send ends, how many bytes it was, and of which buffers.
         self._sends: deque[tuple[int, int, Sequence[Buffer]]] = deque()
@@ -66,10 +67,10 @@ class Kept:
         `untold_bytes` the connection has not said whether they went. ValueError where that cannot be."""
         if count > self.end + max(self.ahead, untold_bytes):
             raise ValueError(f"count: {count} bytes, and {self.end} were sent")
-        self._confirm(max(self._confirmed, min(count, self.end)))
+        self._confirm(max(self.arrived, min(count, self.end)))
 
     def _confirm(self, count: int) -> None:
-        self._confirmed = count
+        self.arrived = count
         self._drop(count)
 
     def offered(self, size: int) -> None:
@@ -80,7 +81,7 @@ class Kept:
         """Over a new connection the other end says that it has `theirs` bytes. ValueError where it cannot;
         LookupError where it lacks what is not kept any more: nothing has changed then.
         """
-        if not self._confirmed <= theirs <= max(self.end, self._offered):
+        if not self.arrived <= theirs <= max(self.end, self._offered):
             raise ValueError("it says that more, or less, has arrived than was sent")
         if theirs < self.start:
             raise LookupError("more was under way than is kept to be sent again")

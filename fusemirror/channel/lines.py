@@ -73,7 +73,7 @@ class Line:
         ChannelError: the stream has no connection then. Cancelled, likewise.
         """
         arrived, turn = moving.drop(reason), moving.turn
-        await self._send(Resume(arrived))
+        await self._send(Resume(arrived, attempt=turn))  # each has a drop of its own, and so a number
         message, _ = await self._receive()
         if type(message) is not Resumed:
             raise refusal(self.peer_name, message, "it answers no Resume")
@@ -96,6 +96,8 @@ class Line:
             self.is_proven = True
         if self._connection.take_rest():
             raise RemoteProtocolError(self.peer_name, "it went on before it was told from where")
+        if not moving.takes(message.attempt, message.count):
+            raise ConnectionLost(self.peer_name, "the peer had given it up before its Resume came")
         arrived, turn = moving.drop("the peer goes on over another connection"), moving.turn
         await self._send(Resumed(arrived))
         moving.go_on(self.transport, message.count, turn=turn)

@@ -48,6 +48,7 @@ class MovingTransport(Transport):
         self._closed = False
         self._moves = False
         self._kept = Kept()
+        self._attempt = 0  # the newest of the other end's to go on over another connection
         self._resent: list[Buffer] = []  # goes first over a new connection
         self._rest = b""  # came with the word that a new connection goes on
 
@@ -72,6 +73,21 @@ class MovingTransport(Transport):
         self.turn += 1
         self.changed.unpark_all()
         return self.received_bytes
+
+    def takes(self, attempt: int, theirs: int) -> bool:
+        """Whether the other end, which has `theirs` bytes, may go on over another connection by this attempt.
+        Ask before `drop`: one that it gave up may arrive after a later one, and nobody is at the other end of
+        that connection any more.
+
+        An earlier version does not number its attempts (0). One is old for sure where the other end is known
+        to have more than it says.
+        """
+        if attempt == 0:
+            return theirs >= self._kept.arrived
+        if attempt <= self._attempt:
+            return False
+        self._attempt = attempt
+        return True
 
     def go_on(self, connection: Transport, theirs: int, *, turn: int, rest: bytes = b"") -> None:
         """Go by this connection, whose other end has `theirs` bytes of what was sent; `rest` came from it.

@@ -216,6 +216,7 @@ class Resume(msgspec.Struct, frozen=True, array_like=True, tag=123, gc=False):
     """On a spare connection: the session goes on over it. `count` as in `Arrived`."""
 
     count: Counter
+    attempt: Counter = 0  # grows with each: one given up may come late; 0 from an earlier version
 
 
 class Resumed(msgspec.Struct, frozen=True, array_like=True, tag=124, gc=False):

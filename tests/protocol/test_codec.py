@@ -45,7 +45,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Over(),
     m.Arrived(1 << 40),
     m.Probe(7),
-    m.Resume(1 << 40),
+    m.Resume(1 << 40, 3),
     m.Resumed(0),
     m.Bye("unmounted"),
     m.Begin(True, (GENERATION,), FIVE),
