@@ -418,7 +418,8 @@ class Session:
     async def run_probe(self) -> None:
         """Return when a message of full size has come through both ways. It is called first, once.
 
-        `ConnectionLost`, `RemoteProtocolError`; cancelled, the session is of no use.
+        `ConnectionLost`; `RemoteProtocolError`, also where the peer sends much and no Probe, for all that
+        would be kept. Cancelled, the session is of no use.
         """
         if self._dialed:
             self._send_probe(Probe(0), bytes(limits.PROBE_BYTES))
@@ -427,6 +428,9 @@ class Session:
             await self.sending.run_out()
             if self._is_probed:
                 return
+            if self.counters.received_bytes > limits.BEFORE_PROBE_BYTES_MAX:
+                why = f"it sent more than {limits.BEFORE_PROBE_BYTES_MAX} bytes and no Probe"
+                raise RemoteProtocolError(self.peer_name, why)
             self._take_in(await self._receive_data())
 
     def _send_probe(self, message: Probe, padding: Buffer) -> None:

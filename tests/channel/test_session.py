@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import trio.testing
 
 from fusemirror import limits
 from fusemirror.change import WriteChange
-from fusemirror.channel.session import Session, open_session
+from fusemirror.channel.session import Session, open_session, shake_hands
 from fusemirror.channel.transport import Take, Transport
 from fusemirror.errors import (
     ConnectionLost,
@@ -24,7 +24,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Received
-from fusemirror.protocol.messages import Applied, Bye, Ping, Pong, Refused, RegionData
+from fusemirror.protocol.messages import AnyMessage, Applied, Bye, Ping, Pong, Probe, Refused, RegionData
 from tests.memory_network import MemoryNetwork
 
 PEER_TIMEOUT = 10.0
@@ -676,3 +676,84 @@ async def test_a_stranger_is_told_apart(
     transport_pair[0].close()
     with pytest.raises(error, match=reason):
         await open_session(transport_pair[1], backup_hello(), dialer=False, peer_timeout=PEER_TIMEOUT)
+
+
+# --- the probe ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def movable(primary_hello: Any, backup_hello: Any) -> dict[bool, Any]:
+    """What a host says that dials, and one that does not, where sessions move: they begin with a probe."""
+    return {True: primary_hello(takes_moves=True), False: backup_hello(takes_moves=True)}
+
+
+@pytest.mark.parametrize("dials", [True, False], ids=["it dialed", "it was dialed"])
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [(RegionData(InodeNumber(2), 0), bytes(limits.MIB)), (Ping(1), b"")],
+    ids=["large", "small"],
+)
+async def test_a_peer_that_sends_much_and_no_probe_is_refused_before_that_takes_memory(
+    message: AnyMessage,
+    data: bytes,
+    dials: bool,
+    memory_pair: Pair,
+    movable: dict[bool, Any],
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there = memory_pair if dials else memory_pair[::-1]
+    arrived_bytes = 0
+    receive = here.receive
+
+    async def receive_counted(bytes_max: int) -> bytes:
+        nonlocal arrived_bytes
+        received = await receive(bytes_max)
+        arrived_bytes += len(received)
+        return received
+
+    monkeypatch.setattr(here, "receive", receive_counted)
+
+    async def flood() -> None:
+        connection = await shake_hands(there, movable[not dials], dialer=not dials)
+        with suppress(ConnectionLost):
+            while True:
+                await there.send_all(connection.send(message, data))
+
+    with trio.fail_after(limits.PROBE_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            with pytest.raises(RemoteProtocolError, match="more than 81920 bytes and no Probe"):
+                await open_session(here, movable[dials], dialer=dials, peer_timeout=PEER_TIMEOUT)
+    assert arrived_bytes <= limits.BEFORE_PROBE_BYTES_MAX + 2 * limits.RECEIVE_BYTES
+
+
+async def test_much_that_follows_the_probe_at_once_is_received(
+    memory_pair: Pair, movable: dict[bool, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Who was dialed has been probed as soon as it has answered, and begins."""
+    opened: list[Session] = []
+
+    async def dial() -> None:
+        opened.append(
+            await open_session(memory_pair[0], movable[True], dialer=True, peer_timeout=PEER_TIMEOUT)
+        )
+
+    async def be_dialed() -> None:
+        there = memory_pair[1]
+        connection = await shake_hands(there, movable[False], dialer=False)
+        while (received := connection.next_message()) is None:
+            connection.receive_data(await there.receive(limits.RECEIVE_BYTES))
+        assert received[0] == Probe(0)
+        buffers = connection.send(*received)
+        for number in range(10_000):
+            buffers += connection.send(applied(number))
+        await there.send_all(buffers)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(be_dialed)
+        await dial()
+        received: list[Received] = []
+        while len(received) < 10_000:
+            received += await opened[0].receive()
+    assert [message for message, _ in received] == [applied(number) for number in range(10_000)]
