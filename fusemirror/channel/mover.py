@@ -4,8 +4,8 @@ To each address of the peer that the session does not use it keeps a line (`line
 dials again: soon after a loss, then ever more slowly, down to twice in each `path_timeout`. So it is known
 which addresses work before one is needed. Where the connection of the session breaks, or makes no progress
 for `path_timeout`, the session goes on over the line of the address that the table names (`paths.py`); a peer
-that is merely slow keeps its connection until another one stands. Where no process listens at any address, or
-the peer has ended the session, it is over.
+that is merely slow keeps its connection until another one stands. Where its process listens at no address, or
+has ended the session, it is over.
 
 Progress is what the peer's system confirms to have, and what arrives: on a slow network a large write may
 take longer than `path_timeout`, and moving it would only begin it anew.
@@ -53,7 +53,7 @@ class Mover:
         self._stands_still = False
         self._is_moving = False
         self._kept: set[Address] = set()  # addresses that have a task
-        self._refusing: set[Address] = set()  # nobody listens there
+        self._refusing: set[Address] = set()  # nobody listens there, or somebody else
 
     @property
     def _goes_well(self) -> bool:
@@ -172,7 +172,11 @@ class Mover:
             self._refuse(address, gone=isinstance(error, NobodyListens))
         except HandshakeRefused as error:
             self._fail(address, error.why)
-            self._session.close(self._moving.lost_reason or error.why)
+            # Only the process of the session knows that it is over. Who refuses before its Hello may be
+            # anybody, such as the host of another filesystem at an address that was the peer's once.
+            if line is not None and line.peer.instance == self._session.peer.instance:
+                self._session.close(self._moving.lost_reason or error.why)
+            self._refuse(address, gone=True)
         except ChannelError as error:
             self._fail(address, error.why)
         else:
@@ -184,7 +188,7 @@ class Mover:
         return None
 
     def _refuse(self, address: Address, *, gone: bool) -> None:
-        """Nobody listens there, or who knows; where nobody does anywhere, the process is gone."""
+        """Not the process of the session listens there, or who knows; where it does nowhere, it is gone."""
         (self._refusing.add if gone else self._refusing.discard)(address)
         if self._moving.lost_reason is not None and self._refusing.issuperset(self._table.order()):
             self._session.close(self._moving.lost_reason)

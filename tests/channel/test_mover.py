@@ -308,5 +308,77 @@ async def test_a_line_of_a_session_that_is_over_is_refused(
             each.close()
 
 
+async def test_a_session_that_its_peer_does_not_know_any_more_is_over(
+    single: tuple[Host, Host], memory: MemoryNetwork, clock: trio.testing.MockClock
+) -> None:
+    async with running(*single) as nursery:
+        link, _ = await single[0].link(), await single[1].link()
+        nursery.start_soon(single[1].use_links)
+        await trio.sleep(1)
+        single[1].linker._link = None  # as if it had ended, and nobody here had heard of it
+        for _ in range(2):  # one of each path
+            memory.break_one(*FIRST)
+        began = trio.current_time()
+        await single[0].lost(link)
+        assert trio.current_time() - began < 0.1
+
+
+@pytest.fixture
+def foreign(
+    memory: MemoryNetwork, primary_hello: MakeHello, backup_hello: MakeHello
+) -> tuple[Host, Host, Host]:
+    """Hosts of two addresses, or so the primary says: at the second one there is somebody else."""
+    return (
+        Host(memory.host("alpha"), "alpha:7000", "beta:7000,gamma:7000", primary_hello, takes_moves=True),
+        Host(memory.host("beta"), "beta:7000", "alpha:7000", backup_hello, takes_moves=True),
+        Host(memory.host("gamma"), "gamma:7000", "nowhere:7000", backup_hello, takes_moves=True),
+    )
+
+
+ANOTHER_FILESYSTEM = {"filesystem": b"another", "host": b"host of gamma", "peer": b"its peer"}
+ANOTHER_PROCESS = {"instance": b"of a copy of beta"}
+
+
+@pytest.mark.expects_warnings  # of the one at the second address
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [(ANOTHER_FILESYSTEM, "another filesystem"), (ANOTHER_PROCESS, "that session is over")],
+    ids=["another filesystem", "another process"],
+)
+async def test_who_refuses_at_one_address_ends_no_session_that_goes_by_another(
+    foreign: tuple[Host, Host, Host], other: dict[str, bytes], reason: str, clock: trio.testing.MockClock
+) -> None:
+    alpha, beta, gamma = foreign
+    gamma.hello.update(other)
+    async with running(beta, alpha, gamma) as nursery:
+        made = Traffic(await alpha.link(), await beta.link())
+        nursery.start_soon(made.run)
+        await trio.sleep(30)
+        assert not made.one.closed
+        assert in_use(alpha) == "beta"
+        is_up, why = addresses(alpha)["gamma"]
+        assert not is_up
+        assert reason in (why or "")
+
+
+@pytest.mark.expects_warnings
+async def test_a_process_that_is_gone_is_lost_at_once_where_somebody_else_has_an_address_of_it(
+    foreign: tuple[Host, Host, Host], clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, beta, gamma = foreign
+    gamma.hello.update(ANOTHER_FILESYSTEM)
+    async with running(beta, alpha, gamma) as nursery:
+        link = await alpha.link()
+        nursery.start_soon(beta.use_links)
+        await trio.sleep(1)
+        with monkeypatch.context() as context:
+            context.setattr(Session, "_say_over", lambda _: None)
+            beta.stop()
+            await trio.sleep(0.01)
+        began = trio.current_time()
+        await alpha.lost(link)
+        assert trio.current_time() - began < 0.1
+
+
 def test_limits_let_both_paths_of_every_address_in() -> None:
     assert limits.PEER_HANDSHAKES_PER_S >= 2 * limits.DIALS_PER_PATH_TIMEOUT * limits.ADDRESSES_MAX
