@@ -131,7 +131,7 @@ class Talks:
 
     def __init__(self) -> None:
         self.encounters = Encounters()
-        self._sessions: set[Session] = set()
+        self._sessions: list[Session] = []  # the newest last
 
     def begin(self, encounters: Encounters) -> None:
         """From now on this one is told."""
@@ -148,14 +148,16 @@ class Talks:
 
     async def run_over(self, session: Session) -> None:
         """Talk over a session until it is lost. Cancellation closes it."""
-        self._sessions.add(session)
+        self._sessions.append(session)
+        for each in self._sessions[: -limits.TALKS_MAX]:
+            each.close("the peer was met again, and again")
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 await self.encounters.talk(session)
                 session.close("nobody talks any more")
         finally:
-            self._sessions.discard(session)
+            self._sessions.remove(session)
             session.close("closed on this host")
 
     def end(self, reason: str) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fusemirror import limits
 from fusemirror.background import Background
 from fusemirror.channel.link import Encounters, Link, Linker
-from fusemirror.channel.session import Session
+from fusemirror.channel.session import Session, open_session
 from fusemirror.channel.tls import TlsNetwork
 from fusemirror.channel.transport import Listener, Network, TcpNetwork, Transport
 from fusemirror.errors import (
@@ -25,6 +25,7 @@ from fusemirror.errors import (
     ListenFailed,
     PeerUnreachable,
     RemoteProtocolError,
+    SameRole,
 )
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.protocol.messages import Applied, Hello
@@ -719,6 +720,20 @@ async def test_two_hosts_of_the_same_role_that_are_to_talk_keep_what_they_dialed
         await assert_linked(await alpha.link(), await beta.link())
         assert trio.current_time() - began < 2
         assert all(talk.closed for talk in talks)
+
+
+async def test_a_peer_of_the_same_role_that_dials_again_and_again_holds_a_few_sessions(
+    memory: MemoryNetwork, alpha: Host, backup_hello: MakeHello, autojump_clock: trio.testing.MockClock
+) -> None:
+    alpha.encounters = met = Remembering(talks=True)
+    hello = backup_hello(role="primary")
+    async with running(alpha):
+        for _ in range(limits.TALKS_MAX + 4):
+            transport = await memory.host("beta").connect("alpha", 7000)
+            with pytest.raises(SameRole):
+                await open_session(transport, hello, dialer=True, peer_timeout=PEER_TIMEOUT)
+            await trio.sleep(0.1)
+        assert [talk.closed for talk in met.sessions] == [True] * 4 + [False] * limits.TALKS_MAX
 
 
 async def test_a_peer_that_is_away_is_logged_once(
