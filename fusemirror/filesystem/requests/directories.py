@@ -5,7 +5,7 @@ from pyfuse3 import RequestContext
 
 from fusemirror.change import first_cookie
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import OperationFailed, VolumeDamaged
+from fusemirror.errors import FusemirrorError, OperationFailed, VolumeDamaged
 from fusemirror.filesystem.access_times import AccessTimes
 from fusemirror.filesystem.answers import Listing, list_entry
 from fusemirror.filesystem.attributes import AttributeReplies, damaged_entry
@@ -62,22 +62,30 @@ class DirectoryRequests:
                 handle.end = self._next_cookie()
             if not await self._reply_dots(own, position, token):
                 return
+        told = position < _DOT_DOT
         cookie = max(position, _DOT_DOT) - _DOT_DOT
         unit = self._unit
-        while entries := await unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
-            keeping = unit.leases.keeping(handle.inode)
-            for cookie, name, entry in entries:
-                if cookie >= handle.end:
-                    return
-                inode = self._listed(handle.inode, name, entry)
-                shown = damaged_entry(entry) if inode is None else self._replies.of(unit.shown(inode))
-                if inode is not None:
-                    shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
-                if not list_entry(token, name, shown, cookie + _DOT_DOT):
-                    return
-                self._cache.named(entry.inode)
-                if inode is not None and inode.is_directory:
-                    self._cache.directories.told(inode.number, (handle.inode, name))
+        try:
+            while entries := await unit.listing(handle.inode, cookie, _ENTRIES_PER_TURN):
+                keeping = unit.leases.keeping(handle.inode)
+                for cookie, name, entry in entries:
+                    if cookie >= handle.end:
+                        return
+                    inode = self._listed(handle.inode, name, entry)
+                    shown = damaged_entry(entry) if inode is None else self._replies.of(unit.shown(inode))
+                    if inode is not None:
+                        shown.entry_timeout = unit.name_lifetime_s(handle.inode, name, keeping)
+                    if not list_entry(token, name, shown, cookie + _DOT_DOT):
+                        return
+                    told = True
+                    self._cache.named(entry.inode)
+                    if inode is not None and inode.is_directory:
+                        self._cache.directories.told(inode.number, (handle.inode, name))
+        except FusemirrorError:
+            # An answer is names or an error. A kernel that gets the error never has the names, and would not
+            # let go of them; so it gets the names, and its next call meets the error.
+            if not told:
+                raise
 
     def _listed(self, directory: InodeNumber, name: bytes, entry: Entry) -> Inode | None:
         """The inode of a name; None, and a line in the log, where that is damaged: the others are listed

@@ -1,5 +1,6 @@
 """Open directories list each name once, and come to an end."""
 
+import errno
 import stat
 from typing import Any
 
@@ -9,6 +10,7 @@ import trio
 
 from fusemirror.change import Table
 from fusemirror.control.unit import ControlUnit
+from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.volume.entries import inode_key
 from fusemirror.volume.volume import Volume
@@ -87,6 +89,27 @@ async def test_a_long_listing_is_whole(kernel: Kernel, listing: Listing) -> None
     for index in range(300):
         await kernel.operations.mknod(ROOT, b"%d" % index, stat.S_IFIFO | 0o600, 0, USER)
     assert await listing.names(ROOT) == [b".", b"..", *(b"%d" % index for index in range(300))]
+
+
+async def test_a_listing_that_fails_half_way_tells_what_it_has_and_then_the_error(
+    kernel: Kernel, unit: ControlUnit, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(300):
+        await kernel.operations.mknod(ROOT, b"%d" % index, stat.S_IFIFO | 0o600, 0, USER)
+    handle = await kernel.operations.opendir(ROOT, USER)
+    whole, calls = unit.listing, 0
+
+    async def fails_the_second_time(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OperationFailed(errno.EIO)
+        return await whole(*arguments)
+
+    monkeypatch.setattr(unit, "listing", fails_the_second_time)
+    told = await listing.read(handle, 0)
+    assert len(told) > 2, "what the kernel is said to know, it is told"
+    assert await refused(listing.read(handle, told[-1][2])) == "EIO"
 
 
 async def test_who_renames_what_it_lists_comes_to_an_end(kernel: Kernel, listing: Listing) -> None:
