@@ -46,6 +46,7 @@ THREADS_END_S = 1.0
 waited for all the same."""
 _MNT_FORCE = 1  # umount(2)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_ENDED = ("Z", "X")  # proc(5)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,6 +113,9 @@ def _wait_until_ended(serving: Process, target: Mount) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)  # it comes when the thread that forked us has ended
     if os.getppid() == serving.pid:
         signal.sigwait({signal.SIGUSR1})
+        # Anybody may have sent it; and the kernel sends it a moment before it calls the thread ended.
+        while _main_thread_lives(serving.pid) and not serving.wait(THREADS_END_S):
+            pass
     # What is left of it keeps its volume locked, so nobody else has mounted there meanwhile.
     if not serving.wait(THREADS_END_S):
         try:
@@ -124,6 +128,16 @@ def _wait_until_ended(serving: Process, target: Mount) -> None:
                 target.directory,
             )
     serving.wait(None)
+
+
+def _main_thread_lives(pid: int) -> bool:
+    """Whether the main thread of a process has not ended; others of its threads may live on."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    state = status.rpartition(")")[2].split()[0]  # behind a name that may hold anything
+    return state not in _ENDED
 
 
 def fail_requests(target: Mount) -> None:

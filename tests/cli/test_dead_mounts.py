@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusemirror.admin.client import process_id
-from fusemirror.cli.dead_mounts import clear, replace_dead
+from fusemirror.cli.dead_mounts import THREADS_END_S, clear, replace_dead
 from fusemirror.cli.mounts import FSTYPE, Mount, Process, is_stale, mount_at
 from fusemirror.errors import MountFailed
 from tests.cli.conftest import Host
@@ -84,6 +84,26 @@ def test_a_killed_process_ends_though_a_thread_waits_for_what_nobody_answers(
         mounting.communicate(timeout=30)
     wait_until(lambda: mount_at(place) == Mount(place, FSTYPE, dead), 30, "a dead mount")
     assert is_stale(Mount(place, FSTYPE, dead))
+    assert host.run("fusemirror", "umount", "mnt") == (0, "")
+
+
+def watcher_of(pid: int) -> int:
+    """The one child of a mount process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+def test_a_signal_of_somebody_else_does_not_end_a_mount_that_lives(host: Host) -> None:
+    place = str(host.mountpoint)
+    assert host.run("fusemirror", "mount", "data", "mnt") == (0, "")
+    pid = process_id(host.runtime_dir, "data")
+    watcher = Process(watcher_of(pid))
+    os.kill(watcher.pid, signal.SIGUSR1)
+    assert not watcher.wait(2 * THREADS_END_S), "it goes on watching"
+    assert os.stat(place).st_ino == 1
+    assert not is_stale(Mount(place, FSTYPE, "data"))
+    os.kill(pid, signal.SIGKILL)
+    dead = Mount(place, FSTYPE, "dead:data")
+    wait_until(lambda: mount_at(place) == dead, 30, "a dead mount takes its place")
     assert host.run("fusemirror", "umount", "mnt") == (0, "")
 
 
