@@ -20,7 +20,7 @@ from fusemirror.cli.mounts import (
     real_path,
     registered_runtime_dir,
 )
-from fusemirror.errors import CommandFailed, NotAMount, NotMounted, TimedOut
+from fusemirror.errors import CommandFailed, NotAMount, NotMounted, PermissionRefused, TimedOut
 from fusemirror.printable import counted
 from fusemirror.settings import format_bytes
 
@@ -96,14 +96,35 @@ def _end(process: Process, name: str, runtime_dir: Path, timeout_s: float) -> No
 
 
 def _find(target: str, runtime_dir: Path) -> Mount | None:
-    """The mount on a directory, or that of a name; of several, the one whose process answers here."""
-    mount = mount_at(real_path(target))
-    if mount is not None and mount.fstype == FSTYPE:
-        return mount
+    """The mount of a name, or the one on a directory; what may be either is a name first, so that nobody's
+    current directory matters to it. None for a name that has none, or whose process alone is left."""
+    if "/" not in target:
+        mount = _mount_of(target, runtime_dir)
+        if mount is not None or _is_served(target, runtime_dir):
+            return mount
+    there = mount_at(real_path(target))
+    if there is not None and there.fstype == FSTYPE:
+        return there
     if "/" in target:
         raise NotAMount(target)
+    return None
+
+
+def _is_served(name: str, runtime_dir: Path) -> bool:
+    """Whether there is a process of this name, even if it no longer answers."""
+    try:
+        process_id(runtime_dir, name)
+    except (NotMounted, PermissionRefused):  # who may not ask of the name may still have a mount of his own
+        return False
+    except TimedOut:
+        pass
+    return True
+
+
+def _mount_of(name: str, runtime_dir: Path) -> Mount | None:
+    """The mount of a name; of several, the one whose process answers here."""
     # Not those of the other of two hosts on one machine.
-    places = {mount: registered_runtime_dir(mount.directory) for mount in our_mounts(target)}
+    places = {mount: registered_runtime_dir(mount.directory) for mount in our_mounts(name)}
     found = [mount for mount, place in places.items() if place == runtime_dir]
     unregistered = [mount for mount, place in places.items() if place is None]
     if len(found) == 1 or not (found or unregistered):
@@ -111,7 +132,7 @@ def _find(target: str, runtime_dir: Path) -> Mount | None:
     # What nobody registered may be a bind mount of the whole, here or of the other host: the process knows
     # where it mounted. Of one that was killed there is nothing but the dead mount.
     try:
-        directory = ask(runtime_dir, target, "status")["mountpoint"]
+        directory = ask(runtime_dir, name, "status")["mountpoint"]
     except NotMounted:
         return next((mount for mount in [*found, *unregistered] if is_stale(mount)), None)
     except (TimedOut, CommandFailed):

@@ -39,6 +39,24 @@ def test_it_returns_when_the_data_is_safe(mounted: Host, target: str) -> None:
     assert not mounted.is_mounted
 
 
+def test_a_name_is_no_directory_of_that_name(mounted: Host) -> None:
+    host = mounted
+    other = host.mountpoint.with_name("data")  # a mount point called as another filesystem is
+    other.mkdir()
+    text = (host.config_dir / "data.toml").read_text().replace('"data"', '"other"')
+    (host.config_dir / "other.toml").write_text(text)
+    assert host.run("fusemirror", "mount", "other", "data") == (0, "")
+    try:
+        assert host.run("fusemirror", "umount", "data") == (0, "")
+        assert not host.is_mounted
+        assert mount_at(str(other)) is not None
+        assert host.run("fusemirror", "umount", "./data") == (0, "")
+        assert mount_at(str(other)) is None
+    finally:
+        while mount_at(str(other)) is not None:
+            subprocess.run(["umount", "-i", "-l", other], check=True)
+
+
 def test_a_mount_of_the_same_name_on_another_host_of_this_machine_is_left_alone(
     mounted: Host, tmp_path: Path
 ) -> None:
