@@ -181,7 +181,7 @@ def _is_damaged(directory: Path, open_log: Callable[[Path, bool], Journal | Regi
 
 def _open_journal(directory: Path, lost_power: bool) -> Journal:
     if not (directory / "journal").is_dir():
-        raise VolumeDamaged(directory, "journal: a repair of it was cut short")
+        raise VolumeDamaged(directory, "journal is missing")
     return Journal(directory / "journal", Seams(), lost_power=lost_power)
 
 

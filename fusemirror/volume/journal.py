@@ -43,6 +43,7 @@ from fusemirror.volume.log import (
     is_checked,
     is_sealed,
     make_file,
+    seal,
     with_checksum,
 )
 from fusemirror.volume.tails import SEED_BYTES, Whole
@@ -318,11 +319,10 @@ class Journal:
 
     def _create_segment(self, first: int, flags: int) -> _Segment:
         """A segment under its name: its header is whole after any crash that leaves the name."""
-        seed = self._seams.random_bytes(SEED_BYTES)
-        header = with_checksum(with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
-        path = self._directory / f"{first:016x}.log"
+        header, seed = _new_header(first, flags, self._seams)
+        path = _segment_path(self._directory, first)
         make_file(path, header, self._seams)
-        return _Segment(path, _Header(_NEWEST, flags, first, int.from_bytes(seed, "little"), whole=True))
+        return _Segment(path, _Header(_NEWEST, flags, first, seed, whole=True))
 
     def _cut(self, size_bytes: int) -> None:
         try:
@@ -427,7 +427,7 @@ def salvage(directory: Path) -> Salvage:
     pass for a record.
     """
     found = Salvage([], [])
-    paths = [path for path in sorted(directory.glob("*.log")) if _SEGMENT_NAME.fullmatch(path.name)]
+    paths = _named_as_segments(directory)
     last = _first_number(paths[0]) - 1 if paths else 0
     for path in paths:
         first = _first_number(path)
@@ -435,6 +435,36 @@ def salvage(directory: Path) -> Salvage:
             found.gaps.append(Gap(path.name, 0, 0, last, None))
         last = _salvage_segment(found, path, max(last, first - 1))
     return found
+
+
+def begin_anew(directory: Path, records: list[Record], behind: ChangeNumber, seams: Seams) -> None:
+    """On return the journal in `directory` durably begins anew behind that number. OSError.
+
+    `records` are all above it that `salvage` found, and it found no gap among them. One rename decides: a
+    crash before leaves the damaged journal as it is, one after it the new one, and what nobody reads any
+    more. The directory stays, so that it may be where a disk is mounted.
+    """
+    first = behind + 1
+    last = max((record.number for record in records), default=behind)
+    paths = _named_as_segments(directory)
+    # Only the segment with the end of the last gap, which is followed by these records, is written anew.
+    whole = [path for path in paths if first < _first_number(path) <= last]
+    end = min(map(_first_number, whole), default=last + 1)
+    header, seed = _new_header(first, _FRESH_START, seams)
+    content = [header]
+    for record in records:
+        if record.number < end:
+            body = _NEWEST.record.pack(len(record.payload), record.number, record.note, behind)
+            content.append(seal(body + record.payload, seed))
+    fresh = _segment_path(directory, first)
+    make_file(fresh, b"".join(content), seams)
+    sync_directory(directory)
+    for path in set(directory.glob("*.log")) - {fresh, *whole}:
+        path.unlink()
+
+
+def _named_as_segments(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.glob("*.log")) if _SEGMENT_NAME.fullmatch(path.name)]
 
 
 def _salvage_segment(found: Salvage, path: Path, last: int) -> int:
@@ -472,6 +502,17 @@ def _end_gap(found: Salvage, number: int) -> None:
 
 def _first_number(path: Path) -> int:
     return int(path.stem, 16)
+
+
+def _segment_path(directory: Path, first: int) -> Path:
+    return directory / f"{first:016x}.log"
+
+
+def _new_header(first: int, flags: int, seams: Seams) -> tuple[bytes, int]:
+    """The header of a new segment, and its seed."""
+    seed = seams.random_bytes(SEED_BYTES)
+    header = with_checksum(with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
+    return header, int.from_bytes(seed, "little")
 
 
 def _read_header(content: bytes, path: Path) -> _Header:

@@ -1,8 +1,8 @@
 """salvage: a volume whose journal is damaged keeps what is whole of it (`fsck --repair`).
 
 The catalog gets every whole record that it lacks, those behind the damage too. The journal begins anew
-behind the last gap, so that no peer is ever caught up across one; the damaged one stays beside, as `lost-
-journal`.
+behind the last gap, so that no peer is ever caught up across one; a copy of the damaged one stays beside, as
+`lost-journal`. Its directory is not renamed, as it may be where a disk of its own is mounted.
 
 Where the catalog held all that stood in a gap, nothing is lost. Where it did not, the volume is no state
 that the filesystem ever had, and must not be taken for one:
@@ -21,7 +21,7 @@ the others nobody knows: the volume `forgot_requests`, and the peer, which hears
 fails what it may have asked for before and cannot ask for twice, instead of having it done twice.
 """
 
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +31,9 @@ from fusemirror.change import decode_change
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog
-from fusemirror.volume.durable import sync_directory, unused
+from fusemirror.volume.durable import sync_directory, sync_filesystem, unused
 from fusemirror.volume.identity import Identity
-from fusemirror.volume.journal import Gap, Journal, Record, Salvage, salvage
+from fusemirror.volume.journal import Gap, Salvage, begin_anew, salvage
 from fusemirror.volume.requests_done import load_requests, store_requests
 from fusemirror.volume.rows import check_rows
 
@@ -45,19 +45,22 @@ def repair_journal(directory: Path, report: Report) -> None:
     for each gap. To be done again after a crash. FusemirrorError, OSError.
     """
     place = directory / "journal"
-    place.mkdir(mode=0o700, exist_ok=True)  # a repair that was cut short has set it aside
     found = salvage(place)
     catalog = Catalog(directory / "catalog")
     try:
         held = catalog.journal_number
+        if not place.is_dir():
+            found.gaps.append(Gap(place.name, 0, 0, held, None))
         lost = [gap for gap in found.gaps if _lost(gap, held)]
         _mark(directory, names_lost=bool(lost), requests_lost=bool(found.gaps))
         behind = _apply_before_gaps(catalog, found, held)
         _keep_requests(directory, found, behind)
     finally:
         catalog.close()
-    _tell(found, lost, Identity.load(directory), report)
-    _replace(directory, [record for record in found.records if record.number > behind], behind)
+    kept_as = _keep_a_copy(place)
+    _tell(found, lost, Identity.load(directory), kept_as, report)
+    place.mkdir(mode=0o700, exist_ok=True)
+    begin_anew(place, [record for record in found.records if record.number > behind], behind, Seams())
 
 
 def _lost(gap: Gap, held: int) -> range:
@@ -109,26 +112,22 @@ def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> 
     return behind
 
 
-def _replace(directory: Path, records: list[Record], behind: ChangeNumber) -> None:
-    """Put a journal of these records in the place of the old one, which is kept."""
-    fresh = directory / "journal.new"
-    for left in fresh.glob("*"):
-        left.unlink()
-    fresh.mkdir(mode=0o700, exist_ok=True)
-    journal = Journal(fresh, Seams())
-    try:
-        journal.restart(behind)
-        for record in records:
-            journal.append(record.number, record.payload, record.note)
-        journal.sync()
-    finally:
-        journal.close()
-    os.rename(directory / "journal", unused(directory / "lost-journal"))
-    os.rename(fresh, directory / "journal")
-    sync_directory(directory)
+def _keep_a_copy(place: Path) -> str:
+    """On return a copy of the journal durably stands in the volume's directory; its name."""
+    unfinished = place.with_name("lost-journal.new")
+    if unfinished.is_dir():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(mode=0o700)
+    for path in place.glob("*.log"):
+        shutil.copy(path, unfinished)
+    sync_filesystem(unfinished)
+    kept = unused(place.with_name("lost-journal"))
+    unfinished.rename(kept)
+    sync_directory(kept.parent)
+    return kept.name
 
 
-def _tell(found: Salvage, lost: list[Gap], identity: Identity, report: Report) -> None:
+def _tell(found: Salvage, lost: list[Gap], identity: Identity, kept_as: str, report: Report) -> None:
     for gap in found.gaps:
         where = f"journal: {gap.file} at byte {gap.offset}: {gap.size_bytes} bytes cannot be read"
         missing = _numbers(gap)
@@ -142,7 +141,7 @@ def _tell(found: Salvage, lost: list[Gap], identity: Identity, report: Report) -
             "fails those that it waits for and cannot ask for twice"
         )
     kept = sum(record.number > gap.after for record in found.records for gap in found.gaps[:1])
-    report(f"{kept} whole records behind that are kept; the old journal is lost-journal")
+    report(f"{kept} whole records behind that are kept; the old journal is {kept_as}")
     if lost and identity.role == "primary":
         report(
             f"when the hosts meet, {identity.peer_name} becomes the primary and has what is lost here; "

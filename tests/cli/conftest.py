@@ -1,6 +1,7 @@
 """Places for the commands, and the commands run in this process or as processes of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,6 +90,27 @@ def helpers() -> Iterator[None]:
     yield
     for link in made:
         link.unlink()
+
+
+@pytest.fixture
+def own_disk() -> Iterator[Callable[[Path], None]]:
+    """Moves what a directory holds to a disk of its own, which is mounted there as long as the test runs."""
+    if reason := what_is_missing():
+        pytest.skip(reason)
+    mounted: list[Path] = []
+
+    def move(directory: Path) -> None:
+        held = directory.rename(directory.with_name("held"))
+        directory.mkdir(mode=0o700)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "none", directory], check=True)
+        mounted.append(directory)
+        for path in held.iterdir():
+            shutil.move(path, directory)
+        held.rmdir()
+
+    yield move
+    for directory in mounted:
+        subprocess.run(["umount", directory], check=True)
 
 
 @pytest.fixture

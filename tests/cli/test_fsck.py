@@ -1,5 +1,6 @@
 """`fusemirror fsck` and `export` over real volumes: exit codes of fsck(8), and plain files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from fusemirror.volume import check as volume_check
 from fusemirror.volume.identity import FORMAT_VERSION, Identity
 from fusemirror.volume.volume import Volume
 from tests.cli.conftest import Run
+from tests.volume.test_salvage import LOST, NAMES, flip, killed_volume, names_in
 
 
 @pytest.fixture
@@ -47,6 +49,21 @@ def test_problems_are_exit_codes(
     found = volume_check.CheckResult(problems=repaired + left, repaired=repaired)
     monkeypatch.setattr(volume_check, "check", lambda *_arguments: found)
     assert run("fsck", volume, "--repair").exit_code == code
+
+
+def test_a_damaged_journal_is_repaired_where_its_disk_is_mounted(
+    run: Run, tmp_path: Path, own_disk: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "spread"
+    place = killed_volume(directory)[LOST]
+    own_disk(directory / "journal")
+    flip(directory, place + 60)
+    done = run("fsck", directory, "--repair")
+    assert done.exit_code == 1, done.output
+    assert "the old journal is lost-journal" in done.stdout
+    assert (directory / "journal").is_mount()
+    assert run("fsck", directory).exit_code == 0
+    assert names_in(directory) == [name for name in NAMES if name != NAMES[LOST]]
 
 
 def test_export_needs_an_empty_target(run: Run, volume: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A damaged journal: opening stops, and a repair keeps what is whole, and claims no more than that."""
 
+import itertools
+import os
 import shutil
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -15,8 +18,10 @@ from fusemirror.control.backup import BackupUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber
+from fusemirror.limits import JOURNAL_SEGMENT_BYTES
 from fusemirror.mirror.histories import Relation, generation_row, history_of, relation
 from fusemirror.operations import Create
+from fusemirror.volume import journal as journal_module
 from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Journal
@@ -127,15 +132,70 @@ def test_a_repaired_volume_claims_to_be_no_state_of_the_filesystem(
     volume.close()
 
 
-def test_a_repair_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
-    place = killed_volume(tmp_path / "volume")[LOST]
-    flip(tmp_path / "volume", place + 60)
-    shutil.copytree(tmp_path / "volume", tmp_path / "other")
-    (tmp_path / "other" / "journal.new").mkdir()
-    (tmp_path / "other" / "journal.new" / f"{1:016x}.log").write_bytes(b"half")
-    checked(tmp_path / "volume", repair=True)
-    checked(tmp_path / "other", repair=True)
-    assert names_in(tmp_path / "other") == names_in(tmp_path / "volume")
+class _Killed(BaseException):
+    """In the place of a SIGKILL."""
+
+
+def killed_in_repair(directory: Path, step: int) -> bool:
+    """Repair it, and be killed just before the change of a name with this number; False if there is none."""
+    left = step
+
+    def counting(change: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: Any, **more: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise _Killed
+            change(*arguments, **more)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("rename", "replace", "unlink"):
+            patched.setattr(os, name, counting(getattr(os, name)))
+        try:
+            checked(directory, repair=True)
+        except _Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 400, JOURNAL_SEGMENT_BYTES])
+@pytest.mark.parametrize("damaged", [0, LOST, len(NAMES) - 2])
+@pytest.mark.parametrize("committed", [0, LOST + 2])
+def test_a_repair_that_was_cut_short_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_bytes: int, damaged: int, committed: int
+) -> None:
+    monkeypatch.setattr(journal_module, "JOURNAL_SEGMENT_BYTES", segment_bytes)
+    killed_volume(tmp_path / "volume", committed=committed)
+    for path in (tmp_path / "volume" / "journal").glob("*.log"):
+        path.write_bytes(path.read_bytes().replace(NAMES[damaged], b"flipped"[: len(NAMES[damaged])]))
+    shutil.copytree(tmp_path / "volume", tmp_path / "whole")
+    checked(tmp_path / "whole", repair=True)
+    identity = Identity.load(tmp_path / "whole")
+    assert checked(tmp_path / "whole", repair=False)[:2] == (0, 0)
+    expected = [name for index, name in enumerate(NAMES) if index != damaged or index < committed]
+    assert names_in(tmp_path / "whole") == expected
+    for step in itertools.count(1):
+        directory = tmp_path / f"killed {step}"
+        shutil.copytree(tmp_path / "volume", directory)
+        if not killed_in_repair(directory, step):
+            break
+        checked(directory, repair=True)
+        assert names_in(directory) == expected, f"killed before step {step}"
+        assert Identity.load(directory) == identity, f"killed before step {step}"
+    assert step > 3
+
+
+def test_of_a_journal_that_is_missing_nobody_knows_what_it_held(tmp_path: Path) -> None:
+    killed_volume(tmp_path / "volume", committed=LOST)
+    shutil.rmtree(tmp_path / "volume" / "journal")
+    with pytest.raises(VolumeDamaged, match="journal is missing"):
+        Volume.open(tmp_path / "volume")
+    _, left, said = checked(tmp_path / "volume", repair=True)
+    assert (left, f"changes from {LOST + 2} on are lost here" in said) == (0, True), said
+    assert names_in(tmp_path / "volume") == NAMES[:LOST]
+    assert not Identity.load(tmp_path / "volume").whole
 
 
 def test_a_repaired_primary_that_goes_on_alone_has_nothing_in_common_with_its_peer(tmp_path: Path) -> None:
