@@ -1,5 +1,7 @@
 """`fusemirror delete`: forget a mirrored filesystem on this host."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,11 @@ import click
 
 from fusemirror import settings
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.mounts import all_mounts, mount_at
 from fusemirror.errors import BadConfig, RefusedForSafety, VolumeInUse, VolumeMissing
+
+_ON_DISKS_OF_THEIR_OWN = ("journal", "communication")
+"""The parts of a volume for which fusemirror-tasks(7) says how to mount a disk there."""
 
 
 @click.command("delete")
@@ -24,15 +30,21 @@ def command(places: Places, name: str, with_volume: bool) -> None:
 
     volume = Path(places.load(name).volume)
     config = settings.config_path(places.config_dir, name)
-    _remove(places, name, volume, with_volume=with_volume)
+    left = _remove(places, name, volume, with_volume=with_volume)
     config.unlink()  # last: until then the command can be given again
     sync_directory(places.config_dir)
     kept = "" if with_volume else f"; its copy of the files stays in {volume}"
+    if left:
+        directories = ", ".join(map(str, left))
+        kept = f"; empty, and left for you to unmount and remove: {directories}"
     tell(f"Forgot {name}{kept}", err=True)
 
 
-def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> None:
-    """Remove the keys, and the volume if that is asked for. RefusedForSafety while it is in use."""
+def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> list[Path]:
+    """Remove the keys, and the volume if that is asked for; the directories in it that are empty and stay.
+
+    RefusedForSafety while it is in use, or something is mounted in it that is no part of it.
+    """
     from fusemirror.communication.place import leave_place
     from fusemirror.volume.identity import Identity, VolumeLock
 
@@ -52,30 +64,67 @@ def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> No
                 1,
                 f"volume: {volume} belongs to `{identity.name}`, and nothing was removed",
             )
+        if with_volume:
+            _check_mounts_in(volume)
         keys = places.keys_dir(name)
         if keys.is_dir() and not keys.is_symlink():
             shutil.rmtree(keys)
         if with_volume and identity is not None:
             if identity.communication_directory:
                 leave_place(Path(identity.communication_directory))
-            _remove_volume(volume)
+            return _remove_volume(volume)
+        return []
     finally:
         if identity is not None:
             lock.release()
 
 
-def _remove_volume(volume: Path) -> None:
+def _check_mounts_in(volume: Path) -> None:
+    """RefusedForSafety where a disk is mounted in the volume that the manual does not have there: what it
+    holds may be anybody's."""
+    real = Path(os.path.realpath(volume))
+    ours = [real, *(real / part for part in _ON_DISKS_OF_THEIR_OWN)]
+    for mount in all_mounts():
+        directory = Path(mount.directory)
+        if directory.is_relative_to(real) and directory not in ours:
+            raise RefusedForSafety(
+                f"something is mounted on {directory}, and would be emptied with the volume; unmount it first"
+            )
+
+
+def _remove_volume(volume: Path) -> list[Path]:
     """Remove all that a volume holds, its identity first: what is left of one that was cut short is none.
 
-    The directory itself stays where it is a mount point. OSError.
+    The directory itself stays where it is a mount point, and so do those in it, which are returned. OSError.
     """
     from fusemirror.volume.identity import Identity
 
     Identity.remove(volume)
-    for path in volume.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if not volume.is_mount():
+    left = [path for path in sorted(volume.iterdir()) if not _remove_path(path)]
+    if not left and mount_at(os.path.realpath(volume)) is None:
         volume.rmdir()
+    return left
+
+
+def _remove_path(path: Path) -> bool:
+    """Remove what stands there, and all that it holds; whether nothing is left.
+
+    A mount point is emptied and stays; so does one that is immutable, as fusemirror-tasks(7) makes them, and
+    that is empty as long as its disk is not mounted. OSError.
+    """
+    if not path.is_dir() or path.is_symlink():
+        path.unlink()
+        return True
+    for inner in path.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            if inner.name != "lost+found":  # of the disk's filesystem
+                shutil.rmtree(inner)
+        else:
+            inner.unlink()
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EPERM):
+            raise
+        return False
+    return True

@@ -40,7 +40,7 @@ from fusemirror.limits import DATA_BYTES_MAX, MESSAGE_BYTES_MAX, STAGING_SEGMENT
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.volume import tails
-from fusemirror.volume.durable import append_behind, sync_directory, unused
+from fusemirror.volume.durable import append_behind, check_movable, sync_directory, unused
 from fusemirror.volume.identity import Shutdown, boot_id
 from fusemirror.volume.log import (
     CHECKSUM_BYTES,
@@ -342,13 +342,16 @@ def _records_before(content: bytes) -> Iterator[tuple[int, bytes, int, int]]:
 def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]) -> bool:
     """Whether the staged requests in `directory` can be read; with `repair` what is whole of them is kept.
 
-    `report` gets a line for what is wrong, and one for what a repair kept. VolumeError, OSError.
+    `report` gets a line for what is wrong, and one for what a repair kept. VolumeError, OSError;
+    RefusedForSafety, with nothing changed, where something is mounted there that would have to be moved.
     """
     if not any(directory.glob("*.requests")):
         return True
     try:
         _opened_to_repair(directory).close()
     except VolumeDamaged as error:
+        if repair:
+            check_movable(directory)
         report(f"{error}: repaired" if repair else str(error))
         if repair:
             _salvage(directory, report)

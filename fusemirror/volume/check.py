@@ -31,7 +31,7 @@ from fusemirror.printable import counted
 from fusemirror.seams import Seams
 from fusemirror.settings import is_host_name, nearest_host_name
 from fusemirror.volume.catalog import Catalog, new_directory
-from fusemirror.volume.durable import unused
+from fusemirror.volume.durable import check_movable, unused
 from fusemirror.volume.entries import Entry, entry_key, inode_key, key_inode, pack_entry, unpack_entry
 from fusemirror.volume.identity import Identity, Shutdown, VolumeLock
 from fusemirror.volume.image_files import misfits
@@ -210,7 +210,12 @@ def _catalog_is_damaged(directory: Path) -> bool:
 
 
 def _move_catalog_away(directory: Path) -> None:
-    """Opening then puts what the journal holds into an empty catalog, and sizes and times of images."""
+    """Opening then puts what the journal holds into an empty catalog, and sizes and times of images.
+
+    RefusedForSafety where something is mounted there, before anything is changed.
+    """
+    if (directory / "catalog").exists():
+        check_movable(directory / "catalog")
     identity = Identity.load(directory)
     complete = identity.complete and identity.role == "primary"
     msgspec.structs.replace(identity, compare_all=True, complete=complete).store(directory)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fusemirror.change import KEEP_SIZE, PUNCH_HOLE
+from fusemirror.errors import RefusedForSafety
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,6 +90,25 @@ def append_behind(descriptor: int, data: bytes, end: int) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
+
+
+def check_movable(directory: Path) -> None:
+    """RefusedForSafety where something is mounted on `directory`: nothing can be renamed over it, nor it."""
+    if _mount_id(directory) != _mount_id(directory.parent):
+        raise RefusedForSafety(
+            f"something is mounted on {directory}, so nothing else can take its place; unmount it, move what"
+            " that disk holds into the directory itself, and try again"
+        )
+
+
+def _mount_id(directory: Path) -> str:
+    """Of the mount that a directory is in; unlike the device it tells a bind mount within one filesystem."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
+    finally:
+        os.close(descriptor)
+    return next(line for line in lines if line.startswith("mnt_id:"))
 
 
 def unused(path: Path) -> Path:

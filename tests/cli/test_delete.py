@@ -1,6 +1,8 @@
 """`fusemirror delete`: what goes, and what stays."""
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,50 @@ def test_with_its_volume_go_the_requests_that_were_staged_elsewhere(run: Run, tm
     (place / "data.mdb").touch()
     assert run("delete", "data", "--volume").exit_code == 0
     assert list(place.iterdir()) == []
+
+
+def test_the_disk_of_a_journal_is_emptied_and_what_is_to_be_unmounted_is_told(
+    run: Run, tmp_path: Path, own_disk: Callable[[Path], None]
+) -> None:
+    journal = tmp_path / "main" / "journal"
+    own_disk(journal)
+    (journal / "lost+found").mkdir(mode=0o700)
+    done = run("delete", "data", "--volume")
+    assert done.exit_code == 0, done.stderr
+    assert f"Forgot data; empty, and left for you to unmount and remove: {journal}\n" in done.stderr
+    assert [path.name for path in (tmp_path / "main").iterdir()] == ["journal"]
+    assert [path.name for path in journal.iterdir()] == ["lost+found"]
+    assert list((tmp_path / "etc").iterdir()) == []
+
+
+def test_an_immutable_mount_point_stays_where_its_disk_is_not_mounted(run: Run, tmp_path: Path) -> None:
+    journal = tmp_path / "main" / "journal"
+    for path in journal.iterdir():
+        path.unlink()
+    if subprocess.run(["chattr", "+i", journal], check=False, capture_output=True).returncode != 0:
+        pytest.skip("the filesystem of the tests has no immutable directories")
+    try:
+        done = run("delete", "data", "--volume")
+    finally:
+        subprocess.run(["chattr", "-i", journal], check=True)
+    assert done.exit_code == 0, done.stderr
+    assert f"left for you to unmount and remove: {journal}" in done.stderr
+    assert [path.name for path in (tmp_path / "main").iterdir()] == ["journal"]
+
+
+@pytest.mark.parametrize("part", ["catalog", "somebody's"])
+def test_what_else_is_mounted_in_a_volume_keeps_it_as_it_is(
+    run: Run, tmp_path: Path, own_disk: Callable[[Path], None], part: str
+) -> None:
+    place = tmp_path / "main" / part
+    place.mkdir(exist_ok=True)
+    (place / "file").touch()
+    own_disk(place)
+    done = run("delete", "data", "--volume")
+    assert (done.exit_code, f"something is mounted on {place}" in done.stderr) == (6, True), done.stderr
+    assert (place / "file").exists()
+    assert (tmp_path / "etc" / "data" / "key.pem").exists()
+    Volume.open(tmp_path / "main").close()
 
 
 def test_nothing_is_removed_while_it_is_mounted(run: Run, tmp_path: Path) -> None:

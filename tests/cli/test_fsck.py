@@ -66,6 +66,22 @@ def test_a_damaged_journal_is_repaired_where_its_disk_is_mounted(
     assert names_in(directory) == [name for name in NAMES if name != NAMES[LOST]]
 
 
+@pytest.mark.parametrize("part", ["catalog/data.mdb", "staged/0000000000000001.requests"])
+def test_a_repair_that_would_move_what_is_mounted_is_refused_before_anything_is_changed(
+    run: Run, volume: Path, own_disk: Callable[[Path], None], part: str
+) -> None:
+    directory = (volume / part).parent
+    directory.mkdir(exist_ok=True)
+    (volume / part).write_bytes(b"nonsense" * 1024)
+    own_disk(directory)
+    before = {path: path.read_bytes() for path in volume.glob("*.json")}
+    done = run("fsck", volume, "--repair")
+    assert (done.exit_code, "repaired" in done.output) == (8, False), done.output
+    assert f"something is mounted on {directory}, so nothing else can take its place;" in done.stderr
+    assert {path: path.read_bytes() for path in volume.glob("*.json")} == before
+    assert (volume / part).read_bytes() == b"nonsense" * 1024
+
+
 def test_export_needs_an_empty_target(run: Run, volume: Path, tmp_path: Path) -> None:
     assert run("export", volume, tmp_path / "out").exit_code == 0
     assert list((tmp_path / "out").iterdir()) == []
