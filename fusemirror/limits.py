@@ -137,6 +137,7 @@ ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wai
 UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
 PROBE_BYTES = 16 * KIB  # more than the largest packets of a network (jumbo frames: 9,000)
 BEFORE_PROBE_BYTES_MAX = READ_AHEAD_BYTES_MAX + PROBE_BYTES  # a peer sends its Probe before anything else
+PONGS_UNSENT_MAX = 1_000  # those of minutes: every lease is over by then
 PROBE_TIMEOUT_S = 2.0  # so much takes a second of 128 kbit/s
 RECEIVED_TOLD_BYTES = 1 * MIB  # after so many the other end hears that it need not keep them any more
 RESENT_BYTES_MAX = 64 * MIB  # kept of a session: sockets hold some 10 MiB (tcp(7)), long lines more

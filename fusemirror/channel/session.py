@@ -6,6 +6,7 @@ arrived. Heartbeats show that both processes are alive, and carry the lease (`he
 
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -170,6 +171,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._left: list[Received] = []  # by who took messages in place
         self._is_probed = False
+        self._unsent_pongs: deque[int] = deque()  # at which byte of what is sent each ends
 
     @property
     def path(self) -> str:
@@ -391,9 +393,7 @@ class Session:
         """What is between the two sessions, and no business of anybody above."""
         moving, now = self.moving, trio.current_time()
         if type(message) is Ping:
-            self.heartbeat.pinged(now)
-            with suppress(ConnectionLost):  # what came with it is delivered first
-                self.send(Pong(message.serial))
+            self._answer_ping(message, now)
         elif type(message) is Pong:
             try:
                 self.heartbeat.answered(message.serial, now)
@@ -454,6 +454,16 @@ class Session:
                     task_status.started()
         finally:
             self.close("closed on this host")
+
+    def _answer_ping(self, message: Ping, now: float) -> None:
+        unsent, sent_bytes = self._unsent_pongs, self.counters.sent_bytes - self.sending.backlog_bytes
+        while unsent and unsent[0] <= sent_bytes:
+            unsent.popleft()
+        if len(unsent) < limits.PONGS_UNSENT_MAX:  # who takes so few has given this host up, or means no good
+            self.heartbeat.pinged(now)
+            with suppress(ConnectionLost):  # what came with it is delivered first
+                self.send(Pong(message.serial))
+                unsent.append(self.counters.sent_bytes)
 
     async def _until_lost(self, task: Callable[[], Awaitable[None]]) -> None:
         try:

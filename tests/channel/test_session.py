@@ -24,6 +24,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.connection import Received
+from fusemirror.protocol.framing import encode_frame
 from fusemirror.protocol.messages import AnyMessage, Applied, Bye, Ping, Pong, Probe, Refused, RegionData
 from tests.memory_network import MemoryNetwork
 
@@ -757,3 +758,27 @@ async def test_much_that_follows_the_probe_at_once_is_received(
         while len(received) < 10_000:
             received += await opened[0].receive()
     assert [message for message, _ in received] == [applied(number) for number in range(10_000)]
+
+
+async def test_a_peer_that_pings_and_reads_nothing_makes_this_host_keep_few_answers(
+    memory_sessions: Sessions,
+) -> None:
+    peer, here = memory_sessions
+    newest = 20 * limits.PONGS_UNSENT_MAX
+    pong = encode(Pong(newest))
+    pong_bytes = len(encode_frame(pong) + pong)
+    async with served(here) as nursery:
+        nursery.start_soon(listen_until_lost, here)
+        for serial in range(1, newest + 1):
+            peer.send(Ping(serial))
+            await peer.sending.run_out()
+        await trio.testing.wait_all_tasks_blocked()
+        assert 0 < here.sending.backlog_bytes <= limits.PONGS_UNSENT_MAX * pong_bytes
+        while here.sending.backlog_bytes:
+            assert await peer._transport.receive(limits.MIB)
+            await trio.testing.wait_all_tasks_blocked()
+        answered_bytes = here.counters.sent_bytes
+        peer.send(Ping(newest + 1))
+        with trio.fail_after(PEER_TIMEOUT):  # it has read, and is answered again
+            while here.counters.sent_bytes == answered_bytes:
+                await trio.testing.wait_all_tasks_blocked(0.001)
