@@ -356,7 +356,7 @@ async def test_without_the_witness_nobody_waits_for_ever_for_what_a_lost_backup_
         assert main.granting.granted
         main.mirror.authority.quorum = QuorumGrant(cast(Witness, object()))
         network.cut("alpha", "beta")
-        await main.host.links.ended.wait()
+        await until(lambda: not main.mirror.authority.entitled)
         with trio.fail_after(PATIENCE_S), pytest.raises(CheckReport):
             await asked(alpha, hosts.file)
         assert not main.granting.granted
