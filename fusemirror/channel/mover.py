@@ -172,10 +172,12 @@ class Mover:
             self._refuse(address, gone=isinstance(error, NobodyListens))
         except HandshakeRefused as error:
             self._fail(address, error.why)
-            # Only the process of the session knows that it is over. Who refuses before its Hello may be
-            # anybody, such as the host of another filesystem at an address that was the peer's once.
-            if line is not None and line.peer.instance == self._session.peer.instance:
-                self._session.close(self._moving.lost_reason or error.why)
+            # Only the process of the session knows that it is over; where its connection is lost, too, it has
+            # gone. Who refuses before its Hello may be anybody, such as the host of another filesystem at an
+            # address that was the peer's once.
+            lost_reason = self._moving.lost_reason
+            if line is not None and (lost_reason or line.peer.instance == self._session.peer.instance):
+                self._session.close(lost_reason or error.why)
             self._refuse(address, gone=True)
         except ChannelError as error:
             self._fail(address, error.why)

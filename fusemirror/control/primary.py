@@ -243,9 +243,10 @@ class PrimaryUnit(Role):
         """Mirror over the link and answer its requests, until it is lost."""
         if not await self.meeting.begin(link):
             return
-        self.granting.expect(owed=link.forward.peer.owes_writes)
         await self.requests.grants.begin_link()
         self.requests.arbiter.begin_link()
+        # Behind the last wait before the mirror has the link: until then its lease may end, and with it this.
+        self.granting.expect(owed=link.forward.peer.owes_writes)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.requests.run, link)
             nursery.start_soon(self.requests.end_reservations_of_nobody)

@@ -88,7 +88,10 @@ class OperationsServer:
             return codec.error_reply(header.unique, errno.EIO)
 
     async def untaken(self, header: InHeader, body: bytes, reply: FuseReply) -> None:
-        if codec.OUT_HEADER.read(reply[0]).error:
+        error = codec.error_of(reply)
+        if error == errno.EIO:
+            self.in_doubt(header, body)
+        if error:
             return
         handed = codec.handed_by(header.opcode, reply)
         if handed.file is not None:
@@ -101,6 +104,9 @@ class OperationsServer:
             codec.names_changed_by(header, memoryview(body)),
             codec.content_changed_by(header, memoryview(body)),
         )
+
+    def in_doubt(self, header: InHeader, body: bytes) -> None:
+        self._names.changed_untold(codec.names_changed_by(header, memoryview(body)), None)
 
     async def _getlk(self, header: InHeader, body: memoryview) -> FuseReply:
         conflict = await self._locks.find(header, codec.lock_in(body))

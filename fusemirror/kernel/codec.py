@@ -616,6 +616,11 @@ def error_reply(unique: int, errno: int) -> FuseReply:
     return (OUT_HEADER.pack(OUT_HEADER.size, -errno, unique),)
 
 
+def error_of(reply: FuseReply) -> int:
+    """The errno that a reply tells, or 0."""
+    return -OUT_HEADER.read(reply[0]).error
+
+
 def empty_reply(unique: int) -> FuseReply:
     return (OUT_HEADER.pack(OUT_HEADER.size, 0, unique),)
 

@@ -82,6 +82,10 @@ class Server(Protocol):
         have told of a change is told otherwise. `body` is that of a request that changes names, else empty.
         """
 
+    def in_doubt(self, header: InHeader, body: bytes) -> None:
+        """The reply is EIO, and goes to the kernel next. Names that the request was to change may be changed
+        all the same, and the kernel would go by what they were. `body` as for `untaken`."""
+
 
 class _Waiting:
     """A request whose handler has to wait, from then on until it has ended."""
@@ -330,8 +334,10 @@ class FuseSession:
             self.end_waiting(waiting)
         if waiting.answered:
             await self._server.untaken(header, waiting.body, reply)
-        else:
-            self.reply(reply)
+            return
+        if waiting.body and codec.error_of(reply) == errno.EIO:
+            self._server.in_doubt(header, waiting.body)
+        self.reply(reply)
 
     # --- replies --------------------------------------------------------------------------------------
 

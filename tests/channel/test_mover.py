@@ -380,5 +380,23 @@ async def test_a_process_that_is_gone_is_lost_at_once_where_somebody_else_has_an
         assert trio.current_time() - began < 0.1
 
 
+@pytest.mark.expects_warnings
+async def test_a_peer_that_began_anew_is_met_at_once_although_an_address_of_it_does_not_answer(
+    foreign: tuple[Host, Host, Host], memory: MemoryNetwork, clock: trio.testing.MockClock
+) -> None:
+    alpha, beta, gamma = foreign
+    gamma.hello.update(ANOTHER_PROCESS)
+    async with running(beta, alpha, gamma) as nursery:
+        link = await alpha.link()
+        nursery.start_soon(beta.use_links)
+        await trio.sleep(1)
+        for _ in range(2):  # one of each path
+            memory.break_one("alpha", "beta")
+        memory.stall("alpha", "beta")
+        began = trio.current_time()
+        await alpha.lost(link)
+        assert trio.current_time() - began < limits.PATH_TIMEOUT_S
+
+
 def test_limits_let_both_paths_of_every_address_in() -> None:
     assert limits.PEER_HANDSHAKES_PER_S >= 2 * limits.DIALS_PER_PATH_TIMEOUT * limits.ADDRESSES_MAX

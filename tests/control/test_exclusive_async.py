@@ -364,3 +364,32 @@ async def test_without_the_witness_nobody_waits_for_ever_for_what_a_lost_backup_
         main.mirror.authority.look()
         network.heal("alpha", "beta")
         await normal(alpha, beta)
+
+
+@pytest.mark.expects_warnings
+async def test_that_the_backup_owes_writes_outlasts_a_lease_that_ends_while_the_link_begins(
+    pair: Pair, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a primary that was killed shows what was before them."""
+    main = cast(PrimaryUnit, pair.primary.unit)
+    grants, done = main.requests.grants, list[str]()
+    begin, expect = grants.begin_link, main.granting.expect
+
+    async def begin_while_the_lease_ends() -> None:
+        main.mirror.replica.hold_until = trio.current_time()
+        main.mirror.authority.look()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await begin()
+        done.append("has waited")
+
+    def expect_noted(*, owed: bool) -> None:
+        done.append("knows")
+        expect(owed=owed)
+
+    monkeypatch.setattr(grants, "begin_link", begin_while_the_lease_ends)
+    monkeypatch.setattr(main.granting, "expect", expect_noted)
+    network.cut("alpha", "beta")
+    await main.host.links.ended.wait()
+    network.heal("alpha", "beta")
+    await normal(pair.primary, pair.backup)
+    assert done[-2:] == ["has waited", "knows"]

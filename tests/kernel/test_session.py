@@ -34,6 +34,7 @@ class Served:
         self.interrupted: list[int] = []
         self.forgotten: list[tuple[int, int]] = []
         self.untaken_replies: list[tuple[InHeader, bytes, FuseReply]] = []
+        self.doubts: list[tuple[int, bytes]] = []
         self.promises: dict[int, Promise[int]] = {}  # of writes, which wait without a task
 
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, FuseReply] | None:
@@ -72,6 +73,8 @@ class Served:
             raise KeyError("a mistake")
         if header.nodeid == 14:
             raise MalformedRequest("late")
+        if header.nodeid == 16:
+            return codec.error_reply(header.unique, errno.EIO)
         return codec.data_reply(header.unique, bytes(asked.size if header.opcode == Opcode.READ else 0))
 
     def interrupt(self, unique: int) -> None:
@@ -79,6 +82,9 @@ class Served:
 
     async def untaken(self, header: InHeader, body: bytes, reply: FuseReply) -> None:
         self.untaken_replies.append((header, body, reply))
+
+    def in_doubt(self, header: InHeader, body: bytes) -> None:
+        self.doubts.append((header.unique, body))
 
 
 class Kernel:
@@ -381,6 +387,29 @@ async def test_of_a_request_that_changes_names_they_are_kept_for_that(
         server.gates[2].set()
         await trio.testing.wait_all_tasks_blocked()
         assert [body for _, body, _ in server.untaken_replies] == [body]
+
+
+async def test_of_a_change_of_names_that_is_in_doubt_it_is_told_before_the_kernel_hears(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.gates = {2: trio.Event(), 4: trio.Event()}
+    body = b"a name of a rename\0" * 3
+    async with serving(server) as (kernel, session):
+        kernel.send(Opcode.RENAME, 2, body, nodeid=16)
+        kernel.send(Opcode.READ, 4, nodeid=16)
+        await trio.testing.wait_all_tasks_blocked()
+        told: list[list[Any]] = []
+        reply = session.reply
+
+        def reply_noted(data: FuseReply) -> None:
+            told.append(list(server.doubts))
+            reply(data)
+
+        monkeypatch.setattr(session, "reply", reply_noted)
+        for number, gate in server.gates.items():
+            gate.set()
+            assert await kernel.answer() == (number, errno.EIO)
+    assert told == [[(2, body)]] * 2, "and nothing of what changes no names"
 
 
 async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(

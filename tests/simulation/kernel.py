@@ -14,7 +14,7 @@ from random import Random
 import trio
 
 from fusemirror.control.unit import ControlUnit
-from fusemirror.errors import OperationFailed
+from fusemirror.errors import CheckReport, OperationFailed
 from fusemirror.identifiers import InodeNumber
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.invalidation import Nobody
@@ -73,10 +73,15 @@ class SimulatedKernel:
 
     @contextmanager
     def _change_under_way(self, began: int, *names: Name) -> Iterator[None]:
-        """The directories are locked: no other call changes these names meanwhile."""
+        """The directories are locked: no other call changes these names meanwhile. Of a change that is in
+        doubt the kernel is told to drop them."""
         self._changing.update(dict.fromkeys(names, began))
         try:
             yield
+        except CheckReport:
+            for name in names:
+                self._entries.pop(name, None)
+            raise
         finally:
             for name in set(names):
                 del self._changing[name]

@@ -162,7 +162,7 @@ class Hung(Exception):
 class Simulation:
     def __init__(self, seed: int, options: Options, directory: Path, run: Run) -> None:
         self.history = History()
-        self._settle_s = 40 / options.hurry + options.peer_timeout  # two checkpoints and a purge
+        self._settle_s = 26 / options.hurry  # two checkpoints and a purge
         self._atlas = Atlas()
         self._guarded_failed_late = False
         self._staged_data = run.staged_data

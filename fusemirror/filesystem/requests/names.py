@@ -145,7 +145,8 @@ class NameRequests:
             self._cache.renamed(other and catalog.inode(other.inode), (parent_inode_old, name_old))
 
     def changed_untold(self, names: list[NameKey], content_of: InodeNumber | None) -> None:
-        """A change took effect whose program was killed before: its kernel took it for failed.
+        """A change took effect that its kernel takes for failed: its program was killed before, or hears that
+        it is in doubt.
 
         `names` are those that it changed, of a rename the old one and the new one.
         """

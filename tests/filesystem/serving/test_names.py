@@ -2,7 +2,11 @@
 
 import os
 import stat
+from typing import Any
 
+import pytest
+
+from fusemirror.errors import ChangeInDoubt
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import InodeNumber, NameKey
 from fusemirror.kernel import codec
@@ -56,3 +60,31 @@ async def test_a_kernel_drops_the_names_that_a_killed_program_changed(
     assert sorted(dropped) == sorted(
         [(ROOT, b"moved"), (ROOT, b"moved"), (target, b"new"), (ROOT, b"removed")]
     )
+
+
+async def test_a_kernel_drops_the_names_whose_change_is_in_doubt(
+    kernel: Kernel, operations: Operations, dropped: list[NameKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep a name that is gone, and a listing would not have it."""
+    names = operations.names._cache.directories
+    moved = await kernel.make_directory(b"moved")
+    await kernel.make_directory(b"removed")
+    unit = operations.names._unit
+    perform = unit.perform
+
+    async def perform_in_doubt(operation: Any) -> None:
+        await perform(operation)
+        raise ChangeInDoubt("it was lost")
+
+    monkeypatch.setattr(unit, "perform", perform_in_doubt)
+    rename = codec.RENAME2_IN.pack(ROOT, 0, 0) + b"moved\0new\0"
+    for opcode, body in (
+        (Opcode.RENAME2, rename),
+        (Opcode.RMDIR, b"removed\0"),
+        (Opcode.MKDIR, codec.MKDIR_IN.pack(0o755, 0) + b"made\0"),
+    ):
+        assert await kernel.refused(opcode, ROOT, body) == "EIO"
+        kernel.server.in_doubt(kernel.header, body)
+    assert codec.ENTRY_OUT.read(await kernel.ask(Opcode.LOOKUP, ROOT, b"new\0")).nodeid == moved
+    names._droppers.shutdown()
+    assert {(ROOT, b"moved"), (ROOT, b"new"), (ROOT, b"removed"), (ROOT, b"made")} == set(dropped)
