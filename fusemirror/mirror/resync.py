@@ -141,27 +141,27 @@ class Resyncer:
             # Changes that wait for their images to be copied go first: a program waits for each of them.
             waited_for = [entry.inode for entry in self._window.in_flight if entry.inode in out_of_sync]
             await copier.copy(dict.fromkeys(waited_for), at_once=True)
+            self._note_what_is_copied()
             self._replica.release()
             self._acknowledge_waiting()
-            self._mark_what_was_declined()
             while out_of_sync:
                 copier.tell()
                 await copier.copy(out_of_sync.inodes())
-                self._mark_what_was_declined()
-                self._replica.forget_copied()
-                self._changed()
+                self._note_what_is_copied()
                 if self._replica.declined:
                     await trio.sleep(DECLINED_RETRY_S)
                     self._send_out_of_sync(stream)
         finally:
             self._copier = None
 
-    def _mark_what_was_declined(self) -> None:
+    def _note_what_is_copied(self) -> None:
         """The replica takes no image for copied of which it has declined anything, if only a change, since it
         was told that it is copied: those are copied once more, and told of before."""
         for inode in self._declined_anew:
             if self._volume.catalog.inode(inode) is not None:
                 self._replica.out_of_sync.add_whole(inode)
+        self._replica.forget_copied()
+        self._changed()
 
     def _acknowledge_waiting(self) -> None:
         """The images are copied that changes waited for; one whose image the replica declined is in doubt."""

@@ -154,10 +154,37 @@ async def test_who_waited_for_an_image_that_is_copied_hears_of_no_other(
         brought.window.add(change, (), 0, now=0.0)
     brought.replica.hold_back(first)
     brought.replica.applied_number = changes[-1].number
-    brought.replica.declined[bad] = "no"
     heard: dict[ChangeNumber, bool] = {}
     for change in changes:
         brought.window.when_settled(change.number, partial(heard.__setitem__, change.number))
     async with brought.over(wire) as stream:
+        brought.replica.declined[bad] = "no"
+        brought.resync.try_again(bad)
         await confirm(stream, 1)
     assert list(heard.values()) == [True, False, True]
+
+
+async def test_what_was_declined_and_is_copied_for_who_waits_for_it_is_in_order(
+    volume: Volume, writer: Writer
+) -> None:
+    """Else the pair is never normal again: nothing is left to be copied that would tell."""
+    brought, wire = Brought(volume), Wire()
+    file = writer.create(b"file")
+    brought.window.acknowledge(volume.number)
+    async with brought.over(wire) as stream:
+        await confirm(stream, 1)
+        replica = brought.replica
+        replica.declined[file] = "no"
+        replica.out_of_sync.add_whole(file)
+        change = TruncateChange(ChangeNumber(volume.number + 1), NO_REQUEST, 1, file, 5)
+        brought.window.add(change, (), 0, now=0.0)
+        replica.applied_number = change.number
+        settled: list[bool] = []
+        brought.window.when_settled(change.number, settled.append)
+        brought.resync.try_again(file)
+        await trio.testing.wait_all_tasks_blocked()
+        await confirm(stream, 2)
+        await confirm(stream, 3)
+        assert not replica.declined
+        assert not replica.out_of_sync
+        assert settled == [True], "both have it"
