@@ -526,7 +526,8 @@ def _traced_log(run: Run) -> Iterator[list[str]]:
             text = record.getMessage()
             run.trace.append(f"log {record.levelname} {text}")
             # A host that pauses in its handshake is a stranger for so long.
-            expected = text.startswith(_EXPECTED_WARNINGS) or "did not say Hello within" in text
+            is_late = "did not say Hello within" in text or "had not said Hello when" in text
+            expected = text.startswith(_EXPECTED_WARNINGS) or is_late
             expected = expected or (text.startswith("refused what ") and run.lied_in(text))
             if record.levelno >= logging.WARNING and not expected:
                 complaints.append(text)
