@@ -282,6 +282,10 @@ class VolumeDamaged(VolumeError):
     """volume {0} is damaged: {1}; run `fusemirror fsck {0}`"""
 
 
+class RepairCutShort(VolumeDamaged):
+    """a repair of the journal of volume {0} was cut short; finish it with `fusemirror fsck --repair {0}`"""
+
+
 class BadRow(FusemirrorError):
     """a row that no catalog can hold: {0}"""
 

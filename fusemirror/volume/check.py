@@ -36,7 +36,7 @@ from fusemirror.volume.entries import Entry, entry_key, inode_key, key_inode, pa
 from fusemirror.volume.identity import Identity, Shutdown, VolumeLock
 from fusemirror.volume.image_files import misfits
 from fusemirror.volume.inode import ROW_BYTES_MIN, Inode
-from fusemirror.volume.journal import Journal
+from fusemirror.volume.journal import Journal, check_is_there
 from fusemirror.volume.private import check_plain_volume
 from fusemirror.volume.probe import is_readable
 from fusemirror.volume.recovery import quarantine_image
@@ -180,8 +180,7 @@ def _is_damaged(directory: Path, open_log: Callable[[Path, bool], Journal | Regi
 
 
 def _open_journal(directory: Path, lost_power: bool) -> Journal:
-    if not (directory / "journal").is_dir():
-        raise VolumeDamaged(directory, "journal is missing")
+    check_is_there(directory)
     return Journal(directory / "journal", Seams(), lost_power=lost_power)
 
 

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged, VolumeFormat
+from fusemirror.errors import DiskFailed, FusemirrorError, RepairCutShort, VolumeDamaged, VolumeFormat
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.limits import JOURNAL_RECORD_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.seams import Seams
@@ -401,6 +401,19 @@ class Journal:
     def _damaged(self, path: Path, offset: int) -> VolumeDamaged:
         why = "a record cannot be read, and was whole: others follow it"
         return VolumeDamaged(self._volume, f"journal: {path.name} at byte {offset}: {why}")
+
+
+def check_is_there(volume: Path) -> None:
+    """VolumeDamaged where the volume has no journal. RepairCutShort where it has one that a repair had made.
+
+    Repairs of versions before renamed the old one to `lost-journal`, and then `journal.new`, which was
+    durable by then, to `journal`.
+    """
+    if (volume / "journal").is_dir():
+        return
+    if (volume / "journal.new").is_dir():
+        raise RepairCutShort(volume)
+    raise VolumeDamaged(volume, "journal is missing")
 
 
 class Gap(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fusemirror.errors import RefusedForSafety, VolumeDamaged
 
-_LISTED = ("catalog", "catalog.new", "communication", "journal", "regions", "staged")
+_LISTED = ("catalog", "catalog.new", "communication", "journal", "journal.new", "regions", "staged")
 """Directories of a volume with few files. In the others there is a file for each of the users', made private
 from the first moment, and out of reach for as long as the volume's directory is."""
 

@@ -4,6 +4,10 @@ The catalog gets every whole record that it lacks, those behind the damage too. 
 behind the last gap, so that no peer is ever caught up across one; a copy of the damaged one stays beside, as
 `lost-journal`. Its directory is not renamed, as it may be where a disk of its own is mounted.
 
+What is lost is told before the catalog takes what hides it: from then on it holds a number behind the gap, as
+if it held all before. A repair that is done again cannot tell the two apart: where the volume says of itself
+that it is not whole, it claims no more than that the catalog may have held what stood there.
+
 Where the catalog held all that stood in a gap, nothing is lost. Where it did not, the volume is no state
 that the filesystem ever had, and must not be taken for one:
 
@@ -21,6 +25,7 @@ the others nobody knows: the volume `forgot_requests`, and the peer, which hears
 fails what it may have asked for before and cannot ask for twice, instead of having it done twice.
 """
 
+import filecmp
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,25 +47,51 @@ Report = Callable[[str], None]
 
 def repair_journal(directory: Path, report: Report) -> None:
     """On return the journal opens, and the volume says of itself what the module says; `report` gets a line
-    for each gap. To be done again after a crash. FusemirrorError, OSError.
+    for each gap. To be done again after a crash, or where it failed. FusemirrorError, OSError.
     """
     place = directory / "journal"
+    finished = _finish_earlier(directory)
     found = salvage(place)
+    if finished:
+        report("journal: the one that the repair had made is taken")
+        if not found.gaps:
+            _tell_what_comes(Identity.load(directory), report)
+            return
     catalog = Catalog(directory / "catalog")
     try:
         held = catalog.journal_number
-        if not place.is_dir():
+        kept_as = _keep_a_copy(place) if place.is_dir() else None
+        if kept_as is None:
             found.gaps.append(Gap(place.name, 0, 0, held, None))
+        behind = _end_of_gaps(found, held)
         lost = [gap for gap in found.gaps if _lost(gap, held)]
+        in_doubt: list[Gap] = []
+        if held >= behind and not Identity.load(directory).whole:  # as a repair that was cut short leaves it
+            in_doubt = [gap for gap in found.gaps if gap not in lost and _lost(gap, 0)]
         _mark(directory, names_lost=bool(lost), requests_lost=bool(found.gaps))
-        behind = _apply_before_gaps(catalog, found, held)
+        _tell(found, lost, in_doubt, Identity.load(directory), kept_as, report)
+        _apply_before_gaps(catalog, found, held, behind)
         _keep_requests(directory, found, behind)
     finally:
         catalog.close()
-    kept_as = _keep_a_copy(place)
-    _tell(found, lost, Identity.load(directory), kept_as, report)
-    place.mkdir(mode=0o700, exist_ok=True)
+    if kept_as is None:
+        place.mkdir(mode=0o700)
+        sync_directory(directory)
     begin_anew(place, [record for record in found.records if record.number > behind], behind, Seams())
+
+
+def _finish_earlier(directory: Path) -> bool:
+    """Whether a repair of a version before was cut short, see `check_is_there`; on return its journal is
+    there. OSError."""
+    place, fresh = directory / "journal", directory / "journal.new"
+    if not fresh.is_dir():
+        return False
+    if place.is_dir():  # then it is older than that, and may be half made
+        shutil.rmtree(fresh)
+        return False
+    fresh.rename(place)
+    sync_directory(directory)
+    return True
 
 
 def _lost(gap: Gap, held: int) -> range:
@@ -92,14 +123,18 @@ def _keep_requests(directory: Path, found: Salvage, behind: ChangeNumber) -> Non
     store_requests(directory, kept)
 
 
-def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> ChangeNumber:
-    """Put what stands before the last gap into the catalog; the number behind which the journal begins anew.
+def _end_of_gaps(found: Salvage, held: ChangeNumber) -> ChangeNumber:
+    """The number behind which the journal begins anew."""
+    last = found.records[-1].number if found.records else held
+    ends = [max(last, held) if gap.before is None else gap.before - 1 for gap in found.gaps]
+    return ChangeNumber(max(ends, default=held))
+
+
+def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber, behind: ChangeNumber) -> None:
+    """Put what stands before the end of the last gap into the catalog, all or nothing.
 
     What stands behind it is put when the volume is opened, as after every crash.
     """
-    last = found.records[-1].number if found.records else held
-    ends = [max(last, held) if gap.before is None else gap.before - 1 for gap in found.gaps]
-    behind = ChangeNumber(max(ends, default=held))
     time_ns = catalog.time_ns
     for record in found.records:
         if held < record.number <= behind:
@@ -109,45 +144,76 @@ def _apply_before_gaps(catalog: Catalog, found: Salvage, held: ChangeNumber) -> 
                 check_rows(change.rows)
                 catalog.apply_rows(change.rows, record.number)
     catalog.commit(max(catalog.number, behind), max(held, behind), time_ns)
-    return behind
 
 
 def _keep_a_copy(place: Path) -> str:
-    """On return a copy of the journal durably stands in the volume's directory; its name."""
+    """On return a copy of the journal durably stands in the volume's directory; its name. The one of a repair
+    that went no further is taken. OSError: nothing half made stays."""
     unfinished = place.with_name("lost-journal.new")
-    if unfinished.is_dir():
+    if unfinished.is_dir():  # of one that was killed
         shutil.rmtree(unfinished)
-    unfinished.mkdir(mode=0o700)
-    for path in place.glob("*.log"):
-        shutil.copy(path, unfinished)
-    sync_filesystem(unfinished)
-    kept = unused(place.with_name("lost-journal"))
-    unfinished.rename(kept)
+    copies = sorted(place.parent.glob("lost-journal*"))
+    kept = next((path for path in copies if _is_copy(path, place)), None)
+    if kept is None:
+        kept = unused(place.with_name("lost-journal"))
+        try:
+            unfinished.mkdir(mode=0o700)
+            for path in place.glob("*.log"):
+                shutil.copy(path, unfinished)
+            sync_filesystem(unfinished)
+            unfinished.rename(kept)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     sync_directory(kept.parent)
     return kept.name
 
 
-def _tell(found: Salvage, lost: list[Gap], identity: Identity, kept_as: str, report: Report) -> None:
+def _is_copy(directory: Path, place: Path) -> bool:
+    names = {path.name for path in place.glob("*.log")}
+    if {path.name for path in directory.glob("*")} != names:
+        return False
+    return all(filecmp.cmp(directory / name, place / name, shallow=False) for name in names)
+
+
+def _tell(
+    found: Salvage,
+    lost: list[Gap],
+    in_doubt: list[Gap],
+    identity: Identity,
+    kept_as: str | None,
+    report: Report,
+) -> None:
     for gap in found.gaps:
         where = f"journal: {gap.file} at byte {gap.offset}: {gap.size_bytes} bytes cannot be read"
         missing = _numbers(gap)
-        if gap not in lost:
-            report(f"{where}; the catalog holds all that stood there")
-        else:
+        if gap in lost:
             report(f"{where}: {missing} lost here")
+        elif gap in in_doubt:
+            report(f"{where}: {missing} lost here, unless the catalog held all that stood there")
+        else:
+            report(f"{where}; the catalog holds all that stood there")
     if found.gaps:
         report(
             f"which requests of {identity.peer_name} took effect there is not known: when the hosts meet, it "
             "fails those that it waits for and cannot ask for twice"
         )
-    kept = sum(record.number > gap.after for record in found.records for gap in found.gaps[:1])
-    report(f"{kept} whole records behind that are kept; the old journal is {kept_as}")
-    if lost and identity.role == "primary":
+    if kept_as is not None:
+        kept = sum(record.number > gap.after for record in found.records for gap in found.gaps[:1])
+        report(f"{kept} whole records behind that are kept; the old journal is {kept_as}")
+    if lost or in_doubt:
+        _tell_what_comes(identity, report)
+
+
+def _tell_what_comes(identity: Identity, report: Report) -> None:
+    if identity.whole:
+        return
+    if identity.role == "primary":
         report(
             f"when the hosts meet, {identity.peer_name} becomes the primary and has what is lost here; "
             "a change made here before that is a split brain, and you choose (fusemirror resolve)"
         )
-    elif lost:
+    else:
         report(f"{identity.peer_name} has what is lost here: its names are taken when the hosts meet")
 
 

@@ -52,7 +52,7 @@ from fusemirror.volume.identity import Identity, Shutdown, boot_id
 from fusemirror.volume.images import Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.invalidation import CacheInvalidator, Nobody
-from fusemirror.volume.journal import Journal
+from fusemirror.volume.journal import Journal, check_is_there
 from fusemirror.volume.parts import Home, Parts
 from fusemirror.volume.private import check_plain_volume, make_private
 from fusemirror.volume.recovery import Recovered, content_note, recover, recover_attributes, removed_inodes
@@ -103,7 +103,8 @@ class Volume:
             home = Home(directory)
             undoing.callback(home.release)
             state = Shutdown.load(directory)
-            for name in ("journal", "images", "regions"):
+            check_is_there(directory)
+            for name in ("images", "regions"):
                 if not (directory / name).is_dir():
                     raise VolumeDamaged(directory, f"{name} is missing")
             images = Images(directory / "images", seams)

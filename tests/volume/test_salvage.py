@@ -1,5 +1,6 @@
 """A damaged journal: opening stops, and a repair keeps what is whole, and claims no more than that."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -16,15 +17,17 @@ import trio
 from fusemirror import settings
 from fusemirror.control.backup import BackupUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import VolumeDamaged
+from fusemirror.errors import RepairCutShort, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber
 from fusemirror.limits import JOURNAL_SEGMENT_BYTES
 from fusemirror.mirror.histories import Relation, generation_row, history_of, relation
 from fusemirror.operations import Create
 from fusemirror.volume import journal as journal_module
+from fusemirror.volume import salvage as salvage_module
 from fusemirror.volume.check import check
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Journal
+from fusemirror.volume.salvage import repair_journal
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
 from tests.memory_network import MemoryNetwork
@@ -136,9 +139,11 @@ class _Killed(BaseException):
     """In the place of a SIGKILL."""
 
 
-def killed_in_repair(directory: Path, step: int) -> bool:
-    """Repair it, and be killed just before the change of a name with this number; False if there is none."""
+def killed_in_repair(directory: Path, step: int) -> str | None:
+    """Repair it, and be killed just before the change of a name with this number: what was said until then;
+    None if there is none."""
     left = step
+    lines: list[str] = []
 
     def counting(change: Callable[..., None]) -> Callable[..., None]:
         def counted(*arguments: Any, **more: Any) -> None:
@@ -154,37 +159,121 @@ def killed_in_repair(directory: Path, step: int) -> bool:
         for name in ("rename", "replace", "unlink"):
             patched.setattr(os, name, counting(getattr(os, name)))
         try:
-            checked(directory, repair=True)
+            check(directory, True, lines.append)
         except _Killed:
-            return True
-    return False
+            return "\n".join(lines)
+    return None
 
 
-@pytest.mark.parametrize("segment_bytes", [1, 400, JOURNAL_SEGMENT_BYTES])
+def reassurances(said: str) -> int:
+    """How often it was said that nothing is lost."""
+    return said.count("the catalog holds all")
+
+
+@pytest.mark.parametrize(
+    ("segment_bytes", "role"), [(1, "primary"), (400, "backup"), (JOURNAL_SEGMENT_BYTES, "primary")]
+)
 @pytest.mark.parametrize("damaged", [0, LOST, len(NAMES) - 2])
 @pytest.mark.parametrize("committed", [0, LOST + 2])
 def test_a_repair_that_was_cut_short_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_bytes: int, damaged: int, committed: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    segment_bytes: int,
+    damaged: int,
+    committed: int,
+    role: Literal["primary", "backup"],
 ) -> None:
     monkeypatch.setattr(journal_module, "JOURNAL_SEGMENT_BYTES", segment_bytes)
-    killed_volume(tmp_path / "volume", committed=committed)
+    killed_volume(tmp_path / "volume", committed=committed, role=role)
     for path in (tmp_path / "volume" / "journal").glob("*.log"):
         path.write_bytes(path.read_bytes().replace(NAMES[damaged], b"flipped"[: len(NAMES[damaged])]))
     shutil.copytree(tmp_path / "volume", tmp_path / "whole")
-    checked(tmp_path / "whole", repair=True)
+    said_at_once = checked(tmp_path / "whole", repair=True)[2].replace(str(tmp_path / "whole"), "")
     identity = Identity.load(tmp_path / "whole")
+    comes = "becomes the primary and has what is lost" if role == "primary" else "has what is lost here: its"
+    assert (comes in said_at_once) is (damaged >= committed)
     assert checked(tmp_path / "whole", repair=False)[:2] == (0, 0)
     expected = [name for index, name in enumerate(NAMES) if index != damaged or index < committed]
     assert names_in(tmp_path / "whole") == expected
     for step in itertools.count(1):
         directory = tmp_path / f"killed {step}"
         shutil.copytree(tmp_path / "volume", directory)
-        if not killed_in_repair(directory, step):
+        said_before = killed_in_repair(directory, step)
+        if said_before is None:
             break
-        checked(directory, repair=True)
+        said = checked(directory, repair=True)[2].replace(str(directory), "")
+        if not said_before:
+            assert said == said_at_once, f"killed before step {step}"
+        assert reassurances(said) <= reassurances(said_at_once), f"killed before step {step}"
+        assert (comes in said_before + said) is (damaged >= committed), f"killed before step {step}"
+        left = sorted(path.name for path in directory.glob("lost-journal*"))
+        assert left == ["lost-journal"], f"killed before step {step}"
         assert names_in(directory) == expected, f"killed before step {step}"
         assert Identity.load(directory) == identity, f"killed before step {step}"
     assert step > 3
+
+
+@pytest.mark.parametrize("damaged_too", [False, True])
+def test_a_repair_that_a_version_before_left_between_its_renames_is_finished(
+    tmp_path: Path, damaged_too: bool
+) -> None:
+    directory = tmp_path / "volume"
+    place = killed_volume(directory)[LOST]
+    flip(directory, place + 60)
+    repair_journal(directory, lambda _line: None)  # what it leaves is what the other had made
+    if damaged_too:
+        (path,) = (directory / "journal").glob("*.log")
+        path.write_bytes(path.read_bytes().replace(NAMES[-2], b"flipped"[: len(NAMES[-2])]))
+    (directory / "journal").rename(directory / "journal.new")
+    with pytest.raises(RepairCutShort, match="was cut short; finish it with `fusemirror fsck --repair "):
+        Volume.open(directory)
+    _, left, said = checked(directory, repair=False)
+    assert (left, "was cut short; finish it with" in said) == (1, True), said
+    _, left, said = checked(directory, repair=True)
+    assert (left, "becomes the primary and has what is lost here" in said) == (0, True), said
+    assert ("the old journal is lost-journal-2" in said) is damaged_too
+    copies = ["lost-journal", "lost-journal-2"] if damaged_too else ["lost-journal"]
+    assert sorted(path.name for path in directory.glob("*journal*")) == ["journal", *copies]
+    lost = {NAMES[LOST], NAMES[-2]} if damaged_too else {NAMES[LOST]}
+    assert names_in(directory) == [name for name in NAMES if name not in lost]
+    assert not Identity.load(directory).whole
+
+
+def test_a_journal_that_a_version_before_had_begun_to_make_is_not_taken(tmp_path: Path) -> None:
+    directory = tmp_path / "volume"
+    place = killed_volume(directory)[LOST]
+    flip(directory, place + 60)
+    (directory / "journal.new").mkdir()
+    (directory / "journal.new" / "0000000000000001.log").write_bytes(b"half made")
+    assert checked(directory, repair=True)[1] == 0
+    assert names_in(directory) == [each for each in NAMES if each != NAMES[LOST]]
+    assert not (directory / "journal.new").exists()
+
+
+@pytest.mark.parametrize("failing", ["copy", "begin_anew"])
+def test_a_repair_that_failed_on_a_full_disk_tells_the_truth_when_it_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    directory = tmp_path / "volume"
+    flip(directory, killed_volume(directory)[LOST] + 60)
+
+    def full(source: Path, target: Path, *_others: object) -> None:
+        if failing == "copy":
+            (target / source.name).write_bytes(source.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((shutil, "copy", full) if failing == "copy" else (salvage_module, failing, full)))
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                checked(directory, repair=True)
+    left = [path.name for path in directory.glob("lost-journal*")]
+    assert left == ([] if failing == "copy" else ["lost-journal"])
+    _, left_over, said = checked(directory, repair=True)
+    assert (left_over, reassurances(said)) == (0, 0), said
+    assert f"change {LOST + 2} is lost here" in said
+    assert "becomes the primary and has what is lost here" in said
+    assert [path.name for path in directory.glob("lost-journal*")] == ["lost-journal"]
 
 
 def test_of_a_journal_that_is_missing_nobody_knows_what_it_held(tmp_path: Path) -> None:
@@ -194,6 +283,8 @@ def test_of_a_journal_that_is_missing_nobody_knows_what_it_held(tmp_path: Path) 
         Volume.open(tmp_path / "volume")
     _, left, said = checked(tmp_path / "volume", repair=True)
     assert (left, f"changes from {LOST + 2} on are lost here" in said) == (0, True), said
+    assert "the old journal" not in said
+    assert not list((tmp_path / "volume").glob("lost-journal*"))
     assert names_in(tmp_path / "volume") == NAMES[:LOST]
     assert not Identity.load(tmp_path / "volume").whole
 
