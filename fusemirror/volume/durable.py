@@ -92,18 +92,20 @@ def append_behind(descriptor: int, data: bytes, end: int) -> None:
         raise
 
 
-def check_movable(directory: Path) -> None:
-    """RefusedForSafety where something is mounted on `directory`: nothing can be renamed over it, nor it."""
-    if _mount_id(directory) != _mount_id(directory.parent):
+def check_movable(path: Path) -> None:
+    """RefusedForSafety where something is mounted on `path`: nothing is renamed over it, nor it. OSError."""
+    if _mount_id(path) != _mount_id(path.parent):
         raise RefusedForSafety(
-            f"something is mounted on {directory}, so nothing else can take its place; unmount it, move what"
+            f"something is mounted on {path}, so nothing else can take its place; unmount it, move what"
             " that disk holds into the directory itself, and try again"
         )
 
 
-def _mount_id(directory: Path) -> str:
-    """Of the mount that a directory is in; unlike the device it tells a bind mount within one filesystem."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _mount_id(path: Path) -> str:
+    """Of the mount that a path is in; unlike the device it tells a bind mount within one filesystem."""
+    descriptor = os.open(
+        path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    )  # a damaged volume has anything there
     try:
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
     finally:

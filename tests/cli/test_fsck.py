@@ -66,6 +66,17 @@ def test_a_damaged_journal_is_repaired_where_its_disk_is_mounted(
     assert names_in(directory) == [name for name in NAMES if name != NAMES[LOST]]
 
 
+def test_a_file_in_the_place_of_the_catalog_is_moved_away(run: Run, volume: Path) -> None:
+    (volume / "catalog" / "data.mdb").unlink()
+    (volume / "catalog" / "lock.mdb").unlink(missing_ok=True)
+    (volume / "catalog").rmdir()
+    (volume / "catalog").write_bytes(b"no catalog")
+    done = run("fsck", volume, "--repair")
+    assert done.exit_code == 1, done.output
+    assert (volume / "lost-catalog").read_bytes() == b"no catalog"
+    assert run("fsck", volume).exit_code == 0
+
+
 @pytest.mark.parametrize("part", ["catalog/data.mdb", "staged/0000000000000001.requests"])
 def test_a_repair_that_would_move_what_is_mounted_is_refused_before_anything_is_changed(
     run: Run, volume: Path, own_disk: Callable[[Path], None], part: str
