@@ -17,6 +17,9 @@ from fusemirror.errors import CommandFailed, NotMounted, PermissionRefused, Time
 ANSWER_TIMEOUT_S = 15.0
 """A mount process that serves answers at once; one that does not answer this long is stuck."""
 
+_PATH_BYTES_MAX = 107
+"""The longest path of a socket, see unix(7); without the zero at its end."""
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -38,6 +41,8 @@ def mounted_names(runtime_dir: Path) -> list[str]:
 @contextmanager
 def _connected(runtime_dir: Path, name: str, timeout_s: float) -> Iterator[socket.socket]:
     path = socket_path(runtime_dir, name)
+    if len(os.fsencode(path)) > _PATH_BYTES_MAX:
+        raise NotMounted(name)  # no mount process could listen there
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:

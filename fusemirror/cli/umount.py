@@ -57,7 +57,15 @@ def unmount(
     mount = _find(target, runtime_dir)
     # umount(8) forgets where it was registered.
     runtime_dir, name = _socket_of(mount, target, runtime_dir)
-    process = _process_of(mount, name, runtime_dir)
+    try:
+        process = _process_of(mount, name, runtime_dir)
+    except TimedOut:  # nobody knows which process is to be waited for
+        if mount is None or not (force or lazy):
+            raise
+        detach(mount.directory, force=force, lazy=lazy)
+        if not lazy:
+            raise
+        return
     if mount is None and process is None:
         raise NotMounted(target)
     waiting = None if force or lazy else _what_waits(name, runtime_dir)
@@ -148,9 +156,15 @@ def _socket_of(mount: Mount | None, target: str, runtime_dir: Path) -> tuple[Pat
 
 
 def _process_of(mount: Mount | None, name: str, runtime_dir: Path) -> Process | None:
-    """The process that serves the mount, or that still drains after it went; None if it is gone."""
+    """The process that serves the mount, or that still drains after it went; None if it is gone.
+
+    TimedOut where it takes no commands at all.
+    """
     try:
         process = Process(process_id(runtime_dir, name))
+    except NotMounted:
+        return None
+    try:
         if mount is not None and ask(runtime_dir, name, "status")["mountpoint"] != mount.directory:
             return None  # a mount of the same name on the other of two hosts on one machine
     except NotMounted:

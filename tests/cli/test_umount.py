@@ -1,15 +1,19 @@
 """`fusemirror umount` and umount(8): they return when the mount process has ended, and name who holds it."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from fusemirror.cli.mounts import FSTYPE, mount_at, options_in_the_table, registered_runtime_dir
+from fusemirror.admin import client
+from fusemirror.cli import umount
+from fusemirror.cli.mounts import FSTYPE, Mount, mount_at, options_in_the_table, registered_runtime_dir
+from fusemirror.errors import TimedOut
 from tests.cli.conftest import Host
 
 
@@ -55,6 +59,36 @@ def test_a_name_is_no_directory_of_that_name(mounted: Host) -> None:
     finally:
         while mount_at(str(other)) is not None:
             subprocess.run(["umount", "-i", "-l", other], check=True)
+
+
+def test_a_directory_may_be_called_as_no_filesystem_can(host: Host) -> None:
+    place = host.mountpoint.with_name("long-" * 20)
+    place.mkdir()
+    assert host.run("fusemirror", "mount", "data", place.name) == (0, "")
+    try:
+        assert host.run("fusemirror", "umount", place.name) == (0, "")
+        assert mount_at(str(place)) is None
+    finally:
+        while mount_at(str(place)) is not None:
+            subprocess.run(["umount", "-i", "-l", place], check=True)
+
+
+@pytest.mark.parametrize(("force", "lazy"), [(False, False), (True, False), (False, True)])
+def test_a_process_that_takes_no_commands_is_said_and_its_mount_detached_only_if_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool, lazy: bool
+) -> None:
+    detached: list[str] = []
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(umount, "detach", lambda directory, **_how: detached.append(directory))
+    monkeypatch.setattr(umount, "our_mounts", lambda _name: [Mount("/mnt/data", FSTYPE, "data")])
+    monkeypatch.setattr(umount, "registered_runtime_dir", lambda _directory: tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(str(tmp_path / "data.sock"))
+        listening.listen(0)
+        waiting.connect(str(tmp_path / "data.sock"))
+        with nullcontext() if lazy else pytest.raises(TimedOut, match="the mount process takes no commands"):
+            umount.unmount("data", tmp_path, force=force, lazy=lazy)
+    assert detached == (["/mnt/data"] if force or lazy else [])
 
 
 def test_a_mount_of_the_same_name_on_another_host_of_this_machine_is_left_alone(
@@ -170,7 +204,8 @@ def test_a_plain_umount_of_a_busy_mount_exits_as_mount_does(mounted: Host) -> No
 
 
 @pytest.mark.parametrize(
-    ("target", "code"), [("nobody-mounts-this", 3), ("mnt", 3), ("/", 3), ("/nowhere", 3)]
+    ("target", "code"),
+    [("nobody-mounts-this", 3), ("mnt", 3), ("/", 3), ("/nowhere", 3), ("long-" * 20, 3), ("ü" * 60, 3)],
 )
 def test_what_is_not_mounted_is_said_so(host: Host, target: str, code: int) -> None:
     found, errors = host.run("fusemirror", "umount", target)
