@@ -48,8 +48,9 @@ def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> li
     from fusemirror.communication.place import leave_place
     from fusemirror.volume.identity import Identity, VolumeLock
 
+    goes_on = with_volume and Identity.is_removed(volume)  # by a removal that was cut short
     try:
-        identity = Identity.load(volume)
+        identity = Identity.load(volume, removed=goes_on)
         lock = VolumeLock(volume)
     except VolumeMissing:
         if with_volume and volume.is_dir() and any(volume.iterdir()):
@@ -70,8 +71,10 @@ def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> li
         if keys.is_dir() and not keys.is_symlink():
             shutil.rmtree(keys)
         if with_volume and identity is not None:
-            if identity.communication_directory:
-                leave_place(Path(identity.communication_directory))
+            if not goes_on:  # else it has been left, and may be another's by now
+                if identity.communication_directory:
+                    leave_place(Path(identity.communication_directory))
+                Identity.remove(volume)
             return _remove_volume(volume)
         return []
     finally:
@@ -93,14 +96,16 @@ def _check_mounts_in(volume: Path) -> None:
 
 
 def _remove_volume(volume: Path) -> list[Path]:
-    """Remove all that a volume holds, its identity first: what is left of one that was cut short is none.
+    """Remove all that was a volume. What says which one it was goes last: what is left of a removal that was
+    cut short is no volume, and can be removed.
 
     The directory itself stays where it is a mount point, and so do those in it, which are returned. OSError.
     """
-    from fusemirror.volume.identity import Identity
+    from fusemirror.volume.identity import REMOVED_IDENTITY
 
-    Identity.remove(volume)
-    left = [path for path in sorted(volume.iterdir()) if not _remove_path(path)]
+    paths = [path for path in sorted(volume.iterdir()) if path.name != REMOVED_IDENTITY]
+    left = [path for path in paths if not _remove_path(path)]
+    (volume / REMOVED_IDENTITY).unlink()
     if not left and mount_at(os.path.realpath(volume)) is None:
         volume.rmdir()
     return left
@@ -115,9 +120,10 @@ def _remove_path(path: Path) -> bool:
     if not path.is_dir() or path.is_symlink():
         path.unlink()
         return True
+    is_mounted = mount_at(os.path.realpath(path)) is not None
     for inner in path.iterdir():
         if inner.is_dir() and not inner.is_symlink():
-            if inner.name != "lost+found":  # of the disk's filesystem
+            if not (is_mounted and inner.name == "lost+found"):  # of the disk's filesystem
                 shutil.rmtree(inner)
         else:
             inner.unlink()

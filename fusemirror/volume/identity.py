@@ -17,6 +17,7 @@ from fusemirror.volume.durable import replace_file, sync_directory
 FORMAT_VERSION = 1
 
 _IDENTITY = "identity.json"
+REMOVED_IDENTITY = "identity.removed"
 _STATE = "state.json"
 _LOCK = "lock"
 _IDENTITY_BYTES_MAX = 64 * KIB  # some hundred are used
@@ -64,10 +65,13 @@ class Identity(msgspec.Struct, frozen=True):
         return self.whole or self.role == "primary"
 
     @staticmethod
-    def load(directory: Path) -> "Identity":
-        """The identity of the volume in `directory`; VolumeMissing, VolumeFormat or VolumeDamaged."""
+    def load(directory: Path, *, removed: bool = False) -> "Identity":
+        """The identity of the volume in `directory`, or the one that it had before it was `removed`;
+        VolumeMissing, VolumeFormat or VolumeDamaged."""
         try:
-            content = read_plain(directory / _IDENTITY, _IDENTITY_BYTES_MAX)
+            content = read_plain(
+                directory / (REMOVED_IDENTITY if removed else _IDENTITY), _IDENTITY_BYTES_MAX
+            )
         except OSError as error:
             raise VolumeMissing(directory, f"{_IDENTITY}: {error.strerror}") from error
         try:
@@ -84,9 +88,14 @@ class Identity(msgspec.Struct, frozen=True):
         replace_file(directory / _IDENTITY, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @staticmethod
+    def is_removed(directory: Path) -> bool:
+        """Whether the directory was a volume, and something of that is left."""
+        return (directory / REMOVED_IDENTITY).exists() and not (directory / _IDENTITY).exists()
+
+    @staticmethod
     def remove(directory: Path) -> None:
-        """On return the directory is no volume any more. OSError."""
-        (directory / _IDENTITY).unlink()
+        """On return the directory is no volume any more, and still says which one it was. OSError."""
+        (directory / _IDENTITY).rename(directory / REMOVED_IDENTITY)
         sync_directory(directory)
 
 

@@ -1,5 +1,7 @@
 """`fusemirror delete`: what goes, and what stays."""
 
+import errno
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusemirror.communication.place import take_place
+from fusemirror.errors import VolumeMissing
 from fusemirror.volume.volume import Volume
 from tests.cli.conftest import Run
 from tests.cli.test_create import ADDRESSES
@@ -59,6 +62,63 @@ def test_the_disk_of_a_journal_is_emptied_and_what_is_to_be_unmounted_is_told(
     assert [path.name for path in (tmp_path / "main").iterdir()] == ["journal"]
     assert [path.name for path in journal.iterdir()] == ["lost+found"]
     assert list((tmp_path / "etc").iterdir()) == []
+
+
+def test_what_is_called_as_the_directory_of_a_disk_goes_where_no_disk_is_mounted(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "main" / "journal" / "lost+found").mkdir(mode=0o700)
+    assert run("delete", "data", "--volume").exit_code == 0
+    assert not (tmp_path / "main").exists()
+
+
+def _failing(path: Path, *_others: object, **_more: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_a_removal_that_was_cut_short_can_be_given_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("rmdir", "unlink"):  # at the first directory that is removed, and at the first file
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, method, _failing)
+            done = run("delete", "data", "--volume")
+        assert (done.exit_code, "Input/output error" in done.stderr) == (1, True), done.stderr
+        assert (tmp_path / "etc" / "data.toml").exists()
+        with pytest.raises(VolumeMissing):
+            Volume.open(tmp_path / "main")
+    assert run("delete", "data", "--volume").exit_code == 0
+    assert not (tmp_path / "main").exists()
+    assert list((tmp_path / "etc").iterdir()) == []
+
+
+def test_no_removal_goes_on_in_what_is_a_volume_or_of_another_name(run: Run, tmp_path: Path) -> None:
+    identity, removed = tmp_path / "main" / "identity.json", tmp_path / "main" / "identity.removed"
+    removed.write_text(identity.read_text())
+    identity.write_text(identity.read_text().replace("data", "other"))
+    assert "belongs to `other`" in run("delete", "data", "--volume").stderr
+    identity.rename(removed)
+    assert "belongs to `other`" in run("delete", "data", "--volume").stderr
+    assert (tmp_path / "main" / "catalog" / "data.mdb").exists()
+
+
+def test_a_removal_that_goes_on_leaves_alone_what_is_not_its_own_any_more(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir(mode=0o700)
+    volume = Volume.open(tmp_path / "main")
+    take_place(place, volume.identity, was_in_use=False)
+    volume.update_identity(communication_directory=str(place))
+    volume.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rmdir", _failing)
+        assert run("delete", "data", "--volume").exit_code == 1
+    assert list(place.iterdir()) == []
+    (place / "data.mdb").touch()  # of another filesystem, which has been given the directory since
+    assert run("delete", "data", "--volume").exit_code == 0
+    assert [path.name for path in place.iterdir()] == ["data.mdb"]
+    assert not (tmp_path / "main").exists()
 
 
 def test_an_immutable_mount_point_stays_where_its_disk_is_not_mounted(run: Run, tmp_path: Path) -> None:
