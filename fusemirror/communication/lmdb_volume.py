@@ -22,6 +22,7 @@ from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import DiskFailed
 from fusemirror.limits import DESTAGE_BATCH_BYTES_MAX, KIB, MIB, PAGES_LOOKED_AT_BYTES
 from fusemirror.seams import Seams
+from fusemirror.volume.durable import sync_directory
 from fusemirror.volume.mapped import let_go_of_pages
 from fusemirror.volume.space import Space
 
@@ -66,6 +67,9 @@ class LmdbCommunicationVolume(CommunicationVolume):
             readahead=False,
             mode=0o600,
         )
+        # What it acknowledges must be found after a power cut, and so by its name.
+        sync_directory(directory)
+        sync_directory(directory.parent)
         self._discard(self._take_up(self._entries()))
 
     def _entries(self) -> list[StoredRequest]:

@@ -8,7 +8,7 @@ held from memory. A catalog that is being copied has no journal: what its transa
 import logging
 
 from fusemirror.change import decode_change
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFailed, DiskFull
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.limits import CATALOG_CHANGES_PER_COMMIT_MAX, CATALOG_CHANGES_PER_COMMIT_SHORT
 from fusemirror.volume.catalog import Catalog
@@ -56,11 +56,11 @@ class Commits:
 
     def commit_or_later(self, number: ChangeNumber) -> None:
         """`commit`, unless the disk is full: the change itself is safe in the journal, and the timer's commit
-        reports to who can act. DiskFailed while copying.
+        reports to who can act. DiskFull while copying; DiskFailed.
         """
         try:
             self.commit(number)
-        except DiskFailed as error:
+        except DiskFull as error:
             if self._catalog.copying:
                 raise
             _log.warning("%s", error)

@@ -261,7 +261,7 @@ class Volume:
                 self._apply_data(change, data, encoded if journals and not self.catalog.copying else None)
             self.number = change.number
             if self.clock.follow(change):  # recovery is to find rows of before there
-                self._parts.commits.commit_or_later(self.number)
+                self._commit_or_later()
             if change.rows:
                 self.invalidator.rows_changed(change.rows, own=own)
             if type(change) is not NamespaceChange:
@@ -269,10 +269,20 @@ class Volume:
             if change.request:
                 self.requests_done[change.request] = (change.number, change.inode)
             if self.catalog.changes_since_commit >= self._parts.commits.due_at:
-                self._parts.commits.commit_or_later(self.number)
+                self._commit_or_later()
         except (OSError, DiskFailed) as error:
             self.health.note(error)
             raise
+
+    def _commit_or_later(self) -> None:
+        """As `Commits` does. The change has taken effect: a disk that fails ends the service of this host and
+        not the change. DiskFailed while copying."""
+        try:
+            self._parts.commits.commit_or_later(self.number)
+        except DiskFailed as error:
+            if self.catalog.copying:
+                raise
+            self.health.note(error)
 
     def forget_request(self, request: RequestId) -> None:
         """The peer has the answer and will not ask again."""
@@ -461,7 +471,7 @@ class Volume:
                     self.catalog.touch(inode)
         self.invalidator.rows_changed(rows, own=False)
         if self.catalog.changes_since_commit >= self._parts.commits.due_at:
-            self._parts.commits.commit_or_later(self.number)
+            self._commit_or_later()
 
     def copy_size(self, inode: InodeNumber, size: int) -> None:
         """`Files.put_size`, and the kernel hears of it. OSError."""

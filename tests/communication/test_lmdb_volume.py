@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from fusemirror.communication import lmdb_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import DESTAGE_AFTER_S, MIB
@@ -17,6 +18,7 @@ from fusemirror.operations import Write
 from fusemirror.protocol.codec import encode
 from fusemirror.protocol.messages import Request
 from fusemirror.seams import Seams
+from fusemirror.volume.durable import sync_directory
 from tests.volume.conftest import counting_seams
 from tests.volume.test_mapped import resident_bytes
 
@@ -196,3 +198,16 @@ async def test_what_is_read_back_does_not_stay_memory_of_this_process(
     assert resident_bytes(tmp_path / "communication" / "data.mdb") <= 10 * MIB
     nursery.cancel_scope.cancel()
     volume.close()
+
+
+def test_it_is_found_by_its_name_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was acknowledged in it stands in a file of which the directory is to tell."""
+    synced: list[tuple[Path, bool]] = []
+
+    def sync_noted(directory: Path) -> None:
+        synced.append((directory, (tmp_path / "communication" / "data.mdb").exists()))
+        sync_directory(directory)
+
+    monkeypatch.setattr(lmdb_volume, "sync_directory", sync_noted)
+    opened(tmp_path).close()
+    assert synced == [(tmp_path / "communication", True), (tmp_path, True)]

@@ -97,6 +97,7 @@ class Surface:
         if inode in self._files:
             self._sync_file(inode, times=times)
         else:
+            self.names_changed()  # by LMDB, whose calls nobody watches
             self._sync_names(inode)
 
     def everything_synced(self) -> None:

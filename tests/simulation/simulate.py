@@ -300,7 +300,7 @@ class Simulation:
                 for host in world.hosts:
                     await host.serving.wait()
                     await host.unit.wait_normal()
-                await trio.sleep(world.options.peer_timeout)
+                await trio.sleep(self._settle_s + world.options.peer_timeout)
                 for host in world.hosts:
                     await host.unit.wait_drained()
                     self.history.settle(host.name, None, self.history.now())

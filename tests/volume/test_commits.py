@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFailed, DiskFull
 from fusemirror.identifiers import ROOT_INODE
 from fusemirror.limits import CATALOG_CHANGES_PER_COMMIT_MAX, CATALOG_CHANGES_PER_COMMIT_SHORT
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import Writer, rows_of
 
 
-def fail_commits(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_commits(volume: Volume, monkeypatch: pytest.MonkeyPatch, kind: type[DiskFailed] = DiskFull) -> None:
     def failing(*_arguments: object) -> None:
         volume.catalog.cache.flush()
         volume.catalog._store.txn.abort()
-        raise DiskFailed(volume.directory, "full")
+        raise kind(volume.directory, "full")
 
     monkeypatch.setattr(volume.catalog, "commit", failing)
 
@@ -46,6 +46,18 @@ def test_a_commit_that_fails_is_not_tried_again_with_every_change(
     commits.commit_or_later(volume.number)
     assert commits.due_at >= CATALOG_CHANGES_PER_COMMIT_MAX
     assert volume.catalog.entry(ROOT_INODE, b"a") is not None
+    monkeypatch.undo()
+
+
+def test_a_disk_that_fails_in_a_commit_ends_the_service_and_not_the_change(
+    writer: Writer, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says so at once; programs were served until the next commit of the timer."""
+    fail_commits(volume, monkeypatch, DiskFailed)
+    monkeypatch.setattr(volume._parts.commits, "due_at", 0)
+    writer.create(b"a")
+    assert volume.catalog.entry(ROOT_INODE, b"a") is not None
+    assert "full" in (volume.health.failure or "")
     monkeypatch.undo()
 
 

@@ -26,6 +26,7 @@ from fusemirror.change import (
 )
 from fusemirror.errors import (
     DiskFailed,
+    DiskFull,
     FusemirrorError,
     OperationFailed,
     SequenceGap,
@@ -520,7 +521,7 @@ def _fail_one_commit(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         volume.catalog.cache.flush()
         volume.catalog._store.txn.abort()
-        raise DiskFailed(volume.directory, "full")
+        raise DiskFull(volume.directory, "full")
 
     monkeypatch.setattr(volume.catalog, "commit", failing)
 
