@@ -6,10 +6,12 @@ happened to them (`model.Lossy`). A flipped bit must be found by a comparison, a
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import trio
 
 from fusemirror.change import PUNCH_HOLE, ZERO_RANGE, Table
+from fusemirror.errors import PrimaryUnreachable
 from fusemirror.volume.entries import key_inode
 from tests.simulation.history import DOUBT, History, Operation
 from tests.simulation.world import SimulatedHost, World
@@ -87,7 +89,10 @@ async def flip(world: World) -> None:
     world.trace(f"{kind} at {host.name}: {found}")
     asked = world.random.choice(world.hosts)
     with asked.inside(), trio.fail_after(_PATIENCE_S):
-        await asked.management.verify()
+        while True:
+            with suppress(PrimaryUnreachable):  # with a patience of a third of a second
+                await asked.management.verify()
+                break
         while (report := await asked.management.verify_report())["running"]:  # noqa: ASYNC110
             await trio.sleep(0.1)
     world.trace(f"verify at {asked.name}: {report}")

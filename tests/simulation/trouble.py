@@ -11,7 +11,6 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import FusemirrorError
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_RESERVE_BYTES_MAX
-from fusemirror.mirror.states import PrimaryState
 from tests.simulation.disk import Killed
 from tests.simulation.world import SimulatedHost, Spawn, World
 
@@ -399,4 +398,4 @@ class Trouble:
 def _is_redundant(primary: SimulatedHost) -> bool:
     """Whether everything that the primary has acknowledged is at the backup too."""
     unit = primary.present
-    return isinstance(unit, PrimaryUnit) and unit.mirror.state is PrimaryState.NORMAL
+    return isinstance(unit, PrimaryUnit) and unit.is_normal  # what its disk declined the backup lacks
