@@ -52,6 +52,7 @@ from fusemirror.protocol.messages import (
     Ended,
     Request,
 )
+from fusemirror.settings import Access
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Forwarding:
         except BaseException:
             write.end(WriteEvent.FAILED)
             raise
-        if not ahead:
+        if not self._landing.is_early(write):
             write.end(WriteEvent.TRANSFERRED)
         return number
 
@@ -152,7 +153,8 @@ class Forwarding:
         kept = kept and self._has_disk_space(operation, len(data))
         identity = self._host.request_ids.take()
         time_ns = self._host.volume.clock.staging_ns() if kept else 0
-        ahead = kept and write is not None
+        # The pair's access may have changed while there was no room: then it lands without a status.
+        ahead = kept and write is not None and self._host.access.in_effect is Access.EXCLUSIVE
         staged = self._communication.stage(
             Request(identity, operation, kept), data, time_ns, awaits_status=ahead
         )

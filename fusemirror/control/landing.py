@@ -51,6 +51,10 @@ class Landing:
         identity = staged.request.identity
         self.asking[identity], self._early[identity] = write, staged
 
+    def is_early(self, write: ExclusiveWrite) -> bool:
+        """Whether it is this that ends the write, when its data has landed or does not come."""
+        return any(self.asking[identity] is write for identity in self._early)
+
     def granted(self, identity: RequestId) -> None:
         """0078: main is exclusive for it, and so is the subvolume: success may be reported."""
         staged, write = self._early.get(identity), self.asking.get(identity)

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from fusemirror.channel.session import Session
+from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.control.states import RoleState
 from fusemirror.daemon import Host
@@ -393,3 +394,23 @@ async def test_that_the_backup_owes_writes_outlasts_a_lease_that_ends_while_the_
     network.heal("alpha", "beta")
     await normal(pair.primary, pair.backup)
     assert done[-2:] == ["has waited", "knows"]
+
+
+async def test_a_write_that_waits_for_room_while_access_changes_gives_its_status_up(
+    backup_writes: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody at this host writes those bytes any more."""
+    backup = cast(BackupUnit, backup_writes.writer.unit)
+    has_room = iter([False])
+
+    async def change_meanwhile(_: int) -> None:
+        await backup_writes.other.set({"access": "routed"})
+        await until(lambda: backup.access is Access.ROUTED)
+
+    monkeypatch.setattr(backup.communication, "has_room", lambda _: next(has_room, True))
+    monkeypatch.setattr(backup.communication, "wait_room", change_meanwhile)
+    await backup_writes.write()
+    with trio.fail_after(PATIENCE_S):
+        await backup.drain(backup_writes.file)
+    assert backup.exclusive.is_idle()
+    assert await backup_writes.seen(backup_writes.other) == b"x"
