@@ -67,10 +67,14 @@ class LmdbCommunicationVolume(CommunicationVolume):
             readahead=False,
             mode=0o600,
         )
-        # What it acknowledges must be found after a power cut, and so by its name.
-        sync_directory(directory)
-        sync_directory(directory.parent)
-        self._discard(self._take_up(self._entries()))
+        try:
+            # What it acknowledges must be found after a power cut, and so by its name.
+            sync_directory(directory)
+            sync_directory(directory.parent)
+            self._discard(self._take_up(self._entries()))
+        except BaseException:
+            self._environment.close()
+            raise
 
     def _entries(self) -> list[StoredRequest]:
         """All that it holds, but for the data."""

@@ -1,5 +1,6 @@
 """The communication volume in LMDB: what stands on the disk, and what becomes of it."""
 
+import errno
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,3 +212,16 @@ def test_it_is_found_by_its_name_after_a_power_cut(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(lmdb_volume, "sync_directory", sync_noted)
     opened(tmp_path).close()
     assert synced == [(tmp_path / "communication", True), (tmp_path, True)]
+
+
+def test_what_fails_while_it_is_opened_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lmdb_volume, "sync_directory", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            opened(tmp_path)
+    opened(tmp_path).close()
