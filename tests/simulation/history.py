@@ -120,17 +120,18 @@ class History:
         operation.refused = True
 
     def fail_late(self, host: str, target: Target, offset: int, data: bytes) -> None:
-        """A write acknowledged early, or in doubt, came to nothing: nobody sees it from here on."""
+        """A write acknowledged early, or in doubt, came to nothing: nobody sees it from here on. It may do so
+        again after a kill, where the disk had not yet forgotten it."""
         now = next(self._order)
         writes = [
             operation
             for operation in self.operations
             if (operation.host, operation.target, operation.name) == (host, target, "write")
             and operation.arguments == (offset, data)
-            and operation.failed_late is None
         ]
         assert writes, f"a write of {target} at {host} failed late that nobody had asked for"
-        writes[-1].failed_late = now
+        for operation in [each for each in writes if each.failed_late is None][-1:]:
+            operation.failed_late = now
 
     def by_target(self) -> dict[Target, list[Operation]]:
         targets: dict[Target, list[Operation]] = {}
