@@ -168,9 +168,8 @@ class Resyncer:
         window, progress = self._window, self._replica.progress
         for entry in list(window.in_flight):
             if entry.number <= progress and (reason := self._replica.declined.get(entry.inode)) is not None:
-                window.acknowledge(ChangeNumber(entry.number - 1))
                 peer = self._volume.identity.peer_name
-                window.acknowledge(entry.number, partial(CopyDeclined, peer, entry.inode, reason))
+                window.doubt(entry.number, partial(CopyDeclined, peer, entry.inode, reason))
         window.acknowledge(progress)
 
     @property

@@ -412,8 +412,7 @@ class Mirror:
             self.replica.take_declined(message)
         if number and self.replica.held_back is None:
             name = self.volume.identity.peer_name
-            self.window.acknowledge(ChangeNumber(number - 1))
-            self.window.acknowledge(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
+            self.window.doubt(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
         self.resync.try_again(message.inode)
         self.authority.look()
 

@@ -129,6 +129,11 @@ class Window:
             for _, action in ready:
                 action(doubt is None)
 
+    def doubt(self, number: ChangeNumber, doubt: Doubt) -> None:
+        """This change alone is in doubt, and every one before it is held by the other host."""
+        self.acknowledge(ChangeNumber(number - 1))
+        self.acknowledge(number, doubt)
+
     def close(self, known: ChangeNumber) -> None:
         """This host is the primary no more. The new one holds every change up to `known`; those who wait for
         later ones, and whoever asks from now on, get `RoleChanged`."""

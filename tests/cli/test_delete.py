@@ -38,13 +38,19 @@ def test_with_its_volume_nothing_is_left_and_it_can_be_made_anew(run: Run, tmp_p
     assert run("create", "data", "main", *ADDRESSES).exit_code == 0
 
 
-def test_with_its_volume_go_the_requests_that_were_staged_elsewhere(run: Run, tmp_path: Path) -> None:
+def staged_elsewhere(tmp_path: Path) -> Path:
+    """The directory of its own that the volume stages requests in from now on."""
     place = tmp_path / "place"
     place.mkdir(mode=0o700)
     volume = Volume.open(tmp_path / "main")
     take_place(place, volume.identity, was_in_use=False)
     volume.update_identity(communication_directory=str(place))
     volume.close()
+    return place
+
+
+def test_with_its_volume_go_the_requests_that_were_staged_elsewhere(run: Run, tmp_path: Path) -> None:
+    place = staged_elsewhere(tmp_path)
     (place / "data.mdb").touch()
     assert run("delete", "data", "--volume").exit_code == 0
     assert list(place.iterdir()) == []
@@ -105,12 +111,7 @@ def test_no_removal_goes_on_in_what_is_a_volume_or_of_another_name(run: Run, tmp
 def test_a_removal_that_goes_on_leaves_alone_what_is_not_its_own_any_more(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "place"
-    place.mkdir(mode=0o700)
-    volume = Volume.open(tmp_path / "main")
-    take_place(place, volume.identity, was_in_use=False)
-    volume.update_identity(communication_directory=str(place))
-    volume.close()
+    place = staged_elsewhere(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rmdir", _failing)
         assert run("delete", "data", "--volume").exit_code == 1
