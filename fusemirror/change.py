@@ -18,7 +18,7 @@ from typing import get_args
 
 import msgspec
 
-from fusemirror.bounds import AnyRequest, FileBytes, OwnChangeNumber, OwnInode, OwnTime
+from fusemirror.bounds import AnyRequest, Errno, FileBytes, OwnChangeNumber, OwnInode, OwnTime
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 
 
@@ -71,10 +71,15 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class NamespaceChange(Change, tag=1, frozen=True, array_like=True):
-    """New rows of the catalog. `inode` is the inode that a requester wants to hear of, or 0."""
+    """New rows of the catalog. `inode` is the inode that a requester wants to hear of, or 0.
+
+    One with `errno` has no rows: a request that was acknowledged early is refused at this place in the order,
+    and what is carried out behind it may rely on that.
+    """
 
     inode: OwnInode
     rows: tuple[Row, ...]
+    errno: Errno = 0
 
 
 class _OfImage(Change, frozen=True, array_like=True, gc=False):

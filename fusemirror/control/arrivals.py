@@ -9,6 +9,7 @@ from functools import partial
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
+from fusemirror.communication.staged import Staged
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.calling import Calls
 from fusemirror.control.host_state import HostState
@@ -104,14 +105,21 @@ class Arrivals:
         staged = self._communication.find(answer.identity)
         if staged is None:
             return  # its change arrived over the mirror path before this answer
+        if answer.errno:
+            self.refused(staged, answer.errno)
+            return
         self._communication.retire(answer.identity)
         self._landing.ended(answer.identity)
-        if answer.errno and staged.acknowledged:
-            self._host.note_failed_write(staged, answer.errno)
-        elif answer.errno:
-            staged.answer.reject(OperationFailed(answer.errno))
+        staged.answer.resolve(answer.inode)
+
+    def refused(self, staged: Staged, error: int) -> None:
+        """The primary refuses a request, by an answer or in the order of changes."""
+        self._communication.retire(staged.request.identity)
+        self._landing.ended(staged.request.identity)
+        if staged.acknowledged:
+            self._host.note_failed_write(staged, error)
         else:
-            staged.answer.resolve(answer.inode)
+            staged.answer.reject(OperationFailed(error))
 
     def link_lost(self) -> None:
         """What was not answered is asked again over the next link."""

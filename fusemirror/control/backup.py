@@ -142,6 +142,7 @@ class BackupUnit(Role):
             others,
             access=host.access,
             landing=self.landing.begin,
+            refused=lambda staged, error: self.arrivals.refused(staged, error),
         )
         self.communication = communication
         self._acknowledge = Acknowledge.SYNC

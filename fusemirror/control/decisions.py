@@ -137,6 +137,26 @@ class Decisions:
         change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
         self._publish(Decision(change, InodeNumber(0), keys), b"")
 
+    def refuse(self, request: RequestId, error: int) -> bool:
+        """On return a request that was acknowledged early is refused for good, as later changes go before it.
+
+        True: the backup hears so in the order of changes. False: it is remembered as long as this process
+        lives; the disk has no room for the record, or the backup is of an earlier version.
+        """
+        self._volume.note_refused(request, error)
+        stream = self._mirror.replica.stream
+        if stream is not None and not stream.session.peer.takes_refusals:
+            return False
+        try:
+            if self._mirror.must_begin_generation:
+                self._mirror.begin_generation()
+            number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
+            change = NamespaceChange(number, request, time_ns, InodeNumber(0), (), error)
+            self._publish(Decision(change, InodeNumber(0)), b"")
+        except (OSError, FusemirrorError):
+            return False
+        return True
+
     def restore_rows(self, rows: tuple[Row, ...]) -> None:
         """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""
         inodes = tuple({key_inode(key) for table, key, _ in rows if table != Table.META})

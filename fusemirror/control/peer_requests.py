@@ -34,7 +34,7 @@ from fusemirror.errors import (
     OperationFailed,
     RefusedForSafety,
 )
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.identifiers import RequestId
 from fusemirror.limits import (
     FILE_BYTES_MAX,
     REQUESTS_BESIDE_MAX,
@@ -72,6 +72,7 @@ from fusemirror.protocol.messages import (
     WantBack,
     WantNames,
 )
+from fusemirror.volume.requests_done import Done
 
 log = logging.getLogger(__name__)
 
@@ -211,11 +212,11 @@ class PeerRequests:
         done = self._volume.requests_done.get(identity)
         if done is not None:
             self._granting.free((identity,))
-            nursery.start_soon(partial(self._answer_again, session, identity, *done))
+            nursery.start_soon(self._answer_again, session, identity, done)
             return
         if request.kept:
             held = bytes(data) if self._granting.waits(identity) else data
-            carry_out = partial(self._carry_out, session, identity, operation, held)
+            carry_out = partial(self._carry_out, session, identity, operation, held, kept=True)
             if not self._granting.arrived(identity, carry_out):
                 # It was acknowledged without a status, and what its host asks after it must not pass it.
                 carry_out(None)
@@ -247,6 +248,8 @@ class PeerRequests:
         operation: Operation,
         data: Buffer,
         write: ExclusiveWrite | None,
+        *,
+        kept: bool = False,
     ) -> None:
         if self._mirror.authority.fenced or self._life.state in PARKED or self._life.state in REFUSING:
             if write is not None:
@@ -255,13 +258,18 @@ class PeerRequests:
         try:
             self._admission.carry_out(operation, data, identity, write)
         except OperationFailed as error:
-            self._refuse(session, identity, error)
+            self._refuse(session, identity, error, kept=kept)
 
-    def _refuse(self, session: Session, identity: RequestId, error: OperationFailed) -> None:
-        """Answer that nothing was done. Not where the disk failed: the backup then keeps the request that it
-        may have acknowledged, for the next mount of this host, or carries it out itself.
+    def _refuse(
+        self, session: Session, identity: RequestId, error: OperationFailed, *, kept: bool = False
+    ) -> None:
+        """Tell that nothing was done; of what the backup keeps, and may ask again, in the order of changes.
+        Not where the disk failed: the backup then keeps the request that it may have acknowledged, for the
+        next mount of this host, or carries it out itself.
         """
-        if self._volume.health.failure is None:
+        if self._volume.health.failure is not None:
+            return
+        if not (kept and self._admission.decisions.refuse(identity, error.errno)):
             _answer(session, Answer(identity, errno=error.errno, after=self._volume.number))
 
     async def _serve_in_turn(
@@ -275,14 +283,12 @@ class PeerRequests:
         else:
             self._carry_out(session, identity, operation, data, write)
 
-    async def _answer_again(
-        self, session: Session, identity: RequestId, number: ChangeNumber, inode: InodeNumber
-    ) -> None:
-        """A request sent again after a broken path took effect once already (G4); its success is told
-        once both volumes have it.
+    async def _answer_again(self, session: Session, identity: RequestId, done: Done) -> None:
+        """A request sent again after a broken path took effect once already (G4), or was refused; that is
+        told once both volumes have it.
         """
-        await self._mirror.window.settled(number)
-        _answer(session, Answer(identity, after=number, inode=inode))
+        await self._mirror.window.settled(done.number)
+        _answer(session, Answer(identity, done.errno, after=done.number, inode=done.inode))
 
     async def _answer(self, session: Session, identity: RequestId, call: Call) -> None:
         """Answer a call of the backup; a hand-over that succeeds ends the link instead."""

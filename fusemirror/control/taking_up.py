@@ -85,15 +85,20 @@ class TakingUp:
         identity = staged.request.identity if staged.request.kept else NO_REQUEST
         self._decisions.own_requests.add(identity)
         try:
-            if identity in self._volume.requests_done:
-                inode = self._volume.requests_done[identity][1]
-            else:
+            done = self._volume.requests_done.get(identity)
+            if done is None:
                 inode = self._decisions.make(staged.operation, self._data_of(staged), identity)
+            elif done.errno:
+                raise OperationFailed(done.errno)
+            else:
+                inode = done.inode
             self._unanswered.append((staged, self._volume.number, inode))
         except OperationFailed as error:
             staged.answer.reject(error)
             if self._volume.health.failure is not None:
                 return  # it stays for the next mount
+            if staged.request.kept and done is None:
+                self._decisions.refuse(identity, error.errno)
             if staged.acknowledged:
                 self._host.note_failed_write(staged, error.errno)
         self._end_request(staged.request.identity)

@@ -24,6 +24,7 @@ from fusemirror.change import (
     WriteChange,
 )
 from fusemirror.channel.session import Session
+from fusemirror.communication.staged import Staged
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import (
     BadChange,
@@ -104,11 +105,13 @@ class Applier:
         others: Mapping[type, Handler] | None = None,
         access: PairAccess | None = None,
         landing: Callable[[AnyChange], Callable[[], None] | None] = lambda _: None,
+        refused: Callable[[Staged, int], None] = lambda *_: None,
     ) -> None:
         """`give_up(inodes)` returns which of these inodes without names are open here; the others nobody
         here opens any more. `take_role(term)` is called when the primary has handed its role to this host;
         `others` take the messages that are none of the mirror's business, in their place of the stream.
         `landing` is called before a change is applied, while the access is exclusive; what it returns, after.
+        `refused(request, errno)` is called for a staged request that the order of changes refuses.
         """
         self.volume = volume
         self.state = BackupState.DISCONNECTED
@@ -120,6 +123,7 @@ class Applier:
         self.durability = BackupDurability(volume, self.declined)
         self._access = access or PairAccess()
         self._landing = landing
+        self._refused = refused
         self._communication = communication
         self.acknowledging = Acknowledging(volume)
         self._room = SpaceTeller(volume.space)
@@ -360,7 +364,9 @@ class Applier:
                 self._in_sync(inode)
         if change.request:
             self.volume.forget_request(change.request)  # only a primary is asked about them
-        if staged is not None:
+        if staged is not None and type(change) is NamespaceChange and change.errno:
+            self._refused(staged, change.errno)
+        elif staged is not None:
             self._communication.retire(change.request)
             if (
                 declined is None or staged.acknowledged

@@ -153,6 +153,8 @@ def _check_namespace(change: NamespaceChange, data_bytes: int) -> None:
     _check_change(change)
     _check_no_data(data_bytes)
     _check_rows(change.rows)
+    refuses = bool(change.request and not change.rows)
+    _check(refuses or not change.errno, "errno", "of what is no request, or took effect")
 
 
 def _check_rows(rows: Iterable[Row]) -> None:

@@ -46,7 +46,7 @@ from fusemirror.volume.identity import Shutdown, boot_id
 from fusemirror.volume.images import NO_IMAGE, ImageFacts, Images
 from fusemirror.volume.journal import Record
 from fusemirror.volume.parts import Parts
-from fusemirror.volume.requests_done import RequestsDone, load_requests
+from fusemirror.volume.requests_done import RequestsDone, done_by, load_requests
 
 _log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class Recovered(NamedTuple):
     number: ChangeNumber
     """The last change applied. One that did not take effect keeps its number: none is given twice."""
     requests_done: RequestsDone
-    """The peer's requests that took effect, as records say."""
+    """The peer's requests that took effect or were refused for good, as records say."""
 
 
 @dataclass
@@ -307,7 +307,7 @@ def _replay(parts: Parts) -> _Replay:
         if record.number > parts.catalog.journal_number or not parts.catalog.time_ns:
             parts.clock.follow(change)
         if change.request:
-            replay.requests_done[change.request] = (change.number, change.inode)
+            replay.requests_done[change.request] = done_by(change)
         # A record stands behind it, so the process had gone on: only the last one may be half done.
         if replay.last is not None:
             replay.replayed += _put_again(parts, *replay.last)

@@ -1,15 +1,18 @@
-"""Requests done: which of the peer's requests took effect, beside the journal.
+"""Requests done: which of the peer's requests took effect or were refused for good, beside the journal.
 
-A record names the request that it answered, so that one which is sent again takes effect once (G4). A repair
+A record names the request that it answered, so that one which is sent again takes effect once (G4), and one
+that was refused after it was acknowledged never, as later changes went before it. A repair
 of the journal leaves records out; what they said of requests stands in this file then. What could not be read
 of them nobody knows: the identity says so (`forgot_requests`), and the peer hears of it when the hosts meet.
 """
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from fusemirror.change import AnyChange, NamespaceChange
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import MIB
 from fusemirror.volume.beneath import read_plain
@@ -17,12 +20,37 @@ from fusemirror.volume.durable import replace_file
 
 log = logging.getLogger(__name__)
 
-RequestsDone = dict[RequestId, tuple[ChangeNumber, InodeNumber]]
-"""The change that each request came to, and the inode that its requester asks for; the oldest first."""
+
+class Done(NamedTuple):
+    """The change that a request came to, and the inode that its requester asks for; or why it was refused."""
+
+    number: ChangeNumber
+    inode: InodeNumber
+    errno: int = 0
+
+
+RequestsDone = dict[RequestId, Done]
+"""The oldest first."""
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    """Earlier versions wrote three fields, and take one with four for a file that cannot be read."""
+
+    request: bytes
+    number: int
+    inode: int
+    errno: int = 0
+
+
+def done_by(change: AnyChange) -> Done:
+    """What became of the request that a change names."""
+    error = change.errno if type(change) is NamespaceChange else 0
+    return Done(change.number, change.inode, error)
+
 
 _FILE = "requests-done"
 _BYTES_MAX = 64 * MIB  # some million; a journal holds fewer records
-_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, int, int]])
+_decoder = msgspec.msgpack.Decoder(list[_Row])
 
 
 def load_requests(directory: Path) -> RequestsDone | None:
@@ -33,8 +61,8 @@ def load_requests(directory: Path) -> RequestsDone | None:
         return {}
     try:
         return {
-            RequestId(request): (ChangeNumber(number), InodeNumber(inode))
-            for request, number, inode in _decoder.decode(content)
+            RequestId(row.request): Done(ChangeNumber(row.number), InodeNumber(row.inode), row.errno)
+            for row in _decoder.decode(content)
         }
     except msgspec.DecodeError as error:
         log.warning("volume %s: %s: %s", directory, _FILE, error)
@@ -44,7 +72,7 @@ def load_requests(directory: Path) -> RequestsDone | None:
 def store_requests(directory: Path, requests: RequestsDone) -> None:
     """On return the file durably has these, and is not there where there are none. OSError."""
     if requests:
-        rows = [(request, number, inode) for request, (number, inode) in requests.items()]
+        rows = [_Row(request, *done) for request, done in requests.items()]
         replace_file(directory / _FILE, msgspec.msgpack.encode(rows))
     else:
         (directory / _FILE).unlink(missing_ok=True)

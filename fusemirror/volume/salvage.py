@@ -39,7 +39,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.durable import sync_directory, sync_filesystem, unused
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Gap, Salvage, begin_anew, salvage
-from fusemirror.volume.requests_done import load_requests, store_requests
+from fusemirror.volume.requests_done import done_by, load_requests, store_requests
 from fusemirror.volume.rows import check_rows
 
 Report = Callable[[str], None]
@@ -119,7 +119,7 @@ def _keep_requests(directory: Path, found: Salvage, behind: ChangeNumber) -> Non
         if record.number <= behind:
             change = decode_change(record.payload)
             if change.request:
-                kept[change.request] = (change.number, change.inode)
+                kept[change.request] = done_by(change)
     store_requests(directory, kept)
 
 

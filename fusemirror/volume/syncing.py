@@ -5,10 +5,11 @@ from collections.abc import Collection
 import trio
 
 from fusemirror.errors import DiskFailed
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.volume.health import noting, noting_async
 from fusemirror.volume.parts import Parts
+from fusemirror.volume.requests_done import RequestsDone
 
 
 class _Flush:
@@ -99,7 +100,7 @@ class Syncing:
     def trim(
         self,
         peer_durable: ChangeNumber,
-        requests_done: dict[RequestId, tuple[ChangeNumber, InodeNumber]] | None = None,
+        requests_done: RequestsDone | None = None,
     ) -> None:
         """Let go of records that nobody needs: the peer has them durably, the catalog holds them, and they
         answered none of `requests_done`, which the peer may ask for again.

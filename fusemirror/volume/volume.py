@@ -58,7 +58,7 @@ from fusemirror.volume.private import check_plain_volume, make_private
 from fusemirror.volume.recovery import Recovered, content_note, recover, recover_attributes, removed_inodes
 from fusemirror.volume.regions import Marks, Regions
 from fusemirror.volume.removal import Removal
-from fusemirror.volume.requests_done import store_requests
+from fusemirror.volume.requests_done import Done, done_by, store_requests
 from fusemirror.volume.rows import check_rows
 from fusemirror.volume.space import Space
 from fusemirror.volume.syncing import Syncing
@@ -267,7 +267,7 @@ class Volume:
             if type(change) is not NamespaceChange:
                 self.invalidator.data_changed(change.inode, own=own)
             if change.request:
-                self.requests_done[change.request] = (change.number, change.inode)
+                self.requests_done[change.request] = done_by(change)
             if self.catalog.changes_since_commit >= self._parts.commits.due_at:
                 self._commit_or_later()
         except (OSError, DiskFailed) as error:
@@ -283,6 +283,10 @@ class Volume:
             if self.catalog.copying:
                 raise
             self.health.note(error)
+
+    def note_refused(self, request: RequestId, error: int) -> None:
+        """The request is refused for good, as long as this process remembers it."""
+        self.requests_done[request] = Done(self.number, InodeNumber(0), error)
 
     def forget_request(self, request: RequestId) -> None:
         """The peer has the answer and will not ask again."""

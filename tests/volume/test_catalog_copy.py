@@ -14,6 +14,7 @@ from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNu
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.catalog_store import _open_environment as open_environment
 from fusemirror.volume.identity import Identity
+from fusemirror.volume.requests_done import Done
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, rows_of
 from tests.volume.test_volume import R1, killed, run_until_killed
@@ -43,7 +44,7 @@ def old_volume(directory: Path) -> Writer:
     writer.volume.catalog.reserve_inodes(InodeNumber(100))
     for n in range(10):
         writer.write(writer.create(b"not theirs %d" % n), 0, b"stray")
-    writer.volume.requests_done[R1] = (ChangeNumber(1), ours)
+    writer.volume.requests_done[R1] = Done(ChangeNumber(1), ours)
     return writer
 
 

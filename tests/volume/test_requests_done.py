@@ -1,17 +1,19 @@
 """Which of the peer's requests took effect, kept beside a journal that was repaired."""
 
+import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
-from fusemirror.volume.requests_done import RequestsDone, load_requests, store_requests
+from fusemirror.volume.requests_done import Done, RequestsDone, load_requests, store_requests
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import counting_seams
 
 DONE: RequestsDone = {
-    RequestId(b"first"): (ChangeNumber(3), InodeNumber(7)),
-    RequestId(b"second"): (ChangeNumber(5), InodeNumber(0)),
+    RequestId(b"first"): Done(ChangeNumber(3), InodeNumber(7)),
+    RequestId(b"second"): Done(ChangeNumber(5), InodeNumber(0), errno.ENOSPC),
 }
 
 
@@ -22,6 +24,11 @@ def test_what_is_stored_is_loaded_in_its_order(tmp_path: Path) -> None:
     store_requests(tmp_path, {})
     assert list(tmp_path.iterdir()) == []
     store_requests(tmp_path, {})
+
+
+def test_what_an_earlier_version_stored_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "requests-done").write_bytes(msgspec.msgpack.encode([(b"first", 3, 7)]))
+    assert load_requests(tmp_path) == {b"first": Done(ChangeNumber(3), InodeNumber(7))}
 
 
 @pytest.mark.expects_warnings
