@@ -216,7 +216,7 @@ MEETINGS: tuple[tuple[MeetColumns, Action], ...] = (
     ((True, True, Better.OURS, None), Action.WAIT),
     ((True, True, Better.THEIRS, None), Action.GIVE_WAY),
     ((True, True, Better.NEITHER, None), Action.DIVERGED),
-    # Two backups: a hand-over was cut short after its first half. It is carried to its end.
+    # Two backups: a hand-over was cut short after its first half. It is carried to its end, or is void.
     ((False, False, None, "to us"), Action.ACCEPT),
     ((False, False, None, "to them"), Action.WAIT),
     # Without one, as after a volume was put back from a copy, the better one is to be the primary.
@@ -232,10 +232,11 @@ def meet(ours: Claim, theirs: Claim) -> Action:
     """The one decision on connect: exactly one row of the table matches."""
     same_role = ours.role == theirs.role
     copy = better(ours, theirs)
+    handed_over = _handed_over(ours, theirs, copy)
     if copy is Better.EITHER and same_role:
         higher = (ours.term, ours.host) > (theirs.term, theirs.host)
         copy = Better.OURS if higher else Better.THEIRS
-    facts = (ours.role == "primary", theirs.role == "primary", copy, _handed_over(ours, theirs))
+    facts = (ours.role == "primary", theirs.role == "primary", copy, handed_over)
     step = decide_meeting(facts)
     return Action.YIELD if step is Action.GIVE_WAY and _is_split(ours, theirs) else step
 
@@ -247,10 +248,19 @@ def decide_meeting(facts: tuple[bool, bool, Better, str]) -> Action:
     raise AssertionError("every combination has its row")
 
 
-def _handed_over(ours: Claim, theirs: Claim) -> str:
+def _handed_over(ours: Claim, theirs: Claim, copy: Better) -> str:
+    """A hand-over is void where the host that is to have the role has lost changes since, which both had and
+    which were acknowledged: it would begin a line without them."""
     if theirs.handed_over and theirs.term > ours.term:
-        return "to us"
-    return "to them" if ours.handed_over and ours.term > theirs.term else "none"
+        return "none" if copy is Better.THEIRS and _has_lost(ours, theirs) else "to us"
+    if ours.handed_over and ours.term > theirs.term:
+        return "none" if copy is Better.OURS and _has_lost(theirs, ours) else "to them"
+    return "none"
+
+
+def _has_lost(one: Claim, other: Claim) -> bool:
+    """In a power cut, or as it was put back from an older copy."""
+    return one.history.compare_all or one.history.checkpoint_begun < other.history.checkpoint
 
 
 def _is_split(ours: Claim, theirs: Claim) -> bool:

@@ -238,6 +238,24 @@ MEETING = {
         Action.WAIT,
         Action.ACCEPT,
     ),
+    "the same, and a power cut took the last changes of the host that was to be the primary": (
+        claim(S, history(A, last=9), term=2, handed_over=True),
+        other(S, history(A, last=8, compare_all=True)),
+        Action.WAIT,
+        Action.GIVE_WAY,
+    ),
+    "that has given the role back, though both had a power cut": (
+        claim(S, history(A, last=9, compare_all=True), term=2, handed_over=True),
+        other(S, history(A, last=8, compare_all=True), term=3, handed_over=True),
+        Action.ACCEPT,
+        Action.WAIT,
+    ),
+    "a power cut that took nothing": (
+        claim(S, history(A, last=9, compare_all=True), term=2, handed_over=True),
+        other(S, history(A, last=9, compare_all=True)),
+        Action.WAIT,
+        Action.ACCEPT,
+    ),
     "a switch that was cut short after its second half": (
         claim(S, history(A, last=9), term=2, handed_over=True),
         other(P, history(A, last=9), term=2),
