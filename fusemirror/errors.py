@@ -73,6 +73,13 @@ class ChangeInDoubt(CheckReport):
     exit_code = 5
 
 
+class ChangeUntold(CheckReport):
+    """EIO: a write may or may not have taken effect: {0} was restarted before it confirmed it, and is the \
+primary now. Look at the file"""
+
+    exit_code = 5
+
+
 class CopyDeclined(CheckReport):
     """EIO: the disk of {0} did not take a change of inode {1} ({2}), so only one volume has it; it is tried \
 again. See the log and `fusemirror status` there"""

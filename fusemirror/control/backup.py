@@ -324,7 +324,7 @@ class BackupUnit(Role):
     def _peer_change(self) -> ChangeNumber:
         return max(self.host.peer.durable, self.applier.durability.primary_durable)
 
-    def retire(self, known: ChangeNumber) -> None:
+    def retire(self, change: RoleChange) -> None:
         """What is left in the communication volume the unit of the other role carries out."""
         self.life.meet(RoleEvent.RETIRE)
         self.host.peer.durable = self._peer_change

@@ -50,6 +50,7 @@ class PeerMeeting:
         self.learn_name(link.peer)
         self._host.clocks.compare(link.peer)
         if step is Action.LINK:
+            self._host.links.mirrored_with = link.peer.instance
             return True
         self.meet(link.peer, step)
         if step is Action.DIVERGED:
@@ -92,7 +93,15 @@ class PeerMeeting:
         if step in (Action.GIVE_WAY, Action.YIELD):
             known = _known_to(history_of(volume), peer.history)
             reason = "the other host holds the newer copy"
-            self._life.ask(RoleChange("backup", reason, term, quarantines=step is Action.YIELD, known=known))
+            change = RoleChange(
+                "backup",
+                reason,
+                term,
+                quarantines=step is Action.YIELD,
+                known=known,
+                restarted=peer.instance != self._host.links.mirrored_with,
+            )
+            self._life.ask(change)
         elif step is Action.ACCEPT:
             self._life.ask(RoleChange("primary", "the other host handed over the role", peer.term))
         elif step is Action.DIVERGED:

@@ -272,6 +272,9 @@ class PrimaryUnit(Role):
         """Alone it begins a generation, with inodes that the other host cannot give, and acknowledges alone
         from `kernel_forgets_at` on.
         """
+        # A backup that was being brought up to date holds data changes above its last record. What the other
+        # host asked for in them must not count as left out, or it would do that again.
+        self.volume.advance(self.volume.reached)
         if change.alone:
             first = self.volume.catalog.next_inode + INODES_SKIPPED
             self.mirror.begin_generation((Table.META, INODES_FROM_KEY, first.to_bytes(8, "big")))
@@ -325,13 +328,13 @@ class PrimaryUnit(Role):
     def _peer_change(self) -> ChangeNumber:
         return max(self.host.peer.durable, self.mirror.durability.peer_durable)
 
-    def retire(self, known: ChangeNumber) -> None:
+    def retire(self, change: RoleChange) -> None:
         self.life.meet(RoleEvent.RETIRE)
         self.host.peer.durable = self._peer_change
         self.exclusive.ranges.end(RoleChanged())
         self.granting.free(self.granting.granted)
         self.host.retire_link()
-        self.mirror.retire(known)
+        self.mirror.retire(change.known, peer_restarted=change.restarted)
         self._taking_up.retire()
 
     # --- in the background --------------------------------------------------------------------------------

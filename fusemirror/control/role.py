@@ -15,7 +15,7 @@ from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.host_state import HostState
 from fusemirror.control.life import RoleChange, RoleLife
 from fusemirror.control.meeting import PeerMeeting
-from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror.states import MirrorWord
 from fusemirror.operations import AnyOperation, Key
 from fusemirror.settings import Access, Settings
@@ -215,6 +215,6 @@ class Role(ABC):
         RefusedForSafety, TimedOut."""
 
     @abstractmethod
-    def retire(self, known: ChangeNumber) -> None:
+    def retire(self, change: RoleChange) -> None:
         """This host has the other role now. The link is closed; whoever waits here gets `RoleChanged`,
-        but for changes up to `known`, which are in both volumes."""
+        but for changes up to `change.known`, which are in both volumes, and those that may be."""

@@ -165,7 +165,7 @@ class Succession:
             except (FusemirrorError, OSError) as error:
                 self._stop_serving(error)
         before = self.role
-        before.retire(change.known)
+        before.retire(change)
         assert before.life.state is RoleState.RETIRED, "nobody is served by two units"
         self._meeting.meet_anew("the roles changed")
         role = self._make_role(self._host)

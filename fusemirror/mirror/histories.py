@@ -326,7 +326,7 @@ def history_of(volume: Volume) -> History:
         journal_first=ChangeNumber(volume.journal.first_number),
         complete=volume.identity.complete,
         compare_all=volume.identity.compare_all,
-        number=volume.number,
+        number=volume.reached,
         checkpoint_begun=volume.catalog.checkpoints.begun,
         checkpoint=volume.catalog.checkpoints.ended,
     )

@@ -27,6 +27,7 @@ from fusemirror.channel.session import Session
 from fusemirror.errors import (
     ChangeInDoubt,
     ChangeUnrecorded,
+    ChangeUntold,
     ChannelError,
     ConnectionLost,
     CopyDeclined,
@@ -237,11 +238,16 @@ class Mirror:
             log.error("%s; nothing was merged or overwritten, see fusemirror(7)", reason)
         self._go(PrimaryEvent.DIFFERED, reason)
 
-    def retire(self, known: ChangeNumber) -> None:
+    def retire(self, known: ChangeNumber, *, peer_restarted: bool = False) -> None:
         """This host is the primary no more. The new one holds every change up to `known`; those who wait
-        for later ones, and whoever asks from now on, get `RoleChanged`."""
+        for later ones, and whoever asks from now on, get `RoleChanged`.
+
+        `peer_restarted`: it may hold data behind that, too. To ask for that again could be to do it twice, or
+        behind what came after it. So whoever waits for it hears that it is in doubt.
+        """
         self.authority.retire()
-        self.window.close(known)
+        error = ChangeUntold(self.volume.identity.peer_name)
+        self.window.close(known, (lambda: self.authority.reported(error)) if peer_restarted else None)
         self.replica.end("the roles changed")
 
     def _reach(self, event: PrimaryEvent) -> None:

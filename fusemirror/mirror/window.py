@@ -44,7 +44,8 @@ class Window:
         self.in_flight: deque[InFlight] = deque()
         # A list, and no dict by number: acknowledgements are cumulative, so whoever waits for less is ready
         # too.
-        self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None]]] = []
+        # The last says whether the change is the waiting program's own.
+        self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None], bool]] = []
         self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
         self._is_closed = False
 
@@ -65,7 +66,7 @@ class Window:
         """
         # An acknowledgement that came before the question is the common case, and costs no promise.
         if number > self.acknowledged_number:
-            doubt = await self._doubt_of(number).wait_last()
+            doubt = await self._doubt_of(number, is_own=True).wait_last()
             if doubt is not None:
                 raise doubt()
 
@@ -73,12 +74,12 @@ class Window:
         """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
         return number <= self.acknowledged_number or await self._doubt_of(number).wait() is None
 
-    def _doubt_of(self, number: ChangeNumber) -> Promise[Doubt | None]:
+    def _doubt_of(self, number: ChangeNumber, *, is_own: bool = False) -> Promise[Doubt | None]:
         # The new primary may go on without it, so to wait here could be to wait for ever.
         if self._is_closed:
             raise RoleChanged
         promise: Promise[Doubt | None] = Promise()
-        self._waiting.append((number, promise))
+        self._waiting.append((number, promise, is_own))
         return promise
 
     def when_settled(self, number: ChangeNumber, action: Callable[[bool], None]) -> None:
@@ -120,7 +121,7 @@ class Window:
         if self._waiting:
             waiting = self._waiting
             self._waiting = [each for each in waiting if each[0] > number]
-            for its_number, promise in waiting:
+            for its_number, promise, _ in waiting:
                 if its_number <= number:
                     promise.resolve(doubt)
         if self._actions:
@@ -134,15 +135,30 @@ class Window:
         self.acknowledge(ChangeNumber(number - 1))
         self.acknowledge(number, doubt)
 
-    def close(self, known: ChangeNumber) -> None:
+    def close(self, known: ChangeNumber, doubt: Doubt | None = None) -> None:
         """This host is the primary no more. The new one holds every change up to `known`; those who wait for
-        later ones, and whoever asks from now on, get `RoleChanged`."""
+        later ones, and whoever asks from now on, get `RoleChanged`.
+
+        `doubt`: it may hold writes behind `known`, of which it has no record; whose program waits hears that.
+        """
         # In this order: whoever wakes by the acknowledgement and asks again must find it closed.
         self._is_closed = True
         self.acknowledge(known)
+        perhaps = known if doubt is None else self._last_before_record(known)
         waiting, self._waiting = self._waiting, []
-        for _, promise in waiting:
-            promise.reject(RoleChanged())
+        for number, promise, is_own in waiting:
+            if is_own and number <= perhaps:
+                promise.resolve(doubt)
+            else:
+                promise.reject(RoleChanged())
+
+    def _last_before_record(self, number: ChangeNumber) -> ChangeNumber:
+        """The last change under way before the next one that every host keeps a record of."""
+        for entry in self.in_flight:
+            if not entry.inode:
+                break
+            number = entry.number
+        return number
 
     def status(self, now: float) -> dict[str, float]:
         """The counts of the field `communication` of the primary's status. Data counts in bytes."""

@@ -158,6 +158,7 @@ class Volume:
         """The peer's requests that took effect: the change, and the inode its requester asks for."""
         self.number = recovered.number
         """The last change applied."""
+        self._passed = recovered.number
 
     def close(self) -> None:
         """Make everything durable and record that the volume was closed in good order.
@@ -217,7 +218,14 @@ class Volume:
     def rewind(self) -> None:
         """Go back to the last record. Numbers of data changes die with the process that gave them, so what
         comes next may have numbers that data changes had before; no record has a number twice."""
+        self._passed = self.reached
         self.number = self.journal.last_number
+
+    @property
+    def reached(self) -> ChangeNumber:
+        """The highest number of a change that was applied since the volume was opened, `rewind` or not: what
+        the images hold is no newer."""
+        return max(self._passed, self.number)
 
     async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         """What `function` returns; it blocks on the disk, and nobody else waits for it. On return it has

@@ -14,10 +14,10 @@ from fusemirror.change import KEEP_SIZE, PUNCH_HOLE, Table
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import RefusedForSafety, TimedOut, VolumeDamaged
+from fusemirror.errors import ChangeUntold, RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import CUT_EXTENTS_MAX, CUT_SHORT_BYTES
-from fusemirror.mirror.histories import generations_of
+from fusemirror.mirror.histories import generations_of, history_of
 from fusemirror.mirror.states import MIRROR_LOST
 from fusemirror.operations import Allocate, Create, SetAttributes, Unlink, Write
 from fusemirror.volume.check import check
@@ -301,6 +301,50 @@ async def test_a_request_that_the_old_primary_had_not_acknowledged_is_made_once(
         assert content(host, file) == b"waiting"
         names = {name for _, name, _ in await host.roles.listing(ROOT_INODE, 0, 100)}
         assert names == {b"file", b"name", b"other"}
+
+
+@pytest.mark.expects_warnings
+async def test_a_write_that_a_restarted_backup_may_hold_is_in_doubt_and_not_made_again(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    file = await create(pair.primary, b"file")
+    network.stall("alpha", "beta")
+    async with trio.open_nursery() as nursery:
+
+        async def append() -> None:
+            with pytest.raises(ChangeUntold):
+                await pair.primary.roles.perform(Write(file, 0, append=True), b"waiting")
+
+        nursery.start_soon(append)
+        await trio.sleep(0.1)
+        network.cut("alpha", "beta")
+        await pair.backup.unit.host.links.ended.wait()
+        await pair.backup.succession.takeover(force=False)
+        pair.primary.unit.host.links.mirrored_with = b"the process of before"
+        network.heal("alpha", "beta")
+        await create(pair.backup, b"other")
+    await normal(pair.primary, pair.backup)
+    for host in (pair.primary, pair.backup):
+        assert content(host, file) == b"", "here it was not held"
+
+
+async def test_a_take_over_in_the_middle_of_catching_up_begins_behind_all_that_this_host_holds(
+    pair: Pair, network: MemoryNetwork
+) -> None:
+    """The numbers of data changes are no more than that: the old primary would ask for them again."""
+    file = await create(pair.primary, b"file")
+    await pair.primary.roles.perform(Write(file, 0, append=True), b"held")
+    network.cut("alpha", "beta")
+    await pair.backup.unit.host.links.ended.wait()
+    volume = pair.backup.roles.volume
+    held = volume.number
+    volume.rewind()
+    assert volume.number < held
+    assert history_of(volume).number == held
+    await pair.backup.succession.takeover(force=False)
+    assert generations_of(volume)[0].first_change > held
+    network.heal("alpha", "beta")
+    await normal(pair.primary, pair.backup)
 
 
 async def test_a_take_over_is_refused_while_the_primary_is_connected(pair: Pair) -> None:

@@ -1,6 +1,7 @@
 """The window: who waits for a change hears once it is acknowledged, in doubt, or of another host."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import trio
 import trio.testing
 
 from fusemirror.change import AnyChange, NamespaceChange, TruncateChange, WriteChange
-from fusemirror.errors import ChangeInDoubt, CheckReport, RoleChanged
+from fusemirror.errors import ChangeInDoubt, ChangeUntold, CheckReport, RoleChanged
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.mirror.window import Window
@@ -104,6 +105,23 @@ async def test_who_waits_for_what_a_new_primary_does_not_hold_hears_that_the_rol
     await window.acknowledged(ChangeNumber(11))
     with pytest.raises(RoleChanged):
         await window.settled(ChangeNumber(12))
+
+
+async def test_what_a_new_primary_may_hold_without_a_record_is_in_doubt_for_its_program() -> None:
+    changes = (written(11, 0, 5), written(12, 5, 5), named(13), written(14, 9, 5))
+
+    async def told(wait: Callable[[Window], Awaitable[object]]) -> object:
+        window = window_with(*((change, ()) for change in changes))
+
+        def close() -> None:
+            window.close(ChangeNumber(11), lambda: ChangeUntold("beta"))
+
+        return await outcome_of(lambda: wait(window), close)
+
+    assert await told(lambda window: window.acknowledged(ChangeNumber(12))) is ChangeUntold
+    assert await told(lambda window: window.settled(ChangeNumber(12))) is RoleChanged
+    for number in (13, 14):  # a record comes first, which it would have
+        assert await told(partial(Window.acknowledged, number=ChangeNumber(number))) is RoleChanged
 
 
 def test_bytes_are_unsettled_where_a_change_of_their_image_shows_them_anew() -> None:
