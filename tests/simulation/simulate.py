@@ -11,7 +11,7 @@ import signal
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -320,11 +320,9 @@ class Simulation:
     async def _verify(self) -> None:
         host = self._world.random.choice(self._world.hosts)
         with host.inside(), trio.fail_after(_PEACE_TIMEOUT_S):
-            while True:
-                with suppress(PrimaryUnreachable):  # as long as what was asked before is still on its way
-                    await host.management.verify()
-                    break
-            while (report := await host.management.verify_report())["running"]:  # noqa: ASYNC110
+            # As long as what was asked before is on its way, or much of what is compared.
+            await _patiently(host.management.verify)
+            while (report := await _patiently(host.management.verify_report))["running"]:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         self._world.trace(f"verify at {host.name}: {report}")
         assert report["failed"] is None, report
@@ -481,6 +479,13 @@ def _checked_for_two_primaries(run: Run) -> Iterator[None]:
 
     with mock.patch.object(Authority, "look", checked):
         yield
+
+
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What the primary answers, however long it takes to."""
+    while True:
+        with suppress(PrimaryUnreachable):
+            return await ask()
 
 
 @contextmanager
