@@ -9,9 +9,9 @@ wait, and a few that are ready to read.
 **Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
 data; beyond, nothing is read, and the kernel keeps the others.
 
-**Without a task.** A write that waits for its promise last (`promise.begin`) leaves the reader its task, and
-whoever settles the promise writes the reply. Where the promise is rejected the handler goes on in a task of
-its own.
+**Without a task.** What writes, or makes, moves or removes a name, and waits for its promise last
+(`promise.begin`), leaves the reader its task, and whoever settles the promise writes the reply. Where the
+promise is rejected, or a name is in doubt, the handler goes on in a task of its own.
 
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
 fail that do not expect EINTR of a file. Only a wait for a lock ends (`Server.interrupt`), as on a local disk;
@@ -62,6 +62,22 @@ _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
 _WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
+_WAITS_LAST = frozenset(
+    (
+        Opcode.WRITE,
+        Opcode.CREATE,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.LINK,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+    )
+)
+"""Their handlers wait for nothing more once the change that they ask for is acknowledged."""
+
 Handling = Coroutine[Any, Any, FuseReply]
 
 Start = Callable[..., None]
@@ -111,6 +127,10 @@ class _Begun(hot.Trapped):
         self.handling = handling
 
 
+def _may_be_in_doubt(waiting: _Waiting, reply: FuseReply) -> bool:
+    return bool(waiting.body) and codec.error_of(reply) != 0
+
+
 async def _given(result: "outcome.Outcome[FuseReply]") -> FuseReply:
     return result.unwrap()
 
@@ -131,11 +151,11 @@ class _WithoutTask:
         if session.is_left:
             return
         session.without_task -= 1
-        if type(result) is outcome.Value and not waiting.answered:
-            session.end_waiting(waiting)
-            session.reply(result.value)
-        else:
+        if type(result) is not outcome.Value or waiting.answered or _may_be_in_doubt(waiting, result.value):
             self._start(session.finish, waiting, _given(result))
+            return
+        session.end_waiting(waiting)
+        session.reply(result.value)
 
     def failed(self, error: "outcome.Outcome[Any]") -> None:
         session = self._session
@@ -258,7 +278,7 @@ class FuseSession:
                 if handling is None:
                     self._answer_itself(header, body)
                     continue
-                message = begin(handling) if header.opcode == Opcode.WRITE else handling.send(None)
+                message = begin(handling) if header.opcode in _WAITS_LAST else handling.send(None)
             except StopIteration as end:
                 self.reply(end.value)
             except MalformedRequest as error:

@@ -40,7 +40,7 @@ class Served:
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, FuseReply] | None:
         if header.opcode in (Opcode.READ, Opcode.RENAME):
             return self._read(header, body)
-        if header.opcode == Opcode.WRITE:
+        if header.opcode in (Opcode.WRITE, Opcode.UNLINK):
             return self._write(header)
         if header.opcode == Opcode.BATCH_FORGET:
             self.forgotten += codec.forgotten_in(body)
@@ -60,6 +60,8 @@ class Served:
             raise KeyError("a mistake")
         if header.nodeid == 14:
             raise MalformedRequest("late")
+        if header.nodeid == 16:
+            return codec.error_reply(header.unique, errno.EIO)
         return codec.write_reply(header.unique, written)
 
     async def _read(self, header: InHeader, body: memoryview) -> FuseReply:
@@ -441,6 +443,30 @@ async def test_a_write_is_answered_by_who_settles_its_promise(server: Served) ->
         server.promises[2].resolve(7)
         assert await kernel.answer() == (2, 0)
         assert server.started == [2, 4, 6]
+
+
+@pytest.mark.parametrize("nodeid", [1, 16])
+async def test_a_change_of_names_is_answered_so_too_and_what_is_in_doubt_is_told_before_the_kernel_hears(
+    server: Served, monkeypatch: pytest.MonkeyPatch, nodeid: int
+) -> None:
+    server.promises = {2: Promise()}
+    body = b"a name\0"
+    async with serving(server) as (kernel, session):
+        kernel.send(Opcode.UNLINK, 2, body, nodeid=nodeid)
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.without_task == 1
+        told: list[list[Any]] = []
+        reply = session.reply
+
+        def reply_noted(data: FuseReply) -> None:
+            told.append(list(server.doubts))
+            reply(data)
+
+        monkeypatch.setattr(session, "reply", reply_noted)
+        server.promises[2].resolve(0)
+        assert await kernel.answer() == (2, errno.EIO if nodeid == 16 else 0)
+        assert session.without_task == 0
+    assert told == [[(2, body)] if nodeid == 16 else []]
 
 
 async def test_requests_keep_their_order_with_a_task_or_without(server: Served) -> None:
