@@ -23,9 +23,9 @@ class RoleChange:
 
     A backup becomes the primary: `alone`, without the other host, or handed the role under `term`. A
     primary becomes the backup: by `hand_over` while the link lives, or because the peer is the primary
-    already. `known` is the last change of this host that the peer holds; `restarted` says that its process
-    is not the one that was mirrored to, which may hold writes behind that and not know it. `quarantines` says
-    that what differs here is to go to quarantine. `until_done` returns, or raises, at the end.
+    already. `known` is the last change of this host that the peer holds, as its process `peer` says, and
+    `quarantines` says that what differs here is to go to quarantine. `until_done` returns, or raises, at the
+    end.
     """
 
     role: str
@@ -35,7 +35,7 @@ class RoleChange:
     hand_over: bool = False
     quarantines: bool = False
     known: ChangeNumber = NO_CHANGE
-    restarted: bool = False
+    peer: bytes = b""
     _ended: trio.Event = field(default_factory=trio.Event)
     _errors: list[Exception] = field(default_factory=list)
 

@@ -21,8 +21,6 @@ class Links:
         """Set once the link that lives, or lived last, is over."""
         self.met: Hello | None = None
         """The peer as it was met last, where that changed what this host is."""
-        self.mirrored_with = b""
-        """The process of the peer that a link mirrored with last."""
         self.traffic = Traffic()
         self.lost_at: float | None = None
 

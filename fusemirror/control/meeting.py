@@ -50,7 +50,6 @@ class PeerMeeting:
         self.learn_name(link.peer)
         self._host.clocks.compare(link.peer)
         if step is Action.LINK:
-            self._host.links.mirrored_with = link.peer.instance
             return True
         self.meet(link.peer, step)
         if step is Action.DIVERGED:
@@ -93,15 +92,10 @@ class PeerMeeting:
         if step in (Action.GIVE_WAY, Action.YIELD):
             known = _known_to(history_of(volume), peer.history)
             reason = "the other host holds the newer copy"
-            change = RoleChange(
-                "backup",
-                reason,
-                term,
-                quarantines=step is Action.YIELD,
-                known=known,
-                restarted=peer.instance != self._host.links.mirrored_with,
+            quarantines = step is Action.YIELD
+            self._life.ask(
+                RoleChange("backup", reason, term, quarantines=quarantines, known=known, peer=peer.instance)
             )
-            self._life.ask(change)
         elif step is Action.ACCEPT:
             self._life.ask(RoleChange("primary", "the other host handed over the role", peer.term))
         elif step is Action.DIVERGED:

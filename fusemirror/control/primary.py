@@ -334,7 +334,7 @@ class PrimaryUnit(Role):
         self.exclusive.ranges.end(RoleChanged())
         self.granting.free(self.granting.granted)
         self.host.retire_link()
-        self.mirror.retire(change.known, peer_restarted=change.restarted)
+        self.mirror.retire(change.known, change.peer)
         self._taking_up.retire()
 
     # --- in the background --------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from fusemirror.control.upkeep import Upkeep
 from fusemirror.errors import (
     CheckReport,
     OperationFailed,
-    RoleChanged,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.mirror.sending import Mirror
@@ -131,4 +130,4 @@ class TakingUp:
             if number <= self._mirror.window.acknowledged_number:
                 staged.answer.resolve(inode)
             else:
-                staged.answer.reject(RoleChanged())
+                staged.answer.reject(self._mirror.window.end_of(number))

@@ -15,7 +15,7 @@ from fusemirror.change import AnyChange
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, TimedOut
-from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
 from fusemirror.limits import BACKLOG_BYTES_MAX, FILE_BYTES_MAX
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.out_of_sync import OutOfSyncMap
@@ -58,6 +58,8 @@ class Replica:
         self.session: Session | None = None
         """Of the last link: the lease that this host has of the peer outlasts it."""
         self.feed: Session | None = None
+        self._fed_to = b""  # the process of the peer that the feed led to last
+        self._fed = self._fed_before = NO_CHANGE  # the last change that it was sent, and any before it
         """What changes are sent over as they are made; None where they are marked instead."""
         self.applied_number = volume.number
         """The newest change that it says it has applied."""
@@ -167,6 +169,7 @@ class Replica:
             self.room.take(change)
             try:
                 feed.send_encoded(encoded, data)
+                self._fed = change.number
                 return
             except ChannelError as error:
                 self.feed = None  # this change is not sent, so nothing after it may be
@@ -199,6 +202,13 @@ class Replica:
         assert self.session is not None, "it is linked"
         self.feed = self.session
         self.room.begin()
+        if self.session.peer.instance != self._fed_to:
+            self._fed_to, self._fed_before = self.session.peer.instance, max(self._fed, self._fed_before)
+
+    def held_unknown_to(self, instance: bytes) -> ChangeNumber:
+        """The last change that was sent to a process of the peer before this one: its disk may hold the data,
+        and it does not know of that."""
+        return self._fed_before if instance == self._fed_to else max(self._fed, self._fed_before)
 
     def hold_back(self, number: ChangeNumber) -> None:
         """Change `number` waits for it, and was not sent: it has that once it is brought up to date."""

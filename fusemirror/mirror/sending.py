@@ -238,16 +238,17 @@ class Mirror:
             log.error("%s; nothing was merged or overwritten, see fusemirror(7)", reason)
         self._go(PrimaryEvent.DIFFERED, reason)
 
-    def retire(self, known: ChangeNumber, *, peer_restarted: bool = False) -> None:
-        """This host is the primary no more. The new one holds every change up to `known`; those who wait
-        for later ones, and whoever asks from now on, get `RoleChanged`.
+    def retire(self, known: ChangeNumber, peer: bytes = b"") -> None:
+        """This host is the primary no more. The new one, the process `peer`, holds every change up to
+        `known`; those who wait for later ones, and whoever asks from now on, get `RoleChanged`.
 
-        `peer_restarted`: it may hold data behind that, too. To ask for that again could be to do it twice, or
-        behind what came after it. So whoever waits for it hears that it is in doubt.
+        It may hold data behind that, too, which another process of it was sent. To ask for that again could
+        be to do it twice, or behind what came after it. So whoever waits for it hears that it is in doubt.
         """
         self.authority.retire()
         error = ChangeUntold(self.volume.identity.peer_name)
-        self.window.close(known, (lambda: self.authority.reported(error)) if peer_restarted else None)
+        perhaps = self.replica.held_unknown_to(peer) if peer else known
+        self.window.close(known, perhaps, lambda: self.authority.reported(error))
         self.replica.end("the roles changed")
 
     def _reach(self, event: PrimaryEvent) -> None:

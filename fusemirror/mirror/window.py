@@ -16,7 +16,7 @@ import msgspec
 
 from fusemirror.change import AnyChange
 from fusemirror.errors import CheckReport, RoleChanged
-from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
 from fusemirror.promise import Promise
 
 Doubt = Callable[[], CheckReport]
@@ -48,6 +48,8 @@ class Window:
         self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None], bool]] = []
         self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
         self._is_closed = False
+        self._perhaps = NO_CHANGE
+        self._doubt: Callable[[], Exception] = RoleChanged
 
     def add(self, change: AnyChange, keys: tuple[Any, ...], old_size_bytes: int, now: float) -> None:
         """A change was made. One of data beyond the end of its file shows zeros from `old_size_bytes` on."""
@@ -135,22 +137,28 @@ class Window:
         self.acknowledge(ChangeNumber(number - 1))
         self.acknowledge(number, doubt)
 
-    def close(self, known: ChangeNumber, doubt: Doubt | None = None) -> None:
+    def close(
+        self,
+        known: ChangeNumber,
+        perhaps: ChangeNumber = NO_CHANGE,
+        doubt: Callable[[], Exception] = RoleChanged,
+    ) -> None:
         """This host is the primary no more. The new one holds every change up to `known`; those who wait for
         later ones, and whoever asks from now on, get `RoleChanged`.
 
-        `doubt`: it may hold writes behind `known`, of which it has no record; whose program waits hears that.
+        It may hold writes up to `perhaps`, too, of which it has no record; whose program waits gets `doubt`.
         """
         # In this order: whoever wakes by the acknowledgement and asks again must find it closed.
         self._is_closed = True
         self.acknowledge(known)
-        perhaps = known if doubt is None else self._last_before_record(known)
+        self._perhaps, self._doubt = min(perhaps, self._last_before_record(known)), doubt
         waiting, self._waiting = self._waiting, []
         for number, promise, is_own in waiting:
-            if is_own and number <= perhaps:
-                promise.resolve(doubt)
-            else:
-                promise.reject(RoleChanged())
+            promise.reject(self.end_of(number) if is_own else RoleChanged())
+
+    def end_of(self, number: ChangeNumber) -> Exception:
+        """What the program gets whose change was not acknowledged before this was closed."""
+        return self._doubt() if number <= self._perhaps else RoleChanged()
 
     def _last_before_record(self, number: ChangeNumber) -> ChangeNumber:
         """The last change under way before the next one that every host keeps a record of."""

@@ -159,8 +159,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_statuses: bool = False  # the messages by which exclusive statuses are taken ahead of the data
     takes_modes: bool = False  # the message `Modes`
     takes_declines: bool = False  # the message `Declined`
-    takes_refusals: bool = False  # `errno` of a change
     owes_writes: bool = False  # its programs were told of some under main's status; `Ended` follows them
+    takes_refusals: bool = False  # `errno` of a change
 
     @property
     def claim(self) -> Claim:

@@ -34,7 +34,7 @@ RequestsDone = dict[RequestId, Done]
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
-    """Earlier versions wrote three fields, and take one with four for a file that cannot be read."""
+    """Earlier versions know three fields, and take a file with a fourth for one that cannot be read."""
 
     request: bytes
     number: int
@@ -72,7 +72,10 @@ def load_requests(directory: Path) -> RequestsDone | None:
 def store_requests(directory: Path, requests: RequestsDone) -> None:
     """On return the file durably has these, and is not there where there are none. OSError."""
     if requests:
-        rows = [_Row(request, *done) for request, done in requests.items()]
+        rows = [
+            (request, *done) if done.errno else (request, done.number, done.inode)
+            for request, done in requests.items()
+        ]
         replace_file(directory / _FILE, msgspec.msgpack.encode(rows))
     else:
         (directory / _FILE).unlink(missing_ok=True)

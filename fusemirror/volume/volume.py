@@ -173,11 +173,16 @@ class Volume:
             self.removal.remove_blocking()
             self.commit()
             self.regions.sync()
-            # What a repair kept of requests stays while they are remembered and no record tells of them.
+            # What no record tells of stays while it is remembered: what a repair kept, and refusals for which
+            # the disk had no room.
             first = self.journal.first_number
             store_requests(
                 self.directory,
-                {request: done for request, done in self.requests_done.items() if done[0] < first},
+                {
+                    request: done
+                    for request, done in self.requests_done.items()
+                    if done.number < first or done.errno
+                },
             )
             # The next opening looks at nothing where this says clean.
             assert self.catalog.copying or self.journal.is_durable, "what was written is durable"
@@ -500,7 +505,7 @@ class Volume:
         self.update_identity(complete=False)
         if not self.catalog.copying:
             self.commit()
-        self.number = ChangeNumber(0)
+        self._passed, self.number = self.reached, ChangeNumber(0)
         self.requests_done.clear()
         catalog_copy.begin(self._parts)
 
@@ -524,6 +529,6 @@ class Volume:
         still be there, and the next opening decides; nothing may be changed before that.
         """
         catalog_copy.abandon(self._parts)
-        self.number = max(self.catalog.number, self.journal.last_number)
+        self._passed, self.number = self.reached, max(self.catalog.number, self.journal.last_number)
         self.update_identity(compare_all=True)
         recover_attributes(self._parts, self.number, everything=True)

@@ -54,6 +54,21 @@ def test_after_a_change_that_could_not_be_sent_none_is(volume: Volume) -> None:
     assert not session.sent
 
 
+def test_another_process_of_the_peer_may_hold_what_one_before_it_was_sent(volume: Volume) -> None:
+    replica, session = replica_in(volume, PrimaryState.NORMAL)
+    replica.take(WRITE, b"encoded", b"data")
+    assert (replica.held_unknown_to(b"one"), replica.held_unknown_to(b"two")) == (0, WRITE.number)
+    replica.lost("cut", [], permitted=True)
+    replica.take(WriteChange(ChangeNumber(6), NO_REQUEST, 0, FILE, 0, 10), b"not sent", b"data")
+    session = FakeSession()
+    session.peer.instance = b"two"
+    replica.linked(cast(Link, FakeLink(session)))
+    assert (replica.held_unknown_to(b"one"), replica.held_unknown_to(b"two")) == (0, WRITE.number)
+    replica.open_feed()
+    replica.take(WriteChange(ChangeNumber(7), NO_REQUEST, 0, FILE, 0, 10), b"later", b"data")
+    assert (replica.held_unknown_to(b"two"), replica.held_unknown_to(b"three")) == (WRITE.number, 7)
+
+
 def test_it_is_congested_where_its_session_holds_more_than_it_should(volume: Volume) -> None:
     replica, session = replica_in(volume, PrimaryState.NORMAL)
     seen = [replica.congested]

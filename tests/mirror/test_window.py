@@ -110,16 +110,17 @@ async def test_who_waits_for_what_a_new_primary_does_not_hold_hears_that_the_rol
 async def test_what_a_new_primary_may_hold_without_a_record_is_in_doubt_for_its_program() -> None:
     changes = (written(11, 0, 5), written(12, 5, 5), named(13), written(14, 9, 5))
 
-    async def told(wait: Callable[[Window], Awaitable[object]]) -> object:
+    async def told(wait: Callable[[Window], Awaitable[object]], perhaps: int = 14) -> object:
         window = window_with(*((change, ()) for change in changes))
 
         def close() -> None:
-            window.close(ChangeNumber(11), lambda: ChangeUntold("beta"))
+            window.close(ChangeNumber(11), ChangeNumber(perhaps), lambda: ChangeUntold("beta"))
 
         return await outcome_of(lambda: wait(window), close)
 
     assert await told(lambda window: window.acknowledged(ChangeNumber(12))) is ChangeUntold
     assert await told(lambda window: window.settled(ChangeNumber(12))) is RoleChanged
+    assert await told(partial(Window.acknowledged, number=ChangeNumber(12)), perhaps=11) is RoleChanged
     for number in (13, 14):  # a record comes first, which it would have
         assert await told(partial(Window.acknowledged, number=ChangeNumber(number))) is RoleChanged
 

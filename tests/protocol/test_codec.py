@@ -135,6 +135,56 @@ def test_a_request_carries_any_operation() -> None:
     assert decode(encode(request)) == request
 
 
+def test_the_fields_of_a_hello_keep_their_places_as_earlier_versions_read_them_by_those() -> None:
+    sent = [
+        "protocol",
+        "protocol_min",
+        "path",
+        "filesystem",
+        "host",
+        "peer",
+        "instance",
+        "role",
+        "history",
+        "version",
+        "peer_timeout_s",
+        "call",
+        "term",
+        "handed_over",
+        "consistent",
+        "keep",
+        "keep_at",
+        "host_name",
+        "takes_rows",
+        "clock_ns",
+        "takes_holes",
+        "file_bytes_max",
+        "takes_seeks",
+        "takes_disk_space",
+        "name",
+        "witness",
+        "pairing",
+        "takes_keys",
+        "takes_allocations",
+        "takes_locks",
+        "witness_identity",
+        "takes_unnamed",
+        "takes_copies",
+        "takes_flags",
+        "takes_accesses",
+        "takes_moves",
+        "session",
+        "line",
+        "forgot_requests",
+        "takes_statuses",
+        "takes_modes",
+        "takes_declines",
+        "owes_writes",
+        "takes_refusals",
+    ]
+    assert list(m.Hello.__struct_fields__[: len(sent)]) == sent, "new ones come last"
+
+
 def test_fields_that_a_newer_peer_adds_are_skipped() -> None:
     assert decode(msgspec.msgpack.encode([64, 5, "new field", {"a": [1]}])) == m.Applied(FIVE)
 

@@ -50,3 +50,18 @@ def test_what_is_forgotten_is_kept_no_longer_than_the_mount(directory: Path) -> 
         volume.forget_request(forgotten)
         volume.close()
         assert list(load_requests(directory) or {}) == left
+
+
+def test_a_refusal_without_a_record_outlasts_the_mount(directory: Path) -> None:
+    volume = Volume.open(directory, counting_seams())
+    volume.note_refused(RequestId(b"first"), errno.ENOSPC)
+    volume.close()
+    again = Volume.open(directory, counting_seams())
+    assert again.requests_done[RequestId(b"first")].errno == errno.ENOSPC
+    again.close()
+
+
+def test_what_earlier_versions_know_is_stored_as_they_wrote_it(tmp_path: Path) -> None:
+    done = {RequestId(b"first"): Done(ChangeNumber(3), InodeNumber(7))}
+    store_requests(tmp_path, done)
+    assert msgspec.msgpack.decode((tmp_path / "requests-done").read_bytes()) == [[b"first", 3, 7]]
