@@ -30,6 +30,7 @@ or the reader ends `run`: handlers answer for their own mistakes.
 import errno
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -57,6 +58,8 @@ log = logging.getLogger(__name__)
 
 # libfuse's, by which it answers FUSE_INIT: the kernel reads into none that is smaller than the largest write.
 BUFFER_BYTES = WRITE_BYTES_MAX + 4096
+_PRUNES_MAX = 8  # threads at once: there are fewer that notify the kernel
+_PRUNE_BEGINS_S = 0.1  # after it has looked whether it may
 _ABORTED = errno.ENOENT  # the request, before it was read or answered
 _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
@@ -184,6 +187,8 @@ class FuseSession:
         self._turns = 0
         self._had_more = False  # than one request when it was looked last
         self.is_left = False
+        self._pruning = threading.Semaphore(_PRUNES_MAX)
+        self._is_returned = False
 
     async def run(self) -> None:
         """Serve until unmounted or stopped, and until every handler that had begun has ended.
@@ -204,11 +209,24 @@ class FuseSession:
         finally:
             self._ended = True
             hot.notify_closing(self._device)
+            self._return_device()
             os.set_blocking(self._device, True)  # it is libfuse's again, which unmounts
 
     def prune(self, inodes: Sequence[int]) -> None:
         """Tell the kernel to let go of inodes that no program holds. Thread-safe. OSError once unmounted."""
-        os.write(self._device, codec.prune_notice(inodes))
+        with self._pruning:
+            if self._is_returned:
+                raise OSError(errno.ENODEV, "unmounted")
+            os.write(self._device, codec.prune_notice(inodes))
+
+    def _return_device(self) -> None:
+        """On return no thread begins to write to the descriptor. It is closed next, and its number is then
+        that of a file which the volume opens."""
+        self._is_returned = True
+        # Who keeps it from one longer is in the kernel, which waits for an inode that is being freed.
+        taken = [self._pruning.acquire(timeout=_PRUNE_BEGINS_S) for _ in range(_PRUNES_MAX)]
+        for _ in filter(None, taken):
+            self._pruning.release()
 
     def stop(self) -> None:
         """Read no more; `run` ends when what has begun has ended. Nothing where it has ended already."""

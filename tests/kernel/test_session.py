@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -427,6 +428,47 @@ async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(
         server.gates[2].set()
         server.gates[4].set()
         assert await kernel.answer() == (4, 0)
+
+
+# --- telling the kernel ---------------------------------------------------------------------------------
+
+
+async def test_after_the_end_nothing_is_written_to_what_was_the_kernels_descriptor(server: Served) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    with ours, theirs:
+        served = FuseSession(ours.fileno(), server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.run)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(served.prune, [7])
+            assert theirs.recv(1000) == codec.prune_notice([7])
+            served.stop()
+        with pytest.raises(OSError, match="unmounted") as raised:
+            served.prune([7])
+        assert raised.value.errno == errno.ENODEV
+        assert Kernel(theirs).is_quiet()
+
+
+async def test_the_end_waits_for_a_thread_that_is_about_to_write_and_not_for_one_in_the_kernel(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def write(_: int, data: bytes) -> int:
+        held.set()
+        done.wait(DEADLINE_S)  # in the kernel, which waits for an inode that is being freed
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
+    async with serving(server) as (_, served):
+        thread = threading.Thread(target=served.prune, args=([7],))
+        thread.start()
+        assert await trio.to_thread.run_sync(held.wait, DEADLINE_S)
+    done.set()
+    thread.join(DEADLINE_S)
+    with pytest.raises(OSError, match="unmounted"):
+        served.prune([7])
 
 
 # --- without a task -------------------------------------------------------------------------------------
