@@ -392,6 +392,21 @@ async def test_of_a_request_that_changes_names_they_are_kept_for_that(
         assert [body for _, body, _ in server.untaken_replies] == [body]
 
 
+def doubts_before_replies(
+    session: FuseSession, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> list[list[tuple[int, bytes]]]:
+    """What the server had been told of when each reply went to the kernel."""
+    told: list[list[tuple[int, bytes]]] = []
+    reply = session.reply
+
+    def reply_noted(data: FuseReply) -> None:
+        told.append(list(server.doubts))
+        reply(data)
+
+    monkeypatch.setattr(session, "reply", reply_noted)
+    return told
+
+
 async def test_of_a_change_of_names_that_is_in_doubt_it_is_told_before_the_kernel_hears(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,14 +416,7 @@ async def test_of_a_change_of_names_that_is_in_doubt_it_is_told_before_the_kerne
         kernel.send(Opcode.RENAME, 2, body, nodeid=16)
         kernel.send(Opcode.READ, 4, nodeid=16)
         await trio.testing.wait_all_tasks_blocked()
-        told: list[list[Any]] = []
-        reply = session.reply
-
-        def reply_noted(data: FuseReply) -> None:
-            told.append(list(server.doubts))
-            reply(data)
-
-        monkeypatch.setattr(session, "reply", reply_noted)
+        told = doubts_before_replies(session, server, monkeypatch)
         for number, gate in server.gates.items():
             gate.set()
             assert await kernel.answer() == (number, errno.EIO)
@@ -497,14 +505,7 @@ async def test_a_change_of_names_is_answered_so_too_and_what_is_in_doubt_is_told
         kernel.send(Opcode.UNLINK, 2, body, nodeid=nodeid)
         await trio.testing.wait_all_tasks_blocked()
         assert session.without_task == 1
-        told: list[list[Any]] = []
-        reply = session.reply
-
-        def reply_noted(data: FuseReply) -> None:
-            told.append(list(server.doubts))
-            reply(data)
-
-        monkeypatch.setattr(session, "reply", reply_noted)
+        told = doubts_before_replies(session, server, monkeypatch)
         server.promises[2].resolve(0)
         assert await kernel.answer() == (2, errno.EIO if nodeid == 16 else 0)
         assert session.without_task == 0

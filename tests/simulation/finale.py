@@ -5,8 +5,9 @@ happened to them (`model.Lossy`). A flipped bit must be found by a comparison, a
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from typing import TypeVar
 
 import trio
 
@@ -17,6 +18,9 @@ from tests.simulation.history import DOUBT, History, Operation
 from tests.simulation.world import SimulatedHost, World
 
 _PATIENCE_S = 300.0
+
+
+T = TypeVar("T")
 
 
 async def lose_power(world: World, history: History) -> None:
@@ -75,6 +79,13 @@ def _may_overwrite(later: Operation, write: Operation) -> bool:
 # --- a flipped bit ----------------------------------------------------------------------------------------
 
 
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What the primary answers, however long that takes: hosts ask with a patience of a third of a second."""
+    while True:
+        with suppress(PrimaryUnreachable):
+            return await ask()
+
+
 async def flip(world: World) -> None:
     """Flip a bit on one host, and look that a comparison finds that, and nothing else."""
     kind = world.options.finale
@@ -89,10 +100,7 @@ async def flip(world: World) -> None:
     world.trace(f"{kind} at {host.name}: {found}")
     asked = world.random.choice(world.hosts)
     with asked.inside(), trio.fail_after(_PATIENCE_S):
-        while True:
-            with suppress(PrimaryUnreachable):  # with a patience of a third of a second
-                await asked.management.verify()
-                break
+        await patiently(asked.management.verify)
         while (report := await asked.management.verify_report())["running"]:  # noqa: ASYNC110
             await trio.sleep(0.1)
     world.trace(f"verify at {asked.name}: {report}")

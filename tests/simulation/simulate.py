@@ -11,7 +11,7 @@ import signal
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from fusemirror.communication.staged import Staged
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.host_state import HostState
 from fusemirror.control.primary import PrimaryUnit
-from fusemirror.errors import CheckReport, OperationFailed, PrimaryUnreachable
+from fusemirror.errors import CheckReport, OperationFailed
 from fusemirror.identifiers import ROOT_INODE, InodeNumber, RequestId
 from fusemirror.limits import CLOCK_DIFFERENCE_MAX_S, COMMIT_INTERVAL_S
 from fusemirror.mirror.authority import Authority
@@ -321,8 +321,8 @@ class Simulation:
         host = self._world.random.choice(self._world.hosts)
         with host.inside(), trio.fail_after(_PEACE_TIMEOUT_S):
             # As long as what was asked before is on its way, or much of what is compared.
-            await _patiently(host.management.verify)
-            while (report := await _patiently(host.management.verify_report))["running"]:  # noqa: ASYNC110
+            await finale.patiently(host.management.verify)
+            while (report := await finale.patiently(host.management.verify_report))["running"]:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         self._world.trace(f"verify at {host.name}: {report}")
         assert report["failed"] is None, report
@@ -479,13 +479,6 @@ def _checked_for_two_primaries(run: Run) -> Iterator[None]:
 
     with mock.patch.object(Authority, "look", checked):
         yield
-
-
-async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """What the primary answers, however long it takes to."""
-    while True:
-        with suppress(PrimaryUnreachable):
-            return await ask()
 
 
 @contextmanager
