@@ -6,6 +6,7 @@ an operation must be `seen` on the other: so the same search judges asynchronous
 Source: Wing and Gong, "Testing and Verifying Concurrent Objects" (1993), with the memory of Lowe (2017).
 """
 
+import errno
 import math
 import sys
 from collections.abc import Iterator
@@ -35,17 +36,22 @@ def _readings(operations: list[Operation]) -> list[list[Operation]]:
     """What must be explained, each by itself.
 
     While a call that changes a name is under way, link counts may be ahead of a name that the kernel of its
-    host keeps (fusemirror(7)), as on a local disk. So names are explained without link counts; and with them
-    where such a look at a name may have been as early as that call.
+    host keeps (fusemirror(7)), as on a local disk. So names are explained without what tells of link counts; and
+    with that where such a look at a name may have been as early as that call.
     """
     if all(each.shows_from is None for each in operations):
         return [operations]
-    names = [each for each in operations if each.name != "nlink"]
+    names = [each for each in operations if not _tells_link_count(each)]
     with_counts = [
         each if each.shows_from is None else replace(each, began=min(each.began, each.shows_from))
         for each in operations
     ]
     return [names, with_counts]
+
+
+def _tells_link_count(operation: Operation) -> bool:
+    """A link that found no inode, or no directory, was told that its last name is gone."""
+    return operation.name == "nlink" or (operation.name == "link" and operation.result == -errno.ENOENT)
 
 
 class _Search:

@@ -17,11 +17,11 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create
 from fusemirror.volume.inode import Inode
 from tests.simulation import linearizable
-from tests.simulation.history import History
+from tests.simulation.history import History, Operation
 from tests.simulation.kernel import SimulatedKernel
 from tests.simulation.model import ROOT_TAG, Namespace
 from tests.simulation.options import draw_options
-from tests.simulation.programs import Atlas, Program
+from tests.simulation.programs import NAMES, Atlas, Program
 
 NAME = b"name"
 
@@ -116,6 +116,32 @@ async def test_a_link_count_may_be_ahead_of_a_name_while_the_call_is_under_way(
     await trio.testing.wait_all_tasks_blocked()
     assert await crew.look(crew.a) > 0
     crew.judge()
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_so_may_the_refusal_to_link_what_has_no_name_left(*, under_way: bool) -> None:
+    history = History()
+
+    def begin(client: str, name: str, *arguments: Any) -> Operation:
+        return history.begin(client, NAMES, name, *arguments, host="a")
+
+    create = begin("1", "create", ROOT_TAG, NAME, False)
+    history.end(create, create.index)
+    unlink = begin("1", "unlink", ROOT_TAG, NAME)
+    history.end(begin("2", "link", create.index, ROOT_TAG, b"another"), -errno.ENOENT)
+    look = begin("2", "lookup", ROOT_TAG, NAME)
+    look.shows_from = unlink.began if under_way else None
+    history.end(look, create.index)
+    history.end(unlink, "ok")
+
+    def judge() -> None:
+        linearizable.check(history.operations, Namespace(frozenset()), frozenset())
+
+    if under_way:
+        judge()
+    else:
+        with pytest.raises(linearizable.NotLinearizable):
+            judge()
 
 
 async def test_a_name_that_a_call_under_way_has_removed_is_shown_as_gone_once_the_call_has_returned(
