@@ -114,6 +114,17 @@ class Draft:
         inode.mtime_ns = inode.ctime_ns = self.time_ns
         return inode
 
+    def check_taken_for(self, expected: InodeNumber, named: InodeNumber) -> None:
+        """ESTALE where the kernel takes a name for another directory than it is of, and that one is not removed.
+
+        The kernel would take the one that it expects for removed, whatever the other host has put under the
+        name meanwhile. ESTALE makes it look and ask once more, but no oftener.
+        """
+        if expected and expected != named:
+            inode = self.catalog.inode(expected)
+            if inode is not None and inode.nlink:
+                raise OperationFailed(errno.ESTALE)
+
     def named(self, parent: InodeNumber, name: bytes) -> Inode:
         """A copy of the inode of a name; ENOENT where there is none."""
         entry = self.catalog.entry(parent, name)

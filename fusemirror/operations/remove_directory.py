@@ -1,19 +1,14 @@
 """RemoveDirectory: take the name from an empty directory; rmdir(2)."""
 
-import errno
-
 from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
 from fusemirror.operations.draft import Decision, Draft
-from fusemirror.operations.operation import NO_INODE, OfName, require
+from fusemirror.operations.operation import NO_INODE, OfName
 from fusemirror.volume.catalog import Catalog
 
 
 class RemoveDirectory(OfName, tag=6, frozen=True, array_like=True):
-    """`expected`: the directory that the kernel takes the name for, 0 where that is not known.
-
-    It would take that one for removed, whatever else the other host has put under the name meanwhile.
-    """
+    """`expected`: the directory that the kernel takes the name for, 0 where that is not known."""
 
     expected: InodeNumber = NO_INODE
 
@@ -24,8 +19,7 @@ class RemoveDirectory(OfName, tag=6, frozen=True, array_like=True):
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
         parent = draft.directory(self.parent)
         inode = draft.named(self.parent, self.name)
-        # ESTALE makes the kernel that expected another directory look again, and ask again.
-        require(self.expected in (NO_INODE, inode.number), errno.ESTALE)
+        draft.check_taken_for(self.expected, inode.number)
         draft.check_flags(parent, Act.REMOVE_ENTRY)
         draft.check_flags(inode, Act.LOSE_NAME)
         draft.drop_directory(parent, inode)

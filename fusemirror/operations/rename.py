@@ -61,8 +61,7 @@ class Rename(OfName, tag=7, frozen=True, array_like=True):
             draft.put_name(self.new_parent, self.new_name, moved)
             draft.put_name(self.parent, self.name, other)
             return draft.decision(moved.number)
-        # ESTALE makes the kernel that expected another directory look again, and ask again.
-        require(self.expected in (NO_INODE, None if target is None else target.inode), errno.ESTALE)
+        draft.check_taken_for(self.expected, NO_INODE if target is None else target.inode)
         if target is not None:
             require(self.flags != RENAME_NOREPLACE, errno.EEXIST)
             if target.inode == moved.number:

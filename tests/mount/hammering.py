@@ -64,6 +64,9 @@ EVERYWHERE = {errno.ELOOP}
 # looks it up at its new one. If another call is just changing the old place, the kernel does not wait
 # but answers ESTALE by itself (d_splice_alias), a second time as well: the request never reaches us.
 OF_MOVES = {errno.ESTALE}
+# The other host has moved the directory that was looked up, and put another in its place, before it could be
+# removed or replaced; and once more when the kernel looked and asked a second time.
+OF_DIRECTORIES = {"rmdir": OF_MOVES, "rename": OF_MOVES}
 
 
 @contextmanager
@@ -98,7 +101,8 @@ class Hammer:
             try:
                 call()
             except OSError as error:
-                if error.errno not in ALLOWED[call.__name__] | self.everywhere:
+                name = call.__name__
+                if error.errno not in ALLOWED[name] | OF_DIRECTORIES.get(name, set()) | self.everywhere:
                     self._surprise(f"{self._now}: {errno.errorcode.get(error.errno or 0)}")
             self.calls += 1
 
@@ -130,14 +134,23 @@ class Hammer:
         os.close(os.open(self._path("create_exclusive"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
 
     def rename(self) -> None:
-        old, new = self._any(), self._any()
-        if not self.moves:
-            old = self._any(FILES)
-            if self.random.randrange(3) == 0:
-                old = self._any(DIRECTORIES)
-                new = old.with_name(self.random.choice("de"))
+        if not self.moves and self.random.randrange(3) == 0:
+            self._rename_in_place()
+            return
+        old, new = self._any(NAMES if self.moves else FILES), self._any()
         self._note("rename", old, new)
         os.rename(old, new)
+
+    def _rename_in_place(self) -> None:
+        """A directory keeps its parent, whichever has that name by now."""
+        old = self._any(DIRECTORIES)
+        new = old.with_name(self.random.choice("de"))
+        self._note("rename", old, new)
+        parent = os.open(old.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.rename(old.name, new.name, src_dir_fd=parent, dst_dir_fd=parent)
+        finally:
+            os.close(parent)
 
     def unlink(self) -> None:
         self._path("unlink").unlink()

@@ -28,6 +28,18 @@ def test_what_cannot_be_has_its_errno_and_changes_nothing(
     refused(decider, operation, expected)
 
 
+def test_where_the_expected_one_is_removed_already_the_one_there_now_is(decider: Decider) -> None:
+    expected = decider.create(b"name", DIRECTORY)
+    decider.do(RemoveDirectory(ROOT, b"name"))
+    for gone in (expected, InodeNumber(expected + 100)):
+        decider.create(b"name", DIRECTORY)
+        decider.do(RemoveDirectory(ROOT, b"name", gone))
+        assert decider.names() == []
+    decider.create(b"name", DIRECTORY)
+    decider.do(Rename(ROOT, b"name", ROOT, b"moved"))
+    refused(decider, RemoveDirectory(ROOT, b"name", expected), errno.ENOENT)
+
+
 def test_directories_count_the_directories_in_them(decider: Decider) -> None:
     one, other = decider.create(b"one", DIRECTORY), decider.create(b"other", DIRECTORY)
     child = decider.create(b"child", DIRECTORY, one)

@@ -6,7 +6,7 @@ import pytest
 
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import InodeNumber
-from fusemirror.operations import Create, HardLink, Operation, Rename, rename
+from fusemirror.operations import Create, HardLink, Operation, RemoveDirectory, Rename, rename
 from fusemirror.operations.draft import Decision
 from fusemirror.operations.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.operations.conftest import DIRECTORY, ROOT, TOO_LONG, Decider, Examples, Tree, refused
@@ -56,6 +56,19 @@ def test_what_cannot_be_has_its_errno_and_changes_nothing(
     decider: Decider, tree: Tree, operation: Operation, expected: int
 ) -> None:
     refused(decider, operation, expected)
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_where_the_expected_one_is_removed_already_the_rename_is_done(
+    decider: Decider, *, another: bool
+) -> None:
+    moved, expected = decider.create(b"moved", DIRECTORY), decider.create(b"name", DIRECTORY)
+    decider.do(RemoveDirectory(ROOT, b"name"))
+    replaced = [decider.create(b"name", DIRECTORY)] if another else []
+    decider.do(Rename(ROOT, b"moved", ROOT, b"name", 0, expected))
+    assert decider.names() == [b"name"]
+    assert decider.inode(moved).nlink == 2
+    assert decider.catalog.orphans() == [expected, *replaced]
 
 
 def test_a_rename_over_a_file_takes_one_link_of_it(decider: Decider) -> None:
