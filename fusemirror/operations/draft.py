@@ -115,7 +115,7 @@ class Draft:
         return inode
 
     def check_taken_for(self, expected: InodeNumber, named: InodeNumber) -> None:
-        """ESTALE where the kernel takes a name for another directory than it is of, and that one is not removed.
+        """ESTALE where the kernel expects another directory under a name, and that one is not removed.
 
         The kernel would take the one that it expects for removed, whatever the other host has put under the
         name meanwhile. ESTALE makes it look and ask once more, but no oftener.

@@ -36,8 +36,8 @@ def _readings(operations: list[Operation]) -> list[list[Operation]]:
     """What must be explained, each by itself.
 
     While a call that changes a name is under way, link counts may be ahead of a name that the kernel of its
-    host keeps (fusemirror(7)), as on a local disk. So names are explained without what tells of link counts; and
-    with that where such a look at a name may have been as early as that call.
+    host keeps (fusemirror(7)), as on a local disk. So names are explained without what tells of link counts;
+    and with that where such a look at a name may have been as early as that call.
     """
     if all(each.shows_from is None for each in operations):
         return [operations]
