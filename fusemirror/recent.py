@@ -26,19 +26,21 @@ class Recent(Generic[T]):
         self._until = -math.inf
 
     def add(self, member: T) -> None:
-        self._turn()
+        now = trio.current_time()
+        if now >= self._until:
+            self._turn(now)
         self._now.add(member)
 
     def __contains__(self, member: T) -> bool:
-        self._turn()
+        now = trio.current_time()
+        if now >= self._until:
+            self._turn(now)
         if len(self._now) + len(self._before) >= self._count_max:
             return True
         return member in self._now or member in self._before
 
-    def _turn(self) -> None:
-        now = trio.current_time()
-        if now >= self._until:
-            # Whatever is in the older set was added a whole rest ago.
-            self._before = self._now if now < self._until + self._rest_s else set()
-            self._now = set()
-            self._until = now + self._rest_s
+    def _turn(self, now: float) -> None:
+        # Whatever is in the older set was added a whole rest ago.
+        self._before = self._now if now < self._until + self._rest_s else set()
+        self._now = set()
+        self._until = now + self._rest_s

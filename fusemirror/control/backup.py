@@ -47,8 +47,9 @@ from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.states import WORDS, BackupState, MirrorWord
 from fusemirror.mirror.verify import VerifyReport
 from fusemirror.mirror.waits import Waits
-from fusemirror.operations import AnyOperation
+from fusemirror.operations import AnyOperation, Write
 from fusemirror.printable import counted
+from fusemirror.promise import Promise
 from fusemirror.protocol.calls import (
     ChangeAccess,
     ChangePace,
@@ -208,6 +209,16 @@ class BackupUnit(Role):
         self.host.check_disk()  # it failed meanwhile: nothing is looked up there any more
         inode = self.volume.catalog.inode(number) if number else None
         return inode and self.reads.shown(inode)
+
+    def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
+        if (
+            self.life.state is not RoleState.SERVING
+            or self.host.access.in_effect is not Access.ROUTED
+            or self._acknowledge is not Acknowledge.SYNC
+            or self.host.volume.health.failure is not None
+        ):
+            return None
+        return self.forwarding.begin_write(operation, data)
 
     async def flush(self, inode: InodeNumber) -> None:
         # The primary makes both volumes durable: this one hears of it over the mirror path.

@@ -6,8 +6,9 @@ filesystem does by itself, takes the same way. Source: seed [0053], [0054] (JOB4
 
 import errno
 import logging
+import stat
 
-from fusemirror.change import NamespaceChange, Row, Table, encode_change
+from fusemirror.change import AnyChange, NamespaceChange, Row, Table, WriteChange, encode_change
 from fusemirror.control.host_state import HostState
 from fusemirror.control.local_reads import found
 from fusemirror.control.reservations import check_reserved
@@ -17,10 +18,13 @@ from fusemirror.errors import (
     FusemirrorError,
     OperationFailed,
 )
-from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import FILE_BYTES_MAX, WRITE_BYTES_MAX
 from fusemirror.mirror.sending import Mirror
+from fusemirror.mirror.states import PrimaryState
 from fusemirror.operations import Key, Operation, SetAttributes, Write
 from fusemirror.operations.draft import Decision, Draft
+from fusemirror.operations.privileges import has_privileges
 from fusemirror.protocol.framing import Buffer
 from fusemirror.volume.contradictions import contradiction_of
 from fusemirror.volume.entries import key_inode
@@ -45,9 +49,15 @@ class Decisions:
 
         `repairs`: the data becomes what it was; no privileges end.
         """
-        catalog = self._volume.catalog
         # Requests have an identity only where they come from the peer, or came to this host as the backup.
         of_peer = request != NO_REQUEST and request not in self.own_requests
+        if (
+            type(operation) is Write
+            and not repairs
+            and self.write(operation, data, request, is_there=of_peer)
+        ):
+            return operation.inode
+        catalog = self._volume.catalog
         host = self._host.peer.identity if of_peer else self._host.identity
         if catalog.reservations:
             check_reserved(catalog, operation, host)
@@ -69,7 +79,7 @@ class Decisions:
                 return decision.inode
             if change.rows and change.image and not self._mirror.replica.takes_rows:
                 return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
-            self._publish(decision, data, is_there=of_peer)
+            self._publish(change, data, decision.keys, decision.old_size, is_there=of_peer)
         except OperationFailed:
             raise
         except (OSError, FusemirrorError) as error:
@@ -79,6 +89,39 @@ class Decisions:
         if decision.new_file:
             self._volume.files.prepare(decision.inode)  # while the backup applies it: most are written next
         return decision.inode
+
+    def write(
+        self, operation: Write, data: Buffer, request: RequestId = NO_REQUEST, *, is_there: bool = False
+    ) -> ChangeNumber:
+        """`make`, for a write about which nothing special is to be decided: the number of its change.
+        `is_there` as for `_publish`.
+
+        NO_CHANGE: it did not take effect, and `make` says why, or does it.
+        """
+        volume, replica, size_bytes = self._volume, self._mirror.replica, len(data)
+        if replica.state is not PrimaryState.NORMAL or volume.catalog.reservations or operation.append:
+            return NO_CHANGE
+        try:
+            inode = volume.catalog.inode(operation.inode)
+            if (
+                inode is None
+                or inode.flags != 0  # or nobody has looked, as with the capability
+                or inode.capable is not False
+                or (operation.clear_privileges and has_privileges(volume.catalog, inode, clear_set_id=True))
+                or not stat.S_ISREG(inode.mode)
+                or not 0 < size_bytes <= WRITE_BYTES_MAX
+                or operation.offset + size_bytes > volume.file_bytes_max
+            ):
+                return NO_CHANGE
+            needed_bytes = operation.space_needed(size_bytes)
+            if not (replica.room.has(needed_bytes) and volume.space.take(needed_bytes)):
+                return NO_CHANGE
+            number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
+            change = WriteChange(number, request, time_ns, operation.inode, operation.offset, size_bytes)
+            self._publish(change, data, (operation.inode,), inode.size, is_there=is_there)
+        except (OSError, FusemirrorError):
+            return NO_CHANGE  # it is met again, and said then
+        return number
 
     def _check_in_place(self, operation: Operation, data_bytes: int) -> None:
         """ENOSPC, but for what only overwrites bytes that have their room on the disk."""
@@ -100,12 +143,18 @@ class Decisions:
             # Only now is it sure that there is a change; its number comes after the generation's.
             self._mirror.begin_generation()
 
-    def _publish(self, decision: Decision, data: Buffer, *, is_there: bool = False) -> None:
-        """Apply a change and send it. `is_there`: the backup holds the data of its own request, which crosses
-        the network once.
+    def _publish(
+        self,
+        change: AnyChange,
+        data: Buffer = b"",
+        keys: tuple[Key, ...] = (),
+        old_size_bytes: int = FILE_BYTES_MAX,
+        *,
+        is_there: bool = False,
+    ) -> None:
+        """Apply a change and send it; of one of data, the file was so long. `is_there`: the backup holds the
+        data of its own request, which crosses the network once.
         """
-        change = decision.change
-        assert change is not None
         encoded = encode_change(change)
         try:
             of_peer = change.request != NO_REQUEST
@@ -114,7 +163,7 @@ class Decisions:
             if change.image:
                 self._mirror.resync.repair(change)
             raise
-        self._mirror.publish(change, encoded, b"" if is_there else data, decision.keys, decision.old_size)
+        self._mirror.publish(change, encoded, b"" if is_there else data, keys, old_size_bytes)
 
     def _make_in_steps(
         self, operation: Operation, data: Buffer, request: RequestId, host: bytes, *, of_peer: bool
@@ -126,16 +175,17 @@ class Decisions:
         for step in before:
             decision = self._decide(step, 0, NO_REQUEST, host)
             if decision.change is not None:
-                self._publish(decision, b"")
+                self._publish(decision.change, b"", decision.keys, decision.old_size)
         decision = self._decide(last, len(data), request, host)
-        self._publish(decision, data, is_there=of_peer)
+        assert decision.change is not None, "it has data"
+        self._publish(decision.change, data, decision.keys, decision.old_size, is_there=of_peer)
         return decision.inode
 
     def publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
         """Make rows that nobody asked for a change. OSError, FusemirrorError."""
         number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
         change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
-        self._publish(Decision(change, InodeNumber(0), keys), b"")
+        self._publish(change, keys=keys)
 
     def refuse(self, request: RequestId, error: int) -> bool:
         """On return a request that was acknowledged early is refused for good, as later changes go before it.
@@ -152,7 +202,7 @@ class Decisions:
                 self._mirror.begin_generation()
             number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
             change = NamespaceChange(number, request, time_ns, InodeNumber(0), (), error)
-            self._publish(Decision(change, InodeNumber(0)), b"")
+            self._publish(change)
         except (OSError, FusemirrorError):
             return False
         return True

@@ -42,7 +42,8 @@ from fusemirror.limits import (
     UNSENT_BYTES,
 )
 from fusemirror.mirror.applying import Applier
-from fusemirror.operations import AnyOperation, Operation
+from fusemirror.operations import AnyOperation, Operation, Write
+from fusemirror.promise import Promise
 from fusemirror.protocol.calls import (
     AnyCall,
 )
@@ -177,6 +178,27 @@ class Forwarding:
             return await staged.answer.wait_last()
         finally:
             del self._landing.asking[identity]
+
+    def begin_write(self, operation: Write, data: bytes) -> Promise[InodeNumber] | None:
+        """`request`, for a write that nobody acknowledges early, where it can be sent at once; the answer.
+        None: nothing was done."""
+        link = self._host.links.link
+        if (
+            link is None
+            or self._queue is None  # nothing is sent yet
+            or self._queue
+            or self._patience.waits.in_vain
+            or link.forward.sending.backlog_bytes > BACKLOG_BYTES_MAX
+            or not self._communication.has_room(len(data))
+        ):
+            return None
+        staged = self._communication.stage(Request(self._host.request_ids.take(), operation), data)
+        try:
+            self._send(link, staged)
+        except ConnectionLost:
+            return staged.answer  # it is sent again over the next link
+        self._host.volume.files.prepare(operation.inode)  # while the primary carries it out
+        return staged.answer
 
     def _has_disk_space(self, operation: AnyOperation, data_bytes: int) -> bool:
         """Whether the disk of the communication volume has room for a write that is acknowledged early.

@@ -54,7 +54,8 @@ from fusemirror.limits import (
 from fusemirror.mirror.histories import generations_of, term_row
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import WORDS, MirrorWord, PrimaryState
-from fusemirror.operations import AnyOperation
+from fusemirror.operations import AnyOperation, Write
+from fusemirror.promise import Promise
 from fusemirror.protocol.messages import (
     DiskSpace,
     HandOver,
@@ -175,6 +176,22 @@ class PrimaryUnit(Role):
             # A host that stops serving has the change perhaps, and the other perhaps not.
             self.host.check_disk()
         return self.volume.catalog.inode(inode)
+
+    def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
+        mirror = self.mirror
+        if (
+            self.life.state is not RoleState.SERVING
+            or mirror.state is not PrimaryState.NORMAL  # in which no fence counts
+            or self.modes.shows_at_once
+            or self.host.access.in_effect is not Access.ROUTED
+            or self.granting.inodes
+            or self.host.volume.health.failure is not None
+            or not mirror.authority.entitled
+            or mirror.replica.congested
+        ):
+            return None
+        number = self.admission.decisions.write(operation, data)
+        return mirror.window.acknowledgement(number) if number else None
 
     async def drain(self, inode: InodeNumber) -> None:
         number = self.mirror.window.unsettled(inode)

@@ -17,7 +17,8 @@ from fusemirror.control.life import RoleChange, RoleLife
 from fusemirror.control.meeting import PeerMeeting
 from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror.states import MirrorWord
-from fusemirror.operations import AnyOperation, Key
+from fusemirror.operations import AnyOperation, Key, Write
+from fusemirror.promise import Promise
 from fusemirror.settings import Access, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
@@ -90,6 +91,14 @@ class Role(ABC):
     @abstractmethod
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         """Do it, in both volumes; the inode concerned, or None where it has gone meanwhile."""
+
+    @abstractmethod
+    def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
+        """Make the write, or ask for it, where nothing else stands in its way. The promise is resolved, with
+        whatever, when both volumes have it, and rejected with what `perform` would raise.
+
+        None: it has no effect, and `perform` is to do it.
+        """
 
     @abstractmethod
     async def flush(self, inode: InodeNumber) -> None:

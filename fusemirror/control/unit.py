@@ -11,6 +11,8 @@ import os
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import outcome
+
 from fusemirror.control.host_state import HostState
 from fusemirror.control.local_reads import found
 from fusemirror.control.present_role import PresentRole
@@ -19,10 +21,27 @@ from fusemirror.control.states import PARKED
 from fusemirror.errors import OperationFailed, RoleChanged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import CUT_SHORT_BYTES
-from fusemirror.operations import AnyOperation, Key
+from fusemirror.operations import AnyOperation, Key, Write
+from fusemirror.promise import Promise
 from fusemirror.volume.entries import Entry
 from fusemirror.volume.inode import Inode
 from fusemirror.xattrs import has_namespace, namespace_of
+
+
+class BegunWrite:
+    """A write that waits for both volumes to have it, and for nothing else."""
+
+    __slots__ = ("data", "operation", "promise", "role")
+
+    def __init__(self, role: Role, operation: Write, data: bytes, promise: Promise[Any]) -> None:
+        self.role = role
+        self.operation = operation
+        self.data = data
+        self.promise = promise
+
+    def is_done(self, result: "outcome.Outcome[Any]") -> bool:
+        """Whether its program is told of success, the promise being settled so; else `end_write` goes on."""
+        return type(result) is outcome.Value and self.role.host.volume.health.failure is None
 
 
 class ControlUnit:
@@ -188,6 +207,14 @@ class ControlUnit:
         return done
 
     async def _perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
+        begun = self.begin_write(operation, data) if type(operation) is Write else None
+        if begun is None:
+            return await self._perform_in_role(operation, data)
+        await self.end_write(begun, await outcome.acapture(begun.promise.wait_last))
+        inode = self.volume.catalog.inode(begun.operation.inode)
+        return inode and self.shown(inode)
+
+    async def _perform_in_role(self, operation: AnyOperation, data: bytes) -> Inode | None:
         while True:
             role = self.present.role
             if role.life.state in PARKED:
@@ -196,6 +223,21 @@ class ControlUnit:
                 return await role.perform(operation, data)
             except RoleChanged:
                 await self.present.succeeded(role)
+
+    def begin_write(self, operation: Write, data: bytes) -> BegunWrite | None:
+        """Begin with a write that has to wait for nothing but the other host; None: `perform` is to do it."""
+        role = self.present.role
+        promise = role.begin_write(operation, data)
+        return None if promise is None else BegunWrite(role, operation, data, promise)
+
+    async def end_write(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> None:
+        """`perform` from where its promise was settled; `result` is what became of that."""
+        try:
+            result.unwrap()
+        except RoleChanged:
+            await self.present.succeeded(begun.role)
+            await self._perform_in_role(begun.operation, begun.data)
+        self.host.check_disk()
 
     async def flush(self, inode: InodeNumber) -> None:
         """See `Role.flush`."""

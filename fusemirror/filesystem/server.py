@@ -9,8 +9,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import outcome
 import pyfuse3
 
+from fusemirror.control.unit import BegunWrite
 from fusemirror.errors import MalformedRequest
 from fusemirror.filesystem.answers import Handler
 from fusemirror.filesystem.operations import Operations
@@ -44,14 +46,18 @@ class OperationsServer:
         self._directories = operations.directories
         self._locks = operations.program_locks
         self._on_bug = on_bug
+        files = FileServer(
+            operations.files, operations.program_locks, tells_of_privileges=tells_of_privileges
+        )
+        self._begin_write = files.begin_write
+        self._end_write = files.end_write
+        self.reply_to_write = files.reply_to_write
         self._handlers: dict[int, Handler] = {
             **NameServer(operations.names).handlers,
             **DirectoryServer(operations.directories).handlers,
             **AttributeServer(operations.attributes, now_ns).handlers,
             **FlagServer(operations.attributes).handlers,
-            **FileServer(
-                operations.files, operations.program_locks, tells_of_privileges=tells_of_privileges
-            ).handlers,
+            **files.handlers,
             Opcode.GETLK: self._getlk,
             Opcode.SETLK: self._setlk,
             Opcode.SETLKW: self._setlk,
@@ -67,6 +73,24 @@ class OperationsServer:
         elif header.opcode == Opcode.BATCH_FORGET:
             self._forget(header.opcode, codec.forgotten_in(body))
         return None
+
+    def begin_write(self, header: InHeader, body: memoryview) -> BegunWrite | None:
+        try:
+            return self._begin_write(header, body)
+        except MalformedRequest:
+            raise
+        except Exception:
+            log.critical(_BUG, header.opcode, exc_info=True)
+            self._on_bug()
+            return None
+
+    def end_write(
+        self, header: InHeader, begun: BegunWrite, result: "outcome.Outcome[Any]"
+    ) -> Coroutine[Any, Any, FuseReply]:
+        async def end(header: InHeader, _: memoryview) -> FuseReply:
+            return await self._end_write(header, begun, result)
+
+        return self._answer(end, header, memoryview(b""))
 
     def _forget(self, opcode: int, inodes: list[tuple[int, int]]) -> None:
         try:

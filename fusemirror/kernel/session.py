@@ -9,9 +9,10 @@ wait, and a few that are ready to read.
 **Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
 data; beyond, nothing is read, and the kernel keeps the others.
 
-**Without a task.** What writes, or makes, moves or removes a name, and waits for its promise last
+**Without a task.** What makes, moves or removes a name, and waits for its promise last
 (`promise.begin`), leaves the reader its task, and whoever settles the promise writes the reply. Where the
-promise is rejected, or a name is in doubt, the handler goes on in a task of its own.
+promise is rejected, or a name is in doubt, the handler goes on in a task of its own. A write, of all requests
+the most frequent, has not even a coroutine (`Server.begin_write`), unless something else is in its way.
 
 **Interrupts.** A signal to a program that waits is no reason to answer: a SIGCHLD would make programs
 fail that do not expect EINTR of a file. Only a wait for a lock ends (`Server.interrupt`), as on a local disk;
@@ -65,9 +66,10 @@ _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
 _WITHOUT_REPLY = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 
+_WRITE = Opcode.WRITE
 _WAITS_LAST = frozenset(
     (
-        Opcode.WRITE,
+        _WRITE,
         Opcode.CREATE,
         Opcode.MKNOD,
         Opcode.MKDIR,
@@ -90,6 +92,18 @@ Start = Callable[..., None]
 class Server(Protocol):
     """What serves the requests. All that it keeps of a request's body it must copy before it waits."""
 
+    def begin_write(self, header: InHeader, body: memoryview) -> Any:
+        """A write that waits for its `promise`, and then for nothing: `reply_to_write` is asked once. None:
+        nothing was done, and `serve` is to do it."""
+
+    def reply_to_write(
+        self, header: InHeader, begun: Any, result: "outcome.Outcome[Any]"
+    ) -> FuseReply | None:
+        """What the promise has become; None where `end_write` makes the reply. It must not raise."""
+
+    def end_write(self, header: InHeader, begun: Any, result: "outcome.Outcome[Any]") -> Handling:
+        """Begin with the rest of a write whose promise has become that."""
+
     def serve(self, header: InHeader, body: memoryview) -> Handling | None:
         """Begin with a request; None for one that has no reply, and for one that is unknown: ENOSYS."""
 
@@ -111,11 +125,11 @@ class _Waiting:
 
     __slots__ = ("answered", "body", "bytes", "header", "since")
 
-    def __init__(self, header: InHeader, body: memoryview) -> None:
+    def __init__(self, header: InHeader, body: bytes, since: float) -> None:
         self.header = header
         self.bytes = header.len
-        self.body = bytes(body) if header.opcode in codec.TELL_IN_BODY else b""
-        self.since = trio.current_time()
+        self.body = body  # of a request that changes names, else empty
+        self.since = since
         self.answered = False  # with EINTR, before the handler has ended
 
 
@@ -169,12 +183,36 @@ class _WithoutTask:
         self._start(session.finish, self._waiting, gone_on(self._handling, error))
 
 
+class _Write(_Waiting):
+    """A write that waits for its promise alone."""
+
+    __slots__ = ("_begun", "_session", "_start")
+
+    def __init__(self, session: "FuseSession", header: InHeader, begun: Any, start: Start) -> None:
+        super().__init__(header, b"", session.now())
+        self._session = session
+        self._begun = begun
+        self._start = start
+
+    def settled(self, result: "outcome.Outcome[Any]") -> None:
+        session, header, begun = self._session, self.header, self._begun
+        if session.is_left:
+            return
+        session.without_task -= 1
+        reply = session.server.reply_to_write(header, begun, result)
+        if reply is None or self.answered:
+            self._start(session.finish, self, session.server.end_write(header, begun, result))
+            return
+        session.end_waiting(self)
+        session.reply(reply)
+
+
 class FuseSession:
     """The one session of a mount, over the descriptor that leads to the kernel once FUSE_INIT is answered."""
 
     def __init__(self, device: int, server: Server) -> None:
         self._device = device
-        self._server = server
+        self.server = server
         self._buffers = [bytearray(BUFFER_BYTES)]
         self._view = memoryview(self._buffers[0])
         self._ended = False
@@ -185,6 +223,7 @@ class FuseSession:
         self._stopped = trio.Event()
         self.without_task = 0  # of those that wait
         self._turns = 0
+        self.now = trio.current_time
         self._had_more = False  # than one request when it was looked last
         self.is_left = False
         self._pruning = threading.Semaphore(_PRUNES_MAX)
@@ -195,6 +234,7 @@ class FuseSession:
 
         Cancelled, or left by an exception, it answers nothing more: the mount is to be ended then.
         """
+        self.now = trio.lowlevel.current_clock().current_time  # `trio.current_time`, without the way to it
         os.set_blocking(self._device, False)
         try:
             async with trio.open_nursery() as nursery:
@@ -278,7 +318,7 @@ class FuseSession:
     def _serve(self, nursery: trio.Nursery) -> bool | _Begun:
         """Answer what need not wait. What has to wait in the task of who calls this, which reads no more; or
         whether it is to look how it goes on."""
-        serve = self._server.serve
+        serve = self.server.serve
         self._turns += 1
         for count in range(REQUESTS_PER_TURN):
             if self._ended or self._is_full():
@@ -292,6 +332,12 @@ class FuseSession:
                 return self._ended
             header, body = request
             try:
+                if header.opcode == _WRITE and (begun := self.server.begin_write(header, body)) is not None:
+                    write = _Write(self, header, begun, nursery.start_soon)
+                    self._begin_to_wait(write)
+                    self.without_task += 1
+                    begun.promise.when_settled(write.settled)
+                    continue
                 handling = serve(header, body)
                 if handling is None:
                     self._answer_itself(header, body)
@@ -302,7 +348,9 @@ class FuseSession:
             except MalformedRequest as error:
                 self._refuse(header, error)
             else:
-                waiting = self._begin_to_wait(header, body)
+                told = bytes(body) if header.opcode in codec.TELL_IN_BODY else b""
+                waiting = _Waiting(header, told, self.now())
+                self._begin_to_wait(waiting)
                 if type(message) is not Promise:
                     self._let_another_read(nursery)
                     return _Begun(message, waiting, handling)
@@ -350,11 +398,9 @@ class FuseSession:
     def _is_full(self) -> bool:
         return len(self._waiting) >= REQUESTS_WAITING_MAX or self._waiting_bytes > REQUESTS_WAITING_BYTES_MAX
 
-    def _begin_to_wait(self, header: InHeader, body: memoryview) -> _Waiting:
-        waiting = _Waiting(header, body)
-        self._waiting[header.unique] = waiting
+    def _begin_to_wait(self, waiting: _Waiting) -> None:
+        self._waiting[waiting.header.unique] = waiting
         self._waiting_bytes += waiting.bytes
-        return waiting
 
     def end_waiting(self, waiting: _Waiting) -> None:
         del self._waiting[waiting.header.unique]
@@ -371,10 +417,10 @@ class FuseSession:
         finally:
             self.end_waiting(waiting)
         if waiting.answered:
-            await self._server.untaken(header, waiting.body, reply)
+            await self.server.untaken(header, waiting.body, reply)
             return
         if waiting.body and codec.error_of(reply) == errno.EIO:
-            self._server.in_doubt(header, waiting.body)
+            self.server.in_doubt(header, waiting.body)
         self.reply(reply)
 
     # --- replies --------------------------------------------------------------------------------------
@@ -398,7 +444,7 @@ class FuseSession:
         if opcode == Opcode.INTERRUPT:
             waiting = self._waiting.get(codec.INTERRUPT_IN.read(body).unique)
             if waiting is not None:
-                self._server.interrupt(waiting.header.unique)
+                self.server.interrupt(waiting.header.unique)
                 self._let_go_if_dying(waiting)
         elif opcode not in _WITHOUT_REPLY:
             self.reply(error_reply(header.unique, errno.ENOSYS))
@@ -417,5 +463,5 @@ class FuseSession:
     def _let_go_if_dying(self, waiting: _Waiting) -> None:
         if not waiting.answered and is_dying(waiting.header.pid):
             waiting.answered = True
-            self._server.interrupt(waiting.header.unique)
+            self.server.interrupt(waiting.header.unique)
             self.reply(error_reply(waiting.header.unique, errno.EINTR))

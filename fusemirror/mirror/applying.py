@@ -358,22 +358,25 @@ class Applier:
                 landed()
         # By this number it is acknowledged: one that is ahead of what is here would lose a change.
         assert self.volume.number == change.number, "a change was applied under another number"
+        if staged is not None:  # first: its program waits
+            self._end(staged, change, declined)
         self._room.take(change)
         if self.declined.reasons:
             for inode in self.declined.removed():
                 self._in_sync(inode)
         if change.request:
             self.volume.forget_request(change.request)  # only a primary is asked about them
-        if staged is not None and type(change) is NamespaceChange and change.errno:
+
+    def _end(self, staged: Staged, change: AnyChange, declined: CopyDeclined | None) -> None:
+        """A request of this host has become a change; or why the image of that is not whole."""
+        if type(change) is NamespaceChange and change.errno:
             self._refused(staged, change.errno)
-        elif staged is not None:
-            self._communication.retire(change.request)
-            if (
-                declined is None or staged.acknowledged
-            ):  # of a kept one main has the data; fsync tells the rest
-                staged.answer.resolve(change.inode)
-            else:
-                staged.answer.reject(declined)
+            return
+        self._communication.retire(change.request)
+        if declined is None or staged.acknowledged:  # of a kept one main has the data; fsync tells the rest
+            staged.answer.resolve(change.inode)
+        else:
+            staged.answer.reject(declined)
 
     def _check_source(self, change: CopyChange) -> None:
         """On return the image is here that it copies. BadChange; OSError where this disk declined that."""

@@ -68,9 +68,11 @@ class Window:
         """
         # An acknowledgement that came before the question is the common case, and costs no promise.
         if number > self.acknowledged_number:
-            doubt = await self._doubt_of(number, is_own=True).wait_last()
-            if doubt is not None:
-                raise doubt()
+            await self.acknowledgement(number).wait_last()
+
+    def acknowledgement(self, number: ChangeNumber) -> Promise[Doubt | None]:
+        """`acknowledged` of a change that is not yet, as a promise: rejected with what that raises."""
+        return self._doubt_of(number, is_own=True)
 
     async def settled(self, number: ChangeNumber) -> bool:
         """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
@@ -123,8 +125,12 @@ class Window:
         if self._waiting:
             waiting = self._waiting
             self._waiting = [each for each in waiting if each[0] > number]
-            for its_number, promise, _ in waiting:
-                if its_number <= number:
+            for its_number, promise, is_own in waiting:
+                if its_number > number:
+                    continue
+                if doubt is not None and is_own:
+                    promise.reject(doubt())
+                else:
                     promise.resolve(doubt)
         if self._actions:
             ready = [action for action in self._actions if action[0] <= number]

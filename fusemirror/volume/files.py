@@ -7,6 +7,7 @@ times that the row has are not touched by it, but for `put_size`.
 import contextlib
 from collections.abc import Sequence
 
+from fusemirror.errors import DiskFailed, VolumeDamaged
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import HOLE_PIECE_BYTES, MIB, REGION_BYTES
 from fusemirror.seams import Seams
@@ -96,13 +97,13 @@ class Files:
     def prepare(self, number: InodeNumber) -> None:
         """Make the image of a file before it is written to: for a moment when the peer is waited for.
 
-        An error of the disk is left to the write.
+        An error of the disk is left to the write, and damage too.
         """
         if self._images.is_open(number):
             return
-        inode = self._catalog.inode(number)
-        if inode is not None and inode.is_regular:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DiskFailed, VolumeDamaged):
+            inode = self._catalog.inode(number)
+            if inode is not None and inode.is_regular:
                 self._images.prepare(number)
 
     def inode_of(self, directory: InodeNumber, name: bytes, entry: Entry) -> Inode | None:

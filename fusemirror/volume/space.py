@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fusemirror.change import AnyChange, NamespaceChange
+from fusemirror.change import AnyChange, NamespaceChange, WriteChange
 from fusemirror.limits import (
     COUNTER_MAX,
     SPACE_ANSWER_BYTES_MAX,
@@ -25,6 +25,8 @@ from fusemirror.limits import (
 
 def room_of(change: AnyChange) -> tuple[int, int]:
     """The most bytes and inodes of the disk that a change takes. Both hosts count the same."""
+    if type(change) is WriteChange:  # as almost all
+        return SPACE_PER_CHANGE_BYTES + change.length, 0
     return SPACE_PER_CHANGE_BYTES + change.taken_bytes, int(type(change) is NamespaceChange)
 
 

@@ -283,6 +283,9 @@ class Passthrough(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return os.pread(fh, size, off)
 
+    def begin_write(self, *_: object, **__: object) -> None:
+        """No write waits."""
+
     @answering_errors
     async def write(self, fh: FileHandleT, off: int, buf: bytes, **_: bool | None) -> int:
         return os.pwrite(fh, buf, off)

@@ -31,12 +31,16 @@ async def entries(host: Host, operation: Write) -> int:
         nonlocal counted
         counted += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
 
+    await host.unit.wait_normal()
+    await host.unit.perform(operation, BLOCK)  # a look at the flags of the file
     found = []
     for _ in range(ROUNDS):
         counted = 0
         sys.setprofile(count)
         try:
-            await host.unit.perform(operation, BLOCK)
+            promise = host.unit.begin_write(operation, BLOCK)
+            assert promise is not None, "something is in its way"
+            await promise.wait()
         finally:
             sys.setprofile(None)
         found.append(counted)

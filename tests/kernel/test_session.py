@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import outcome
 import pytest
 import trio
 import trio.testing
@@ -37,6 +38,25 @@ class Served:
         self.untaken_replies: list[tuple[InHeader, bytes, FuseReply]] = []
         self.doubts: list[tuple[int, bytes]] = []
         self.promises: dict[int, Promise[int]] = {}  # of writes, which wait without a task
+        self.begun: dict[int, BegunWrite] = {}  # writes that wait for nothing else
+
+    def begin_write(self, header: InHeader, _: memoryview) -> "BegunWrite | None":
+        if header.unique in self.begun:
+            self.started.append(header.unique)
+        return self.begun.get(header.unique)
+
+    def reply_to_write(
+        self, header: InHeader, begun: "BegunWrite", result: "outcome.Outcome[int]"
+    ) -> FuseReply | None:
+        begun.asked += 1
+        return codec.write_reply(header.unique, 7) if type(result) is outcome.Value else None
+
+    async def end_write(self, header: InHeader, _: "BegunWrite", result: "outcome.Outcome[int]") -> FuseReply:
+        await trio.lowlevel.checkpoint()
+        try:
+            return codec.write_reply(header.unique, result.unwrap())
+        except ValueError:
+            return codec.error_reply(header.unique, errno.EROFS)
 
     def serve(self, header: InHeader, body: memoryview) -> Coroutine[Any, Any, FuseReply] | None:
         if header.opcode in (Opcode.READ, Opcode.RENAME):
@@ -88,6 +108,14 @@ class Served:
 
     def in_doubt(self, header: InHeader, body: bytes) -> None:
         self.doubts.append((header.unique, body))
+
+
+class BegunWrite:
+    """One that waits for its promise alone; how often its reply was asked for."""
+
+    def __init__(self) -> None:
+        self.promise: Promise[int] = Promise()
+        self.asked = 0
 
 
 class Kernel:
@@ -510,6 +538,55 @@ async def test_a_change_of_names_is_answered_so_too_and_what_is_in_doubt_is_told
         assert await kernel.answer() == (2, errno.EIO if nodeid == 16 else 0)
         assert session.without_task == 0
     assert told == [[(2, body)] if nodeid == 16 else []]
+
+
+async def test_a_write_that_waits_for_nothing_else_is_answered_by_who_settles_its_promise(
+    server: Served,
+) -> None:
+    server.begun = {unique: BegunWrite() for unique in (2, 4, 8)}
+    server.begun[8].promise.resolve(7)  # before it is begun with
+    async with serving(server) as (kernel, session):
+        for unique in (2, 4, 6, 8):
+            kernel.send(Opcode.WRITE, unique)
+        assert [await kernel.answer() for _ in range(2)] == [(6, 0), (8, 0)]
+        assert session.without_task == 2
+        assert len(session._waiting) == 2
+        server.begun[4].promise.resolve(7)
+        assert await kernel.answer() == (4, 0)
+        server.begun[2].promise.reject(ValueError("another role"))
+        assert await kernel.answer() == (2, errno.EROFS)
+        assert server.started == [2, 4, 6, 8]
+        assert [each.asked for each in server.begun.values()] == [1, 1, 1]
+        assert (session.without_task, session._waiting, session._waiting_bytes) == (0, {}, 0)
+
+
+async def test_such_a_write_of_a_killed_program_is_brought_to_its_end(
+    server: Served, dying: set[int]
+) -> None:
+    server.begun = {2: BegunWrite()}
+    async with serving(server) as (kernel, _):
+        kernel.send(Opcode.WRITE, 2, pid=77)
+        await trio.testing.wait_all_tasks_blocked()
+        dying.add(77)
+        kernel.send(Opcode.INTERRUPT, 3, codec.INTERRUPT_IN.pack(2))
+        assert await kernel.answer() == (2, errno.EINTR)
+        server.begun[2].promise.resolve(7)
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.is_quiet()
+    assert [header.unique for header, *_ in server.untaken_replies] == [2]
+
+
+async def test_nothing_is_written_for_a_write_that_outlasts_its_session(server: Served) -> None:
+    server.begun = {2: BegunWrite()}
+    async with serving(server) as (kernel, session):
+        kernel.send(Opcode.WRITE, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        session.is_left = True
+        server.begun[2].promise.resolve(7)
+        assert kernel.is_quiet()
+        session.is_left = False
+        session.without_task -= 1
+        session.end_waiting(session._waiting[2])
 
 
 async def test_requests_keep_their_order_with_a_task_or_without(server: Served) -> None:

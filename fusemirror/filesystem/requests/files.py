@@ -6,14 +6,16 @@ EIO meets whoever uses a file through which somebody locked who lost that lock t
 import errno
 import os
 import stat
+from typing import Any
 
 import msgspec
+import outcome
 import pyfuse3
 from pyfuse3 import FileInfo, FUSEError, RequestContext
 
 from fusemirror.change import ALLOCATION_MODES
 from fusemirror.control.local_reads import found
-from fusemirror.control.unit import ControlUnit
+from fusemirror.control.unit import BegunWrite, ControlUnit
 from fusemirror.divergence.conflicts import check_reserved
 from fusemirror.errors import CheckReport, OperationFailed
 from fusemirror.filesystem.access_times import AccessTimes
@@ -258,6 +260,37 @@ class FileRequests:
         finally:
             self._cache.pages.has_moved_data(handle.inode)
         return len(buf)
+
+    def begin_write(
+        self, fh: int, off: int, buf: bytes, *, append: bool, clear_privileges: bool | None
+    ) -> BegunWrite | None:
+        """`write`, where it has to wait for nothing but the other host: `is_done` and perhaps `end_write` are
+        called when its promise is settled. None: nothing was done, and `write` is to do it."""
+        if append or fh in self._unit.locks.lost:
+            return None
+        handle = self._files[fh]
+        if clear_privileges is None:
+            clear_privileges = handle.clear_privileges
+        begun = self._unit.begin_write(Write(handle.inode, off, False, clear_privileges), buf)
+        if begun is not None:
+            self._cache.pages.writes(handle.inode)
+        return begun
+
+    def is_done(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> bool:
+        """Whether its program is told of success. Called once."""
+        self._cache.pages.has_moved_data(begun.operation.inode)
+        return begun.is_done(result)
+
+    @answers_errno
+    async def end_write(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> int:
+        """`write` from where the promise was settled. Returns as that does."""
+        inode = begun.operation.inode
+        self._cache.pages.writes(inode)
+        try:
+            await self._unit.end_write(begun, result)
+        finally:
+            self._cache.pages.has_moved_data(inode)
+        return len(begun.data)
 
     @answers_errno
     async def flush(self, fh: int) -> None:

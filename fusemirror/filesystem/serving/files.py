@@ -4,6 +4,9 @@ import errno
 import os
 from typing import Any
 
+import outcome
+
+from fusemirror.control.unit import BegunWrite
 from fusemirror.filesystem.answers import Handler, entry_of, open_flags_of
 from fusemirror.filesystem.callers import Caller
 from fusemirror.filesystem.program_locks import ProgramLocks
@@ -82,6 +85,32 @@ class FileServer:
             clear_privileges=self._ends_privileges(asked.write_flags & codec.WRITE_KILL_SUIDGID),
         )
         return codec.write_reply(header.unique, written)
+
+    def begin_write(self, header: InHeader, body: memoryview) -> BegunWrite | None:
+        """`_write`, where it has to wait for nothing but the other host."""
+        asked = codec.WRITE_IN.read(body)
+        begun: BegunWrite | None = self._files.begin_write(
+            asked.fh,
+            asked.offset,
+            codec.data_in(body, codec.WRITE_IN.size, asked.size),
+            append=bool(asked.flags & os.O_APPEND) and not asked.write_flags & codec.WRITE_CACHE,
+            clear_privileges=self._ends_privileges(asked.write_flags & codec.WRITE_KILL_SUIDGID),
+        )
+        return begun
+
+    def reply_to_write(
+        self, header: InHeader, begun: BegunWrite, result: "outcome.Outcome[Any]"
+    ) -> FuseReply | None:
+        """The reply, as its promise has become this; None where `end_write` goes on. Called once."""
+        if self._files.is_done(begun, result):
+            return codec.write_reply(header.unique, len(begun.data))
+        return None
+
+    async def end_write(
+        self, header: InHeader, begun: BegunWrite, result: "outcome.Outcome[Any]"
+    ) -> FuseReply:
+        """`_write` from where the promise was settled."""
+        return codec.write_reply(header.unique, await self._files.end_write(begun, result))
 
     def _ends_privileges(self, flag: int) -> bool | None:
         """Whether the kernel says that privileges end with this; None where it says nothing of them."""

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 
+import outcome
 import pytest
 
 from fusemirror.filesystem.operations import Operations
@@ -28,11 +29,17 @@ class Kernel:
         self._unique += 2
         length = codec.IN_HEADER.size + len(body)
         header = InHeader(length, opcode, self._unique, nodeid, uid, uid, 4711, 0, 0)
-        handling = self.server.serve(header, memoryview(body))
-        assert handling is not None
         self.header, self.body = header, body
         self.reply: FuseReply = codec.empty_reply(0)
-        self.reply = await handling
+        begun = self.server.begin_write(header, memoryview(body)) if opcode == Opcode.WRITE else None
+        if begun is None:
+            handling = self.server.serve(header, memoryview(body))
+            assert handling is not None
+            self.reply = await handling
+        else:
+            result = await outcome.acapture(begun.promise.wait)
+            reply = self.server.reply_to_write(header, begun, result)
+            self.reply = await self.server.end_write(header, begun, result) if reply is None else reply
         data = b"".join(self.reply)
         found = codec.OUT_HEADER.read(data)
         assert (found.len, found.unique) == (len(data), self._unique)

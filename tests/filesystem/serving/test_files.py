@@ -1,10 +1,14 @@
 """Requests on what is in a file, as bytes."""
 
+import errno
 import os
 import stat
 
+import outcome
 import pytest
 
+from fusemirror.control.unit import BegunWrite
+from fusemirror.errors import ChangeInDoubt, OperationFailed, RoleChanged
 from fusemirror.filesystem.operations import Operations
 from fusemirror.filesystem.requests import files as files_module
 from fusemirror.filesystem.server import OperationsServer
@@ -12,6 +16,7 @@ from fusemirror.identifiers import InodeNumber
 from fusemirror.kernel import codec
 from fusemirror.kernel.codec import Opcode
 from fusemirror.operations import AnyOperation, SetAttributes
+from fusemirror.promise import Promise
 from fusemirror.volume.inode import Inode
 from tests.filesystem.conftest import never
 from tests.filesystem.serving.conftest import NOW_NS, ROOT, SET_ID, Kernel, setattr_of
@@ -29,6 +34,58 @@ async def test_a_file_is_made_written_read_and_closed(kernel: Kernel) -> None:
     attributes = await kernel.attributes(inode)
     assert (attributes.ino, attributes.size, attributes.mode) == (inode, 8, stat.S_IFREG | 0o644)
     assert attributes.blksize == 4096
+
+
+@pytest.mark.parametrize(
+    ("settled", "told"),
+    [
+        (outcome.Value(None), ""),
+        (outcome.Error(RoleChanged()), ""),
+        (outcome.Error(ChangeInDoubt("lost")), "EIO"),
+        (outcome.Error(OperationFailed(errno.ENOSPC)), "ENOSPC"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else repr(value),
+)
+@pytest.mark.expects_warnings
+async def test_a_write_that_waited_for_the_other_host_alone_becomes_what_that_says(
+    kernel: Kernel,
+    operations: Operations,
+    monkeypatch: pytest.MonkeyPatch,
+    settled: "outcome.Outcome[None]",
+    told: str,
+) -> None:
+    inode, handle = await kernel.create(b"file")
+    unit = operations.files._unit
+    promise: Promise[None] = Promise()
+    promise.settle(settled)
+    monkeypatch.setattr(
+        unit, "begin_write", lambda write, data: BegunWrite(unit.present.role, write, data, promise)
+    )
+    asked = codec.WRITE_IN.pack(handle, 3, 5, 0, 0, 0, 0) + b"hello"
+    if told:
+        assert await kernel.refused(Opcode.WRITE, inode, asked) == told
+    else:
+        assert codec.WRITE_OUT.read(await kernel.ask(Opcode.WRITE, inode, asked)).size == 5
+    monkeypatch.undo()
+    done_anew = isinstance(settled, outcome.Error) and isinstance(settled.error, RoleChanged)
+    assert (await kernel.attributes(inode)).size == (8 if done_anew else 0)
+    assert not operations.files._cache.pages._moving
+
+
+@pytest.mark.expects_warnings
+async def test_a_host_whose_disk_has_failed_meanwhile_says_so(
+    kernel: Kernel, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inode, handle = await kernel.create(b"file")
+    unit = operations.files._unit
+    promise: Promise[None] = Promise()
+    promise.resolve(None)
+    monkeypatch.setattr(
+        unit, "begin_write", lambda write, data: BegunWrite(unit.present.role, write, data, promise)
+    )
+    monkeypatch.setattr(unit.volume.health, "failure", "it is gone")
+    asked = codec.WRITE_IN.pack(handle, 0, 5, 0, 0, 0, 0) + b"hello"
+    assert await kernel.refused(Opcode.WRITE, inode, asked) == "EIO"
 
 
 async def test_appending_is_as_it_is_now_and_not_as_it_was_at_the_open(kernel: Kernel) -> None:
