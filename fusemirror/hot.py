@@ -196,19 +196,23 @@ class HotLoop:
         abort, task._abort_func = task._abort_func, None
         self._context.task = task
         self._called = waiter
-        result = outcome.capture(waiter.ready)
-        self._called = None
-        del self._context.task
-        if type(result) is outcome.Value and not result.value and not waiter.closed:
+        try:
+            try:
+                result = waiter.ready()
+            finally:
+                self._called = None
+                del self._context.task
+        except BaseException as error:  # noqa: BLE001 - it is raised in the task
+            self._wake(descriptor, waiter, outcome.Error(error))
+            return False
+        if not result and not waiter.closed:  # as almost always
             task._abort_func = abort
             task._attempt_delivery_of_any_pending_cancel()
-        elif isinstance(result, outcome.Error):
-            self._wake(descriptor, waiter, result)
-        elif isinstance(result.value, Trapped):
-            self._trap(descriptor, waiter, result.value)
+        elif isinstance(result, Trapped):
+            self._trap(descriptor, waiter, result)
             return True
         else:
-            self._wake(descriptor, waiter, outcome.Error(_closed()) if waiter.closed else result)
+            self._wake(descriptor, waiter, outcome.Error(_closed()) if waiter.closed else outcome.Value(None))
         return False
 
     def _trap(self, descriptor: int, waiter: _Waiter, trapped: Trapped) -> None:

@@ -24,7 +24,7 @@ from fusemirror.channel.transport import Transport
 from fusemirror.errors import ChannelError, ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
 from fusemirror.protocol.codec import encode, refusal
 from fusemirror.protocol.connection import DIALED_BY, Connection, Received
-from fusemirror.protocol.framing import Buffer
+from fusemirror.protocol.framing import HEADER_BYTES, Buffer
 from fusemirror.protocol.messages import (
     AnyMessage,
     Arrived,
@@ -233,10 +233,11 @@ class Session:
         if self.close_reason is not None:
             self._check_open()
         buffers = self._connection.send_encoded(body, data)
-        size = sum(map(len, buffers))
+        data_bytes = len(data)
+        size = HEADER_BYTES + len(body) + data_bytes
         counters = self.counters
         counters.sent_bytes += size
-        counters.sent_data_bytes += len(data)
+        counters.sent_data_bytes += data_bytes
         try:
             self.sending.send(buffers, size)
         except ConnectionLost as error:
@@ -299,7 +300,7 @@ class Session:
 
     async def _receive_in_place(self, in_place: InPlace) -> None:
         """Return with messages that are left, or where a frame is bad."""
-        connection = self._connection
+        connection, now = self._connection, trio.lowlevel.current_clock().current_time
 
         def take(data: bytes) -> bool:
             if not data:
@@ -307,7 +308,7 @@ class Session:
             self._take_in(data)
             if received := self._events():
                 self._left = in_place(received)
-            self.heartbeat.listen(trio.current_time())  # after that: it is not the peer who was slow
+            self.heartbeat.listen(now())  # after that: it is not the peer who was slow
             return bool(self._left) or connection.fault is not None
 
         with self._listening():
@@ -381,12 +382,12 @@ class Session:
             self.close(f"the peer refused it: {error.args[1]}")
             self._check_open()
         messages = []
-        for message, data in received:
-            if type(message) in _INNER:
-                self._take_inner(message, data)
+        for each in received:
+            if type(each[0]) in _INNER:
+                self._take_inner(*each)
             else:
-                self.counters.received_data_bytes += len(data)
-                messages.append((message, data))
+                self.counters.received_data_bytes += len(each[1])
+                messages.append(each)
         return messages
 
     def _take_inner(self, message: AnyMessage, data: Buffer) -> None:

@@ -97,7 +97,7 @@ class TlsTransport(Transport):
         self._credentials = credentials
         self._dialer = dialer
         self._tls, self._incoming, self._outgoing = credentials.wrap(dialer=dialer)
-        self._unsent: list[Buffer] = []  # encrypted
+        self._unsent: Buffer = b""  # encrypted
         # Of plain text in that, which nobody was told that it was taken. A record of it may have gone whole.
         self._owed_bytes = 0
         self._holds_more = True  # than was decrypted; the handshake may have brought some
@@ -142,14 +142,14 @@ class TlsTransport(Transport):
 
     def _flush(self) -> bool:
         """Whether all that is encrypted has gone."""
-        if self._outgoing.pending:
-            self._unsent.append(self._outgoing.read())
-        while self._unsent:
-            sent_bytes = self._inner.try_send(self._unsent[:1])
-            if sent_bytes < len(self._unsent[0]):
-                self._unsent[0] = memoryview(self._unsent[0])[sent_bytes:]
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = self._outgoing.read()
+            sent_bytes = self._inner.try_send((self._unsent,))
+            if sent_bytes < len(self._unsent):
+                self._unsent = memoryview(self._unsent)[sent_bytes:]
                 return False
-            del self._unsent[0]
+            self._unsent = b""
         return True
 
     def try_send(self, buffers: Sequence[Buffer]) -> int:
@@ -158,7 +158,10 @@ class TlsTransport(Transport):
         taken_bytes, self._owed_bytes = self._owed_bytes, 0
         rest = drop_sent(buffers, taken_bytes) if taken_bytes else buffers
         while rest:
-            piece, rest = _first_piece(rest)
+            if sum(map(len, rest)) > _PIECE_BYTES:
+                piece, rest = _first_piece(rest)
+            else:  # small ones go together: each record costs microseconds
+                piece, rest = b"".join(rest), ()
             try:
                 written_bytes = self._tls.write(piece)
             except ssl.SSLError as error:
@@ -212,14 +215,16 @@ class TlsTransport(Transport):
     def _decrypt(self, bytes_max: int) -> bytes | None:
         """What has arrived, b"" at the end; None where more must arrive first."""
         pieces: list[bytes] = []
-        size = 0
+        left_bytes = bytes_max
         self._holds_more = False
         try:
-            while piece := self._tls.read(min(_RECORD_BYTES, bytes_max - size)):
+            while piece := self._tls.read(asked_bytes := min(_RECORD_BYTES, left_bytes)):
                 pieces.append(piece)
-                size += len(piece)
-                self._holds_more = bool(self._incoming.pending or self._tls.pending())
-                if size == bytes_max or not self._holds_more:
+                left_bytes -= len(piece)
+                # SSL_read(3) gives of one record: what is shorter than was asked for leaves nothing of it.
+                cut = len(piece) == asked_bytes and self._tls.pending() > 0
+                self._holds_more = cut or self._incoming.pending > 0
+                if not left_bytes or not self._holds_more:
                     break
         except ssl.SSLWantReadError:
             self._holds_more = False
@@ -295,17 +300,11 @@ class TlsNetwork(Network):
 
 
 def _first_piece(buffers: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
-    """What comes first of them, and the rest. Small ones go together: each record costs microseconds."""
-    gathered: list[Buffer] = []
-    size = 0
-    for count, buffer in enumerate(buffers):
-        if size + len(buffer) > _PIECE_BYTES:
-            part = memoryview(buffer)[: _PIECE_BYTES - size]
-            rest = [memoryview(buffer)[len(part) :], *buffers[count + 1 :]]
-            return b"".join((*gathered, part)) if gathered else part, rest
-        gathered.append(buffer)
-        size += len(buffer)
-    return gathered[0] if len(gathered) == 1 else b"".join(gathered), ()
+    """What is encrypted at once of more than that, and the rest."""
+    rest = drop_sent(buffers, _PIECE_BYTES)
+    before = len(buffers) - len(rest)
+    part = memoryview(buffers[before])[: -len(rest[0])]
+    return b"".join((*buffers[:before], part)) if before else part, rest
 
 
 _STRANGER = "it does not have the certificate of the other host"

@@ -66,7 +66,6 @@ from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import Received, shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
-    AnyMessage,
     Begin,
     Bye,
     CaughtUp,
@@ -129,7 +128,7 @@ class Applier:
         self._room = SpaceTeller(volume.space)
         self.left = False
         """The primary said goodbye, or gave its role to this host."""
-        self._handlers: dict[type, Handler] = {
+        handlers: dict[type, Handler] = {
             WriteChange: self._change,
             TruncateChange: self._change,
             AllocateChange: self._change,
@@ -151,6 +150,7 @@ class Applier:
             **self.durability.handlers,
             **(others or {}),
         }
+        self._places = {kind: (handle, BACKUP_TAKES[kind]) for kind, handle in handlers.items()}
 
     @property
     def serves(self) -> bool:
@@ -227,9 +227,11 @@ class Applier:
         return reason
 
     async def _apply_all(self, session: Session, nursery: trio.Nursery) -> None:
+        normal = BackupState.NORMAL  # looked up once: an Enum is slow at that
+
         def apply_in_place(received: list[Received]) -> list[Received]:
             """While nothing is brought up to date: without a turn of this task."""
-            if self.state is not BackupState.NORMAL:
+            if self.state is not normal:
                 return received
             self._take_together(received, session, nursery)
             return []
@@ -238,8 +240,19 @@ class Applier:
             self._take_together(await session.receive(apply_in_place), session, nursery)
 
     def _take_together(self, received: list[Received], session: Session, nursery: trio.Nursery) -> None:
+        """Do what the messages say. RemoteProtocolError: one has no place here, and changed nothing."""
         for message, data in received:
-            work = self._take(message, data, session)
+            handle, states = self._places.get(type(message), (None, ()))
+            if handle is None or self.state not in states:
+                why = f"it came when the mirror was {self.state.name.lower()}"
+                raise refusal(session.peer_name, message, why)
+            try:
+                work = handle(message, data, session)
+            except _NOT_FOR_HERE as error:
+                raise refusal(session.peer_name, message, error) from error
+            except OSError as error:
+                self.volume.health.note(error)
+                raise disk_error(self.volume.directory, error) from error
             if work is not None:
                 if len(nursery.child_tasks) > REQUESTS_BESIDE_MAX:  # one of them looks at the disk
                     raise refusal(session.peer_name, message, "too many of its kind at once")
@@ -247,21 +260,6 @@ class Applier:
         if self.state in BACKUP_SERVES and self.acknowledging.acknowledge(session):
             self._room.tell_if_due(session)
         self.acknowledging.prepare_images()
-
-    def _take(self, message: AnyMessage, data: Buffer, session: Session) -> Work | None:
-        """Do what the message says. RemoteProtocolError: it has no place here, and nothing was changed."""
-        kind = type(message)
-        if self.state not in BACKUP_TAKES.get(kind, ()):
-            raise refusal(
-                session.peer_name, message, f"it came when the mirror was {self.state.name.lower()}"
-            )
-        try:
-            return self._handlers[kind](message, data, session)
-        except _NOT_FOR_HERE as error:
-            raise refusal(session.peer_name, message, error) from error
-        except OSError as error:
-            self.volume.health.note(error)
-            raise disk_error(self.volume.directory, error) from error
 
     def _of_image(self, handle: Handler) -> Handler:
         """A handler of what a resync brings of an image: where the disk does not take it, the primary hears

@@ -386,15 +386,17 @@ class Mirror:
             KeyNews: partial(self._renewal.take, session=session),
             **self._others,
         }
+        places = {kind: (handler, PRIMARY_TAKES[kind]) for kind, handler in handlers.items()}
 
         def take(received: list[Received]) -> list[Received]:
             """What comes before a goodbye, which takes its time: without a turn of this task."""
             for index, (message, _) in enumerate(received):
-                if type(message) is Bye:
+                kind = type(message)
+                if kind is Bye:
                     return received[index:]
-                self._check_place(message, session)
-                handler = handlers.get(type(message))
-                if handler is None:
+                handler, states = places.get(kind, (None, ()))
+                if handler is None or self.replica.state not in states:
+                    self._check_place(message, session)
                     raise refusal(session.peer_name, message, "it came on the wrong path")
                 handler(message)
             return []

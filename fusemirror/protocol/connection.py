@@ -26,6 +26,7 @@ Received = tuple[AnyMessage, Buffer]
 DIALED_BY = {"mirror": "primary", "forward": "backup"}
 """Each path, and the role of the host that dials it: requests travel from there."""
 
+_OPEN = ConnectionState.OPEN  # each message asks for it, and looking it up in its Enum is slow
 _SHOWN_CHARACTERS_MAX = 200
 
 
@@ -121,11 +122,8 @@ class Connection:
 
     def next_message(self) -> Received | None:
         """The next whole message, and no more than that is taken of what was received; else as `events`."""
-        try:
-            return self._next()
-        except (RemoteProtocolError, HandshakeRefused):
-            self.end()
-            raise
+        received = self.events(most=1)
+        return received[0] if received else None
 
     def take_rest(self) -> bytes:
         """What was received behind all messages delivered so far: what comes next is read by another."""
@@ -147,16 +145,13 @@ class Connection:
         if self.state is ConnectionState.CALLING:
             self._move(ConnectionEvent.SEND_HELLO)
             return self._frame(self.ours)
-        try:
-            received = self._next()
-            if received is None:
-                return []
-            hello, data = received
-            if not isinstance(hello, Hello) or data:
-                raise RemoteProtocolError(self._peer_name, "the handshake holds more than a Hello")
-        except (RemoteProtocolError, HandshakeRefused):
+        received = self.next_message()
+        if received is None:
+            return []
+        hello, data = received
+        if not isinstance(hello, Hello) or data:
             self.end()
-            raise
+            raise RemoteProtocolError(self._peer_name, "the handshake holds more than a Hello")
         return self._answer(hello)
 
     def _answer(self, hello: Hello) -> list[Buffer]:
@@ -184,27 +179,36 @@ class Connection:
 
     def send_encoded(self, body: bytes, data: Buffer = b"") -> list[Buffer]:
         """The same for a message that is encoded already. `data` must not change before it is written."""
-        if self.state is not ConnectionState.OPEN:
+        if self.state is not _OPEN:
             raise LocalProtocolError(f"the connection is {self.state.name}")
         header = encode_frame(body, data)
         return [header, body, data] if data else [header, body]
 
-    def events(self) -> list[Received]:
-        """All whole messages received, in their order; none if more bytes are needed.
+    def events(self, most: int | None = None) -> list[Received]:
+        """All whole messages received, or so many, in their order; none if more bytes are needed.
 
         `RemoteProtocolError` for what is none, `HandshakeRefused` if the peer refused late; what came
         before it is returned first, and may still be answered; every later call raises it again.
         """
-        received: list[Received] = []
-        if self.fault is None:
-            try:
-                while self._reader.held_bytes and (one := self._next()) is not None:
-                    received.append(one)
-            except (RemoteProtocolError, HandshakeRefused) as fault:
-                self.fault = fault
-        if self.fault is not None and not received:
+        if self.fault is not None:
             self.end()
             raise self.fault
+        received: list[Received] = []
+        reader = self._reader
+        try:
+            while reader.held_bytes and len(received) != most and (frame := reader.next_frame()):
+                body, data = frame
+                message = decode(body, self._peer_name, len(data))
+                kind = type(message)
+                # An open connection stays open with each message: the table is asked for all other cases.
+                if self.state is not _OPEN or kind is Hello or kind is Refused:
+                    self._received(message)
+                received.append((message, data))
+        except (RemoteProtocolError, HandshakeRefused) as fault:
+            self.fault = fault
+            if not received:
+                self.end()
+                raise
         return received
 
     def end(self) -> None:
@@ -212,18 +216,6 @@ class Connection:
         self._move(ConnectionEvent.END)
 
     # --- below both -------------------------------------------------------------------------------
-
-    def _next(self) -> Received | None:
-        frame = self._reader.next_frame()
-        if frame is None:
-            return None
-        body, data = frame
-        message = decode(body, self._peer_name, len(data))
-        kind = type(message)
-        # An open connection stays open with each message: the table is asked for all other cases.
-        if self.state is not ConnectionState.OPEN or kind is Hello or kind is Refused:
-            self._received(message)
-        return message, data
 
     def _received(self, message: AnyMessage) -> None:
         if isinstance(message, Hello):

@@ -20,10 +20,15 @@ Frame = tuple[bytes, Buffer]
 """(body, data)"""
 
 MAGIC = b"fm"
-_PREFIX = struct.Struct("<2sBBII")
+_VERSIONS = range(limits.PROTOCOL_VERSION_MIN, limits.PROTOCOL_VERSION + 1)
+# What comes before the lengths, as one word: any of these in what is received, the last in what is sent.
+_KNOWN_LEADS = frozenset(MAGIC + bytes((version, 0)) for version in _VERSIONS)
+_LEAD = MAGIC + bytes((limits.PROTOCOL_VERSION, 0))
+_PREFIX = struct.Struct("<4sII")
 _CHECKSUM = struct.Struct("<Q")
-_HEADER = struct.Struct("<2sBBIIQ")
+_HEADER = struct.Struct("<4sIIQ")
 HEADER_BYTES = _HEADER.size
+_PREFIX_BYTES = _PREFIX.size
 
 # Shorter data is copied out of the received chunk, which costs less than a view does and lets the
 # chunk go; longer data stays a view of it.
@@ -36,7 +41,7 @@ def encode_frame(body: bytes, data: Buffer = b"") -> bytes:
     """The header that goes before `body` and `data`. `LocalProtocolError` if either is too long."""
     if len(body) > limits.MESSAGE_BYTES_MAX or len(data) > limits.DATA_BYTES_MAX:
         raise LocalProtocolError(f"a message of {len(body)} bytes with {len(data)} bytes of data is too long")
-    prefix = _PREFIX.pack(MAGIC, limits.PROTOCOL_VERSION, 0, len(body), len(data))
+    prefix = _PREFIX.pack(_LEAD, len(body), len(data))
     checksum = xxh3_64(prefix)
     checksum.update(body)
     checksum.update(data)
@@ -58,7 +63,7 @@ class _Begun:
         self._view = memoryview(bytearray(size_bytes))
         self._view[: len(begin)] = begin
         self._filled = len(begin)
-        self._sum = xxh3_64(begin[: _PREFIX.size])
+        self._sum = xxh3_64(begin[:_PREFIX_BYTES])
         self._sum.update(begin[HEADER_BYTES:])
 
     def take(self, data: bytes) -> int:
@@ -112,14 +117,12 @@ class FrameReader:
         return rest
 
     def feed(self, data: bytes) -> None:
-        if self._begun is not None:
-            size = self._begun.take(data)
-            if size < len(data):
-                self._later.append(data[size:])
-        elif self.held_bytes:
+        if not self.held_bytes:  # as almost always
+            self._chunk = data
+        elif self._begun is None:
             self._later.append(data)
-        else:
-            self._chunk, self._position = data, 0
+        elif (size := self._begun.take(data)) < len(data):
+            self._later.append(data[size:])
         self.held_bytes += len(data)
 
     def next_frame(self) -> Frame | None:
@@ -136,9 +139,13 @@ class FrameReader:
         if self._later:
             self._join()
         chunk, start = self._chunk, self._position
-        magic, version, flags, body_length, data_length, checksum = _HEADER.unpack_from(chunk, start)
+        lead, body_length, data_length, checksum = _HEADER.unpack_from(chunk, start)
         if self._wanted_bytes == HEADER_BYTES:
-            self._check_header(magic, version, flags, body_length, data_length)
+            if lead not in _KNOWN_LEADS:
+                raise self._poisoned(_why_unknown(lead))
+            too_long = body_length > limits.MESSAGE_BYTES_MAX or data_length > limits.DATA_BYTES_MAX
+            if too_long or (self.handshake and body_length + data_length > limits.HANDSHAKE_BYTES_MAX):
+                raise self._poisoned(f"a frame of {body_length} and {data_length} bytes is too long")
             self._wanted_bytes += body_length + data_length
             if self.held_bytes < self._wanted_bytes:
                 if data_length > _COPIED_BYTES_MAX:
@@ -147,21 +154,22 @@ class FrameReader:
                     self._chunk, self._position = b"", 0
                 return None
 
-        body_start = start + HEADER_BYTES
-        data_start = body_start + body_length
-        end = data_start + data_length
-        view = memoryview(chunk)
-        actual = xxh3_64(view[start : start + _PREFIX.size])
-        actual.update(view[body_start:end])
+        data_start = start + HEADER_BYTES + body_length
+        end = start + self._wanted_bytes
+        body = chunk[start + HEADER_BYTES : data_start]
+        data = (chunk if data_length <= _COPIED_BYTES_MAX else memoryview(chunk))[data_start:end]
+        actual = xxh3_64(chunk[start : start + _PREFIX_BYTES])
+        actual.update(body)
+        actual.update(data)
         if actual.intdigest() != checksum:
             raise self._poisoned(_BAD_CHECKSUM)
         self.held_bytes -= self._wanted_bytes
         self._wanted_bytes = HEADER_BYTES
-        self._position = end
-        if not self.held_bytes:
+        if self.held_bytes:
+            self._position = end
+        else:
             self._chunk, self._position = b"", 0  # nothing here may keep it in memory
-        data = chunk[data_start:end] if data_length <= _COPIED_BYTES_MAX else view[data_start:end]
-        return chunk[body_start:data_start], data
+        return body, data
 
     def _end_of_begun(self, begun: _Begun) -> Frame:
         if not begun.is_sound:
@@ -176,22 +184,18 @@ class FrameReader:
         self._position = 0
         self._later.clear()
 
-    def _check_header(
-        self, magic: bytes, version: int, flags: int, body_length: int, data_length: int
-    ) -> None:
-        if magic != MAGIC:
-            raise self._poisoned("this is not the protocol of fusemirror")
-        if not limits.PROTOCOL_VERSION_MIN <= version <= limits.PROTOCOL_VERSION:
-            raise self._poisoned(f"protocol version {version} is unknown; use the same version on both hosts")
-        if flags:
-            raise self._poisoned(f"frame flags {flags:#04x} are unknown here")
-        too_long = body_length > limits.MESSAGE_BYTES_MAX or data_length > limits.DATA_BYTES_MAX
-        if too_long or (self.handshake and body_length + data_length > limits.HANDSHAKE_BYTES_MAX):
-            raise self._poisoned(f"a frame of {body_length} and {data_length} bytes is too long")
-
     def _poisoned(self, fault: str) -> RemoteProtocolError:
         self._fault = fault
         self._chunk, self._position, self.held_bytes = b"", 0, 0
         self._begun = None
         self._later.clear()
         return RemoteProtocolError(self._peer_name, fault)
+
+
+def _why_unknown(lead: bytes) -> str:
+    version, flags = lead[len(MAGIC) :]
+    if not lead.startswith(MAGIC):
+        return "this is not the protocol of fusemirror"
+    if version not in _VERSIONS:
+        return f"protocol version {version} is unknown; use the same version on both hosts"
+    return f"frame flags {flags:#04x} are unknown here"

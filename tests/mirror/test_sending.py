@@ -1,19 +1,25 @@
-"""Leaving the backup: what was under way is acknowledged alone, or its program hears that it is in doubt."""
+"""Leaving the backup: what was under way is acknowledged alone, or its program hears that it is in doubt.
+And what the backup says where that has no place is refused.
+"""
 
 import errno
 import os
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from fusemirror.change import NamespaceChange, encode_change
-from fusemirror.errors import ChangeUnrecorded, CheckReport
-from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.errors import ChangeUnrecorded, CheckReport, ConnectionLost, RemoteProtocolError
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
+from fusemirror.mirror.stream import Stream
+from fusemirror.protocol.messages import Applied, Bye, Ended, Reply
 from fusemirror.volume.volume import Volume
+from tests.channel.conftest import SessionPair
 
 PATIENCE_S = 60
 KEY = "what the change is about"
@@ -86,3 +92,22 @@ async def test_what_is_under_way_when_that_line_does_not_fit_is_in_doubt_and_not
     assert os.strerror(errno.ENOSPC) in str(report)
     assert shown == [False, False], "who looks is shown it all the same"
     assert mirror.must_begin_generation, "before the next change"
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (Applied(ChangeNumber(0)), "Applied: it came when the mirror was holding"),
+        (Reply(1), "Reply: token"),
+        (Ended(RequestId(bytes(16))), "Ended: it came on the wrong path"),
+        (Bye("", mounted=False), "it said goodbye"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+async def test_what_the_backup_says_is_taken_where_it_has_a_place(
+    volume: Volume, memory_sessions: SessionPair, message: Any, why: str
+) -> None:
+    mirror, (here, there) = with_a_change_under_way(volume), memory_sessions
+    there.send(message)
+    with trio.fail_after(PATIENCE_S), pytest.raises((RemoteProtocolError, ConnectionLost), match=why):
+        await mirror._read(here, Stream(here))
