@@ -56,8 +56,8 @@ async def write(pair: Pair) -> Write:
 
 
 async def test_a_write_at_the_primary_enters_few_functions(pair: Pair, write: Write) -> None:
-    assert await entries(pair.primary, write) <= 190
+    assert await entries(pair.primary, write) <= 155
 
 
 async def test_a_write_at_the_backup_enters_few_functions(pair: Pair, write: Write) -> None:
-    assert await entries(pair.backup, write) <= 245
+    assert await entries(pair.backup, write) <= 212
