@@ -300,7 +300,7 @@ class Session:
 
     async def _receive_in_place(self, in_place: InPlace) -> None:
         """Return with messages that are left, or where a frame is bad."""
-        connection, now = self._connection, trio.lowlevel.current_clock().current_time
+        connection = self._connection
 
         def take(data: bytes) -> bool:
             if not data:
@@ -308,7 +308,7 @@ class Session:
             self._take_in(data)
             if received := self._events():
                 self._left = in_place(received)
-            self.heartbeat.listen(now())  # after that: it is not the peer who was slow
+            self.heartbeat.listen(trio.current_time())  # after that: it is not the peer who was slow
             return bool(self._left) or connection.fault is not None
 
         with self._listening():
