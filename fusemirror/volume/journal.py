@@ -266,10 +266,15 @@ class Journal:
 
         The last segment stays. OSError.
         """
-        while len(self._segments) > 1 and self._segments[0].last <= number and self.size_bytes > keep_bytes:
+        while self.can_trim(number, keep_bytes):
             # The first name goes first, so that what is left is always the end of the journal.
             self._segments[0].path.unlink(missing_ok=True)
             del self._segments[0]
+
+    def can_trim(self, number: int, keep_bytes: int) -> bool:
+        """Whether `trim` would remove anything."""
+        first = self._segments[0]
+        return len(self._segments) > 1 and first.last <= number and self.size_bytes > keep_bytes
 
     def restart(self, number: ChangeNumber) -> None:
         """On return the journal is durably empty, and its next record comes after `number`. OSError."""

@@ -9,7 +9,7 @@ from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import JOURNAL_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.volume.health import noting, noting_async
 from fusemirror.volume.parts import Parts
-from fusemirror.volume.requests_done import RequestsDone
+from fusemirror.volume.requests_done import RequestsDone, store_requests
 
 
 class _Flush:
@@ -105,7 +105,8 @@ class Syncing:
         """Let go of records that nobody needs: the peer has them durably, the catalog holds them, and they
         answered none of `requests_done`, which the peer may ask for again.
 
-        Beyond JOURNAL_BYTES_MAX, and on a full disk at once, the peer is not waited for. OSError.
+        Beyond JOURNAL_BYTES_MAX, and on a full disk at once, the peer is not waited for; what records said of
+        `requests_done` is durable in a file then. OSError.
         """
         held = self._parts.catalog.journal_number
         if self._parts.removal.oldest is not None:
@@ -117,4 +118,7 @@ class Syncing:
             peer_durable = min(peer_durable, ChangeNumber(oldest - 1))
         journal = self._parts.journal
         journal.trim(min(peer_durable, held))
-        journal.trim(held, keep_bytes=JOURNAL_SEGMENT_BYTES if self._parts.space.short else JOURNAL_BYTES_MAX)
+        keep_bytes = JOURNAL_SEGMENT_BYTES if self._parts.space.short else JOURNAL_BYTES_MAX
+        if requests_done and journal.can_trim(held, keep_bytes):
+            store_requests(self._parts.home.directory, requests_done)
+        journal.trim(held, keep_bytes=keep_bytes)

@@ -13,9 +13,10 @@ import trio.testing
 
 from fusemirror.errors import DiskFailed
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import JOURNAL_SEGMENT_BYTES
 from fusemirror.promise import Promise
 from fusemirror.volume.volume import Volume
-from tests.volume.conftest import Writer, counting_seams
+from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
 REQUEST = RequestId(b"of the backup")
 
@@ -45,6 +46,26 @@ def test_records_of_requests_that_may_be_asked_for_again_stay(volume: Volume, wr
     volume.forget_request(REQUEST)
     volume.syncing.trim(volume.number, volume.requests_done)
     assert volume.journal.first_number > asked
+
+
+def test_of_a_full_disk_records_go_and_what_they_said_of_requests_stays(tmp_path: Path) -> None:
+    """Until 0.2.0 a primary that was killed then made a name again for the backup, which heard EEXIST."""
+    Volume.create(tmp_path / "new", IDENTITY)
+    volume = Volume.open(tmp_path / "new", counting_seams())
+    writer = Writer(volume)
+    inode = writer.create(b"a")
+    writer.write(inode, 0, b"abc", REQUEST)
+    asked = volume.requests_done[REQUEST]
+    while volume.journal.size_bytes < 2 * JOURNAL_SEGMENT_BYTES:
+        writer.set_xattr(inode, b"user.x", bytes(60_000))
+    volume.commit()
+    volume.space.short = True
+    volume.syncing.trim(ChangeNumber(0), volume.requests_done)
+    assert volume.journal.first_number > asked.number
+    volume.abandon()
+    again = Volume.open(tmp_path / "new", counting_seams())
+    assert again.requests_done == {REQUEST: asked}
+    again.close()
 
 
 def test_without_requests_only_the_peer_and_the_catalog_need_records(volume: Volume, writer: Writer) -> None:
