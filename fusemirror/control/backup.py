@@ -210,6 +210,9 @@ class BackupUnit(Role):
         inode = self.volume.catalog.inode(number) if number else None
         return inode and self.reads.shown(inode)
 
+    async def may_refuse(self) -> None:
+        """The primary has waited."""
+
     def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
         if (
             self.life.state is not RoleState.SERVING

@@ -51,12 +51,31 @@ class Decisions:
         """
         # Requests have an identity only where they come from the peer, or came to this host as the backup.
         of_peer = request != NO_REQUEST and request not in self.own_requests
-        if (
-            type(operation) is Write
-            and not repairs
-            and self.write(operation, data, request, is_there=of_peer)
-        ):
-            return operation.inode
+        try:
+            if (
+                type(operation) is Write
+                and not repairs
+                and self.write(operation, data, request, is_there=of_peer)
+            ):
+                return operation.inode
+            decision = self._make(operation, data, request, of_peer=of_peer, repairs=repairs)
+        except (OSError, FusemirrorError) as error:
+            raise self.failure(operation, error) from error
+        if decision.new_file:
+            self._volume.files.prepare(decision.inode)  # while the backup applies it: most are written next
+        return decision.inode
+
+    def failure(self, operation: Operation, error: OSError | FusemirrorError) -> OperationFailed:
+        """What whoever asked for it gets."""
+        if isinstance(error, OperationFailed):
+            return error
+        if not isinstance(error, OSError | DiskFailed):
+            log.error("%s failed: %s", type(operation).__name__, error)
+        return OperationFailed(error.errno or errno.EIO)
+
+    def _make(
+        self, operation: Operation, data: Buffer, request: RequestId, *, of_peer: bool, repairs: bool
+    ) -> Decision:
         catalog = self._volume.catalog
         host = self._host.peer.identity if of_peer else self._host.identity
         if catalog.reservations:
@@ -66,29 +85,20 @@ class Decisions:
         if not operation.begins_line and self._mirror.must_begin_generation:
             raise OperationFailed(errno.EAGAIN)
         data_bytes = len(data)
-        try:
-            needed = operation.space_needed(data_bytes)
-            inodes = operation.inodes_needed
-            if needed and not (
-                self._volume.space.take(needed, inodes) and self._mirror.replica.room.has(needed, inodes)
-            ):
-                self._check_in_place(operation, data_bytes)
-            decision = self._decide(operation, data_bytes, request, host, repairs)
-            change = decision.change
-            if change is None:
-                return decision.inode
-            if change.rows and change.image and not self._mirror.replica.takes_rows:
-                return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
-            self._publish(change, data, decision.keys, decision.old_size, is_there=of_peer)
-        except OperationFailed:
-            raise
-        except (OSError, FusemirrorError) as error:
-            if not isinstance(error, OSError | DiskFailed):
-                log.error("%s failed: %s", type(operation).__name__, error)
-            raise OperationFailed(error.errno or errno.EIO) from error
-        if decision.new_file:
-            self._volume.files.prepare(decision.inode)  # while the backup applies it: most are written next
-        return decision.inode
+        needed = operation.space_needed(data_bytes)
+        inodes = operation.inodes_needed
+        if needed and not (
+            self._volume.space.take(needed, inodes) and self._mirror.replica.room.has(needed, inodes)
+        ):
+            self._check_in_place(operation, data_bytes)
+        decision = self._decide(operation, data_bytes, request, host, repairs)
+        change = decision.change
+        if change is None:
+            return decision
+        if change.rows and change.image and not self._mirror.replica.takes_rows:
+            return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
+        self._publish(change, data, decision.keys, decision.old_size, is_there=of_peer)
+        return decision
 
     def write(
         self, operation: Write, data: Buffer, request: RequestId = NO_REQUEST, *, is_there: bool = False
@@ -96,31 +106,28 @@ class Decisions:
         """`make`, for a write about which nothing special is to be decided: the number of its change.
         `is_there` as for `_publish`.
 
-        NO_CHANGE: it did not take effect, and `make` says why, or does it.
+        NO_CHANGE: there is, and nothing was done. OSError, FusemirrorError: it did not take effect.
         """
         volume, replica, size_bytes = self._volume, self._mirror.replica, len(data)
         if replica.state is not PrimaryState.NORMAL or volume.catalog.reservations or operation.append:
             return NO_CHANGE
-        try:
-            inode = volume.catalog.inode(operation.inode)
-            if (
-                inode is None
-                or inode.flags != 0  # or nobody has looked, as with the capability
-                or inode.capable is not False
-                or (operation.clear_privileges and has_privileges(volume.catalog, inode, clear_set_id=True))
-                or not stat.S_ISREG(inode.mode)
-                or not 0 < size_bytes <= WRITE_BYTES_MAX
-                or operation.offset + size_bytes > volume.file_bytes_max
-            ):
-                return NO_CHANGE
-            needed_bytes = operation.space_needed(size_bytes)
-            if not (replica.room.has(needed_bytes) and volume.space.take(needed_bytes)):
-                return NO_CHANGE
-            number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
-            change = WriteChange(number, request, time_ns, operation.inode, operation.offset, size_bytes)
-            self._publish(change, data, (operation.inode,), inode.size, is_there=is_there)
-        except (OSError, FusemirrorError):
-            return NO_CHANGE  # it is met again, and said then
+        inode = volume.catalog.inode(operation.inode)
+        if (
+            inode is None
+            or inode.flags != 0  # or nobody has looked, as with the capability
+            or inode.capable is not False
+            or (operation.clear_privileges and has_privileges(volume.catalog, inode, clear_set_id=True))
+            or not stat.S_ISREG(inode.mode)
+            or not 0 < size_bytes <= WRITE_BYTES_MAX
+            or operation.offset + size_bytes > volume.file_bytes_max
+        ):
+            return NO_CHANGE
+        needed_bytes = operation.space_needed(size_bytes)
+        if not (replica.room.has(needed_bytes) and volume.space.take(needed_bytes)):
+            return NO_CHANGE
+        number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
+        change = WriteChange(number, request, time_ns, operation.inode, operation.offset, size_bytes)
+        self._publish(change, data, (operation.inode,), inode.size, is_there=is_there)
         return number
 
     def _check_in_place(self, operation: Operation, data_bytes: int) -> None:
@@ -167,7 +174,7 @@ class Decisions:
 
     def _make_in_steps(
         self, operation: Operation, data: Buffer, request: RequestId, host: bytes, *, of_peer: bool
-    ) -> InodeNumber:
+    ) -> Decision:
         """`make` for a backup of an earlier version, which would leave out the rows of a change of data: it
         becomes several changes, and the last of them answers the request.
         """
@@ -179,7 +186,7 @@ class Decisions:
         decision = self._decide(last, len(data), request, host)
         assert decision.change is not None, "it has data"
         self._publish(decision.change, data, decision.keys, decision.old_size, is_there=of_peer)
-        return decision.inode
+        return decision
 
     def publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
         """Make rows that nobody asked for a change. OSError, FusemirrorError."""

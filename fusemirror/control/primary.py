@@ -157,14 +157,7 @@ class PrimaryUnit(Role):
                 write = await self.admission.admit(operation, len(data))
             inode = self.admission.carry_out(operation, data, NO_REQUEST, write)
         except OperationFailed:
-            # The error shows what is there now, so the backup must hold it too before it is told.
-            if not self.modes.shows_at_once:
-                if self.life.state in BEFORE_READY:
-                    await wait_ready(self.life, self.mirror)
-                await self.mirror.window.settled(self.volume.number)
-            # What is in doubt is settled, too: where the other host may have gone on, nothing is shown.
-            if not self.mirror.authority.entitled:
-                await self.mirror.authority.wait_entitled()
+            await self.may_refuse()
             raise
         number = self.volume.number
         self.host.leases.change(operation)
@@ -176,6 +169,16 @@ class PrimaryUnit(Role):
             # A host that stops serving has the change perhaps, and the other perhaps not.
             self.host.check_disk()
         return self.volume.catalog.inode(inode)
+
+    async def may_refuse(self) -> None:
+        # The error shows what is there now, so the backup must hold it too before it is told.
+        if not self.modes.shows_at_once:
+            if self.life.state in BEFORE_READY:
+                await wait_ready(self.life, self.mirror)
+            await self.mirror.window.settled(self.volume.number)
+        # What is in doubt is settled, too: where the other host may have gone on, nothing is shown.
+        if not self.mirror.authority.entitled:
+            await self.mirror.authority.wait_entitled()
 
     def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
         mirror = self.mirror
@@ -190,7 +193,12 @@ class PrimaryUnit(Role):
             or mirror.replica.congested
         ):
             return None
-        number = self.admission.decisions.write(operation, data)
+        try:
+            number = self.admission.decisions.write(operation, data)
+        except (OSError, FusemirrorError) as error:
+            failed: Promise[Any] = Promise()
+            failed.reject(self.admission.decisions.failure(operation, error))
+            return failed
         return mirror.window.acknowledgement(number) if number else None
 
     async def drain(self, inode: InodeNumber) -> None:

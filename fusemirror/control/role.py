@@ -95,10 +95,16 @@ class Role(ABC):
     @abstractmethod
     def begin_write(self, operation: Write, data: bytes) -> Promise[Any] | None:
         """Make the write, or ask for it, where nothing else stands in its way. The promise is resolved, with
-        whatever, when both volumes have it, and rejected with what `perform` would raise.
+        whatever, when both volumes have it, and rejected with what `perform` would raise: an OperationFailed
+        that is told behind `may_refuse`.
 
-        None: it has no effect, and `perform` is to do it.
+        None: nothing was done, and `perform` is to do it.
         """
+
+    @abstractmethod
+    async def may_refuse(self) -> None:
+        """Return when a program may be told an error that is so because of what is here: the other host has
+        that too. RoleChanged."""
 
     @abstractmethod
     async def flush(self, inode: InodeNumber) -> None:

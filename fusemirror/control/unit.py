@@ -233,7 +233,11 @@ class ControlUnit:
     async def end_write(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> None:
         """`perform` from where its promise was settled; `result` is what became of that."""
         try:
-            result.unwrap()
+            try:
+                result.unwrap()
+            except OperationFailed:
+                await begun.role.may_refuse()
+                raise
         except RoleChanged:
             await self.present.succeeded(begun.role)
             await self._perform_in_role(begun.operation, begun.data)

@@ -79,10 +79,10 @@ class OperationsServer:
             return self._begin_write(header, body)
         except MalformedRequest:
             raise
-        except Exception:
+        except Exception as error:
             log.critical(_BUG, header.opcode, exc_info=True)
             self._on_bug()
-            return None
+            raise MalformedRequest("nobody knows what became of it") from error  # to serve it may do it twice
 
     def end_write(
         self, header: InHeader, begun: BegunWrite, result: "outcome.Outcome[Any]"

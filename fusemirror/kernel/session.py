@@ -93,13 +93,13 @@ class Server(Protocol):
     """What serves the requests. All that it keeps of a request's body it must copy before it waits."""
 
     def begin_write(self, header: InHeader, body: memoryview) -> Any:
-        """A write that waits for its `promise`, and then for nothing: `reply_to_write` is asked once. None:
-        nothing was done, and `serve` is to do it."""
+        """A write that waits for its `promise`, and goes on by `reply_to_write` or `end_write`. None: nothing
+        was done, and `serve` is to do it."""
 
     def reply_to_write(
         self, header: InHeader, begun: Any, result: "outcome.Outcome[Any]"
     ) -> FuseReply | None:
-        """What the promise has become; None where `end_write` makes the reply. It must not raise."""
+        """The reply, and nothing more is to be done; None where `end_write` does it. It must not raise."""
 
     def end_write(self, header: InHeader, begun: Any, result: "outcome.Outcome[Any]") -> Handling:
         """Begin with the rest of a write whose promise has become that."""
@@ -199,8 +199,8 @@ class _Write(_Waiting):
         if session.is_left:
             return
         session.without_task -= 1
-        reply = session.server.reply_to_write(header, begun, result)
-        if reply is None or self.answered:
+        reply = None if self.answered else session.server.reply_to_write(header, begun, result)
+        if reply is None:
             self._start(session.finish, self, session.server.end_write(header, begun, result))
             return
         session.end_waiting(self)

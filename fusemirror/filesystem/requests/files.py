@@ -277,19 +277,19 @@ class FileRequests:
         return begun
 
     def is_done(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> bool:
-        """Whether its program is told of success. Called once."""
-        self._cache.pages.has_moved_data(begun.operation.inode)
-        return begun.is_done(result)
+        """Whether its program is told of success, and all is done; else `end_write` does the rest."""
+        is_done = begun.is_done(result)
+        if is_done:
+            self._cache.pages.has_moved_data(begun.operation.inode)
+        return is_done
 
     @answers_errno
     async def end_write(self, begun: BegunWrite, result: "outcome.Outcome[Any]") -> int:
         """`write` from where the promise was settled. Returns as that does."""
-        inode = begun.operation.inode
-        self._cache.pages.writes(inode)
         try:
             await self._unit.end_write(begun, result)
         finally:
-            self._cache.pages.has_moved_data(inode)
+            self._cache.pages.has_moved_data(begun.operation.inode)
         return len(begun.data)
 
     @answers_errno

@@ -101,7 +101,7 @@ class FileServer:
     def reply_to_write(
         self, header: InHeader, begun: BegunWrite, result: "outcome.Outcome[Any]"
     ) -> FuseReply | None:
-        """The reply, as its promise has become this; None where `end_write` goes on. Called once."""
+        """The reply, as its promise has become this; None where `end_write` goes on."""
         if self._files.is_done(begun, result):
             return codec.write_reply(header.unique, len(begun.data))
         return None
