@@ -291,12 +291,18 @@ class Program:
         offset, data = self._edge(), self._data(tag, self._length())
 
         async def call(_: Operation) -> str:
+            boots = self._boots
             await _write(host, Write(inode, offset), data)
-            if not host.acknowledges_early:
+            # A power cut takes what it had acknowledged a moment ago, unless that was synced.
+            if not host.acknowledges_early and self._boots == boots:
                 self._expect_redundant(host, inode, offset, len(data))
             return "ok"
 
         return await self._ask(host, ("file", tag), "write", offset, data, call=call)
+
+    @property
+    def _boots(self) -> list[int]:
+        return [each.boot for each in self._world.hosts]
 
     def _expect_redundant(self, host: SimulatedHost, inode: InodeNumber, offset: int, length: int) -> None:
         """Both volumes hold what was acknowledged, unless the primary goes on alone (G1)."""
