@@ -7,6 +7,7 @@ filesystem does by itself, takes the same way. Source: seed [0053], [0054] (JOB4
 import errno
 import logging
 import stat
+from typing import cast
 
 from fusemirror.change import AnyChange, NamespaceChange, Row, Table, WriteChange, encode_change
 from fusemirror.control.host_state import HostState
@@ -52,12 +53,10 @@ class Decisions:
         # Requests have an identity only where they come from the peer, or came to this host as the backup.
         of_peer = request != NO_REQUEST and request not in self.own_requests
         try:
-            if (
-                type(operation) is Write
-                and not repairs
-                and self.write(operation, data, request, is_there=of_peer)
-            ):
-                return operation.inode
+            if operation.carries_data and not repairs:
+                write = cast(Write, operation)
+                if self.write(write, data, request, is_there=of_peer):
+                    return write.inode
             decision = self._make(operation, data, request, of_peer=of_peer, repairs=repairs)
         except (OSError, FusemirrorError) as error:
             raise self.failure(operation, error) from error

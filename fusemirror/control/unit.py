@@ -9,7 +9,7 @@ Each request goes to the role that this host has, and anew to the next one where
 import errno
 import os
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, cast
 
 import outcome
 
@@ -207,7 +207,7 @@ class ControlUnit:
         return done
 
     async def _perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
-        begun = self.begin_write(operation, data) if type(operation) is Write else None
+        begun = self.begin_write(cast(Write, operation), data) if operation.carries_data else None
         if begun is None:
             return await self._perform_in_role(operation, data)
         await self.end_write(begun, await outcome.acapture(begun.promise.wait_last))
