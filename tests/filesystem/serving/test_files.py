@@ -15,7 +15,7 @@ from fusemirror.filesystem.server import OperationsServer
 from fusemirror.identifiers import InodeNumber
 from fusemirror.kernel import codec
 from fusemirror.kernel.codec import Opcode
-from fusemirror.operations import AnyOperation, SetAttributes
+from fusemirror.operations import AnyOperation, SetAttributes, Write
 from fusemirror.promise import Promise
 from fusemirror.volume.inode import Inode
 from tests.filesystem.conftest import never
@@ -34,6 +34,20 @@ async def test_a_file_is_made_written_read_and_closed(kernel: Kernel) -> None:
     attributes = await kernel.attributes(inode)
     assert (attributes.ino, attributes.size, attributes.mode) == (inode, 8, stat.S_IFREG | 0o644)
     assert attributes.blksize == 4096
+
+
+def begins_with(
+    settled: "outcome.Outcome[None]", operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes wait for the other host alone, and that says this."""
+    unit = operations.files._unit
+
+    def begin(write: Write, data: bytes) -> BegunWrite:
+        promise: Promise[None] = Promise()
+        promise.settle(settled)
+        return BegunWrite(unit.present.role, write, data, promise)
+
+    monkeypatch.setattr(unit, "begin_write", begin)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +69,7 @@ async def test_a_write_that_waited_for_the_other_host_alone_becomes_what_that_sa
     told: str,
 ) -> None:
     inode, handle = await kernel.create(b"file")
-    unit = operations.files._unit
-    promise: Promise[None] = Promise()
-    promise.settle(settled)
-    monkeypatch.setattr(
-        unit, "begin_write", lambda write, data: BegunWrite(unit.present.role, write, data, promise)
-    )
+    begins_with(settled, operations, monkeypatch)
     asked = codec.WRITE_IN.pack(handle, 3, 5, 0, 0, 0, 0) + b"hello"
     if told:
         assert await kernel.refused(Opcode.WRITE, inode, asked) == told
@@ -77,13 +86,8 @@ async def test_a_host_whose_disk_has_failed_meanwhile_says_so(
     kernel: Kernel, operations: Operations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inode, handle = await kernel.create(b"file")
-    unit = operations.files._unit
-    promise: Promise[None] = Promise()
-    promise.resolve(None)
-    monkeypatch.setattr(
-        unit, "begin_write", lambda write, data: BegunWrite(unit.present.role, write, data, promise)
-    )
-    monkeypatch.setattr(unit.volume.health, "failure", "it is gone")
+    begins_with(outcome.Value(None), operations, monkeypatch)
+    monkeypatch.setattr(operations.files._unit.volume.health, "failure", "it is gone")
     asked = codec.WRITE_IN.pack(handle, 0, 5, 0, 0, 0, 0) + b"hello"
     assert await kernel.refused(Opcode.WRITE, inode, asked) == "EIO"
 
