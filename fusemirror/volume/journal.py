@@ -185,8 +185,10 @@ class Journal:
     def retract(self, number: ChangeNumber) -> None:
         """Take back record `number`, the newest, which came to nothing. Once only. DiskFailed."""
         with self._lock:  # a sync under way may be about to call it durable
-            if number != self.last_number:
+            if number != self.last_number or number < self.first_number:
                 raise FusemirrorError(f"record {number} is not the last of the journal")
+            if self._segments[-1].is_empty:
+                self._remove_empty()
             segment = self._segments[-1]
             self._retractions += 1
             segment.size_bytes, segment.last = self._before_last
@@ -328,6 +330,19 @@ class Journal:
         path = _segment_path(self._directory, first)
         make_file(path, header, self._seams)
         return _Segment(path, _Header(_NEWEST, flags, first, seed, whole=True))
+
+    def _remove_empty(self) -> None:
+        """The last segment, whose records a power cut took, is durably gone on return. DiskFailed."""
+        # Before a record of the other is cut off: else records would be missing before its first.
+        try:
+            descriptor = os.open(self._segments[-2].path, _APPEND)
+            os.close(self._descriptor)
+            self._descriptor = descriptor
+            self._segments.pop().path.unlink()
+            sync_directory(self._directory)
+        except OSError as error:
+            self._failed = str(error)
+            raise DiskFailed(self._volume, error) from error
 
     def _cut(self, size_bytes: int) -> None:
         try:

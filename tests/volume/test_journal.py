@@ -105,6 +105,28 @@ def test_records_are_read_across_segments(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_the_last_record_is_taken_back_from_behind_a_segment_that_a_power_cut_has_emptied(
+    tmp_path: Path,
+) -> None:
+    """Else the segment without records is made longer by zeros, and what comes after cannot be read."""
+    journal = opened(tmp_path)
+    fill_segments(journal, 3)
+    last = ChangeNumber(journal.last_number - 1)  # of the segment before
+    journal.close()
+    *_, before, emptied = sorted(tmp_path.glob("*.log"))
+    content = emptied.read_bytes()
+    emptied.write_bytes(content[:HEADER_BYTES] + bytes(len(content) - HEADER_BYTES))
+    journal = Journal(tmp_path, Seams(), lost_power=True)
+    assert journal.last_number == last
+    journal.retract(last)
+    assert sorted(tmp_path.glob("*.log"))[-1] == before, "durably, before the record is cut off"
+    append(journal, last, last + 1, payload=b"anew")
+    journal = reopened(journal, tmp_path)
+    assert numbers(journal) == list(range(1, last + 2))
+    assert list(journal.records(last - 1)) == [(last, b"anew"), (last + 1, b"anew")]
+    journal.close()
+
+
 def test_trimming_removes_whole_segments_and_never_the_last(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     fill_segments(journal, 3)
