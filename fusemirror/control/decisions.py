@@ -58,6 +58,8 @@ class Decisions:
                 if self.write(write, data, request, is_there=of_peer):
                     return write.inode
             decision = self._make(operation, data, request, of_peer=of_peer, repairs=repairs)
+        except OperationFailed:
+            raise
         except (OSError, FusemirrorError) as error:
             raise self.failure(operation, error) from error
         if decision.new_file:

@@ -5,8 +5,8 @@ import os
 import socket
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import outcome
@@ -159,12 +159,18 @@ async def server(request: pytest.FixtureRequest) -> Served:
     return Served()
 
 
-@asynccontextmanager
-async def serving(server: Served) -> AsyncIterator[tuple[Kernel, FuseSession]]:
+@contextmanager
+def opened(server: Served) -> Iterator[tuple[socket.socket, FuseSession]]:
+    """The kernel's end, and a session that is to run."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with ours, theirs:
-        served = FuseSession(ours.fileno(), server)
+        yield theirs, FuseSession(ours.fileno(), server)
+
+
+@asynccontextmanager
+async def serving(server: Served) -> AsyncIterator[tuple[Kernel, FuseSession]]:
+    with opened(server) as (theirs, served):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)
             yield Kernel(theirs), served
@@ -470,10 +476,7 @@ async def test_one_that_is_killed_without_an_interrupt_is_let_go_too(
 
 
 async def test_after_the_end_nothing_is_written_to_what_was_the_kernels_descriptor(server: Served) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.setblocking(False)
-    with ours, theirs:
-        served = FuseSession(ours.fileno(), server)
+    with opened(server) as (theirs, served):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)
             await trio.testing.wait_all_tasks_blocked()

@@ -262,11 +262,12 @@ class FileRequests:
         return len(buf)
 
     def begin_write(
-        self, fh: int, off: int, buf: bytes, *, append: bool, clear_privileges: bool | None
+        self, fh: int, off: int, buf: bytes, *, clear_privileges: bool | None
     ) -> BegunWrite | None:
-        """`write`, where it has to wait for nothing but the other host: `is_done` and perhaps `end_write` are
-        called when its promise is settled. None: nothing was done, and `write` is to do it."""
-        if append or fh in self._unit.locks.lost:
+        """`write` that does not append, where it has to wait for nothing but the other host: `is_done`, and
+        perhaps `end_write`, are called when its promise is settled. None: nothing was done.
+        """
+        if fh in self._unit.locks.lost:
             return None
         handle = self._files[fh]
         if clear_privileges is None:

@@ -80,8 +80,7 @@ class FileServer:
             asked.fh,
             asked.offset,
             data,
-            # Of a mapping's page the kernel says neither how the file is open nor who changed it.
-            append=bool(asked.flags & os.O_APPEND) and not asked.write_flags & codec.WRITE_CACHE,
+            append=_appends(asked),
             clear_privileges=self._ends_privileges(asked.write_flags & codec.WRITE_KILL_SUIDGID),
         )
         return codec.write_reply(header.unique, written)
@@ -89,11 +88,12 @@ class FileServer:
     def begin_write(self, header: InHeader, body: memoryview) -> BegunWrite | None:
         """`_write`, where it has to wait for nothing but the other host."""
         asked = codec.WRITE_IN.read(body)
+        if _appends(asked):  # before the data is copied
+            return None
         begun: BegunWrite | None = self._files.begin_write(
             asked.fh,
             asked.offset,
             codec.data_in(body, codec.WRITE_IN.size, asked.size),
-            append=bool(asked.flags & os.O_APPEND) and not asked.write_flags & codec.WRITE_CACHE,
             clear_privileges=self._ends_privileges(asked.write_flags & codec.WRITE_KILL_SUIDGID),
         )
         return begun
@@ -152,3 +152,8 @@ class FileServer:
     async def _release(self, header: InHeader, body: memoryview) -> FuseReply:
         await self._files.release(codec.RELEASE_IN.read(body).fh)
         return codec.empty_reply(header.unique)
+
+
+def _appends(asked: codec.WriteIn) -> bool:
+    # Of a mapping's page the kernel says neither how the file is open nor who changed it.
+    return bool(asked.flags & os.O_APPEND) and not asked.write_flags & codec.WRITE_CACHE
