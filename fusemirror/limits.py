@@ -184,6 +184,7 @@ DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks 
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_BESIDE_MAX = 4_096  # of a peer's, under way at once beside the stream: 64 programs ask, some gave up
+REFUSALS_UNRECORDED_MAX = 65_536  # of a backup's writes, while the disk takes no record: some MiB
 CALLS_MAX = 1_024  # of a backup, without an answer: as many as its kernel session lets wait (below)
 CHECKPOINTS_OPEN_MAX = 64  # whose marks wait to be forgotten: the primary begins one after the other
 REQUESTS_IDLE = 16  # tasks kept ready for the next request; fewer are ended and begun again and again

@@ -7,7 +7,9 @@ filesystem does by itself, takes the same way. Source: seed [0053], [0054] (JOB4
 import errno
 import logging
 import stat
-from typing import cast
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple, cast
 
 from fusemirror.change import AnyChange, NamespaceChange, Row, Table, WriteChange, encode_change
 from fusemirror.control.host_state import HostState
@@ -33,12 +35,24 @@ from fusemirror.volume.entries import key_inode
 log = logging.getLogger(__name__)
 
 
+class _Refusal(NamedTuple):
+    """Of a request that was acknowledged early; `told` is called once that is recorded."""
+
+    errno: int
+    told: Callable[[], None]
+
+
 class Decisions:
     """See the module. Nobody else changes main."""
 
     def __init__(self, host: HostState, mirror: Mirror) -> None:
         self.own_requests: set[RequestId] = set()
         """What this host asked as the backup, and carries out itself: its data is nowhere else."""
+        self.unrecorded: dict[RequestId, _Refusal] = {}
+        """Refused for good, with no room on the disk for the record; the oldest first. No change is made
+        before them. So one that is forgotten by a kill may be carried out: nothing went before it,
+        and nobody was told.
+        """
         self._host = host
         self._volume = host.volume
         self._mirror = mirror
@@ -85,6 +99,7 @@ class Decisions:
             raise OperationFailed(errno.EOPNOTSUPP)
         if not operation.begins_line and self._mirror.must_begin_generation:
             raise OperationFailed(errno.EAGAIN)
+        self.record_refusals()
         data_bytes = len(data)
         needed = operation.space_needed(data_bytes)
         inodes = operation.inodes_needed
@@ -111,6 +126,8 @@ class Decisions:
         """
         volume, replica, size_bytes = self._volume, self._mirror.replica, len(data)
         if replica.state is not PrimaryState.NORMAL or volume.catalog.reservations or operation.append:
+            return NO_CHANGE
+        if self.unrecorded:
             return NO_CHANGE
         inode = volume.catalog.inode(operation.inode)
         if (
@@ -191,29 +208,39 @@ class Decisions:
 
     def publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
         """Make rows that nobody asked for a change. OSError, FusemirrorError."""
+        self.record_refusals()
         number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
         change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
         self._publish(change, keys=keys)
 
-    def refuse(self, request: RequestId, error: int) -> bool:
-        """On return a request that was acknowledged early is refused for good, as later changes go before it.
+    def refuse(self, request: RequestId, error: int, told: Callable[[], None] = lambda: None) -> bool:
+        """A request that was acknowledged early is refused for good, as later changes go before it.
 
-        True: the backup hears so in the order of changes. False: it is remembered as long as this process
-        lives; the disk has no room for the record, or the backup is of an earlier version.
+        True: the backup hears so in the order of changes, and `told` is called then. That is before return;
+        where the disk has no room for the record, before any other change. False: the backup is of an earlier
+        version, and the refusal is remembered as long as this process lives; `told` was called.
         """
-        self._volume.note_refused(request, error)
         stream = self._mirror.replica.stream
         if stream is not None and not stream.session.peer.takes_refusals:
+            self._volume.note_refused(request, error)
+            told()
             return False
-        try:
+        self.unrecorded[request] = _Refusal(error, told)
+        with suppress(OSError, FusemirrorError):
+            self.record_refusals()
+        return True
+
+    def record_refusals(self) -> None:
+        """On return every refusal is recorded, in its place. OSError, FusemirrorError: there is no room."""
+        while self.unrecorded:
+            request, refusal = next(iter(self.unrecorded.items()))
             if self._mirror.must_begin_generation:
                 self._mirror.begin_generation()
             number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
-            change = NamespaceChange(number, request, time_ns, InodeNumber(0), (), error)
+            change = NamespaceChange(number, request, time_ns, InodeNumber(0), (), refusal.errno)
             self._publish(change)
-        except (OSError, FusemirrorError):
-            return False
-        return True
+            del self.unrecorded[request]
+            refusal.told()
 
     def restore_rows(self, rows: tuple[Row, ...]) -> None:
         """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""

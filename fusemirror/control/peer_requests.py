@@ -30,6 +30,7 @@ from fusemirror.errors import (
     ChannelError,
     CheckReport,
     ConnectionLost,
+    DiskFull,
     FusemirrorError,
     OperationFailed,
     RefusedForSafety,
@@ -37,6 +38,7 @@ from fusemirror.errors import (
 from fusemirror.identifiers import RequestId
 from fusemirror.limits import (
     FILE_BYTES_MAX,
+    REFUSALS_UNRECORDED_MAX,
     REQUESTS_BESIDE_MAX,
 )
 from fusemirror.mirror.sending import Mirror
@@ -215,6 +217,12 @@ class PeerRequests:
             nursery.start_soon(self._answer_again, session, identity, done)
             return
         if request.kept:
+            if identity in self._admission.decisions.unrecorded:
+                return  # it is told once that is recorded
+            if len(self._admission.decisions.unrecorded) >= REFUSALS_UNRECORDED_MAX:
+                raise DiskFull(
+                    self._volume.directory, "not even refusals of the backup's writes are recorded"
+                )
             held = bytes(data) if self._granting.waits(identity) else data
             carry_out = partial(self._carry_out, session, identity, operation, held, kept=True)
             if not self._granting.arrived(identity, carry_out):

@@ -6,6 +6,7 @@ then, so each takes effect once (G4). Source: seed [0082].
 
 import errno
 import logging
+from functools import partial
 
 import trio
 
@@ -96,10 +97,17 @@ class TakingUp:
             staged.answer.reject(error)
             if self._volume.health.failure is not None:
                 return  # it stays for the next mount
+            end = partial(self._end_refused, staged, error.errno)
             if staged.request.kept and done is None:
-                self._decisions.refuse(identity, error.errno)
-            if staged.acknowledged:
-                self._host.note_failed_write(staged, error.errno)
+                self._decisions.refuse(identity, error.errno, end)
+            else:
+                end()
+        else:
+            self._end_request(staged.request.identity)
+
+    def _end_refused(self, staged: Staged, error: int) -> None:
+        if staged.acknowledged:
+            self._host.note_failed_write(staged, error)
         self._end_request(staged.request.identity)
 
     def _data_of(self, staged: Staged) -> bytes:

@@ -1,6 +1,7 @@
 """Upkeep of the primary: the names are made durable, inodes without names end, the clock is followed."""
 
 import logging
+from contextlib import suppress
 
 import trio
 
@@ -39,6 +40,9 @@ class Upkeep:
         await committing.wait_commit_due(self._host)
         self.follow_clock()
         await committing.commit_names(self._host, self._mirror.durability.peer_durable)
+        if self._admission.may_make_changes:
+            with suppress(OSError, DiskFailed):  # no room yet, or the disk has failed, which is known
+                self._decisions.record_refusals()
 
     def follow_clock(self) -> None:
         """Where the newest change is too far ahead of this host's clock, set it back.

@@ -1,19 +1,26 @@
 """A write that is refused after it was acknowledged: its program hears so, and it is never carried out."""
 
 import errno
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from trio.testing import MockClock
 
 from fusemirror.change import decode_change
 from fusemirror.communication.staged import Staged
+from fusemirror.control import peer_requests
 from fusemirror.control.backup import BackupUnit
-from fusemirror.identifiers import InodeNumber
+from fusemirror.control.primary import PrimaryUnit
+from fusemirror.daemon import Host
+from fusemirror.errors import OperationFailed
+from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
 from fusemirror.operations import Release, Reserve, Write
+from fusemirror.protocol.framing import Buffer
 from fusemirror.volume.requests_done import done_by
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_gathering import file, unit
-from tests.control.test_roles import content
+from tests.control.test_roles import content, until
 from tests.memory_network import MemoryNetwork
 
 __all__ = ["file", "network", "pair", "unit"]
@@ -77,3 +84,153 @@ async def test_a_backup_that_takes_over_does_not_carry_it_out(
     await pair.backup.roles.perform(Write(file, 3), b"er")  # behind it
     assert content(pair.backup, file) == b"\0\0\0er"
     assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
+
+
+# --- a disk that takes no record of it --------------------------------------------------------------------
+
+
+@pytest.fixture
+def fill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host, bool], None]:
+    """Whether a host's disk has no room, from now on, for what the journal says of a request."""
+    full: set[Host] = set()
+
+    def set_full(host: Host, value: bool) -> None:
+        (full.add if value else full.discard)(host)
+
+    for host in (pair.primary, pair.backup):
+
+        def append(
+            number: ChangeNumber,
+            payload: Buffer,
+            *,
+            host: Host = host,
+            append: Callable[..., None] = host.roles.volume.journal.append,
+            **more: Any,
+        ) -> None:
+            if host in full and decode_change(payload).request:
+                raise OSError(errno.ENOSPC, "no room")
+            append(number, payload, **more)
+
+        monkeypatch.setattr(host.roles.volume.journal, "append", append)
+    return set_full
+
+
+async def refused_unrecorded(
+    pair: Pair,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    file: InodeNumber,
+    fill: Callable[[Host, bool], None],
+) -> Staged:
+    """As `refused_write`, while the disk of the primary takes no record. Nothing is told before it does."""
+    network.cut("alpha", "beta")
+    await unit.host.links.ended.wait()
+    await pair.backup.roles.perform(Write(file, 0), b"old")
+    (staged,) = unit.communication.pending()
+    await pair.primary.roles.perform(Reserve(file))
+    fill(pair.primary, True)
+    network.heal("alpha", "beta")
+    await until(lambda: bool(unrecorded(pair.primary)))
+    return staged
+
+
+def unrecorded(host: Host) -> list[RequestId]:
+    assert isinstance(host.unit, PrimaryUnit)
+    return list(host.unit.admission.decisions.unrecorded)
+
+
+@pytest.mark.expects_warnings
+async def test_no_change_goes_before_the_refusal_that_waits_for_room(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+) -> None:
+    seen = unit.host.failed_writes.seen_at_open(file)
+    main = pair.primary.roles.volume
+    staged = await refused_unrecorded(pair, unit, network, file, fill)
+    before = main.number
+    ask_again(unit, staged)
+    with pytest.raises(OperationFailed) as refused:
+        await pair.primary.roles.perform(Write(file, 0), b"new")
+    assert (refused.value.errno, main.number) == (errno.ENOSPC, before)
+    assert unit.communication.pending() == [staged]
+    assert unit.host.failed_writes.since(file, seen) == 0
+    fill(pair.primary, False)
+    await pair.primary.roles.perform(Write(file, 0), b"new")
+    await pair.backup.roles.wait_drained()
+    (change,) = [decode_change(record.payload) for record in main.journal.notes(before)]
+    assert (change.request, change.number) == (staged.request.identity, before + 1)  # the write came behind
+    assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
+    await until(lambda: content(pair.backup, file) == b"new")
+
+
+@pytest.mark.expects_warnings
+async def test_the_refusal_is_recorded_when_there_is_room_though_nobody_changes_anything(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+) -> None:
+    seen = unit.host.failed_writes.seen_at_open(file)
+    await refused_unrecorded(pair, unit, network, file, fill)
+    fill(pair.primary, False)
+    await pair.backup.roles.wait_drained()
+    assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
+    assert unrecorded(pair.primary) == []
+
+
+@pytest.mark.expects_warnings
+async def test_a_host_that_takes_over_keeps_what_it_cannot_record(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+) -> None:
+    """Its program hears of the refusal, and the store forgets the write, once that is recorded."""
+    network.cut("alpha", "beta")
+    await unit.host.links.ended.wait()
+    seen = unit.host.failed_writes.seen_at_open(file)
+    await pair.backup.roles.perform(Write(file, 0), b"old")
+    fill(pair.backup, True)
+    (staged,) = unit.communication.pending()
+    await pair.backup.succession.takeover(force=False)
+    await until(lambda: unrecorded(pair.backup) == [staged.request.identity])
+    assert unit.communication.pending() == [staged]
+    assert unit.host.failed_writes.since(file, seen) == 0
+    fill(pair.backup, False)
+    await until(lambda: not unrecorded(pair.backup))
+    assert unit.communication.pending() == []
+    assert unit.host.failed_writes.since(file, seen) == errno.ENOSPC
+
+
+@pytest.mark.expects_warnings
+async def test_more_than_so_many_are_not_remembered(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(peer_requests, "REFUSALS_UNRECORDED_MAX", 1)
+    network.cut("alpha", "beta")
+    await unit.host.links.ended.wait()
+    for number in range(3):
+        await pair.backup.roles.perform(Write(file, number), b"old")
+    await pair.primary.roles.perform(Reserve(file))
+    fill(pair.primary, True)
+    network.heal("alpha", "beta")
+    await until(lambda: caplog.text.count("not even refusals of the backup's writes are recorded") > 1)
+    assert len(unrecorded(pair.primary)) == 1
+    fill(pair.primary, False)
+    await pair.backup.roles.wait_drained()
+    assert content(pair.primary, file) == content(pair.backup, file) == b""
