@@ -39,6 +39,7 @@ from fusemirror.limits import (
     REQUESTS_SEARCHED_MAX,
     SHARED_NAME_LIFETIME_S,
 )
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Question, Stream
@@ -200,9 +201,10 @@ def _check_few(directories: set[InodeNumber]) -> None:
 class LeaseGrants:
     """The primary's half: who keeps the names of which directory is decided here, one after the other."""
 
-    def __init__(self, leases: DirectoryLeases, mirror: Mirror) -> None:
+    def __init__(self, leases: DirectoryLeases, mirror: Mirror, replica: Replica) -> None:
         self.leases = leases
         self._mirror = mirror
+        self._replica = replica
         # One decision after the other: each asks the backup, and two answers for one directory could
         # contradict.
         self._deciding = trio.Lock()
@@ -249,14 +251,14 @@ class LeaseGrants:
         async with self._deciding:
             # All at once: to choose one would take a clock for each, and a full table is rare.
             if len(leases.exclusive) >= DIRECTORIES_KEPT_MAX:
-                await self._free_exclusive(self._mirror.stream)
+                await self._free_exclusive(self._replica.stream)
             stream = self._normal_stream()
             if not self._is_free(directory):
                 return
             if stream is None:
                 # Alone nobody else changes a name; before the other host's lease is over it still might
                 # show one.
-                if self._mirror.stream is None and self._mirror.authority.acknowledges_alone:
+                if self._replica.stream is None and self._mirror.authority.acknowledges_alone:
                     leases.exclusive.add(directory)
             elif await self._agrees(stream, partial(HoldNames, directory=directory)):
                 leases.exclusive.add(directory)
@@ -264,7 +266,7 @@ class LeaseGrants:
                 await self._share(stream, directory)
 
     def _normal_stream(self) -> Stream | None:
-        return self._mirror.stream if self._mirror.state is PrimaryState.NORMAL else None
+        return self._replica.stream if self._replica.state is PrimaryState.NORMAL else None
 
     async def _share(self, stream: Stream, directory: InodeNumber) -> bool:
         """Share the directory if neither host changed it a moment ago; else this host does not hold it."""
@@ -287,7 +289,7 @@ class LeaseGrants:
 
     def _ask(self, stream: Stream, question: Question) -> Promise[Reply] | None:
         """The backup's answer to come; None where the link was lost."""
-        if stream is self._mirror.stream:  # else nobody answers any more
+        if stream is self._replica.stream:  # else nobody answers any more
             with suppress(ConnectionLost):
                 return stream.ask(question)
         return None
@@ -296,17 +298,17 @@ class LeaseGrants:
 
     async def free(self, directory: InodeNumber, *, of_change: bool) -> None:
         """On return the backup is not in the way of a program of this host. `RoleChanged`."""
-        mirror, leases = self._mirror, self.leases
+        mirror, replica, leases = self._mirror, self._replica, self.leases
         while leases.is_in_the_way(directory, of_change=of_change):
             async with self._deciding:
-                stream = mirror.stream
+                stream = replica.stream
                 if stream is not None and await self._free(stream, directory, of_change=of_change):
                     continue
             if stream is None:
                 await mirror.authority.until_decided()
-                if not mirror.replica.streams:
+                if not replica.streams:
                     leases.forget_link()  # the backup's lease is over, and with it all that its kernel kept
-            elif stream is mirror.stream:
+            elif stream is replica.stream:
                 await mirror.changed.wait()  # the link is ending
 
     async def _free(self, stream: Stream, directory: InodeNumber, *, of_change: bool) -> bool:
@@ -331,7 +333,7 @@ class LeaseGrants:
     async def free_for_peer(self, directory: InodeNumber, *, of_change: bool) -> None:
         """On return the backup has heard that this host is not in the way of its programs."""
         async with self._deciding:
-            stream = self._mirror.stream
+            stream = self._replica.stream
             if stream is None:
                 return
             is_exclusive = directory in self.leases.exclusive
@@ -353,7 +355,7 @@ class LeaseGrants:
         """False if the link was lost meanwhile."""
         answer = self._ask(stream, partial(RecallNames, shared=True))
         await self.leases.give_up_shared()  # both hosts at the same time
-        if not await _agreed(answer) or stream is not self._mirror.stream:
+        if not await _agreed(answer) or stream is not self._replica.stream:
             return False
         self.leases.end_sharing()
         with suppress(ConnectionLost):
@@ -363,7 +365,7 @@ class LeaseGrants:
     async def recall_all(self) -> None:
         """On return neither host's kernel keeps any name, unless the link was lost."""
         async with self._deciding:
-            stream = self._mirror.stream
+            stream = self._replica.stream
             if stream is None:
                 return
             answer = self._ask(stream, partial(RecallNames, shared=False))

@@ -10,6 +10,7 @@ from fusemirror.coherence.lock_table import Lock, LockKey, LockKind, Owner, Sett
 from fusemirror.coherence.locks import Ask, Binding, LockListing, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
 from fusemirror.limits import LOCKS_PER_HOST_MAX, LOCKS_PER_MESSAGE
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
@@ -37,12 +38,14 @@ class Deciding:
         self,
         locks: Locks,
         mirror: Mirror,
+        replica: Replica,
         random_bytes: Callable[[int], bytes],
         may_decide: Callable[[], bool],
     ) -> None:
         """`may_decide`: the unit serves requests, and this host is the primary."""
         self.locks = locks
         self._mirror = mirror
+        self._replica = replica
         self._random_bytes = random_bytes
         self._may_decide = may_decide
         # Both kinds of grace end by an event and not by a clock: the backup reclaims, or this host goes on
@@ -57,7 +60,7 @@ class Deciding:
 
     @property
     def _peer_takes_locks(self) -> bool:
-        stream = self._mirror.stream
+        stream = self._replica.stream
         return stream is None or stream.session.peer.takes_locks
 
     @property
@@ -70,7 +73,7 @@ class Deciding:
             return True
         # Until it has reclaimed, a lock that it holds is not in the table, and might be granted a second
         # time.
-        return mirror.replica.streams and (self._reclaimed or not self._peer_takes_locks)
+        return self._replica.streams and (self._reclaimed or not self._peer_takes_locks)
 
     @property
     def binding(self) -> Binding:
@@ -180,7 +183,7 @@ class Deciding:
     # --- programs of the backup: handlers of the forward path -------------------------------------------
 
     def _answer(self, answer: LockAnswer | LocksReclaimed | LocksListed) -> None:
-        stream = self._mirror.stream
+        stream = self._replica.stream
         if stream is not None:
             with suppress(ConnectionLost):  # it asks again over the next link
                 stream.send(answer)

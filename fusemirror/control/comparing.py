@@ -11,6 +11,7 @@ from fusemirror.errors import (
     RefusedForSafety,
 )
 from fusemirror.mirror.repair import FromBackup, FromPrimary
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.verify import Repair, Verifier, VerifyReport
 from fusemirror.volume.volume import Volume
@@ -19,11 +20,12 @@ from fusemirror.volume.volume import Volume
 class Comparisons:
     """See the module. `repairs` makes what is brought back from the backup a change."""
 
-    def __init__(self, volume: Volume, mirror: Mirror, repairs: Decisions) -> None:
+    def __init__(self, volume: Volume, mirror: Mirror, replica: Replica, repairs: Decisions) -> None:
         self.rate = 0
         """Bytes of images per second that a comparison reads; 0 is no limit."""
         self._volume = volume
         self._mirror = mirror
+        self._replica = replica
         self._repairs = repairs
         self._verifier: Verifier | None = None
         self._keep = ""
@@ -42,6 +44,7 @@ class Comparisons:
         self._keep = keep
         self._verifier = Verifier(
             self._mirror,
+            self._replica,
             bytes_per_second=self.rate,
             link_timeout_s=self._mirror.authority.io_timeout_s,
             repair=repair,

@@ -95,7 +95,7 @@ class Decisions:
         host = self._host.peer.identity if of_peer else self._host.identity
         if catalog.reservations:
             check_reserved(catalog, operation, host)
-        if not self._mirror.replica.knows(operation):
+        if not all(replica.knows(operation) for replica in self._mirror.replicas):
             raise OperationFailed(errno.EOPNOTSUPP)
         if not operation.begins_line and self._mirror.must_begin_generation:
             raise OperationFailed(errno.EAGAIN)
@@ -104,14 +104,15 @@ class Decisions:
         needed = operation.space_needed(data_bytes)
         inodes = operation.inodes_needed
         if needed and not (
-            self._volume.space.take(needed, inodes) and self._mirror.replica.room.has(needed, inodes)
+            self._volume.space.take(needed, inodes)
+            and all(replica.room.has(needed, inodes) for replica in self._mirror.replicas)
         ):
             self._check_in_place(operation, data_bytes)
         decision = self._decide(operation, data_bytes, request, host, repairs)
         change = decision.change
         if change is None:
             return decision
-        if change.rows and change.image and not self._mirror.replica.takes_rows:
+        if change.rows and change.image and not all(replica.takes_rows for replica in self._mirror.replicas):
             return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
         self._publish(change, data, decision.keys, decision.old_size, is_there=of_peer)
         return decision
@@ -124,8 +125,8 @@ class Decisions:
 
         NO_CHANGE: there is, and nothing was done. OSError, FusemirrorError: it did not take effect.
         """
-        volume, replica, size_bytes = self._volume, self._mirror.replica, len(data)
-        if replica.state is not PrimaryState.NORMAL or volume.catalog.reservations or operation.append:
+        volume, size_bytes = self._volume, len(data)
+        if volume.catalog.reservations or operation.append:
             return NO_CHANGE
         if self.unrecorded:
             return NO_CHANGE
@@ -141,7 +142,10 @@ class Decisions:
         ):
             return NO_CHANGE
         needed_bytes = operation.space_needed(size_bytes)
-        if not (replica.room.has(needed_bytes) and volume.space.take(needed_bytes)):
+        for replica in self._mirror.replicas:
+            if replica.state is not PrimaryState.NORMAL or not replica.room.has(needed_bytes):
+                return NO_CHANGE
+        if not volume.space.take(needed_bytes):
             return NO_CHANGE
         number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
         change = WriteChange(number, request, time_ns, operation.inode, operation.offset, size_bytes)
@@ -186,7 +190,7 @@ class Decisions:
             self._volume.apply(change, data, encoded=encoded, journal_request=of_peer, own=not of_peer)
         except (OSError, DiskFailed):
             if change.image:
-                self._mirror.resync.repair(change)
+                self._mirror.repair(change)
             raise
         self._mirror.publish(change, encoded, b"" if is_there else data, keys, old_size_bytes)
 
@@ -220,8 +224,8 @@ class Decisions:
         where the disk has no room for the record, before any other change. False: the backup is of an earlier
         version, and the refusal is remembered as long as this process lives; `told` was called.
         """
-        stream = self._mirror.replica.stream
-        if stream is not None and not stream.session.peer.takes_refusals:
+        streams = [replica.stream for replica in self._mirror.replicas if replica.stream is not None]
+        if not all(stream.session.peer.takes_refusals for stream in streams):
             self._volume.note_refused(request, error)
             told()
             return False

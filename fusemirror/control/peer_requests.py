@@ -41,6 +41,7 @@ from fusemirror.limits import (
     REFUSALS_UNRECORDED_MAX,
     REQUESTS_BESIDE_MAX,
 )
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PRIMARY_TAKES, PrimaryState
 from fusemirror.operations import Operation, Release, Write
@@ -86,6 +87,7 @@ class PeerRequests:
         self,
         role: Role,
         mirror: Mirror,
+        replica: Replica,
         admission: Admission,
         granting: Granting,
         reads: PrimaryReads,
@@ -97,6 +99,7 @@ class PeerRequests:
         self._life = role.life
         self._volume = role.host.volume
         self._mirror = mirror
+        self._replica = replica
         self._admission = admission
         self._granting = granting
         self._reads = reads
@@ -143,7 +146,7 @@ class PeerRequests:
     def _serve_message(
         self, session: Session, message: AnyMessage, data: Buffer, nursery: trio.Nursery
     ) -> None:
-        state = self._mirror.replica.state
+        state = self._replica.state
         if state not in PRIMARY_TAKES.get(type(message), ()):
             raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
         if type(message) is Request:
@@ -332,7 +335,7 @@ class PeerRequests:
 
     async def _switch_for_backup(self) -> None:
         """Hand the role over. OperationFailed (EAGAIN) where that cannot be, or came to nothing."""
-        if self._mirror.state is not PrimaryState.NORMAL:
+        if self._replica.state is not PrimaryState.NORMAL:
             raise OperationFailed(errno.EAGAIN)
         change = self._life.ask(RoleChange("backup", "asked for by the backup", hand_over=True))
         try:

@@ -10,6 +10,7 @@ import errno
 import logging
 import math
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -52,6 +53,7 @@ from fusemirror.limits import (
     INODES_SKIPPED,
 )
 from fusemirror.mirror.histories import generations_of, term_row
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import WORDS, MirrorWord, PrimaryState
 from fusemirror.operations import AnyOperation, Write
@@ -92,12 +94,14 @@ class PrimaryUnit(Role):
         volume = host.volume
         self.host = host
         self.life = RoleLife(RoleState.BEGINNING)
-        self.meeting = PeerMeeting(host, self.life, lambda reason: self.mirror.differ(reason))
+        self.meeting = PeerMeeting(host, self.life, lambda reason: self.mirror.differ(self.replica, reason))
         self.exclusive = ExclusiveAccess(volume, of_main=True)
+        # The one peer of this host. An earlier process may have granted it a lease just before it ended.
+        self.replica = Replica(volume, hold_until=trio.current_time() + peer_timeout_s)
         self.mirror = Mirror(
             volume,
+            (self.replica,),
             seams.random_bytes,
-            peer_timeout_s=peer_timeout_s,
             io_timeout_s=io_timeout_s,
             fence=fence,
             resync_rate=resync_rate,
@@ -107,8 +111,8 @@ class PrimaryUnit(Role):
             access=host.access,
         )
         host.open_inodes.keep_all()
-        grants = LeaseGrants(host.leases, self.mirror)
-        arbiter = Deciding(host.locks, self.mirror, seams.random_bytes, self.life.is_ready)
+        grants = LeaseGrants(host.leases, self.mirror, self.replica)
+        arbiter = Deciding(host.locks, self.mirror, self.replica, seams.random_bytes, self.life.is_ready)
         host.locks.attach(arbiter)
         host.locks.io_timeout_s = io_timeout_s
         self.modes = PrimaryModes(self.mirror)
@@ -119,10 +123,10 @@ class PrimaryUnit(Role):
         decisions = Decisions(host, self.mirror)
         self.admission = Admission(host, self.life, self.mirror, self.exclusive, self.granting, decisions)
         self.requests = PeerRequests(
-            self, self.mirror, self.admission, self.granting, self.reads, grants, arbiter
+            self, self.mirror, self.replica, self.admission, self.granting, self.reads, grants, arbiter
         )
         self.upkeep = Upkeep(host, self.mirror, self.admission, decisions)
-        self.comparisons = Comparisons(volume, self.mirror, decisions)
+        self.comparisons = Comparisons(volume, self.mirror, self.replica, decisions)
         self._taking_up = TakingUp(host, self.mirror, self.granting, decisions, staged)
         self.degraded = DegradedPrimary(self.life, host.links, self.mirror)
         self._settings: Settings | None = None
@@ -140,7 +144,7 @@ class PrimaryUnit(Role):
         before, self._settings = self._settings, settings
         if before is None or settings.resync_rate != before.resync_rate:
             # Else what `fusemirror resync` has set since stays.
-            self.mirror.resync.pace.change(rate_bytes=settings.resync_rate)
+            self.mirror.pace.change(rate_bytes=settings.resync_rate)
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class PrimaryUnit(Role):
         self.host.check_disk()
         if self.life.state in BEFORE_READY:
             await wait_ready(self.life, self.mirror)
-        if self.mirror.replica.congested:
+        if self.mirror.congested:
             await self.mirror.wait_room()
         try:
             write = await self.admission.admit(operation, len(data))
@@ -164,7 +168,7 @@ class PrimaryUnit(Role):
         if not self.modes.shows_at_once and number > self.mirror.window.acknowledged_number:
             # What carries data has made a change of its own, so nobody else waits for its statuses.
             early = data and self.mirror.acknowledges_statuses
-            if not early or not await self.mirror.replica.commands.taken(number):
+            if not early or not await self.mirror.statuses_taken(number):
                 await self.mirror.window.acknowledged(number)
             # A host that stops serving has the change perhaps, and the other perhaps not.
             self.host.check_disk()
@@ -184,15 +188,16 @@ class PrimaryUnit(Role):
         mirror = self.mirror
         if (
             self.life.state is not RoleState.SERVING
-            or mirror.state is not PrimaryState.NORMAL  # in which no fence counts
             or self.modes.shows_at_once
             or self.host.access.in_effect is not Access.ROUTED
             or self.granting.inodes
             or self.host.volume.health.failure is not None
             or not mirror.authority.entitled
-            or mirror.replica.congested
         ):
             return None
+        for replica in mirror.replicas:
+            if replica.state is not PrimaryState.NORMAL or replica.congested:  # and so no fence counts
+                return None
         try:
             number = self.admission.decisions.write(operation, data)
         except (OSError, FusemirrorError) as error:
@@ -231,7 +236,9 @@ class PrimaryUnit(Role):
     ) -> None:
         """Serve one link after the other, purge, and verify when asked, for ever."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.host.background.start, "watch", self.mirror.run_watch)
+            await nursery.start(
+                self.host.background.start, "watch", partial(self.mirror.run_watch, self.replica)
+            )
             nursery.start_soon(self._taking_up.run, self.life, self.upkeep, self.requests.arbiter)
             for task, work in (
                 ("purge", self.upkeep.purge_in_time),
@@ -253,9 +260,9 @@ class PrimaryUnit(Role):
 
         Whether this host may go on without it is asked elsewhere, of whoever would see or change those bytes.
         """
-        changed, replica = self.mirror.changed, self.mirror.replica
+        changed, replica = self.mirror.changed, self.replica
         due = math.inf
-        if self.mirror.link is None:
+        if self.replica.link is None:
             if replica.may_be_left(trio.current_time()):
                 self.granting.free(self.granting.granted)
                 self.granting.expect(owed=False)
@@ -276,7 +283,7 @@ class PrimaryUnit(Role):
             nursery.start_soon(self.requests.run, link)
             nursery.start_soon(self.requests.end_reservations_of_nobody)
             nursery.start_soon(self.host.news.run, link)
-            await self.mirror.serve(link)
+            await self.mirror.serve(link, self.replica)
             nursery.cancel_scope.cancel()
         self.host.end_link(link)
 
@@ -284,14 +291,14 @@ class PrimaryUnit(Role):
 
     @property
     def word(self) -> MirrorWord:
-        if self.mirror.replica.takes_nothing:
+        if self.replica.takes_nothing:
             return MirrorWord.DEGRADED
-        word = WORDS[self.mirror.state]
+        word = WORDS[self.replica.state]
         return MirrorWord.RESYNCING if word is MirrorWord.NORMAL and not self.is_normal else word
 
     @property
     def is_normal(self) -> bool:
-        return self.mirror.state is PrimaryState.NORMAL and not self.mirror.replica.declined
+        return self.replica.state is PrimaryState.NORMAL and not self.replica.declined
 
     def begin(self, change: RoleChange, kernel_forgets_at: float) -> None:
         """Alone it begins a generation, with inodes that the other host cannot give, and acknowledges alone
@@ -303,7 +310,7 @@ class PrimaryUnit(Role):
         if change.alone:
             first = self.volume.catalog.next_inode + INODES_SKIPPED
             self.mirror.begin_generation((Table.META, INODES_FROM_KEY, first.to_bytes(8, "big")))
-            self.mirror.replica.hold(kernel_forgets_at, "taken over: the other host was not asked")
+            self.replica.hold(kernel_forgets_at, "taken over: the other host was not asked")
         else:
             # From here on this host is ahead, whatever the records of the two journals are.
             self.mirror.record((term_row(change.term),))
@@ -312,11 +319,10 @@ class PrimaryUnit(Role):
         await self.life.ask(RoleChange("backup", "asked for", hand_over=True)).until_done()
 
     async def prepare_hand_over(self) -> None:
-        stream = self.mirror.stream
-        if stream is None or not self.is_normal or not self.life.is_ready():
+        if self.replica.stream is None or not self.is_normal or not self.life.is_ready():
             raise RefusedForSafety(f"the mirror state is {self.word.value}, not normal; wait for it")
         with trio.move_on_after(self.mirror.authority.io_timeout_s) as limit:
-            await self.mirror.durability.checkpoint(stream)
+            await self.mirror.durability.checkpoint()
             await self.requests.grants.recall_all()  # so that nobody waits for it when the hosts meet
         if limit.cancelled_caught:
             raise TimedOut(self.mirror.authority.io_timeout_s, "a checkpoint was not answered")
@@ -330,7 +336,7 @@ class PrimaryUnit(Role):
                 await self.mirror.window.acknowledged(self.volume.number)
             if limit.cancelled_caught:
                 raise TimedOut(self.mirror.authority.io_timeout_s, "a change was not acknowledged")
-            stream = self.mirror.stream
+            stream = self.replica.stream
             if link is None or stream is None or not self.is_normal:
                 raise RefusedForSafety(
                     "the link was lost meanwhile; try again when the mirror state is normal"
@@ -359,7 +365,7 @@ class PrimaryUnit(Role):
         self.exclusive.ranges.end(RoleChanged())
         self.granting.free(self.granting.granted)
         self.host.retire_link()
-        self.mirror.retire(change.known, change.peer)
+        self.mirror.retire(self.replica, change.known, change.peer)
         self._taking_up.retire()
 
     # --- in the background --------------------------------------------------------------------------------
@@ -377,7 +383,7 @@ class PrimaryUnit(Role):
         return self.modes.in_effect() | ({} if peer is None else {"communication": str(peer.communication)})
 
     async def wait_connected(self) -> None:
-        while self.host.links.link is None or self.mirror.link is None:
+        while self.host.links.link is None or self.replica.link is None:
             self.life.check()
             await self.mirror.changed.wait()
 
@@ -393,10 +399,9 @@ class PrimaryUnit(Role):
         await self.wait_drained()
 
     async def stop(self, reason: str) -> None:
-        stream = self.mirror.stream
-        if stream is not None and self.mirror.replica.streams:
+        if self.mirror.durability.may_checkpoint:
             try:
-                await self.mirror.durability.checkpoint(stream)
+                await self.mirror.durability.checkpoint()
             except (FusemirrorError, OSError) as error:
                 log.warning("the last checkpoint failed, the marks stay for the next mount: %s", error)
         await self.host.links.say_goodbye(reason)
@@ -409,26 +414,26 @@ class PrimaryUnit(Role):
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         try:
-            self.mirror.resync.change_pace(rate_bytes=rate_bytes, paused=paused)
+            self.mirror.change_pace(rate_bytes=rate_bytes, paused=paused)
         except OSError as error:
             raise OperationFailed(error.errno or errno.EIO) from error
 
     def status(self) -> dict[str, Any]:
-        mirror = self.mirror
+        mirror, replica = self.mirror, self.replica
         return {
             "role": "primary",
             "mirror_state": self.word.value,
-            "state": mirror.state.name.lower(),
+            "state": replica.state.name.lower(),
             "reason": mirror.shown_reason,
             "change": self.volume.number,
             "peer_change": self._peer_change,
             "disk": self.host.news.disks.status(),
             "nameless": self.host.open_inodes.nameless_status(),
             "out_of_sync": {
-                "images": len(mirror.replica.out_of_sync),
-                "bytes": mirror.replica.out_of_sync.size_bytes(self.volume.files.measure),
+                "images": len(replica.out_of_sync),
+                "bytes": replica.out_of_sync.size_bytes(self.volume.files.measure),
             },
-            "resync": mirror.resync.status,
+            "resync": mirror.resync[replica].status,
             "communication": {
                 **mirror.window.status(trio.current_time()),
                 # Of this host's own, for when it is the backup.

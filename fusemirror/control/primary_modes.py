@@ -32,7 +32,8 @@ class PrimaryModes:
 
     def in_effect(self) -> dict[str, str]:
         """See `Role.modes_in_effect`."""
-        access, acknowledge, link = self._mirror.access.in_effect, self.acknowledge, self._mirror.link
-        if access is Access.EXCLUSIVE and link is not None and not link.peer.takes_statuses:
+        access, acknowledge = self._mirror.access.in_effect, self.acknowledge
+        links = [replica.link for replica in self._mirror.replicas if replica.link is not None]
+        if access is Access.EXCLUSIVE and not all(link.peer.takes_statuses for link in links):
             acknowledge = Acknowledge.SYNC
         return {"access": str(access), "acknowledge": str(acknowledge)}

@@ -77,7 +77,7 @@ class Upkeep:
         for start in range(0, len(old), PURGE_BATCH_MAX):
             batch = self._host.open_inodes.let_go(old[start : start + PURGE_BATCH_MAX])
             while batch and await self._purge_some(batch):
-                if self._mirror.replica.congested:
+                if self._mirror.congested:
                     await self._mirror.wait_room()
             await trio.lowlevel.checkpoint()
 

@@ -169,6 +169,12 @@ class Authority:
         # Nobody does without the grant; so it is asked only where it makes the difference.
         return self._rights[True].acknowledged is _ALONE and self.quorum.granted
 
+    def goes_without(self, replica: Replica) -> bool:
+        """Changes are acknowledged that this one does not have: by the others, or by this host alone."""
+        return replica.is_left and (
+            self.acknowledges_alone or not all(each.is_left for each in self._replicas)
+        )
+
     @property
     def entitled(self) -> bool:
         """Programs of this host may see what is here: the other cannot have become the primary."""
@@ -203,11 +209,12 @@ class Authority:
 
     @property
     def wants_quorum(self) -> bool:
-        """It is time to go on alone, and the witness has to say whether this host may."""
+        """It is time to go on without a replica, and the witness has to say whether this host may."""
         if self.quorum.held or not self.quorum.needed:
             return False
+        # Of any: one that is lost may have become the primary, whoever else there is.
         now = trio.current_time()
-        return all(replica.may_be_left(now) for replica in self._replicas)
+        return any(replica.may_be_left(now) for replica in self._replicas)
 
     def retire(self) -> None:
         """Whoever waits here, or does from now on, gets `RoleChanged`."""

@@ -74,6 +74,10 @@ class Replica:
         self.commands = StatusCommands()
         self.hold_until = hold_until
         """Until when (trio time) it may read under a lease that it has, once it is lost."""
+        self.shares_line = True
+        """It knows of the line that changes are made in."""
+        self.durable = NO_CHANGE
+        """Every change up to this one is durable in its volume."""
         # What was marked before this process began is suspect until a checkpoint with the backup.
         self.out_of_sync.add_marks(volume.regions.marks())
 
@@ -89,9 +93,14 @@ class Replica:
         """It is lost, and may still read under its lease."""
         return self.state is PrimaryState.HOLDING
 
+    @property
+    def is_left(self) -> bool:
+        """No change waits for it, where this host may go on without it."""
+        return self.state in PRIMARY_ACKNOWLEDGES_ALONE
+
     def may_be_left(self, now: float) -> bool:
         """It shows nothing any more that a change made without it would make old."""
-        return now >= self.hold_until if self.is_held else self.state in PRIMARY_ACKNOWLEDGES_ALONE
+        return now >= self.hold_until if self.is_held else self.is_left
 
     def hold(self, until: float, reason: str) -> None:
         """It may read until then (trio time), unless it was met before. For a mirror that begins."""
@@ -276,7 +285,8 @@ class Replica:
             assert self.session is not None
             raise refusal(self.session.peer_name, message, "number: no such change was made")
         self.applied_number = number
-        self.commands.applied(number)
+        if self.commands.awaited:
+            self.commands.applied(number)
         return number if self.held_back is None else self.progress
 
     def take_declined(self, message: Declined) -> None:

@@ -34,24 +34,27 @@ PAUSED = "the resync is paused; let it go on with `fusemirror resync NAME --resu
 
 
 class Resyncer:
-    """See the module. `run` once for each link; `pace` is for all of them."""
+    """See the module. `run` once for each link; `pace` is for all of them, and for all replicas."""
 
     def __init__(
         self,
         volume: Volume,
         replica: Replica,
         window: Window,
-        rate_bytes: int,
+        pace: Pace,
         reached: Callable[[PrimaryEvent], None],
+        applied: Callable[[ChangeNumber], None],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`reached` is called when it has caught up, and when its images are copied; `changed` when less is
-        declined than before."""
-        self.pace = Pace(rate_bytes, paused=volume.identity.resync_paused)
+        """`reached` is called when it has caught up, and when its images are copied; `applied` with how far
+        it has got once it has the images that changes wait for; `changed` when less is declined than before.
+        """
+        self.pace = pace
         self._volume = volume
         self._replica = replica
         self._window = window
         self._reached = reached
+        self._applied = applied
         self._changed = changed
         self._progress = CopyProgress()
         self._copier: Copier | None = None
@@ -170,7 +173,7 @@ class Resyncer:
             if entry.number <= progress and (reason := self._replica.declined.get(entry.inode)) is not None:
                 peer = self._volume.identity.peer_name
                 window.doubt(entry.number, partial(CopyDeclined, peer, entry.inode, reason))
-        window.acknowledge(progress)
+        self._applied(progress)
 
     @property
     def is_paused(self) -> bool:
@@ -182,11 +185,8 @@ class Resyncer:
         """The field `resync` of the status: None where nothing is being copied."""
         return None if self._copier is None else self._progress.as_status(self.pace)
 
-    def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
-        """From now on; that it is paused outlives the process. OSError."""
-        if paused is not None:
-            self._volume.update_identity(resync_paused=paused)
-        self.pace.change(rate_bytes=rate_bytes, paused=paused)
+    def tell_pace(self) -> None:
+        """The pace has changed: the replica hears how far it is, and by which pace it goes on."""
         if self._copier is not None:
             with suppress(ConnectionLost):
                 self._copier.tell()

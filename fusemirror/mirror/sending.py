@@ -1,11 +1,11 @@
-"""The primary's half of the mirror: sends every change, and knows which the backup holds.
+"""The primary's half of the mirror: sends every change, and knows which the backups hold.
 
-Changes are published in their order, right after they were applied to the main volume. While the
-mirror streams, a change counts as acknowledged when the backup has applied it; who waits for that does so
-at the window (`window.py`). What is known of the backup is a replica (`replica.py`), which `resync.py`
-brings up to date; what this host may do without it stands in `authority.py`.
+Changes are published in their order, right after they were applied to the main volume, to every replica
+(`replica.py`): what is known of one backup, which `resync.py` brings up to date. A change counts as
+acknowledged when each replica that is not left has applied it; who waits for that does so at the window
+(`window.py`). What this host may do without them stands in `authority.py`. Today there is one.
 
-When the link is lost, the backup may go on serving reads until its lease ends. So changes wait
+When a link is lost, the backup may go on serving reads until its lease ends. So changes wait
 (`HOLDING`) until the backup is back or the lease is over; only then does the primary go on alone.
 With `fence = "data"` it does not: it refuses changes, and those that were under way are in doubt.
 With a witness it needs its quorum grant (`witness/quorum.py`), and holds until it has it.
@@ -14,7 +14,7 @@ Source: seed [0054]-[0057] (JOB4 and JOB5); design.md G1-G3.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -41,9 +41,11 @@ from fusemirror.mirror.authority import Authority, Left
 from fusemirror.mirror.declining import shown_reason
 from fusemirror.mirror.durability import Durability
 from fusemirror.mirror.histories import Missed, generation_row, generations_of, history_of, missed
+from fusemirror.mirror.pace import Pace
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.resync import PAUSED, Resyncer
 from fusemirror.mirror.states import (
+    PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STANDINGS,
     PRIMARY_TAKES,
     PrimaryEvent,
@@ -79,14 +81,15 @@ _GENERATION_BYTES = 16
 
 
 class Mirror:
-    """See the module. One task calls `serve` per link; `run_watch` runs beside it for ever."""
+    """See the module. One task calls `serve` per link; a `run_watch` for each replica runs beside it for
+    ever."""
 
     def __init__(
         self,
         volume: Volume,
+        replicas: Sequence[Replica],
         random_bytes: Callable[[int], bytes],
         *,
-        peer_timeout_s: float,
         io_timeout_s: float,
         fence: Fence = Fence.NEVER,
         resync_rate: int = 0,
@@ -98,18 +101,25 @@ class Mirror:
         """`renewal` takes what the backup says of its keys, `others` what is not the mirror's business."""
         self.volume = volume
         self.window = Window(volume.number)
-        # An earlier process of this host may have granted a lease just before it ended.
-        self.replica = Replica(volume, hold_until=trio.current_time() + peer_timeout_s)
-        self.authority = Authority((self.replica,), quorum or QuorumGrant(), fence, io_timeout_s)
-        self.resync = Resyncer(
-            volume, self.replica, self.window, resync_rate, self._reach, self.authority.look
-        )
-        self.durability = Durability(volume, self.replica, self.authority)
+        self.replicas = tuple(replicas)
+        self.authority = Authority(self.replicas, quorum or QuorumGrant(), fence, io_timeout_s)
+        self.pace = Pace(resync_rate, paused=volume.identity.resync_paused)
+        self.resync = {
+            replica: Resyncer(
+                volume,
+                replica,
+                self.window,
+                self.pace,
+                partial(self._reach, replica),
+                partial(self._acknowledge, replica),
+                self.authority.look,
+            )
+            for replica in self.replicas
+        }
+        self.durability = Durability(volume, self.replicas, self.authority)
         self.access = access or PairAccess()
         self.acknowledges_statuses = False
         """Programs hear of success once both volumes are exclusive for what they write."""
-        self.generation_shared = True
-        """The backup knows of the line that changes are made in."""
         self._written: list[tuple[InodeNumber, int, int]] | None = None
         self._random_bytes = random_bytes
         self._renewal = renewal or Renewal()
@@ -131,18 +141,27 @@ class Mirror:
         """
         # Published in main's order, each at once: the stream is that order, and what it lacks is marked.
         assert change.number == self.volume.number, "a change was made that was not published"
-        replica = self.replica
-        if len(data) >= STATUS_AHEAD_BYTES and self.access.in_effect is Access.EXCLUSIVE:
-            replica.command(change, old_size_bytes, answers=self.acknowledges_statuses)
-        replica.take(change, encoded, data)
+        is_commanded = len(data) >= STATUS_AHEAD_BYTES and self.access.in_effect is Access.EXCLUSIVE
+        for replica in self.replicas:
+            if is_commanded:
+                replica.command(change, old_size_bytes, answers=self.acknowledges_statuses)
+            replica.take(change, encoded, data)
         if self._written is not None:
             self._written.append(change.data_range())
         if self.authority.acknowledges_alone:
             self.window.acknowledge(change.number)
             return
         self.window.add(change, keys, old_size_bytes, trio.current_time())
-        if replica.feed is None:
-            replica.hold_back(change.number)
+        for replica in self.replicas:
+            if replica.feed is None and not self.authority.goes_without(replica):
+                replica.hold_back(change.number)
+
+    def _acknowledge(self, replica: Replica, number: ChangeNumber) -> None:
+        """One has every change up to `number`: those that each has that is not left are acknowledged."""
+        for other in self.replicas:
+            if other is not replica and not other.is_left:
+                number = min(number, other.progress)
+        self.window.acknowledge(number)
 
     def note_written(self, written: list[tuple[InodeNumber, int, int]] | None) -> None:
         """From now on `written` gets the bytes of images that changes are published for; None ends it."""
@@ -152,29 +171,61 @@ class Mirror:
         """See `acknowledges_statuses`, from now on."""
         self.acknowledges_statuses = whether
 
+    async def statuses_taken(self, number: ChangeNumber) -> bool:
+        """Return when all backups have taken the status for a change (`status_commands.py`). False: one was
+        not told to, or was lost."""
+        for replica in self.replicas:
+            if not await replica.commands.taken(number):
+                return False
+        return True
+
     def change_access(self, access: Access) -> None:
         """Go by this access; the backup is told, now or when there is a link."""
         if access is not self.access.in_effect:
             self.access.take(access)
-            self.replica.say(AccessInEffect(access))
+            for replica in self.replicas:
+                replica.say(AccessInEffect(access))
+
+    def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
+        """Of every resync, from now on; that it is paused outlives the process. OSError."""
+        if paused is not None:
+            self.volume.update_identity(resync_paused=paused)
+        self.pace.change(rate_bytes=rate_bytes, paused=paused)
+        for resync in self.resync.values():
+            resync.tell_pace()
+
+    def repair(self, change: AnyChange) -> None:
+        """A change of data failed here, perhaps halfway: its bytes are compared everywhere."""
+        for resync in self.resync.values():
+            resync.repair(change)
+
+    @property
+    def congested(self) -> bool:
+        """See `wait_room`."""
+        return any(replica.congested for replica in self.replicas)
 
     async def wait_room(self) -> None:
-        """As the replica's, within `io_timeout`."""
-        await self.replica.wait_room(self.authority.io_timeout_s)
+        """As that of each replica, within `io_timeout`."""
+        for replica in self.replicas:
+            await replica.wait_room(self.authority.io_timeout_s)
 
     @property
     def must_begin_generation(self) -> bool:
-        """The next change is the first one that is made without the backup."""
-        return self.generation_shared and self.authority.acknowledges_alone
+        """The next change is the first one that is made without a backup."""
+        return any(each.shares_line and self.authority.goes_without(each) for each in self.replicas)
 
     def begin_generation(self, *more: Row) -> None:
-        """Mark in the order of changes that from here on the backup was not there. OSError, DiskFailed."""
+        """Mark in the order of changes that from here on whoever is not sent them was not there. OSError,
+        DiskFailed."""
         volume = self.volume
-        self.replica.holdings.part()
+        absent = [replica for replica in self.replicas if replica.feed is None or not replica.streams]
+        for replica in absent:
+            replica.holdings.part()
         number = ChangeNumber(volume.number + 1)
         row = generation_row(volume, self._random_bytes(_GENERATION_BYTES), number)
         self.record((row, *more))
-        self.generation_shared = False
+        for replica in absent:
+            replica.shares_line = False
         volume.update_identity(complete=True)  # after a repair: it is the whole of a line of its own
 
     def record(self, rows: tuple[Row, ...]) -> None:
@@ -196,26 +247,16 @@ class Mirror:
         self.publish(change, encoded, b"", ())
 
     async def not_held(self, inodes: list[InodeNumber]) -> list[InodeNumber]:
-        """Those of these inodes without names that the backup has not open (`holdings.py`). OSError."""
+        """Those of these inodes without names that no backup has open (`holdings.py`). OSError."""
         await self.authority.until_decided()
-        replica = self.replica
-        stream = replica.stream if replica.streams else None
-        alone = replica.stream is None and self.authority.acknowledges_alone and not self.generation_shared
-        return await replica.holdings.not_held(inodes, stream, alone=alone)
+        for replica in self.replicas:
+            stream = replica.stream if replica.streams else None
+            alone = replica.stream is None and self.authority.goes_without(replica)
+            alone = alone and not replica.shares_line
+            inodes = await replica.holdings.not_held(inodes, stream, alone=alone)
+        return inodes
 
     # --- states ---------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> PrimaryState:
-        return self.replica.state
-
-    @property
-    def link(self) -> Link | None:
-        return self.replica.link
-
-    @property
-    def stream(self) -> Stream | None:
-        return self.replica.stream
 
     @property
     def changed(self) -> trio.Event:
@@ -225,21 +266,21 @@ class Mirror:
     @property
     def shown_reason(self) -> str | None:
         """Why the state is not normal, and what that means for changes, for people."""
-        if self.resync.is_paused:
+        if any(resync.is_paused for resync in self.resync.values()):
             return PAUSED
-        declined = shown_reason(self.volume.identity.peer_name, self.replica.declined)
-        return self.authority.shown_reason or declined
+        declined = (shown_reason(self.volume.identity.peer_name, each.declined) for each in self.replicas)
+        return self.authority.shown_reason or next(filter(None, declined), None)
 
-    def differ(self, reason: str) -> None:
+    def differ(self, replica: Replica, reason: str) -> None:
         """The peer was met, and both went on apart. Nothing where the state says so already."""
-        if not self.replica.may_differ:
+        if not replica.may_differ:
             return
-        if self.state is not PrimaryState.DIVERGED:
+        if replica.state is not PrimaryState.DIVERGED:
             log.error("%s; nothing was merged or overwritten, see fusemirror(7)", reason)
-        self._go(PrimaryEvent.DIFFERED, reason)
+        self._go(replica, PrimaryEvent.DIFFERED, reason)
 
-    def retire(self, known: ChangeNumber, peer: bytes = b"") -> None:
-        """This host is the primary no more. The new one, the process `peer`, holds every change up to
+    def retire(self, replica: Replica, known: ChangeNumber, peer: bytes = b"") -> None:
+        """This host is the primary no more. The new one, the process `peer` of a replica, holds all up to
         `known`; those who wait for later ones, and whoever asks from now on, get `RoleChanged`.
 
         It may hold data behind that, too, which another process of it was sent. To ask for that again could
@@ -247,38 +288,44 @@ class Mirror:
         """
         self.authority.retire()
         error = ChangeUntold(self.volume.identity.peer_name)
-        perhaps = self.replica.held_unknown_to(peer) if peer else known
+        perhaps = replica.held_unknown_to(peer) if peer else known
         self.window.close(known, perhaps, lambda: self.authority.reported(error))
-        self.replica.end("the roles changed")
+        for each in self.replicas:
+            each.end("the roles changed")
 
-    def _reach(self, event: PrimaryEvent) -> None:
+    def _reach(self, replica: Replica, event: PrimaryEvent) -> None:
         if event is PrimaryEvent.CAUGHT_UP:
-            self.generation_shared = True  # it has the row of the generation by now
-        self._go(event)
+            replica.shares_line = True  # it has the row of the generation by now
+        self._go(replica, event)
         if event is PrimaryEvent.COPIED:
             self.durability.want_checkpoint()
 
-    def _go(self, event: PrimaryEvent, reason: str | None = None) -> None:
-        replica, authority = self.replica, self.authority
-        standing = PRIMARY_STANDINGS[next_primary_state(replica.state, event)]
-        # Decided by where this host will stand, before it does: a change that is acknowledged by its own word
-        # alone must stand behind the record which says that it was.
+    def _go(self, replica: Replica, event: PrimaryEvent, reason: str | None = None) -> None:
+        authority = self.authority
+        # Decided by where this host will stand, before it does: a change that is acknowledged without a
+        # replica must stand behind the record which says that it was.
+        state = next_primary_state(replica.state, event)
+        standing = max(PRIMARY_STANDINGS[state if each is replica else each.state] for each in self.replicas)
         left = authority.rights_where(standing, permitted=authority.quorum.granted).left
-        doubt = self._leave_the_backup(left, reason)
+        is_left = state in PRIMARY_ACKNOWLEDGES_ALONE
+        doubt = self._leave(replica, left, reason) if is_left else None
         gave_role_away = authority.retired or self.volume.identity.role != "primary"
         replica.go(event, reason, is_meant=gave_role_away)
         authority.look()
-        if left is not Left.WAIT:
+        if left is not Left.WAIT or doubt is not None:
             self._give_up_waiting(doubt)
+        elif is_left:  # the others go on acknowledging
+            replica.release()
+            self._acknowledge(replica, self.volume.number)
 
-    def _leave_the_backup(self, left: Left, reason: str | None) -> Doubt | None:
-        """What is under way stands in a line of its own on return, to be acknowledged by this host alone;
+    def _leave(self, replica: Replica, left: Left, reason: str | None) -> Doubt | None:
+        """What is under way stands in a line of its own on return, to be acknowledged without the replica;
         or why that cannot be, while main has it and goes on showing it."""
         if left is Left.UNCONFIRMED:
             return self.authority.unconfirmed
         if left is Left.IN_DOUBT:
             return lambda: self.authority.reported(ChangeInDoubt(reason))
-        if left is Left.WAIT or not self.window.in_flight or not self.generation_shared:
+        if not self.window.in_flight or not replica.shares_line:
             return None
         try:
             self.begin_generation()
@@ -289,31 +336,35 @@ class Mirror:
         return None
 
     def _give_up_waiting(self, doubt: Doubt | None) -> None:
-        self.replica.release()
+        for replica in self.replicas:
+            replica.release()
         self.window.acknowledge(self.volume.number, doubt)
 
-    async def run_watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """End the lease when it is over, and a link that does not answer within `io_timeout`."""
+    async def run_watch(
+        self, replica: Replica, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """End its lease when it is over, and a link that does not answer within `io_timeout`."""
         task_status.started()
         while True:
-            if self.replica.is_held:
-                await self._hold()
+            if replica.is_held:
+                await self._hold(replica)
                 continue
             timeout_s, in_flight = self.authority.io_timeout_s, self.window.in_flight
             deadline = trio.current_time() + timeout_s
             if in_flight:
                 deadline = in_flight[0].since + timeout_s
-                if trio.current_time() >= deadline:
-                    self.replica.give_up("a change was not acknowledged", timeout_s)
+                late = trio.current_time() >= deadline and replica.progress < in_flight[0].number
+                if late and not self.authority.goes_without(replica):
+                    replica.give_up("a change was not acknowledged", timeout_s)
             with trio.move_on_at(max(deadline, trio.current_time() + timeout_s / 10)):
                 await self.changed.wait()
 
-    async def _hold(self) -> None:
-        """Go on alone when that is due and permitted. What waits longer for the grant is in doubt."""
-        now, replica = trio.current_time(), self.replica
+    async def _hold(self, replica: Replica) -> None:
+        """Go on without it when that is due and permitted. What waits longer for the grant is in doubt."""
+        now = trio.current_time()
         may_be_left = replica.may_be_left(now)
         if may_be_left and self.authority.quorum.granted:
-            self._go(PrimaryEvent.LEASE_OVER, replica.reason)
+            self._go(replica, PrimaryEvent.LEASE_OVER, replica.reason)
             return
         timeout_s, in_flight = self.authority.io_timeout_s, self.window.in_flight
         late = in_flight[0].since + timeout_s if in_flight else math.inf
@@ -327,20 +378,20 @@ class Mirror:
 
     # --- one link ---------------------------------------------------------------------------------------
 
-    async def serve(self, link: Link) -> None:
-        """Mirror over `link` until it is lost. Never raises for the link's sake."""
+    async def serve(self, link: Link, replica: Replica) -> None:
+        """Mirror to a replica over `link` until it is lost. Never raises for the link's sake."""
         # Numbers of data changes end with the process; the backup may hold one that this one never gave.
         self.volume.advance(link.peer.history.number)
-        stream = self.replica.linked(link)
-        self.resync.linked()
-        self._go(PrimaryEvent.LINKED)
+        stream = replica.linked(link)
+        self.resync[replica].linked()
+        self._go(replica, PrimaryEvent.LINKED)
         copy_catalog = missed(history_of(self.volume), link.peer.history) is Missed.CATALOG
-        reason = await self.run_link(link, stream, copy_catalog=copy_catalog)
+        reason = await self.run_link(replica, link, stream, copy_catalog=copy_catalog)
         under_way, permitted = list(self.window.in_flight), self.authority.quorum.granted
-        self._go(self.replica.lost(reason, under_way, permitted=permitted), reason)
+        self._go(replica, replica.lost(reason, under_way, permitted=permitted), reason)
         stream.end(ConnectionLost(link.mirror.peer_name, reason))
 
-    async def run_link(self, link: Link, stream: Stream, *, copy_catalog: bool) -> str:
+    async def run_link(self, replica: Replica, link: Link, stream: Stream, *, copy_catalog: bool) -> str:
         """Bring the backup up to date and keep it so; return why that ended."""
         reason = ""
 
@@ -362,27 +413,29 @@ class Mirror:
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_lost, lambda: self._read(link.mirror, stream))
-            nursery.start_soon(until_lost, lambda: self._bring_up(link, stream, copy_catalog=copy_catalog))
+            nursery.start_soon(until_lost, lambda: self._read(replica, link.mirror, stream))
+            nursery.start_soon(
+                until_lost, lambda: self._bring_up(replica, link, stream, copy_catalog=copy_catalog)
+            )
             nursery.start_soon(until_lost, lambda: self.durability.run(stream))
         return reason
 
-    async def _bring_up(self, link: Link, stream: Stream, *, copy_catalog: bool) -> None:
+    async def _bring_up(self, replica: Replica, link: Link, stream: Stream, *, copy_catalog: bool) -> None:
         stream.send(Begin(copy_catalog, generations_of(self.volume), self.volume.number))
         stream.send(AccessInEffect(self.access.in_effect))
-        await self.resync.run(link, stream, copy_catalog=copy_catalog)
+        await self.resync[replica].run(link, stream, copy_catalog=copy_catalog)
 
-    async def _read(self, session: Session, stream: Stream) -> None:
+    async def _read(self, replica: Replica, session: Session, stream: Stream) -> None:
         handlers: dict[type, Callable[[Any], None]] = {
-            Applied: lambda message: self.window.acknowledge(
-                self.replica.take_applied(message, self.volume.number)
+            Applied: lambda message: self._acknowledge(
+                replica, replica.take_applied(message, self.volume.number)
             ),
-            Declined: partial(self._take_declined, session),
-            StatusTaken: self.replica.commands.answered,
+            Declined: partial(self._take_declined, replica, session),
+            StatusTaken: replica.commands.answered,
             Reply: stream.answered,
             Fetched: stream.fetched,
-            Suspects: partial(self.resync.take_suspects, session=session),
-            Room: self.replica.take_room,
+            Suspects: partial(self.resync[replica].take_suspects, session=session),
+            Room: replica.take_room,
             KeyNews: partial(self._renewal.take, session=session),
             **self._others,
         }
@@ -395,8 +448,8 @@ class Mirror:
                 if kind is Bye:
                     return received[index:]
                 handler, states = places.get(kind, (None, ()))
-                if handler is None or self.replica.state not in states:
-                    self._check_place(message, session)
+                if handler is None or replica.state not in states:
+                    _check_place(replica, message, session)
                     raise refusal(session.peer_name, message, "it came on the wrong path")
                 handler(message)
             return []
@@ -404,35 +457,39 @@ class Mirror:
         while True:
             for message, _ in take(await session.receive(take)):
                 if isinstance(message, Bye):
-                    self._check_place(message, session)
-                    await self._take_leave(message, session)
+                    _check_place(replica, message, session)
+                    await _take_leave(replica, message, session)
 
-    def _check_place(self, message: AnyMessage, session: Session) -> None:
-        state = self.replica.state
-        if state not in PRIMARY_TAKES.get(type(message), ()):
-            raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
-
-    def _take_declined(self, session: Session, message: Declined) -> None:
+    def _take_declined(self, replica: Replica, session: Session, message: Declined) -> None:
         """The backup goes on without one change: its program, or who waits for it, hears why (step 710)."""
         number = message.number
         if number > self.volume.number:
             raise refusal(session.peer_name, message, "number: no such change was made")
         if self.volume.catalog.inode(message.inode) is not None:  # else nobody reads it
-            self.replica.take_declined(message)
-        if number and self.replica.held_back is None:
+            replica.take_declined(message)
+        if number and replica.held_back is None:
             name = self.volume.identity.peer_name
             self.window.doubt(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
-        self.resync.try_again(message.inode)
+            replica.applied_number = max(replica.applied_number, number)  # as far as it can
+            self._acknowledge(replica, number)
+        self.resync[replica].try_again(message.inode)
         self.authority.look()
 
-    async def _take_leave(self, message: Bye, session: Session) -> NoReturn:
-        """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""
-        reason = f"it said goodbye: {shown(message.reason)}"
-        if message.mounted:
-            self.replica.leaves(reason)
-            # Its Pings are not answered meanwhile: the lease ends.
-            await trio.sleep_until(session.heartbeat.answered_until)
-        else:
-            self.replica.holdings.end()
-        self.replica.left()
-        raise ConnectionLost(session.peer_name, reason)
+
+def _check_place(replica: Replica, message: AnyMessage, session: Session) -> None:
+    state = replica.state
+    if state not in PRIMARY_TAKES.get(type(message), ()):
+        raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
+
+
+async def _take_leave(replica: Replica, message: Bye, session: Session) -> NoReturn:
+    """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""
+    reason = f"it said goodbye: {shown(message.reason)}"
+    if message.mounted:
+        replica.leaves(reason)
+        # Its Pings are not answered meanwhile: the lease ends.
+        await trio.sleep_until(session.heartbeat.answered_until)
+    else:
+        replica.holdings.end()
+    replica.left()
+    raise ConnectionLost(session.peer_name, reason)

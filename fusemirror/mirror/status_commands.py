@@ -9,31 +9,32 @@ class StatusCommands:
     """By the change that each was sent ahead of, in the order of changes."""
 
     def __init__(self) -> None:
-        self._answers: dict[ChangeNumber, Promise[bool]] = {}
+        self.awaited: dict[ChangeNumber, Promise[bool]] = {}
+        """The answers that have not come yet."""
 
     def sent(self, number: ChangeNumber) -> None:
         """The command for a change is on its way, and somebody may wait for its answer."""
-        assert not self._answers or next(reversed(self._answers)) < number, "changes have an order"
-        self._answers[number] = Promise()
+        assert not self.awaited or next(reversed(self.awaited)) < number, "changes have an order"
+        self.awaited[number] = Promise()
 
     async def taken(self, number: ChangeNumber) -> bool:
         """Return when the backup has taken the status for a change, or has applied it. False: it was not told
         to, or the link was lost."""
-        answer = self._answers.get(number)
+        answer = self.awaited.get(number)
         return answer is not None and await answer.wait()
 
     def answered(self, message: StatusTaken) -> None:
-        answer = self._answers.pop(message.number, None)
+        answer = self.awaited.pop(message.number, None)
         if answer is not None:
             answer.resolve(True)
 
     def applied(self, number: ChangeNumber) -> None:
         """All changes up to this one are applied, and whoever applied them had the status."""
-        while self._answers and (first := next(iter(self._answers))) <= number:
-            self._answers.pop(first).resolve(True)
+        while self.awaited and (first := next(iter(self.awaited))) <= number:
+            self.awaited.pop(first).resolve(True)
 
     def end(self) -> None:
         """The link was lost: nothing is answered any more."""
-        answers, self._answers = self._answers, {}
+        answers, self.awaited = self.awaited, {}
         for answer in answers.values():
             answer.resolve(False)

@@ -34,6 +34,7 @@ from fusemirror.limits import (
     VERIFY_WINDOW_MESSAGES,
 )
 from fusemirror.mirror.copying import answer_about
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Stream
@@ -107,12 +108,19 @@ Repair = Callable[[Stream, list[Suspect]], Awaitable[None]]
 
 
 class Verifier:
-    """One comparison of everything; `report` can be read while it runs."""
+    """One comparison of everything with one replica; `report` can be read while it runs."""
 
     def __init__(
-        self, mirror: Mirror, *, bytes_per_second: int = 0, link_timeout_s: float = 0.0, repair: Repair | None
+        self,
+        mirror: Mirror,
+        replica: Replica,
+        *,
+        bytes_per_second: int = 0,
+        link_timeout_s: float = 0.0,
+        repair: Repair | None,
     ) -> None:
         self._mirror = mirror
+        self._replica = replica
         self._volume = mirror.volume
         self._bytes_per_second = bytes_per_second
         self._link_timeout_s = link_timeout_s
@@ -129,9 +137,9 @@ class Verifier:
     async def run(self) -> None:
         """Compare all rows and all images. The outcome is in `report`; it never raises."""
         try:
-            if self._mirror.state is not PrimaryState.NORMAL:
+            if self._replica.state is not PrimaryState.NORMAL:
                 raise RefusedForSafety(
-                    f"the mirror is {self._mirror.state.name.lower()}, and only a normal one can be "
+                    f"the mirror is {self._replica.state.name.lower()}, and only a normal one can be "
                     "compared; see `fusemirror wait --for normal`"
                 )
             await self._measure()
@@ -147,22 +155,22 @@ class Verifier:
     async def _through_cuts(self, phase: Callable[[Stream], Awaitable[None]]) -> None:
         """Do a phase; after a lost link go on with it over the next one."""
         while True:
-            stream = self._mirror.stream
-            if stream is not None and self._mirror.state is PrimaryState.NORMAL:
+            stream = self._replica.stream
+            if stream is not None and self._replica.state is PrimaryState.NORMAL:
                 with suppress(ConnectionLost):
                     await phase(stream)
                     return
-                while self._mirror.stream is stream:  # the mirror has yet to hear that it is lost
+                while self._replica.stream is stream:  # the mirror has yet to hear that it is lost
                     await self._mirror.changed.wait()
             await self._wait_normal()
 
     async def _wait_normal(self) -> None:
         """Wait for a link, so long and no longer; with one, for the end of its resync."""
-        while self._mirror.state is not PrimaryState.NORMAL or self._mirror.stream is None:
+        while self._replica.state is not PrimaryState.NORMAL or self._replica.stream is None:
             changed = self._mirror.changed
             with trio.move_on_after(self._link_timeout_s):
                 await changed.wait()
-            if not changed.is_set() and self._mirror.link is None:
+            if not changed.is_set() and self._replica.link is None:
                 raise TimedOut(self._link_timeout_s, "verify waited for the backup to come back")
 
     # --- rows ---------------------------------------------------------------------------------------------
@@ -328,7 +336,7 @@ class Verifier:
             if isinstance(suspect, SuspectRows):
                 left += await self._differing_rows(stream, suspect.table, suspect.after, suspect.last)
             # What is known to be out of sync is being repaired, and no secret.
-            elif suspect.inode not in self._mirror.replica.out_of_sync:
+            elif suspect.inode not in self._replica.out_of_sync:
                 left += await self._still_differing_regions(stream, suspect)
         return left
 

@@ -47,6 +47,7 @@ class Window:
         # The last says whether the change is the waiting program's own.
         self._waiting: list[tuple[ChangeNumber, Promise[Doubt | None], bool]] = []
         self._actions: list[tuple[ChangeNumber, Callable[[bool], None]]] = []
+        self._doubts: dict[ChangeNumber, Doubt] = {}  # of changes that are not acknowledged yet
         self._is_closed = False
         self._perhaps = NO_CHANGE
         self._doubt: Callable[[], Exception] = RoleChanged
@@ -116,6 +117,10 @@ class Window:
 
         Nothing for a number that was acknowledged before.
         """
+        while self._doubts and (first := min(self._doubts)) <= number:
+            own = self._doubts.pop(first)
+            self.acknowledge(ChangeNumber(first - 1))
+            self.acknowledge(first, own)
         if number <= self.acknowledged_number:
             return
         # Before anybody wakes: whoever does may ask at once what is acknowledged.
@@ -139,9 +144,9 @@ class Window:
                 action(doubt is None)
 
     def doubt(self, number: ChangeNumber, doubt: Doubt) -> None:
-        """This change alone is in doubt, and every one before it is held by the other host."""
-        self.acknowledge(ChangeNumber(number - 1))
-        self.acknowledge(number, doubt)
+        """This change alone is in doubt, as soon as it would be acknowledged."""
+        if number > self.acknowledged_number:
+            self._doubts[number] = doubt
 
     def close(
         self,

@@ -109,8 +109,8 @@ async def test_both_hosts_say_whose_disk_is_full_and_programs_are_refused_before
                 == (own, theirs)
             )
         )
-    mirror = pair.primary.unit.mirror  # type: ignore[attr-defined]
-    await until(lambda: not mirror.replica.room.has(MIB))  # it hears of that by a word of its own
+    replica = pair.primary.unit.replica  # type: ignore[attr-defined]
+    await until(lambda: not replica.room.has(MIB))  # it hears of that by a word of its own
     number = pair.primary.roles.volume.number
     for host in (pair.primary, pair.backup):
         with pytest.raises(OperationFailed) as refused:

@@ -136,7 +136,7 @@ async def test_a_command_of_main_takes_the_subvolume_before_its_data_is_there(
 ) -> None:
     large = b"x" * STATUS_AHEAD_BYTES
     await both.primary.perform(Write(both.file, 0), bytes(2 * len(large)))
-    replica, data_under_way = both.primary.mirror.replica, list[tuple[Any, ...]]()
+    replica, data_under_way = both.primary.replica, list[tuple[Any, ...]]()
     send = replica.take
     monkeypatch.setattr(replica, "take", lambda *change: data_under_way.append(change))
     async with trio.open_nursery() as nursery:

@@ -377,7 +377,7 @@ async def test_that_the_backup_owes_writes_outlasts_a_lease_that_ends_while_the_
     begin, expect = grants.begin_link, main.granting.expect
 
     async def begin_while_the_lease_ends() -> None:
-        main.mirror.replica.hold_until = trio.current_time()
+        main.replica.hold_until = trio.current_time()
         main.mirror.authority.look()
         await trio.testing.wait_all_tasks_blocked(0.01)
         await begin()

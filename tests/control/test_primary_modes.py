@@ -12,7 +12,7 @@ class FakeMirror:
     def __init__(self) -> None:
         self.access = PairAccess()
         self.acknowledges_statuses = False
-        self.link: Any = None
+        self.replicas: tuple[Any, ...] = ()
 
     def change_access(self, access: Access) -> None:
         self.access.take(access)
@@ -41,7 +41,8 @@ def test_a_peer_that_takes_no_statuses_makes_exclusive_access_synchronous() -> N
     modes = PrimaryModes(mirror)
     modes.configure(Acknowledge.ASYNC)
     for takes in (False, True):
-        mirror.link = SimpleNamespace(peer=SimpleNamespace(takes_statuses=takes))
+        link = SimpleNamespace(peer=SimpleNamespace(takes_statuses=takes))
+        mirror.replicas = (SimpleNamespace(link=None), SimpleNamespace(link=link))
         modes.take_access(Access.ROUTED)
         assert modes.in_effect()["acknowledge"] == "async"
         modes.take_access(Access.EXCLUSIVE)

@@ -105,8 +105,8 @@ async def test_for_a_backup_of_an_earlier_version_they_end_just_before(
 ) -> None:
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.stream is not None
-    session = unit.mirror.stream.session
+    assert unit.replica.stream is not None
+    session = unit.replica.stream.session
     session.peer = msgspec.structs.replace(session.peer, takes_rows=False)
     for what in ("a write", "truncate(2) as asked"):
         operation, mode = CHANGES[what]

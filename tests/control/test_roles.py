@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -135,7 +136,7 @@ async def test_a_pause_of_the_resync_ends_when_the_roles_change(pair: Pair) -> N
     await first.succession.switch()
     await normal(pair.primary, pair.backup)
     assert isinstance(first.unit, PrimaryUnit)
-    assert not first.unit.mirror.resync.pace.paused
+    assert not first.unit.mirror.pace.paused
 
 
 async def test_a_switch_that_fails_leaves_no_request_of_a_newer_link_unanswered(
@@ -238,9 +239,9 @@ async def test_a_switch_whose_word_is_lost_is_carried_to_its_end(
     file = await create(pair.primary, b"file")
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.stream is not None
+    assert unit.replica.stream is not None
     if not heard:
-        monkeypatch.setattr(unit.mirror.stream, "send", lambda *_: network.cut("alpha", "beta"))
+        monkeypatch.setattr(unit.replica.stream, "send", lambda *_: network.cut("alpha", "beta"))
         # The checkpoint before it asks through `ask`, which does not come by here.
         monkeypatch.setattr(unit, "prepare_hand_over", trio.lowlevel.checkpoint)
         pair.primary.succession._settings = msgspec.structs.replace(
@@ -329,7 +330,8 @@ async def test_a_write_that_a_restarted_backup_holds_is_in_doubt_and_not_made_ag
         volume.rewind()
         volume._passed = volume.number
         if met_between:
-            monkeypatch.setattr(pair.primary.unit.mirror.resync, "_catch_up", never)  # type: ignore[attr-defined]
+            unit: Any = pair.primary.unit
+            monkeypatch.setattr(unit.mirror.resync[unit.replica], "_catch_up", never)
             network.heal("alpha", "beta")
             await until(lambda: links.link is not None)
             network.cut("alpha", "beta")

@@ -286,8 +286,8 @@ async def test_what_may_differ_at_the_backup_is_not_copied_there(
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
     refusals = 0
-    while unit.mirror.state is not PrimaryState.NORMAL:
-        if unit.mirror.replica.streams:
+    while unit.replica.state is not PrimaryState.NORMAL:
+        if unit.replica.streams:
             with pytest.raises(OperationFailed) as refused:
                 unit.admission.decisions.make(Copy(FILE, 4 * MIB, 5 * MIB, FILE, 0), b"", NO_REQUEST)
             assert refused.value.errno == errno.EOPNOTSUPP

@@ -173,7 +173,7 @@ async def test_a_change_that_is_declined_behind_the_word_of_its_copying_is_copie
     told: list[InodeNumber] = []
     noted: list[InodeNumber] = []
     assert isinstance(primary, PrimaryUnit)
-    tell, note = primary.mirror.resync._send_out_of_sync, Declining.note
+    tell, note = primary.mirror.resync[primary.replica]._send_out_of_sync, Declining.note
 
     def tell_and_write(stream: Stream) -> None:
         tell(stream)
@@ -185,7 +185,7 @@ async def test_a_change_that_is_declined_behind_the_word_of_its_copying_is_copie
         noted.append(inode)
         bad.is_mended = len(noted) == 2  # before anything of the image is copied
 
-    monkeypatch.setattr(primary.mirror.resync, "_send_out_of_sync", tell_and_write)
+    monkeypatch.setattr(primary.mirror.resync[primary.replica], "_send_out_of_sync", tell_and_write)
     monkeypatch.setattr(Declining, "note", note_and_mend)
     with pytest.raises(CopyDeclined):
         await pair.primary.roles.perform(Write(file, 0), b"after!")

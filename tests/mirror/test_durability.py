@@ -31,7 +31,7 @@ def durability_in(
 ) -> tuple[Durability, Replica, Authority, FakeSession]:
     replica, session = replica_in(volume, state)
     authority = Authority((replica,), quorum or QuorumGrant(), Fence.NEVER, PATIENCE_S)
-    return Durability(volume, replica, authority), replica, authority, session
+    return Durability(volume, (replica,), authority), replica, authority, session
 
 
 def messages(session: FakeSession) -> list[Any]:
@@ -54,22 +54,22 @@ async def result_of(flushed: Callable[[], Any], then: Callable[[], None]) -> obj
 
 async def test_a_flush_is_what_the_backup_says(volume: Volume) -> None:
     durability, replica, _, session = durability_in(volume, PrimaryState.NORMAL)
-    promise = durability.ask_flush(FILE)
+    promises = durability.ask_flush(FILE)
     assert messages(session) == [FlushImage(1, FILE)]
     assert replica.stream is not None
     replica.stream.answered(Reply(1, errno=errno.EIO))
-    assert await durability.flushed(FILE, promise) == errno.EIO
+    assert await durability.flushed(FILE, promises) == errno.EIO
 
 
 async def test_alone_this_volume_is_enough(volume: Volume) -> None:
     durability, _, _, _ = durability_in(volume, PrimaryState.ALONE)
-    assert durability.ask_flush(FILE) is None
-    assert await durability.flushed(FILE, None) == 0
+    assert durability.ask_flush(FILE) == [None]
+    assert await durability.flushed(FILE, [None]) == 0
 
 
 async def test_a_flush_whose_link_was_lost_ends_when_the_primary_goes_on_alone(volume: Volume) -> None:
     durability, replica, authority, _ = durability_in(volume, PrimaryState.NORMAL)
-    promise = durability.ask_flush(FILE)
+    promises = durability.ask_flush(FILE)
 
     def lose() -> None:
         replica.end("cut")
@@ -78,7 +78,7 @@ async def test_a_flush_whose_link_was_lost_ends_when_the_primary_goes_on_alone(v
             replica.go(event, "cut", is_meant=True)
         authority.look()
 
-    assert await result_of(lambda: durability.flushed(FILE, promise), lose) == 0
+    assert await result_of(lambda: durability.flushed(FILE, promises), lose) == 0
 
 
 async def test_a_flush_that_is_not_answered_ends_the_link(
@@ -97,7 +97,7 @@ async def test_a_flush_of_a_host_that_may_not_go_on_alone_is_in_doubt(
     quorum = QuorumGrant(cast(Witness, object()))
     durability, _, _, _ = durability_in(volume, PrimaryState.ALONE, quorum=quorum)
     with pytest.raises(NotPermitted):
-        await durability.flushed(FILE, None)
+        await durability.flushed(FILE, [None])
 
 
 async def test_checkpoints_end_in_the_order_in_which_they_began(volume: Volume) -> None:
@@ -119,8 +119,8 @@ async def test_checkpoints_end_in_the_order_in_which_they_began(volume: Volume) 
     before = volume.catalog.checkpoints.ended
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(durability.checkpoint, stream)
-            nursery.start_soon(durability.checkpoint, stream)
+            nursery.start_soon(durability.checkpoint)
+            nursery.start_soon(durability.checkpoint)
             nursery.start_soon(answer_newest_first)
     assert volume.catalog.checkpoints.ended == volume.catalog.checkpoints.begun == before + 2
     assert ended == [before, before + 1]
@@ -136,7 +136,7 @@ async def test_a_checkpoint_that_failed_there_leaves_the_marks(volume: Volume) -
 
     async def fails() -> None:
         with pytest.raises(ConnectionLost, match="checkpoint failed"):
-            await durability.checkpoint(stream)
+            await durability.checkpoint()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails)

@@ -130,7 +130,7 @@ async def test_a_host_that_is_the_primary_again_knows_nothing_of_what_the_other_
         await normal(pair)
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.replica.holdings.below is None
+    assert unit.replica.holdings.below is None
 
 
 async def test_all_goes_once_the_backup_was_unmounted_in_good_order(

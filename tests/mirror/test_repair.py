@@ -126,8 +126,8 @@ async def test_a_comparison_waits_while_a_lost_link_is_not_yet_known_to_be_lost(
     await furnish(pair)
     unit = pair.primary.unit
     assert isinstance(unit, PrimaryUnit)
-    assert unit.mirror.stream is not None
-    unit.mirror.stream.session.close("broken in the middle of a message")
+    assert unit.replica.stream is not None
+    unit.replica.stream.session.close("broken in the middle of a message")
     await unit.verify()
     with trio.fail_after(60):
         while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110

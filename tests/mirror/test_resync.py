@@ -14,6 +14,7 @@ from fusemirror.change import NamespaceChange, TruncateChange
 from fusemirror.channel.link import Link
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.mirror.histories import history_of
+from fusemirror.mirror.pace import Pace
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.resync import Resyncer
 from fusemirror.mirror.states import PrimaryEvent
@@ -51,7 +52,10 @@ class Brought:
         self.replica = Replica(volume, hold_until=0.0)
         self.window = Window(volume.number)
         self.reached: list[PrimaryEvent] = []
-        self.resync = Resyncer(volume, self.replica, self.window, 0, self.reached.append)
+        self.pace = Pace(0, paused=volume.identity.resync_paused)
+        self.resync = Resyncer(
+            volume, self.replica, self.window, self.pace, self.reached.append, self.window.acknowledge
+        )
 
     @asynccontextmanager
     async def over(
@@ -129,10 +133,9 @@ async def test_what_failed_here_is_compared_over_the_same_link(volume: Volume) -
         assert brought.resync.status is not None
 
 
-async def test_that_it_is_paused_outlives_the_process(volume: Volume) -> None:
-    Brought(volume).resync.change_pace(paused=True)
+async def test_it_is_paused_only_where_something_is_to_be_copied(volume: Volume) -> None:
     brought, wire = Brought(volume), Wire()
-    assert brought.resync.pace.paused
+    brought.pace.change(paused=True)
     assert not brought.resync.is_paused, "nothing is being copied"
     brought.replica.out_of_sync.add_whole(ROOT_INODE)
     async with brought.over(wire):

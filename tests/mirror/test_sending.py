@@ -14,6 +14,7 @@ import trio.testing
 from fusemirror.change import NamespaceChange, encode_change
 from fusemirror.errors import ChangeUnrecorded, CheckReport, ConnectionLost, RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.mirror.stream import Stream
@@ -27,7 +28,8 @@ KEY = "what the change is about"
 
 def with_a_change_under_way(volume: Volume) -> Mirror:
     """A mirror that lost its backup before that acknowledged a change, and need not wait any longer."""
-    mirror = Mirror(volume, Random(1).randbytes, peer_timeout_s=0, io_timeout_s=PATIENCE_S)
+    replica = Replica(volume, hold_until=0.0)
+    mirror = Mirror(volume, (replica,), Random(1).randbytes, io_timeout_s=PATIENCE_S)
     change = NamespaceChange(
         ChangeNumber(volume.number + 1), NO_REQUEST, volume.clock.next_ns(), InodeNumber(0), ()
     )
@@ -39,6 +41,7 @@ def with_a_change_under_way(volume: Volume) -> Mirror:
 
 async def told(mirror: Mirror) -> tuple[list[CheckReport], list[bool]]:
     """What the program of the change and two that would see it are told once the backup is left."""
+    (replica,) = mirror.replicas
     reports: list[CheckReport] = []
     shown: list[bool] = []
     number = mirror.window.unsettled(KEY)
@@ -59,10 +62,10 @@ async def told(mirror: Mirror) -> tuple[list[CheckReport], list[bool]]:
             waiting.start_soon(look)
             await trio.testing.wait_all_tasks_blocked()
             async with trio.open_nursery() as watching:
-                await watching.start(mirror.run_watch)
+                await watching.start(mirror.run_watch, replica)
                 await mirror.authority.until_decided()
                 watching.cancel_scope.cancel()
-    assert mirror.state is PrimaryState.ALONE
+    assert replica.state is PrimaryState.ALONE
     assert not mirror.window.unsettled(KEY)
     return reports, shown
 
@@ -70,7 +73,7 @@ async def told(mirror: Mirror) -> tuple[list[CheckReport], list[bool]]:
 async def test_what_was_under_way_is_acknowledged_in_a_line_of_its_own(volume: Volume) -> None:
     mirror = with_a_change_under_way(volume)
     assert await told(mirror) == ([], [True, True])
-    assert not mirror.generation_shared
+    assert not mirror.replicas[0].shares_line
 
 
 @pytest.mark.expects_warnings
@@ -110,4 +113,4 @@ async def test_what_the_backup_says_is_taken_where_it_has_a_place(
     mirror, (here, there) = with_a_change_under_way(volume), memory_sessions
     there.send(message)
     with trio.fail_after(PATIENCE_S), pytest.raises((RemoteProtocolError, ConnectionLost), match=why):
-        await mirror._read(here, Stream(here))
+        await mirror._read(mirror.replicas[0], here, Stream(here))

@@ -98,7 +98,8 @@ def _after(owner: Any, name: str, then: Callable[..., None]) -> Planting:
 
 
 def _acknowledge_all(mirror: Mirror, *_: object) -> None:
-    mirror.replica.release()
+    for replica in mirror.replicas:
+        replica.release()
     mirror.window.acknowledge(mirror.volume.number)
 
 
@@ -469,8 +470,7 @@ def _granted_in_grace() -> Iterator[None]:
         arbiter.locks.table.drop_host(arbiter.locks.peer)
 
     def is_open(arbiter: Deciding) -> bool:
-        mirror = arbiter._mirror
-        return arbiter._may_decide() and (arbiter._decides_alone or mirror.replica.streams)
+        return arbiter._may_decide() and (arbiter._decides_alone or arbiter._replica.streams)
 
     async def reclaim_late(asking: Asking, link: Link) -> set[InodeNumber]:
         await trio.sleep(0.3)
@@ -486,7 +486,7 @@ def _granted_in_grace() -> Iterator[None]:
 
 def _grant_during_the_lease() -> AbstractContextManager[object]:
     """A primary that has lost the link does not wait until the backup knows."""
-    alone = property(lambda arbiter: not arbiter._mirror.replica.streams)
+    alone = property(lambda arbiter: not arbiter._replica.streams)
     return mock.patch.object(Deciding, "_decides_alone", alone)
 
 

@@ -103,7 +103,7 @@ def _is_fenced(host: SimulatedHost) -> bool:
     unit = host.present
     if not isinstance(unit, PrimaryUnit):
         return False
-    return unit.mirror.authority.fence is Fence.DATA and unit.mirror.state is PrimaryState.ALONE
+    return unit.mirror.authority.fence is Fence.DATA and unit.replica.state is PrimaryState.ALONE
 
 
 def _locked(
@@ -314,14 +314,14 @@ class Program:
             return  # the roles are being exchanged
         unit = primaries[0].present
         assert isinstance(unit, PrimaryUnit)
-        mirror = unit.mirror
+        mirror, replica = unit.mirror, unit.replica
         # A request that was done while the primary was alone is answered as soon as the backup is back.
-        if host is not primaries[0] and inode in mirror.replica.out_of_sync:
+        if host is not primaries[0] and inode in replica.out_of_sync:
             return
         if unit.volume.catalog.inode(inode) is None:
             return  # it had no name, nobody had it open, and it was purged
         # Where another change of the image is under way, it may have overwritten these bytes.
-        if mirror.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.window.unsettled(inode):
+        if replica.state in PRIMARY_ACKNOWLEDGES_ALONE or mirror.window.unsettled(inode):
             return
         images = [volume.images.read(inode, offset, length) for volume in (one.volume, other.volume)]
         assert images[0] == images[1], (

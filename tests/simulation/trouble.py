@@ -187,7 +187,7 @@ class Trouble:
                 self._world.trace(f"resync {'paused' if paused else 'goes on'}")
                 rate = self._random.choice((0, 1 << 20, 1 << 24))
                 with host.inside(), suppress(Killed, OSError):
-                    unit.mirror.resync.change_pace(rate_bytes=rate, paused=paused)
+                    unit.mirror.change_pace(rate_bytes=rate, paused=paused)
 
     # --- clocks -------------------------------------------------------------------------------------------
 
