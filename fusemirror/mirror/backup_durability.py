@@ -89,6 +89,8 @@ class BackupDurability:
         parted = self._epochs.pop(message.token, None)
         if parted is None:
             raise BadChange("there is no such checkpoint, or it is not durable here")
+        # One before it that was not ended, as another replica was lost meanwhile, ends with it.
+        self._epochs = {token: each for token, each in self._epochs.items() if token > message.token}
         epoch, number = parted
         self._volume.drop_marks(epoch)
         self.primary_durable = max(self.primary_durable, number)  # or it would keep its own marks

@@ -50,6 +50,18 @@ async def test_what_was_not_ended_over_a_link_is_ended_by_none_of_the_next(volum
         await handled(durability, ForgetMarks(1), session)
 
 
+async def test_one_that_was_not_ended_is_ended_by_the_next(volume: Volume) -> None:
+    """Another replica of the primary was lost meanwhile; the link to this one goes on."""
+    durability, session = BackupDurability(volume), FakeSession()
+    for token in range(2 * CHECKPOINTS_OPEN_MAX):
+        begun = volume.catalog.checkpoints.begun
+        await handled(durability, Checkpoint(token, ChangeNumber(0), begun + 1), session)
+        if token % 2:
+            await handled(durability, ForgetMarks(token), session)
+    with pytest.raises(BadChange, match="no such checkpoint"):
+        await handled(durability, ForgetMarks(0), session)
+
+
 async def test_a_primary_that_lies_about_checkpoints_is_refused(volume: Volume) -> None:
     durability, session = BackupDurability(volume), FakeSession()
     beyond = volume.catalog.checkpoints.begun + COUNTER_SKIPPED_MAX + 1
