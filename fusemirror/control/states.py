@@ -77,6 +77,7 @@ PARKED = frozenset({_S.HANDING_OVER, _S.SUSPENDED_AT_BEGINNING, _S.SUSPENDED})
 REFUSING = frozenset({_S.SUSPENDED_AT_BEGINNING, _S.SUSPENDED, _S.RETIRED})
 """Whoever is in the unit already, and would change or show something, gets `RoleChanged` and asks anew."""
 
+# What it decided before that could stand beside what the other host has decided since, as the primary (G6).
 BEFORE_READY = frozenset({_S.BEGINNING, _S.SUSPENDED_AT_BEGINNING})
 
 

@@ -90,6 +90,7 @@ TABLE: dict[WriteState, dict[WriteEvent, Go]] = {
         _E.EXCLUSIVE: Go(_S.STANDING_BY_AT_MAIN, (843, 850)),
         _E.FREE: Go(_S.COMMANDING, (844, 845)),
     },
+    # As at the subvolume: a reservation may have been made meanwhile.
     _S.STANDING_BY_AT_MAIN: {_E.RELEASED: Go(_S.ANALYSED_BY_MAIN), _E.FAILED: Go(_S.ENDED)},
     # The subvolume is never asked for leave: whoever has its status for less gives it up.
     _S.COMMANDING: {
@@ -97,6 +98,8 @@ TABLE: dict[WriteState, dict[WriteEvent, Go]] = {
         _E.TRANSFERRED: Go(_S.ENDED, (855, 846, 847)),
         _E.FAILED: Go(_S.ENDED),
     },
+    # Both statuses last until either volume holds all of the data: a read that came between would be shown
+    # the write on one host and not on the other [0079].
     _S.LANDING: {_E.TRANSFERRED: Go(_S.ENDED, (854, 840, 841)), _E.FAILED: Go(_S.ENDED)},
     _S.CONFLICT: {},
     _S.ENDED: {},

@@ -103,6 +103,7 @@ class Succession:
                     is_first = False
                 change = await self._next_change()
                 nursery.cancel_scope.cancel()
+            # All tasks of the old unit have ended here: one that still ran would decide beside the next unit.
             self._change(change)
 
     async def _next_change(self) -> RoleChange:
@@ -121,6 +122,8 @@ class Succession:
                 return change
             except (FusemirrorError, OSError) as error:
                 log.info("the role stays as it is: %s", error)
+                # Not made, so who waits for it must hear why, and what was parked is served by the unit that
+                # is still here.
                 told = disk_error(self._volume.directory, error) if isinstance(error, OSError) else error
                 change.end(told)
                 self._meeting.go_on()
@@ -131,6 +134,7 @@ class Succession:
         in quarantine."""
         role.life.meet(RoleEvent.SUSPEND)
         met = self._host.links.met
+        # Suspended first: a change made behind the copy would be overwritten, and be in no quarantine (G6).
         first = fork_point(self._volume, None if met is None else met.history)
         files = await DivergentChanges(self._volume, first).files()
         count = await quarantine_files(self._volume, files)
@@ -141,6 +145,7 @@ class Succession:
         identity = self._volume.identity
         if change.role == "primary":
             self._volume.update_identity(
+                # From here on the other host is made equal to this copy, whatever this one lacked.
                 role="primary",
                 term=change.term,
                 handed_over=False,
@@ -151,6 +156,8 @@ class Succession:
                 held_below=None,
             )
         elif not change.hand_over:  # else it was durable before the other host heard of it
+            # `handed_over` lets a peer that never heard of it take the role when the hosts meet (`MEETINGS`).
+            # What went to quarantine gives way whole: an incomplete copy gets all rows anew (`missed`).
             complete = identity.complete and not change.quarantines
             self._volume.update_identity(role="backup", term=change.term, handed_over=True, complete=complete)
 
@@ -159,6 +166,7 @@ class Succession:
 
         There is no wait in here: whoever is woken by the old unit's end finds the new one.
         """
+        # A copy that was cut short is no whole catalog. The one that was here before is.
         if self._volume.catalog.copying and change.role == "primary":
             try:
                 self._volume.abandon_catalog_copy()
@@ -167,6 +175,7 @@ class Succession:
         before = self.role
         before.retire(change)
         assert before.life.state is RoleState.RETIRED, "nobody is served by two units"
+        # A link that was made before says the old roles, by its Hello.
         self._meeting.meet_anew("the roles changed")
         role = self._make_role(self._host)
         assert role.is_primary is (change.role == "primary"), "the volume says which role this host has"
@@ -213,6 +222,7 @@ class Succession:
         try:
             await role.ask_to_switch()
         except RoleChanged:
+            # The unit that was asked for its role's end hears of it in this way.
             await self._present.succeeded(role)
         io_timeout_s = self._settings.io_timeout
         with trio.move_on_after(io_timeout_s):
@@ -270,6 +280,7 @@ class Succession:
         if role.is_primary:
             return  # it was handed the role meanwhile
         reason = self.takeover_report()["refused"]
+        # Looked at after the wait for the witness: the primary may have come back meanwhile.
         if reason is not None and not force:
             raise RefusedForSafety(f"{reason}; --force takes over all the same")
         change = RoleChange("primary", "taken over", self._volume.identity.term + 1, alone=True)
@@ -332,6 +343,8 @@ class Succession:
             return "there is no split brain; nothing is to be done"
         generations = generations_of(self._volume)
         at = generations[0].identity.hex() if generations else ""
+        # With the newest line that there is, so that the word is not taken for one about the next split
+        # brain; and above both terms, as the later of two words counts (`_chosen`).
         if (identity.keep, identity.keep_at) != (hosts[keep], at):
             term = max(identity.term, 0 if links.met is None else links.met.term) + 1
             self._volume.update_identity(keep=hosts[keep], keep_at=at, term=term)

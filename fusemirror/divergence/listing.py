@@ -54,9 +54,11 @@ def fork_point(volume: Volume, theirs: History | None) -> ChangeNumber:
     ours = generations_of(volume)
     known = {generation.identity for generation in theirs.generations} if theirs is not None else set()
     shared = next((generation.identity for generation in ours if generation.identity in known), None)
+    # The other host may lack all of it. Too much in quarantine costs room, too little a version (G6).
     if theirs is None or shared is None:
         return ChangeNumber(1)
     first = volume.number + 1
+    # Either host may have gone on first, and what the one had from then on the other lacks.
     for generations in (ours, theirs.generations):
         for generation in generations:
             if generation.identity == shared:

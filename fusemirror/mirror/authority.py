@@ -95,6 +95,8 @@ RIGHTS: tuple[tuple[Columns, Rights], ...] = (
     ((Standing.REJOINS, True, False), Rights(_MADE, _ALONE, _ALWAYS, _OWN_LINE)),
     ((Standing.APART, True, False), Rights(_MADE, _ALONE, _ALWAYS, _OWN_LINE)),
     # With a fence nothing begins that line. What was under way is here, and perhaps there: it is in doubt.
+    # A change waits where the backup is being brought up to date, which ends by itself, and is refused at
+    # once where it is away, for nobody knows how long.
     ((Standing.REJOINS, True, True), Rights(_WAITS, _ALONE, _ALWAYS, _IN_DOUBT)),
     ((Standing.APART, True, True), Rights(_REFUSED, _ALONE, _ALWAYS, _IN_DOUBT)),
     # The other host may have become the primary: what is here may be old, and this host's word counts for
@@ -116,6 +118,16 @@ def rights_at(standing: Standing, *, permitted: bool, fenced: bool) -> Rights:
         if all(expected is None or expected == fact for expected, fact in zip(columns, facts, strict=True)):
             return rights
     raise AssertionError("every combination has its row")
+
+
+# Whether a change is made is asked without looking at the grant (`fenced`, `admit`): a fence forbids with it
+# and without. Were it not so, a change could be made alone that nobody may acknowledge.
+assert all(
+    rights_at(standing, permitted=False, fenced=fenced).making
+    is rights_at(standing, permitted=True, fenced=fenced).making
+    for standing in Standing
+    for fenced in (False, True)
+)
 
 
 class Authority:
@@ -146,10 +158,15 @@ class Authority:
     def look(self) -> None:
         """A replica stands elsewhere, or the fence or the grant has changed: who waits looks again."""
         standing = max(PRIMARY_STANDINGS[replica.state] for replica in self._replicas)
+        # Both rows, as the grant comes and ends without a call of this: which of them holds is asked each
+        # time.
         without, with_it = (self.rights_where(standing, permitted=each) for each in (False, True))
         self._rights = without, with_it
+        # The next time apart gets a line of its own in the log.
         if standing is Standing.STREAMS:
             self._has_reported = False
+        # The witness spoke of one time apart. Kept over the next, its word would refuse programs before it is
+        # asked.
         if self._is_refused and not self.wants_quorum:
             self._is_refused = False
         self.waits.tell(in_vain=self._reports and self._is_refused)
@@ -182,6 +199,8 @@ class Authority:
         if shown is not _UNDER_LEASE:
             return shown is _ALWAYS
         now = trio.current_time()
+        # Also by a session that was lost: what the backup promised holds until the lease is over, link or no
+        # link.
         for replica in self._replicas:
             if replica.session is not None and now < replica.session.heartbeat.lease_until:
                 return True
@@ -236,6 +255,7 @@ class Authority:
 
     @property
     def _decides(self) -> bool:
+        # In between, nobody knows yet by which of the two a decision would be acknowledged.
         return self.acknowledges_alone or any(replica.streams for replica in self._replicas)
 
     async def admit(self) -> None:

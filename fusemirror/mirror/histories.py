@@ -90,6 +90,7 @@ def _facts(ours: History, theirs: History) -> tuple[bool, bool, bool, bool, bool
 
 
 def _is_known(one: History, other: History) -> bool:
+    # By identity: two hosts that are alone give the same numbers to different changes.
     newest = one.generations[:1]
     return any(newest and generation.identity == newest[0].identity for generation in other.generations)
 
@@ -185,6 +186,7 @@ def _chosen(ours: Claim, theirs: Claim) -> Better:
     words = sorted(
         (claim.term, claim.keep) for claim in (ours, theirs) if claim.keep and _is_about(claim, ours, theirs)
     )
+    # Of one term and for both: each was said without knowing of the other, so neither is the later one.
     if not words or (len(words) == 2 and words[0][0] == words[1][0] and words[0][1] != words[1][1]):
         return Better.NEITHER
     return Better.OURS if words[-1][1] == ours.host else Better.THEIRS
@@ -209,6 +211,8 @@ MEETINGS: tuple[tuple[MeetColumns, Action], ...] = (
     ((True, False, Better.NEITHER, None), Action.DIVERGED),
     ((False, True, Better.THEIRS, None), Action.LINK),
     ((False, True, Better.EITHER, None), Action.LINK),
+    # Whoever has the role gives it away, durably, before the other takes it: so there is never a second
+    # primary.
     ((False, True, Better.OURS, None), Action.WAIT),
     ((False, True, Better.NEITHER, None), Action.DIVERGED),
     # Two primaries, after a take-over: the one whose line went on stays; the other never had a word
@@ -232,12 +236,15 @@ def meet(ours: Claim, theirs: Claim) -> Action:
     """The one decision on connect: exactly one row of the table matches."""
     same_role = ours.role == theirs.role
     copy = better(ours, theirs)
+    # Before the tie is broken: who wins that by its name has lost nothing.
     handed_over = _handed_over(ours, theirs, copy)
     if copy is Better.EITHER and same_role:
         higher = (ours.term, ours.host) > (theirs.term, theirs.host)
         copy = Better.OURS if higher else Better.THEIRS
     facts = (ours.role == "primary", theirs.role == "primary", copy, handed_over)
     step = decide_meeting(facts)
+    # Only what was acknowledged alone is worth keeping. Else the tail of one line gives way, on which nobody
+    # has relied.
     return Action.YIELD if step is Action.GIVE_WAY and _is_split(ours, theirs) else step
 
 

@@ -72,10 +72,13 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
     # CaughtUp counts for all of them.
     m.Applied: PRIMARY_STREAMING,
     m.Declined: PRIMARY_STREAMING,
+    # Questions are asked in any state, as to give leases up, and the state may go on before the answer is
+    # here. `stream.py` holds each answer against what was asked.
     m.Reply: frozenset(_P),
     m.Fetched: frozenset(_P),
     # It answers Begin, and what it suspects must be marked before anything counts as equal.
     m.Suspects: frozenset({_P.REJOINING, _P.RECOVERING}),
+    # Of the host itself. No change depends on it, so it has no place among them.
     m.Room: frozenset(_P),
     m.DiskSpace: frozenset(_P),
     m.Modes: frozenset(_P),
@@ -85,7 +88,10 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
     m.Request: PRIMARY_STREAMING,
     m.AskStatus: PRIMARY_STREAMING,
     m.StatusTaken: PRIMARY_STREAMING,
+    # What has ended is never asked for again (G4), so it may be forgotten in any state.
     m.Ended: frozenset(_P),
+    # A lease is granted only while the mirror is normal, and goes unanswered else: nobody waits for it. For
+    # WantBack a program waits, and a lease is given up in every state.
     m.WantNames: frozenset(_P),
     m.WantBack: frozenset(_P),
     # A lock is granted with a number of the stream: the grantee waits until it has that change.
@@ -97,6 +103,7 @@ PRIMARY_TAKES: dict[type, frozenset[PrimaryState]] = {
 }
 """Which messages of the backup the primary takes, and in which states."""
 
+# In none of these does a backup read under a lease of this host's, so none shows what is old by now (G2).
 PRIMARY_ACKNOWLEDGES_ALONE = frozenset({_P.ALONE, _P.REJOINING, _P.DIVERGED})
 
 
@@ -124,6 +131,7 @@ PRIMARY_STANDINGS: dict[PrimaryState, Standing] = {
     _P.RECOVERING: Standing.HOLDS,
     _P.RESYNCING: Standing.STREAMS,
     _P.NORMAL: Standing.STREAMS,
+    # The hosts may talk, to tell a person what each changed; but no change travels, so nothing is waited for.
     _P.DIVERGED: Standing.APART,
 }
 
@@ -152,6 +160,8 @@ class TakingEvent(Enum):
 _T, _TE = Taking, TakingEvent
 
 TAKING_TRANSITIONS: dict[Taking, dict[TakingEvent, Taking]] = {
+    # A backup tells of its room again and again, so its word need not be news. It holds for one link: over
+    # the next the backup tells anew.
     _T.TAKES: {
         _TE.FILLED: _T.FULL,
         _TE.EASED: _T.TAKES,
@@ -202,6 +212,7 @@ class BackupEvent(Enum):
 _B, _BE = BackupState, BackupEvent
 
 BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
+    # LOST, too: a connection may end before the stream has begun.
     _B.DISCONNECTED: {
         _BE.BEGUN: _B.CATCHING_UP,
         _BE.LOST: _B.DISCONNECTED,
@@ -209,8 +220,13 @@ BACKUP_TRANSITIONS: dict[BackupState, dict[BackupEvent, BackupState]] = {
     },
     # The names here are not what main shows now, so nothing is served, and losing the link costs no more
     # than time.
+    # No DIFFERED from here on: the histories were compared before the stream began.
     _B.CATCHING_UP: {_BE.CAUGHT_UP: _B.RESYNCING, _BE.LOST: _B.DISCONNECTED},
+    # No state is kept for the next link. How far this volume is it says when the hosts meet again, and what
+    # may differ the primary has marked: what was under way over the lost link, too.
     _B.RESYNCING: {_BE.COPIED: _B.NORMAL, _BE.LOST: _B.DISCONNECTED},
+    # No way back to RESYNCING: an image that this disk declines later is one that is read at the primary, and
+    # the names and all other images are as good as before (seed step 710).
     _B.NORMAL: {_BE.LOST: _B.DISCONNECTED},
     # A link that ends without having begun changes nothing about that.
     _B.DIVERGED: {_BE.BEGUN: _B.CATCHING_UP, _BE.LOST: _B.DIVERGED, _BE.DIFFERED: _B.DIVERGED},
@@ -230,6 +246,8 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
     m.DiskSpace: _ALWAYS,
     m.Modes: _ALWAYS,
     m.KeyNews: _ALWAYS,
+    # While it catches up these are the records that it missed; beside a copy of the catalog, also what is
+    # changed meanwhile.
     NamespaceChange: _BEGUN,
     WriteChange: _BEGUN,
     TruncateChange: _BEGUN,
@@ -239,6 +257,8 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
     m.TakeStatus: _BEGUN,
     m.CatalogRows: _BEGUN,
     m.OutOfSync: _BEGUN,
+    # Once: it acknowledges by number from here on, and a second one would let it acknowledge what it was
+    # never sent (`Volume.advance`).
     m.CaughtUp: frozenset({_B.CATCHING_UP}),
     m.Normal: frozenset({_B.RESYNCING}),
     # A host that lacks anything may not become the primary: it would take the order of changes with it.
@@ -246,6 +266,7 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
     # A lease is given up whatever else is: the other host waits for that.
     m.RecallNames: _ALWAYS,
     m.FreeNames: _ALWAYS,
+    # Of single images, rows and leases, by their inodes: these mean nothing before the names here are main's.
     **dict.fromkeys(
         (
             m.Digests,
@@ -289,6 +310,8 @@ class MirrorWord(Enum):
 
 
 WORDS: dict[PrimaryState | BackupState, MirrorWord] = {
+    # By what it means for G1. While the primary holds, nothing is mirrored either: that changes wait does not
+    # make the state any better, and the reason beside it says so.
     _P.ALONE: MirrorWord.DEGRADED,
     _P.HOLDING: MirrorWord.DEGRADED,
     _P.REJOINING: MirrorWord.RESYNCING,
