@@ -90,6 +90,8 @@ class DirectoryLeases:
     def look(self, directory: InodeNumber) -> bool:
         """A program of this host looks for a name; whether it is one of so many that keeping them pays."""
         now = trio.current_time()
+        # Counted over the lifetime of a name: looks further apart than that would each find it expired, lease
+        # or not.
         if now >= self._looks_until:
             self._looks.clear()
             self._looks_until = now + NAME_LIFETIME_S
@@ -118,6 +120,7 @@ class DirectoryLeases:
 
     def keeping(self, directory: InodeNumber) -> int | None:
         """Tells apart the times for which names of the directory may be kept; None if they may not now."""
+        # Not once a shared lease is being given up: a name kept from then on would outlast the wait for it.
         may = directory in self.exclusive or (self._sharing and directory in self.shared)
         return self._given_up if may else None
 
@@ -133,6 +136,7 @@ class DirectoryLeases:
             lifetime_s = min(NAME_LIFETIME_S, limit_s)
             self._exclusive_until = max(self._exclusive_until, now + lifetime_s)
         else:
+            # Shorter than by an exclusive lease, as programs of both hosts may have to wait for its end.
             lifetime_s = min(SHARED_NAME_LIFETIME_S, limit_s)
             self._shared_until = max(self._shared_until, now + lifetime_s)
         return lifetime_s
@@ -233,6 +237,7 @@ class LeaseGrants:
         leases = self.leases
         async with self._deciding:
             stream = self._normal_stream()
+            # No answer is needed: nobody waits for a lease, which only spares the backup's later looks.
             if stream is None or not self._is_free(directory):
                 return
             # Both hosts look there: an exclusive lease would only be recalled by the next look.
@@ -260,6 +265,8 @@ class LeaseGrants:
                 # show one.
                 if self._replica.stream is None and self._mirror.authority.acknowledges_alone:
                     leases.exclusive.add(directory)
+            # The backup knows before this kernel keeps anything: else a program there would change a name
+            # unasked (G2).
             elif await self._agrees(stream, partial(HoldNames, directory=directory)):
                 leases.exclusive.add(directory)
             else:
@@ -299,12 +306,15 @@ class LeaseGrants:
     async def free(self, directory: InodeNumber, *, of_change: bool) -> None:
         """On return the backup is not in the way of a program of this host. `RoleChanged`."""
         mirror, replica, leases = self._mirror, self._replica, self.leases
+        # After each wait anew: once the decision is free again another one may grant the directory before
+        # this goes on.
         while leases.is_in_the_way(directory, of_change=of_change):
             async with self._deciding:
                 stream = replica.stream
                 if stream is not None and await self._free(stream, directory, of_change=of_change):
                     continue
             if stream is None:
+                # The backup says nothing now: its lease runs out, or both begin anew with another link.
                 await mirror.authority.until_decided()
                 if not replica.streams:
                     leases.forget_link()  # the backup's lease is over, and with it all that its kernel kept
@@ -346,6 +356,7 @@ class LeaseGrants:
                 await self._free_exclusive(stream)
 
     async def _free_exclusive(self, stream: Stream | None) -> None:
+        # First it is so, and then it is said: the backup's program goes on at the word.
         await self.leases.give_up_exclusive()
         if stream is not None:
             with suppress(ConnectionLost):
@@ -355,6 +366,8 @@ class LeaseGrants:
         """False if the link was lost meanwhile."""
         answer = self._ask(stream, partial(RecallNames, shared=True))
         await self.leases.give_up_shared()  # both hosts at the same time
+        # Over another link both hosts have begun without any lease (`begin_link`), and this one's end is no
+        # news there.
         if not await _agreed(answer) or stream is not self._replica.stream:
             return False
         self.leases.end_sharing()
@@ -438,6 +451,7 @@ class LeaseRequests:
 
     def taken(self, message: HoldNames, _: Buffer, session: Session) -> None:
         directory = message.directory
+        # Whoever looked there a moment ago would ask for it back with the next look.
         refused = self._refuses(directory, self.leases.used)
         if not refused:
             _check_few(self.leases.theirs)
@@ -456,6 +470,7 @@ class LeaseRequests:
     def recalled(self, message: RecallNames, _: Buffer, session: Session) -> Callable[[], Awaitable[None]]:
         give_up = self.leases.give_up_shared if message.shared else self.leases.give_up_exclusive
 
+        # Beside the stream: what is kept takes its time to expire, and changes must be applied meanwhile.
         async def answer() -> None:
             await give_up()
             with suppress(ConnectionLost):

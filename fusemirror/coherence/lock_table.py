@@ -52,6 +52,8 @@ class LockKey(NamedTuple):
     space: LockKind
 
 
+# Replaced and never changed: what an arbiter has yet to tell the other host stays as it was
+# (`Asking._unsent`).
 class Lock(msgspec.Struct, frozen=True):
     """One range that one owner holds; `end` is its last byte. `since_ns` is a time of day, for people."""
 
@@ -64,6 +66,7 @@ class Lock(msgspec.Struct, frozen=True):
     since_ns: int = 0
 
     def conflicts_with(self, owner: Owner, start: int, end: int, *, exclusive: bool) -> bool:
+        # One's own are never in one's way: a program converts, joins and cuts what it holds (fcntl(2)).
         return (
             (self.exclusive or exclusive) and self.start <= end and start <= self.end and self.owner != owner
         )
@@ -163,12 +166,17 @@ class LockTable:
 
     def _try(self, wanted: Wanted) -> int | None:
         """The errno that settles a request that does not wait yet; None where it has to."""
+        # By what is held alone, and not by who waits: that a request came first gives it no right to the
+        # range.
         if self.hindrance(wanted) is not None:
+            # Who does not wait is in no circle and takes no place among those who do, so nothing else is
+            # asked.
             if not wanted.waits:
                 return errno.EAGAIN
             # Before the limits: EDEADLK is about this program, ENOLCK about what others use.
             if self._closes_circle(wanted):
                 return errno.EDEADLK
+            # Two limits: that of a host bounds the table, that of a user leaves places to the others there.
             user = (wanted.owner.host, wanted.lock.uid)
             many = self._waiting_by_user[user] >= LOCKS_WAITING_PER_USER_MAX
             if many or self._waiting_by_host[wanted.owner.host] >= LOCKS_WAITING_PER_HOST_MAX:
@@ -219,6 +227,7 @@ class LockTable:
     def _try_again(self, wanted: Wanted) -> int | None:
         if self.hindrance(wanted) is None:
             return self._grant(wanted)
+        # Again, as a lock that was granted since may close the circle: its own program asks nothing more.
         return errno.EDEADLK if self._closes_circle(wanted) else None  # by what was granted since
 
     def _closes_circle(self, wanted: Wanted) -> bool:
@@ -247,6 +256,7 @@ class LockTable:
     def cancel(self, host: bytes, token: int) -> bool:
         """The request waits no more; whether it did."""
         for wanted in self.all_waiting():
+            # By the host as well: each numbers its own requests.
             if wanted.token == token and wanted.owner.host == host:
                 self._wait_no_more(wanted)
                 return True
@@ -269,6 +279,8 @@ class LockTable:
         settled = []
         for space in spaces:
             key = LockKey(inode, space)
+            # Before the release: a request that stayed would be granted one day, to an owner that is gone,
+            # and for good.
             for wanted in [each for each in self._waiting.get(key, ()) if each.owner == owner]:
                 self._wait_no_more(wanted)
             settled += self.release(key, owner)
@@ -276,6 +288,8 @@ class LockTable:
 
     def drop_waiting(self, host: bytes) -> None:
         """Nobody of the host waits any more; nothing is settled by that."""
+        # An errno would be wrong: their programs wait on, and ask anew over the next link, or of the next
+        # arbiter.
         for wanted in [each for each in self.all_waiting() if each.owner.host == host]:
             self._wait_no_more(wanted)
 
@@ -313,6 +327,7 @@ class LockTable:
         # What needs no more locks than there are is refused at no limit.
         if more <= 0:
             return False
+        # Giving up may need more, too: the middle of a range leaves two (`_replaced`).
         uid = lock.uid if lock is not None else own[0].uid
         return (
             self._by_user[owner.host, uid] + more > LOCKS_PER_USER_MAX
@@ -336,6 +351,7 @@ class LockTable:
         for each in replaced:
             self._by_user[owner.host, each.uid] += 1
             self._by_host[owner.host] += 1
+        # No empty list stays: any program may lock any number of files once.
         if others or replaced:
             self._held[key] = others + replaced
         else:
@@ -382,6 +398,7 @@ def _check_all(host: bytes, new: list[tuple[LockKey, Lock]]) -> None:
             raise ValueError("a lock of another host")
         for other in by_key.setdefault(key, []):
             if other.conflicts_with(lock.owner, lock.start, lock.end, exclusive=lock.exclusive):
+                # No arbiter grants such two, so the host does not say what it was given.
                 raise ValueError("two of its locks conflict")
         by_key[key].append(lock)
 

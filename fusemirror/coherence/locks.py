@@ -54,6 +54,7 @@ from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
+# So a program waits a twentieth longer than it should, and no request has a timer of its own.
 _LOOKS_PER_TIMEOUT = 20
 
 Range = tuple[int, int]
@@ -88,6 +89,8 @@ class Ask:
         """It is before no arbiter now."""
         self.asked = False
         self.since = trio.current_time()
+        # Only that arbiter could have said which came first, the grant or the signal; and it says nothing any
+        # more. No lock is left behind: what it granted is not in the table here, and so is not reclaimed.
         if self.interrupted:
             self.settle(errno.EINTR)
 
@@ -146,6 +149,8 @@ class Locks:
         self.host = bytes.fromhex(volume.identity.host)
         self.peer = bytes.fromhex(volume.identity.peer)
         self.table = LockTable()
+        # By open file, as only its close ends it for sure: the program has then given up what it believed it
+        # held.
         self.lost: set[int] = set()
         """Open files through which somebody locked who lost that lock. They are good for nothing."""
         self.lost_total = 0
@@ -167,6 +172,7 @@ class Locks:
         # What this host holds stays in its own table over a change of the role: programs hold it as before.
         self._arbiter = arbiter
         self.put_off()
+        # The other host says itself what it holds, when it reclaims of the arbiter that this host has now.
         self.table.drop_host(self.peer)
 
     def put_off(self) -> None:
@@ -202,8 +208,11 @@ class Locks:
     ) -> Ask:
         """Ask for a lock through an open file; `end` has the answer. OperationFailed where it is lost, a
         check report where it is in vain."""
+        # Others may have been granted what its owner still believes it holds. A new lock would make that look
+        # right.
         if handle in self.lost:
             raise OperationFailed(errno.EIO)
+        # With `on_degraded = "report"` a program hears at once what it would hear after `io_timeout`.
         if self.arbiter.in_vain:
             raise self.arbiter.report()
         # Before the answer: a file that is closed meanwhile must end what is granted then.
@@ -261,13 +270,17 @@ class Locks:
         self._give_up(key, owner, (start, end), waiting=False)
 
     def _give_up(self, key: LockKey, owner: Owner, what: Range, *, waiting: bool) -> None:
+        # Looked up before anything ends: until the primary has heard of it the backup goes on reclaiming it,
+        # or another program would be granted the range ahead of the writes that were made under it (G2).
         before = [lock for lock in self.table.held(key) if lock.owner == owner]
         under_way = self.asked_by(key, owner)
+        # Nobody is there to take the answer: the process has closed the file, or has gone.
         if waiting:
             for ask in list(self._asks.values()):
                 if ask.wanted.key == key and ask.wanted.owner == owner and not ask.asks_only:
                     del self._asks[ask.wanted.token]
                     ask.settle(errno.EINTR)
+        # Also where nothing is held yet: a grant may be on its way here, and must be given back.
         if before or under_way:
             self.arbiter.release(key, owner, what, before, waiting=waiting)
 
@@ -288,6 +301,8 @@ class Locks:
 
     def closed(self, handle: int) -> None:
         """The last descriptor of an open file is closed: whatever was locked through it ends."""
+        # Sorted, as a set of bytes has another order in each process, and a simulation must send the same
+        # each time.
         for inode, owner in sorted(self._through.pop(handle, ())):
             for space in LockKind:
                 self._give_up(LockKey(inode, space), owner, (0, END_OF_FILE), waiting=True)
@@ -301,6 +316,8 @@ class Locks:
             # To wait for another program is no fault of anybody, and has no limit (F_SETLKW).
             if (ask.since > late and not in_vain) or (ask.asked and ask.wanted.waits):
                 continue
+            # An answer that needs no wait and does not come is the fault of the link, which ends for that: a
+            # peer that answers heartbeats alone would hold up programs for ever (G8).
             if ask.asked:
                 self.arbiter.give_up_waiting(self.io_timeout_s)
             ask.answer.reject(self.arbiter.report())
@@ -323,6 +340,8 @@ class Locks:
         handles = {handle for handle, users in self._through.items() if users & owners}
         self.lost |= handles
         self.lost_total += len(owners)
+        # Or the next reclaim would ask for them again (`own`), and be granted what these programs were told
+        # is lost.
         self.table.drop_host(self.host)
         inodes = {inode for inode, _ in owners}
         log.error(
@@ -348,6 +367,8 @@ class Locks:
     def all_rows(self) -> list[LockRow]:
         """Who holds, and who waits, as far as this host knows."""
         waiting = list(self.table.all_waiting())
+        # A request of this host stands in the table as well where this host is the arbiter, and in `_asks`
+        # alone else.
         known = {(each.owner.host, each.token) for each in waiting}
         waiting += [
             ask.wanted
