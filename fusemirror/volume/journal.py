@@ -136,6 +136,7 @@ class Journal:
         self._failed: str | None = None
         self._retractions = 0  # how often numbers were given back
         # Size and last number of the last segment before its last record.
+        # Of one record only: the newest alone is ever taken back, for the change that it was for.
         self._before_last = (_NEWEST.header_bytes, 0)
         self.cut_bytes = 0
         self._segments = self._scan(lost_power) or [self._create_segment(1, 0)]
@@ -165,9 +166,11 @@ class Journal:
         """On return the record is written, though not durable. OSError: nothing of it stays."""
         if self._failed is not None:
             raise DiskFailed(self._volume, self._failed)
+        # Refused here, as a reader would end at such a record, and call all behind it damage.
         if number <= self.last_number or len(payload) > JOURNAL_RECORD_BYTES_MAX:
             raise FusemirrorError(f"record {number} of {len(payload)} bytes after record {self.last_number}")
         segment = self._segments[-1]
+        # Not to one of version 1: without a seed, bytes of users could pass for records there.
         if segment.size_bytes >= JOURNAL_SEGMENT_BYTES or segment.format is not _NEWEST:
             segment = self._begin_segment(number)
         body = _NEWEST.record.pack(len(payload), number, note, self.durable_number) + payload
@@ -176,6 +179,7 @@ class Journal:
         try:
             append_whole(self._descriptor, record)
         except OSError:
+            # Half a record with whole ones behind it would be damage at the next opening.
             self._cut(segment.size_bytes)
             raise
         self._before_last = segment.size_bytes, segment.last
@@ -275,6 +279,8 @@ class Journal:
 
     def can_trim(self, number: int, keep_bytes: int) -> bool:
         """Whether `trim` would remove anything."""
+        # The last one stays, empty or not: its name says which number comes next, and none may be given
+        # twice.
         first = self._segments[0]
         return len(self._segments) > 1 and first.last <= number and self.size_bytes > keep_bytes
 
@@ -284,6 +290,7 @@ class Journal:
             old, active = self._segments, self._descriptor
             for path in [segment.path for segment in old if segment.first > number]:
                 path.unlink(missing_ok=True)  # they would stand behind the fresh start
+            # Before the older ones go: until its name is durable they are the journal.
             fresh = self._create_segment(number + 1, _FRESH_START)
             self._descriptor = os.open(fresh.path, _APPEND)
             sync_directory(self._directory)
@@ -312,6 +319,7 @@ class Journal:
         except OSError as error:
             self._failed = str(error)
             raise DiskFailed(self._volume, error) from error
+        # The new file is there and open before this object goes by it: after an error it is as it was before.
         before = self._segments[-1]
         # An empty one of the version before gives its name, and its meaning, to the new one.
         segment = self._create_segment(self.last_number + 1, before.flags if before.is_empty else 0)
@@ -352,6 +360,7 @@ class Journal:
             raise DiskFailed(self._volume, error) from error
 
     def _sync_files(self, active: int, behind: list[int]) -> None:
+        # Taken back before the sync: a segment that the loop begins meanwhile asks for the next one.
         names_unsynced, self._names_unsynced = self._names_unsynced, False
         for descriptor in behind:
             self._seams.fdatasync(descriptor)
@@ -370,11 +379,13 @@ class Journal:
 
     def _scan(self, lost_power: bool) -> list[_Segment]:
         with contextlib.suppress(FileNotFoundError):
+            # It was never named, so nothing in it counts.
             (self._directory / "new").unlink()
         segments: list[_Segment] = []
         paths = self._since_fresh_start()
         for path in paths:
             segment = self._scan_segment(path, is_last=path == paths[-1], lost_power=lost_power)
+            # No torn tail is like that: each segment was durable before the next one had its name.
             if segments and segments[-1].last + 1 != segment.first:
                 raise VolumeDamaged(self._volume, f"journal: records before {path.name} are missing")
             segments.append(segment)
@@ -386,6 +397,7 @@ class Journal:
         for path in paths:
             if not _SEGMENT_NAME.fullmatch(path.name):
                 raise VolumeDamaged(self._volume, f"journal: stray file {path.name}")
+        # From the end: what stands before the last fresh start is void, and need not even be readable.
         for index in reversed(range(len(paths))):
             with paths[index].open("rb") as file:
                 header = _read_header(file.read(_NEWEST.header_bytes), paths[index])
@@ -573,6 +585,8 @@ def _whole_at(view: memoryview, form: _Format, seed: int, start: int) -> Whole |
         return None
     length, number, _, *durable = form.record.unpack_from(view, start + CHECKSUM_BYTES)
     end = start + form.prefix_bytes + length
+    # Before the checksum, which would else be made of all the rest of the file, at each place behind a bad
+    # one.
     if length > JOURNAL_RECORD_BYTES_MAX or end > len(view):
         return None
     if not is_sealed(view, start, end, seed):

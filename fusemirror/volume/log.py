@@ -25,6 +25,7 @@ CHECKSUM_BYTES = CHECKSUM.size
 
 def seal(body: bytes, seed: int) -> bytes:
     """A record: its checksum, made with the seed, and the rest."""
+    # The seed keeps what users write from passing for a record behind a bad place (`tails.py`).
     return CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, seed)) + body
 
 
@@ -36,6 +37,7 @@ def is_sealed(view: memoryview, start: int, end: int, seed: int) -> bool:
 
 def with_checksum(content: bytes) -> bytes:
     """A header, with the checksum that it ends with."""
+    # Without a seed: the header is what tells it.
     return content + CHECKSUM.pack(xxhash.xxh3_64_intdigest(content))
 
 
@@ -48,16 +50,20 @@ def make_file(path: Path, header: bytes, seams: Seams) -> None:
     """On return a new file holds the header under its name, whole after any crash that leaves the name; the
     name itself is not durable. OSError.
     """
+    # One name for all that are begun: what a crash leaves of one is removed at the opening, or written over.
     temporary = path.with_name("new")
     with temporary.open("wb") as file:
         file.write(header)
         file.flush()
         seams.fsync(file.fileno())
+    # Only now, as readers go by names: one that came before its content would be taken for damage.
     temporary.replace(path)
 
 
 def in_order(read_at: ReadAt, start: int, last: int) -> Iterator[Found]:
     """The records from `start` on, while they are whole and their numbers grow, from above `last`."""
+    # A number that does not grow ends the order, too: a power cut can leave an older block of the same file
+    # here.
     while (whole := read_at(start)) is not None and whole.number > last:
         yield Found(start, whole)
         start, last = whole.end, whole.number
@@ -84,5 +90,6 @@ def cut_torn_tail(
         return 0
     if not may_be_torn or tails.is_damage(read_at, size_bytes, bad, last, lost_power=lost_power):
         raise damaged(path, bad)
+    # Cut off and not passed over: what is appended next would stand behind it, and make of it damage.
     os.truncate(path, bad)
     return size_bytes - bad

@@ -160,8 +160,10 @@ LAST_RECORDS: tuple[tuple[RecordColumns, Effect], ...] = (
     ((ImageEvidence.GROWING_WRITE, False, True), Effect.NO_TIMES),
     # A write that grew the file halfway is cut off, or it would append behind its own beginning.
     ((ImageEvidence.GROWING_WRITE, False, False), Effect.NONE),
+    # By a checksum of the bytes, so it does not matter who wrote them: what was to be there is there.
     ((ImageEvidence.WRITE_WITHIN, False, True), Effect.NO_TIMES),
     ((ImageEvidence.WRITE_WITHIN, False, False), Effect.NONE),
+    # A size is set whole or not at all: nothing is ever to be cut back.
     ((ImageEvidence.TRUNCATION, False, True), Effect.NO_TIMES),
     ((ImageEvidence.TRUNCATION, False, False), Effect.NONE),
     # Nothing tells whether room was given, a hole made, or all was copied. Doing it again is right, once what
@@ -272,6 +274,7 @@ def recover(parts: Parts, state: Shutdown) -> Recovered:
                 replay.replayed += _put_again(parts, change, record)
             else:
                 in_doubt = change
+                # Or whoever asks again would be told that it is done (G4).
                 replay.requests_done.pop(change.request, None)
         for inode in replay.removed:
             parts.images.discard(inode)
@@ -302,9 +305,13 @@ def _replay(parts: Parts) -> _Replay:
     if kept is None:
         parts.home.update_identity({"forgot_requests": True})
     replay = _Replay(requests_done=kept or {})
+    # From the first record and not from the catalog's on: requests that took effect stand in no row, and an
+    # image may have outlived the row that a record removed.
     for record in parts.journal.notes(0):
         change = _decode(parts, record)
         if record.number > parts.catalog.journal_number or not parts.catalog.time_ns:
+            # Or the next change could get the time of an earlier one, and recovery tells by times which of
+            # an image and its row is the later.
             parts.clock.follow(change)
         if change.request:
             replay.requests_done[change.request] = done_by(change)
@@ -326,6 +333,7 @@ def _decode(parts: Parts, record: Record) -> AnyChange:
         return decode_change(record.payload)
     except msgspec.DecodeError as error:
         tag = tag_of(record.payload)
+        # Written by a later version and no damage, for which a repair would drop it.
         if tag > NEWEST_TAG:
             raise VolumeFormat(directory, f"{tag} of its changes", NEWEST_TAG) from error
         raise VolumeDamaged(directory, f"journal: record {record.number}: {error}") from error
@@ -360,6 +368,8 @@ def _took_effect(parts: Parts, change: DataChange, record: Record) -> bool:
     if not isinstance(change, TruncateChange):
         images.cut(change.inode, record.note)  # nothing, where the note is no size
         images.set_times(change.inode, facts.ctime_ns, facts.ctime_ns)
+    # The record goes behind all that undoes it: after a crash in between, the next opening finds it and comes
+    # here.
     parts.regions.mark_whole(change.inode)  # its size is not what its row says
     parts.journal.retract(change.number)
     parts.catalog.note_checkpoints(*parts.catalog.checkpoints)  # nor may it go on telling of the record
@@ -406,6 +416,7 @@ def quarantine_image(directory: Path, images: Images, inode: InodeNumber) -> Non
     if not images.size(inode):
         images.remove(inode)
         return
+    # Moved and not removed: it may be all that is left of a file (G6).
     lost = directory / "lost-images"
     lost.mkdir(mode=0o700, exist_ok=True)
     images.release(inode)

@@ -58,6 +58,8 @@ def records_behind(read_at: ReadAt, size_bytes: int, bad: int, last: int) -> Ite
     offset = bad + 1
     while offset < size_bytes:
         found = read_at(offset)
+        # By one byte, as a damaged length says nothing of where the next record begins. A number that does
+        # not grow is that of an older block, which a power cut may have left here.
         if found is None or found.number <= last:
             offset += 1
             continue
@@ -70,5 +72,6 @@ def is_damage(read_at: ReadAt, size_bytes: int, bad: int, last: int, *, lost_pow
 
     `last` is the number of the last whole record before it. `lost_power`: what was not synced may be lost.
     """
+    # One is enough, wherever it stands: a killed process wrote in order, and what a record calls durable was.
     behind = records_behind(read_at, size_bytes, bad, last)
     return any(not lost_power or found.record.durable > last for found in behind)
