@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from fusemirror.change import ZERO_RANGE
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import MIB
+from fusemirror.limits import FILE_BYTES_MAX, MIB
 from fusemirror.promise import Promise
 from fusemirror.seams import Seams
 from fusemirror.volume.beneath import check_plain
@@ -64,6 +64,7 @@ class Images:
         OSError: a part may have been written, and the times are the old ones. So they are where a full
         disk refuses them alone.
         """
+        assert offset + len(data) <= FILE_BYTES_MAX, "no file is so long"
         descriptor = self._descriptors.get(inode)
         if descriptor is None:
             descriptor = self._open.open(inode, create=True)
@@ -95,6 +96,7 @@ class Images:
 
         Where a full disk refuses the times, they are the old ones.
         """
+        assert 0 <= size <= FILE_BYTES_MAX, "no file is so long"
         descriptor = self._open.descriptor(inode, create=size > 0)
         if descriptor is not None:
             self.unsynced.dirty[inode] = next(self.unsynced.serials)
@@ -109,6 +111,7 @@ class Images:
         """
         descriptor = self._open.descriptor(inode, create=True)
         assert descriptor is not None
+        assert 0 <= offset < end <= FILE_BYTES_MAX, "no file is so long"
         self.unsynced.dirty[inode] = next(self.unsynced.serials)
         _change_space(descriptor, mode, offset, end - offset)
         _set_times(descriptor, time_ns)
@@ -121,6 +124,8 @@ class Images:
 
         OSError: a part may have been copied, and the times are the old ones.
         """
+        apart = inode != source or abs(source_offset - offset) >= end - offset
+        assert apart, "piece by piece, a copy onto itself would copy what it has just written"
         target = self._open.descriptor(inode, create=True)
         copied = self._open.descriptor(source, create=False)
         assert target is not None

@@ -173,6 +173,9 @@ class Journal:
         # Not to one of version 1: without a seed, bytes of users could pass for records there.
         if segment.size_bytes >= JOURNAL_SEGMENT_BYTES or segment.format is not _NEWEST:
             segment = self._begin_segment(number)
+        # A record that said more than is durable would make a torn tail into damage; one that stood elsewhere
+        # would break the order.
+        assert self.durable_number <= self.last_number == segment.last
         body = _NEWEST.record.pack(len(payload), number, note, self.durable_number) + payload
         # `seal`, without the call: each write that answers a request comes here.
         record = CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, segment.seed)) + body
@@ -194,6 +197,7 @@ class Journal:
             if self._segments[-1].is_empty:
                 self._remove_empty()
             segment = self._segments[-1]
+            assert self._before_last[0] < segment.size_bytes, "what is cut off is the end of this very file"
             self._retractions += 1
             segment.size_bytes, segment.last = self._before_last
             self._cut(segment.size_bytes)
@@ -341,6 +345,7 @@ class Journal:
 
     def _remove_empty(self) -> None:
         """The last segment, whose records a power cut took, is durably gone on return. DiskFailed."""
+        assert len(self._segments) > 1, "the record that is taken back stands in the one before"
         # Before a record of the other is cut off: else records would be missing before its first.
         try:
             descriptor = os.open(self._segments[-2].path, _APPEND)
@@ -489,6 +494,7 @@ def begin_anew(directory: Path, records: list[Record], behind: ChangeNumber, sea
     crash before leaves the damaged journal as it is, one after it the new one, and what nobody reads any
     more. The directory stays, so that it may be where a disk is mounted.
     """
+    assert all(record.number > behind for record in records), "the catalog holds what stands before the gap"
     first = behind + 1
     last = max((record.number for record in records), default=behind)
     paths = _named_as_segments(directory)

@@ -55,6 +55,7 @@ class RegionSet:
         # A bound stays where the set changes there: outside it is as it was, inside it is as it is to be.
         new = [bound for index, bound in ((start, first), (stop, end)) if index % 2 != there]
         bounds[start:stop] = array("q", new)
+        assert len(bounds) % 2 == 0, "each range that begins ends"
 
     def update(self, other: "RegionSet") -> None:
         for first, end in other:

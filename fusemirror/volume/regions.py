@@ -42,6 +42,8 @@ _SINGLE_MAX = WRITE_BYTES_MAX // REGION_BYTES + 1  # what a write marks, program
 
 Marks = dict[InodeNumber, RegionSet]
 
+assert REGIONS_END < 1 << 48, "a range has six bytes for each number"
+
 
 class Regions:
     """The map of one volume, in memory and on disk. Epoch numbers only grow."""
@@ -107,6 +109,7 @@ class Regions:
         """Begin a new epoch; the number of the one just closed, for `drop`."""
         closed = self._epoch
         self._close_file()
+        assert closed not in self._older, "its marks would go with those of an epoch that was dropped before"
         if self._current:
             self._older[closed] = self._current
             self._current = {}
@@ -206,6 +209,7 @@ class Regions:
 
 def _records(inode: int, first: int, end: int, known: RegionSet | None = None) -> bytes:
     """What marks a range, but for single regions that are `known`."""
+    assert 0 <= first <= end <= REGIONS_END, "another number would be read as another kind of mark"
     if end - first == 1:
         return _single(inode, first)
     if end >= REGIONS_END:

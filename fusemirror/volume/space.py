@@ -83,6 +83,7 @@ class Space:
 
     def take(self, size_bytes: int, inodes: int = 0) -> bool:
         """Whether there is room for so much; it then counts as taken. OSError."""
+        assert size_bytes >= 0, "what is taken makes no room"
         asks_disk = size_bytes > self._left or inodes > self._inodes_left
         if asks_disk and (size_bytes > self.measure() or inodes > self.inodes):
             return False

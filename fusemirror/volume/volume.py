@@ -363,6 +363,7 @@ class Volume:
             self.images.unsynced.keep_times(number)
         if inode is None:
             return
+        assert 0 <= size <= FILE_BYTES_MAX, "no row says else, here or at the peer"
         inode.size = size
         inode.mtime_ns = inode.ctime_ns = time_ns
         inode.changed = change.number
