@@ -184,6 +184,8 @@ class Decisions:
         """Apply a change and send it; of one of data, the file was so long. `is_there`: the backup holds the
         data of its own request, which crosses the network once.
         """
+        # Decided by what the catalog holds now: of a change that came between the decision knows nothing.
+        assert change.number == self._volume.number + 1
         encoded = encode_change(change)
         try:
             of_peer = change.request != NO_REQUEST

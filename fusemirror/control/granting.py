@@ -146,6 +146,7 @@ class Granting:
     def _end(self, identity: RequestId) -> None:
         asked = self._asked.pop(identity)
         if asked.is_granted:
+            assert self.inodes[asked.inode] > 0, "or the file of another write would be shown before it lands"
             self.inodes -= Counter((asked.inode,))
         self._changed()
 

@@ -30,6 +30,8 @@ class RangeClaim:
         return self.start < end and start < self.end
 
     def grant(self) -> None:
+        assert not self.held, "it stood by"
+        assert not self.released, "nobody would release it again, and all behind it would stand by for ever"
         self.held = True
         self._granted.resolve(None)
 

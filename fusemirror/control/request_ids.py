@@ -15,6 +15,8 @@ class RequestIds:
     """Gives each request one, in the order in which they are made."""
 
     def __init__(self, instance: bytes) -> None:
+        # Padded or cut, two processes could give one identity: the second request would count as done (G4).
+        assert len(instance) == 8
         self._instance = instance
         self._serial = 1
 

@@ -173,6 +173,8 @@ class Succession:
             except (FusemirrorError, OSError) as error:
                 self._stop_serving(error)
         before = self.role
+        assert self._volume.identity.role == change.role, "durable before anybody goes by it (G6)"
+        assert before.is_primary is not (change.role == "primary"), "a role follows the other one"
         before.retire(change)
         assert before.life.state is RoleState.RETIRED, "nobody is served by two units"
         # A link that was made before says the old roles, by its Hello.

@@ -76,6 +76,7 @@ class BackupDurability:
         error, number = 0, ChangeNumber(0)
         try:
             number = await self._volume.make_durable()
+            assert number >= parted[1], "what the marks stand for is durable before they go"
             self._volume.end_checkpoint(message.checkpoint)
             self._volume.syncing.trim(message.durable)
             self.primary_durable = max(self.primary_durable, message.durable)  # names alone

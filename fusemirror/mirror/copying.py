@@ -119,6 +119,7 @@ class Copier:
         for first, end in ranges:
             while first < end:
                 piece = self._piece(number, first, end)  # as it is when it is asked about
+                assert first < piece.end <= end, "each piece goes on, and no further than what is marked"
                 first = piece.end
                 self._out_of_sync.take(number, piece.first, piece.end)
                 last = first == end == ranges[-1][1]

@@ -50,6 +50,7 @@ class OutOfSyncMap:
 
     def add_range(self, inode: InodeNumber, start: int, end: int) -> None:
         """Bytes start <= b < end differ; an empty range still says that the size may differ."""
+        assert 0 <= start <= end, "a range that is turned round would mark nothing"
         first, behind = regions_of(start, end)
         self.add_regions(inode, first, max(behind, first + 1))
 
@@ -127,6 +128,7 @@ class OutOfSyncMap:
         """The image was copied and confirmed: it is in sync, unless it was marked after `version`."""
         image = self._images.get(inode)
         if image is not None and image.version == version:
+            assert not image.taken, "no mark goes whose region nobody has confirmed"
             del self._images[inode]
 
     def give_back(self) -> None:

@@ -224,6 +224,7 @@ class Mirror:
         number = ChangeNumber(volume.number + 1)
         row = generation_row(volume, self._random_bytes(_GENERATION_BYTES), number)
         self.record((row, *more))
+        assert volume.number == number, "the line begins with the record that tells of it"
         for replica in absent:
             replica.shares_line = False
         volume.update_identity(complete=True)  # after a repair: it is the whole of a line of its own

@@ -160,6 +160,7 @@ class Window:
         It may hold writes up to `perhaps`, too, of which it has no record; whose program waits gets `doubt`.
         """
         # In this order: whoever wakes by the acknowledgement and asks again must find it closed.
+        assert not self._is_closed, "a role ends once"
         self._is_closed = True
         self.acknowledge(known)
         self._perhaps, self._doubt = min(perhaps, self._last_before_record(known)), doubt
