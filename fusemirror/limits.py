@@ -167,6 +167,7 @@ REQUESTS_MAX = 64  # FUSE requests served at once: each may hold one write in me
 KERNEL_DELAY_S = 0.5  # within this a kernel has taken an answer that was given to it
 KERNEL_STEADY_S = 1.5  # and within this even where many more programs want to run than can
 REST_S = 1.0  # a file that did not change for so long is read through the page cache
+APPLIED_DELAY_S = 0.004  # of what the backup's own programs wrote: some small writes, and one word for all
 NOTIFICATION_TIMEOUT_S = 1.0  # a kernel that takes longer to hear of a change is freeing the inode
 NAME_DROPPED_S = 0.5  # so long a look waits until the kernel has dropped a name; it tries again by itself
 MOVED_LOOK_DELAY_S = 0.01  # so long after a move here a kernel has let go of a directory that nobody uses

@@ -387,6 +387,9 @@ class BackupUnit(Role):
                 return
 
     async def stop(self, reason: str) -> None:
+        if self.host.links.link is not None and self.applier.serves:
+            # Else the primary marks what is under way, to compare it when this host is back.
+            self.applier.acknowledging.say_delayed(self.host.links.link.mirror)
         await self.host.links.say_goodbye(reason)
 
     async def verify(self, keep: str = "") -> None:

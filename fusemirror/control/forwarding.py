@@ -232,6 +232,10 @@ class Forwarding:
         self._life.check()
         request = Request(self._host.request_ids.take(), call)
         outstanding = self.calls.begin(request, self._communication.next_serial)
+        if self._host.links.link is not None and self._applier.serves:
+            self._applier.acknowledging.say_delayed(
+                self._host.links.link.mirror
+            )  # a flush waits for it there
         self._forward(outstanding)
         return await outstanding.answer.wait()
 

@@ -1,7 +1,19 @@
-"""What the backup acknowledges: how far the subvolume is, as one word for all changes that came together."""
+"""What the backup acknowledges: how far the subvolume is, as one word for all changes that came together.
+
+Who waits at the primary for a change is a program there that made it, or one that would be shown it. Of what
+this host's own programs wrote there is only the latter, and it asks (`WantApplied`). So the word of that is
+delayed, as TCP delays an acknowledgement (RFC 1122, 4.2.3.2), and one is enough for some small writes. To the
+primary this is a slow network: nothing goes by how soon the word comes.
+"""
+
+from contextlib import suppress
+
+import trio
 
 from fusemirror.channel.session import Session
+from fusemirror.errors import ConnectionLost
 from fusemirror.identifiers import ChangeNumber, InodeNumber
+from fusemirror.limits import APPLIED_DELAY_S
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Applied
 from fusemirror.volume.volume import Volume
@@ -11,9 +23,12 @@ class Acknowledging:
     """Over all links of a backup."""
 
     def __init__(self, volume: Volume) -> None:
+        self.is_waited_for = True
+        """Somebody may wait at the primary for what was applied since the last word, and will not ask."""
         self._volume = volume
         self._acknowledged = volume.number
         """The newest change that the primary knows to be applied here."""
+        self._delayed = trio.Event()
         self._waiting: Promise[None] | None = None
         self._made: list[InodeNumber] = []  # files of the primary's programs, whose images are to be prepared
 
@@ -28,15 +43,35 @@ class Acknowledging:
         session.send(Applied(number))
 
     def acknowledge(self, session: Session) -> bool:
-        """Say what is applied that was not said yet; whether there was anything. ConnectionLost."""
+        """Say what is applied that was not said yet, now or soon; whether there is any. ConnectionLost."""
         number = self._volume.number
         if number <= self._acknowledged:
             return False
-        self._acknowledged = number
-        session.send(Applied(number))
         if self._waiting is not None:
             self._waiting.resolve(None)
+        if self.is_waited_for or not session.peer.takes_delays:
+            self._acknowledged = number
+            self.is_waited_for = False
+            session.send(Applied(number))
+        elif not self._delayed.is_set():
+            self._delayed.set()
         return True
+
+    def say_delayed(self, session: Session) -> None:
+        """Say now what was delayed: this host is about to ask the primary for what waits for that."""
+        if self._delayed.is_set() and self._volume.number > self._acknowledged:
+            self.is_waited_for = True
+            with suppress(ConnectionLost):
+                self.acknowledge(session)
+
+    async def run(self, session: Session) -> None:
+        """Say what is delayed in time, as long as the session lasts."""
+        self._delayed = trio.Event()
+        while True:
+            await self._delayed.wait()
+            await trio.sleep(APPLIED_DELAY_S)
+            self.say_delayed(session)
+            self._delayed = trio.Event()
 
     def prepare_images(self) -> None:
         """Make the images of files that were made, while the primary goes on: most files are written next."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import trio
 
@@ -77,6 +77,7 @@ from fusemirror.protocol.messages import (
     PurgeOffer,
     Reply,
     Resync,
+    WantApplied,
 )
 from fusemirror.settings import Access
 from fusemirror.volume.contradictions import check_change
@@ -87,6 +88,8 @@ log = logging.getLogger(__name__)
 
 _NOT_FOR_HERE = (BadChange, BadRow, IllegalTransition, OperationFailed, SequenceGap)
 """What a handler raises, before it changed anything, for a message that this volume cannot take."""
+
+_CHANGES = frozenset(get_args(AnyChange))
 
 Handler = Callable[[Any, Buffer, Session], Work | None]
 """Takes a message, the data beside it, and the session that it came by."""
@@ -142,6 +145,7 @@ class Applier:
             PurgeOffer: partial(_answer_purge, give_up),
             Resync: self._resync_progress,
             HandOver: partial(self._hand_over, take_role),
+            WantApplied: self._want_applied,
             Bye: self._bye,
             **{
                 kind: self._of_image(handle) if kind in OF_IMAGES else handle
@@ -150,7 +154,10 @@ class Applier:
             **self.durability.handlers,
             **(others or {}),
         }
-        self._places = {kind: (handle, BACKUP_TAKES[kind]) for kind, handle in handlers.items()}
+        self._places = {
+            kind: (handle if kind in _CHANGES else self._waited_for(handle), BACKUP_TAKES[kind])
+            for kind, handle in handlers.items()
+        }
 
     @property
     def serves(self) -> bool:
@@ -203,6 +210,7 @@ class Applier:
         self.left = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_room, session)
+            nursery.start_soon(self.acknowledging.run, session)
             try:
                 await self._room.wait(session)
                 await self._apply_all(session, nursery)
@@ -260,6 +268,19 @@ class Applier:
         if self.state in BACKUP_SERVES and self.acknowledging.acknowledge(session):
             self._room.tell_if_due(session)
         self.acknowledging.prepare_images()
+
+    def _waited_for(self, handle: Handler) -> Handler:
+        """A handler of what is no change: before its answer the primary hears how far this host is."""
+
+        def handle_waited_for(message: Any, data: Buffer, session: Session) -> Work | None:
+            self.acknowledging.say_delayed(session)
+            self.acknowledging.is_waited_for = True
+            return handle(message, data, session)
+
+        return handle_waited_for
+
+    def _want_applied(self, message: WantApplied, _: Buffer, session: Session) -> None:
+        """The word follows, as after all that is no change."""
 
     def _of_image(self, handle: Handler) -> Handler:
         """A handler of what a resync brings of an image: where the disk does not take it, the primary hears
@@ -358,6 +379,8 @@ class Applier:
         assert self.volume.number == change.number, "a change was applied under another number"
         if staged is not None:  # first: its program waits
             self._end(staged, change, declined)
+        if staged is None or landed is not None or declined is not None:
+            self.acknowledging.is_waited_for = True
         self._room.take(change)
         if self.declined.reasons:
             for inode in self.declined.removed():

@@ -39,7 +39,7 @@ from fusemirror.operations import Operation
 from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.framing import Buffer
-from fusemirror.protocol.messages import AnyMessage, Applied, Declined, Room, TakeStatus
+from fusemirror.protocol.messages import AnyMessage, Applied, Declined, Room, TakeStatus, WantApplied
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -233,6 +233,11 @@ class Replica:
         if self.stream is not None:
             with suppress(ConnectionLost):
                 self.stream.send(message)
+
+    def ask_applied(self) -> None:
+        """Have it say at once how far it is, where it may delay that."""
+        if self.feed is not None and self.feed.peer.takes_delays:
+            self.say(WantApplied())
 
     @property
     def congested(self) -> bool:

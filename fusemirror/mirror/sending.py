@@ -100,8 +100,8 @@ class Mirror:
     ) -> None:
         """`renewal` takes what the backup says of its keys, `others` what is not the mirror's business."""
         self.volume = volume
-        self.window = Window(volume.number)
         self.replicas = tuple(replicas)
+        self.window = Window(volume.number, self._ask_applied)
         self.authority = Authority(self.replicas, quorum or QuorumGrant(), fence, io_timeout_s)
         self.pace = Pace(resync_rate, paused=volume.identity.resync_paused)
         self.resync = {
@@ -162,6 +162,10 @@ class Mirror:
             if other is not replica and not other.is_left:
                 number = min(number, other.progress)
         self.window.acknowledge(number)
+
+    def _ask_applied(self) -> None:
+        for replica in self.replicas:
+            replica.ask_applied()
 
     def note_written(self, written: list[tuple[InodeNumber, int, int]] | None) -> None:
         """From now on `written` gets the bytes of images that changes are published for; None ends it."""

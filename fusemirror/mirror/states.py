@@ -255,6 +255,7 @@ BACKUP_TAKES: dict[type, frozenset[BackupState]] = {
     # It reads its source here, whose content is right only once the names are.
     CopyChange: BACKUP_SERVES,
     m.TakeStatus: _BEGUN,
+    m.WantApplied: _ALWAYS,
     m.CatalogRows: _BEGUN,
     m.OutOfSync: _BEGUN,
     # Once: it acknowledges by number from here on, and a second one would let it acknowledge what it was

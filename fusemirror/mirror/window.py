@@ -5,6 +5,9 @@ Whoever would show an effect of a later change (a read, a lookup, an error) wait
 the primary. A change that is in doubt (main has it, and nobody knows whether the other host has) ends the
 wait too. Who looks may be shown it, as main goes on showing it; only its own program must hear of the doubt.
 
+The backup delays the word of what its own programs wrote, as nobody waits for that here. Where somebody does
+(a read of those bytes), it is asked for.
+
 No I/O, and no time but what its callers say: `sending.py` decides when a number is acknowledged.
 """
 
@@ -16,7 +19,7 @@ import msgspec
 
 from fusemirror.change import AnyChange
 from fusemirror.errors import CheckReport, RoleChanged
-from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.promise import Promise
 
 Doubt = Callable[[], CheckReport]
@@ -38,9 +41,14 @@ class InFlight(msgspec.Struct, gc=False):
 class Window:
     """See the module. `acknowledged_number` never goes back."""
 
-    def __init__(self, number: ChangeNumber) -> None:
-        """Every change up to `number` counts as acknowledged: an earlier process showed them."""
+    def __init__(self, number: ChangeNumber, ask: Callable[[], None] = lambda: None) -> None:
+        """Every change up to `number` counts as acknowledged: an earlier process showed them.
+
+        `ask()` asks the backup for the word that it may have delayed. It must not change the window.
+        """
         self.acknowledged_number = number
+        self._ask = ask
+        self._prompt_number = number  # up to here the word comes by itself, or has been asked for
         self.in_flight: deque[InFlight] = deque()
         # A list, and no dict by number: acknowledgements are cumulative, so whoever waits for less is ready
         # too.
@@ -59,6 +67,8 @@ class Window:
         # A gap or a repetition here would settle a program's change by the acknowledgement of another.
         assert entry.number > (self.in_flight[-1].number if self.in_flight else self.acknowledged_number)
         self.in_flight.append(entry)
+        if change.request == NO_REQUEST:
+            self._prompt_number = entry.number
 
     async def acknowledged(self, number: ChangeNumber) -> None:
         """Return when the backup holds change `number`, or the primary goes on without it. A write waits for
@@ -85,7 +95,14 @@ class Window:
             raise RoleChanged
         promise: Promise[Doubt | None] = Promise()
         self._waiting.append((number, promise, is_own))
+        self._hurry(number)
         return promise
+
+    def _hurry(self, number: ChangeNumber) -> None:
+        """Somebody waits for this one."""
+        if number > self._prompt_number:
+            self._prompt_number = max(number, self.in_flight[-1].number if self.in_flight else number)
+            self._ask()
 
     def when_settled(self, number: ChangeNumber, action: Callable[[bool], None]) -> None:
         """Call `action` as soon as `settled` returns, with its result. It must not change the mirror.
@@ -94,6 +111,7 @@ class Window:
         """
         if number > self.acknowledged_number:
             self._actions.append((number, action))
+            self._hurry(number)
         else:
             action(True)
 

@@ -161,6 +161,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=16):
     takes_declines: bool = False  # the message `Declined`
     owes_writes: bool = False  # its programs were told of some under main's status; `Ended` follows them
     takes_refusals: bool = False  # `errno` of a change
+    takes_delays: bool = False  # of `Applied`, as it asks with `WantApplied`
 
     @property
     def claim(self) -> Claim:
@@ -415,6 +416,10 @@ class AccessInEffect(msgspec.Struct, frozen=True, array_like=True, tag=62):
     """Which access the primary has in effect from here on; the backup follows."""
 
     access: Access
+
+
+class WantApplied(msgspec.Struct, frozen=True, array_like=True, tag=60, gc=False):
+    """Somebody waits at the primary: the backup says at once what it has applied, where that was delayed."""
 
 
 class TakeStatus(msgspec.Struct, frozen=True, array_like=True, tag=63, gc=False):
@@ -822,6 +827,7 @@ AnyMessage = (
     | Answer
     | Excluded
     | AccessInEffect
+    | WantApplied
     | TakeStatus
     | StatusTaken
     | AskStatus

@@ -29,7 +29,7 @@ class FakeSession:
     peer_name = "beta"
 
     def __init__(self) -> None:
-        self.peer = SimpleNamespace(instance=b"one")
+        self.peer = SimpleNamespace(instance=b"one", takes_delays=True)
         self.heartbeat = SimpleNamespace(lease_until=0.0, answered_until=0.0)
         self.sending = SimpleNamespace(backlog_bytes=0)
         self.sent: list[tuple[Any, bytes]] = []

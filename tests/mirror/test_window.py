@@ -10,12 +10,13 @@ import trio.testing
 
 from fusemirror.change import AnyChange, NamespaceChange, TruncateChange, WriteChange
 from fusemirror.errors import ChangeInDoubt, ChangeUntold, CheckReport, RoleChanged
-from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.mirror.window import Window
 
 BEFORE = ChangeNumber(10)
 FILE = InodeNumber(7)
+REQUEST = RequestId(b"1234567812345678")
 
 
 def named(number: int) -> NamespaceChange:
@@ -24,6 +25,11 @@ def named(number: int) -> NamespaceChange:
 
 def written(number: int, offset: int, length: int) -> WriteChange:
     return WriteChange(ChangeNumber(number), NO_REQUEST, 0, FILE, offset, length)
+
+
+def requested(number: int) -> WriteChange:
+    """As a program of the backup writes."""
+    return WriteChange(ChangeNumber(number), REQUEST, 0, FILE, 0, 1)
 
 
 def window_with(*changes: tuple[AnyChange, tuple[Any, ...]], old_size: int = FILE_BYTES_MAX) -> Window:
@@ -172,3 +178,20 @@ def test_status_counts_what_is_under_way() -> None:
     assert (status["pending_requests"], status["pending_bytes"], status["oldest_seconds"]) == (2, 57, 4.5)
     window.acknowledge(ChangeNumber(12))
     assert window.status(now=20.0)["oldest_seconds"] == 0
+
+
+async def test_the_word_of_a_request_is_asked_for_once_and_only_where_somebody_waits() -> None:
+    asked: list[str] = []
+    window = Window(BEFORE, lambda: asked.append("word"))
+    own = named(11)
+    for change in (own, requested(12), requested(13)):
+        window.add(change, (), FILE_BYTES_MAX, now=0.0)
+    assert await outcome_of(partial(window.settled, ChangeNumber(11)), lambda: None) is None
+    assert asked == [], "the word of a change of this host comes by itself"
+    for number in (12, 13):
+        assert await outcome_of(partial(window.settled, ChangeNumber(number)), lambda: None) is None
+    assert asked == ["word"]
+    window.acknowledge(ChangeNumber(13))
+    window.add(requested(14), (), FILE_BYTES_MAX, now=0.0)
+    window.when_settled(ChangeNumber(14), lambda _: None)
+    assert asked == ["word"] * 2

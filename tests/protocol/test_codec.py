@@ -80,6 +80,7 @@ EXAMPLES: list[m.AnyMessage] = [
     m.Answer(RequestId(b"1234567812345678"), 2, FIVE, INODE, b"value"),
     m.Excluded(RequestId(b"r" * 16)),
     m.AccessInEffect(Access.EXCLUSIVE),
+    m.WantApplied(),
     m.TakeStatus(FIVE, INODE, 4096, 1 << 20, True),
     m.StatusTaken(FIVE),
     m.AskStatus(RequestId(b"r" * 16), INODE, 4096, 1 << 20),
@@ -181,6 +182,7 @@ def test_the_fields_of_a_hello_keep_their_places_as_earlier_versions_read_them_b
         "takes_declines",
         "owes_writes",
         "takes_refusals",
+        "takes_delays",
     ]
     assert list(m.Hello.__struct_fields__[: len(sent)]) == sent, "new ones come last"
 
