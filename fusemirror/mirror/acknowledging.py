@@ -64,9 +64,12 @@ class Acknowledging:
             with suppress(ConnectionLost):
                 self.acknowledge(session)
 
+    def begin(self) -> None:
+        """A session begins: what was delayed over the one before is said when this has caught up."""
+        self._delayed = trio.Event()
+
     async def run(self, session: Session) -> None:
         """Say what is delayed in time, as long as the session lasts."""
-        self._delayed = trio.Event()
         while True:
             await self._delayed.wait()
             await trio.sleep(APPLIED_DELAY_S)

@@ -208,6 +208,7 @@ class Applier:
         """Read until the session ends; tasks that make things durable live as long."""
         reason = ""
         self.left = False
+        self.acknowledging.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_room, session)
             nursery.start_soon(self.acknowledging.run, session)

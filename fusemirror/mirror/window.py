@@ -81,28 +81,30 @@ class Window:
         if number > self.acknowledged_number:
             await self.acknowledgement(number).wait_last()
 
-    def acknowledgement(self, number: ChangeNumber) -> Promise[Doubt | None]:
-        """`acknowledged` of a change that is not yet, as a promise: rejected with what that raises."""
-        return self._doubt_of(number, is_own=True)
-
-    async def settled(self, number: ChangeNumber) -> bool:
-        """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
-        return number <= self.acknowledged_number or await self._doubt_of(number).wait() is None
-
-    def _doubt_of(self, number: ChangeNumber, *, is_own: bool = False) -> Promise[Doubt | None]:
+    def acknowledgement(self, number: ChangeNumber, *, is_own: bool = True) -> Promise[Doubt | None]:
+        """`acknowledged` of a change that is not yet, as a promise: rejected with what that raises. Where it
+        is another program's (not `is_own`), the doubt is its result.
+        """
         # The new primary may go on without it, so to wait here could be to wait for ever.
         if self._is_closed:
             raise RoleChanged
         promise: Promise[Doubt | None] = Promise()
         self._waiting.append((number, promise, is_own))
-        self._hurry(number)
+        if number > self._prompt_number:
+            self._hurry(number)
         return promise
 
+    async def settled(self, number: ChangeNumber) -> bool:
+        """Return when change `number` may be shown: it is acknowledged (True), or in doubt for ever."""
+        return (
+            number <= self.acknowledged_number
+            or await self.acknowledgement(number, is_own=False).wait() is None
+        )
+
     def _hurry(self, number: ChangeNumber) -> None:
-        """Somebody waits for this one."""
-        if number > self._prompt_number:
-            self._prompt_number = max(number, self.in_flight[-1].number if self.in_flight else number)
-            self._ask()
+        """Somebody waits for this one, whose word may be delayed."""
+        self._prompt_number = max(number, self.in_flight[-1].number if self.in_flight else number)
+        self._ask()
 
     def when_settled(self, number: ChangeNumber, action: Callable[[bool], None]) -> None:
         """Call `action` as soon as `settled` returns, with its result. It must not change the mirror.
@@ -111,7 +113,8 @@ class Window:
         """
         if number > self.acknowledged_number:
             self._actions.append((number, action))
-            self._hurry(number)
+            if number > self._prompt_number:
+                self._hurry(number)
         else:
             action(True)
 

@@ -74,7 +74,10 @@ class Images:
         written = os.pwrite(descriptor, data, offset)
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
-        _set_times(descriptor, time_ns)
+        try:
+            os.utime(descriptor, ns=(time_ns, time_ns))
+        except OSError as error:
+            _check_times(error)
 
     def is_open(self, inode: InodeNumber) -> bool:
         """There is an image, and a write need not look for it."""
@@ -271,6 +274,11 @@ def _set_times(descriptor: int, time_ns: int) -> None:
     try:
         os.utime(descriptor, ns=(time_ns, time_ns))
     except OSError as error:
-        # What was cut or overwritten cannot be taken back: it is done, and recovery needs no times.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        _check_times(error)
+
+
+def _check_times(error: OSError) -> None:
+    """A full disk may refuse the times. OSError where it is another error."""
+    # What was cut or overwritten cannot be taken back: it is done, and recovery needs no times.
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error

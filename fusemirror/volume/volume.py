@@ -19,6 +19,7 @@ What opening does about it stands in `recovery.py`, as a table.
 
 import contextlib
 import errno
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -328,7 +329,7 @@ class Volume:
         if change.rows:
             check_rows(change.rows)
         inode = self.catalog.inode(number)
-        if inode is None or not inode.is_regular or type(change) is CopyChange:
+        if inode is None or not stat.S_ISREG(inode.mode) or type(change) is CopyChange:
             check_images(self.catalog, change)
         old_size = 0 if inode is None else inode.size
         if record is not None:

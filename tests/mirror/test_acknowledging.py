@@ -131,3 +131,12 @@ async def test_it_is_not_delayed_for_a_primary_that_does_not_ask(volume: Volume)
     volume.advance(ChangeNumber(volume.number + 1))
     acknowledging.acknowledge(cast(Session, session))
     assert applied(session) == [volume.number]
+
+
+async def test_what_was_delayed_over_a_session_that_was_lost_is_not_said_while_the_next_catches_up(
+    volume: Volume, delayed: tuple[Acknowledging, FakeSession]
+) -> None:
+    acknowledging, session = delayed
+    acknowledging.begin()
+    acknowledging.say_delayed(cast(Session, session))
+    assert applied(session) == []
