@@ -34,7 +34,7 @@ class Durability:
     @property
     def peer_durable(self) -> ChangeNumber:
         """Every change up to this one is durable in each of the other volumes."""
-        return min(replica.durable for replica in self._replicas)
+        return min(replica.progress.durable for replica in self._replicas)
 
     # --- one image ----------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Durability:
         volume.update_identity(compare_all=False)
         for stream, replica, answer in zip(streams, self._replicas, answers, strict=True):
             stream.send(ForgetMarks(answer.token))
-            replica.durable = answer.number
+            replica.progress.durable = answer.number
         volume.syncing.trim(self.peer_durable, volume.requests_done)
 
     def _note_out_of_sync(self, marks: Marks) -> None:

@@ -10,6 +10,7 @@ import trio
 from fusemirror.change import AnyChange
 from fusemirror.channel.session import Session
 from fusemirror.limits import COUNTER_MAX, SPACE_LOOK_INTERVAL_S, SPACE_TOLD_INODES_MAX, SPACE_TOLD_STEP_BYTES
+from fusemirror.mirror.states import Taking, TakingEvent, next_taking
 from fusemirror.protocol.messages import Room
 from fusemirror.volume.space import Space, room_of
 
@@ -77,22 +78,30 @@ class SpaceTeller:
 
 
 class PeerSpace:
-    """The primary's side: what the backup told last, and how much of that was taken since."""
+    """The primary's side: whether the backup takes changes, what it told last, and how much of that was
+    taken since."""
 
     def __init__(self) -> None:
+        self.taking = Taking.TAKES
         self._limit: int | None = None
         self._inodes: int | None = None
         self._taken = self._inodes_taken = 0
 
     def forget(self) -> None:
-        """A link begins: nothing is known before the backup tells."""
+        """The link has ended: nothing is known before the backup tells again."""
+        self.go(TakingEvent.ENDED)
         self._limit = self._inodes = None
 
     def begin(self) -> None:
         """The backup has caught up: from here on both count."""
         self._taken = self._inodes_taken = 0
 
+    def go(self, event: TakingEvent) -> None:
+        """IllegalTransition."""
+        self.taking = next_taking(self.taking, event)
+
     def told(self, message: Room) -> None:
+        self.go(TakingEvent.FILLED if message.full else TakingEvent.EASED)
         self._limit = message.limit if message.limit >= 0 else None
         self._inodes = message.inodes if message.inodes >= 0 else None
 

@@ -15,11 +15,12 @@ from fusemirror.change import AnyChange
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
 from fusemirror.errors import ChannelError, ConnectionLost, TimedOut
-from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import BACKLOG_BYTES_MAX, FILE_BYTES_MAX
 from fusemirror.mirror.holdings import Holdings
 from fusemirror.mirror.out_of_sync import OutOfSyncMap
 from fusemirror.mirror.peer_space import PeerSpace
+from fusemirror.mirror.progress import Progress
 from fusemirror.mirror.states import (
     MIRROR_LOST,
     PRIMARY_ACKNOWLEDGES_ALONE,
@@ -30,7 +31,6 @@ from fusemirror.mirror.states import (
     Taking,
     TakingEvent,
     next_primary_state,
-    next_taking,
 )
 from fusemirror.mirror.status_commands import StatusCommands
 from fusemirror.mirror.stream import Stream
@@ -58,26 +58,16 @@ class Replica:
         self.session: Session | None = None
         """Of the last link: the lease that this host has of the peer outlasts it."""
         self.feed: Session | None = None
-        self._fed_to = b""  # the process of the peer that the feed led to last
-        self._fed = self._fed_before = NO_CHANGE  # the last change that it was sent, and any before it
         """What changes are sent over as they are made; None where they are marked instead."""
-        self.applied_number = volume.number
-        """The newest change that it says it has applied."""
-        self.held_back: ChangeNumber | None = None
-        """From this change on nothing counts as applied yet: its image is not copied."""
+        self.progress = Progress(volume.number)
         self.declined: dict[InodeNumber, str] = {}
         """Images that its disk does not take, and why."""
-        self.taking = Taking.TAKES
         self.room = PeerSpace()
         self.out_of_sync = OutOfSyncMap()
         self.holdings = Holdings(volume)
         self.commands = StatusCommands()
         self.hold_until = hold_until
         """Until when (trio time) it may read under a lease that it has, once it is lost."""
-        self.shares_line = True
-        """It knows of the line that changes are made in."""
-        self.durable = NO_CHANGE
-        """Every change up to this one is durable in its volume."""
         # What was marked before this process began is suspect until a checkpoint with the backup.
         self.out_of_sync.add_marks(volume.regions.marks())
 
@@ -138,19 +128,19 @@ class Replica:
         link, streaming = self.link, self.streams
         self.feed = self.link = self.stream = None
         self.declined.clear()  # it is marked
+        has_left = self.room.taking is Taking.LEFT
         self.room.forget()
         self.commands.end()
-        taking, self.taking = self.taking, next_taking(self.taking, TakingEvent.ENDED)
         link.close(reason)
         for entry in under_way:
             if entry.inode:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and under_way:
-            self.held_back = under_way[0].number
+            self.progress.held_back = under_way[0].number
         if streaming:
             # Else it served no reads: a link that comes and goes must not make changes wait on and on.
             self.hold_until = max(self.hold_until, link.mirror.heartbeat.answered_until)
-        if taking is not Taking.LEFT:
+        if not has_left:
             return PrimaryEvent.LOST
         if not permitted:
             self.hold_until = trio.current_time()  # its next process may take over
@@ -178,7 +168,7 @@ class Replica:
             self.room.take(change)
             try:
                 feed.send_encoded(encoded, data)
-                self._fed = change.number
+                self.progress.sent = change.number
                 return
             except ChannelError as error:
                 self.feed = None  # this change is not sent, so nothing after it may be
@@ -211,22 +201,7 @@ class Replica:
         assert self.session is not None, "it is linked"
         self.feed = self.session
         self.room.begin()
-        if self.session.peer.instance != self._fed_to:
-            self._fed_to, self._fed_before = self.session.peer.instance, max(self._fed, self._fed_before)
-
-    def held_unknown_to(self, instance: bytes) -> ChangeNumber:
-        """The last change that was sent to a process of the peer before this one: its disk may hold the data,
-        and it does not know of that."""
-        return self._fed_before if instance == self._fed_to else max(self._fed, self._fed_before)
-
-    def hold_back(self, number: ChangeNumber) -> None:
-        """Change `number` waits for it, and was not sent: it has that once it is brought up to date."""
-        if self.held_back is None:
-            self.held_back = number
-
-    def release(self) -> None:
-        """It has the images that changes wait for."""
-        self.held_back = None
+        self.progress.sends_to(self.session.peer.instance)
 
     def say(self, message: AnyMessage) -> None:
         """Tell it something, where there is a link; it is told again when there is another."""
@@ -276,23 +251,19 @@ class Replica:
 
     # --- what it says -------------------------------------------------------------------------------------
 
-    @property
-    def progress(self) -> ChangeNumber:
-        """The newest change that counts as applied."""
-        if self.held_back is None:
-            return self.applied_number
-        return min(self.applied_number, ChangeNumber(self.held_back - 1))
-
     def take_applied(self, message: Applied, newest: ChangeNumber) -> ChangeNumber:
-        """Its progress. RemoteProtocolError for a change after `newest`, which nobody has made."""
+        """The newest change that counts as applied. RemoteProtocolError for a change after
+        `newest`, which nobody has made.
+        """
         number = message.number
         if number > newest:
             assert self.session is not None
             raise refusal(self.session.peer_name, message, "number: no such change was made")
-        self.applied_number = number
+        progress = self.progress
+        progress.applied = number
         if self.commands.awaited:
             self.commands.applied(number)
-        return number if self.held_back is None else self.progress
+        return number if progress.held_back is None else progress.number
 
     def take_declined(self, message: Declined) -> None:
         """Its disk did not take all of an image."""
@@ -314,25 +285,21 @@ class Replica:
             del self.declined[inode]
 
     def take_room(self, message: Room) -> None:
-        before = self.taking
-        self.taking = next_taking(before, TakingEvent.FILLED if message.full else TakingEvent.EASED)
-        if self.taking is Taking.FULL and before is not Taking.FULL:
+        before = self.room.taking
+        self.room.told(message)
+        if self.room.taking is Taking.FULL and before is not Taking.FULL:
             self.reason = "the disk of the backup's volume is full; it goes on when there is room"
             log.warning("%s", self.reason)
-        elif before is Taking.FULL and self.taking is Taking.TAKES:
+        elif before is Taking.FULL and self.room.taking is Taking.TAKES:
             self.reason = None
             log.info("the disk of the backup's volume has room again")
-        self.room.told(message)
 
     def leaves(self, reason: str) -> None:
         """It serves nothing any more, and its kernel may show for a while what it keeps."""
-        self.taking, self.reason = next_taking(self.taking, TakingEvent.LEAVES), reason
-
-    def left(self) -> None:
-        """Its kernel shows nothing any more either."""
-        self.taking = next_taking(self.taking, TakingEvent.LEFT)
+        self.room.go(TakingEvent.LEAVES)
+        self.reason = reason
 
     @property
     def takes_nothing(self) -> bool:
         """It is linked, and takes no changes."""
-        return self.taking is not Taking.TAKES
+        return self.room.taking is not Taking.TAKES

@@ -145,7 +145,7 @@ class Resyncer:
             waited_for = [entry.inode for entry in self._window.in_flight if entry.inode in out_of_sync]
             await copier.copy(dict.fromkeys(waited_for), at_once=True)
             self._note_what_is_copied()
-            self._replica.release()
+            self._replica.progress.release()
             self._acknowledge_waiting()
             while out_of_sync:
                 copier.tell()
@@ -168,7 +168,7 @@ class Resyncer:
 
     def _acknowledge_waiting(self) -> None:
         """The images are copied that changes waited for; one whose image the replica declined is in doubt."""
-        window, progress = self._window, self._replica.progress
+        window, progress = self._window, self._replica.progress.number
         for entry in list(window.in_flight):
             if entry.number <= progress and (reason := self._replica.declined.get(entry.inode)) is not None:
                 peer = self._volume.identity.peer_name

@@ -50,6 +50,7 @@ from fusemirror.mirror.states import (
     PRIMARY_TAKES,
     PrimaryEvent,
     PrimaryState,
+    TakingEvent,
     next_primary_state,
 )
 from fusemirror.mirror.stream import Stream
@@ -154,13 +155,13 @@ class Mirror:
         self.window.add(change, keys, old_size_bytes, trio.current_time())
         for replica in self.replicas:
             if replica.feed is None and not self.authority.goes_without(replica):
-                replica.hold_back(change.number)
+                replica.progress.hold_back(change.number)
 
     def _acknowledge(self, replica: Replica, number: ChangeNumber) -> None:
         """One has every change up to `number`: those that each has that is not left are acknowledged."""
         for other in self.replicas:
             if other is not replica and not other.is_left:
-                number = min(number, other.progress)
+                number = min(number, other.progress.number)
         self.window.acknowledge(number)
 
     def _ask_applied(self) -> None:
@@ -216,7 +217,7 @@ class Mirror:
     @property
     def must_begin_generation(self) -> bool:
         """The next change is the first one that is made without a backup."""
-        return any(each.shares_line and self.authority.goes_without(each) for each in self.replicas)
+        return any(each.progress.shares_line and self.authority.goes_without(each) for each in self.replicas)
 
     def begin_generation(self, *more: Row) -> None:
         """Mark in the order of changes that from here on whoever is not sent them was not there. OSError,
@@ -230,7 +231,7 @@ class Mirror:
         self.record((row, *more))
         assert volume.number == number, "the line begins with the record that tells of it"
         for replica in absent:
-            replica.shares_line = False
+            replica.progress.shares_line = False
         volume.update_identity(complete=True)  # after a repair: it is the whole of a line of its own
 
     def record(self, rows: tuple[Row, ...]) -> None:
@@ -257,7 +258,7 @@ class Mirror:
         for replica in self.replicas:
             stream = replica.stream if replica.streams else None
             alone = replica.stream is None and self.authority.goes_without(replica)
-            alone = alone and not replica.shares_line
+            alone = alone and not replica.progress.shares_line
             inodes = await replica.holdings.not_held(inodes, stream, alone=alone)
         return inodes
 
@@ -293,14 +294,14 @@ class Mirror:
         """
         self.authority.retire()
         error = ChangeUntold(self.volume.identity.peer_name)
-        perhaps = replica.held_unknown_to(peer) if peer else known
+        perhaps = replica.progress.held_unknown_to(peer) if peer else known
         self.window.close(known, perhaps, lambda: self.authority.reported(error))
         for each in self.replicas:
             each.end("the roles changed")
 
     def _reach(self, replica: Replica, event: PrimaryEvent) -> None:
         if event is PrimaryEvent.CAUGHT_UP:
-            replica.shares_line = True  # it has the row of the generation by now
+            replica.progress.shares_line = True  # it has the row of the generation by now
         self._go(replica, event)
         if event is PrimaryEvent.COPIED:
             self.durability.want_checkpoint()
@@ -320,7 +321,7 @@ class Mirror:
         if left is not Left.WAIT or doubt is not None:
             self._give_up_waiting(doubt)
         elif is_left:  # the others go on acknowledging
-            replica.release()
+            replica.progress.release()
             self._acknowledge(replica, self.volume.number)
 
     def _leave(self, replica: Replica, left: Left, reason: str | None) -> Doubt | None:
@@ -330,7 +331,7 @@ class Mirror:
             return self.authority.unconfirmed
         if left is Left.IN_DOUBT:
             return lambda: self.authority.reported(ChangeInDoubt(reason))
-        if not self.window.in_flight or not replica.shares_line:
+        if not self.window.in_flight or not replica.progress.shares_line:
             return None
         try:
             self.begin_generation()
@@ -342,7 +343,7 @@ class Mirror:
 
     def _give_up_waiting(self, doubt: Doubt | None) -> None:
         for replica in self.replicas:
-            replica.release()
+            replica.progress.release()
         self.window.acknowledge(self.volume.number, doubt)
 
     async def run_watch(
@@ -358,7 +359,7 @@ class Mirror:
             deadline = trio.current_time() + timeout_s
             if in_flight:
                 deadline = in_flight[0].since + timeout_s
-                late = trio.current_time() >= deadline and replica.progress < in_flight[0].number
+                late = trio.current_time() >= deadline and replica.progress.number < in_flight[0].number
                 if late and not self.authority.goes_without(replica):
                     replica.give_up("a change was not acknowledged", timeout_s)
             with trio.move_on_at(max(deadline, trio.current_time() + timeout_s / 10)):
@@ -472,10 +473,10 @@ class Mirror:
             raise refusal(session.peer_name, message, "number: no such change was made")
         if self.volume.catalog.inode(message.inode) is not None:  # else nobody reads it
             replica.take_declined(message)
-        if number and replica.held_back is None:
+        if number and replica.progress.held_back is None:
             name = self.volume.identity.peer_name
             self.window.doubt(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
-            replica.applied_number = max(replica.applied_number, number)  # as far as it can
+            replica.progress.applied = max(replica.progress.applied, number)  # as far as it can
             self._acknowledge(replica, number)
         self.resync[replica].try_again(message.inode)
         self.authority.look()
@@ -496,5 +497,5 @@ async def _take_leave(replica: Replica, message: Bye, session: Session) -> NoRet
         await trio.sleep_until(session.heartbeat.answered_until)
     else:
         replica.holdings.end()
-    replica.left()
+    replica.room.go(TakingEvent.LEFT)  # its kernel shows nothing any more either
     raise ConnectionLost(session.peer_name, reason)

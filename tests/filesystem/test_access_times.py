@@ -90,7 +90,7 @@ async def test_a_host_that_has_just_lost_the_other_does_not_part_from_it_by_read
     file = await make(unit)
     role = unit.unit
     assert isinstance(role, PrimaryUnit)
-    role.replica.shares_line = True
+    role.replica.progress.shares_line = True
     number, before = unit.volume.number, atime_of(unit, file)
     times.note(file)
     await times.tell()

@@ -12,7 +12,7 @@ from fusemirror.errors import RemoteProtocolError
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.limits import BACKLOG_BYTES_MAX, REGION_BYTES
 from fusemirror.mirror.replica import Replica
-from fusemirror.mirror.states import PrimaryEvent, PrimaryState, Taking
+from fusemirror.mirror.states import PrimaryEvent, PrimaryState, Taking, TakingEvent
 from fusemirror.mirror.window import InFlight
 from fusemirror.protocol.messages import Applied, Room
 from fusemirror.volume.volume import Volume
@@ -28,6 +28,10 @@ def in_flight(number: int, inode: int = FILE) -> InFlight:
 
 def marked(replica: Replica) -> list[tuple[int, int]]:
     return replica.out_of_sync.ranges(FILE, 100 * REGION_BYTES)
+
+
+def unknown_to(replica: Replica, *instances: bytes) -> list[ChangeNumber]:
+    return [replica.progress.held_unknown_to(each) for each in instances]
 
 
 # --- what it is sent ------------------------------------------------------------------------------------
@@ -57,16 +61,16 @@ def test_after_a_change_that_could_not_be_sent_none_is(volume: Volume) -> None:
 def test_another_process_of_the_peer_may_hold_what_one_before_it_was_sent(volume: Volume) -> None:
     replica, session = replica_in(volume, PrimaryState.NORMAL)
     replica.take(WRITE, b"encoded", b"data")
-    assert (replica.held_unknown_to(b"one"), replica.held_unknown_to(b"two")) == (0, WRITE.number)
+    assert unknown_to(replica, b"one", b"two") == [0, WRITE.number]
     replica.lost("cut", [], permitted=True)
     replica.take(WriteChange(ChangeNumber(6), NO_REQUEST, 0, FILE, 0, 10), b"not sent", b"data")
     session = FakeSession()
     session.peer.instance = b"two"
     replica.linked(cast(Link, FakeLink(session)))
-    assert (replica.held_unknown_to(b"one"), replica.held_unknown_to(b"two")) == (0, WRITE.number)
+    assert unknown_to(replica, b"one", b"two") == [0, WRITE.number]
     replica.open_feed()
     replica.take(WriteChange(ChangeNumber(7), NO_REQUEST, 0, FILE, 0, 10), b"later", b"data")
-    assert (replica.held_unknown_to(b"two"), replica.held_unknown_to(b"three")) == (WRITE.number, 7)
+    assert unknown_to(replica, b"two", b"three") == [WRITE.number, 7]
 
 
 def test_it_is_congested_where_its_session_holds_more_than_it_should(volume: Volume) -> None:
@@ -85,12 +89,12 @@ def test_it_is_congested_where_its_session_holds_more_than_it_should(volume: Vol
 def test_progress_is_what_it_says_but_for_what_is_held_back(volume: Volume) -> None:
     replica, _ = replica_in(volume, PrimaryState.NORMAL)
     assert replica.take_applied(Applied(ChangeNumber(8)), ChangeNumber(9)) == 8
-    replica.hold_back(ChangeNumber(6))
-    replica.hold_back(ChangeNumber(7))
-    assert replica.progress == 5
+    replica.progress.hold_back(ChangeNumber(6))
+    replica.progress.hold_back(ChangeNumber(7))
+    assert replica.progress.number == 5
     assert replica.take_applied(Applied(ChangeNumber(9)), ChangeNumber(9)) == 5
-    replica.release()
-    assert replica.progress == 9
+    replica.progress.release()
+    assert replica.progress.number == 9
 
 
 def test_nobody_acknowledges_what_was_never_made(volume: Volume) -> None:
@@ -108,7 +112,7 @@ def test_what_is_under_way_when_a_link_ends_is_marked_and_held_back(volume: Volu
     event = replica.lost("cut", [in_flight(5), in_flight(6, inode=0)], permitted=True)
     assert event is PrimaryEvent.LOST
     assert marked(replica) == [(0, 1)]
-    assert replica.held_back == 5
+    assert replica.progress.held_back == 5
     assert replica.hold_until == 77.0
     assert session.close_reason == "cut"
     assert (replica.link, replica.stream, replica.feed) == (None, None, None)
@@ -119,7 +123,7 @@ def test_a_backup_that_only_caught_up_is_not_waited_for(volume: Volume) -> None:
     session.heartbeat.answered_until = 77.0
     replica.lost("cut", [in_flight(5)], permitted=True)
     assert replica.hold_until == 0.0
-    assert replica.held_back is None
+    assert replica.progress.held_back is None
 
 
 async def test_one_that_has_left_is_left_at_once_if_this_host_may(volume: Volume) -> None:
@@ -127,7 +131,7 @@ async def test_one_that_has_left_is_left_at_once_if_this_host_may(volume: Volume
         replica, session = replica_in(volume, PrimaryState.NORMAL)
         session.heartbeat.answered_until = trio.current_time() + 77
         replica.leaves("it was unmounted")
-        replica.left()
+        replica.room.go(TakingEvent.LEFT)
         assert replica.lost("cut", [], permitted=permitted) is event
         if not permitted:
             assert replica.hold_until <= trio.current_time(), "its next process may take over"
@@ -144,7 +148,7 @@ def test_what_a_backup_took_or_did_not_ends_with_its_link(volume: Volume) -> Non
     assert replica.room.has(101)
     replica.go(PrimaryEvent.LOST, "cut", is_meant=True)
     replica.linked(cast(Link, FakeLink(FakeSession())))
-    assert replica.taking is Taking.TAKES
+    assert replica.room.taking is Taking.TAKES
 
 
 @pytest.mark.expects_warnings

@@ -86,7 +86,7 @@ async def test_names_come_first_and_what_waits_is_acknowledged_before_it_is_norm
     brought, wire = Brought(volume), Wire()
     waits = NamespaceChange(ChangeNumber(volume.number + 1), NO_REQUEST, 0, InodeNumber(0), ())
     brought.window.add(waits, (), 0, now=0.0)
-    brought.replica.hold_back(waits.number)
+    brought.replica.progress.hold_back(waits.number)
     async with brought.over(wire) as stream:
         assert wire.kinds == [CaughtUp, PurgeOffer]
         assert brought.reached == [PrimaryEvent.CAUGHT_UP]
@@ -155,8 +155,8 @@ async def test_who_waited_for_an_image_that_is_copied_hears_of_no_other(
     ]
     for change in changes:
         brought.window.add(change, (), 0, now=0.0)
-    brought.replica.hold_back(first)
-    brought.replica.applied_number = changes[-1].number
+    brought.replica.progress.hold_back(first)
+    brought.replica.progress.applied = changes[-1].number
     heard: dict[ChangeNumber, bool] = {}
     for change in changes:
         brought.window.when_settled(change.number, partial(heard.__setitem__, change.number))
@@ -181,7 +181,7 @@ async def test_what_was_declined_and_is_copied_for_who_waits_for_it_is_in_order(
         replica.out_of_sync.add_whole(file)
         change = TruncateChange(ChangeNumber(volume.number + 1), NO_REQUEST, 1, file, 5)
         brought.window.add(change, (), 0, now=0.0)
-        replica.applied_number = change.number
+        replica.progress.applied = change.number
         settled: list[bool] = []
         brought.window.when_settled(change.number, settled.append)
         brought.resync.try_again(file)

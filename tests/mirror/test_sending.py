@@ -73,7 +73,7 @@ async def told(mirror: Mirror) -> tuple[list[CheckReport], list[bool]]:
 async def test_what_was_under_way_is_acknowledged_in_a_line_of_its_own(volume: Volume) -> None:
     mirror = with_a_change_under_way(volume)
     assert await told(mirror) == ([], [True, True])
-    assert not mirror.replicas[0].shares_line
+    assert not mirror.replicas[0].progress.shares_line
 
 
 @pytest.mark.expects_warnings

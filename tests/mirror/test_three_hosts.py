@@ -218,8 +218,8 @@ async def test_a_change_is_acknowledged_once_both_have_it(
     for slow, quick in (three.backups, three.backups[::-1]):
         slow.held = trio.Event()
         number = three.write(file, 0, OLD)
-        await three.until(lambda quick=quick, number=number: quick.replica.progress >= number)  # type: ignore[misc]
-        assert slow.replica.progress < number
+        await three.until(lambda quick=quick, number=number: quick.replica.progress.number >= number)  # type: ignore[misc]
+        assert slow.replica.progress.number < number
         assert not three.is_acknowledged(number)
         slow.held.set()
         await three.mirror.window.acknowledged(number)
@@ -240,7 +240,7 @@ async def test_one_is_lost_and_left_and_comes_back(
 
     # Changes wait while it may read under its lease, though the other has them. Then it is left.
     number = three.write(file, 0, NEW)
-    await three.until(lambda: beta.replica.progress >= number)
+    await three.until(lambda: beta.replica.progress.number >= number)
     assert gamma.replica.is_held
     assert trio.current_time() < gamma.replica.hold_until
     assert not three.is_acknowledged(number)
@@ -259,7 +259,7 @@ async def test_one_is_lost_and_left_and_comes_back(
     await three.mirror.window.acknowledged(three.volume.number)
     assert set(gamma.replica.out_of_sync.inodes()) == {file, other}
     assert not beta.replica.out_of_sync
-    assert gamma.replica.held_back is None, "no change will wait for what it lacks"
+    assert gamma.replica.progress.held_back is None, "no change will wait for what it lacks"
     # No checkpoint takes a mark that it needs, however long it is away.
     await trio.sleep(3 * CHECKPOINT_INTERVAL_S)
     assert missed(history_of(three.volume), history_of(gamma.volume)) is Missed.RECORDS
@@ -270,7 +270,7 @@ async def test_one_is_lost_and_left_and_comes_back(
     assert not gamma.replica.out_of_sync
     gamma.held = trio.Event()
     number = three.write(file, 0, OLD)
-    await three.until(lambda: beta.replica.progress >= number)
+    await three.until(lambda: beta.replica.progress.number >= number)
     assert not three.is_acknowledged(number)
     gamma.held.set()
     await three.mirror.window.acknowledged(number)
@@ -301,7 +301,7 @@ async def test_one_that_was_never_met_is_waited_for_as_long_as_it_may_read(
     async with running(three, beta):
         await three.until(lambda: beta.replica.state is PrimaryState.NORMAL)
         number = three.write(three.create(b"file"), 0, NEW)
-        await three.until(lambda: beta.replica.progress >= number)
+        await three.until(lambda: beta.replica.progress.number >= number)
         assert not three.is_acknowledged(number)
         await three.mirror.window.acknowledged(number)
         assert trio.current_time() >= gamma.replica.hold_until
@@ -328,7 +328,7 @@ async def test_what_one_declines_is_in_doubt_once_the_other_has_it(
         broken.setattr(gamma.volume, "apply", refuse_bad)
         beta.held = trio.Event()
         before, declined = three.write(file, 0, OLD), three.write(bad, 0, OLD)
-        await three.until(lambda: gamma.replica.progress >= declined)
+        await three.until(lambda: gamma.replica.progress.number >= declined)
         assert not three.is_acknowledged(before), "one of the two does not have it yet"
         beta.held.set()
         with pytest.raises(CopyDeclined):
@@ -362,7 +362,7 @@ async def test_what_both_have_durably_is_what_the_slower_one_has(
     assert await three.mirror.durability.flushed(file, promises) == 0
     await three.mirror.durability.checkpoint()
     assert three.mirror.durability.peer_durable >= number
-    three.beta.replica.durable = NO_CHANGE
+    three.beta.replica.progress.durable = NO_CHANGE
     assert three.mirror.durability.peer_durable == NO_CHANGE
     assert three.volume.regions.is_empty
     await three.until(lambda: all(backup.volume.regions.is_empty for backup in three.backups))

@@ -99,7 +99,7 @@ def _after(owner: Any, name: str, then: Callable[..., None]) -> Planting:
 
 def _acknowledge_all(mirror: Mirror, *_: object) -> None:
     for replica in mirror.replicas:
-        replica.release()
+        replica.progress.release()
     mirror.window.acknowledge(mirror.volume.number)
 
 
