@@ -60,4 +60,4 @@ class Comparisons:
         self._wanted = trio.Event()
         assert self._verifier is not None
         await self._verifier.run()
-        self._mirror.note_written(None)
+        self._mirror.written = None

@@ -28,7 +28,7 @@ class PrimaryModes:
         exclusive = self._mirror.access.in_effect is Access.EXCLUSIVE
         self.shows_at_once = asynchronous and not exclusive
         # Exclusive access promises whoever reads on the other host to see what was acknowledged here.
-        self._mirror.acknowledge_statuses(whether=asynchronous and exclusive)
+        self._mirror.acknowledges_statuses = asynchronous and exclusive
 
     def in_effect(self) -> dict[str, str]:
         """See `Role.modes_in_effect`."""

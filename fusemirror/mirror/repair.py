@@ -131,7 +131,7 @@ class FromBackup:
             self._restorer.restore_length(number)
         offset = max(region, 0) * REGION_BYTES
         written: list[tuple[InodeNumber, int, int]] = []
-        self._mirror.note_written(written)
+        self._mirror.written = written
         promise = stream.fetch(lambda token: FetchRegion(token, number, offset, REGION_BYTES))
         theirs = await promise.wait()
         end = offset + REGION_BYTES

@@ -121,7 +121,8 @@ class Mirror:
         self.access = access or PairAccess()
         self.acknowledges_statuses = False
         """Programs hear of success once both volumes are exclusive for what they write."""
-        self._written: list[tuple[InodeNumber, int, int]] | None = None
+        self.written: list[tuple[InodeNumber, int, int]] | None = None
+        """Where somebody wants them: the bytes of images that changes are published for, from then on."""
         self._random_bytes = random_bytes
         self._renewal = renewal or Renewal()
         self._others = others or {}
@@ -147,8 +148,8 @@ class Mirror:
             if is_commanded:
                 replica.command(change, old_size_bytes, answers=self.acknowledges_statuses)
             replica.take(change, encoded, data)
-        if self._written is not None:
-            self._written.append(change.data_range())
+        if self.written is not None:
+            self.written.append(change.data_range())
         if self.authority.acknowledges_alone:
             self.window.acknowledge(change.number)
             return
@@ -167,14 +168,6 @@ class Mirror:
     def _ask_applied(self) -> None:
         for replica in self.replicas:
             replica.ask_applied()
-
-    def note_written(self, written: list[tuple[InodeNumber, int, int]] | None) -> None:
-        """From now on `written` gets the bytes of images that changes are published for; None ends it."""
-        self._written = written
-
-    def acknowledge_statuses(self, *, whether: bool) -> None:
-        """See `acknowledges_statuses`, from now on."""
-        self.acknowledges_statuses = whether
 
     async def statuses_taken(self, number: ChangeNumber) -> bool:
         """Return when all backups have taken the status for a change (`status_commands.py`). False: one was

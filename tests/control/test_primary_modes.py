@@ -17,9 +17,6 @@ class FakeMirror:
     def change_access(self, access: Access) -> None:
         self.access.take(access)
 
-    def acknowledge_statuses(self, *, whether: bool) -> None:
-        self.acknowledges_statuses = whether
-
 
 def test_what_main_has_is_shown_at_once_where_both_modes_let_it() -> None:
     mirror: Any = FakeMirror()
