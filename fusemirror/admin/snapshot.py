@@ -53,7 +53,7 @@ def snapshot(mounted: Mounted, role: Role, linker: Linker, now_ns: Callable[[], 
     session = link.mirror if link is not None else None
     since = None
     if session is not None:
-        since = round(now_ns() / 1e9 - (trio.current_time() - session.connected_since), 3)
+        since = round(now_ns() / 1e9 - (trio.current_time() - session.counters.since), 3)
     return {
         "name": settings.name,
         "host": identity.host_name,

@@ -11,7 +11,7 @@ from collections import deque
 import trio
 
 from fusemirror import limits
-from fusemirror.protocol.messages import Ping
+from fusemirror.protocol.messages import Ping, Pong
 
 
 class Heartbeat:
@@ -35,6 +35,7 @@ class Heartbeat:
         self._sent = 0
         # Those whose answers may come: an older one would renew no lease.
         self._pings: deque[tuple[int, float]] = deque(maxlen=math.ceil(2 * peer_timeout / self.interval_s))
+        self._pongs: deque[int] = deque()  # which the peer has yet to take: at which byte of all each ends
         self._renewals = trio.lowlevel.ParkingLot()  # tasks that wait for the next Pong
         self._ended = False
 
@@ -44,9 +45,20 @@ class Heartbeat:
         self._pings.append((self._sent, now))
         return Ping(self._sent)
 
-    def pinged(self, now: float) -> None:
-        """The peer's Ping is answered now."""
+    def pinged(self, ping: Ping, now: float, taken_bytes: int) -> Pong | None:
+        """The answer to the peer's Ping, which is sent now; None where too many are on their way: who takes
+        so few has given this host up, or means no good. The peer has taken so much of what was sent.
+        """
+        while self._pongs and self._pongs[0] <= taken_bytes:
+            self._pongs.popleft()
+        if len(self._pongs) >= limits.PONGS_UNSENT_MAX:
+            return None
         self.answered_until = now + self.peer_timeout
+        return Pong(ping.serial)
+
+    def sent_pong(self, sent_bytes: int) -> None:
+        """That is sent, and ends there in all that was."""
+        self._pongs.append(sent_bytes)
 
     def answered(self, serial: int, now: float) -> None:
         """The peer's Pong came. ValueError where no such Ping was sent."""

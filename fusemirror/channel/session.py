@@ -6,7 +6,6 @@ arrived. Heartbeats show that both processes are alive, and carry the lease (`he
 
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fusemirror.channel.sending import Sending
 from fusemirror.channel.transport import Transport
 from fusemirror.errors import ChannelError, ConnectionLost, HandshakeRefused, RemoteProtocolError, SameRole
 from fusemirror.protocol.codec import encode, refusal
-from fusemirror.protocol.connection import DIALED_BY, Connection, Received
+from fusemirror.protocol.connection import Connection, Received
 from fusemirror.protocol.framing import HEADER_BYTES, Buffer
 from fusemirror.protocol.messages import (
     AnyMessage,
@@ -126,8 +125,10 @@ LARGE_ONES_LOST = "small packets get through and large ones do not; see to the M
 
 @dataclass(slots=True)
 class Counters:
-    """Bytes of a session so far; *data* is what stood beside messages."""
+    """Bytes of a session since it began; *data* is what stood beside messages."""
 
+    since: float
+    """When that was (trio time)."""
     sent_bytes: int = 0
     received_bytes: int = 0
     sent_data_bytes: int = 0
@@ -151,18 +152,17 @@ class Session:
         assert connection.peer is not None, "the handshake comes first"
         self.peer: Hello = connection.peer
         self.ours: Hello = connection.ours
-        self.connected_since = trio.current_time()
-        self.counters = Counters()
+        self.counters = Counters(trio.current_time())
         self.close_reason: str | None = None
         self.refused = False
         """It ended because the peer sent what it may not."""
         self.moving = transport if isinstance(transport, MovingTransport) else None
         """Its stream, where that outlives its connections."""
-        self.lines = None if self.moving is None or self._dialed else Lines(self.moving, peer_timeout)
+        self.lines = None if self.moving is None or connection.dialer else Lines(self.moving, peer_timeout)
         """The spare connections that the peer keeps for it, where the peer dialed."""
         self.sending = Sending(transport)
         # Who dialed finds another connection where this one makes no progress: its Pings show that.
-        pings_s = path_timeout / limits.PINGS_PER_PATH_TIMEOUT if self._dialed else math.inf
+        pings_s = path_timeout / limits.PINGS_PER_PATH_TIMEOUT if connection.dialer else math.inf
         self.heartbeat = Heartbeat(
             peer_timeout=peer_timeout, their_timeout=self.peer.peer_timeout_s, interval_max_s=pings_s
         )
@@ -171,7 +171,6 @@ class Session:
         self._scope = trio.CancelScope()
         self._left: list[Received] = []  # by who took messages in place
         self._is_probed = False
-        self._unsent_pongs: deque[int] = deque()  # at which byte of what is sent each ends
 
     @property
     def path(self) -> str:
@@ -213,11 +212,6 @@ class Session:
         if moving is not None and is_open and not self.sending.backlog_bytes:
             with suppress(ConnectionLost):
                 moving.try_send(self._connection.send(Over()))
-
-    @property
-    def _dialed(self) -> bool:
-        """By this host."""
-        return self.ours.role == DIALED_BY[self.path]
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -394,7 +388,11 @@ class Session:
         """What is between the two sessions, and no business of anybody above."""
         moving, now = self.moving, trio.current_time()
         if type(message) is Ping:
-            self._answer_ping(message, now)
+            pong = self.heartbeat.pinged(message, now, self.counters.sent_bytes - self.sending.backlog_bytes)
+            if pong is not None:
+                with suppress(ConnectionLost):  # what came with it is delivered first
+                    self.send(pong)
+                    self.heartbeat.sent_pong(self.counters.sent_bytes)
         elif type(message) is Pong:
             try:
                 self.heartbeat.answered(message.serial, now)
@@ -409,7 +407,7 @@ class Session:
                 self.refuse(refusal(self.peer_name, message, error))
         elif type(message) is Probe and not self._is_probed:
             self._is_probed = True
-            if not self._dialed:
+            if not self._connection.dialer:
                 self._send_probe(message, data)
         elif type(message) is Over:
             self.close("the peer ended it")
@@ -422,7 +420,7 @@ class Session:
         `ConnectionLost`; `RemoteProtocolError`, also where the peer sends much and no Probe, for all that
         would be kept. Cancelled, the session is of no use.
         """
-        if self._dialed:
+        if self._connection.dialer:
             self._send_probe(Probe(0), bytes(limits.PROBE_BYTES))
         while True:
             self._left += self._events()
@@ -455,16 +453,6 @@ class Session:
                     task_status.started()
         finally:
             self.close("closed on this host")
-
-    def _answer_ping(self, message: Ping, now: float) -> None:
-        unsent, sent_bytes = self._unsent_pongs, self.counters.sent_bytes - self.sending.backlog_bytes
-        while unsent and unsent[0] <= sent_bytes:
-            unsent.popleft()
-        if len(unsent) < limits.PONGS_UNSENT_MAX:  # who takes so few has given this host up, or means no good
-            self.heartbeat.pinged(now)
-            with suppress(ConnectionLost):  # what came with it is delivered first
-                self.send(Pong(message.serial))
-                unsent.append(self.counters.sent_bytes)
 
     async def _until_lost(self, task: Callable[[], Awaitable[None]]) -> None:
         try:

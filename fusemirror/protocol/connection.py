@@ -107,7 +107,8 @@ class Connection:
         self.peer: Hello | None = None
         self.refusal: PeerRefused | None = None  # why we refused the peer
         self.state = ConnectionState.CALLING if dialer else ConnectionState.LISTENING
-        self._dialer = dialer
+        self.dialer = dialer
+        """This host has dialed it."""
         self._peer_name = peer_name
         self._reader = FrameReader(peer_name)
         self.receive_data = self._reader.feed
@@ -155,7 +156,7 @@ class Connection:
         return self._answer(hello)
 
     def _answer(self, hello: Hello) -> list[Buffer]:
-        reason = check_hello(self.ours, hello, dialer=self._dialer)
+        reason = check_hello(self.ours, hello, dialer=self.dialer)
         replaced_by = b""
         if self._replaced or is_replaced(self.ours, hello):
             reason = "it was replaced: this host has invited another in its place"
@@ -166,7 +167,7 @@ class Connection:
             return self._frame(Refused(reason, replaced_by))
         self.peer = hello
         self._reader.handshake = False
-        if self._dialer:
+        if self.dialer:
             return []
         self._move(ConnectionEvent.SEND_HELLO)
         return self._frame(self.ours)

@@ -6,6 +6,7 @@ import trio.testing
 
 from fusemirror import limits
 from fusemirror.channel.heartbeat import Heartbeat
+from fusemirror.protocol.messages import Ping, Pong
 
 TIMEOUT = 10.0
 
@@ -50,8 +51,17 @@ def test_the_lease_is_over_by_the_shorter_of_both_settings() -> None:
     heartbeat.ping(100.0)
     heartbeat.answered(1, 100.5)
     assert heartbeat.lease_until < 103.0
-    heartbeat.pinged(100.0)
+    heartbeat.pinged(Ping(1), 100.0, taken_bytes=0)
     assert heartbeat.answered_until == 110.0, "the peer may go by ours"
+
+
+def test_who_takes_no_answers_gets_no_more(heartbeat: Heartbeat) -> None:
+    for number in range(limits.PONGS_UNSENT_MAX):
+        assert heartbeat.pinged(Ping(number), 100.0, taken_bytes=0) == Pong(number)
+        heartbeat.sent_pong(10 * (number + 1))
+    assert heartbeat.pinged(Ping(7), 200.0, taken_bytes=9) is None
+    assert heartbeat.answered_until == 100.0 + TIMEOUT, "this host is held to what it has answered"
+    assert heartbeat.pinged(Ping(7), 200.0, taken_bytes=10) == Pong(7)
 
 
 def test_pings_follow_each_other_so_that_some_may_be_lost() -> None:
