@@ -526,7 +526,7 @@ async def _serve(
             )
             kernel.session = FuseSession(fuse_descriptor(), server)
             if agreed.prunes:
-                cache.letting_go.attach(kernel.session.prune)
+                cache.letting_go.attach(kernel.session.pruning.prune)
         nursery.start_soon(kernel.run_signals)
         nursery.start_soon(_run_rereading, host, reread)
         try:

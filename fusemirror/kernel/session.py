@@ -6,8 +6,7 @@ answered there, without a turn of the loop; at the first wait of a handler anoth
 and the handler goes on in the task in which it began. So the number of tasks is that of the requests that
 wait, and a few that are ready to read.
 
-**Limits.** At most `REQUESTS_WAITING_MAX` requests wait here, with at most `REQUESTS_WAITING_BYTES_MAX` of
-data; beyond, nothing is read, and the kernel keeps the others.
+**Limits.** So many requests wait (`waiting.py`); beyond, nothing is read, and the kernel keeps the others.
 
 **Without a task.** What makes, moves or removes a name, and waits for its promise last
 (`promise.begin`), leaves the reader its task, and whoever settles the promise writes the reply. Where the
@@ -31,8 +30,7 @@ or the reader ends `run`: handlers answer for their own mistakes.
 import errno
 import logging
 import os
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
@@ -44,12 +42,12 @@ from fusemirror.errors import MalformedRequest
 from fusemirror.kernel import codec
 from fusemirror.kernel.callers import is_dying
 from fusemirror.kernel.codec import IN_HEADER, FuseReply, InHeader, Opcode, error_reply
+from fusemirror.kernel.pruning import Pruning
+from fusemirror.kernel.waiting import WaitingRequest, WaitingRequests
 from fusemirror.limits import (
     CALLER_LOOK_S,
     REQUESTS_IDLE,
     REQUESTS_PER_TURN,
-    REQUESTS_WAITING_BYTES_MAX,
-    REQUESTS_WAITING_MAX,
     TURNS_PER_LOOK,
     WRITE_BYTES_MAX,
 )
@@ -59,8 +57,6 @@ log = logging.getLogger(__name__)
 
 # libfuse's, by which it answers FUSE_INIT: the kernel reads into none that is smaller than the largest write.
 BUFFER_BYTES = WRITE_BYTES_MAX + 4096
-_PRUNES_MAX = 8  # threads at once: there are fewer that notify the kernel
-_PRUNE_BEGINS_S = 0.1  # after it has looked whether it may
 _ABORTED = errno.ENOENT  # the request, before it was read or answered
 _UNMOUNTED = {errno.ENODEV, errno.ECONNABORTED}
 
@@ -120,31 +116,18 @@ class Server(Protocol):
         all the same, and the kernel would go by what they were. `body` as for `untaken`."""
 
 
-class _Waiting:
-    """A request whose handler has to wait, from then on until it has ended."""
-
-    __slots__ = ("answered", "body", "bytes", "header", "since")
-
-    def __init__(self, header: InHeader, body: bytes, since: float) -> None:
-        self.header = header
-        self.bytes = header.len
-        self.body = body  # of a request that changes names, else empty
-        self.since = since
-        self.answered = False  # with EINTR, before the handler has ended
-
-
 class _Begun(hot.Trapped):
     """A request that waits in the task that has read it."""
 
     __slots__ = ("handling", "waiting")
 
-    def __init__(self, message: Any, waiting: _Waiting, handling: Handling) -> None:
+    def __init__(self, message: Any, waiting: WaitingRequest, handling: Handling) -> None:
         super().__init__(message)
         self.waiting = waiting
         self.handling = handling
 
 
-def _may_be_in_doubt(waiting: _Waiting, reply: FuseReply) -> bool:
+def _may_be_in_doubt(waiting: WaitingRequest, reply: FuseReply) -> bool:
     return bool(waiting.body) and codec.error_of(reply) != 0
 
 
@@ -157,7 +140,9 @@ class _WithoutTask:
 
     __slots__ = ("_handling", "_session", "_start", "_waiting")
 
-    def __init__(self, session: "FuseSession", waiting: _Waiting, handling: Handling, start: Start) -> None:
+    def __init__(
+        self, session: "FuseSession", waiting: WaitingRequest, handling: Handling, start: Start
+    ) -> None:
         self._session = session
         self._waiting = waiting
         self._handling = handling
@@ -167,11 +152,11 @@ class _WithoutTask:
         session, waiting = self._session, self._waiting
         if session.is_left:
             return
-        session.without_task -= 1
+        session.requests.without_task -= 1
         if type(result) is not outcome.Value or waiting.answered or _may_be_in_doubt(waiting, result.value):
             self._start(session.finish, waiting, _given(result))
             return
-        session.end_waiting(waiting)
+        session.requests.remove(waiting)
         session.reply(result.value)
 
     def failed(self, error: "outcome.Outcome[Any]") -> None:
@@ -179,11 +164,11 @@ class _WithoutTask:
         if session.is_left:
             self._handling.close()
             return
-        session.without_task -= 1
+        session.requests.without_task -= 1
         self._start(session.finish, self._waiting, gone_on(self._handling, error))
 
 
-class _Write(_Waiting):
+class _Write(WaitingRequest):
     """A write that waits for its promise alone."""
 
     __slots__ = ("_begun", "_session", "_start")
@@ -198,12 +183,12 @@ class _Write(_Waiting):
         session, header, begun = self._session, self.header, self._begun
         if session.is_left:
             return
-        session.without_task -= 1
+        session.requests.without_task -= 1
         reply = None if self.answered else session.server.reply_to_write(header, begun, result)
         if reply is None:
             self._start(session.finish, self, session.server.end_write(header, begun, result))
             return
-        session.end_waiting(self)
+        session.requests.remove(self)
         session.reply(reply)
 
 
@@ -216,18 +201,14 @@ class FuseSession:
         self._buffers = [bytearray(BUFFER_BYTES)]
         self._view = memoryview(self._buffers[0])
         self._ended = False
-        self._waiting: dict[int, _Waiting] = {}  # by the kernel's number of the request
-        self._waiting_bytes = 0
-        self._room = trio.Event()
+        self.requests = WaitingRequests()
         self._parked: list[trio.lowlevel.Task] = []
         self._stopped = trio.Event()
-        self.without_task = 0  # of those that wait
         self._turns = 0
         self.now = trio.current_time
         self._had_more = False  # than one request when it was looked last
         self.is_left = False
-        self._pruning = threading.Semaphore(_PRUNES_MAX)
-        self._is_returned = False
+        self.pruning = Pruning(device)
 
     async def run(self) -> None:
         """Serve until unmounted or stopped, and until every handler that had begun has ended.
@@ -249,24 +230,8 @@ class FuseSession:
         finally:
             self._ended = True
             hot.notify_closing(self._device)
-            self._return_device()
+            self.pruning.end()
             os.set_blocking(self._device, True)  # it is libfuse's again, which unmounts
-
-    def prune(self, inodes: Sequence[int]) -> None:
-        """Tell the kernel to let go of inodes that no program holds. Thread-safe. OSError once unmounted."""
-        with self._pruning:
-            if self._is_returned:
-                raise OSError(errno.ENODEV, "unmounted")
-            os.write(self._device, codec.prune_notice(inodes))
-
-    def _return_device(self) -> None:
-        """On return no thread begins to write to the descriptor. It is closed next, and its number is then
-        that of a file which the volume opens."""
-        self._is_returned = True
-        # Who keeps it from one longer is in the kernel, which waits for an inode that is being freed.
-        taken = [self._pruning.acquire(timeout=_PRUNE_BEGINS_S) for _ in range(_PRUNES_MAX)]
-        for _ in filter(None, taken):
-            self._pruning.release()
 
     def stop(self) -> None:
         """Read no more; `run` ends when what has begun has ended. Nothing where it has ended already."""
@@ -277,7 +242,7 @@ class FuseSession:
     def _end(self) -> None:
         self._ended = True
         self._stopped.set()
-        self._room.set()
+        self.requests.stop()
         for task in self._parked:
             trio.lowlevel.reschedule(task)
         self._parked.clear()
@@ -288,9 +253,8 @@ class FuseSession:
         """Read; go on with a request that has to wait, while another task reads; be at hand."""
         ready = partial(self._serve, nursery)
         while not self._ended:
-            if self._is_full():
-                self._room = trio.Event()
-                await self._room.wait()
+            if self.requests.is_full():
+                await self.requests.until_fewer()
                 continue
             try:
                 begun = await hot.readable(self._device, ready)
@@ -321,7 +285,7 @@ class FuseSession:
         serve = self.server.serve
         self._turns += 1
         for count in range(REQUESTS_PER_TURN):
-            if self._ended or self._is_full():
+            if self._ended or self.requests.is_full():
                 return True
             if count == 1 and not self._had_more and self._turns % TURNS_PER_LOOK:
                 return False  # what one program asks is alone; and where it is not, this is called again
@@ -334,8 +298,8 @@ class FuseSession:
             try:
                 if header.opcode == _WRITE and (begun := self.server.begin_write(header, body)) is not None:
                     write = _Write(self, header, begun, nursery.start_soon)
-                    self._begin_to_wait(write)
-                    self.without_task += 1
+                    self.requests.add(write)
+                    self.requests.without_task += 1
                     begun.promise.when_settled(write.settled)
                     continue
                 handling = serve(header, body)
@@ -349,12 +313,12 @@ class FuseSession:
                 self._refuse(header, error)
             else:
                 told = bytes(body) if header.opcode in codec.TELL_IN_BODY else b""
-                waiting = _Waiting(header, told, self.now())
-                self._begin_to_wait(waiting)
+                waiting = WaitingRequest(header, told, self.now())
+                self.requests.add(waiting)
                 if type(message) is not Promise:
                     self._let_another_read(nursery)
                     return _Begun(message, waiting, handling)
-                self.without_task += 1
+                self.requests.without_task += 1
                 go_on_after(message, handling, _WithoutTask(self, waiting, handling, nursery.start_soon))
         return False
 
@@ -389,25 +353,12 @@ class FuseSession:
     async def _wait_for_the_rest(self) -> None:
         """Return when nothing more is read, and what has begun without a task has ended, or has one."""
         await self._stopped.wait()
-        while self.without_task:
-            self._room = trio.Event()
-            await self._room.wait()
+        while self.requests.without_task:
+            await self.requests.until_fewer()
 
     # --- those that wait ------------------------------------------------------------------------------------
 
-    def _is_full(self) -> bool:
-        return len(self._waiting) >= REQUESTS_WAITING_MAX or self._waiting_bytes > REQUESTS_WAITING_BYTES_MAX
-
-    def _begin_to_wait(self, waiting: _Waiting) -> None:
-        self._waiting[waiting.header.unique] = waiting
-        self._waiting_bytes += waiting.bytes
-
-    def end_waiting(self, waiting: _Waiting) -> None:
-        del self._waiting[waiting.header.unique]
-        self._waiting_bytes -= waiting.bytes
-        self._room.set()
-
-    async def finish(self, waiting: _Waiting, going_on: Awaitable[FuseReply]) -> None:
+    async def finish(self, waiting: WaitingRequest, going_on: Awaitable[FuseReply]) -> None:
         header = waiting.header
         try:
             reply = await going_on
@@ -415,7 +366,7 @@ class FuseSession:
             self._refuse(header, error)
             return
         finally:
-            self.end_waiting(waiting)
+            self.requests.remove(waiting)
         if waiting.answered:
             await self.server.untaken(header, waiting.body, reply)
             return
@@ -442,7 +393,7 @@ class FuseSession:
         """What the server has nothing to do with, or does not know."""
         opcode = header.opcode
         if opcode == Opcode.INTERRUPT:
-            waiting = self._waiting.get(codec.INTERRUPT_IN.read(body).unique)
+            waiting = self.requests.by_number.get(codec.INTERRUPT_IN.read(body).unique)
             if waiting is not None:
                 self.server.interrupt(waiting.header.unique)
                 self._let_go_if_dying(waiting)
@@ -456,11 +407,11 @@ class FuseSession:
         while True:
             await trio.sleep(CALLER_LOOK_S)
             before = trio.current_time() - CALLER_LOOK_S
-            for waiting in list(self._waiting.values()):
+            for waiting in list(self.requests.by_number.values()):
                 if waiting.since <= before:
                     self._let_go_if_dying(waiting)
 
-    def _let_go_if_dying(self, waiting: _Waiting) -> None:
+    def _let_go_if_dying(self, waiting: WaitingRequest) -> None:
         if not waiting.answered and is_dying(waiting.header.pid):
             waiting.answered = True
             self.server.interrupt(waiting.header.unique)

@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +15,7 @@ import trio.testing
 
 from fusemirror import hot
 from fusemirror.errors import MalformedRequest
-from fusemirror.kernel import codec, session
+from fusemirror.kernel import codec, session, waiting
 from fusemirror.kernel.codec import FuseReply, InHeader, Opcode
 from fusemirror.kernel.session import FuseSession
 from fusemirror.limits import KIB, REQUESTS_IDLE, REQUESTS_WAITING_MAX, TURNS_PER_LOOK
@@ -254,7 +253,7 @@ async def test_only_a_few_tasks_stay_ready(server: Served) -> None:
 
 async def test_beyond_the_limit_nothing_is_read(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert REQUESTS_WAITING_MAX >= 1000
-    monkeypatch.setattr(session, "REQUESTS_WAITING_MAX", 3)
+    monkeypatch.setattr(waiting, "REQUESTS_WAITING_MAX", 3)
     server.gates = {unique: trio.Event() for unique in (2, 4, 6)}
     async with serving(server) as (kernel, _):
         for unique in (2, 4, 6, 8):
@@ -271,7 +270,7 @@ async def test_beyond_the_limit_nothing_is_read(server: Served, monkeypatch: pyt
 async def test_the_data_of_waiting_requests_is_bounded(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "REQUESTS_WAITING_BYTES_MAX", 1000)
+    monkeypatch.setattr(waiting, "REQUESTS_WAITING_BYTES_MAX", 1000)
     server.gates = {2: trio.Event()}
     async with serving(server) as (kernel, _):
         kernel.send(Opcode.READ, 2, READ + bytes(1000))
@@ -480,34 +479,13 @@ async def test_after_the_end_nothing_is_written_to_what_was_the_kernels_descript
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)
             await trio.testing.wait_all_tasks_blocked()
-            await trio.to_thread.run_sync(served.prune, [7])
+            await trio.to_thread.run_sync(served.pruning.prune, [7])
             assert theirs.recv(1000) == codec.prune_notice([7])
             served.stop()
         with pytest.raises(OSError, match="unmounted") as raised:
-            served.prune([7])
+            served.pruning.prune([7])
         assert raised.value.errno == errno.ENODEV
         assert Kernel(theirs).is_quiet()
-
-
-async def test_the_end_waits_for_a_thread_that_is_about_to_write_and_not_for_one_in_the_kernel(
-    server: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held, done = threading.Event(), threading.Event()
-
-    def write(_: int, data: bytes) -> int:
-        held.set()
-        done.wait(DEADLINE_S)  # in the kernel, which waits for an inode that is being freed
-        return len(data)
-
-    monkeypatch.setattr(os, "write", write)
-    async with serving(server) as (_, served):
-        thread = threading.Thread(target=served.prune, args=([7],))
-        thread.start()
-        assert await trio.to_thread.run_sync(held.wait, DEADLINE_S)
-    done.set()
-    thread.join(DEADLINE_S)
-    with pytest.raises(OSError, match="unmounted"):
-        served.prune([7])
 
 
 # --- without a task -------------------------------------------------------------------------------------
@@ -535,11 +513,11 @@ async def test_a_change_of_names_is_answered_so_too_and_what_is_in_doubt_is_told
     async with serving(server) as (kernel, session):
         kernel.send(Opcode.UNLINK, 2, body, nodeid=nodeid)
         await trio.testing.wait_all_tasks_blocked()
-        assert session.without_task == 1
+        assert session.requests.without_task == 1
         told = doubts_before_replies(session, server, monkeypatch)
         server.promises[2].resolve(0)
         assert await kernel.answer() == (2, errno.EIO if nodeid == 16 else 0)
-        assert session.without_task == 0
+        assert session.requests.without_task == 0
     assert told == [[(2, body)] if nodeid == 16 else []]
 
 
@@ -552,15 +530,19 @@ async def test_a_write_that_waits_for_nothing_else_is_answered_by_who_settles_it
         for unique in (2, 4, 6, 8):
             kernel.send(Opcode.WRITE, unique)
         assert [await kernel.answer() for _ in range(2)] == [(6, 0), (8, 0)]
-        assert session.without_task == 2
-        assert len(session._waiting) == 2
+        assert session.requests.without_task == 2
+        assert len(session.requests.by_number) == 2
         server.begun[4].promise.resolve(7)
         assert await kernel.answer() == (4, 0)
         server.begun[2].promise.reject(ValueError("another role"))
         assert await kernel.answer() == (2, errno.EROFS)
         assert server.started == [2, 4, 6, 8]
         assert [each.asked for each in server.begun.values()] == [1, 1, 1]
-        assert (session.without_task, session._waiting, session._waiting_bytes) == (0, {}, 0)
+        assert (session.requests.without_task, session.requests.by_number, session.requests._bytes) == (
+            0,
+            {},
+            0,
+        )
 
 
 async def test_such_a_write_of_a_killed_program_is_brought_to_its_end(
@@ -588,8 +570,8 @@ async def test_nothing_is_written_for_a_write_that_outlasts_its_session(server: 
         server.begun[2].promise.resolve(7)
         assert kernel.is_quiet()
         session.is_left = False
-        session.without_task -= 1
-        session.end_waiting(session._waiting[2])
+        session.requests.without_task -= 1
+        session.requests.remove(session.requests.by_number[2])
 
 
 async def test_requests_keep_their_order_with_a_task_or_without(server: Served) -> None:
