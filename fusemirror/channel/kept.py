@@ -26,6 +26,9 @@ class Kept:
         """So many bytes have arrived that are yet to be given here again."""
         self.arrived = 0
         """What the other end has said to have."""
+        self.again: list[Buffer] = []
+        """What goes first over the connection in use."""
+        self._attempt = 0  # the newest of the other end's to go on over another connection
         self._offered = 0  # end of what a connection that was dropped may have sent beyond what it said
         # Where each send ends, how many bytes it was, and of which buffers.
         self._sends: deque[tuple[int, int, Sequence[Buffer]]] = deque()
@@ -77,9 +80,23 @@ class Kept:
         """A connection is dropped that was given `size` bytes more: nobody here knows how many went."""
         self._offered = max(self._offered, self.end + size)
 
+    def takes(self, attempt: int, theirs: int) -> bool:
+        """Whether the other end, which has `theirs` bytes, may go on over another connection by this attempt.
+
+        An earlier version does not number its attempts (0). One is old for sure where the other end is known
+        to have more than it says.
+        """
+        if attempt == 0:
+            return theirs >= self.arrived
+        if attempt <= self._attempt:
+            return False
+        self._attempt = attempt
+        return True
+
     def resume(self, theirs: int) -> None:
-        """Over a new connection the other end says that it has `theirs` bytes. ValueError where it cannot;
-        LookupError where it lacks what is not kept any more: nothing has changed then.
+        """Over a new connection, where the other end says that it has `theirs` bytes, the rest is sent again.
+        ValueError where it cannot have them; LookupError where it lacks what is not kept any more: nothing
+        has changed then.
         """
         if not self.arrived <= theirs <= max(self.end, self._offered):
             raise ValueError("it says that more, or less, has arrived than was sent")
@@ -87,6 +104,7 @@ class Kept:
             raise LookupError("more was under way than is kept to be sent again")
         self.ahead = max(0, theirs - self.end)
         self._confirm(theirs - self.ahead)
+        self.again = self.rest()
 
     def take_ahead(self, buffers: Sequence[Buffer]) -> int:
         """How many bytes of these have arrived already."""

@@ -48,8 +48,6 @@ class MovingTransport(Transport):
         self._closed = False
         self._moves = False
         self._kept = Kept()
-        self._attempt = 0  # the newest of the other end's to go on over another connection
-        self._resent: list[Buffer] = []  # goes first over a new connection
         self._rest = b""  # came with the word that a new connection goes on
 
     @property
@@ -78,16 +76,8 @@ class MovingTransport(Transport):
         """Whether the other end, which has `theirs` bytes, may go on over another connection by this attempt.
         Ask before `drop`: one that it gave up may arrive after a later one, and nobody is at the other end of
         that connection any more.
-
-        An earlier version does not number its attempts (0). One is old for sure where the other end is known
-        to have more than it says.
         """
-        if attempt == 0:
-            return theirs >= self._kept.arrived
-        if attempt <= self._attempt:
-            return False
-        self._attempt = attempt
-        return True
+        return self._kept.takes(attempt, theirs)
 
     def go_on(self, connection: Transport, theirs: int, *, turn: int, rest: bytes = b"") -> None:
         """Go by this connection, whose other end has `theirs` bytes of what was sent; `rest` came from it.
@@ -110,7 +100,6 @@ class MovingTransport(Transport):
             self._moves = False
             self.changed.unpark_all()
             raise ConnectionLost(self.peer_name, str(error)) from error
-        self._resent = self._kept.rest()
         self._connection, self._rest = connection, rest
         self.peer_name, self.peer_host = connection.peer_name, connection.peer_host
         self.lost_reason = None
@@ -120,12 +109,12 @@ class MovingTransport(Transport):
     async def run_resend(self) -> None:
         """Send again what the other end lacks; what comes after it waits. Return when that has gone, or the
         connection is lost. Cancellation: the connection is then of no use."""
-        connection = self._connection
+        connection, kept = self._connection, self._kept
         try:
-            while self._resent and connection is not None and connection is self._connection:
-                sent_bytes = connection.try_send(self._resent[: limits.SEND_BUFFERS_MAX])
-                self._resent = drop_sent(self._resent, sent_bytes)
-                if self._resent:
+            while kept.again and connection is not None and connection is self._connection:
+                sent_bytes = connection.try_send(kept.again[: limits.SEND_BUFFERS_MAX])
+                kept.again = drop_sent(kept.again, sent_bytes)
+                if kept.again:
                     await connection.wait_writable()
         except ConnectionLost as error:
             if connection is self._connection and not self._closed:
@@ -162,7 +151,7 @@ class MovingTransport(Transport):
         if self._closed:
             raise ConnectionLost(self.peer_name, _CLOSED_HERE)
         connection = self._connection
-        if connection is None or self._resent:
+        if connection is None or self._kept.again:
             return 0
         if self._kept.ahead:
             return self._kept.take_ahead(buffers)
@@ -180,7 +169,7 @@ class MovingTransport(Transport):
     async def wait_writable(self) -> None:
         while True:
             connection = self._connection
-            if connection is None or self._resent:
+            if connection is None or self._kept.again:
                 await self._wait_connection()
                 continue
             try:

@@ -61,8 +61,16 @@ def test_what_the_other_end_cannot_have_is_refused_over_a_new_connection(theirs:
     kept.offered(2)
     with pytest.raises(ValueError, match="more, or less"):
         kept.resume(theirs)
+    assert not kept.again
     kept.resume(2)
-    assert rest(kept) == b"23"
+    assert (rest(kept), b"".join(map(bytes, kept.again))) == (b"23", b"23")
+
+
+def test_the_other_end_goes_on_by_its_newest_attempt_alone() -> None:
+    kept = kept_of([b"0123"])
+    kept.confirmed(2)
+    assert [kept.takes(attempt, 2) for attempt in (1, 3, 2, 3)] == [True, True, False, False]
+    assert [kept.takes(0, theirs) for theirs in (1, 2)] == [False, True], "one that does not number them"
 
 
 def test_what_arrived_unnoticed_is_taken_as_sent_when_it_is_given_again() -> None:
