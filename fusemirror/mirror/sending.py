@@ -2,8 +2,9 @@
 
 Changes are published in their order, right after they were applied to the main volume, to every replica
 (`replica.py`): what is known of one backup, which `resync.py` brings up to date. A change counts as
-acknowledged when each replica that is not left has applied it; who waits for that does so at the window
-(`window.py`). What this host may do without them stands in `authority.py`. Today there is one.
+acknowledged when each replica that is not left has applied it, and says so (`hearing.py`); who waits for that
+does so at the window (`window.py`). What this host may do without them stands in `authority.py`. Today there
+is one.
 
 When a link is lost, the backup may go on serving reads until its lease ends. So changes wait
 (`HOLDING`) until the backup is back or the lease is over; only then does the primary go on alone.
@@ -16,7 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import trio
 
@@ -40,6 +41,7 @@ from fusemirror.mirror.access import PairAccess
 from fusemirror.mirror.authority import Authority, Left
 from fusemirror.mirror.declining import shown_reason
 from fusemirror.mirror.durability import Durability
+from fusemirror.mirror.hearing import Hearing
 from fusemirror.mirror.histories import Missed, generation_row, generations_of, history_of, missed
 from fusemirror.mirror.pace import Pace
 from fusemirror.mirror.replica import Replica
@@ -47,23 +49,19 @@ from fusemirror.mirror.resync import PAUSED, Resyncer
 from fusemirror.mirror.states import (
     PRIMARY_ACKNOWLEDGES_ALONE,
     PRIMARY_STANDINGS,
-    PRIMARY_TAKES,
     PrimaryEvent,
     PrimaryState,
-    TakingEvent,
     next_primary_state,
 )
 from fusemirror.mirror.stream import Stream
 from fusemirror.mirror.window import Doubt, Window
 from fusemirror.protocol.codec import refusal
-from fusemirror.protocol.connection import Received, shown
+from fusemirror.protocol.connection import shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import (
     AccessInEffect,
-    AnyMessage,
     Applied,
     Begin,
-    Bye,
     Declined,
     Fetched,
     KeyNews,
@@ -412,7 +410,7 @@ class Mirror:
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_lost, lambda: self._read(replica, link.mirror, stream))
+            nursery.start_soon(until_lost, self._hearing(replica, link.mirror, stream).run)
             nursery.start_soon(
                 until_lost, lambda: self._bring_up(replica, link, stream, copy_catalog=copy_catalog)
             )
@@ -424,7 +422,7 @@ class Mirror:
         stream.send(AccessInEffect(self.access.in_effect))
         await self.resync[replica].run(link, stream, copy_catalog=copy_catalog)
 
-    async def _read(self, replica: Replica, session: Session, stream: Stream) -> None:
+    def _hearing(self, replica: Replica, session: Session, stream: Stream) -> Hearing:
         handlers: dict[type, Callable[[Any], None]] = {
             Applied: lambda message: self._acknowledge(
                 replica, replica.take_applied(message, self.volume.number)
@@ -438,26 +436,7 @@ class Mirror:
             KeyNews: partial(self._renewal.take, session=session),
             **self._others,
         }
-        places = {kind: (handler, PRIMARY_TAKES[kind]) for kind, handler in handlers.items()}
-
-        def take(received: list[Received]) -> list[Received]:
-            """What comes before a goodbye, which takes its time: without a turn of this task."""
-            for index, (message, _) in enumerate(received):
-                kind = type(message)
-                if kind is Bye:
-                    return received[index:]
-                handler, states = places.get(kind, (None, ()))
-                if handler is None or replica.state not in states:
-                    _check_place(replica, message, session)
-                    raise refusal(session.peer_name, message, "it came on the wrong path")
-                handler(message)
-            return []
-
-        while True:
-            for message, _ in take(await session.receive(take)):
-                if isinstance(message, Bye):
-                    _check_place(replica, message, session)
-                    await _take_leave(replica, message, session)
+        return Hearing(replica, session, handlers)
 
     def _take_declined(self, replica: Replica, session: Session, message: Declined) -> None:
         """The backup goes on without one change: its program, or who waits for it, hears why (step 710)."""
@@ -473,22 +452,3 @@ class Mirror:
             self._acknowledge(replica, number)
         self.resync[replica].try_again(message.inode)
         self.authority.look()
-
-
-def _check_place(replica: Replica, message: AnyMessage, session: Session) -> None:
-    state = replica.state
-    if state not in PRIMARY_TAKES.get(type(message), ()):
-        raise refusal(session.peer_name, message, f"it came when the mirror was {state.name.lower()}")
-
-
-async def _take_leave(replica: Replica, message: Bye, session: Session) -> NoReturn:
-    """End the link once the backup serves nothing, nor does its kernel. ConnectionLost."""
-    reason = f"it said goodbye: {shown(message.reason)}"
-    if message.mounted:
-        replica.leaves(reason)
-        # Its Pings are not answered meanwhile: the lease ends.
-        await trio.sleep_until(session.heartbeat.answered_until)
-    else:
-        replica.holdings.end()
-    replica.room.go(TakingEvent.LEFT)  # its kernel shows nothing any more either
-    raise ConnectionLost(session.peer_name, reason)

@@ -113,4 +113,4 @@ async def test_what_the_backup_says_is_taken_where_it_has_a_place(
     mirror, (here, there) = with_a_change_under_way(volume), memory_sessions
     there.send(message)
     with trio.fail_after(PATIENCE_S), pytest.raises((RemoteProtocolError, ConnectionLost), match=why):
-        await mirror._read(mirror.replicas[0], here, Stream(here))
+        await mirror._hearing(mirror.replicas[0], here, Stream(here)).run()
