@@ -223,7 +223,9 @@ class Trouble:
         """The primary is lost, and the other goes on: where nothing is lost by that, and no link is made
         to a process that lives. The old one comes back later, and has to give way by itself."""
         (other,) = (host for host in self._world.hosts if host is not primary)
-        if self._busy or self._line_faults or primary.volume is None or other.volume is None:
+        if self._busy or self._line_faults or self._disk_faults:
+            return
+        if primary.volume is None or other.volume is None:
             return
         # What was acknowledged early may be lost with the host, and is told of by `status` only.
         if self._world.options.asynchronous or not _is_redundant(primary):
