@@ -62,6 +62,7 @@ TESTED_ELSEWHERE = {
     "divergence/report": "divergence/test_publishing",
     "control/primary": "simulation/test_simulation",
     "control/unit": "filesystem/requests/test_files",  # drives it without a kernel
+    "volume/effects": "volume/test_volume",
     "daemon": "mount/test_life",
     "identifiers": "test_tidy",  # nothing there computes
     "limits": "test_tidy",  # its assertions run at import

@@ -254,7 +254,9 @@ class BackupUnit(Role):
             late = self.forwarding.expire
             nursery.start_soon(self.host.background.repeat, "requests that wait too long", late)
             nursery.start_soon(self.host.background.repeat, "commit", commit_in_time)
-            nursery.start_soon(self.host.background.repeat, "freeing", self.volume.removal.free_discarded)
+            nursery.start_soon(
+                self.host.background.repeat, "freeing", self.volume.files.removal.free_discarded
+            )
             nursery.start_soon(self.host.background.repeat, "lease", self.reads.watch_lease)
             nursery.start_soon(self.host.background.repeat, "patience", self.patience.watch)
             nursery.start_soon(self.host.background.repeat, "locks", lambda: expire(self.host.locks))

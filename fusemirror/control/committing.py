@@ -23,7 +23,7 @@ async def commit_names(host: HostState, peer_durable: ChangeNumber) -> None:
     volume.space.measure()
     host.news.disks.look()
     await volume.syncing.flush(InodeNumber(0))
-    await volume.removal.remove()
+    await volume.files.removal.remove()
     volume.commit()
     # A backup is asked for nothing again.
     answered = volume.requests_done if volume.identity.role == "primary" else None

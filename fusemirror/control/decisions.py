@@ -228,7 +228,7 @@ class Decisions:
         """
         streams = [replica.stream for replica in self._mirror.replicas if replica.stream is not None]
         if not all(stream.session.peer.takes_refusals for stream in streams):
-            self._volume.note_refused(request, error)
+            self._volume.requests_done.refuse(request, error, self._volume.number)
             told()
             return False
         self.unrecorded[request] = _Refusal(error, told)

@@ -194,7 +194,7 @@ class PeerRequests:
 
         for request in list(self._volume.requests_done):
             if has_ended(request):
-                self._volume.forget_request(request)
+                self._volume.requests_done.forget(request)
         self._granting.free(filter(has_ended, self._granting.granted))
         self._granting.paid()
 

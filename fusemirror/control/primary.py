@@ -245,7 +245,7 @@ class PrimaryUnit(Role):
                 ("names", self.reads.hold_names),
                 ("verify", self.comparisons.run_wanted),
                 ("commit", self.upkeep.commit_in_time),
-                ("freeing", self.volume.removal.free_discarded),
+                ("freeing", self.volume.files.removal.free_discarded),
                 ("locks", lambda: expire(self.host.locks)),
                 ("statuses", self._free_statuses_of_the_lost),
             ):

@@ -48,7 +48,7 @@ class TakingUp:
         self._decisions = decisions
         self._inherited: list[Staged] = [] if staged is None else staged.pending()
         self._staged = staged
-        self._end_request = host.volume.forget_request if staged is None else staged.retire
+        self._end_request = host.volume.requests_done.forget if staged is None else staged.retire
         self._unanswered: list[tuple[Staged, ChangeNumber, InodeNumber]] = []
 
     @property

@@ -387,7 +387,7 @@ class Applier:
             for inode in self.declined.removed():
                 self._in_sync(inode)
         if change.request:
-            self.volume.forget_request(change.request)  # only a primary is asked about them
+            self.volume.requests_done.forget(change.request)  # only a primary is asked about them
 
     def _end(self, staged: Staged, change: AnyChange, declined: CopyDeclined | None) -> None:
         """A request of this host has become a change; or why the image of that is not whole."""

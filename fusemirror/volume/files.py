@@ -35,7 +35,7 @@ class Files:
         self._catalog = catalog
         self._images = images
         self._regions = regions
-        self._removal = removal
+        self.removal = removal
         self._seams = seams
         self.health = health
 
@@ -133,7 +133,7 @@ class Files:
         if facts.size != size:
             self._regions.mark_length(inode, facts.size, size)
             self._images.truncate(inode, size, ctime_ns)
-            self._removal.note_discarded()
+            self.removal.note_discarded()
             self._images.set_times(inode, mtime_ns, ctime_ns)
         if found is None or found.size == size:
             return False

@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from fusemirror.change import DataChange
 from fusemirror.seams import Seams
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.clock import Clock
 from fusemirror.volume.commits import Commits
+from fusemirror.volume.effects import Effects
 from fusemirror.volume.health import Health
 from fusemirror.volume.identity import Identity, VolumeLock
 from fusemirror.volume.images import Images
@@ -20,14 +22,26 @@ from fusemirror.volume.removal import Removal
 from fusemirror.volume.space import Space
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """What opening found and did. `change_in_doubt` did not take effect, whole or at all."""
+
+    clean: bool = False
+    same_boot: bool = False
+    replayed: int = 0
+    cut_bytes: int = 0
+    change_in_doubt: DataChange | None = None
+
+
 class Home:
-    """The directory of a volume, which this process has locked, and what it says of itself."""
+    """The directory of a volume, which this process has locked: what it says of itself, how it was found."""
 
     def __init__(self, directory: Path) -> None:
         """VolumeInUse, VolumeMissing, VolumeFormat, VolumeDamaged, OSError."""
         self.directory = directory
         self._lock = VolumeLock(directory)
         self.identity = Identity.load(directory)
+        self.recovery = Recovery()
 
     def update_identity(self, changes: dict[str, Any]) -> None:
         """On return the identity is durably changed. OSError."""
@@ -59,5 +73,6 @@ class Parts:
     clock: Clock
     commits: Commits
     removal: Removal
+    effects: Effects
     undoing: ExitStack
     """Releases all of them once the volume is open, the newest first."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import xxhash
 
 from fusemirror.change import (
     NEWEST_TAG,
@@ -31,7 +30,6 @@ from fusemirror.change import (
     CopyChange,
     DataChange,
     NamespaceChange,
-    Table,
     TruncateChange,
     WriteChange,
     decode_change,
@@ -41,16 +39,14 @@ from fusemirror.errors import VolumeDamaged, VolumeFormat
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import CATALOG_CHANGES_PER_COMMIT_MAX
 from fusemirror.volume.durable import unused
-from fusemirror.volume.entries import key_inode
+from fusemirror.volume.effects import CONTENT_NOTE, content_note, removed_inodes
 from fusemirror.volume.identity import Shutdown, boot_id
 from fusemirror.volume.images import NO_IMAGE, ImageFacts, Images
 from fusemirror.volume.journal import Record
-from fusemirror.volume.parts import Parts
+from fusemirror.volume.parts import Parts, Recovery
 from fusemirror.volume.requests_done import RequestsDone, done_by, load_requests
 
 _log = logging.getLogger(__name__)
-
-_CONTENT_NOTE = 1 << 63
 
 
 # --- how the last process ended, and what is done about it ------------------------------------------------
@@ -172,13 +168,6 @@ LAST_RECORDS: tuple[tuple[RecordColumns, Effect], ...] = (
 )
 
 
-def content_note(content: bytes | memoryview) -> int:
-    """What a record notes of a write within the file. One that changes the size notes the size before,
-    which is always less.
-    """
-    return _CONTENT_NOTE | xxhash.xxh3_64_intdigest(content) >> 1
-
-
 def effect_of(change: DataChange, facts: ImageFacts, content: bytes, *, note: int) -> Effect:
     """What became of the last data change of the journal. `content` is what the image has where a write
     belongs; `note` is that of the record.
@@ -188,7 +177,7 @@ def effect_of(change: DataChange, facts: ImageFacts, content: bytes, *, note: in
         kind, is_there = ImageEvidence.ALLOCATION_OR_COPY, False
     elif isinstance(change, TruncateChange):
         kind, is_there = ImageEvidence.TRUNCATION, facts.size == change.size != note
-    elif note >= _CONTENT_NOTE:
+    elif note >= CONTENT_NOTE:
         kind, is_there = ImageEvidence.WRITE_WITHIN, content_note(content) == note
     else:
         grown = facts.size > note and facts.size >= change.offset + change.length
@@ -205,21 +194,9 @@ def effect_of(change: DataChange, facts: ImageFacts, content: bytes, *, note: in
 # --- doing it -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """What opening found and did. `change_in_doubt` did not take effect, whole or at all."""
-
-    clean: bool
-    same_boot: bool
-    replayed: int
-    cut_bytes: int
-    change_in_doubt: DataChange | None
-
-
 class Recovered(NamedTuple):
     """Where the volume stands after recovery."""
 
-    recovery: Recovery
     number: ChangeNumber
     """The last change applied. One that did not take effect keeps its number: none is given twice."""
     requests_done: RequestsDone
@@ -232,7 +209,7 @@ class _Replay:
 
     replayed: int = 0
     removed: list[InodeNumber] = field(default_factory=list)  # inodes that any record removed
-    requests_done: RequestsDone = field(default_factory=dict)
+    requests_done: RequestsDone = field(default_factory=RequestsDone)
     last: tuple[DataChange, Record] | None = (
         None  # the last record where it is of data: its rows are for later
     )
@@ -287,8 +264,8 @@ def recover(parts: Parts, state: Shutdown) -> Recovered:
         parts.commits.commit(number)
     # Last: until here another crash must find what this one left.
     Shutdown(clean=False, boot_id=boot_id()).store(home.directory)
-    recovery = Recovery(state.clean, same_boot, replay.replayed, journal.cut_bytes, in_doubt)
-    return Recovered(recovery, number, replay.requests_done)
+    home.recovery = Recovery(state.clean, same_boot, replay.replayed, journal.cut_bytes, in_doubt)
+    return Recovered(number, replay.requests_done)
 
 
 def _ended(state: Shutdown) -> LastEnd:
@@ -304,7 +281,7 @@ def _replay(parts: Parts) -> _Replay:
     kept = load_requests(parts.home.directory)
     if kept is None:
         parts.home.update_identity({"forgot_requests": True})
-    replay = _Replay(requests_done=kept or {})
+    replay = _Replay(requests_done=kept or RequestsDone())
     # From the first record and not from the catalog's on: requests that took effect stand in no row, and an
     # image may have outlived the row that a record removed.
     for record in parts.journal.notes(0):
@@ -421,8 +398,3 @@ def quarantine_image(directory: Path, images: Images, inode: InodeNumber) -> Non
     lost.mkdir(mode=0o700, exist_ok=True)
     images.release(inode)
     images.path(inode).rename(unused(lost / f"{inode:x}"))
-
-
-def removed_inodes(change: NamespaceChange) -> list[InodeNumber]:
-    """The inodes that a change removes."""
-    return [key_inode(key) for table, key, value in change.rows if table == Table.INODES and value is None]

@@ -7,6 +7,7 @@ of them nobody knows: the identity says so (`forgot_requests`), and the peer hea
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,22 @@ class Done(NamedTuple):
     errno: int = 0
 
 
-RequestsDone = dict[RequestId, Done]
-"""The oldest first."""
+class RequestsDone(dict[RequestId, Done]):
+    """Those of one volume, the oldest first."""
+
+    def refuse(self, request: RequestId, error: int, number: ChangeNumber) -> None:
+        """The request is refused for good, as long as this process remembers it, behind change `number`."""
+        self[request] = Done(number, InodeNumber(0), error)
+
+    def forget(self, request: RequestId) -> None:
+        """The peer has the answer and will not ask again."""
+        self.pop(request, None)
+
+    def store_untold(self, directory: Path, first: ChangeNumber) -> None:
+        """Store what no record from `first` on tells of: what a repair kept, and refusals for which the disk
+        had no room. OSError."""
+        untold = {request: done for request, done in self.items() if done.number < first or done.errno}
+        store_requests(directory, untold)
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -58,18 +73,19 @@ def load_requests(directory: Path) -> RequestsDone | None:
     try:
         content = read_plain(directory / _FILE, _BYTES_MAX)
     except FileNotFoundError:
-        return {}
+        return RequestsDone()
     try:
-        return {
-            RequestId(row.request): Done(ChangeNumber(row.number), InodeNumber(row.inode), row.errno)
-            for row in _decoder.decode(content)
-        }
+        rows = _decoder.decode(content)
     except msgspec.DecodeError as error:
         log.warning("volume %s: %s: %s", directory, _FILE, error)
         return None
+    return RequestsDone(
+        (RequestId(row.request), Done(ChangeNumber(row.number), InodeNumber(row.inode), row.errno))
+        for row in rows
+    )
 
 
-def store_requests(directory: Path, requests: RequestsDone) -> None:
+def store_requests(directory: Path, requests: Mapping[RequestId, Done]) -> None:
     """On return the file durably has these, and is not there where there are none. OSError."""
     if requests:
         rows = [

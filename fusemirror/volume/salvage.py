@@ -39,7 +39,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.durable import sync_directory, sync_filesystem, unused
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.journal import Gap, Salvage, begin_anew, salvage
-from fusemirror.volume.requests_done import done_by, load_requests, store_requests
+from fusemirror.volume.requests_done import RequestsDone, done_by, load_requests, store_requests
 from fusemirror.volume.rows import check_rows
 
 Report = Callable[[str], None]
@@ -114,7 +114,7 @@ def _mark(directory: Path, *, names_lost: bool, requests_lost: bool) -> None:
 def _keep_requests(directory: Path, found: Salvage, behind: ChangeNumber) -> None:
     """Keep what the records up to `behind` say of requests, which the new journal leaves out; and what an
     earlier repair kept."""
-    kept = load_requests(directory) or {}
+    kept = load_requests(directory) or RequestsDone()
     for record in found.records:
         if record.number <= behind:
             change = decode_change(record.payload)

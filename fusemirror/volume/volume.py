@@ -19,47 +19,42 @@ What opening does about it stands in `recovery.py`, as a table.
 
 import contextlib
 import errno
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fusemirror.change import (
-    AllocateChange,
     AnyChange,
-    CopyChange,
     DataChange,
     NamespaceChange,
     Row,
     Table,
     TruncateChange,
-    WriteChange,
     encode_change,
 )
-from fusemirror.errors import BadChange, DiskFailed, OperationFailed, SequenceGap, VolumeDamaged, VolumeError
-from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.errors import DiskFailed, OperationFailed, SequenceGap, VolumeDamaged, VolumeError
+from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.seams import Seams
 from fusemirror.volume import catalog_copy
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.clock import Clock
 from fusemirror.volume.commits import Commits
-from fusemirror.volume.contradictions import check_images
 from fusemirror.volume.durable import sync_directory
+from fusemirror.volume.effects import Effects
 from fusemirror.volume.entries import key_inode
 from fusemirror.volume.files import Files
 from fusemirror.volume.health import Health, noting, noting_async
 from fusemirror.volume.identity import Identity, Shutdown, boot_id
 from fusemirror.volume.images import Images
-from fusemirror.volume.inode import Inode
 from fusemirror.volume.invalidation import CacheInvalidator, Nobody
 from fusemirror.volume.journal import Journal, check_is_there
-from fusemirror.volume.parts import Home, Parts
+from fusemirror.volume.parts import Home, Parts, Recovery
 from fusemirror.volume.private import check_plain_volume, make_private
-from fusemirror.volume.recovery import Recovered, content_note, recover, recover_attributes, removed_inodes
+from fusemirror.volume.recovery import Recovered, recover, recover_attributes
 from fusemirror.volume.regions import Marks, Regions
 from fusemirror.volume.removal import Removal
-from fusemirror.volume.requests_done import Done, done_by, store_requests
+from fusemirror.volume.requests_done import done_by
 from fusemirror.volume.rows import check_rows
 from fusemirror.volume.space import Space
 from fusemirror.volume.syncing import Syncing
@@ -132,6 +127,7 @@ class Volume:
                 clock,
                 commits,
                 removal,
+                Effects(catalog, images, journal, regions, removal, commits),
                 contextlib.ExitStack(),
             )
             volume = Volume(parts, recover(parts, state))
@@ -148,13 +144,11 @@ class Volume:
         self.health = parts.health
         self.space = parts.space
         self.clock = parts.clock
-        self.removal = parts.removal
         self.syncing = Syncing(parts)
         self.files = Files(
             parts.catalog, parts.images, parts.regions, parts.removal, parts.health, parts.seams
         )
         self.invalidator: CacheInvalidator = Nobody()
-        self.recovery = recovered.recovery
         self.requests_done = recovered.requests_done
         """The peer's requests that took effect: the change, and the inode its requester asks for."""
         self.number = recovered.number
@@ -171,20 +165,10 @@ class Volume:
             self.syncing.sync(dict(self.images.unsynced.dirty))
             # The next process does not know which were made and not written to: it would sync data alone.
             self.images.unsynced.sync_names()
-            self.removal.remove_blocking()
+            self.files.removal.remove_blocking()
             self.commit()
             self.regions.sync()
-            # What no record tells of stays while it is remembered: what a repair kept, and refusals for which
-            # the disk had no room.
-            first = self.journal.first_number
-            store_requests(
-                self.directory,
-                {
-                    request: done
-                    for request, done in self.requests_done.items()
-                    if done.number < first or done.errno
-                },
-            )
+            self.requests_done.store_untold(self.directory, self.journal.first_number)
             # The next opening looks at nothing where this says clean.
             assert self.catalog.copying or self.journal.is_durable, "what was written is durable"
             Shutdown(clean=not self.catalog.copying, boot_id=boot_id()).store(self.directory)
@@ -204,6 +188,10 @@ class Volume:
     @property
     def identity(self) -> Identity:
         return self._parts.home.identity
+
+    @property
+    def recovery(self) -> Recovery:
+        return self._parts.home.recovery
 
     @noting
     def update_identity(self, **changes: Any) -> None:
@@ -268,11 +256,12 @@ class Volume:
             if isinstance(change, NamespaceChange):
                 if not are_checked:
                     check_rows(change.rows)
-                self._apply_namespace(change, encode_change(change) if encoded is None else encoded)
+                self._parts.effects.make_names(change, encode_change(change) if encoded is None else encoded)
             else:
                 if encoded is None and journals:
                     encoded = encode_change(change)
-                self._apply_data(change, data, encoded if journals and not self.catalog.copying else None)
+                record = encoded if journals and not self.catalog.copying else None
+                self._parts.effects.make_data(change, data, record)
             self.number = change.number
             if self.clock.follow(change):  # recovery is to find rows of before there
                 self._commit_or_later()
@@ -298,80 +287,6 @@ class Volume:
                 raise
             self.health.note(error)
 
-    def note_refused(self, request: RequestId, error: int) -> None:
-        """The request is refused for good, as long as this process remembers it."""
-        self.requests_done[request] = Done(self.number, InodeNumber(0), error)
-
-    def forget_request(self, request: RequestId) -> None:
-        """The peer has the answer and will not ask again."""
-        self.requests_done.pop(request, None)
-
-    def _apply_namespace(self, change: NamespaceChange, encoded: bytes | memoryview) -> None:
-        if not self.catalog.copying:
-            self.journal.append(change.number, encoded)
-        try:
-            removed = self.catalog.apply_rows(change.rows, change.number)
-        except DiskFailed:
-            if self.catalog.copying:
-                raise
-            self._parts.commits.rebuild()
-            removed = removed_inodes(change)
-        if removed:
-            self.removal.add(change.number, removed)
-
-    def _apply_data(
-        self, change: DataChange, data: bytes | memoryview, record: bytes | memoryview | None
-    ) -> None:
-        """Change an image and the attributes that follow from it; with a `record` in the journal before."""
-        number, time_ns = change.inode, change.time_ns
-        if type(change) is WriteChange and change.length != len(data):
-            raise BadChange(f"it came with {len(data)} of {change.length} bytes")
-        if change.rows:
-            check_rows(change.rows)
-        inode = self.catalog.inode(number)
-        if inode is None or not stat.S_ISREG(inode.mode) or type(change) is CopyChange:
-            check_images(self.catalog, change)
-        old_size = 0 if inode is None else inode.size
-        if record is not None:
-            if time_ns <= self.catalog.meta.set_back.from_ns:
-                self.images.make_older(number, time_ns)  # recovery judges the record by that
-            within = type(change) is WriteChange and change.offset + change.length <= old_size
-            self.journal.append(change.number, record, note=content_note(data) if within else old_size)
-        try:
-            # The mark first: killed in the middle of the rest, the process leaves an image known to differ.
-            if type(change) is WriteChange:
-                size = max(old_size, change.offset + change.length)
-                self.regions.mark(number, change.offset, change.offset + change.length)
-                self.images.write(number, change.offset, data, time_ns)
-            elif type(change) is TruncateChange:
-                size = change.size
-                self.regions.mark_length(number, size if inode is None else old_size, size)
-                self.images.truncate(number, size, time_ns)
-                self.removal.note_discarded()
-            else:
-                assert isinstance(change, AllocateChange | CopyChange), "every kind of change has its branch"
-                size = change.size_after(old_size)
-                self.regions.mark(number, change.offset, change.end)
-                if isinstance(change, CopyChange):
-                    source = change.source, change.source_offset
-                    self.images.copy(number, change.offset, change.end, *source, time_ns)
-                else:
-                    self.images.allocate(number, change.offset, change.end, change.mode, time_ns)
-        except OSError:
-            self._take_back(change, inode, journalled=record is not None)
-            raise
-        if record is not None:
-            self.images.unsynced.keep_times(number)
-        if inode is None:
-            return
-        assert 0 <= size <= FILE_BYTES_MAX, "no row says else, here or at the peer"
-        inode.size = size
-        inode.mtime_ns = inode.ctime_ns = time_ns
-        inode.changed = change.number
-        self.catalog.touch(inode)
-        if change.rows:
-            self._put_rows_of_data(change)
-
     def pass_over(self, change: DataChange) -> None:
         """Go on behind a change of data, without rows, that `apply` had an error of the disk for.
 
@@ -393,25 +308,6 @@ class Volume:
         self.number = change.number
         self.clock.follow(change)
         self.invalidator.image_suspect(change.inode)
-
-    def _put_rows_of_data(self, change: DataChange) -> None:
-        """Put what a data change carries. DiskFailed while copying; else the journal holds it."""
-        try:
-            self.catalog.apply_rows(change.rows, change.number)
-        except DiskFailed:
-            if self.catalog.copying:
-                raise
-            self._parts.commits.rebuild()
-            self.catalog.apply_rows(change.rows, change.number)  # over what only memory held
-
-    def _take_back(self, change: DataChange, inode: Inode | None, *, journalled: bool) -> None:
-        """A data change met an error of the disk: leave its image as long as it was, and no record."""
-        if inode is not None:
-            with contextlib.suppress(OSError):
-                self.images.cut(change.inode, inode.size)
-                self.images.set_times(change.inode, inode.mtime_ns, inode.ctime_ns)
-        if journalled:
-            self.journal.retract(change.number)
 
     # --- reading -------------------------------------------------------------------------------------
 

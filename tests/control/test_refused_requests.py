@@ -79,7 +79,8 @@ async def test_a_backup_that_takes_over_does_not_carry_it_out(
     seen = unit.host.failed_writes.seen_at_open(file)
     await pair.backup.roles.perform(Write(file, 0), b"old")
     (staged,) = unit.communication.pending()
-    pair.backup.roles.volume.note_refused(staged.request.identity, errno.EBUSY)
+    volume = pair.backup.roles.volume
+    volume.requests_done.refuse(staged.request.identity, errno.EBUSY, volume.number)
     await pair.backup.succession.takeover(force=False)
     await pair.backup.roles.perform(Write(file, 3), b"er")  # behind it
     assert content(pair.backup, file) == b"\0\0\0er"

@@ -12,7 +12,7 @@ from unittest import mock
 import msgspec
 import trio
 
-from fusemirror.change import AllocateChange, CopyChange, DataChange, NamespaceChange, Row, WriteChange
+from fusemirror.change import AllocateChange, AnyChange, CopyChange, NamespaceChange, Row, WriteChange
 from fusemirror.channel.link import Link
 from fusemirror.coherence import directory_leases
 from fusemirror.coherence.directory_leases import DirectoryLeases, LeaseRequests
@@ -45,6 +45,7 @@ from fusemirror.recent import Recent
 from fusemirror.settings import Fence
 from fusemirror.volume import images
 from fusemirror.volume.catalog import Catalog
+from fusemirror.volume.effects import Effects
 from fusemirror.volume.files import Files
 from fusemirror.volume.journal import Journal
 from fusemirror.volume.regions import Regions
@@ -113,15 +114,14 @@ def _read_here(applier: Applier, *_: object) -> None:
 
 @contextmanager
 def _every_fifth_record_skipped() -> Iterator[None]:
-    apply_namespace = Volume._apply_namespace
-    append = Journal.append
+    make_names, append = Effects.make_names, Journal.append
 
-    def mutated(volume: Volume, change: NamespaceChange, encoded: bytes) -> None:
-        skips = change.number % 5 == 0 and not volume.catalog.copying
+    def mutated(effects: Effects, change: NamespaceChange, encoded: bytes) -> None:
+        skips = change.number % 5 == 0 and not effects._catalog.copying
         with mock.patch.object(Journal, "append", _nothing if skips else append):
-            apply_namespace(volume, change, encoded)
+            make_names(effects, change, encoded)
 
-    with mock.patch.object(Volume, "_apply_namespace", mutated):
+    with mock.patch.object(Effects, "make_names", mutated):
         yield
 
 
@@ -289,20 +289,21 @@ def _inodes_purged_first() -> Iterator[None]:
 
 @contextmanager
 def _allocated_at_the_primary_only() -> Iterator[None]:
-    apply = Volume._apply_data
+    apply, make_data = Volume.apply, Effects.make_data
 
-    def mutated(volume: Volume, change: DataChange, *args: Any) -> None:
-        if volume.identity.role == "primary" or not isinstance(change, AllocateChange | CopyChange):
-            apply(volume, change, *args)
+    def mutated(volume: Volume, change: AnyChange, *args: Any, **kwargs: Any) -> None:
+        skips = isinstance(change, AllocateChange | CopyChange) and volume.identity.role == "backup"
+        with mock.patch.object(Effects, "make_data", _nothing if skips else make_data):
+            apply(volume, change, *args, **kwargs)
 
-    with mock.patch.object(Volume, "_apply_data", mutated):
+    with mock.patch.object(Volume, "apply", mutated):
         yield
 
 
 @contextmanager
 def _copied_as_it_was_when_asked() -> Iterator[None]:
     """The backup has changed what is copied since."""
-    ask, apply = Forwarding.request, Volume._apply_data
+    ask, apply = Forwarding.request, Volume.apply
     asked: dict[tuple[InodeNumber, int, int], bytes] = {}
 
     async def request(unit: Forwarding, operation: AnyOperation, *args: Any, **kwargs: Any) -> InodeNumber:
@@ -312,15 +313,15 @@ def _copied_as_it_was_when_asked() -> Iterator[None]:
             asked[operation.source, place, length] = held
         return await ask(unit, operation, *args, **kwargs)
 
-    def mutated(volume: Volume, change: DataChange, *args: Any) -> None:
-        apply(volume, change, *args)
+    def mutated(volume: Volume, change: AnyChange, *args: Any, **kwargs: Any) -> None:
+        apply(volume, change, *args, **kwargs)
         if isinstance(change, CopyChange) and volume.identity.role == "backup":
             held = asked.get((change.source, change.source_offset, change.end - change.offset), b"")
             volume.images.write(change.inode, change.offset, held, change.time_ns)
 
     with (
         mock.patch.object(Forwarding, "request", request),
-        mock.patch.object(Volume, "_apply_data", mutated),
+        mock.patch.object(Volume, "apply", mutated),
     ):
         yield
 

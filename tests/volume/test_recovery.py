@@ -7,6 +7,7 @@ import pytest
 
 from fusemirror.change import AllocateChange, DataChange, TruncateChange, WriteChange
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.volume.effects import content_note
 from fusemirror.volume.images import ImageFacts
 from fusemirror.volume.recovery import (
     LAST_RECORDS,
@@ -15,7 +16,6 @@ from fusemirror.volume.recovery import (
     ImageEvidence,
     LastEnd,
     Scope,
-    content_note,
     effect_of,
     plan_of,
 )

@@ -11,10 +11,12 @@ from fusemirror.volume.requests_done import Done, RequestsDone, load_requests, s
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import counting_seams
 
-DONE: RequestsDone = {
-    RequestId(b"first"): Done(ChangeNumber(3), InodeNumber(7)),
-    RequestId(b"second"): Done(ChangeNumber(5), InodeNumber(0), errno.ENOSPC),
-}
+DONE = RequestsDone(
+    {
+        RequestId(b"first"): Done(ChangeNumber(3), InodeNumber(7)),
+        RequestId(b"second"): Done(ChangeNumber(5), InodeNumber(0), errno.ENOSPC),
+    }
+)
 
 
 def test_what_is_stored_is_loaded_in_its_order(tmp_path: Path) -> None:
@@ -47,14 +49,14 @@ def test_what_is_forgotten_is_kept_no_longer_than_the_mount(directory: Path) -> 
     for forgotten, left in ((first, [second]), (second, [])):
         volume = Volume.open(directory, counting_seams())
         volume.journal.restart(ChangeNumber(9))  # no record tells of them
-        volume.forget_request(forgotten)
+        volume.requests_done.forget(forgotten)
         volume.close()
         assert list(load_requests(directory) or {}) == left
 
 
 def test_a_refusal_without_a_record_outlasts_the_mount(directory: Path) -> None:
     volume = Volume.open(directory, counting_seams())
-    volume.note_refused(RequestId(b"first"), errno.ENOSPC)
+    volume.requests_done.refuse(RequestId(b"first"), errno.ENOSPC, volume.number)
     volume.close()
     again = Volume.open(directory, counting_seams())
     assert again.requests_done[RequestId(b"first")].errno == errno.ENOSPC

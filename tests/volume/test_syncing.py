@@ -43,7 +43,7 @@ def test_records_of_requests_that_may_be_asked_for_again_stay(volume: Volume, wr
     volume.commit()
     volume.syncing.trim(volume.number, volume.requests_done)
     assert volume.journal.first_number <= asked
-    volume.forget_request(REQUEST)
+    volume.requests_done.forget(REQUEST)
     volume.syncing.trim(volume.number, volume.requests_done)
     assert volume.journal.first_number > asked
 

@@ -627,10 +627,10 @@ async def test_what_a_copy_discarded_is_freed_when_names_are_durable(directory: 
     writer.write(inode, 0, b"x")
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.removal.free_discarded)
+            nursery.start_soon(volume.files.removal.free_discarded)
             await trio.testing.wait_all_tasks_blocked()
             volume.images.discard(inode)  # as a copied piece of the catalog does, in which it is not
-            await volume.removal.remove()
+            await volume.files.removal.remove()
     assert volume.images.discarded.is_empty
     volume.abandon()
 
@@ -795,7 +795,7 @@ def test_records_are_kept_for_the_peer_the_catalog_and_images_to_be_removed(writ
     volume.commit()
     volume.syncing.trim(ChangeNumber(0))
     assert records() <= purge_number
-    volume.removal.forget()
+    volume.files.removal.forget()
     volume.syncing.trim(ChangeNumber(0))
     assert records() > purge_number, "a peer that missed too much gets the catalog"
     assert volume.journal.size_bytes <= JOURNAL_BYTES_MAX
