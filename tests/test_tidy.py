@@ -53,6 +53,7 @@ TESTED_ELSEWHERE = {
     "control/upkeep": "control/test_purge",
     "control/primary_reads": "simulation/test_simulation",
     "control/role": "test_tidy",  # nothing there computes
+    "control/stepwise": "control/test_roles",
     "control/succession": "control/test_roles",
     "coherence/lock_asking": "coherence/test_locks",
     "coherence/lock_deciding": "coherence/test_locks",

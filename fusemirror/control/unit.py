@@ -8,7 +8,7 @@ Each request goes to the role that this host has, and anew to the next one where
 
 import errno
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import outcome
@@ -18,9 +18,9 @@ from fusemirror.control.local_reads import found
 from fusemirror.control.present_role import PresentRole
 from fusemirror.control.role import Role
 from fusemirror.control.states import PARKED
+from fusemirror.control.stepwise import steps_of
 from fusemirror.errors import OperationFailed, RoleChanged
 from fusemirror.identifiers import InodeNumber
-from fusemirror.limits import CUT_SHORT_BYTES
 from fusemirror.operations import AnyOperation, Key, Write
 from fusemirror.promise import Promise
 from fusemirror.volume.entries import Entry
@@ -52,24 +52,13 @@ class ControlUnit:
         self.volume = self.host.volume
         self.leases = self.host.leases
         self.locks = self.host.locks
+        self.open_inodes = self.host.open_inodes
         self.present = present
 
     @property
     def unit(self) -> Role:
         """The unit of the present role."""
         return self.present.role
-
-    # --- what is open -------------------------------------------------------------------------------------
-
-    def opened(self, inode: InodeNumber) -> None:
-        """See `OpenInodes.add`."""
-        self.host.open_inodes.add(inode)
-
-    def closed(self, inode: InodeNumber) -> None:
-        self.host.open_inodes.remove(inode)
-
-    def is_open(self, inode: InodeNumber) -> bool:
-        return inode in self.host.open_inodes
 
     # --- names and attributes -----------------------------------------------------------------------------
 
@@ -177,32 +166,11 @@ class ControlUnit:
 
     def perform(self, operation: AnyOperation, data: bytes = b"") -> Coroutine[Any, Any, Inode | None]:
         """Do it, in both volumes; the inode concerned, or None where it has gone meanwhile."""
-        stepwise = operation.stepwise
-        return self._perform(operation, data) if stepwise is None else self._perform_long(operation, stepwise)
+        return self._perform(operation, data) if operation.stepwise is None else self._perform_long(operation)
 
-    async def _perform_long(self, operation: AnyOperation, stepwise: tuple[int, int]) -> Inode | None:
-        steps = await self._points(operation, *stepwise)
-        return await (self._perform_in_steps(operation, steps) if steps else self._perform(operation))
-
-    async def _points(self, operation: AnyOperation, start: int, end: int) -> Sequence[int]:
-        """Where it is cut, so that no step takes either host long; nowhere, where it is short."""
-        before = self.volume.catalog.inode(operation.image)
-        if before is None or min(before.size, end) - start <= CUT_SHORT_BYTES or not before.is_regular:
-            return ()
-        try:
-            return await self.volume.files.step_points(operation.image, start, end)
-        except OSError as error:
-            raise OperationFailed(error.errno or errno.EIO) from error
-
-    async def _perform_in_steps(self, operation: AnyOperation, points: Sequence[int]) -> Inode | None:
-        """`perform` of what lies in very many places: each step is a change of its own, that others see."""
-
-        def size_now() -> int:
-            now = self.volume.catalog.inode(operation.image)
-            return 0 if now is None else now.size
-
+    async def _perform_long(self, operation: AnyOperation) -> Inode | None:
         done = None
-        for step in operation.steps(points, size_now):
+        for step in await steps_of(operation, self.volume):
             done = await self._perform(step)
         return done
 

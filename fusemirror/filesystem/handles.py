@@ -74,9 +74,9 @@ class Handles(Generic[Handle]):
 @contextmanager
 def opening(unit: ControlUnit, inode: InodeNumber) -> Iterator[None]:
     """The inode is open; and stays so, unless what is done meanwhile fails. OperationFailed."""
-    unit.opened(inode)  # first, so that it does not go while the rest waits
+    unit.open_inodes.add(inode)  # first, so that it does not go while the rest waits
     try:
         yield
     except BaseException:
-        unit.closed(inode)
+        unit.open_inodes.remove(inode)
         raise

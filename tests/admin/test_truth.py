@@ -150,7 +150,7 @@ class Ledger:
                 await self.read(each, file)
             await self.lock(name, file, 0)
         held = await self.make("alpha", b"held", NAMELESS_BYTES)
-        self.hosts["alpha"].roles.opened(held)
+        self.hosts["alpha"].roles.open_inodes.add(held)
         await self.change("alpha", Unlink(ROOT_INODE, b"held"))
         await self.hosts["alpha"].management.reserve(file, b"beta", preempt=False)
         for each in self.hosts:

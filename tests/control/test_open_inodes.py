@@ -82,11 +82,12 @@ async def test_nobody_opens_what_was_given_up(unit: ControlUnit) -> None:
     made = await unit.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert made is not None
     unit.host.open_inodes.give_up((made.number,))
-    unit.opened(made.number)  # it has a name: in another line of changes than that which was asked about
-    unit.closed(made.number)
+    # It has a name: in another line of changes than that which was asked about.
+    unit.open_inodes.add(made.number)
+    unit.open_inodes.remove(made.number)
     await unit.perform(Unlink(ROOT_INODE, b"file"))
     unit.host.open_inodes.give_up((made.number,))
     with pytest.raises(OperationFailed) as refused:
-        unit.opened(made.number)
+        unit.open_inodes.add(made.number)
     assert refused.value.errno == errno.ESTALE
-    assert not unit.is_open(made.number)
+    assert made.number not in unit.open_inodes

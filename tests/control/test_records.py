@@ -147,7 +147,7 @@ async def test_files_that_the_backup_has_open_keep_no_others_from_being_purged(
     monkeypatch.setattr("fusemirror.control.upkeep.PURGE_BATCH_MAX", 4)
     files = [await create(pair.primary, b"%d" % index) for index in range(9)]
     for file in files[:8]:
-        pair.backup.roles.opened(file)
+        pair.backup.roles.open_inodes.add(file)
     for index in range(9):
         await pair.primary.roles.perform(Unlink(ROOT_INODE, b"%d" % index))
     await wait_purged(pair, files[8])

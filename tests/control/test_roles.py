@@ -101,7 +101,7 @@ def _went_on(told: dict[str, list[bytes]], before: dict[str, int]) -> bool:
 async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fusemirror.control.upkeep.PURGE_AFTER_S", 0.05)
     file = await create(pair.primary, b"file")
-    pair.backup.roles.opened(file)
+    pair.backup.roles.open_inodes.add(file)
     await pair.primary.succession.switch()
     await normal(pair.primary, pair.backup)
     await pair.primary.roles.perform(Unlink(ROOT_INODE, b"file"))
@@ -111,7 +111,7 @@ async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: py
         await trio.sleep_forever()
     await pair.backup.unit.upkeep.purge()
     assert (await pair.primary.roles.attributes(file)).nlink == 0
-    pair.backup.roles.closed(file)
+    pair.backup.roles.open_inodes.remove(file)
     await until(lambda: pair.primary.roles.volume.catalog.inode(file) is None)
 
 

@@ -356,13 +356,13 @@ async def test_a_file_without_a_name_ends_on_both_hosts_with_its_last_close(
 ) -> None:
     here = getattr(pair, at).roles
     made = await here.perform(CreateUnnamed(ROOT_INODE, 0o100644, 0, 0))
-    here.opened(made.number)
+    here.open_inodes.add(made.number)
     await here.perform(Write(made.number, 0), b"content")
     volumes = [each.unit.volume for each in (pair.primary, pair.backup)]
     await trio.sleep(5 * PURGE_AFTER_S)
     for volume in volumes:
         assert volume.read(made.number, 0, 100) == b"content"
-    here.closed(made.number)
+    here.open_inodes.remove(made.number)
     await trio.sleep(5 * PURGE_AFTER_S)
     for volume in volumes:
         assert volume.catalog.inode(made.number) is None

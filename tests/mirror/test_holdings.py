@@ -68,12 +68,12 @@ async def test_what_the_backup_may_have_open_outlives_a_time_apart(
 ) -> None:
     held, not_held = [await create(pair.primary, name) for name in NAMES[:2]]
     if opened == "before the cut":
-        pair.backup.roles.opened(held)
+        pair.backup.roles.open_inodes.add(held)
         await unlink(pair.primary, NAMES[0])
         await cut(pair, network)
     else:
         await cut(pair, network)
-        pair.backup.roles.opened(held)
+        pair.backup.roles.open_inodes.add(held)
         await unlink(pair.primary, NAMES[0])
     await unlink(pair.primary, NAMES[1])
     await purged(pair.primary)
@@ -83,7 +83,7 @@ async def test_what_the_backup_may_have_open_outlives_a_time_apart(
     await until(lambda: not is_there(pair.backup, not_held))
     assert await pair.backup.roles.read(held, 0, 10) == b"content"
     await pair.backup.roles.flush(held)
-    pair.backup.roles.closed(held)
+    pair.backup.roles.open_inodes.remove(held)
     await until(lambda: not is_there(pair.primary, held))
     for host in (pair.primary, pair.backup):
         with pytest.raises(OperationFailed) as refused:
@@ -99,7 +99,7 @@ async def test_what_was_made_apart_is_kept_for_the_backup_the_next_time(
     made_apart = await create(pair.primary, NAMES[0])
     network.heal("alpha", "beta")
     await normal(pair)
-    pair.backup.roles.opened(made_apart)
+    pair.backup.roles.open_inodes.add(made_apart)
     await cut(pair, network)
     await unlink(pair.primary, NAMES[0])
     await purged(pair.primary)
@@ -110,7 +110,7 @@ async def test_a_backup_that_took_over_keeps_what_the_old_primary_has_open(
     autojump_clock: object, pair: Pair, network: MemoryNetwork
 ) -> None:
     held = await create(pair.primary, NAMES[0])
-    pair.primary.roles.opened(held)
+    pair.primary.roles.open_inodes.add(held)
     await cut(pair, network)
     await pair.backup.succession.takeover(force=False)
     await unlink(pair.backup, NAMES[0])

@@ -12,7 +12,7 @@ import msgspec
 from fusemirror import background, limits
 from fusemirror.coherence import directory_leases
 from fusemirror.communication import held_data
-from fusemirror.control import backup_reads, committing, failover, forwarding, purging, unit, upkeep
+from fusemirror.control import backup_reads, committing, failover, forwarding, purging, stepwise, upkeep
 from fusemirror.mirror import authority, catching_up, copying, durability, replica, resync, sending, verify
 from fusemirror.operations import set_xattr
 from fusemirror.settings import Fence
@@ -305,7 +305,7 @@ def limits_in_effect(options: Options) -> Iterator[None]:
         (inode_cache, "INODES_CACHED_MAX", 6),
         (open_images, "OPEN_IMAGES_MAX", 2),
         (spares, "SPARE_IMAGES_MAX", 3),
-        (unit, "CUT_SHORT_BYTES", 0),
+        (stepwise, "CUT_SHORT_BYTES", 0),
         (images, "takes_long", _is_odd),  # images are replaced where files are emptied, and discarded
         (spares, "takes_long", _is_odd),
         (discarded, "takes_long", _is_odd),

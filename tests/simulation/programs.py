@@ -459,7 +459,7 @@ class Program:
     ) -> None:
         """Open a file, do `then`, and work on it for a while."""
         try:
-            host.unit.opened(inode)
+            host.unit.open_inodes.add(inode)
         except OperationFailed:  # it has no name, and this host had given it up
             return
         row = host.unit.volume.catalog.inode(inode)
@@ -475,7 +475,7 @@ class Program:
                 assert not stays or result != -errno.ESTALE, f"#{tag} is open, and has gone"
         finally:
             if not host.disk.dead:
-                host.unit.closed(inode)
+                host.unit.open_inodes.remove(inode)
 
     async def _refer(self, host: SimulatedHost) -> None:
         """Hold a file for a while as by an O_PATH descriptor, which is no open, and open it by that."""
@@ -488,7 +488,7 @@ class Program:
             for _ in range(self._random.randrange(6)):
                 await self._pause()
                 try:
-                    host.unit.opened(inode)
+                    host.unit.open_inodes.add(inode)
                 except OperationFailed:
                     assert not stays, f"the kernel refers to #{tag}, and it cannot be opened"
                     return
@@ -499,7 +499,7 @@ class Program:
                     )
                 finally:
                     if not host.disk.dead:
-                        host.unit.closed(inode)
+                        host.unit.open_inodes.remove(inode)
 
     async def _work_on(self, host: SimulatedHost, tag: int, inode: InodeNumber) -> Any:
         kind = self._random.choice(("size", "read", "write", "flush"))
@@ -609,7 +609,7 @@ class Program:
             if made is None:
                 raise OperationFailed(errno.EIO)  # it was so late that it has been ended: no effect
             try:
-                host.unit.opened(made.number)
+                host.unit.open_inodes.add(made.number)
             except OperationFailed:
                 raise OperationFailed(errno.EIO) from None
             try:
@@ -618,7 +618,7 @@ class Program:
                 seen = await self._make_name(host, operation, LinkUnnamed(made.number, directory, name))
             finally:
                 if not host.disk.dead:
-                    host.unit.closed(made.number)
+                    host.unit.open_inodes.remove(made.number)
             return operation.index if seen is None else seen
 
         async with _locked(host, directory):

@@ -44,7 +44,7 @@ class DirectoryRequests:
 
     @answers_errno
     async def releasedir(self, fh: int) -> None:
-        self._unit.closed(self._directories.remove(fh).inode)
+        self._unit.open_inodes.remove(self._directories.remove(fh).inode)
 
     @answers_errno
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

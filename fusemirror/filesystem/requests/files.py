@@ -101,7 +101,7 @@ class FileRequests:
         keeping = unit.leases.keeping(parent_inode)
         ends = ctx.uid != 0 if clear_privileges is None else clear_privileges
         inode = await self._create_or_open(operation, flags, ctx, ends)
-        self._unit.opened(inode.number)
+        self._unit.open_inodes.add(inode.number)
         lifetime_s = unit.name_lifetime_s(parent_inode, name, keeping)
         entry = self._replies.named(inode, name_lifetime_s=lifetime_s)
         return self._opened(inode.number, flags, ctx.uid), entry
@@ -151,7 +151,7 @@ class FileRequests:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         operation = CreateUnnamed(directory, mode, ctx.uid, ctx.gid, ctx.umask)
         inode = found(await self._unit.perform(operation), errno.ESTALE)
-        self._unit.opened(inode.number)  # ESTALE where it was so late that the primary ended it
+        self._unit.open_inodes.add(inode.number)  # ESTALE where it was so late that the primary ended it
         if not flags & os.O_EXCL:
             self._unnamed.add(inode.number)
         return self._opened(inode.number, flags, ctx.uid), self._replies.named(inode)
@@ -325,8 +325,8 @@ class FileRequests:
     async def release(self, fh: int) -> None:
         handle = self._files.remove(fh)
         self._unit.locks.closed(fh)
-        self._unit.closed(handle.inode)
-        if not self._unit.is_open(handle.inode):
+        self._unit.open_inodes.remove(handle.inode)
+        if handle.inode not in self._unit.open_inodes:
             self._unnamed.discard(handle.inode)
         self._cache.files.closed(handle)
 

@@ -159,6 +159,6 @@ class NameRequests:
 
 def _not_removed(inode: Inode, unit: ControlUnit) -> Inode:
     """The inode, unless it only waits to be purged: its handle is stale then, as on a local disk."""
-    if inode.nlink == 0 and not unit.is_open(inode.number):
+    if inode.nlink == 0 and inode.number not in unit.open_inodes:
         raise FUSEError(errno.ESTALE)
     return inode

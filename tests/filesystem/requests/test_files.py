@@ -60,23 +60,23 @@ async def test_what_has_gone_cannot_be_opened(kernel: Kernel, unit: ControlUnit)
     assert await refused(kernel.open(gone)) == "ESTALE"
     assert await refused(kernel.open(gone, os.O_TRUNC | os.O_RDWR)) == "ESTALE"
     assert await refused(kernel.operations.opendir(gone, USER)) == "ESTALE"
-    assert not unit.is_open(gone)
+    assert gone not in unit.open_inodes
 
 
 async def test_a_file_that_is_created_is_new_and_open(kernel: Kernel, unit: ControlUnit) -> None:
     info, entry = await kernel.operations.create(ROOT, b"file", stat.S_IFREG | 0o4751, os.O_RDWR, USER)
     assert entry.st_mode == stat.S_IFREG | 0o4751
     assert (entry.st_uid, entry.st_gid, entry.st_nlink, entry.st_size) == (1000, 1000, 1, 0)
-    assert unit.is_open(entry.st_ino)
+    assert entry.st_ino in unit.open_inodes
     await kernel.operations.release(info.fh)
-    assert not unit.is_open(entry.st_ino)
+    assert entry.st_ino not in unit.open_inodes
 
 
 async def test_a_name_that_the_other_host_made_first_is_opened(kernel: Kernel, unit: ControlUnit) -> None:
     inode = await kernel.make(b"file", b"content")
     handle, opened = await kernel.create(b"file")
     assert opened == inode
-    assert unit.is_open(inode)
+    assert inode in unit.open_inodes
     assert await kernel.operations.read(handle, 0, 100) == b"content"
     _, entry = await kernel.operations.create(ROOT, b"file", 0o777, os.O_RDWR | os.O_TRUNC, ROOT_USER)
     assert (entry.st_ino, entry.st_size, stat.S_IMODE(entry.st_mode)) == (inode, 0, 0o644)
@@ -102,7 +102,7 @@ async def test_an_exclusive_creation_refuses_a_name_that_is_there(kernel: Kernel
     inode = await kernel.make(b"file", b"content")
     assert await refused(kernel.create(b"file", os.O_RDWR | os.O_EXCL | os.O_TRUNC)) == "EEXIST"
     assert await kernel.content(inode) == b"content"
-    assert not unit.is_open(inode)
+    assert inode not in unit.open_inodes
 
 
 async def test_creation_over_what_is_no_file_opens_nothing(kernel: Kernel, unit: ControlUnit) -> None:
@@ -110,8 +110,8 @@ async def test_creation_over_what_is_no_file_opens_nothing(kernel: Kernel, unit:
     link = await kernel.operations.symlink(ROOT, b"link", b"dir", USER)
     assert await refused(kernel.create(b"dir")) == "EISDIR"
     assert await refused(kernel.create(b"link")) == "ESTALE", "the kernel shall follow it"
-    assert not unit.is_open(directory)
-    assert not unit.is_open(link.st_ino)
+    assert directory not in unit.open_inodes
+    assert link.st_ino not in unit.open_inodes
 
 
 @dataclass(frozen=True)
