@@ -41,7 +41,9 @@ TESTED_ELSEWHERE = {
     "communication/outstanding": "control/test_calling",
     "control/arrivals": "control/test_calling",
     "control/backup": "simulation/test_simulation",
+    "control/backup_modes": "admin/test_snapshot",
     "control/backup_reads": "simulation/test_simulation",
+    "control/backup_service": "simulation/test_simulation",
     "control/forwarding": "control/test_gathering",
     "control/management": "control/test_reservations",
     "control/meeting": "control/test_roles",
@@ -51,6 +53,8 @@ TESTED_ELSEWHERE = {
     "control/peer_requests": "simulation/test_simulation",
     "control/taking_up": "control/test_roles",
     "control/upkeep": "control/test_purge",
+    "control/primary_tasks": "control/test_purge",
+    "control/primary_words": "control/test_exclusive",
     "control/primary_reads": "simulation/test_simulation",
     "control/role": "test_tidy",  # nothing there computes
     "control/stepwise": "control/test_roles",

@@ -45,7 +45,7 @@ def _why_not_as_set(modes: dict[str, str], effective: dict[str, str], *, is_prim
 def snapshot(mounted: Mounted, role: Role, linker: Linker, now_ns: Callable[[], int]) -> dict[str, Any]:
     settings, identity, link = mounted.settings, role.host.volume.identity, role.link
     modes = {key: str(getattr(settings, key)) for key in _MODES}
-    effective = {**modes, **role.modes_in_effect()}
+    effective = {**modes, **role.modes.in_effect()}
     status = role.status()
     if status["reason"] is None:
         status["reason"] = _why_not_as_set(modes, effective, is_primary=role.is_primary)

@@ -38,7 +38,7 @@ class Admission:
         self._life = life
         self._mirror = mirror
         self._exclusive = exclusive
-        self._granting = granting
+        self.granting = granting
         self.decisions = decisions
 
     async def admit(self, operation: Operation, length: int) -> ExclusiveWrite | None:
@@ -57,8 +57,8 @@ class Admission:
                 continue
             write = self.begin_exclusive(operation, length, self._host.identity)
             if write is None:
-                if self._granting.inodes and self._waits_for_data(operation):
-                    await self._granting.changed.wait()
+                if self.granting.inodes and self._waits_for_data(operation):
+                    await self.granting.changed.wait()
                     continue
                 return None
             await write.take_turn()
@@ -69,7 +69,7 @@ class Admission:
     def _waits_for_data(self, operation: Operation) -> bool:
         """Whether it changes what is not data of a file of which the backup has written data that is on its
         way: that comes first, as it was acknowledged first."""
-        return any(inode in self._granting.inodes for inode in operation.touched_inodes(self._volume.catalog))
+        return any(inode in self.granting.inodes for inode in operation.touched_inodes(self._volume.catalog))
 
     @property
     def may_make_changes(self) -> bool:

@@ -6,7 +6,6 @@ lasts: the primary shows no effect that is not here yet, and goes on alone only 
 over, so what is read here is never old (G2). Source: seed [0050], [0051] (JOB1, JOB3), [0061].
 """
 
-import errno
 import logging
 from typing import Any, TypeVar
 
@@ -14,14 +13,16 @@ import msgspec
 import trio
 
 from fusemirror.channel.link import Link
-from fusemirror.channel.session import Session
 from fusemirror.coherence.directory_leases import LeaseRequests
 from fusemirror.coherence.lock_asking import Asking
 from fusemirror.coherence.locks import expire
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control import committing
 from fusemirror.control.arrivals import Arrivals
+from fusemirror.control.backup_modes import BackupModes
 from fusemirror.control.backup_reads import BackupReads
+from fusemirror.control.backup_service import BackupService
+from fusemirror.control.comparing import PrimaryComparisons
 from fusemirror.control.degraded import DegradedBackup
 from fusemirror.control.exclusive import ExclusiveAccess
 from fusemirror.control.forwarding import Forwarding
@@ -30,7 +31,8 @@ from fusemirror.control.landing import Landing
 from fusemirror.control.life import RoleChange, RoleLife
 from fusemirror.control.meeting import PeerMeeting
 from fusemirror.control.patience import Patience
-from fusemirror.control.role import VERIFY_UNDER_WAY, Role
+from fusemirror.control.primary_words import PrimaryWords
+from fusemirror.control.role import Role
 from fusemirror.control.states import RoleEvent, RoleState
 from fusemirror.errors import (
     CheckReport,
@@ -43,9 +45,8 @@ from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
 from fusemirror.limits import (
     PRIMARY_AWAY_PATIENCE_S,
 )
-from fusemirror.mirror.applying import Applier, Handler
+from fusemirror.mirror.applying import Applier
 from fusemirror.mirror.states import WORDS, BackupState, MirrorWord
-from fusemirror.mirror.verify import VerifyReport
 from fusemirror.mirror.waits import Waits
 from fusemirror.operations import AnyOperation, Write
 from fusemirror.printable import counted
@@ -54,28 +55,9 @@ from fusemirror.protocol.calls import (
     ChangeAccess,
     ChangePace,
     Flush,
-    StartVerify,
     SwitchRoles,
-    VerifyProgress,
 )
-from fusemirror.protocol.codec import refusal
-from fusemirror.protocol.messages import (
-    AccessInEffect,
-    DiskSpace,
-    FreeNames,
-    HoldNames,
-    KeyNews,
-    LendNames,
-    LockAnswer,
-    LocksListed,
-    LocksReclaimed,
-    Modes,
-    RecallNames,
-    ShareNames,
-    StatusTaken,
-    TakeStatus,
-)
-from fusemirror.settings import Access, Acknowledge, Communication, Settings
+from fusemirror.settings import Access, Acknowledge, Settings
 from fusemirror.volume.inode import Inode
 
 log = logging.getLogger(__name__)
@@ -88,6 +70,7 @@ class BackupUnit(Role):
 
     is_primary = False
     reads: BackupReads
+    modes: BackupModes
 
     def __init__(
         self,
@@ -104,49 +87,34 @@ class BackupUnit(Role):
         self.life = RoleLife(RoleState.SERVING)
         self.meeting = PeerMeeting(host, self.life, self._show_diverged)
         self.exclusive = ExclusiveAccess(volume, of_main=False)
-        self.landing = Landing(self.exclusive)
-        self.lease_requests = LeaseRequests(host.leases, communication)
+        landing = Landing(self.exclusive)
+        lease_requests = LeaseRequests(host.leases, communication)
         waits = Waits()
-        self.asking = Asking(
+        asking = Asking(
             host.locks,
             communication,
             waits,
             lambda: self.patience.report(),
             lambda: self.forwarding.send_gathered(),
         )
-        host.locks.attach(self.asking)
+        host.locks.attach(asking)
         host.locks.io_timeout_s = io_timeout_s
 
         def take_role(term: int) -> None:
             self.life.ask(RoleChange("primary", "the other host handed over the role", term))
 
-        others: dict[type, Handler] = {
-            LendNames: self.lease_requests.granted,
-            HoldNames: self.lease_requests.taken,
-            ShareNames: self.lease_requests.shared,
-            RecallNames: self.lease_requests.recalled,
-            FreeNames: self.lease_requests.freed,
-            DiskSpace: lambda message, *_: host.news.disks.hear(message),
-            Modes: lambda message, *_: host.news.modes.hear(message),
-            KeyNews: lambda message, _, session: host.news.renewal.take(message, session),
-            AccessInEffect: lambda message, *_: self._take_access(message.access),
-            TakeStatus: lambda message, _, session: self._take_status(message, session),
-            LockAnswer: self.asking.answered,
-            LocksReclaimed: self.asking.taken,
-            LocksListed: self.asking.listed,
-        }
         self.applier = Applier(
             volume,
             communication,
             host.open_inodes.give_up,
             take_role,
-            others,
+            PrimaryWords(host, landing, lease_requests, asking, lambda: self.applier.serves).handlers(),
             access=host.access,
-            landing=self.landing.begin,
-            refused=lambda staged, error: self.arrivals.refused(staged, error),
+            landing=landing.begin,
+            refused=lambda staged, error: arrivals.refused(staged, error),
         )
         self.communication = communication
-        self._acknowledge = Acknowledge.SYNC
+        self.modes = BackupModes(host, communication)
         self.patience = Patience(
             self.applier, communication, host.links, waits, io_timeout_s, may_take_over=may_take_over
         )
@@ -156,54 +124,46 @@ class BackupUnit(Role):
             self.life,
             communication,
             self.applier,
-            self.landing,
-            self.asking,
+            landing,
+            asking,
             self.patience,
             lambda: self.reads,
         )
-        self.arrivals = Arrivals(host, communication, self.applier, self.forwarding.calls, self.landing)
+        arrivals = Arrivals(host, communication, self.applier, self.forwarding.calls, landing)
+        self.service = BackupService(
+            host, self.applier, self.patience, self.forwarding, arrivals, landing, lease_requests, asking
+        )
+        self.comparisons = PrimaryComparisons(self.forwarding, host.links)
         self.reads = BackupReads(
             host,
             self.life,
             self.applier,
             communication,
             self.exclusive,
-            self.landing,
-            self.asking,
-            self.lease_requests,
+            landing,
+            asking,
+            lease_requests,
             self.patience,
             self.forwarding.call,
             stale_reads=stale_reads,
         )
 
     def configure(self, settings: Settings) -> None:
-        self._acknowledge = settings.acknowledge
+        self.modes.configure(settings)
         self.host.locks.io_timeout_s = settings.io_timeout
         self.patience.configure(settings)
-        self.host.news.modes.set(Modes(settings.fence, Communication(self.communication.kind)))
         self.reads.stale = settings.stale_reads
         self.communication.configure(settings.communication_capacity, settings.communication_memory)
-
-    def modes_in_effect(self) -> dict[str, str]:
-        acknowledge, link = self._acknowledge, self.host.links.link
-        if self.access is Access.EXCLUSIVE and link is not None and not link.peer.takes_statuses:
-            acknowledge = Acknowledge.SYNC
-        peer = self.host.news.modes.peer
-        return ({} if peer is None else {"fence": str(peer.fence)}) | {
-            "access": str(self.access),
-            "acknowledge": str(acknowledge),
-            "communication": self.communication.kind,
-        }
 
     # --- changing: JOB1 stages and waits, JOB3 transfers ---------------------------------------------------
 
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None:
         self.host.check_disk()  # before anything is looked up
+        asynchronous = self.modes.acknowledge is Acknowledge.ASYNC
         if self.host.access.in_effect is Access.EXCLUSIVE:
-            early = self._acknowledge is Acknowledge.ASYNC
-            number = await self.forwarding.request_exclusively(operation, data, early=early)
+            number = await self.forwarding.request_exclusively(operation, data, early=asynchronous)
         else:
-            kept = self._acknowledge is Acknowledge.ASYNC and self.forwarding.writes_behind(operation, data)
+            kept = asynchronous and self.forwarding.writes_behind(operation, data)
             number = await self.forwarding.request(operation, data, kept=kept)
         self.host.leases.change(operation)
         self.host.check_disk()  # it failed meanwhile: nothing is looked up there any more
@@ -217,7 +177,7 @@ class BackupUnit(Role):
         if (
             self.life.state is not RoleState.SERVING
             or self.host.access.in_effect is not Access.ROUTED
-            or self._acknowledge is not Acknowledge.SYNC
+            or self.modes.acknowledge is not Acknowledge.SYNC
             or self.host.volume.health.failure is not None
         ):
             return None
@@ -270,36 +230,7 @@ class BackupUnit(Role):
         if not await self.meeting.begin(link):
             self.patience.look()
             return
-        await self.host.leases.run_out()  # the primary knows nothing of what this host's kernel keeps
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.arrivals.run, link)
-            nursery.start_soon(self.forwarding.run_forwarding, link)
-            nursery.start_soon(self.forwarding.run_telling, link)
-            nursery.start_soon(self.host.news.run, link)
-            nursery.start_soon(self.forwarding.run_locks, link)
-            reason = await self.applier.serve(link.mirror)
-            link.close(reason)
-            nursery.cancel_scope.cancel()
-        self.host.end_link(link)
-        self.patience.look()
-        self.lease_requests.link_lost()
-        self.asking.link_lost()
-        self.arrivals.link_lost()
-        self.landing.link_lost()
-        self.forwarding.link_lost(link)
-
-    def _take_access(self, access: Access) -> None:
-        self.host.access.take(access)
-        if access is Access.ROUTED:
-            self.landing.forget_early()
-
-    def _take_status(self, message: TakeStatus, session: Session) -> None:
-        if self.applier.serves:  # else nobody here reads or writes
-            self.landing.command(message)
-            if message.answers:
-                # The kernel first: the primary's program goes on by this word.
-                self.volume.invalidator.data_changed(message.inode, own=False)
-                session.send(StatusTaken(message.number))
+        await self.service.run(link)
 
     # --- roles --------------------------------------------------------------------------------------------
 
@@ -345,9 +276,7 @@ class BackupUnit(Role):
         self.life.meet(RoleEvent.RETIRE)
         self.host.peer.durable = self._peer_change
         self.exclusive.ranges.end(RoleChanged())
-        self.landing.link_lost()
-        self.host.retire_link()
-        self.forwarding.retire()
+        self.service.retire()
         self.applier.changed.set()  # nothing waits for it again: each looks first whether this has retired
 
     # --- the life of a mount ------------------------------------------------------------------------------
@@ -393,25 +322,6 @@ class BackupUnit(Role):
             # Else the primary marks what is under way, to compare it when this host is back.
             self.applier.acknowledging.say_delayed(self.host.links.link.mirror)
         await self.host.links.say_goodbye(reason)
-
-    async def verify(self, keep: str = "") -> None:
-        try:
-            await self.forwarding.call(StartVerify(keep))
-        except OperationFailed as error:
-            if error.errno == errno.EBUSY:
-                raise RefusedForSafety(VERIFY_UNDER_WAY) from None
-            raise
-
-    async def verify_report(self) -> dict[str, Any]:
-        answer, _ = await self.forwarding.call(VerifyProgress())
-        try:
-            report = msgspec.json.decode(answer.value, type=VerifyReport)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if (link := self.host.links.link) is not None:
-                why = f"value: no report of a comparison: {error}"
-                link.end(link.forward, refusal(link.forward.peer_name, answer, why))
-            raise OperationFailed(errno.EIO) from error
-        return msgspec.structs.asdict(report)
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         await self.forwarding.call(ChangePace(rate_bytes, paused))

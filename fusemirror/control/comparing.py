@@ -1,24 +1,30 @@
-"""Comparisons of both volumes, at the primary: one at a time, joined by whoever asks for the same."""
+"""Comparisons of both volumes: one at a time, joined by whoever asks for the same.
 
+The primary makes them; a backup asks it.
+"""
+
+import errno
 from typing import Any
 
 import msgspec
 import trio
 
 from fusemirror.control.decisions import Decisions
-from fusemirror.control.role import VERIFY_UNDER_WAY
-from fusemirror.errors import (
-    RefusedForSafety,
-)
+from fusemirror.control.forwarding import Forwarding
+from fusemirror.control.links import Links
+from fusemirror.control.role import VERIFY_UNDER_WAY, Comparing
+from fusemirror.errors import OperationFailed, RefusedForSafety
 from fusemirror.mirror.repair import FromBackup, FromPrimary
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.verify import Repair, Verifier, VerifyReport
+from fusemirror.protocol.calls import StartVerify, VerifyProgress
+from fusemirror.protocol.codec import refusal
 from fusemirror.volume.volume import Volume
 
 
-class Comparisons:
-    """See the module. `repairs` makes what is brought back from the backup a change."""
+class Comparisons(Comparing):
+    """Of one primary. `repairs` makes what is brought back from the backup a change."""
 
     def __init__(self, volume: Volume, mirror: Mirror, replica: Replica, repairs: Decisions) -> None:
         self.rate = 0
@@ -31,7 +37,7 @@ class Comparisons:
         self._keep = ""
         self._wanted = trio.Event()
 
-    def begin(self, keep: str = "") -> None:
+    async def begin(self, keep: str = "") -> None:
         if self._verifier is not None and self._verifier.report.running:
             if self._keep != keep:
                 raise RefusedForSafety(VERIFY_UNDER_WAY)
@@ -51,7 +57,7 @@ class Comparisons:
         )
         self._wanted.set()
 
-    def report(self) -> dict[str, Any]:
+    async def report(self) -> dict[str, Any]:
         report = self._verifier.report if self._verifier is not None else VerifyReport(running=False)
         return msgspec.structs.asdict(report)
 
@@ -61,3 +67,30 @@ class Comparisons:
         assert self._verifier is not None
         await self._verifier.run()
         self._mirror.written = None
+
+
+class PrimaryComparisons(Comparing):
+    """Those of the primary, as its backup asks for them."""
+
+    def __init__(self, forwarding: Forwarding, links: Links) -> None:
+        self._forwarding = forwarding
+        self._links = links
+
+    async def begin(self, keep: str = "") -> None:
+        try:
+            await self._forwarding.call(StartVerify(keep))
+        except OperationFailed as error:
+            if error.errno == errno.EBUSY:
+                raise RefusedForSafety(VERIFY_UNDER_WAY) from None
+            raise
+
+    async def report(self) -> dict[str, Any]:
+        answer, _ = await self._forwarding.call(VerifyProgress())
+        try:
+            report = msgspec.json.decode(answer.value, type=VerifyReport)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if (link := self._links.link) is not None:
+                why = f"value: no report of a comparison: {error}"
+                link.end(link.forward, refusal(link.forward.peer_name, answer, why))
+            raise OperationFailed(errno.EIO) from error
+        return msgspec.structs.asdict(report)

@@ -23,12 +23,12 @@ class Management:
         self._present = unit.present
 
     async def verify(self, keep: str = "") -> None:
-        """See `Role.verify`."""
-        await self._present.ask(lambda role: role.verify(keep))
+        """See `Comparing.begin`."""
+        await self._present.ask(lambda role: role.comparisons.begin(keep))
 
     async def verify_report(self) -> dict[str, Any]:
-        """See `Role.verify_report`."""
-        return await self._present.ask(lambda role: role.verify_report())
+        """See `Comparing.report`."""
+        return await self._present.ask(lambda role: role.comparisons.report())
 
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         """See `Role.change_pace`."""

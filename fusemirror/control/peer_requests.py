@@ -317,9 +317,9 @@ class PeerRequests:
                 case Flush(inode=inode):
                     await self._role.flush(inode)
                 case StartVerify(keep=keep):
-                    await self._role.verify(keep)
+                    await self._role.comparisons.begin(keep)
                 case VerifyProgress():
-                    value = msgspec.json.encode(await self._role.verify_report())
+                    value = msgspec.json.encode(await self._role.comparisons.report())
                 case ChangePace(rate_bytes=rate_bytes, paused=paused):
                     await self._role.change_pace(rate_bytes=rate_bytes, paused=paused)
                 case ChangeAccess(access=access):

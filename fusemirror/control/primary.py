@@ -8,7 +8,6 @@ change that comes back is its answer. Source: seed [0053]-[0057] (JOB4, JOB5).
 
 import errno
 import logging
-import math
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from fusemirror.change import Table
 from fusemirror.channel.link import Link
 from fusemirror.coherence.directory_leases import LeaseGrants
 from fusemirror.coherence.lock_deciding import Deciding
-from fusemirror.coherence.locks import expire
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.admission import Admission
 from fusemirror.control.comparing import Comparisons
@@ -35,6 +33,7 @@ from fusemirror.control.names import make_way
 from fusemirror.control.peer_requests import PeerRequests
 from fusemirror.control.primary_modes import PrimaryModes
 from fusemirror.control.primary_reads import PrimaryReads, wait_ready
+from fusemirror.control.primary_tasks import PrimaryTasks
 from fusemirror.control.role import Role
 from fusemirror.control.states import BEFORE_READY, RoleEvent, RoleState
 from fusemirror.control.taking_up import TakingUp
@@ -64,7 +63,7 @@ from fusemirror.protocol.messages import (
     Modes,
 )
 from fusemirror.seams import Seams
-from fusemirror.settings import Access, Acknowledge, Fence, Settings
+from fusemirror.settings import Access, Acknowledge, Communication, Fence, Settings
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.rows import INODES_FROM_KEY
 from fusemirror.witness.quorum import QuorumGrant
@@ -77,6 +76,8 @@ class PrimaryUnit(Role):
 
     is_primary = True
     reads: PrimaryReads
+    modes: PrimaryModes
+    comparisons: Comparisons
 
     def __init__(
         self,
@@ -115,36 +116,31 @@ class PrimaryUnit(Role):
         arbiter = Deciding(host.locks, self.mirror, self.replica, seams.random_bytes, self.life.is_ready)
         host.locks.attach(arbiter)
         host.locks.io_timeout_s = io_timeout_s
-        self.modes = PrimaryModes(self.mirror)
-        self.granting = Granting(volume)
+        communication = None if staged is None else Communication(staged.kind)
+        self.modes = PrimaryModes(self.mirror, host.news.modes, communication)
+        granting = Granting(volume)
         self.reads = PrimaryReads(
-            host, self.life, self.mirror, self.modes, self.exclusive, self.granting, grants, peer_timeout_s
+            host, self.life, self.mirror, self.modes, self.exclusive, granting, grants, peer_timeout_s
         )
         decisions = Decisions(host, self.mirror)
-        self.admission = Admission(host, self.life, self.mirror, self.exclusive, self.granting, decisions)
+        self.admission = Admission(host, self.life, self.mirror, self.exclusive, granting, decisions)
         self.requests = PeerRequests(
-            self, self.mirror, self.replica, self.admission, self.granting, self.reads, grants, arbiter
+            self, self.mirror, self.replica, self.admission, granting, self.reads, grants, arbiter
         )
-        self.upkeep = Upkeep(host, self.mirror, self.admission, decisions)
+        upkeep = Upkeep(host, self.mirror, self.admission, decisions)
         self.comparisons = Comparisons(volume, self.mirror, self.replica, decisions)
-        self._taking_up = TakingUp(host, self.mirror, self.granting, decisions, staged)
+        taking_up = TakingUp(host, self.mirror, granting, decisions, self.life, upkeep, arbiter, staged)
+        self.tasks = PrimaryTasks(
+            host, self.mirror, self.replica, granting, self.reads, upkeep, self.comparisons, taking_up
+        )
         self.degraded = DegradedPrimary(self.life, host.links, self.mirror)
-        self._settings: Settings | None = None
         if not generations_of(volume):
             self.mirror.begin_generation()
 
     def configure(self, settings: Settings) -> None:
-        self.modes.configure(settings.acknowledge)
+        self.modes.configure(settings)
         self.comparisons.rate = settings.verify_rate
-        self.host.news.modes.set(
-            Modes(settings.fence, self._taking_up.communication or settings.communication)
-        )
         self.host.locks.io_timeout_s = settings.io_timeout
-        self.mirror.authority.configure(settings.fence, settings.io_timeout, settings.on_degraded)
-        before, self._settings = self._settings, settings
-        if before is None or settings.resync_rate != before.resync_rate:
-            # Else what `fusemirror resync` has set since stays.
-            self.mirror.pace.change(rate_bytes=settings.resync_rate)
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -190,7 +186,7 @@ class PrimaryUnit(Role):
             self.life.state is not RoleState.SERVING
             or self.modes.shows_at_once
             or self.host.access.in_effect is not Access.ROUTED
-            or self.granting.inodes
+            or self.admission.granting.inodes
             or self.host.volume.health.failure is not None
             or not mirror.authority.entitled
         ):
@@ -239,37 +235,11 @@ class PrimaryUnit(Role):
             await nursery.start(
                 self.host.background.start, "watch", partial(self.mirror.run_watch, self.replica)
             )
-            nursery.start_soon(self._taking_up.run, self.life, self.upkeep, self.requests.arbiter)
-            for task, work in (
-                ("purge", self.upkeep.purge_in_time),
-                ("names", self.reads.hold_names),
-                ("verify", self.comparisons.run_wanted),
-                ("commit", self.upkeep.commit_in_time),
-                ("freeing", self.volume.files.removal.free_discarded),
-                ("locks", lambda: expire(self.host.locks)),
-                ("statuses", self._free_statuses_of_the_lost),
-            ):
-                nursery.start_soon(self.host.background.repeat, task, work)
+            self.tasks.start(nursery)
             nursery.start_soon(self.requests.arbiter.run)
             task_status.started()
             async for link in links:
                 await self.meeting.serve(link, self.run_link)
-
-    async def _free_statuses_of_the_lost(self) -> None:
-        """Once the lease of a lost backup is over, what it wrote comes when it is back.
-
-        Whether this host may go on without it is asked elsewhere, of whoever would see or change those bytes.
-        """
-        changed, replica = self.mirror.changed, self.replica
-        due = math.inf
-        if self.replica.link is None:
-            if replica.may_be_left(trio.current_time()):
-                self.granting.free(self.granting.granted)
-                self.granting.expect(owed=False)
-            elif replica.is_held:
-                due = replica.hold_until
-        with trio.move_on_at(due):
-            await changed.wait()
 
     async def run_link(self, link: Link) -> None:
         """Mirror over the link and answer its requests, until it is lost."""
@@ -278,7 +248,7 @@ class PrimaryUnit(Role):
         await self.requests.grants.begin_link()
         self.requests.arbiter.begin_link()
         # Behind the last wait before the mirror has the link: until then its lease may end, and with it this.
-        self.granting.expect(owed=link.forward.peer.owes_writes)
+        self.admission.granting.expect(owed=link.forward.peer.owes_writes)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.requests.run, link)
             nursery.start_soon(self.requests.end_reservations_of_nobody)
@@ -331,7 +301,7 @@ class PrimaryUnit(Role):
         link = self.host.links.link
         try:
             with trio.move_on_after(self.mirror.authority.io_timeout_s) as limit:
-                await self.granting.run_out()
+                await self.admission.granting.run_out()
                 self.life.meet(RoleEvent.HAND_OVER)
                 await self.mirror.window.acknowledged(self.volume.number)
             if limit.cancelled_caught:
@@ -345,7 +315,7 @@ class PrimaryUnit(Role):
             # Durable before it is said: so there is never a second primary.
             self.volume.update_identity(role="backup", term=term, handed_over=True)
         except BaseException:
-            self.granting.go_on()
+            self.admission.granting.go_on()
             self.life.meet(RoleEvent.STAY)
             if self.host.links.link is not None:  # perhaps another one than at the beginning
                 self.host.links.link.close("the roles were not exchanged")  # so that the backup asks again
@@ -363,10 +333,10 @@ class PrimaryUnit(Role):
         self.life.meet(RoleEvent.RETIRE)
         self.host.peer.durable = self._peer_change
         self.exclusive.ranges.end(RoleChanged())
-        self.granting.free(self.granting.granted)
+        self.admission.granting.free(self.admission.granting.granted)
         self.host.retire_link()
         self.mirror.retire(self.replica, change.known, change.peer)
-        self._taking_up.retire()
+        self.tasks.taking_up.retire()
 
     # --- in the background --------------------------------------------------------------------------------
 
@@ -377,10 +347,6 @@ class PrimaryUnit(Role):
     async def change_access(self, access: Access) -> None:
         self.modes.take_access(access)
         await self.wait_drained()
-
-    def modes_in_effect(self) -> dict[str, str]:
-        peer = self.host.news.modes.peer
-        return self.modes.in_effect() | ({} if peer is None else {"communication": str(peer.communication)})
 
     async def wait_connected(self) -> None:
         while self.host.links.link is None or self.replica.link is None:
@@ -406,12 +372,6 @@ class PrimaryUnit(Role):
                 log.warning("the last checkpoint failed, the marks stay for the next mount: %s", error)
         await self.host.links.say_goodbye(reason)
 
-    async def verify(self, keep: str = "") -> None:
-        self.comparisons.begin(keep)
-
-    async def verify_report(self) -> dict[str, Any]:
-        return self.comparisons.report()
-
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         try:
             self.mirror.change_pace(rate_bytes=rate_bytes, paused=paused)
@@ -419,7 +379,7 @@ class PrimaryUnit(Role):
             raise OperationFailed(error.errno or errno.EIO) from error
 
     def status(self) -> dict[str, Any]:
-        mirror, replica = self.mirror, self.replica
+        mirror, replica, settings = self.mirror, self.replica, self.modes.settings
         return {
             "role": "primary",
             "mirror_state": self.word.value,
@@ -437,6 +397,6 @@ class PrimaryUnit(Role):
             "communication": {
                 **mirror.window.status(trio.current_time()),
                 # Of this host's own, for when it is the backup.
-                "capacity_bytes": 0 if self._settings is None else self._settings.communication_capacity,
+                "capacity_bytes": 0 if settings is None else settings.communication_capacity,
             },
         }

@@ -68,6 +68,26 @@ class Reads(ABC):
         """How much of the disk of this host the data of an inode takes."""
 
 
+class Comparing(ABC):
+    """The comparison of both volumes. The primary makes it, whoever is asked."""
+
+    @abstractmethod
+    async def begin(self, keep: str = "") -> None:
+        """Begin a comparison of the volumes, or join the one under way (`calls.StartVerify`)."""
+
+    @abstractmethod
+    async def report(self) -> dict[str, Any]:
+        """How far the comparison is (`mirror.verify.VerifyReport`)."""
+
+
+class RoleModes(ABC):
+    """What was asked for of the pair's modes, as far as it can be had."""
+
+    @abstractmethod
+    def in_effect(self) -> dict[str, str]:
+        """Modes of the pair, by their key, as far as this host's own settings do not decide them."""
+
+
 class Role(ABC):
     """See the module. `run` serves links for ever; everything else may be called meanwhile."""
 
@@ -78,6 +98,8 @@ class Role(ABC):
     exclusive: ExclusiveAccess
     """The exclusive statuses of this host's volume."""
     degraded: Degraded
+    comparisons: Comparing
+    modes: RoleModes
 
     is_primary: bool
 
@@ -117,14 +139,6 @@ class Role(ABC):
     # --- requests of people -------------------------------------------------------------------------------
 
     @abstractmethod
-    async def verify(self, keep: str = "") -> None:
-        """Begin a comparison of the volumes, or join the one under way (`calls.StartVerify`)."""
-
-    @abstractmethod
-    async def verify_report(self) -> dict[str, Any]:
-        """How far the comparison is (`mirror.verify.VerifyReport`)."""
-
-    @abstractmethod
     async def change_pace(self, *, rate_bytes: int | None = None, paused: bool | None = None) -> None:
         """Let resyncs copy so many bytes a second at most (0: no limit), or pause, or go on; None changes
         nothing. The primary does it, whoever is asked; that it is paused outlives a restart."""
@@ -145,10 +159,6 @@ class Role(ABC):
     @abstractmethod
     def configure(self, settings: Settings) -> None:
         """From now on these settings hold, as far as they concern the unit."""
-
-    @abstractmethod
-    def modes_in_effect(self) -> dict[str, str]:
-        """Modes of the pair, by their key, as far as this host's own settings do not decide them."""
 
     @abstractmethod
     def status(self) -> dict[str, Any]:

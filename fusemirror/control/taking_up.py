@@ -25,7 +25,6 @@ from fusemirror.errors import (
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
 from fusemirror.mirror.sending import Mirror
-from fusemirror.settings import Communication
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,9 @@ class TakingUp:
         mirror: Mirror,
         granting: Granting,
         decisions: Decisions,
+        life: RoleLife,
+        upkeep: Upkeep,
+        arbiter: Deciding,
         staged: CommunicationVolume | None,
     ) -> None:
         self._host = host
@@ -46,21 +48,19 @@ class TakingUp:
         self._mirror = mirror
         self._granting = granting
         self._decisions = decisions
+        self._life = life
+        self._upkeep = upkeep
+        self._arbiter = arbiter
         self._inherited: list[Staged] = [] if staged is None else staged.pending()
         self._staged = staged
         self._end_request = host.volume.requests_done.forget if staged is None else staged.retire
         self._unanswered: list[tuple[Staged, ChangeNumber, InodeNumber]] = []
 
-    @property
-    def communication(self) -> Communication | None:
-        """The kind of the communication volume; None where there is none."""
-        return None if self._staged is None else Communication(self._staged.kind)
-
-    async def run(self, life: RoleLife, upkeep: Upkeep, arbiter: Deciding) -> None:
+    async def run(self) -> None:
         """The role serves from now on; what this host had asked for as the backup goes first, in order, and
         what an earlier process has granted to the backup, if that comes within `io_timeout`.
         """
-        await self._wait_beginning(life)
+        await self._wait_beginning()
         inherited, self._inherited = self._inherited, []
         for staged in inherited:
             self._carry_out(staged)
@@ -68,16 +68,16 @@ class TakingUp:
         with trio.move_on_after(self._mirror.authority.io_timeout_s):
             while self._granting.is_owed:
                 await self._granting.changed.wait()
-        await self._wait_beginning(life)
-        life.meet(RoleEvent.READY)
-        upkeep.follow_clock()
-        arbiter.go_on()
+        await self._wait_beginning()
+        self._life.meet(RoleEvent.READY)
+        self._upkeep.follow_clock()
+        self._arbiter.go_on()
         await self._answer()
 
-    async def _wait_beginning(self, life: RoleLife) -> None:
+    async def _wait_beginning(self) -> None:
         await self._mirror.authority.until_decided()
-        while life.state is not RoleState.BEGINNING:  # it is suspended
-            await life.changed.wait()
+        while self._life.state is not RoleState.BEGINNING:  # it is suspended
+            await self._life.changed.wait()
 
     def _carry_out(self, staged: Staged) -> None:
         """Carry out what the communication volume holds, once: a kept request may have been done before."""

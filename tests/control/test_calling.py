@@ -90,7 +90,7 @@ async def test_a_call_that_waits_too_long_gets_a_check_report(
     network.cut("alpha", "beta")
     await unit.host.links.ended.wait()
     with pytest.raises(PrimaryUnreachable):
-        await unit.verify_report()
+        await unit.comparisons.report()
     assert not unit.forwarding.calls.pending()
 
 

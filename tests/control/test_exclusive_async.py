@@ -258,10 +258,10 @@ async def test_main_is_not_handed_over_before_what_it_has_granted_has_landed(
         Task(nursery, hosts.write)  # it stands by
         await until(lambda: hosts.writer.unit.exclusive.given_up_total == 1)
         Task(nursery, (hosts.other if asked == "primary" else hosts.writer).succession.switch)
-        await until(lambda: not main.granting.grants)
+        await until(lambda: not main.admission.granting.grants)
         assert main.life.state is RoleState.SERVING
         main.exclusive.ranges.release(claim)
-        await until(lambda: len(main.granting.granted) == len(data.held) == 1)
+        await until(lambda: len(main.admission.granting.granted) == len(data.held) == 1)
         assert main.life.state is RoleState.SERVING
         data.let_through()
     assert isinstance(hosts.writer.unit, PrimaryUnit)
@@ -345,7 +345,7 @@ async def test_without_the_witness_nobody_waits_for_ever_for_what_a_lost_backup_
         Data(monkeypatch)
         await hosts.write()
         main = cast(PrimaryUnit, alpha.unit)
-        assert main.granting.granted
+        assert main.admission.granting.granted
         main.mirror.authority.quorum = QuorumGrant(cast(Witness, object()))
         network.cut("alpha", "beta")
         await until(lambda: not main.mirror.authority.entitled)
@@ -359,7 +359,7 @@ async def test_without_the_witness_nobody_waits_for_ever_for_what_a_lost_backup_
                 nursery.start_soon(refused, alpha.roles.attributes(hosts.file))
                 nursery.start_soon(refused, alpha.roles.read(hosts.file, 0, 1))
                 nursery.start_soon(refused, alpha.roles.perform(Write(hosts.file, 0), b"mine"))
-        assert not main.granting.granted
+        assert not main.admission.granting.granted
         monkeypatch.undo()
         main.mirror.authority.quorum = QuorumGrant()
         main.mirror.authority.look()
@@ -374,7 +374,7 @@ async def test_that_the_backup_owes_writes_outlasts_a_lease_that_ends_while_the_
     """Else a primary that was killed shows what was before them."""
     main = cast(PrimaryUnit, pair.primary.unit)
     grants, done = main.requests.grants, list[str]()
-    begin, expect = grants.begin_link, main.granting.expect
+    begin, expect = grants.begin_link, main.admission.granting.expect
 
     async def begin_while_the_lease_ends() -> None:
         main.replica.hold_until = trio.current_time()
@@ -388,7 +388,7 @@ async def test_that_the_backup_owes_writes_outlasts_a_lease_that_ends_while_the_
         expect(owed=owed)
 
     monkeypatch.setattr(grants, "begin_link", begin_while_the_lease_ends)
-    monkeypatch.setattr(main.granting, "expect", expect_noted)
+    monkeypatch.setattr(main.admission.granting, "expect", expect_noted)
     network.cut("alpha", "beta")
     await main.host.links.ended.wait()
     network.heal("alpha", "beta")

@@ -78,8 +78,8 @@ async def test_a_file_with_more_attributes_than_a_record_holds_is_purged_on_both
     await pair.backup.roles.perform(Unlink(ROOT_INODE, b"file"))
     await wait_purged(pair, file)
     assert attributes_left(pair.primary, file) == attributes_left(pair.backup, file) == []
-    await pair.primary.unit.verify()
-    while (report := await pair.primary.unit.verify_report())["running"]:  # noqa: ASYNC110
+    await pair.primary.unit.comparisons.begin()
+    while (report := await pair.primary.unit.comparisons.report())["running"]:  # noqa: ASYNC110
         await trio.sleep(0.1)
     assert (report["failed"], report["differences"]) == (None, [])
 
@@ -223,9 +223,9 @@ async def test_rows_of_any_size_are_repaired(
     large = many_attributes(file, 30, b"v" * XATTR_VALUE_BYTES_MAX)
     put(there, [*large, *[row for row in many_attributes(file, 700) if row[1] > large[-1][1]]])
     expected = rows_of(getattr(pair, keep).unit.volume)
-    await pair.primary.unit.verify(keep)
+    await pair.primary.unit.comparisons.begin(keep)
     with trio.fail_after(60):
-        while (report := await pair.primary.unit.verify_report())["running"]:
+        while (report := await pair.primary.unit.comparisons.report())["running"]:
             await wait_all_tasks_blocked()
     assert (report["failed"], report["differences"], bool(report["repaired"])) == (None, [], True)
     times = {(Table.INODES, inode_key(ROOT_INODE)), (Table.INODES, inode_key(file))}

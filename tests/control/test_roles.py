@@ -106,10 +106,10 @@ async def test_what_is_open_stays_open_over_a_switch(pair: Pair, monkeypatch: py
     await normal(pair.primary, pair.backup)
     await pair.primary.roles.perform(Unlink(ROOT_INODE, b"file"))
     assert isinstance(pair.backup.unit, PrimaryUnit)
-    await pair.backup.unit.upkeep.purge()
+    await pair.backup.unit.tasks.upkeep.purge()
     with trio.move_on_after(0.1):
         await trio.sleep_forever()
-    await pair.backup.unit.upkeep.purge()
+    await pair.backup.unit.tasks.upkeep.purge()
     assert (await pair.primary.roles.attributes(file)).nlink == 0
     pair.backup.roles.open_inodes.remove(file)
     await until(lambda: pair.primary.roles.volume.catalog.inode(file) is None)

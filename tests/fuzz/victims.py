@@ -168,7 +168,7 @@ class Fuzz:
             return BackupUnit(host, communication, io_timeout_s=5.0, stale_reads=True)
         unit = PrimaryUnit(host, counting_seams(), peer_timeout_s=1.0, io_timeout_s=5.0)
         await nursery.start(unit.mirror.run_watch, unit.replica)
-        nursery.start_soon(unit._taking_up.run, unit.life, unit.upkeep, unit.requests.arbiter)
+        nursery.start_soon(unit.tasks.taking_up.run)
         return unit
 
     async def run_link(self, unit: Role, outer: trio.Nursery) -> bool:

@@ -164,8 +164,8 @@ async def test_a_peer_that_does_not_know_holes_gets_checksums(
     assert asked["Hole"] == 0
     assert asked["Digests"] > 10
     assert_same(pair)
-    await pair.backup.unit.verify()
-    while (report := await pair.backup.unit.verify_report())["running"]:
+    await pair.backup.unit.comparisons.begin()
+    while (report := await pair.backup.unit.comparisons.report())["running"]:
         await trio.testing.wait_all_tasks_blocked()
     assert (report["failed"], report["differences"]) == (None, [])
     assert asked["Hole"] == 0

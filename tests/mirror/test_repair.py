@@ -25,9 +25,9 @@ HOSTS = ["primary", "backup"]
 async def repair(pair: Pair, keep: str) -> dict[str, object]:
     """The report of a comparison that mends, asked for at the backup."""
     unit = pair.backup.unit
-    await unit.verify(keep)
+    await unit.comparisons.begin(keep)
     with trio.fail_after(60):
-        while (report := await unit.verify_report())["running"]:
+        while (report := await unit.comparisons.report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
     assert report["failed"] is None
     return report
@@ -107,14 +107,14 @@ async def test_a_comparison_goes_on_where_it_was_after_a_lost_link(
     unit.comparisons.rate = FILE_BYTES  # a second for each: it is cut in the middle
     pair.backup.unit.volume.images.write(files[0], DEEP, b"!", 0)
     pair.backup.unit.volume.images.write(files[5], DEEP, b"!", 0)
-    await unit.verify()
+    await unit.comparisons.begin()
     with trio.fail_after(60):
-        while (await unit.verify_report())["images"] < 3:  # noqa: ASYNC110
+        while (await unit.comparisons.report())["images"] < 3:  # noqa: ASYNC110
             await trio.sleep(0.01)
         network.cut("alpha", "beta")
         await unit.host.links.ended.wait()
         network.heal("alpha", "beta")
-        while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
+        while (report := await unit.comparisons.report())["running"]:  # noqa: ASYNC110
             await trio.sleep(0.01)
     assert report["failed"] is None
     assert len(report["differences"]) == 2
@@ -128,9 +128,9 @@ async def test_a_comparison_waits_while_a_lost_link_is_not_yet_known_to_be_lost(
     assert isinstance(unit, PrimaryUnit)
     assert unit.replica.stream is not None
     unit.replica.stream.session.close("broken in the middle of a message")
-    await unit.verify()
+    await unit.comparisons.begin()
     with trio.fail_after(60):
-        while (report := await unit.verify_report())["running"]:  # noqa: ASYNC110
+        while (report := await unit.comparisons.report())["running"]:  # noqa: ASYNC110
             await trio.sleep(0.01)
     assert report["failed"] is None
     assert report["differences"] == []
@@ -147,8 +147,8 @@ async def test_a_comparison_keeps_its_rate(pair: Pair) -> None:
 
 async def test_another_comparison_than_the_one_under_way_is_refused(pair: Pair) -> None:
     await furnish(pair)
-    await pair.primary.unit.verify()
+    await pair.primary.unit.comparisons.begin()
     for host in (pair.primary, pair.backup):
-        await host.unit.verify()
+        await host.unit.comparisons.begin()
         with pytest.raises(RefusedForSafety, match="different options"):
-            await host.unit.verify("primary")
+            await host.unit.comparisons.begin("primary")

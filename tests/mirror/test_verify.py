@@ -41,9 +41,9 @@ async def furnish(pair: Pair, name: bytes = b"file", size: int = FILE_BYTES) -> 
 async def verify(pair: Pair) -> list[str]:
     """The differences, asked for at the backup, found by the primary."""
     unit = pair.backup.unit
-    await unit.verify()
+    await unit.comparisons.begin()
     with trio.fail_after(60):
-        while (report := await unit.verify_report())["running"]:
+        while (report := await unit.comparisons.report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
     assert report["failed"] is None
     found: list[str] = report["differences"]
@@ -54,7 +54,7 @@ async def test_a_pair_that_is_the_same_has_no_difference_and_everything_was_look
     await furnish(pair)
     await furnish(pair, b"empty", 0)
     assert await verify(pair) == []
-    report = await pair.primary.unit.verify_report()
+    report = await pair.primary.unit.comparisons.report()
     assert (report["images"], report["done_bytes"], report["total_bytes"]) == (1, FILE_BYTES, FILE_BYTES)
     catalog = pair.primary.unit.volume.catalog
     assert report["rows"] == sum(len(catalog.tables.rows(table, None, 1000)) for table in Table)
@@ -165,7 +165,7 @@ async def test_a_hole_of_any_length_is_compared_at_once(pair: Pair) -> None:
 
     pair.primary.unit.volume.images.content.region_digests = counted  # type: ignore[assignment, method-assign]
     assert await verify(pair) == []
-    report = await pair.primary.unit.verify_report()
+    report = await pair.primary.unit.comparisons.report()
     assert digests < 10 * FILE_BYTES // REGION_BYTES, "what the disk allocates ahead counts as data"
     assert report["done_bytes"] <= report["total_bytes"] < largest
 
@@ -210,11 +210,11 @@ async def test_a_report_of_the_longest_differences_reaches_the_backup(pair: Pair
     for key in keys:
         apply(pair.backup.unit.volume, Table.XATTRS, key, b"")
         apply(pair.primary.unit.volume, Table.XATTRS, key, b"other")
-    await pair.backup.unit.verify()
+    await pair.backup.unit.comparisons.begin()
     with trio.fail_after(60):
-        while (await pair.primary.unit.verify_report())["running"]:
+        while (await pair.primary.unit.comparisons.report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
-        report = await pair.backup.unit.verify_report()
+        report = await pair.backup.unit.comparisons.report()
     assert len(report["differences"]) + report["more"] == len(keys)
     assert 0 < len(msgspec.json.encode(report["differences"])) <= DIFFERENCES_LISTED_BYTES_MAX + 2
     assert report["more"] > 0
@@ -243,8 +243,8 @@ async def test_files_without_content_keep_nobody_waiting(pair: Pair, monkeypatch
     monkeypatch.setattr(catalog.tables, "rows", recorded)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
-        await unit.verify()
-        while (await unit.verify_report())["running"]:
+        await unit.comparisons.begin()
+        while (await unit.comparisons.report())["running"]:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert len(read_in_turn) >= 9, "measured, compared as rows and as images"
@@ -268,8 +268,8 @@ async def test_changes_of_both_hosts_meanwhile_are_no_differences(pair: Pair) ->
     async with trio.open_nursery() as nursery:
         nursery.start_soon(change, 0)
         nursery.start_soon(change, 1)
-        await pair.backup.unit.verify()
-        while (report := await pair.primary.unit.verify_report())["running"]:
+        await pair.backup.unit.comparisons.begin()
+        while (report := await pair.primary.unit.comparisons.report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
         ended.set()
     assert (report["failed"], report["differences"]) == (None, [])
@@ -281,8 +281,8 @@ async def test_without_the_backup_there_is_nothing_to_compare_with(
 ) -> None:
     network.cut("alpha", "beta")
     await pair.primary.unit.host.links.ended.wait()
-    await pair.primary.unit.verify()
+    await pair.primary.unit.comparisons.begin()
     with trio.fail_after(10):
-        while (report := await pair.primary.unit.verify_report())["running"]:
+        while (report := await pair.primary.unit.comparisons.report())["running"]:
             await trio.testing.wait_all_tasks_blocked()
     assert "only a normal one can be compared" in report["failed"]

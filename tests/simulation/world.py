@@ -197,7 +197,7 @@ class SimulatedHost:
         stays = options.access == "exclusive" and "change_access" not in options.kinds
         if stays and _KEEP_STATUSES.issuperset(options.faults):
             return "sync"  # whatever it says: a lost link only lets the other host see a write later
-        return "" if self._host is None else self.present.modes_in_effect()["acknowledge"]
+        return "" if self._host is None else self.present.modes.in_effect()["acknowledge"]
 
     def toggle_acknowledge(self) -> None:
         """As `fusemirror set`: from now on, and after a restart."""
