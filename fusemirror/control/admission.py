@@ -15,6 +15,7 @@ from fusemirror.errors import (
     FusemirrorError,
 )
 from fusemirror.identifiers import InodeNumber, RequestId
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.operations import Operation
 from fusemirror.protocol.framing import Buffer
@@ -84,13 +85,18 @@ class Admission:
         return self._exclusive.begin(operation, length, host)
 
     def carry_out(
-        self, operation: Operation, data: Buffer, request: RequestId, write: ExclusiveWrite | None
+        self,
+        operation: Operation,
+        data: Buffer,
+        request: RequestId,
+        write: ExclusiveWrite | None,
+        holder: Replica | None = None,
     ) -> InodeNumber:
         """`Decisions.make`; a write keeps main's exclusive status until the backup has acknowledged."""
         if write is None or write.state is WriteState.CONFLICT:
-            return self.decisions.make(operation, data, request)
+            return self.decisions.make(operation, data, request, holder=holder)
         try:
-            inode = self.decisions.make(operation, data, request)
+            inode = self.decisions.make(operation, data, request, holder=holder)
         except FusemirrorError:
             write.meet(WriteEvent.FAILED)
             raise

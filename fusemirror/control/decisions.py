@@ -8,7 +8,6 @@ import errno
 import logging
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple, cast
 
 from fusemirror.change import AnyChange, NamespaceChange, Row, Table, WriteChange, encode_change
@@ -18,11 +17,13 @@ from fusemirror.control.reservations import check_reserved
 from fusemirror.errors import (
     BadChange,
     DiskFailed,
+    DiskFull,
     FusemirrorError,
     OperationFailed,
 )
 from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import FILE_BYTES_MAX, WRITE_BYTES_MAX
+from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import PrimaryState
 from fusemirror.operations import Key, Operation, SetAttributes, Write
@@ -36,8 +37,9 @@ log = logging.getLogger(__name__)
 
 
 class _Refusal(NamedTuple):
-    """Of a request that was acknowledged early; `told` is called once that is recorded."""
+    """Of a write that was acknowledged early; `told` is called once that is recorded."""
 
+    inode: InodeNumber
     errno: int
     told: Callable[[], None]
 
@@ -46,32 +48,35 @@ class Decisions:
     """See the module. Nobody else changes main."""
 
     def __init__(self, host: HostState, mirror: Mirror) -> None:
-        self.own_requests: set[RequestId] = set()
-        """What this host asked as the backup, and carries out itself: its data is nowhere else."""
         self.unrecorded: dict[RequestId, _Refusal] = {}
-        """Refused for good, with no room on the disk for the record; the oldest first. No change is made
-        before them. So one that is forgotten by a kill may be carried out: nothing went before it,
-        and nobody was told.
+        """Refused for good, with no room on the disk for the record; the oldest first. No change of the same
+        files goes before, nor any that needs room itself. So a write whose refusal a kill forgets may be
+        carried out: nothing that it could undo went before it.
         """
         self._host = host
         self._volume = host.volume
         self._mirror = mirror
 
     def make(
-        self, operation: Operation, data: Buffer, request: RequestId, *, repairs: bool = False
+        self,
+        operation: Operation,
+        data: Buffer,
+        request: RequestId,
+        *,
+        holder: Replica | None = None,
+        repairs: bool = False,
     ) -> InodeNumber:
         """Decide, apply and publish. On return the main volume holds it; raises `OperationFailed`.
 
-        `repairs`: the data becomes what it was; no privileges end.
+        `holder` is whose request it is: it has the data, which crosses the network once. `repairs`: the data
+        becomes what it was; no privileges end.
         """
-        # Requests have an identity only where they come from the peer, or came to this host as the backup.
-        of_peer = request != NO_REQUEST and request not in self.own_requests
         try:
             if operation.carries_data and not repairs:
                 write = cast(Write, operation)
-                if self.write(write, data, request, is_there=of_peer):
+                if self.write(write, data, request, holder):
                     return write.inode
-            decision = self._make(operation, data, request, of_peer=of_peer, repairs=repairs)
+            decision = self._make(operation, data, request, holder, repairs=repairs)
         except OperationFailed:
             raise
         except (OSError, FusemirrorError) as error:
@@ -89,18 +94,25 @@ class Decisions:
         return OperationFailed(error.errno or errno.EIO)
 
     def _make(
-        self, operation: Operation, data: Buffer, request: RequestId, *, of_peer: bool, repairs: bool
+        self,
+        operation: Operation,
+        data: Buffer,
+        request: RequestId,
+        holder: Replica | None,
+        *,
+        repairs: bool,
     ) -> Decision:
         catalog = self._volume.catalog
-        host = self._host.peer.identity if of_peer else self._host.identity
+        host = self._host.identity if holder is None else self._host.peer.identity
         if catalog.reservations:
             check_reserved(catalog, operation, host)
         if not all(replica.knows(operation) for replica in self._mirror.replicas):
             raise OperationFailed(errno.EOPNOTSUPP)
         if not operation.begins_line and self._mirror.must_begin_generation:
             raise OperationFailed(errno.EAGAIN)
-        self.record_refusals()
         data_bytes = len(data)
+        if self.unrecorded:
+            self._refuse_before(operation, data_bytes)
         needed = operation.space_needed(data_bytes)
         inodes = operation.inodes_needed
         if needed and not (
@@ -113,15 +125,18 @@ class Decisions:
         if change is None:
             return decision
         if change.rows and change.image and not all(replica.takes_rows for replica in self._mirror.replicas):
-            return self._make_in_steps(operation, data, request, host, of_peer=of_peer)
-        self._publish(change, data, decision.keys, decision.old_size, is_there=of_peer)
+            return self._make_in_steps(operation, data, request, host, holder)
+        self._publish(change, data, decision.keys, decision.old_size, holder)
         return decision
 
     def write(
-        self, operation: Write, data: Buffer, request: RequestId = NO_REQUEST, *, is_there: bool = False
+        self,
+        operation: Write,
+        data: Buffer,
+        request: RequestId = NO_REQUEST,
+        holder: Replica | None = None,
     ) -> ChangeNumber:
         """`make`, for a write about which nothing special is to be decided: the number of its change.
-        `is_there` as for `_publish`.
 
         NO_CHANGE: there is, and nothing was done. OSError, FusemirrorError: it did not take effect.
         """
@@ -149,7 +164,7 @@ class Decisions:
             return NO_CHANGE
         number, time_ns = ChangeNumber(volume.number + 1), volume.clock.next_ns()
         change = WriteChange(number, request, time_ns, operation.inode, operation.offset, size_bytes)
-        self._publish(change, data, (operation.inode,), inode.size, is_there=is_there)
+        self._publish(change, data, (operation.inode,), inode.size, holder)
         return number
 
     def _check_in_place(self, operation: Operation, data_bytes: int) -> None:
@@ -178,12 +193,9 @@ class Decisions:
         data: Buffer = b"",
         keys: tuple[Key, ...] = (),
         old_size_bytes: int = FILE_BYTES_MAX,
-        *,
-        is_there: bool = False,
+        holder: Replica | None = None,
     ) -> None:
-        """Apply a change and send it; of one of data, the file was so long. `is_there`: the backup holds the
-        data of its own request, which crosses the network once.
-        """
+        """Apply a change and send it; of one of data, the file was so long. `holder` as for `make`."""
         # Decided by what the catalog holds now: of a change that came between the decision knows nothing.
         assert change.number == self._volume.number + 1
         encoded = encode_change(change)
@@ -194,10 +206,10 @@ class Decisions:
             if change.image:
                 self._mirror.repair(change)
             raise
-        self._mirror.publish(change, encoded, b"" if is_there else data, keys, old_size_bytes)
+        self._mirror.publish(change, encoded, data, keys, old_size_bytes, holder)
 
     def _make_in_steps(
-        self, operation: Operation, data: Buffer, request: RequestId, host: bytes, *, of_peer: bool
+        self, operation: Operation, data: Buffer, request: RequestId, host: bytes, holder: Replica | None
     ) -> Decision:
         """`make` for a backup of an earlier version, which would leave out the rows of a change of data: it
         becomes several changes, and the last of them answers the request.
@@ -209,7 +221,7 @@ class Decisions:
                 self._publish(decision.change, b"", decision.keys, decision.old_size)
         decision = self._decide(last, len(data), request, host)
         assert decision.change is not None, "it has data"
-        self._publish(decision.change, data, decision.keys, decision.old_size, is_there=of_peer)
+        self._publish(decision.change, data, decision.keys, decision.old_size, holder)
         return decision
 
     def publish_rows(self, rows: tuple[Row, ...], keys: tuple[Key, ...] = ()) -> None:
@@ -219,22 +231,49 @@ class Decisions:
         change = NamespaceChange(number, NO_REQUEST, time_ns, InodeNumber(0), rows)
         self._publish(change, keys=keys)
 
-    def refuse(self, request: RequestId, error: int, told: Callable[[], None] = lambda: None) -> bool:
-        """A request that was acknowledged early is refused for good, as later changes go before it.
+    def refuse(
+        self, request: RequestId, inode: InodeNumber, error: int, told: Callable[[], None] = lambda: None
+    ) -> bool:
+        """A write that was acknowledged early is refused for good, as later changes go before it.
 
         True: the backup hears so in the order of changes, and `told` is called then. That is before return;
-        where the disk has no room for the record, before any other change. False: the backup is of an earlier
-        version, and the refusal is remembered as long as this process lives; `told` was called.
+        where the disk has no room for the record, before any other change that touches the file or needs
+        room. False: the backup is of an earlier version, and the refusal is remembered as long as this
+        process lives; `told` was called.
         """
         streams = [replica.stream for replica in self._mirror.replicas if replica.stream is not None]
         if not all(stream.session.peer.takes_refusals for stream in streams):
             self._volume.requests_done.refuse(request, error, self._volume.number)
             told()
             return False
-        self.unrecorded[request] = _Refusal(error, told)
-        with suppress(OSError, FusemirrorError):
+        is_first = not self.unrecorded
+        self.unrecorded[request] = _Refusal(inode, error, told)
+        try:
             self.record_refusals()
+        except (OSError, FusemirrorError):
+            if is_first:
+                what = "a write of the backup is refused, and waits for room for the record of that"
+                log.warning("%s", DiskFull(self._volume.directory, what))
         return True
+
+    def _refuse_before(self, operation: Operation, data_bytes: int) -> None:
+        """Before an operation goes what was refused; where there is no room for that yet, nothing but what
+        needs none and is of other files, as it may make the room. OSError, FusemirrorError."""
+        try:
+            self.record_refusals()
+        except (OSError, FusemirrorError) as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or operation.space_needed(data_bytes):
+                raise
+            touched = operation.touched_inodes(self._volume.catalog)
+            if any(refusal.inode in touched for refusal in self.unrecorded.values()):
+                raise
+
+    def check_recorded(self, inode: InodeNumber) -> None:
+        """OperationFailed where a write of the file was refused, and the disk has no room for the record of
+        that yet: it is in no volume, and its program was told of success."""
+        for refusal in self.unrecorded.values():
+            if refusal.inode == inode:
+                raise OperationFailed(refusal.errno)
 
     def record_refusals(self) -> None:
         """On return every refusal is recorded, in its place. OSError, FusemirrorError: there is no room."""

@@ -35,7 +35,7 @@ from fusemirror.errors import (
     OperationFailed,
     RefusedForSafety,
 )
-from fusemirror.identifiers import RequestId
+from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import (
     FILE_BYTES_MAX,
     REFUSALS_UNRECORDED_MAX,
@@ -223,6 +223,9 @@ class PeerRequests:
             if identity in self._admission.decisions.unrecorded:
                 return  # it is told once that is recorded
             if len(self._admission.decisions.unrecorded) >= REFUSALS_UNRECORDED_MAX:
+                with suppress(OSError, FusemirrorError):
+                    self._admission.decisions.record_refusals()
+            if len(self._admission.decisions.unrecorded) >= REFUSALS_UNRECORDED_MAX:
                 raise DiskFull(
                     self._volume.directory, "not even refusals of the backup's writes are recorded"
                 )
@@ -239,9 +242,9 @@ class PeerRequests:
             session.send(Excluded(identity))
             return
         try:
-            self._admission.carry_out(operation, data, identity, write)
+            self._admission.carry_out(operation, data, identity, write, self._replica)
         except OperationFailed as error:
-            self._refuse(session, identity, error)
+            self._refuse(session, identity, operation.image, error)
 
     def _ask_status(self, session: Session, message: AskStatus, nursery: trio.Nursery) -> None:
         """Nothing where the request is to do without: it is acknowledged once it has landed."""
@@ -267,12 +270,18 @@ class PeerRequests:
                 write.end(WriteEvent.FAILED)
             return  # the link is ending; the backup asks again over the next, or carries it out itself
         try:
-            self._admission.carry_out(operation, data, identity, write)
+            self._admission.carry_out(operation, data, identity, write, self._replica)
         except OperationFailed as error:
-            self._refuse(session, identity, error, kept=kept)
+            self._refuse(session, identity, operation.image, error, kept=kept)
 
     def _refuse(
-        self, session: Session, identity: RequestId, error: OperationFailed, *, kept: bool = False
+        self,
+        session: Session,
+        identity: RequestId,
+        inode: InodeNumber,
+        error: OperationFailed,
+        *,
+        kept: bool = False,
     ) -> None:
         """Tell that nothing was done; of what the backup keeps, and may ask again, in the order of changes.
         Not where the disk failed: the backup then keeps the request that it may have acknowledged, for the
@@ -280,7 +289,7 @@ class PeerRequests:
         """
         if self._volume.health.failure is not None:
             return
-        if not (kept and self._admission.decisions.refuse(identity, error.errno)):
+        if not (kept and self._admission.decisions.refuse(identity, inode, error.errno)):
             _answer(session, Answer(identity, errno=error.errno, after=self._volume.number))
 
     async def _serve_in_turn(
@@ -290,7 +299,7 @@ class PeerRequests:
         try:
             await write.take_turn()
         except OperationFailed as error:
-            self._refuse(session, identity, error)
+            self._refuse(session, identity, operation.image, error)
         else:
             self._carry_out(session, identity, operation, data, write)
 

@@ -203,6 +203,7 @@ class PrimaryUnit(Role):
         return mirror.window.acknowledgement(number) if number else None
 
     async def drain(self, inode: InodeNumber) -> None:
+        self.admission.decisions.check_recorded(inode)
         number = self.mirror.window.unsettled(inode)
         if self.modes.acknowledge is Acknowledge.ASYNC:
             await self.mirror.window.acknowledged(number)  # nobody was told yet that it may be in doubt

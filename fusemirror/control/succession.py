@@ -174,7 +174,8 @@ class Succession:
                 self._stop_serving(error)
         before = self.role
         assert self._volume.identity.role == change.role, "durable before anybody goes by it (G6)"
-        assert before.is_primary is not (change.role == "primary"), "a role follows the other one"
+        # A backup may become one anew: where two meet, one of them takes what the other has (`MEETINGS`).
+        assert not (before.is_primary and change.role == "primary"), "a primary keeps its role"
         before.retire(change)
         assert before.life.state is RoleState.RETIRED, "nobody is served by two units"
         # A link that was made before says the old roles, by its Hello.

@@ -83,7 +83,6 @@ class TakingUp:
         """Carry out what the communication volume holds, once: a kept request may have been done before."""
         # Requests that no store takes up again need no name, which the journal would keep.
         identity = staged.request.identity if staged.request.kept else NO_REQUEST
-        self._decisions.own_requests.add(identity)
         try:
             done = self._volume.requests_done.get(identity)
             if done is None:
@@ -94,20 +93,21 @@ class TakingUp:
                 inode = done.inode
             self._unanswered.append((staged, self._volume.number, inode))
         except OperationFailed as error:
-            staged.answer.reject(error)
             if self._volume.health.failure is not None:
+                staged.answer.reject(error)
                 return  # it stays for the next mount
-            end = partial(self._end_refused, staged, error.errno)
+            end = partial(self._end_refused, staged, error)
             if staged.request.kept and done is None:
-                self._decisions.refuse(identity, error.errno, end)
+                self._decisions.refuse(identity, staged.operation.image, error.errno, end)
             else:
                 end()
         else:
             self._end_request(staged.request.identity)
 
-    def _end_refused(self, staged: Staged, error: int) -> None:
+    def _end_refused(self, staged: Staged, error: OperationFailed) -> None:
+        staged.answer.reject(error)
         if staged.acknowledged:
-            self._host.note_failed_write(staged, error)
+            self._host.note_failed_write(staged, error.errno)
         self._end_request(staged.request.identity)
 
     def _data_of(self, staged: Staged) -> bytes:

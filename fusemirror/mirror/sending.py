@@ -134,8 +134,9 @@ class Mirror:
         data: Buffer,
         keys: tuple[Any, ...],
         old_size_bytes: int = FILE_BYTES_MAX,
+        holder: Replica | None = None,
     ) -> None:
-        """Send a change that the main volume holds. `data` is empty where the backup has it already.
+        """Send a change that the main volume holds. `holder` asked for it and has the data already.
 
         `old_size_bytes`: how long the file was. A change beyond its end shows zeros from there on.
         """
@@ -143,6 +144,9 @@ class Mirror:
         assert change.number == self.volume.number, "a change was made that was not published"
         is_commanded = len(data) >= STATUS_AHEAD_BYTES and self.access.in_effect is Access.EXCLUSIVE
         for replica in self.replicas:
+            if replica is holder:
+                replica.take(change, encoded, b"")
+                continue
             if is_commanded:
                 replica.command(change, old_size_bytes, answers=self.acknowledges_statuses)
             replica.take(change, encoded, data)
@@ -164,8 +168,9 @@ class Mirror:
         self.window.acknowledge(number)
 
     def _ask_applied(self) -> None:
-        for replica in self.replicas:
-            replica.ask_applied()
+        if self.access.in_effect is Access.ROUTED:  # with exclusive access no word is delayed
+            for replica in self.replicas:
+                replica.ask_applied()
 
     async def statuses_taken(self, number: ChangeNumber) -> bool:
         """Return when all backups have taken the status for a change (`status_commands.py`). False: one was

@@ -1,14 +1,17 @@
-"""The word of what the backup's programs wrote is delayed, and nobody who waits for it waits longer."""
+"""The word of what the backup's programs wrote is delayed, and who waits for it asks."""
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 import trio
 
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror import acknowledging
+from fusemirror.mirror.replica import Replica
 from fusemirror.operations import Write
+from fusemirror.protocol.messages import WantApplied
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_gathering import file
 from tests.control.test_roles import content
@@ -73,3 +76,27 @@ async def test_a_backup_that_says_goodbye_leaves_nothing_to_be_compared(
     assert isinstance(pair.primary.unit, PrimaryUnit)
     await pair.backup.drain("it ends")
     assert not pair.primary.unit.replica.out_of_sync
+
+
+async def test_a_backup_that_asks_for_an_fsync_says_the_word_before(
+    pair: Pair, written: InodeNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Replica] = []
+    monkeypatch.setattr(Replica, "ask_applied", asked.append)
+    with trio.fail_after(AT_ONCE_S):
+        await pair.backup.roles.flush(written)
+    assert asked == []
+
+
+async def test_nobody_asks_a_backup_of_an_earlier_version(
+    pair: Pair, written: InodeNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(pair.primary.unit, PrimaryUnit)
+    replica, said = pair.primary.unit.replica, list[object]()
+    monkeypatch.setattr(Replica, "say", lambda _, message: said.append(message))
+    replica.ask_applied()
+    session = replica.feed
+    assert session is not None
+    monkeypatch.setattr(session, "peer", msgspec.structs.replace(session.peer, takes_delays=False))
+    replica.ask_applied()
+    assert said == [WantApplied()]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from fusemirror.change import decode_change
@@ -15,12 +16,12 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
-from fusemirror.operations import Release, Reserve, Write
+from fusemirror.operations import Release, Reserve, SetAttributes, Write
 from fusemirror.protocol.framing import Buffer
 from fusemirror.volume.requests_done import done_by
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_gathering import file, unit
-from tests.control.test_roles import content, until
+from tests.control.test_roles import content, create, until
 from tests.memory_network import MemoryNetwork
 
 __all__ = ["file", "network", "pair", "unit"]
@@ -151,11 +152,16 @@ async def test_no_change_goes_before_the_refusal_that_waits_for_room(
 ) -> None:
     seen = unit.host.failed_writes.seen_at_open(file)
     main = pair.primary.roles.volume
+    other = await create(pair.primary, b"other")
+    await pair.primary.roles.perform(Write(other, 0), b"other")
     staged = await refused_unrecorded(pair, unit, network, file, fill)
     before = main.number
     ask_again(unit, staged)
     with pytest.raises(OperationFailed) as refused:
         await pair.primary.roles.perform(Write(file, 0), b"new")
+    assert (refused.value.errno, main.number) == (errno.ENOSPC, before)
+    with pytest.raises(OperationFailed) as refused:
+        await pair.primary.roles.perform(Write(other, 0), b"needs room, too")
     assert (refused.value.errno, main.number) == (errno.ENOSPC, before)
     assert unit.communication.pending() == [staged]
     assert unit.host.failed_writes.since(file, seen) == 0
@@ -166,6 +172,47 @@ async def test_no_change_goes_before_the_refusal_that_waits_for_room(
     assert (change.request, change.number) == (staged.request.identity, before + 1)  # the write came behind
     assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
     await until(lambda: content(pair.backup, file) == b"new")
+
+
+@pytest.mark.expects_warnings
+async def test_what_needs_no_room_and_is_of_another_file_goes_before_as_it_may_make_some(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+) -> None:
+    other = await create(pair.primary, b"other")
+    await pair.primary.roles.perform(Write(other, 0), b"other")
+    await refused_unrecorded(pair, unit, network, file, fill)
+    await pair.primary.roles.perform(SetAttributes(other, size=1))
+    assert content(pair.primary, other) == b"o"
+    with pytest.raises(OperationFailed) as refused:
+        await pair.primary.roles.perform(SetAttributes(file, size=1))
+    assert refused.value.errno == errno.ENOSPC
+    fill(pair.primary, False)
+    await pair.backup.roles.wait_drained()
+
+
+@pytest.mark.expects_warnings
+async def test_an_fsync_says_so_before_the_refusal_is_recorded(
+    pair: Pair,
+    autojump_clock: MockClock,
+    file: InodeNumber,
+    unit: BackupUnit,
+    network: MemoryNetwork,
+    fill: Callable[[Host, bool], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await refused_unrecorded(pair, unit, network, file, fill)
+    for host in (pair.primary, pair.backup):
+        with trio.fail_after(1), pytest.raises(OperationFailed) as told:
+            await host.roles.flush(file)
+        assert told.value.errno == errno.EBUSY
+    assert caplog.text.count("waits for room for the record of that") == 1
+    fill(pair.primary, False)
+    await pair.backup.roles.wait_drained()
 
 
 @pytest.mark.expects_warnings
@@ -205,6 +252,9 @@ async def test_a_host_that_takes_over_keeps_what_it_cannot_record(
     await until(lambda: unrecorded(pair.backup) == [staged.request.identity])
     assert unit.communication.pending() == [staged]
     assert unit.host.failed_writes.since(file, seen) == 0
+    with pytest.raises(OperationFailed) as told:  # nobody has the data
+        await pair.backup.roles.flush(file)
+    assert told.value.errno == errno.ENOSPC
     fill(pair.backup, False)
     await until(lambda: not unrecorded(pair.backup))
     assert unit.communication.pending() == []

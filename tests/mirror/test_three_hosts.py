@@ -20,7 +20,7 @@ from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.decisions import Decisions
 from fusemirror.control.host_state import HostState
 from fusemirror.errors import CopyDeclined
-from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import CHECKPOINT_INTERVAL_S, REGION_BYTES
 from fusemirror.mirror.applying import Applier, Handler
 from fusemirror.mirror.histories import Missed, generations_of, history_of, missed
@@ -366,3 +366,24 @@ async def test_what_both_have_durably_is_what_the_slower_one_has(
     assert three.mirror.durability.peer_durable == NO_CHANGE
     assert three.volume.regions.is_empty
     await three.until(lambda: all(backup.volume.regions.is_empty for backup in three.backups))
+
+
+async def test_a_request_of_one_reaches_the_other_with_its_data(
+    three: Three, autojump_clock: trio.testing.MockClock
+) -> None:
+    file = three.create(b"file")
+    three.write(file, 0, OLD)
+    await three.until_normal()
+    one, other = three.backups
+    request = RequestId(b"1234567812345678")
+    answer = SimpleNamespace(resolve=lambda _: None)
+    staged = SimpleNamespace(operation=Write(file, 0), answer=answer, acknowledged=False)
+    one.applier._communication = cast(
+        CommunicationVolume,
+        SimpleNamespace(find={request: staged}.get, data_of=lambda _: NEW, retire=lambda _: None),
+    )
+    three.decisions.make(Write(file, 0), NEW, request, holder=one.replica)
+    with trio.fail_after(PATIENCE_S):
+        await three.mirror.window.acknowledged(three.volume.number)
+    assert [backup.replica.state for backup in three.backups] == [PrimaryState.NORMAL] * 2
+    assert other.volume.number == three.volume.number
