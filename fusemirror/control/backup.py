@@ -131,7 +131,15 @@ class BackupUnit(Role):
         )
         arrivals = Arrivals(host, communication, self.applier, self.forwarding.calls, landing)
         self.service = BackupService(
-            host, self.applier, self.patience, self.forwarding, arrivals, landing, lease_requests, asking
+            host,
+            self.meeting,
+            self.applier,
+            self.patience,
+            self.forwarding,
+            arrivals,
+            landing,
+            lease_requests,
+            asking,
         )
         self.comparisons = PrimaryComparisons(self.forwarding, host.links)
         self.reads = BackupReads(
@@ -222,15 +230,7 @@ class BackupUnit(Role):
             nursery.start_soon(self.host.background.repeat, "locks", lambda: expire(self.host.locks))
             task_status.started()
             async for link in links:
-                await self.meeting.serve(link, self.run_link)
-
-    async def run_link(self, link: Link) -> None:
-        """Apply what the link brings and take its answers, until it is lost."""
-        self.patience.begin_link()
-        if not await self.meeting.begin(link):
-            self.patience.look()
-            return
-        await self.service.run(link)
+                await self.meeting.serve(link, self.service.run)
 
     # --- roles --------------------------------------------------------------------------------------------
 

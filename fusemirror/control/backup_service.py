@@ -9,6 +9,7 @@ from fusemirror.control.arrivals import Arrivals
 from fusemirror.control.forwarding import Forwarding
 from fusemirror.control.host_state import HostState
 from fusemirror.control.landing import Landing
+from fusemirror.control.meeting import PeerMeeting
 from fusemirror.control.patience import Patience
 from fusemirror.mirror.applying import Applier
 
@@ -19,6 +20,7 @@ class BackupService:
     def __init__(
         self,
         host: HostState,
+        meeting: PeerMeeting,
         applier: Applier,
         patience: Patience,
         forwarding: Forwarding,
@@ -28,6 +30,7 @@ class BackupService:
         asking: Asking,
     ) -> None:
         self._host = host
+        self._meeting = meeting
         self._applier = applier
         self._patience = patience
         self._forwarding = forwarding
@@ -38,6 +41,10 @@ class BackupService:
 
     async def run(self, link: Link) -> None:
         """Apply what the link brings and take its answers, until it is lost."""
+        self._patience.begin_link()
+        if not await self._meeting.begin(link):
+            self._patience.look()
+            return
         await self._host.leases.run_out()  # the primary knows nothing of what this host's kernel keeps
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._arrivals.run, link)

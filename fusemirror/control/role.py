@@ -195,10 +195,6 @@ class Role(ABC):
         """Serve one link after the other, for ever. Cancellation leaves the volume as it is."""
 
     @abstractmethod
-    async def run_link(self, link: Link) -> None:
-        """Serve a link until it is lost."""
-
-    @abstractmethod
     async def stop(self, reason: str) -> None:
         """Make both volumes durable where that can be done, and say goodbye to the peer."""
 

@@ -215,7 +215,11 @@ class Fuzz:
         return bool(state_of(volume) == start)
 
     async def _serve(self, unit: Role, link: Link, ended: trio.Event) -> None:
-        await unit.run_link(link)
+        if isinstance(unit, PrimaryUnit):
+            await unit.run_link(link)
+        else:
+            assert isinstance(unit, BackupUnit)
+            await unit.service.run(link)
         ended.set()
 
     async def _connect(self, unit: Role) -> tuple[Link, Liar]:
