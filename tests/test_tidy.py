@@ -37,6 +37,7 @@ TESTED_ELSEWHERE = {
     "cli/main": "cli/test_arguments",
     "cli/release": "cli/test_reserve",
     "cli/umount_helper": "cli/test_umount",
+    "communication/ended": "communication/test_volume",
     "communication/memory_volume": "communication/test_volume",
     "communication/outstanding": "control/test_calling",
     "control/arrivals": "control/test_calling",

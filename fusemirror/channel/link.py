@@ -235,7 +235,6 @@ class Linker:
         self._accepted: Session | None = None  # the peer's newest, while it waits for its partner
         self._arrival = trio.Event()  # set when there is a newer one
         self._talks = Talks()
-        self._held: trio.Event | None = None  # set when links may be made again
         self._calls = _Calls()
         self._retired = False
 
@@ -255,14 +254,14 @@ class Linker:
     def hold(self) -> None:
         """Make no new link, until `go_on` or `meet_anew`: the role of this host is about to change. What the
         peer dials meanwhile is kept. The link that there is goes on until it ends."""
-        if self._held is None:
-            self._held = trio.Event()
+        if self._pauses.held is None:
+            self._pauses.held = trio.Event()
 
     def go_on(self) -> None:
         """Make links again, where `hold` had ended that."""
-        if self._held is not None:
-            self._held.set()
-            self._held = None
+        if self._pauses.held is not None:
+            self._pauses.held.set()
+            self._pauses.held = None
 
     def meet_anew(self, reason: str) -> None:
         """What this host says of itself has changed: sessions for which it said something else end, and the
@@ -349,8 +348,8 @@ class Linker:
         while True:
             if self._retired:
                 await trio.sleep_forever()
-            while self._held is not None:
-                await self._held.wait()
+            while self._pauses.held is not None:
+                await self._pauses.held.wait()
             self._arrival = trio.Event()
             self._begin_call()
             beginning = self._beginnings

@@ -1,5 +1,7 @@
 """Pauses: how long a host waits before it dials again, and before it meets a peer anew. Pure."""
 
+import trio
+
 from fusemirror import limits
 
 
@@ -9,6 +11,8 @@ class Pauses:
     def __init__(self) -> None:
         self.dial_s = limits.RECONNECT_FIRST_S
         """After the next dial that comes to nothing."""
+        self.held: trio.Event | None = None
+        """Set when links may be made again, while none may be."""
         self._link_s = 0.0  # after the next link that ends at once
         self._refused_s = 0.0  # after the last link that ended by a bad message
 

@@ -21,6 +21,8 @@ class HeldData:
         self.peak_bytes = 0
         self.let_go_total = 0
         """How much data memory let go of."""
+        self.read_back_total = 0
+        """How much of that was read back from the store."""
         self._spare: dict[int, Staged] = {}  # what the store has too, by serial, the newest last
 
     def has_room(self, data_bytes: int) -> bool:

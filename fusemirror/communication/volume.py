@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from fusemirror.communication.destaging import SMALL_BYTES_MAX, Destaging
+from fusemirror.communication.ended import Ended
 from fusemirror.communication.held_data import HeldData
 from fusemirror.communication.kept_writes import KeptWrites
 from fusemirror.communication.outstanding import Outstanding
@@ -50,18 +51,14 @@ class CommunicationVolume(ABC):
         self._seams = seams
         self._room = room
         self.held = HeldData(memory_bytes)
-        self.read_back_total = 0
-        """How much data was read back from the store."""
         self.pending_bytes = 0
         self.staged_total = 0
-        self.retired_total = 0
-        self.retired_at = -math.inf
-        """When a request was retired last, in trio's time."""
-        self._serial = 0
+        self.last_serial = 0
+        """Of the request that was staged last."""
         self._staged: dict[RequestId, Staged] = {}
-        self._ended = trio.lowlevel.ParkingLot()  # everyone who waits for requests to end
-        self.kept = KeptWrites(self._ended)
-        self.destaging = Destaging(self._store, self.held, self._ended, self.reserve_disk)
+        self.ended = Ended()
+        self.kept = KeptWrites(self.ended.waiting)
+        self.destaging = Destaging(self._store, self.held, self.ended.waiting, self.reserve_disk)
 
     def __len__(self) -> int:
         return len(self._staged)
@@ -77,11 +74,6 @@ class CommunicationVolume(ABC):
         first = next(iter(self._staged.values()), None)
         live = [*self.destaging.in_store, *([] if first is None else [first])]
         return min(live, key=lambda staged: staged.serial).request.identity if live else None
-
-    @property
-    def next_serial(self) -> int:
-        """Of the request that is staged next."""
-        return self._serial + 1
 
     def acknowledged_before(self, serial: int) -> bool:
         """Whether there is a request that stands before this place and that nobody waits for."""
@@ -106,7 +98,7 @@ class CommunicationVolume(ABC):
         """Other bounds from now on. What is pending beyond them stays, and writers wait for room."""
         self.capacity_bytes = capacity_bytes
         self.held.bytes_max = memory_bytes
-        self._ended.unpark_all()
+        self.ended.waiting.unpark_all()
 
     def reserve_disk(self, data_bytes: int) -> bool:
         """Whether the disk has room for one more with so much data; it then counts as taken. OSError."""
@@ -129,19 +121,19 @@ class CommunicationVolume(ABC):
             "failure": failure,
             "memory_bytes": self.held.bytes,
             "memory_peak_bytes": self.held.peak_bytes,
-            "read_back_bytes": self.read_back_total,
+            "read_back_bytes": self.held.read_back_total,
             "stored_requests": self.stored_count(),
         }
 
     async def wait_room(self, size_bytes: int) -> None:
         """Return when there is room for `size_bytes` more."""
         while not self.has_room(size_bytes):
-            await self._ended.park()
+            await self.ended.waiting.park()
 
     async def wait_empty(self) -> None:
         """Return when every request staged so far, and since, has ended."""
         while self._staged:
-            await self._ended.park()
+            await self.ended.waiting.park()
 
     @property
     def keeps_all(self) -> bool:
@@ -157,10 +149,10 @@ class CommunicationVolume(ABC):
 
         The answer of a kept one is resolved as soon as the store has it, and main the status that it awaits.
         """
-        self._serial += 1
+        self.last_serial += 1
         self.staged_total += 1
         now = trio.current_time()
-        staged = Staged(self._serial, request, data, now, time_ns, awaits_status=awaits_status)
+        staged = Staged(self.last_serial, request, data, now, time_ns, awaits_status=awaits_status)
         self._hold(staged)
         self._destage(staged)
         return staged
@@ -180,7 +172,7 @@ class CommunicationVolume(ABC):
         """
         discarded = []
         for serial, encoded, data_bytes in sorted(entries, key=lambda entry: entry[0]):
-            self._serial = max(self._serial, serial)
+            self.last_serial = max(self.last_serial, serial)
             request = decode(encoded, "the communication volume", data_bytes)
             if isinstance(request, Request) and request.kept:
                 staged = Staged(serial, request, None, trio.current_time(), 0, data_bytes)
@@ -206,17 +198,17 @@ class CommunicationVolume(ABC):
         staged.retired = True
         if staged.when_retired is not None:
             staged.when_retired()
-        self.retired_total += 1
-        self.retired_at = trio.current_time()
+        self.ended.total += 1
+        self.ended.last_at = trio.current_time()
         if staged.request.kept and staged.sent_at is not None and staged.data_bytes <= SMALL_BYTES_MAX:
-            self.destaging.note_answer(self.retired_at - staged.sent_at)
+            self.destaging.note_answer(self.ended.last_at - staged.sent_at)
         self.pending_bytes -= staged.data_bytes
         assert self.pending_bytes >= 0, "what ended was pending"
         self.held.remove(staged)
         if staged.request.kept:
             self.kept.remove(staged)
-        if self._ended:
-            self._ended.unpark_all()
+        if self.ended.waiting:
+            self.ended.waiting.unpark_all()
         if staged.destaged:
             self.destaging.leave(staged)
 
@@ -275,7 +267,7 @@ class CommunicationVolume(ABC):
             raise OSError(errno.EIO, f"a staged request cannot be read back: {error}") from error
         if len(data) != end - start:
             raise OSError(errno.EIO, "a staged request cannot be read back: it is not whole")
-        self.read_back_total += len(data)
+        self.held.read_back_total += len(data)
         return data
 
     # --- destaging --------------------------------------------------------------------------------------

@@ -341,8 +341,11 @@ class BackupUnit(Role):
             "peer_change": self._peer_change,
             "disk": self.host.news.disks.status(),
             "nameless": self.host.open_inodes.nameless_status(),
-            "out_of_sync": {"images": len(applier.out_of_sync), "bytes": applier.out_of_sync_bytes()},
-            "resync": applier.resync and msgspec.structs.asdict(applier.resync),
+            "out_of_sync": {
+                "images": len(applier.out_of_sync.images),
+                "bytes": applier.out_of_sync.size_bytes,
+            },
+            "resync": applier.out_of_sync.resync and msgspec.structs.asdict(applier.out_of_sync.resync),
             "communication": {
                 "pending_requests": len(communication),
                 "pending_bytes": communication.pending_bytes,
@@ -350,6 +353,6 @@ class BackupUnit(Role):
                 **store,
                 "staged_total": communication.staged_total,
                 "forwarded_total": self.forwarding.forwarded_total,
-                "answered_total": communication.retired_total,
+                "answered_total": communication.ended.total,
             },
         }

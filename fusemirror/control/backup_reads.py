@@ -157,7 +157,7 @@ class BackupReads(Reads):
         """As if there were no holes, where this volume does not say it: programs take a file of no blocks
         for one great hole.
         """
-        of_peer = inode.number in self._applier.out_of_sync or not self._volume.identity.whole
+        of_peer = inode.number in self._applier.out_of_sync.images or not self._volume.identity.whole
         if of_peer or self._communication.kept.of(inode.number):
             return inode.size
         return self._volume.files.allocated_bytes(inode)
@@ -172,7 +172,7 @@ class BackupReads(Reads):
 
     async def _read(self, inode: InodeNumber, offset: int, length: int) -> bytes:
         await self.showable(inode, content=True)
-        if inode in self._applier.out_of_sync and self._links.link is not None:
+        if inode in self._applier.out_of_sync.images and self._links.link is not None:
             self._host.reads.routed += 1
             _, data = await self._call(Read(inode, offset, length))
             return data
@@ -195,7 +195,7 @@ class BackupReads(Reads):
     async def _seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int:
         await self.showable(inode, content=True)
         writes = self._communication.kept.of(inode)
-        if inode not in self._applier.out_of_sync or self._links.link is None:
+        if inode not in self._applier.out_of_sync.images or self._links.link is None:
             return seek_here(self._host, inode, offset, data=data, writes=writes)
         size = size_to_seek(self._host, inode, offset, writes)
         if not self._links.link.peer.takes_seeks:

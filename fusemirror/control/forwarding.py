@@ -231,7 +231,7 @@ class Forwarding:
             await self._patience.in_time(self.calls.wait_room)
         self._life.check()
         request = Request(self._host.request_ids.take(), call)
-        outstanding = self.calls.begin(request, self._communication.next_serial)
+        outstanding = self.calls.begin(request, self._communication.last_serial + 1)
         if self._host.links.link is not None and self._applier.serves:
             self._applier.acknowledging.say_delayed(
                 self._host.links.link.mirror
@@ -400,7 +400,7 @@ class Forwarding:
     def _is_late(self, outstanding: Outstanding[Any]) -> bool:
         since = outstanding.since
         if self._communication.acknowledged_before(outstanding.serial):
-            since = max(since, self._communication.retired_at)
+            since = max(since, self._communication.ended.last_at)
         return since <= trio.current_time() - self._patience.io_timeout_s
 
     def link_lost(self, link: Link) -> None:

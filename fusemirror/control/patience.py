@@ -134,7 +134,7 @@ class Patience:
         """Why this host is not well, and what that means for its programs, for people."""
         if self.waits.in_vain:
             return str(self._error()[0])
-        resync = self._applier.resync
+        resync = self._applier.out_of_sync.resync
         if resync is not None and resync.paused:
             return PAUSED
         return self._applier.reason or self._applier.declined.reason or self._reason_of_age()
@@ -164,11 +164,11 @@ class Patience:
     async def while_progressing(self, wait: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Wait as long as requests end; a check report once none did for `io_timeout`, or it is in vain."""
         while True:
-            retired = self._communication.retired_total
+            retired = self._communication.ended.total
             with self.limited():
                 await wait(*arguments)
                 return
-            if self._communication.retired_total == retired or self.waits.in_vain:
+            if self._communication.ended.total == retired or self.waits.in_vain:
                 raise self.report()
 
     async def pause(self) -> None:

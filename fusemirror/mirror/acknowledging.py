@@ -14,6 +14,7 @@ from fusemirror.channel.session import Session
 from fusemirror.errors import ConnectionLost
 from fusemirror.identifiers import ChangeNumber, InodeNumber
 from fusemirror.limits import APPLIED_DELAY_S
+from fusemirror.mirror.peer_space import SpaceTeller
 from fusemirror.promise import Promise
 from fusemirror.protocol.messages import Applied
 from fusemirror.volume.volume import Volume
@@ -25,6 +26,7 @@ class Acknowledging:
     def __init__(self, volume: Volume) -> None:
         self.is_waited_for = True
         """Somebody may wait at the primary for what was applied since the last word, and will not ask."""
+        self.room = SpaceTeller(volume.space)
         self._volume = volume
         self._acknowledged = volume.number
         """The newest change that the primary knows to be applied here."""

@@ -52,7 +52,7 @@ from fusemirror.mirror.backup_durability import BackupDurability, Work
 from fusemirror.mirror.content import OF_IMAGES, Content
 from fusemirror.mirror.declining import Declining, unlike
 from fusemirror.mirror.histories import generations_of
-from fusemirror.mirror.peer_space import SpaceTeller
+from fusemirror.mirror.out_of_sync_here import OutOfSyncHere
 from fusemirror.mirror.states import (
     BACKUP_SERVES,
     BACKUP_TAKES,
@@ -119,8 +119,7 @@ class Applier:
         self.state = BackupState.DISCONNECTED
         self.reason: str | None = "the primary has not been met since the mount"
         self.changed = trio.Event()
-        self.out_of_sync: set[InodeNumber] = set()
-        self.resync: Resync | None = None  # how far it is, as the primary said last
+        self.out_of_sync = OutOfSyncHere(volume)
         self.declined = Declining(volume)
         self.durability = BackupDurability(volume, self.declined)
         self._access = access or PairAccess()
@@ -128,7 +127,6 @@ class Applier:
         self._refused = refused
         self._communication = communication
         self.acknowledging = Acknowledging(volume)
-        self._room = SpaceTeller(volume.space)
         self.left = False
         """The primary said goodbye, or gave its role to this host."""
         handlers: dict[type, Handler] = {
@@ -199,7 +197,7 @@ class Applier:
             reason = await self.run_session(session)
         finally:
             self.durability.session_ended()
-        self.resync = None
+        self.out_of_sync.resync = None
         self.declined.end()  # what differs is marked, and is compared anew over the next link
         self._go(BackupEvent.LOST, reason)
         return reason
@@ -213,7 +211,7 @@ class Applier:
             nursery.start_soon(self._watch_room, session)
             nursery.start_soon(self.acknowledging.run, session)
             try:
-                await self._room.wait(session)
+                await self.acknowledging.room.wait(session)
                 await self._apply_all(session, nursery)
             except RemoteProtocolError as error:
                 reason = error.why
@@ -222,7 +220,7 @@ class Applier:
                 reason = error.why
             except DiskFull as error:
                 reason = str(error)
-                self._room.note_full()
+                self.acknowledging.room.note_full()
                 await self._leave(session, reason)
             except (FusemirrorError, OSError) as error:
                 # What cannot be applied here must not be skipped: the link ends, the primary marks it.
@@ -267,7 +265,7 @@ class Applier:
                     raise refusal(session.peer_name, message, "too many of its kind at once")
                 nursery.start_soon(work)
         if self.state in BACKUP_SERVES and self.acknowledging.acknowledge(session):
-            self._room.tell_if_due(session)
+            self.acknowledging.room.tell_if_due(session)
         self.acknowledging.prepare_images()
 
     def _waited_for(self, handle: Handler) -> Handler:
@@ -306,7 +304,7 @@ class Applier:
         """Tell the primary that the image differs; what a program gets that asked for it here."""
         if self.volume.identity.consistent:
             self.volume.update_identity(consistent=False)
-        self.out_of_sync.add(inode)
+        self.out_of_sync.images.add(inode)
         self.volume.invalidator.image_suspect(inode)
         self.declined.note(inode, error)
         session.send(Declined(number, inode, error.errno or errno.EIO, error.strerror or str(error)))
@@ -322,7 +320,7 @@ class Applier:
                 await trio.sleep(SPACE_LOOK_INTERVAL_S)
                 try:
                     if self.serves:
-                        self._room.tell(session)
+                        self.acknowledging.room.tell(session)
                 except OSError as error:
                     self.volume.health.note(error)
                     session.close(str(error))
@@ -382,7 +380,7 @@ class Applier:
             self._end(staged, change, declined)
         if staged is None or landed is not None or declined is not None:
             self.acknowledging.is_waited_for = True
-        self._room.take(change)
+        self.acknowledging.room.take(change)
         if self.declined.reasons:
             for inode in self.declined.removed():
                 self._in_sync(inode)
@@ -402,7 +400,7 @@ class Applier:
 
     def _check_source(self, change: CopyChange) -> None:
         """On return the image is here that it copies. BadChange; OSError where this disk declined that."""
-        if change.source in self.out_of_sync:
+        if change.source in self.out_of_sync.images:
             # The word of that may still be on its way to the primary: what is copied is declined with it.
             if change.source not in self.declined.reasons:
                 raise BadChange("it copies an image that is not the primary's yet")
@@ -425,7 +423,7 @@ class Applier:
         self.volume.update_identity(consistent=False)
         for inode in message.inodes:
             if self.volume.catalog.stored_inode(inode) is not None:  # of what has gone nobody reads
-                self.out_of_sync.add(inode)
+                self.out_of_sync.images.add(inode)
                 self.volume.invalidator.image_suspect(inode)
 
     def _caught_up(self, message: CaughtUp, _: Buffer, session: Session) -> None:
@@ -437,7 +435,7 @@ class Applier:
             self.volume.advance(message.number)
         self.volume.catalog.reserve_inodes(InodeNumber(message.next_inode - 1))
         self.acknowledging.caught_up(message.number, session)
-        self._room.begin(session)
+        self.acknowledging.room.begin(session)
         self._go(BackupEvent.CAUGHT_UP)
 
     # --- images ---------------------------------------------------------------------------------------
@@ -447,28 +445,21 @@ class Applier:
             self._in_sync(message.inode)
 
     def _in_sync(self, inode: InodeNumber) -> None:
-        self.out_of_sync.discard(inode)
+        self.out_of_sync.images.discard(inode)
         self._tell_changed()
-        if not self.out_of_sync and self.state is BackupState.NORMAL:
+        if not self.out_of_sync.images and self.state is BackupState.NORMAL:
             self.volume.update_identity(consistent=True)
 
     def _normal(self, message: Normal, _: Buffer, session: Session) -> None:
         # What was declined since is not copied: its word crossed this one.
-        self.out_of_sync.intersection_update(self.declined.reasons)
-        consistent = not self.out_of_sync
+        self.out_of_sync.images.intersection_update(self.declined.reasons)
+        consistent = not self.out_of_sync.images
         self.volume.update_identity(complete=True, compare_all=False, consistent=consistent)
-        self.resync = None
+        self.out_of_sync.resync = None
         self._go(BackupEvent.COPIED)
 
-    def out_of_sync_bytes(self) -> int:
-        """How many bytes here may be old: what the primary has yet to compare, or all of such images."""
-        if self.resync is not None:
-            return max(self.resync.total_bytes - self.resync.done_bytes, 0)
-        found = (self.volume.catalog.inode(inode) for inode in self.out_of_sync)
-        return sum(inode.size for inode in found if inode is not None)
-
     def _resync_progress(self, message: Resync, _: Buffer, session: Session) -> None:
-        self.resync = message
+        self.out_of_sync.resync = message
 
     # --- the end ----------------------------------------------------------------------------------------
 

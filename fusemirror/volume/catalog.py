@@ -281,10 +281,6 @@ class Catalog:
             self.cache.cached[inode.number] = inode
             self.touch(inode)
 
-    def note_copying(self, copying: bool) -> None:
-        """Whether rows come from the peer from now on."""
-        self.copying = copying
-
     def note_checkpoints(self, begun: int, ended: int) -> None:
         """These are the last checkpoints with the peer, as the next commit says."""
         self.checkpoints = Checkpoints(begun, ended)

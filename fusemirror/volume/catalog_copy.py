@@ -40,7 +40,7 @@ def begin(parts: Parts) -> None:
     fresh = parts.home.directory / _NEW
     # The old one is closed and stays whole where it is: it is what a crash comes back to.
     catalog.close()
-    catalog.note_copying(True)
+    catalog.copying = True
     parts.removal.forget()  # whatever is in no catalog goes at the end
     with _reopening(parts, _CATALOG):
         # Nothing of an earlier copy may be in it: rows that the peer has removed since would come back.
@@ -70,7 +70,7 @@ def finish(parts: Parts, number: ChangeNumber, journal_number: ChangeNumber, tim
     with _reopening(parts, _NEW, _CATALOG):
         finish_or_discard(parts.home.directory, parts.journal, parts.images)
         catalog.open(parts.home.directory / _CATALOG)
-    catalog.note_copying(False)
+    catalog.copying = False
     clock.correct()
 
 
@@ -84,7 +84,7 @@ def abandon(parts: Parts) -> None:
     with _reopening(parts, _CATALOG):
         _remove_tree(parts.home.directory / _NEW)
         catalog.open(parts.home.directory / _CATALOG)
-    catalog.note_copying(False)
+    catalog.copying = False
 
 
 @contextmanager

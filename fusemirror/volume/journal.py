@@ -130,7 +130,6 @@ class Journal:
         crash explains, VolumeFormat, OSError.
         """
         self._directory = directory
-        self._volume = directory.parent  # what messages name
         self._seams = seams
         self._lock = threading.Lock()  # held by the one thread that syncs
         self._failed: str | None = None
@@ -165,7 +164,7 @@ class Journal:
     def append(self, number: ChangeNumber, payload: bytes | memoryview, note: int = 0) -> None:
         """On return the record is written, though not durable. OSError: nothing of it stays."""
         if self._failed is not None:
-            raise DiskFailed(self._volume, self._failed)
+            raise DiskFailed(self._directory.parent, self._failed)
         # Refused here, as a reader would end at such a record, and call all behind it damage.
         if number <= self.last_number or len(payload) > JOURNAL_RECORD_BYTES_MAX:
             raise FusemirrorError(f"record {number} of {len(payload)} bytes after record {self.last_number}")
@@ -235,7 +234,7 @@ class Journal:
         """
         with self._lock:
             if self._failed is not None:
-                raise DiskFailed(self._volume, self._failed)
+                raise DiskFailed(self._directory.parent, self._failed)
             # In this order: a segment begun meanwhile has put the one before it into `_behind`.
             number = self.last_number
             if self.durable_number >= number:
@@ -246,7 +245,7 @@ class Journal:
                 self._sync_files(active, behind)
             except OSError as error:
                 self._failed = str(error)
-                raise DiskFailed(self._volume, error) from error
+                raise DiskFailed(self._directory.parent, error) from error
             self.durable_number = number
             assert number <= self.last_number, "nothing is durable that was taken back"
 
@@ -254,7 +253,7 @@ class Journal:
         """`sync`, beside the loop; in a thread only where more than the last segment is to be durable, or the
         kernel does not do it alone. Cancellation waits for it."""
         if self._failed is not None:
-            raise DiskFailed(self._volume, self._failed)
+            raise DiskFailed(self._directory.parent, self._failed)
         number, retractions = self.last_number, self._retractions
         alone = not self._behind and not self._names_unsynced
         begun = self._seams.begin_sync(self._descriptor, data_only=True) if alone else None
@@ -265,7 +264,7 @@ class Journal:
             await begun.wait_through()
         except OSError as error:
             self._failed = str(error)
-            raise DiskFailed(self._volume, error) from error
+            raise DiskFailed(self._directory.parent, error) from error
         # A number that was taken back meanwhile may be another record's, of which this says nothing.
         if self._retractions == retractions:
             self.durable_number = max(self.durable_number, number)
@@ -322,7 +321,7 @@ class Journal:
             self._seams.fdatasync(self._descriptor)
         except OSError as error:
             self._failed = str(error)
-            raise DiskFailed(self._volume, error) from error
+            raise DiskFailed(self._directory.parent, error) from error
         # The new file is there and open before this object goes by it: after an error it is as it was before.
         before = self._segments[-1]
         # An empty one of the version before gives its name, and its meaning, to the new one.
@@ -355,14 +354,14 @@ class Journal:
             sync_directory(self._directory)
         except OSError as error:
             self._failed = str(error)
-            raise DiskFailed(self._volume, error) from error
+            raise DiskFailed(self._directory.parent, error) from error
 
     def _cut(self, size_bytes: int) -> None:
         try:
             os.ftruncate(self._descriptor, size_bytes)
         except OSError as error:
             self._failed = str(error)  # what stands behind can no longer be trusted
-            raise DiskFailed(self._volume, error) from error
+            raise DiskFailed(self._directory.parent, error) from error
 
     def _sync_files(self, active: int, behind: list[int]) -> None:
         # Taken back before the sync: a segment that the loop begins meanwhile asks for the next one.
@@ -392,7 +391,9 @@ class Journal:
             segment = self._scan_segment(path, is_last=path == paths[-1], lost_power=lost_power)
             # No torn tail is like that: each segment was durable before the next one had its name.
             if segments and segments[-1].last + 1 != segment.first:
-                raise VolumeDamaged(self._volume, f"journal: records before {path.name} are missing")
+                raise VolumeDamaged(
+                    self._directory.parent, f"journal: records before {path.name} are missing"
+                )
             segments.append(segment)
         return segments
 
@@ -401,7 +402,7 @@ class Journal:
         paths = sorted(self._directory.glob("*.log"))
         for path in paths:
             if not _SEGMENT_NAME.fullmatch(path.name):
-                raise VolumeDamaged(self._volume, f"journal: stray file {path.name}")
+                raise VolumeDamaged(self._directory.parent, f"journal: stray file {path.name}")
         # From the end: what stands before the last fresh start is void, and need not even be readable.
         for index in reversed(range(len(paths))):
             with paths[index].open("rb") as file:
@@ -417,7 +418,9 @@ class Journal:
         header = _read_header(content, path)
         if not header.whole:
             # It was durable before the file got its name, so no crash leaves half of it.
-            raise VolumeDamaged(self._volume, f"journal: {path.name} at byte 0: its header cannot be read")
+            raise VolumeDamaged(
+                self._directory.parent, f"journal: {path.name} at byte 0: its header cannot be read"
+            )
         segment = _Segment(path, header)
         read_at = _reader(content, header.format, header.seed)
         for _, whole in in_order(read_at, header.format.header_bytes, segment.last):
@@ -437,7 +440,7 @@ class Journal:
 
     def _damaged(self, path: Path, offset: int) -> VolumeDamaged:
         why = "a record cannot be read, and was whole: others follow it"
-        return VolumeDamaged(self._volume, f"journal: {path.name} at byte {offset}: {why}")
+        return VolumeDamaged(self._directory.parent, f"journal: {path.name} at byte {offset}: {why}")
 
 
 def check_is_there(volume: Path) -> None:

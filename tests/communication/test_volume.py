@@ -106,7 +106,7 @@ async def running(volume: CommunicationVolume) -> AsyncIterator[None]:
 async def all_ended(volume: CommunicationVolume) -> None:
     """Return when every request has ended, and the store holds none."""
     while len(volume) or volume.destaging.in_store:
-        await volume._ended.park()
+        await volume.ended.waiting.park()
 
 
 def stage(volume: CommunicationVolume, number: int, size: int = 10) -> Staged:
@@ -163,7 +163,7 @@ async def test_retiring_twice_or_what_was_never_staged_counts_nothing(opened: Op
     stage(volume, 1)
     for number in (1, 1, 2):
         retire(volume, number)
-    assert (volume.pending_bytes, volume.staged_total, volume.retired_total) == (0, 1, 1)
+    assert (volume.pending_bytes, volume.staged_total, volume.ended.total) == (0, 1, 1)
 
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 9))))
@@ -175,7 +175,7 @@ async def test_pending_bytes_are_those_of_what_is_pending(steps: list[tuple[bool
         elif volume.find(request(number).identity) is None:
             stage(volume, number, size)
         assert volume.pending_bytes == sum(staged.data_bytes for staged in volume.pending())
-        assert len(volume) == volume.staged_total - volume.retired_total == len(volume.pending())
+        assert len(volume) == volume.staged_total - volume.ended.total == len(volume.pending())
 
 
 # --- room -------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ async def test_a_backlog_takes_a_bounded_part_of_memory_and_is_read_back(
     assert volume.pending_bytes == count * size >= 50 * memory_bytes
     assert volume.held.peak_bytes <= memory_bytes
     volume = opened(1 << 30, memory_bytes=memory_bytes)  # the next mount finds it, and reads no data for that
-    assert (volume.pending_bytes, volume.read_back_total) == (count * size, 0)
+    assert (volume.pending_bytes, volume.held.read_back_total) == (count * size, 0)
     pending = volume.pending()
     assert volume.data_of(pending[7], 16, 24) == b"%8d" % 7
     for number in reversed(range(count)):

@@ -31,7 +31,7 @@ def applier() -> SimpleNamespace:
 
 @pytest.fixture
 def staged() -> SimpleNamespace:
-    return SimpleNamespace(retired_total=0)
+    return SimpleNamespace(ended=SimpleNamespace(total=0))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_as_long_as_requests_end_it_goes_on(
     async def end_some() -> None:
         for _ in range(5):
             await trio.sleep(2)
-            staged.retired_total += 1
+            staged.ended.total += 1
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_some)

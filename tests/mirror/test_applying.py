@@ -141,9 +141,9 @@ async def test_images_that_differ_are_not_read_before_they_are_normal(
     answered = Reply(1, values=())
     stale = OutOfSync((file, InodeNumber(999)))
     await backup.after(memory_sessions, begin, stale, caught_up, PurgeOffer(1, ()), says=answered)
-    assert backup.applier.out_of_sync == {file}, "of what has gone nobody reads"
+    assert backup.applier.out_of_sync.images == {file}, "of what has gone nobody reads"
     assert not backup.volume.identity.consistent
-    assert backup.applier.out_of_sync_bytes() == backup.volume.catalog.size(file)
+    assert backup.applier.out_of_sync.size_bytes == backup.volume.catalog.size(file)
 
 
 async def test_it_says_which_inodes_are_open(backup: Backup, memory_sessions: SessionPair) -> None:
@@ -187,11 +187,11 @@ async def test_what_was_declined_behind_the_word_that_all_is_copied_still_differ
     applier.state = BackupState.RESYNCING
     applier._decline(file, PermissionError(errno.EPERM, "no"), session, ChangeNumber(backup.volume.number))
     applier._normal(Normal(backup.volume.number), b"", session)
-    assert applier.out_of_sync == {file}
+    assert applier.out_of_sync.images == {file}
     assert not backup.volume.identity.consistent
     applier._image_copied(ImageCopied(file), b"", session)
-    assert file in applier.out_of_sync, "it was copied before it was declined"
+    assert file in applier.out_of_sync.images, "it was copied before it was declined"
     applier._out_of_sync_images(OutOfSync((file,)), b"", session)
     applier._image_copied(ImageCopied(file), b"", session)
-    assert not applier.out_of_sync
+    assert not applier.out_of_sync.images
     assert backup.volume.identity.consistent

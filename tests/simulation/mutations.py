@@ -109,7 +109,7 @@ def _hold_no_longer(replica: Replica, *_: object) -> None:
 
 
 def _read_here(applier: Applier, *_: object) -> None:
-    applier.out_of_sync.clear()
+    applier.out_of_sync.images.clear()
 
 
 @contextmanager
