@@ -141,9 +141,7 @@ class Decisions:
         NO_CHANGE: there is, and nothing was done. OSError, FusemirrorError: it did not take effect.
         """
         volume, size_bytes = self._volume, len(data)
-        if volume.catalog.reservations or operation.append:
-            return NO_CHANGE
-        if self.unrecorded:
+        if volume.catalog.reservations or operation.append or self.unrecorded:
             return NO_CHANGE
         inode = volume.catalog.inode(operation.inode)
         if (

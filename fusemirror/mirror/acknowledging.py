@@ -55,7 +55,7 @@ class Acknowledging:
             self._acknowledged = number
             self.is_waited_for = False
             session.send(Applied(number))
-        elif not self._delayed.is_set():
+        else:
             self._delayed.set()
         return True
 

@@ -144,12 +144,9 @@ class Mirror:
         assert change.number == self.volume.number, "a change was made that was not published"
         is_commanded = len(data) >= STATUS_AHEAD_BYTES and self.access.in_effect is Access.EXCLUSIVE
         for replica in self.replicas:
-            if replica is holder:
-                replica.take(change, encoded, b"")
-                continue
-            if is_commanded:
+            if is_commanded and replica is not holder:
                 replica.command(change, old_size_bytes, answers=self.acknowledges_statuses)
-            replica.take(change, encoded, data)
+            replica.take(change, encoded, b"" if replica is holder else data)
         if self.written is not None:
             self.written.append(change.data_range())
         if self.authority.acknowledges_alone:

@@ -117,12 +117,28 @@ def fill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host, bool], 
     return set_full
 
 
-async def refused_unrecorded(
+@pytest.fixture
+def seen(unit: BackupUnit, file: InodeNumber) -> int:
+    """What a program of the backup has heard of failed writes that opens the file before all else."""
+    return unit.host.failed_writes.seen_at_open(file)
+
+
+@pytest.fixture
+async def other(pair: Pair) -> InodeNumber:
+    made = await create(pair.primary, b"other")
+    await pair.primary.roles.perform(Write(made, 0), b"other")
+    return made
+
+
+@pytest.fixture
+async def waiting(
     pair: Pair,
     unit: BackupUnit,
     network: MemoryNetwork,
     file: InodeNumber,
     fill: Callable[[Host, bool], None],
+    seen: int,
+    other: InodeNumber,
 ) -> Staged:
     """As `refused_write`, while the disk of the primary takes no record. Nothing is told before it does."""
     network.cut("alpha", "beta")
@@ -144,32 +160,29 @@ def unrecorded(host: Host) -> list[RequestId]:
 @pytest.mark.expects_warnings
 async def test_no_change_goes_before_the_refusal_that_waits_for_room(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
     unit: BackupUnit,
-    network: MemoryNetwork,
+    waiting: Staged,
+    other: InodeNumber,
+    seen: int,
     fill: Callable[[Host, bool], None],
 ) -> None:
-    seen = unit.host.failed_writes.seen_at_open(file)
     main = pair.primary.roles.volume
-    other = await create(pair.primary, b"other")
-    await pair.primary.roles.perform(Write(other, 0), b"other")
-    staged = await refused_unrecorded(pair, unit, network, file, fill)
     before = main.number
-    ask_again(unit, staged)
+    ask_again(unit, waiting)
     with pytest.raises(OperationFailed) as refused:
         await pair.primary.roles.perform(Write(file, 0), b"new")
     assert (refused.value.errno, main.number) == (errno.ENOSPC, before)
     with pytest.raises(OperationFailed) as refused:
         await pair.primary.roles.perform(Write(other, 0), b"needs room, too")
     assert (refused.value.errno, main.number) == (errno.ENOSPC, before)
-    assert unit.communication.pending() == [staged]
+    assert unit.communication.pending() == [waiting]
     assert unit.host.failed_writes.since(file, seen) == 0
     fill(pair.primary, False)
     await pair.primary.roles.perform(Write(file, 0), b"new")
     await pair.backup.roles.wait_drained()
     (change,) = [decode_change(record.payload) for record in main.journal.notes(before)]
-    assert (change.request, change.number) == (staged.request.identity, before + 1)  # the write came behind
+    assert (change.request, change.number) == (waiting.request.identity, before + 1)  # the write came behind
     assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
     await until(lambda: content(pair.backup, file) == b"new")
 
@@ -177,15 +190,11 @@ async def test_no_change_goes_before_the_refusal_that_waits_for_room(
 @pytest.mark.expects_warnings
 async def test_what_needs_no_room_and_is_of_another_file_goes_before_as_it_may_make_some(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
-    unit: BackupUnit,
-    network: MemoryNetwork,
+    waiting: Staged,
+    other: InodeNumber,
     fill: Callable[[Host, bool], None],
 ) -> None:
-    other = await create(pair.primary, b"other")
-    await pair.primary.roles.perform(Write(other, 0), b"other")
-    await refused_unrecorded(pair, unit, network, file, fill)
     await pair.primary.roles.perform(SetAttributes(other, size=1))
     assert content(pair.primary, other) == b"o"
     with pytest.raises(OperationFailed) as refused:
@@ -198,14 +207,11 @@ async def test_what_needs_no_room_and_is_of_another_file_goes_before_as_it_may_m
 @pytest.mark.expects_warnings
 async def test_an_fsync_says_so_before_the_refusal_is_recorded(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
-    unit: BackupUnit,
-    network: MemoryNetwork,
+    waiting: Staged,
     fill: Callable[[Host, bool], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await refused_unrecorded(pair, unit, network, file, fill)
     for host in (pair.primary, pair.backup):
         with trio.fail_after(1), pytest.raises(OperationFailed) as told:
             await host.roles.flush(file)
@@ -218,14 +224,12 @@ async def test_an_fsync_says_so_before_the_refusal_is_recorded(
 @pytest.mark.expects_warnings
 async def test_the_refusal_is_recorded_when_there_is_room_though_nobody_changes_anything(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
     unit: BackupUnit,
-    network: MemoryNetwork,
+    waiting: Staged,
+    seen: int,
     fill: Callable[[Host, bool], None],
 ) -> None:
-    seen = unit.host.failed_writes.seen_at_open(file)
-    await refused_unrecorded(pair, unit, network, file, fill)
     fill(pair.primary, False)
     await pair.backup.roles.wait_drained()
     assert unit.host.failed_writes.since(file, seen) == errno.EBUSY
@@ -235,7 +239,6 @@ async def test_the_refusal_is_recorded_when_there_is_room_though_nobody_changes_
 @pytest.mark.expects_warnings
 async def test_a_host_that_takes_over_keeps_what_it_cannot_record(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
     unit: BackupUnit,
     network: MemoryNetwork,
@@ -264,7 +267,6 @@ async def test_a_host_that_takes_over_keeps_what_it_cannot_record(
 @pytest.mark.expects_warnings
 async def test_more_than_so_many_are_not_remembered(
     pair: Pair,
-    autojump_clock: MockClock,
     file: InodeNumber,
     unit: BackupUnit,
     network: MemoryNetwork,
