@@ -53,6 +53,9 @@ class Heartbeat:
             self._pongs.popleft()
         if len(self._pongs) >= limits.PONGS_UNSENT_MAX:
             return None
+        # Later than the lease that this gives can end: its holder counts from when the Ping was sent, and by
+        # the shorter timeout. So whoever goes on without the peer does it when that shows nothing any more
+        # (G2).
         self.answered_until = now + self.peer_timeout
         return Pong(ping.serial)
 
@@ -64,6 +67,7 @@ class Heartbeat:
         """The peer's Pong came. ValueError where no such Ping was sent."""
         if not 0 < serial <= self._sent:
             raise ValueError("serial: no such Ping was sent")
+        # With an answer all earlier Pings are void: their leases would end before this one.
         while self._pings and self._pings[0][0] <= serial:
             oldest, sent_at = self._pings.popleft()
             if oldest == serial:
@@ -73,6 +77,7 @@ class Heartbeat:
 
     async def wait_lease(self) -> None:
         """Return when the lease has been renewed, or the session has closed. Cancellation: atomic."""
+        # A session that has closed renews nothing, and nobody would wake who waits.
         if not self._ended:
             await self._renewals.park()
 

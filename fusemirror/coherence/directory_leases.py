@@ -288,6 +288,9 @@ class LeaseGrants:
         if agreed:
             leases.share(directory)
         elif not were_theirs:
+            # Also where the answer was lost with the link, and may have been yes: a change that is made here
+            # now waits until the backup has caught up, which begins with its kernel keeping nothing
+            # (`run_out`), or for the end of its lease, which no kept name outlasts.
             leases.theirs.discard(directory)
         return agreed
 
@@ -381,6 +384,7 @@ class LeaseGrants:
             stream = self._replica.stream
             if stream is None:
                 return
+            # Asked first and waited for last: both hosts' kernels forget at the same time.
             answer = self._ask(stream, partial(RecallNames, shared=False))
             await self._end_sharing(stream)
             await self._free_exclusive(stream)

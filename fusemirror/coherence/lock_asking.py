@@ -70,6 +70,7 @@ class Asking:
 
     @property
     def is_open(self) -> bool:
+        # A primary that knows no locks has decided, too: to wait for it would be to wait for ever (G8).
         return self._reclaimed or self._refuses
 
     @property
@@ -84,6 +85,7 @@ class Asking:
         if not link.peer.takes_locks:
             lost = locks.lose_all("the primary is of an earlier version, which knows no locks")
             self._link, self._refuses = link, True
+            # They would give up what is lost already, by messages that this primary does not know.
             self._unsent.clear()
             return lost
         # With what was given up behind writes that are not there yet: a lock that ends before its holder's
@@ -91,6 +93,8 @@ class Asking:
         held = self._still_held()
         self._reclaim_answer = Promise()
         epoch = bytes.fromhex(locks.volume.identity.lock_epoch)
+        # One message also where nothing is held: until it has come the primary decides for nobody, as this
+        # host might hold anything.
         for start in range(0, max(1, len(held)), LOCKS_PER_MESSAGE):
             piece = tuple(message_of(*each) for each in held[start : start + LOCKS_PER_MESSAGE])
             last = start + LOCKS_PER_MESSAGE >= len(held)
@@ -114,6 +118,8 @@ class Asking:
         """A handler of the stream."""
         if self._reclaimed or self._reclaim_answer.settled or self._link is None:
             raise refusal(session.peer_name, message, "nothing was reclaimed")
+        # Before anybody goes on: what is granted from here on is of this epoch. Reclaimed under the one
+        # before it would all be refused.
         self.locks.volume.update_identity(lock_epoch=message.epoch.hex())
         self._reclaim_answer.resolve(message)
 
@@ -121,6 +127,7 @@ class Asking:
         """What was lost is known: ask what waits."""
         self._reclaimed = not self._refuses
         self.in_doubt = False
+        # What stands behind changes first: requests that are asked anew go behind it (`_send`).
         self._wanted.set()
         self.locks.ask_again()
 
@@ -132,16 +139,21 @@ class Asking:
                 # A release stands behind the writes that were made under the lock (G2).
                 await self._communication.kept.wait_all_ended(last)
                 link.forward.send(message)
+                # Only once it is sent: a release that the link takes with it must still be in here when the
+                # next one begins (`_still_held`).
                 self._unsent.popleft()
             self._wanted = trio.Event()
             await self._wanted.wait()
 
     def link_lost(self) -> None:
         self._link = None
+        # From now on and not from the next link on: the primary may go on alone at any time, and grant these
+        # to its own programs.
         self.in_doubt = bool(self.locks.own())
         # What was asked is asked anew over the next link, and what was held is reclaimed.
         self._reclaimed = self._refuses = False
         self._reclaim_answer.reject(ConnectionLost("the primary", "the link was lost"))
+        # The table here has what is left after these, and that is what is reclaimed.
         self._giving_up.clear()
         for told in self._listings.values():
             told.reject(ConnectionLost("the primary", "the link was lost"))
@@ -159,6 +171,7 @@ class Asking:
         if not self._reclaimed:
             return
         wanted = ask.wanted
+        # From now on an answer that needs no wait is due within `io_timeout` (`Locks.expire`).
         ask.asked, ask.since = True, trio.current_time()
         if wanted.key.space is LockKind.FLOCK and not ask.asks_only:
             self._give_up_first(wanted)
@@ -169,6 +182,8 @@ class Asking:
         """As the primary does with a conversion of flock(2): nobody reclaims the old lock."""
         table = self.locks.table
         own = [lock for lock in table.held(wanted.key) if lock.owner == wanted.owner]
+        # The primary may grant it to another before the new one. Reclaimed after that, it would conflict, and
+        # this host would lose all its locks and not the one.
         if own and own[0].exclusive != wanted.lock.exclusive:
             table.release(wanted.key, wanted.owner)
 
@@ -176,6 +191,7 @@ class Asking:
         self._send(CancelLock(ask.wanted.token))
 
     def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+        # Here at once, with a link or without: what the table still had, the next reclaim would bring back.
         self.locks.table.release(key, owner, *held)
         if self._refuses:
             return
@@ -190,12 +206,15 @@ class Asking:
         if self._link is None and not last:
             return  # it is not reclaimed
         if last:
+            # What is kept back to go together would keep back the release, and whoever waits for the lock.
             self._send_gathered()
         # Behind what is behind something: releases and requests keep their order among themselves.
         if last or self._unsent or not self._reclaimed:
             self._unsent.append((last, message, [(key, lock) for lock in before]))
             self._wanted.set()
         else:
+            # Nothing is to be waited for: a write that was answered has its number, so the release comes
+            # behind it.
             self._send(message)
 
     async def others(self) -> LockListing | None:
@@ -204,6 +223,8 @@ class Asking:
         token = next(self._tokens)
         told = self._listings[token] = Promise[LocksListed]()
         try:
+            # A list of this host's own locks is better than none: a command waits for no primary that answers
+            # heartbeats alone (G8).
             with trio.move_on_after(self.locks.io_timeout_s):
                 self._link.forward.send(ListLocks(token))
                 message = await told.wait()
@@ -250,6 +271,7 @@ class Asking:
         # primary has made a mistake.
         if message.after > self.locks.volume.number:
             raise refusal(session.peer_name, message, "after: no such change has come")
+        # The primary has heard of this release, so it knew of it at every grant that comes behind this word.
         if self._giving_up.pop(message.token, None) is not None:
             return
         ask = self.locks.find(message.token)
@@ -258,6 +280,8 @@ class Asking:
             return  # its owner gave everything up meanwhile, and the primary hears so
         wanted = ask.wanted
         if not message.errno and not ask.asks_only:
+            # In the table before its program hears of it: what that gives up next is looked for there
+            # (`Locks._give_up`).
             self.locks.table.put(wanted.key, wanted.lock)
             # It was granted before the primary heard of these.
             for key, owner, held in self._giving_up.values():

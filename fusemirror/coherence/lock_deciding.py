@@ -86,6 +86,7 @@ class Deciding:
     async def run(self) -> None:
         """Decide what waits as soon as that can be, for ever."""
         while True:
+            # The event of before the look: what changes while this looks is looked at again.
             changed = self._mirror.changed
             self.go_on()
             await changed.wait()
@@ -103,6 +104,8 @@ class Deciding:
         """A link begins: nothing is decided from the time when the backup has caught up until it has
         reclaimed."""
         self._reclaimed = False
+        # A link that ended between two pieces has left half of a list, which must not be taken for a part of
+        # the next one.
         self._reclaiming.clear()
         # It asks anew over each link. What it holds stays in the table until it has reclaimed, so that
         # nobody else gets it.
@@ -117,6 +120,8 @@ class Deciding:
             locks.volume.update_identity(lock_epoch=self._random_bytes(_EPOCH_BYTES).hex())
         except (OSError, DiskFailed) as error:
             log.error("locks are not given while this host is alone: %s", error)
+            # The backup's locks stay, and nobody is granted anything (EIO): without the record nobody could
+            # tell later that they were given away. The next request tries the disk again.
             return False
         self._dropped = True
         self._deliver(locks.table.drop_host(locks.peer))
@@ -143,10 +148,15 @@ class Deciding:
             self._deliver(self.locks.table.ask(ask.wanted))
 
     def cancel(self, ask: Ask) -> None:
+        # It was not granted meanwhile: a grant settles its request in the same step (`_deliver`), and
+        # `Locks.interrupt` looks at that first.
         self.locks.table.cancel(self.locks.host, ask.wanted.token)
         ask.settle(errno.EINTR)
 
     def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
+        # Also while nothing is decided. Whoever is let in conflicts with nothing that the backup may reclaim,
+        # as that stays in the table until it has, or until an epoch refuses it. A waiter of the backup that
+        # is let in with no link to say so is not reclaimed, and asks again.
         table = self.locks.table
         if waiting:
             self._deliver(table.drop_owner(key.inode, owner, (key.space,)))
@@ -169,6 +179,8 @@ class Deciding:
     def _deliver(self, settled: Iterable[Settled]) -> None:
         for wanted, error in settled:
             if wanted.owner.host == self.locks.peer:
+                # The last number of now: what the last holder wrote has one by now, and all of it stands
+                # before this answer in the stream, so the grantee waits for nothing.
                 self._answer(LockAnswer(wanted.token, error, self.locks.volume.number))
                 continue
             ask = self.locks.find(wanted.token)
@@ -192,6 +204,8 @@ class Deciding:
         """RemoteProtocolError for more than a host can hold, or a second time."""
         locks = self.locks
         self._reclaiming += [lock_of(each, locks.peer) for each in message.locks]
+        # With each piece and not at the end, so that a peer fills no memory with pieces of which none is the
+        # last (G7).
         if self._reclaimed or len(self._reclaiming) > LOCKS_PER_HOST_MAX:
             raise refusal(session.peer_name, message, "it has reclaimed already, or too much")
         if not message.last:
@@ -231,6 +245,8 @@ class Deciding:
     def cancelled(self, session: Session, message: CancelLock) -> None:
         """RemoteProtocolError before it has reclaimed."""
         self._check_reclaimed(session, message)
+        # Where it waits no more its grant is on the way already, and was first: a second answer would
+        # contradict it.
         if self.locks.table.cancel(self.locks.peer, message.token):
             self._answer(LockAnswer(message.token, errno.EINTR, self.locks.volume.number))
 

@@ -162,6 +162,7 @@ class LockTable:
             self._wait(wanted)
         # The own answer first: who asked hears of it before those whom it let in.
         answer = [] if result is None else [Settled(wanted, result)]
+        # Also where it was refused or waits: a conversion has given its old lock up all the same.
         return answer + self._sweep(wanted.key)
 
     def _try(self, wanted: Wanted) -> int | None:
@@ -255,6 +256,8 @@ class LockTable:
 
     def cancel(self, host: bytes, token: int) -> bool:
         """The request waits no more; whether it did."""
+        # A walk over all, as they are bounded for each host and a signal is rare: an index by token would
+        # cost each request.
         for wanted in self.all_waiting():
             # By the host as well: each numbers its own requests.
             if wanted.token == token and wanted.owner.host == host:
@@ -316,6 +319,7 @@ class LockTable:
             self._put(key, owner, 0, END_OF_FILE, None)
         for key, lock in new:
             self._put(key, lock.owner, lock.start, lock.end, lock)
+        # Of the files where it had held something: in no other has anything been given up.
         return [each for key in dict.fromkeys(key for key, _ in before) for each in self._sweep(key)]
 
     # --- ranges ---------------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ class Locks:
         self._arbiter = arbiter
         self.put_off()
         # The other host says itself what it holds, when it reclaims of the arbiter that this host has now.
+        # Behind `put_off`: a request that still stood in the table could be granted by what is dropped, and
+        # nobody decides yet.
         self.table.drop_host(self.peer)
 
     def put_off(self) -> None:
@@ -220,6 +222,8 @@ class Locks:
             self._through.setdefault(handle, set()).add((key.inode, lock.owner))
         token = next(self._tokens)
         ask = Ask(Wanted(token, key, lock, waits, may_deadlock), asks_only=asks_only)
+        # Known before it is asked: the primary's half answers within the call, and gives back at once what it
+        # grants to a request that nobody knows.
         self._asks[token] = ask
         self.arbiter.ask(ask)
         return ask
@@ -248,6 +252,8 @@ class Locks:
         with trio.move_on_after(self.io_timeout_s):
             while not self.arbiter.is_open and handle not in self.lost:
                 await self.changed.wait()
+        # An error where that cannot be said within the limit (G8): under a grant that does not count the
+        # program would write what another one's lock guards.
         if handle in self.lost or not self.arbiter.is_open:
             raise OperationFailed(errno.EIO)
 
@@ -267,6 +273,8 @@ class Locks:
         # Before anything is given up, so that the program may try otherwise, as on Linux.
         if self.table.is_too_many(key, owner, start, end, None):
             raise OperationFailed(errno.ENOLCK)
+        # It goes on waiting: another thread of the same process may wait for the range that this one gives
+        # up.
         self._give_up(key, owner, (start, end), waiting=False)
 
     def _give_up(self, key: LockKey, owner: Owner, what: Range, *, waiting: bool) -> None:
@@ -296,6 +304,8 @@ class Locks:
         if not self._through:
             return  # as most often: nobody has locked anything that is still open
         self._give_up(LockKey(inode, LockKind.FCNTL), owner, (0, END_OF_FILE), waiting=True)
+        # The file that was closed is let go of later (RELEASE), and the process may have locked the same
+        # inode through another one by then: that must not end with it.
         for owners in self._through.values():
             owners.discard((inode, owner))
 
@@ -304,6 +314,7 @@ class Locks:
         # Sorted, as a set of bytes has another order in each process, and a simulation must send the same
         # each time.
         for inode, owner in sorted(self._through.pop(handle, ())):
+            # Of both kinds, as nobody keeps which it was: to give up what is not held sends nothing.
             for space in LockKind:
                 self._give_up(LockKey(inode, space), owner, (0, END_OF_FILE), waiting=True)
         self.lost.discard(handle)
@@ -338,6 +349,8 @@ class Locks:
         # All files through which one of them locked: which of its locks counted is not known to whoever
         # reads.
         handles = {handle for handle, users in self._through.items() if users & owners}
+        # Nobody is woken here: whoever holds a grant that does not count yet (`hold_for_sure`) wakes when the
+        # arbiter opens, and finds its file here.
         self.lost |= handles
         self.lost_total += len(owners)
         # Or the next reclaim would ask for them again (`own`), and be granted what these programs were told
@@ -356,6 +369,8 @@ class Locks:
 
     def status(self) -> dict[str, int | str]:
         held, waiting = self.table.count()
+        # At the backup its own requests wait at the primary, so the table has none of them; there it has
+        # those of both hosts.
         asked = sum(not ask.asks_only and ask.wanted.waits for ask in self._asks.values())
         return {
             "held": held,
@@ -394,6 +409,8 @@ def message_of(key: LockKey, lock: Lock) -> HeldLock:
 
 
 def lock_of(message: HeldLock, host: bytes) -> tuple[LockKey, Lock]:
+    # The host is that of who speaks, and no part of the message: a peer can take, give up or reclaim nothing
+    # in the name of this host's programs.
     owner = Owner(host, message.owner)
     lock = Lock(
         owner, message.start, message.end, message.exclusive, message.pid, message.uid, message.since_ns

@@ -44,6 +44,7 @@ class RangeClaim:
 
     async def wait(self) -> None:
         """Return when the claim is held. Cancelled, it stands by still: release it."""
+        # Looked at again after each wake: it may have been granted and revoked before this task had its turn.
         while not self.held:
             await self._granted.wait()
 
@@ -84,6 +85,7 @@ class Ranges:
 
     def release(self, claim: RangeClaim) -> None:
         """The claim ends, held or not, and those whose turn it is are granted. Again: nothing."""
+        # Twice is no error: `end` may have come before whoever gives it up.
         if claim.released:
             return
         claim.released, claim.held = True, False
@@ -92,6 +94,7 @@ class Ranges:
         if not claims:
             del self._claims[claim.inode]
             return
+        # Also where it was not held: one that stood by kept those behind it waiting all the same.
         for index, other in enumerate(claims):
             # Nobody else can have been waiting for this one; and who overlaps an earlier claim still has to
             # wait.
@@ -106,6 +109,7 @@ class Ranges:
         claims, self._claims = self._claims, {}
         for queue in claims.values():
             for claim in queue:
+                # Or its own release, which is still to come, would look for a queue that is gone.
                 claim.released = True
                 claim.reject(error)
 

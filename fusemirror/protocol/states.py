@@ -40,6 +40,7 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         E.RECEIVE_REFUSED: S.CLOSED,
         E.END: S.CLOSED,
     },
+    # No SEND_REFUSED: whoever has not said who it is hears nothing, and learns nothing of this host (G7).
     S.LISTENING: {E.RECEIVE_HELLO: S.ASKED, E.END: S.CLOSED},
     S.ASKED: {E.SEND_HELLO: S.OPEN, E.SEND_REFUSED: S.CLOSED, E.END: S.CLOSED},
     S.OPEN: {
@@ -50,6 +51,7 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
         E.RECEIVE_REFUSED: S.CLOSED,
         E.END: S.CLOSED,
     },
+    # A stream may end once more behind a refusal, and that is no news.
     S.CLOSED: {E.END: S.CLOSED},
 }
 
