@@ -40,6 +40,8 @@ def begin(parts: Parts) -> None:
     fresh = parts.home.directory / _NEW
     # The old one is closed and stays whole where it is: it is what a crash comes back to.
     catalog.close()
+    # From here on nothing is journalled: the records would be put into the old catalog, if a crash comes back
+    # to that.
     catalog.copying = True
     parts.removal.forget()  # whatever is in no catalog goes at the end
     with _reopening(parts, _CATALOG):
@@ -117,6 +119,7 @@ def finish_or_discard(directory: Path, journal: Journal, images: Images) -> None
     # Before the old catalog goes: records of the old one, put into the new, would undo what the copy
     # brought.
     journal.restart(number)
+    # Until the rename there is only the new one, and every opening comes here before it looks for a catalog.
     _remove_tree(old)
     # The name is the last step but for its durability. A crash before leaves `catalog.new` with its place,
     # and all of this is done once more.

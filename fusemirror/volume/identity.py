@@ -142,6 +142,7 @@ def _overwrite(path: Path, content: bytes) -> None:
     try:
         os.pwrite(descriptor, content, 0)
         os.ftruncate(descriptor, len(content))
+        # What is written to the volume from here on must never be found under the word of before.
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -161,11 +162,14 @@ class VolumeLock:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise VolumeMissing(directory, "no such directory") from error
         try:
+            # The kernel ends it with the process, however that comes to its end: nobody has to find out
+            # whether a lock is that of a dead one (G8).
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._descriptor)
             raise VolumeInUse(directory, holder) from error
+        # For people: the lock itself is what counts.
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 

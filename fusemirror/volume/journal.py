@@ -76,6 +76,8 @@ class _Format(NamedTuple):
         return CHECKSUM_BYTES + self.record.size
 
 
+# Version 1 stays readable: a volume of an earlier program brings such segments along, and they stay until
+# they are trimmed as any other.
 _FORMATS = {
     1: _Format(_SEED_AT, struct.Struct("<IQQ")),
     2: _Format(_SEED_AT + 2 * CHECKSUM_BYTES, struct.Struct("<IQQQ")),
@@ -138,6 +140,8 @@ class Journal:
         # Of one record only: the newest alone is ever taken back, for the change that it was for.
         self._before_last = (_NEWEST.header_bytes, 0)
         self.cut_bytes = 0
+        # Where there is none the volume is being made. One that has lost them all begins at 1 as well, and
+        # the catalog, which is further, tells (`recovery.py`).
         self._segments = self._scan(lost_power) or [self._create_segment(1, 0)]
         self.last_number = ChangeNumber(self._segments[-1].last)
         # What a killed process left may not be durable, so the first sync covers everything.
@@ -169,6 +173,7 @@ class Journal:
         if number <= self.last_number or len(payload) > JOURNAL_RECORD_BYTES_MAX:
             raise FusemirrorError(f"record {number} of {len(payload)} bytes after record {self.last_number}")
         segment = self._segments[-1]
+        # A segment ends behind the record that fills it: none is divided.
         # Not to one of version 1: without a seed, bytes of users could pass for records there.
         if segment.size_bytes >= JOURNAL_SEGMENT_BYTES or segment.format is not _NEWEST:
             segment = self._begin_segment(number)
@@ -184,6 +189,7 @@ class Journal:
             # Half a record with whole ones behind it would be damage at the next opening.
             self._cut(segment.size_bytes)
             raise
+        # Counted only now: until here `_cut` goes back to what was counted before.
         self._before_last = segment.size_bytes, segment.last
         segment.size_bytes += len(record)
         segment.last = self.last_number = number
@@ -197,11 +203,16 @@ class Journal:
                 self._remove_empty()
             segment = self._segments[-1]
             assert self._before_last[0] < segment.size_bytes, "what is cut off is the end of this very file"
+            # For `sync_beside`, which does not hold the lock.
             self._retractions += 1
             segment.size_bytes, segment.last = self._before_last
+            # Cut off before the number counts as free: where that fails nothing is appended any more, and the
+            # next opening finds the record and judges it anew.
             self._cut(segment.size_bytes)
             self.last_number = ChangeNumber(segment.last)
             assert self.last_number < number, "the record before it is an older one"
+            # Else the next records would call durable a number that is another record's by then, and a torn
+            # tail would be damage.
             self.durable_number = min(self.durable_number, self.last_number)
 
     def records(self, after: int) -> Iterator[tuple[ChangeNumber, bytes]]:
@@ -212,14 +223,17 @@ class Journal:
     def notes(self, after: int) -> Iterator[Record]:
         """The same with their notes. OSError, also where it was trimmed meanwhile."""
         resume = self._resume
+        # A copy, as segments may be trimmed while the caller does something else between two records.
         for segment in list(self._segments):
             if segment.last <= after:
                 continue
-            # A reader that comes back for more goes on where it stopped.
+            # A reader that comes back for more goes on where it stopped. None comes back behind a record that
+            # was taken back: nobody has heard of that, or all is compared, as after a power cut.
             resumes = resume.number == after and resume.segment is segment
             start = resume.offset if resumes else segment.format.header_bytes
             with segment.path.open("rb") as file:
                 file.seek(start)
+                # No further than what counts: behind it half a record may stand that could not be cut off.
                 content = file.read(segment.size_bytes - start)
             for record, end in _records(content, segment.format, segment.seed):
                 if record.number > after:
@@ -246,6 +260,7 @@ class Journal:
             except OSError as error:
                 self._failed = str(error)
                 raise DiskFailed(self._directory.parent, error) from error
+            # Not up to what is the last by now: the loop may have appended since the files were synced.
             self.durable_number = number
             assert number <= self.last_number, "nothing is durable that was taken back"
 
@@ -254,6 +269,8 @@ class Journal:
         kernel does not do it alone. Cancellation waits for it."""
         if self._failed is not None:
             raise DiskFailed(self._directory.parent, self._failed)
+        # Before it begins: of what is appended meanwhile it says nothing. It holds no lock, for which the
+        # loop would have to wait; what goes wrong without it is told by `_retractions`.
         number, retractions = self.last_number, self._retractions
         alone = not self._behind and not self._names_unsynced
         begun = self._seams.begin_sync(self._descriptor, data_only=True) if alone else None
@@ -278,6 +295,7 @@ class Journal:
         while self.can_trim(number, keep_bytes):
             # The first name goes first, so that what is left is always the end of the journal.
             self._segments[0].path.unlink(missing_ok=True)
+            # Only once it is gone: what an error leaves can still be sent to a peer (`first_number`).
             del self._segments[0]
 
     def can_trim(self, number: int, keep_bytes: int) -> bool:
@@ -290,6 +308,8 @@ class Journal:
     def restart(self, number: ChangeNumber) -> None:
         """On return the journal is durably empty, and its next record comes after `number`. OSError."""
         with self._lock:
+            # A sync in its thread has ended by now: it would call durable what goes here, and sync what is
+            # closed.
             old, active = self._segments, self._descriptor
             for path in [segment.path for segment in old if segment.first > number]:
                 path.unlink(missing_ok=True)  # they would stand behind the fresh start
@@ -298,11 +318,15 @@ class Journal:
             self._descriptor = os.open(fresh.path, _APPEND)
             sync_directory(self._directory)
             self._segments = [fresh]
+            # What a sync beside the loop is about to call durable stood in the old files.
             self._retractions += 1
+            # It holds nothing yet, and its name is durable, so all of it is.
             self.last_number = self.durable_number = number
             self._names_unsynced = False
             os.close(active)
             self._close_behind()
+            # Not durable, and it need not be: what a power cut brings back stands before the fresh start, and
+            # is void.
             for segment in old:
                 if segment.path != fresh.path:
                     segment.path.unlink(missing_ok=True)
@@ -310,6 +334,7 @@ class Journal:
     def close(self) -> None:
         """Release the files; nothing is synced."""
         with self._lock:
+            # A sync in its thread uses these, and has ended by now.
             os.close(self._descriptor)
             self._close_behind()
 
@@ -327,9 +352,12 @@ class Journal:
         # An empty one of the version before gives its name, and its meaning, to the new one.
         segment = self._create_segment(self.last_number + 1, before.flags if before.is_empty else 0)
         descriptor = os.open(segment.path, _APPEND)
+        # Before it can get a record: the sync that calls the first one durable syncs the name as well.
         self._names_unsynced = True
         if before.is_empty:
             self._segments.pop()
+        # Not closed here, as a sync in its thread may be using it. And put behind before the new one is the
+        # last: that thread looks at the two in the other order (`sync`).
         self._behind.append(self._descriptor)
         self._descriptor = descriptor
         self._segments.append(segment)
@@ -347,6 +375,7 @@ class Journal:
         assert len(self._segments) > 1, "the record that is taken back stands in the one before"
         # Before a record of the other is cut off: else records would be missing before its first.
         try:
+            # Opened before the other is closed: after an error there is still one, for `close`.
             descriptor = os.open(self._segments[-2].path, _APPEND)
             os.close(self._descriptor)
             self._descriptor = descriptor
@@ -368,6 +397,7 @@ class Journal:
         names_unsynced, self._names_unsynced = self._names_unsynced, False
         for descriptor in behind:
             self._seams.fdatasync(descriptor)
+            # Out of the list before it is closed: its number may soon be that of another file.
             self._behind.remove(descriptor)
             os.close(descriptor)
         self._seams.fdatasync(active)
@@ -401,12 +431,14 @@ class Journal:
         """The segments that count. What a power cut brought back of those before is removed, torn or not."""
         paths = sorted(self._directory.glob("*.log"))
         for path in paths:
+            # Not passed over: it may be a segment that somebody renamed, with records that are nowhere else.
             if not _SEGMENT_NAME.fullmatch(path.name):
                 raise VolumeDamaged(self._directory.parent, f"journal: stray file {path.name}")
         # From the end: what stands before the last fresh start is void, and need not even be readable.
         for index in reversed(range(len(paths))):
             with paths[index].open("rb") as file:
                 header = _read_header(file.read(_NEWEST.header_bytes), paths[index])
+            # A header that is not whole makes nothing void: `_scan_segment` says that it is damaged.
             if header.whole and header.flags & _FRESH_START:
                 for void in paths[:index]:
                     void.unlink()
@@ -424,6 +456,7 @@ class Journal:
         segment = _Segment(path, header)
         read_at = _reader(content, header.format, header.seed)
         for _, whole in in_order(read_at, header.format.header_bytes, segment.last):
+            # For recovery, which may have to take the last record back (`recovery.py`).
             self._before_last = segment.size_bytes, segment.last
             segment.last, segment.size_bytes = whole.number, whole.end
         self.cut_bytes += cut_torn_tail(
@@ -481,9 +514,11 @@ def salvage(directory: Path) -> Salvage:
     """
     found = Salvage([], [])
     paths = _named_as_segments(directory)
+    # What stood before the first file was trimmed, and is not lost.
     last = _first_number(paths[0]) - 1 if paths else 0
     for path in paths:
         first = _first_number(path)
+        # A gap that is still open covers what is missing here, too.
         if first > last + 1 and all(gap.before is not None for gap in found.gaps):  # a file is missing
             found.gaps.append(Gap(path.name, 0, 0, last, None))
         last = _salvage_segment(found, path, max(last, first - 1))
@@ -504,14 +539,18 @@ def begin_anew(directory: Path, records: list[Record], behind: ChangeNumber, sea
     # Only the segment with the end of the last gap, which is followed by these records, is written anew.
     whole = [path for path in paths if first < _first_number(path) <= last]
     end = min(map(_first_number, whole), default=last + 1)
+    # A fresh start: what a crash leaves of the damaged files, or a power cut brings back, is void.
     header, seed = _new_header(first, _FRESH_START, seams)
     content = [header]
     for record in records:
         if record.number < end:
+            # As durable it says `behind`: that much is in the catalog, which was committed before this. More
+            # is not known of what was salvaged.
             body = _NEWEST.record.pack(len(record.payload), record.number, record.note, behind)
             content.append(seal(body + record.payload, seed))
     fresh = _segment_path(directory, first)
     make_file(fresh, b"".join(content), seams)
+    # Durable before anything goes: else a power cut could take the new one and the old ones.
     sync_directory(directory)
     for path in set(directory.glob("*.log")) - {fresh, *whole}:
         path.unlink()
@@ -533,6 +572,7 @@ def _salvage_segment(found: Salvage, path: Path, last: int) -> int:
     while end < len(content):
         whole = read_at(end)
         if whole is None or whole.number <= last:
+            # Only the first one behind: from there on the records are in order again, up to the next gap.
             behind = next(tails.records_behind(read_at, len(content), end, last), None) if seed else None
             start = len(content) if behind is None else behind.offset
             found.gaps.append(Gap(path.name, end, start - end, last, None))
@@ -565,6 +605,7 @@ def _segment_path(directory: Path, first: int) -> Path:
 def _new_header(first: int, flags: int, seams: Seams) -> tuple[bytes, int]:
     """The header of a new segment, and its seed."""
     seed = seams.random_bytes(SEED_BYTES)
+    # Two checksums: the version is to be known for sure before it says how long the header is.
     header = with_checksum(with_checksum(_HEADER.pack(_MAGIC, _VERSION, flags, first)) + seed)
     return header, int.from_bytes(seed, "little")
 
@@ -575,8 +616,10 @@ def _read_header(content: bytes, path: Path) -> _Header:
     whole = is_checked(content[:_SEED_AT])
     if whole:
         magic, version, flags, stored_first = _HEADER.unpack_from(content)
+        # Not damage, which a repair would cut off: it is whole, and a later program knows what it says.
         if version not in _FORMATS:
             raise VolumeFormat(path.parent.parent, f"{version} of its journal", _VERSION)
+        # By the name as well: under that of another its records would stand elsewhere in the order.
         whole = magic == _MAGIC and stored_first == first
     form = _FORMATS[version]
     seed = int.from_bytes(content[_SEED_AT : _SEED_AT + SEED_BYTES], "little") if version > 1 else 0
@@ -607,6 +650,7 @@ def _records(content: bytes, form: _Format, seed: int) -> Iterator[tuple[Record,
     """The whole records of some bytes, each with the offset of its end; stops at the first that is not."""
     start = 0
     view = memoryview(content)
+    # At the opening all that is not whole was cut off, or refused: this one is the end of what was written.
     while (whole := _whole_at(view, form, seed, start)) is not None:
         _, number, note = form.record.unpack_from(content, start + CHECKSUM_BYTES)[:3]
         yield Record(number, content[start + form.prefix_bytes : whole.end], note), whole.end

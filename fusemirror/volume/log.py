@@ -19,6 +19,8 @@ from fusemirror.seams import Seams
 from fusemirror.volume import tails
 from fusemirror.volume.tails import Found, ReadAt
 
+# None that an enemy could not forge: it tells what a crash or a bad disk leaves. Against users stands the
+# seed.
 CHECKSUM = struct.Struct("<Q")
 CHECKSUM_BYTES = CHECKSUM.size
 
@@ -43,6 +45,7 @@ def with_checksum(content: bytes) -> bytes:
 
 def is_checked(content: bytes) -> bool:
     """Whether `with_checksum` made these bytes."""
+    # Longer than a checksum alone: that of no content at all is one, too.
     return len(content) > CHECKSUM_BYTES and content == with_checksum(content[:-CHECKSUM_BYTES])
 
 
@@ -57,6 +60,8 @@ def make_file(path: Path, header: bytes, seams: Seams) -> None:
         file.flush()
         seams.fsync(file.fileno())
     # Only now, as readers go by names: one that came before its content would be taken for damage.
+    # The name may still go in a power cut: whoever says that a record in the file is durable syncs the
+    # directory first.
     temporary.replace(path)
 
 
@@ -90,6 +95,7 @@ def cut_torn_tail(
         return 0
     if not may_be_torn or tails.is_damage(read_at, size_bytes, bad, last, lost_power=lost_power):
         raise damaged(path, bad)
-    # Cut off and not passed over: what is appended next would stand behind it, and make of it damage.
+    # Cut off and not passed over: what is appended next would stand behind it, and make of it damage. Not
+    # synced: until the next sync a power cut may bring the tail back, and it is cut off again.
     os.truncate(path, bad)
     return size_bytes - bad

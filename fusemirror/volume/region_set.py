@@ -28,6 +28,7 @@ class RegionSet:
     __slots__ = ("_bounds",)
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        # Eight bytes for each bound and no objects: all images together have up to `RANGES_MAX` ranges.
         self._bounds = array("q")
         for first, end in ranges:
             self.add(first, end)
@@ -51,6 +52,8 @@ class RegionSet:
 
     def _put(self, first: int, end: int, *, there: int) -> None:
         bounds = self._bounds
+        # To the left of an equal bound at the beginning and to the right at the end: what only touches is
+        # joined.
         start, stop = bisect_left(bounds, first), bisect_right(bounds, end)
         # A bound stays where the set changes there: outside it is as it was, inside it is as it is to be.
         new = [bound for index, bound in ((start, first), (stop, end)) if index % 2 != there]
@@ -65,6 +68,7 @@ class RegionSet:
         """Whether all of a range that is not empty is in the set."""
         bounds = self._bounds
         index = bisect_right(bounds, first)
+        # By one range or not at all: between two there is always something that is in neither.
         return index & 1 == 1 and end <= bounds[index]
 
     def within(self, end: int) -> Iterator[tuple[int, int]]:
@@ -84,6 +88,7 @@ class RegionSet:
         if len(self) <= ranges_max:
             return
         gaps = range(1, len(bounds) - 1, 2)
+        # The smallest are filled, as what is filled is compared for nothing.
         kept = sorted(nlargest(ranges_max - 1, gaps, key=lambda at: bounds[at + 1] - bounds[at]))
         inner = [bound for at in kept for bound in (bounds[at], bounds[at + 1])]
         self._bounds = array("q", [bounds[0], *inner, bounds[-1]])
@@ -112,9 +117,11 @@ class RegionSet:
 
 def regions_of(start: int, end: int) -> tuple[int, int]:
     """The range of regions that hold bytes from `start` to before `end`."""
+    # Outwards at both ends: of a region one byte is enough to differ.
     return start // REGION_BYTES, -(-end // REGION_BYTES)
 
 
 def ranges_allowed(image_count: int) -> int:
     """How many ranges each of so many images may have, so that all together stay bounded."""
+    # Some for each image even where all together are too many: with none its marks would be lost.
     return max(RANGES_PER_IMAGE_MIN, min(RANGES_PER_IMAGE_MAX, RANGES_MAX // max(1, image_count)))

@@ -55,11 +55,14 @@ class Regions:
         VolumeDamaged for a damage that no crash explains, OSError.
         """
         self._directory = directory
+        # All of them stay until a checkpoint of this process: how far the last one of an earlier process came
+        # nobody knows.
         self._older: dict[int, Marks] = {}
         self.marks_lost = False  # the end of an epoch could not be read: every image is suspect
         for path in directory.iterdir():
             if _EPOCH_NAME.fullmatch(path.name):
                 self._older[int(path.name, 16)] = self._read(path, lost_power=lost_power)
+        # Never on with a file that was there: its end may be torn, and a mark behind that would be damage.
         self._epoch = max(self._older, default=0) + 1
         self._current: Marks = {}
         self._descriptor = -1
@@ -68,6 +71,7 @@ class Regions:
     def mark(self, inode: InodeNumber, offset: int, end: int) -> None:
         """On return every region that holds bytes from `offset` to before `end` is marked. OSError."""
         first, behind = offset // REGION_BYTES, -(-end // REGION_BYTES)
+        # Older epochs do not count: their marks may be dropped while the write that asks is not durable yet.
         marked = self._current.get(inode)
         if marked is None or not marked.covers(first, behind):
             self._add(inode, first, behind)
@@ -80,6 +84,7 @@ class Regions:
         """On return what a truncation cuts off is marked. One that extends is marked for the new size alone.
         OSError.
         """
+        # One region at least, where nothing is cut off: sizes are compared of images that have a mark.
         self.mark(inode, min(size, old_size), max(old_size, min(size, old_size) + 1))
 
     def marks(self) -> Marks:
@@ -88,6 +93,7 @@ class Regions:
         for epoch in (*self._older.values(), self._current):
             for inode, marked in epoch.items():
                 union.setdefault(inode, RegionSet()).update(marked)
+        # Coarser costs time, as more is compared. Finer than it is would lose a difference (G5).
         allowed = ranges_allowed(len(union))
         for marked in union.values():
             marked.coarsen(allowed)
@@ -108,11 +114,14 @@ class Regions:
     def rotate(self) -> int:
         """Begin a new epoch; the number of the one just closed, for `drop`."""
         closed = self._epoch
+        # Closed here, so that the next mark begins the next file.
         self._close_file()
         assert closed not in self._older, "its marks would go with those of an epoch that was dropped before"
         if self._current:
             self._older[closed] = self._current
             self._current = {}
+        # Also where nothing was marked: whoever closed this one drops it later, and must not drop what is
+        # marked from now on.
         self._epoch += 1
         return closed
 
@@ -122,13 +131,17 @@ class Regions:
         Call `Volume.drop_marks`, which knows what else must be durable first. A crash leaves the old marks
         or the new ones. OSError."""
         assert epoch < self._epoch, "marks that are still made stay"
+        # First what stays: a crash in between leaves both, and more is compared than is needed.
         if keep:
             self._put(epoch, keep)
+        # With `keep` the file of `epoch` is the new one by now.
         for old in [number for number in self._older if number <= epoch - bool(keep)]:
             del self._older[old]
+            # What cannot be removed counts again at the next opening, and costs a comparison.
             self._path(old).unlink(missing_ok=True)
 
     def _put(self, epoch: int, marks: Marks) -> None:
+        # Under a name that no opening reads until it is whole: a part of it would pass for all of the marks.
         fresh = self._directory / _FRESH
         fresh.write_bytes(
             b"".join(_records(inode, first, end) for inode, marked in marks.items() for first, end in marked)
@@ -138,11 +151,14 @@ class Regions:
 
     def forget(self, inode: InodeNumber) -> None:
         """Forget an image that was purged. Its records stay until their epochs go."""
+        # In memory alone: what a crash brings back is of a number that is never given again, and marks
+        # nothing.
         for epoch in (*self._older.values(), self._current):
             epoch.pop(inode, None)
 
     def sync(self) -> None:
         """On return all marks are durable: a volume closed in good order may be trusted after a power cut."""
+        # Those of earlier processes as well: what they wrote may never have been synced.
         for path in self._directory.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -153,25 +169,31 @@ class Regions:
 
     def _add(self, inode: InodeNumber, first: int, end: int) -> None:
         marked = self._current.get(inode)
+        # On the disk before memory: a region that only memory calls marked is written to without a mark, and
+        # one whose mark failed is asked for again.
         self._append(_records(inode, first, end, marked))
         if marked is None:
             marked = self._current[inode] = RegionSet()
         marked.add(first, end)
+        # How many images there are is looked at only where it may matter: a write waits for this.
         if len(marked) > RANGES_PER_IMAGE_MIN and len(marked) > (
             allowed := ranges_allowed(len(self._current))
         ):
             coarse = marked.copy()
+            # Half of what is allowed, so that it is not done again at the next mark.
             coarse.coarsen(max(1, allowed // 2))
             # On the disk first: no record comes any more of what lies in the gaps.
             self._append(b"".join(_records(inode, *each) for each in coarse))
             self._current[inode] = coarse
 
     def _append(self, records: bytes) -> None:
+        # Made with its first mark: a host that only reads begins no file at each checkpoint.
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._path(self._epoch), flags, 0o600)
             self._end = 0
         append_behind(self._descriptor, records, self._end)
+        # Whole records alone count: what failed halfway is cut off before the next (`append_behind`).
         self._end += len(records)
 
     def _read(self, path: Path, *, lost_power: bool) -> Marks:
@@ -183,6 +205,7 @@ class Regions:
             inode, first, behind = found
             marked = marks.setdefault(InodeNumber(inode), RegionSet())
             marked.add(first, behind)
+            # While it is read: a file of very many single regions must not fill the memory first.
             allowed = ranges_allowed(len(marks))
             if len(marked) > allowed:
                 marked.coarsen(max(1, allowed // 2))
@@ -229,12 +252,15 @@ def _single(inode: int, index: int) -> bytes:
 
 
 def _checksum(mark: bytes) -> bytes:
+    # Four bytes are left in a record as long as the others. They tell what a crash or a bad disk leaves, and
+    # users choose nothing in a mark but numbers.
     return xxhash.xxh3_64_digest(mark)[:4]
 
 
 def _whole_at(content: bytes, start: int) -> Whole | None:
     """Marks have no number of their own: each counts as the place where it ends."""
     end = start + _RECORD_BYTES
+    # Durable it never says to be: marks are synced at a close alone.
     return None if _parsed(content[start:end]) is None else Whole(end, 0, end)
 
 
@@ -243,6 +269,7 @@ def _parsed(record: bytes) -> tuple[int, int, int] | None:
     if len(record) < _RECORD_BYTES:
         return None
     inode, index = _MARK.unpack_from(record)
+    # First the kind with the longer checksum: one of the other kind passes for it less often.
     if record == _single(inode, index):
         return (inode, -1 - index, REGIONS_END) if index < 0 else (inode, index, index + 1)
     mark = record[:_RANGE_BYTES]

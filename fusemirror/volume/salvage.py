@@ -68,15 +68,20 @@ def repair_journal(directory: Path, report: Report) -> None:
         in_doubt: list[Gap] = []
         if held >= behind and not Identity.load(directory).whole:  # as a repair that was cut short leaves it
             in_doubt = [gap for gap in found.gaps if gap not in lost and _lost(gap, 0)]
+        # Before the catalog hides that anything is lost: a repair that is killed here leaves a volume that
+        # says of itself that it is not whole.
         _mark(directory, names_lost=bool(lost), requests_lost=bool(found.gaps))
         _tell(found, lost, in_doubt, Identity.load(directory), kept_as, report)
         _apply_before_gaps(catalog, found, held, behind)
+        # Before the new journal, which leaves their records out: else a request could be carried out twice
+        # (G4).
         _keep_requests(directory, found, behind)
     finally:
         catalog.close()
     if kept_as is None:
         place.mkdir(mode=0o700)
         sync_directory(directory)
+    # At the end: until then the damaged one is there, and all of this can be done again.
     begin_anew(place, [record for record in found.records if record.number > behind], behind, Seams())
 
 
@@ -161,6 +166,7 @@ def _keep_a_copy(place: Path) -> str:
             for path in place.glob("*.log"):
                 shutil.copy(path, unfinished)
             sync_filesystem(unfinished)
+            # Whole and durable before it has the name by which a later repair takes it.
             unfinished.rename(kept)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
