@@ -184,12 +184,15 @@ class Succession:
         assert role.is_primary is (change.role == "primary"), "the volume says which role this host has"
         self._present.take(role)
         role.configure(self._settings)
+        # Where the copy could not be abandoned the role begins without its record, which would go with the
+        # copy. This host serves nothing then.
         if not self._volume.catalog.copying:
             try:
                 role.begin(change, self._kernel_forgets_at())
             except (FusemirrorError, OSError) as error:
                 self._stop_serving(error)
         log.info("this host is the %s now: %s", change.role, change.reason)
+        # At the end: whoever waits for it asks the new unit at once.
         change.end()
         if change.quarantines:
             self._publishing.wanted.set()

@@ -264,6 +264,7 @@ class Applier:
                 if len(nursery.child_tasks) > REQUESTS_BESIDE_MAX:  # one of them looks at the disk
                     raise refusal(session.peer_name, message, "too many of its kind at once")
                 nursery.start_soon(work)
+        # Behind the last of them, and once for all: what is acknowledged is applied (G1).
         if self.state in BACKUP_SERVES and self.acknowledging.acknowledge(session):
             self.acknowledging.room.tell_if_due(session)
         self.acknowledging.prepare_images()
@@ -302,6 +303,8 @@ class Applier:
         self, inode: InodeNumber, error: OSError, session: Session, number: ChangeNumber
     ) -> CopyDeclined:
         """Tell the primary that the image differs; what a program gets that asked for it here."""
+        # Durable before anybody hears of it: this host must not take over with an image that it lacks,
+        # however soon the primary goes away.
         if self.volume.identity.consistent:
             self.volume.update_identity(consistent=False)
         self.out_of_sync.images.add(inode)
@@ -411,6 +414,7 @@ class Applier:
     def _begin(self, message: Begin, _: Buffer, session: Session) -> None:
         what = "all names" if message.copy_catalog else "the changes that it missed"
         self._go(BackupEvent.BEGUN, f"this host gets {what} first, and its programs wait")
+        # Before anything is applied over this link: what that marks does not differ.
         for suspects in suspects_of(self.volume.regions.marks()):
             session.send(suspects)
         if message.copy_catalog:
@@ -433,6 +437,8 @@ class Applier:
             self.volume.finish_catalog_copy(message.number, message.journal_number, message.time_ns)
         else:
             self.volume.advance(message.number)
+        # Numbers that were given and are gone again stand in no row. A take-over must not give them to other
+        # files.
         self.volume.catalog.reserve_inodes(InodeNumber(message.next_inode - 1))
         self.acknowledging.caught_up(message.number, session)
         self.acknowledging.room.begin(session)

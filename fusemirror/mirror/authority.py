@@ -215,6 +215,7 @@ class Authority:
         """From now on; what waits is refused, made, or waits on, accordingly."""
         self.io_timeout_s = io_timeout_s
         reports = on_degraded is OnDegraded.REPORT
+        # Only where one is another: `look` wakes every program that waits.
         if (fence, reports) != (self.fence, self._reports):
             self.fence, self._reports = fence, reports
             self.look()
@@ -238,6 +239,8 @@ class Authority:
     def retire(self) -> None:
         """Whoever waits here, or does from now on, gets `RoleChanged`."""
         self.retired = True
+        # Whoever waits wakes by this and finds it: a role that has ended decides nothing, whatever the state
+        # of its mirror says.
         self.look()
 
     def check_not_retired(self) -> None:
@@ -308,6 +311,7 @@ class Authority:
         if self.quorum.granted:
             return seconds
         sessions = [replica.session for replica in self._replicas if replica.session is not None]
+        # The longest of them, as by `entitled`: one backup that holds to its promise is enough.
         until = max((session.heartbeat.lease_until for session in sessions), default=0.0)
         # The kernel counts from when it takes the answer, which is a little later.
         return min(seconds, max(0.0, until - trio.current_time() - KERNEL_DELAY_S))

@@ -62,6 +62,8 @@ class BackupDurability:
         _reply(session, Reply(message.token, errno=error))
 
     def _checkpoint(self, message: Checkpoint, _: Buffer, session: Session) -> Work:
+        # Numbers of checkpoints are compared for ever after (`histories.py`): one out of all proportion would
+        # make every later copy look old (G7).
         if message.checkpoint > self._volume.catalog.checkpoints.begun + COUNTER_SKIPPED_MAX:
             raise BadChange(f"checkpoint {message.checkpoint} is beyond what can be")
         if len(self._epochs) >= CHECKPOINTS_OPEN_MAX or message.token in self._epochs:
@@ -77,11 +79,16 @@ class BackupDurability:
         try:
             number = await self._volume.make_durable()
             assert number >= parted[1], "what the marks stand for is durable before they go"
+            # Durably known before it is answered: by this number the hosts tell, when they meet, that this
+            # copy was not put back from an older one.
             self._volume.end_checkpoint(message.checkpoint)
             self._volume.syncing.trim(message.durable)
             self.primary_durable = max(self.primary_durable, message.durable)  # names alone
+            # Before the answer leaves, as the word that the marks may go can follow it at once.
             self._epochs[message.token] = parted
         except (OSError, DiskFailed) as failed:
+            # The epoch stays without a token: its marks go with those of a later checkpoint, and not before.
+            # The answer ends the link, and the primary's marks stay as well.
             log.error("checkpoint: %s", disk_error(self._volume.directory, failed))
             error = failed.errno or errno.EIO
         _reply(session, Reply(message.token, errno=error, number=number))

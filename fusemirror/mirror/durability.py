@@ -58,10 +58,15 @@ class Durability:
         authority, patience_s = self._authority, self._authority.io_timeout_s
         while True:
             if promise is not None:
+                # A lost link leaves it open whether the image is durable there. It is asked again: twice does
+                # no harm.
                 with suppress(ConnectionLost), trio.move_on_after(patience_s):
                     return (await promise.wait()).errno
+                # A backup that answers heartbeats and no fsync would keep the program waiting for ever (G8).
                 if not promise.settled:
                     replica.give_up("an fsync was not answered", patience_s)
+            # Asked again only when it is known again whose word is enough: the backup's as well, or this
+            # host's alone.
             with trio.move_on_after(patience_s) as patience:
                 await authority.until_decided()
             if patience.cancelled_caught:
@@ -86,6 +91,8 @@ class Durability:
         while True:
             while not self.may_checkpoint:
                 await self._authority.changed.wait()
+            # Before the checkpoint: who wants one while it is under way has changed something behind its
+            # place.
             self._wanted = trio.Event()
             try:
                 await self.checkpoint()
@@ -127,6 +134,7 @@ class Durability:
         streams = [replica.stream for replica in self._replicas if replica.stream and replica.streams]
         if len(streams) < len(self._replicas):
             raise ConnectionLost(self._volume.identity.peer_name, "it takes part in no checkpoint now")
+        # Of links that may be lost by then: asking over one of those fails, and all marks stay.
         async with self._turn:
             await self._checkpoint(streams)
 
@@ -138,8 +146,13 @@ class Durability:
         assert volume.catalog.checkpoints.begun == number, "one is made at a time"
         epoch = volume.regions.rotate()
         keep: Marks = {}
+        # At this place: a copy that is confirmed while the disks work was written behind it, and may be
+        # durable nowhere.
         self._note_out_of_sync(keep)
+        # As it is now. By this the backup lets go of records, and what is still to be made durable here could
+        # need them after a power cut.
         durable = ChangeNumber(volume.journal.durable_number)
+        # Asked first, so that all disks work at the same time.
         replies = [stream.ask(lambda token: Checkpoint(token, durable, number)) for stream in streams]
         await volume.make_durable()
         answers = [await reply.wait() for reply in replies]
@@ -160,7 +173,9 @@ class Durability:
         volume.update_identity(compare_all=False)
         for stream, replica, answer in zip(streams, self._replicas, answers, strict=True):
             stream.send(ForgetMarks(answer.token))
+            # By its own word, as numbers behind that place may be durable as well.
             replica.progress.durable = answer.number
+        # By the least of all replicas: a record stays as long as one of them may ask for it.
         volume.syncing.trim(self.peer_durable, volume.requests_done)
 
     def _note_out_of_sync(self, marks: Marks) -> None:
@@ -176,4 +191,5 @@ def _ask_flush(replica: Replica, inode: InodeNumber) -> Promise[Reply] | None:
     try:
         return replica.stream.ask(lambda token: FlushImage(token, inode))
     except ConnectionLost:
+        # No answer, rather than an error: the link is ending, and over the next one it is asked again.
         return None

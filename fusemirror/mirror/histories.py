@@ -64,6 +64,7 @@ RELATIONS: tuple[tuple[Columns, Relation], ...] = (
     # They went on without us from before our last changes. Had anyone relied on those while we were
     # alone we would have begun a generation; so they were never acknowledged, or died in a power cut.
     ((True, False, False, None, None), Relation.TAIL),
+    # The same two, seen from the other host: each acts by its own answer, so the two must fit.
     ((False, True, None, True, None), Relation.AHEAD),
     ((False, True, None, False, None), Relation.AHEAD_OF_TAIL),
     # Neither newest generation is in the other's past: both went on alone from what they share.
@@ -291,6 +292,7 @@ def missed(primary: History, backup: History) -> Missed:
     that `meet` has joined.
     """
     whole = backup.complete and bool(backup.generations)
+    # A backup with a tail that was left out has rows which no record takes back.
     if not whole or relation(primary, backup) not in (Relation.SAME, Relation.AHEAD):
         return Missed.CATALOG
     # After a power cut, and where the journal was trimmed or lost, rows are compared by copying them.
@@ -327,6 +329,8 @@ def term_row(term: int) -> CatalogRow:
 
 def history_of(volume: Volume) -> History:
     """Where the volume stands now."""
+    # As far as images may hold anything, `rewind` or not: a primary that went on from lower would give their
+    # numbers to other changes.
     return History(
         generations=generations_of(volume),
         journal_number=volume.journal.last_number,

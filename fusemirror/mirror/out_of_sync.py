@@ -72,6 +72,8 @@ class OutOfSyncMap:
     def _bound(self, image: _Image) -> None:
         allowed = ranges_allowed(len(self._images))
         if len(image.marked) > allowed:
+            # Half of what is allowed, so that it is not done again at the next mark. Coarser is never wrong:
+            # more is compared.
             image.marked.coarsen(max(1, allowed // 2))
 
     def add_marks(self, marks: Marks) -> None:
@@ -110,6 +112,8 @@ class OutOfSyncMap:
         """These regions are about to be copied."""
         image = self._images.get(inode)
         if image is not None:
+            # Apart from the marks: a write that comes from now on marks its region anew, and the end of the
+            # copy takes nothing from that.
             image.marked.remove(first, end)
             image.taken.add(first, end)
 
@@ -127,6 +131,7 @@ class OutOfSyncMap:
     def finish(self, inode: InodeNumber, version: int) -> None:
         """The image was copied and confirmed: it is in sync, unless it was marked after `version`."""
         image = self._images.get(inode)
+        # A mark that was set since may be of bytes that the copy had read before.
         if image is not None and image.version == version:
             assert not image.taken, "no mark goes whose region nobody has confirmed"
             del self._images[inode]

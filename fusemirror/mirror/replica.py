@@ -126,6 +126,7 @@ class Replica:
         """
         assert self.link is not None, "it was linked"
         link, streaming = self.link, self.streams
+        # Before anybody is woken below: a change that is made from here on is marked instead of sent.
         self.feed = self.link = self.stream = None
         self.declined.clear()  # it is marked
         has_left = self.room.taking is Taking.LEFT
@@ -136,6 +137,8 @@ class Replica:
             if entry.inode:
                 self.out_of_sync.add_range(entry.inode, entry.start, entry.end)
         if streaming and under_way:
+            # Applied there or not, it counts again once its image was compared: the next link may be to
+            # another process.
             self.progress.held_back = under_way[0].number
         if streaming:
             # Else it served no reads: a link that comes and goes must not make changes wait on and on.
@@ -168,6 +171,8 @@ class Replica:
             self.room.take(change)
             try:
                 feed.send_encoded(encoded, data)
+                # Only what was sent: no process of it can hold more, when one of them becomes the primary
+                # (`held_unknown_to`).
                 self.progress.sent = change.number
                 return
             except ChannelError as error:
@@ -201,6 +206,8 @@ class Replica:
         assert self.session is not None, "it is linked"
         self.feed = self.session
         self.room.begin()
+        # Each process apart: what an earlier one was sent the present one may not know of, though its disk
+        # has it.
         self.progress.sends_to(self.session.peer.instance)
 
     def say(self, message: AnyMessage) -> None:
@@ -229,6 +236,7 @@ class Replica:
             return
         with suppress(ConnectionLost), trio.move_on_after(timeout_s) as patience:
             await stream.wait_room()
+        # A backup that takes nothing would hold up every program here for ever (G8).
         if patience.cancelled_caught and self.stream is stream:
             self.give_up("the backup took too little of what was sent", timeout_s)
 
@@ -256,6 +264,7 @@ class Replica:
         `newest`, which nobody has made.
         """
         number = message.number
+        # Or the window would settle changes that are yet to be made (G1).
         if number > newest:
             assert self.session is not None
             raise refusal(self.session.peer_name, message, "number: no such change was made")

@@ -94,10 +94,14 @@ class Resyncer:
         compare_all = copy_catalog or theirs.compare_all or self._volume.identity.compare_all
         if compare_all:
             await self._mark_every_image()
+        # A process that was there all the time has what these marks stand for. What it may lack was marked
+        # when the link was lost (`Replica.lost`), and since.
         elif link.peer.instance != self._met_instance:
             self._replica.out_of_sync.add_marks(self._volume.regions.marks())
+        # Only now: where the link is lost before, all of this is to be marked over the next one.
         self._met_instance = link.peer.instance
         await self._catch_up(stream, theirs.journal_number, copy_catalog=copy_catalog)
+        # From here on it serves its programs: its names are equal, and it knows which images it may not show.
         self._reached(PrimaryEvent.CAUGHT_UP)
         await self._copy(stream)
         stream.send(Normal(self._volume.number))
@@ -105,6 +109,7 @@ class Resyncer:
         self._progress = CopyProgress()
         while True:
             await self._repair_wanted.wait()
+            # Before the copy: what is marked while that runs begins another turn.
             self._repair_wanted = trio.Event()
             self._send_out_of_sync(stream)
             await self._copy(stream)
@@ -145,6 +150,8 @@ class Resyncer:
             waited_for = [entry.inode for entry in self._window.in_flight if entry.inode in out_of_sync]
             await copier.copy(dict.fromkeys(waited_for), at_once=True)
             self._note_what_is_copied()
+            # Behind the images and what was declined of them: a change counts only where its bytes are there,
+            # or its program hears that they are not.
             self._replica.progress.release()
             self._acknowledge_waiting()
             while out_of_sync:

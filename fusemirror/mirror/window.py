@@ -67,6 +67,7 @@ class Window:
         # A gap or a repetition here would settle a program's change by the acknowledgement of another.
         assert entry.number > (self.in_flight[-1].number if self.in_flight else self.acknowledged_number)
         self.in_flight.append(entry)
+        # A change of this host's own programs is acknowledged at once, and with it all before it.
         if change.request == NO_REQUEST:
             self._prompt_number = entry.number
 
@@ -103,6 +104,7 @@ class Window:
 
     def _hurry(self, number: ChangeNumber) -> None:
         """Somebody waits for this one, whose word may be delayed."""
+        # One question is enough for all that is under way: its answer counts for everything before it.
         self._prompt_number = max(number, self.in_flight[-1].number if self.in_flight else number)
         self._ask()
 
@@ -138,6 +140,8 @@ class Window:
 
         Nothing for a number that was acknowledged before.
         """
+        # One after the other: a change before the doubtful one is acknowledged without a doubt, and so is the
+        # next one behind it.
         while self._doubts and (first := min(self._doubts)) <= number:
             own = self._doubts.pop(first)
             self.acknowledge(ChangeNumber(first - 1))
@@ -150,6 +154,8 @@ class Window:
             self.in_flight.popleft()
         if self._waiting:
             waiting = self._waiting
+            # Before anybody is woken, here and below: who goes on at once may come to wait for the next
+            # change.
             self._waiting = [each for each in waiting if each[0] > number]
             for its_number, promise, is_own in waiting:
                 if its_number > number:
@@ -184,9 +190,11 @@ class Window:
         assert not self._is_closed, "a role ends once"
         self._is_closed = True
         self.acknowledge(known)
+        # Behind the acknowledgement: only what is under way by now is in question.
         self._perhaps, self._doubt = min(perhaps, self._last_before_record(known)), doubt
         waiting, self._waiting = self._waiting, []
         for number, promise, is_own in waiting:
+            # Who only looks asks the new primary, which shows what it holds, whatever that is.
             promise.reject(self.end_of(number) if is_own else RoleChanged())
 
     def end_of(self, number: ChangeNumber) -> Exception:
@@ -196,6 +204,8 @@ class Window:
     def _last_before_record(self, number: ChangeNumber) -> ChangeNumber:
         """The last change under way before the next one that every host keeps a record of."""
         for entry in self.in_flight:
+            # Records outlive a process, and changes are applied in their order: where a record is missing
+            # nothing behind it was applied, either.
             if not entry.inode:
                 break
             number = entry.number
