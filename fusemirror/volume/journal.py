@@ -311,8 +311,10 @@ class Journal:
             # A sync in its thread has ended by now: it would call durable what goes here, and sync what is
             # closed.
             old, active = self._segments, self._descriptor
-            for path in [segment.path for segment in old if segment.first > number]:
-                path.unlink(missing_ok=True)  # they would stand behind the fresh start
+            # They would stand behind the fresh start. The last goes first: a crash in between must leave no
+            # gap, as a journal with one does not open.
+            for path in [segment.path for segment in reversed(old) if segment.first > number]:
+                path.unlink(missing_ok=True)
             # Before the older ones go: until its name is durable they are the journal.
             fresh = self._create_segment(number + 1, _FRESH_START)
             self._descriptor = os.open(fresh.path, _APPEND)

@@ -114,12 +114,14 @@ class Regions:
     def rotate(self) -> int:
         """Begin a new epoch; the number of the one just closed, for `drop`."""
         closed = self._epoch
-        # Closed here, so that the next mark begins the next file.
-        self._close_file()
         assert closed not in self._older, "its marks would go with those of an epoch that was dropped before"
-        if self._current:
+        # It has a file, which `drop` is to remove, even where all that was marked has been purged since.
+        if self._descriptor >= 0:
             self._older[closed] = self._current
             self._current = {}
+        # Closed here, so that the next mark begins the next file.
+        self._close_file()
+        assert not self._current, "marks without a file would be lost"
         # Also where nothing was marked: whoever closed this one drops it later, and must not drop what is
         # marked from now on.
         self._epoch += 1

@@ -197,6 +197,36 @@ def test_a_restart_that_was_killed_before_it_removed_the_old_segments_counts(
     journal.close()
 
 
+@pytest.mark.parametrize("removals", range(3))
+def test_a_restart_that_was_killed_at_any_removal_leaves_a_journal_that_opens_and_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    journal = opened(tmp_path)
+    fill_segments(journal, 4)
+    left = removals
+    unlink = Path.unlink
+
+    class Killed(Exception):
+        pass
+
+    def unlink_some(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_some)
+    with pytest.raises(Killed):
+        journal.restart(ChangeNumber(1))  # in the first of the segments
+    monkeypatch.undo()
+    journal = reopened(journal, tmp_path)
+    assert numbers(journal) == list(range(1, journal.last_number + 1))
+    journal.restart(ChangeNumber(1))
+    append(journal, 2)
+    assert numbers(reopened(journal, tmp_path)) == [2]
+
+
 def test_old_segments_that_a_power_cut_brings_back_torn_stay_void(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,17 @@ def test_dropping_forgets_that_epoch_and_those_before_only(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_the_file_of_an_epoch_whose_images_were_all_purged_is_dropped_with_it(tmp_path: Path) -> None:
+    regions = Regions(tmp_path)
+    regions.mark(ONE, 0, 1)
+    regions.forget(ONE)
+    assert [*tmp_path.iterdir()]
+    regions.drop(regions.rotate())
+    assert not [*tmp_path.iterdir()]
+    assert regions.is_empty
+    regions.close()
+
+
 def test_an_empty_epoch_can_be_closed_and_dropped(tmp_path: Path) -> None:
     regions = Regions(tmp_path)
     first, second = regions.rotate(), regions.rotate()
