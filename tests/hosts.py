@@ -475,8 +475,16 @@ class TwoHosts:
     def narrow(self, device: str = "veth0") -> None:
         """Lose large packets without a word, as where the MTU is smaller somewhere on the way."""
         for host in self:
-            rate = ("rate", "80mbit", "burst", "900", "limit", "1000000")  # none is larger than a burst
-            host.run("tc", "qdisc", "replace", "dev", device, "root", "tbf", *rate)
+            self._limit(host, device, rate="80mbit", burst="900")  # none is larger than a burst
+
+    def slow_down(self, device: str = "veth0") -> None:
+        """Send 1 MB/s and no more, so that data is on its way for long."""
+        for host in self:
+            self._limit(host, device, rate="8mbit", burst="3000")
+
+    def _limit(self, host: Host, device: str, *, rate: str, burst: str) -> None:
+        limits = ("rate", rate, "burst", burst, "limit", "1000000")
+        host.run("tc", "qdisc", "replace", "dev", device, "root", "tbf", *limits)
 
     def heal(self) -> None:
         """Undo all these faults."""

@@ -17,7 +17,8 @@ filesystem: the process ends once there is a file `stop`, waits while there is a
 appends its record to the file `record-NUMBER`: a line when a call begins, and a line with what it was told;
 it is "busy" with calls that tell nothing, and "reopens" the files that were left alone. After a call that
 ended in an error of the mount, the outcome is in doubt. An errno that a local filesystem would not give ends
-the process.
+the process. With `FUSEMIRROR_LINEARIZABILITY_EARLY` each write counts as acknowledged "early": it is in doubt
+unless an fsync after it succeeds, and where a fault kept that waiting, the write has ended only then.
 """
 
 import errno
@@ -29,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from select import select
 from typing import Any, TypeVar
@@ -44,6 +46,9 @@ TAGS_PER_PROCESS = 1 << 24
 BLOCKS_MAX = 5
 IN_FILES_SHARE = 0.75  # how often a process works on the file that it has open, and not on names
 POLL_S = 0.005
+EARLY = "FUSEMIRROR_LINEARIZABILITY_EARLY" in os.environ
+EARLY_MAX = 4  # so many writes, and then an fsync
+HELD_S = 0.5  # so long at least the other host waits for what was acknowledged early; then it may go on alone
 
 CALM = ("written-0", "written-1", "cut-0", "cut-1")  # the number is that of the host that changes it
 # How often a process works on one of the files that are left alone for a while. Kernels keep these in pages,
@@ -88,6 +93,7 @@ class Worker:
         self._file = -1  # its descriptor, inode number, and whether it was opened to append
         self._inode = 0
         self._appends = False
+        self._early = 0  # writes through it since its last fsync
 
     def run(self) -> None:
         while not self._stop.exists():
@@ -136,6 +142,8 @@ class Worker:
                         os.close(descriptor)
             self._top = self._directory = self._copy = -1
         if self._file >= 0:
+            if self._early:
+                self._sync()
             self._close(self._file)
             self._file = -1
         if whole:
@@ -309,6 +317,24 @@ class Worker:
         written = self._timed(call, *arguments, do=lambda: os.pwrite(descriptor, data, block * BLOCK_BYTES))
         assert written == BLOCK_BYTES, f"{written} of {BLOCK_BYTES} bytes"
         self._told((call, arguments, None, 0))
+        if EARLY:
+            self._write("early")
+            self._early += 1
+            if self._early == EARLY_MAX:
+                self._sync()
+
+    def _sync(self) -> None:
+        """Be told whether what was acknowledged early has been done."""
+        self._early = 0
+        self._write("busy")
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            if error.errno not in DOUBT | {errno.ESTALE}:
+                raise
+            self._write("unsynced")
+        else:
+            self._write("synced", time.monotonic_ns())
 
     def truncate(self) -> None:
         self._truncate(self._file, self._inode)
@@ -485,9 +511,17 @@ def _tag(block: bytes) -> int:
 
 
 def read_record(process: str, path: Path) -> list[Operation]:
-    """The operations of one process. What began and was told nothing is in doubt."""
+    """The operations of one process. What began and was told nothing is in doubt, and so is what was
+    acknowledged early and not synced."""
     operations: list[Operation] = []
     under_way: list[Operation] = []  # one at most
+    early: list[int] = []  # where they stand among these
+
+    def doubt() -> None:
+        for number in early:
+            operations[number] = operations[number].in_doubt()
+        early.clear()
+
     for kind, *words in map(json.loads, path.read_text().splitlines()):
         if kind == "told":
             told, returned = words
@@ -497,6 +531,17 @@ def read_record(process: str, path: Path) -> list[Operation]:
             operations += under_way
             times = {"process": process, "invoked": words.pop()}
             under_way = [parse(dict(zip(OUTCOME, words, strict=False)) | times)]
+        elif kind == "early":
+            early.append(len(operations) - 1)
+        elif kind == "synced":
+            for number in early:
+                write = operations[number]
+                if words[0] - (write.returned or 0) > HELD_S * 1e9:
+                    operations[number] = replace(write, returned=words[0])
+            early.clear()
+        elif kind == "unsynced":
+            doubt()
+    doubt()
     # What only looked, and was told nothing, says nothing.
     return [each for each in operations + under_way if each.returned or each.call not in LOOKS]
 
