@@ -146,7 +146,7 @@ class Host:
         publishing = Publishing(self.roles)
         self.succession = Succession(present, self._make_role, self.linker, settings, self.quorum, publishing)
         failover = Failover(self.succession, state, self.quorum, settings.peer_timeout, self.linker.meet_anew)
-        if volume.identity.replaced:
+        if volume.identity.only_peer.has_replaced_us:
             self.be_replaced()
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -212,9 +212,9 @@ class Host:
     def be_replaced(self) -> None:
         """The peer has another host in this one's place: serve nothing any more, after a restart neither."""
         volume = self.roles.volume
-        volume.health.replace(volume.identity.peer_name)
+        volume.health.replace(volume.identity.only_peer.name)
         try:
-            volume.update_identity(replaced=True)
+            volume.update_peer(volume.identity.only_peer, has_replaced_us=True)
         except (OSError, FusemirrorError) as error:
             log.error("the disk does not take the record that this host was replaced: %s", error)
 
@@ -250,7 +250,7 @@ class Host:
         self.settings = msgspec.structs.replace(self.settings, peer=invitation.address)
         self.linker.dialing.meet_at(self.settings.peer_addresses)
         self.linker.meet_anew("another host was invited in the place of the peer")
-        log.info("%s is refused from now on: %s is invited", identity.peer_name, invitation.peer_name)
+        log.info("%s is refused from now on: %s is invited", identity.only_peer.name, invitation.peer_name)
 
     def _use_keys(self) -> None:
         """What the keyring holds now is for the connections from now on. BadKeys."""
@@ -355,7 +355,7 @@ class Host:
             path=path,
             filesystem=bytes.fromhex(identity.filesystem),
             host=bytes.fromhex(identity.host),
-            peer=bytes.fromhex(identity.peer),
+            peer=identity.only_peer.identity,
             instance=self.instance,
             role=identity.role,
             history=history_of(volume),
@@ -372,7 +372,7 @@ class Host:
             witness_identity=self.quorum.identity,
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
-            forgot_requests=identity.forgot_requests,
+            forgot_requests=identity.only_peer.forgot_requests,
             owes_writes=self.roles.host.access.in_effect is Access.EXCLUSIVE and self._communication.has_told,
             **taken,
         )
@@ -409,7 +409,11 @@ def _record_name(filesystem: str, pairing: int) -> str:
 
 
 def _check_servable(volume: Volume) -> None:
-    """VolumeDamaged where a volume could be opened, and nothing of it served, or put into quarantine."""
+    """VolumeDamaged where a volume could be opened, and nothing of it served, or put into quarantine;
+    RefusedForSafety where it has more peers than one."""
+    if len(volume.identity.peers) > 1:
+        names = " and ".join(peer.name for peer in volume.identity.peers)
+        raise RefusedForSafety(f"the peers of {volume.directory} are {names}; a mount mirrors to one")
     name = volume.identity.host_name
     if not is_host_name(name):
         raise VolumeDamaged(volume.directory, f"`{name}` is no name for a host")

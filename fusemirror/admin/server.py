@@ -162,7 +162,7 @@ class AdminServer:
         """`keep` names the host whose version replaces what differs, by its name or its role."""
         identity = self._management.host.volume.identity
         other = "backup" if identity.role == "primary" else "primary"
-        roles = {identity.host_name: identity.role, identity.peer_name: other}
+        roles = {identity.host_name: identity.role, identity.only_peer.name: other}
         if keep and keep not in ("primary", "backup", *roles):
             raise UsageError(f"there is no host {keep!r}; the hosts are {' and '.join(roles)}")
         await self._management.verify(roles.get(keep, keep))

@@ -60,7 +60,7 @@ def snapshot(mounted: Mounted, role: Role, linker: Linker, now_ns: Callable[[], 
         **_where_nothing_is_served(status, role),
         "replaced": role.host.volume.health.replaced,
         "peer": {
-            "name": identity.peer_name,
+            "name": identity.only_peer.name,
             "address": joined(settings.peer),
             "connected": link is not None or role.host.exchange.connected,
             "since": since,

@@ -76,7 +76,7 @@ def _values(key: str) -> list[str]:
 def complete_host(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The two hosts of the filesystem that the command names, or of all of this host."""
+    """The hosts of the filesystem that the command names, or of all of this host."""
     from fusemirror.volume.identity import Identity
 
     name, hosts = context.params.get("name"), set[str]()
@@ -86,5 +86,5 @@ def complete_host(
             identity = Identity.load(Path(chosen.volume))
         except (FusemirrorError, OSError):
             continue
-        hosts |= {identity.host_name, identity.peer_name}
+        hosts |= {identity.host_name, *(peer.name for peer in identity.peers)}
     return _beginning(incomplete, sorted(hosts))

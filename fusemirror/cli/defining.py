@@ -111,18 +111,16 @@ def define(
 
     from fusemirror.channel.tls import Credentials
     from fusemirror.volume.durable import replace_file
-    from fusemirror.volume.identity import FORMAT_VERSION, Identity
+    from fusemirror.volume.identity import Identity, KnownPeer
     from fusemirror.volume.private import keep_from_writers
     from fusemirror.volume.volume import Volume
 
     identity = Identity(
-        format=FORMAT_VERSION,
         filesystem=join.filesystem,
         name=join.name,
         host=own.host,
         host_name=own.host_name,
-        peer=other.host,
-        peer_name=other.host_name,
+        peers=(KnownPeer(other.host, other.host_name),),
         role="primary" if primary else "backup",
         complete=primary,
         compare_all=False,

@@ -49,7 +49,7 @@ def _describe(places: Places, name: str) -> dict[str, Any]:
     except (FusemirrorError, OSError) as error:
         facts["error"] = str(error)
         return facts
-    facts.update(role=identity.role, peer=identity.peer_name)
+    facts.update(role=identity.role, peer=" and ".join(peer.name for peer in identity.peers))
     try:
         status = ask(places.runtime_dir, name, "status")
         facts.update(mirror_state=status["mirror_state"], mountpoint=status["mountpoint"])

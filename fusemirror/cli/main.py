@@ -61,7 +61,7 @@ def _show_version(context: click.Context) -> None:
 
     formats = {
         "protocol": (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION),
-        "volume format": (FORMAT_VERSION, FORMAT_VERSION),
+        "volume format": (1, FORMAT_VERSION),
         "journal format": (1, JOURNAL_VERSION),
         "join file format": (min(JOIN_FORMATS), max(JOIN_FORMATS)),
     }

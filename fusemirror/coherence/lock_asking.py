@@ -92,13 +92,12 @@ class Asking:
         # writes have come would show another program the file without them.
         held = self._still_held()
         self._reclaim_answer = Promise()
-        epoch = bytes.fromhex(locks.volume.identity.lock_epoch)
         # One message also where nothing is held: until it has come the primary decides for nobody, as this
         # host might hold anything.
         for start in range(0, max(1, len(held)), LOCKS_PER_MESSAGE):
             piece = tuple(message_of(*each) for each in held[start : start + LOCKS_PER_MESSAGE])
             last = start + LOCKS_PER_MESSAGE >= len(held)
-            link.forward.send(ReclaimLocks(epoch, piece, last))
+            link.forward.send(ReclaimLocks(locks.epoch, piece, last))
         # After all of it is sent, so that no request of a program goes between two pieces.
         self._link = link
         answer = await self._reclaim_answer.wait()
@@ -120,7 +119,7 @@ class Asking:
             raise refusal(session.peer_name, message, "nothing was reclaimed")
         # Before anybody goes on: what is granted from here on is of this epoch. Reclaimed under the one
         # before it would all be refused.
-        self.locks.volume.update_identity(lock_epoch=message.epoch.hex())
+        self.locks.keep_epoch(message.epoch)
         self._reclaim_answer.resolve(message)
 
     def open(self) -> None:

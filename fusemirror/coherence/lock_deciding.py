@@ -117,7 +117,7 @@ class Deciding:
         # Durable before anything is granted: a host that restarts between the two would take the backup's
         # word for locks that were given away meanwhile.
         try:
-            locks.volume.update_identity(lock_epoch=self._random_bytes(_EPOCH_BYTES).hex())
+            locks.keep_epoch(self._random_bytes(_EPOCH_BYTES))
         except (OSError, DiskFailed) as error:
             log.error("locks are not given while this host is alone: %s", error)
             # The backup's locks stay, and nobody is granted anything (EIO): without the record nobody could
@@ -213,7 +213,7 @@ class Deciding:
         new, self._reclaiming = self._reclaiming, []
         # RFC 8881, 8.4.3: nothing conflicting was granted since if the epoch is the same. Of another epoch
         # nobody knows any more what was granted and released again, so all of it is refused.
-        kept = message.epoch.hex() == locks.volume.identity.lock_epoch
+        kept = message.epoch == locks.epoch
         settled: list[Settled] = []
         if kept:
             try:
@@ -225,7 +225,7 @@ class Deciding:
             settled = locks.table.drop_host(locks.peer)
         # Only now: what is granted from here on is granted to both.
         self._reclaimed, self._dropped = True, False
-        self._answer(LocksReclaimed(bytes.fromhex(locks.volume.identity.lock_epoch), kept))
+        self._answer(LocksReclaimed(locks.epoch, kept))
         self._deliver(settled)
         self.go_on()
 

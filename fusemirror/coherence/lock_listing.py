@@ -43,7 +43,7 @@ def _row(locks: Locks, key: LockKey, lock: Lock, state: str, path: str | None) -
         "path": path,
         "inode": key.inode,
         "kind": key.space.name.lower(),
-        "host": identity.host_name if lock.owner.host == locks.host else identity.peer_name,
+        "host": identity.host_name if lock.owner.host == locks.host else identity.only_peer.name,
         "pid": lock.pid,
         "uid": lock.uid,
         "start": lock.start,

@@ -27,6 +27,7 @@ import errno
 import itertools
 import logging
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import trio
@@ -147,7 +148,6 @@ class Locks:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.host = bytes.fromhex(volume.identity.host)
-        self.peer = bytes.fromhex(volume.identity.peer)
         self.table = LockTable()
         # By open file, as only its close ends it for sure: the program has then given up what it believed it
         # held.
@@ -161,6 +161,20 @@ class Locks:
         # By open file: the last close of one is told by its handle alone, and OFD locks send no unlock.
         self._through: dict[int, set[tuple[InodeNumber, Owner]]] = {}  # who locked through an open file
         self._arbiter: Arbiter | None = None
+
+    @cached_property
+    def peer(self) -> bytes:
+        """Whose locks those of the other host are, and of one that is invited in its place."""
+        return self.volume.identity.only_peer.identity
+
+    @property
+    def epoch(self) -> bytes:
+        """In which locks are held: another one before those of the backup are dropped."""
+        return bytes.fromhex(self.volume.identity.only_peer.lock_epoch)
+
+    def keep_epoch(self, epoch: bytes) -> None:
+        """Locks are held in this one from now on. Durable on return. OSError, DiskFailed."""
+        self.volume.update_peer(self.volume.identity.only_peer, lock_epoch=epoch.hex())
 
     @property
     def arbiter(self) -> Arbiter:

@@ -269,12 +269,12 @@ class BackupUnit(Role):
 
     @property
     def _peer_change(self) -> ChangeNumber:
-        return max(self.host.peer.durable, self.applier.durability.primary_durable)
+        return max(self.host.peer_durable, self.applier.durability.primary_durable)
 
     def retire(self, change: RoleChange) -> None:
         """What is left in the communication volume the unit of the other role carries out."""
         self.life.meet(RoleEvent.RETIRE)
-        self.host.peer.durable = self._peer_change
+        self.host.peer_durable = self._peer_change
         self.exclusive.ranges.end(RoleChanged())
         self.service.retire()
         self.applier.changed.set()  # nothing waits for it again: each looks first whether this has retired

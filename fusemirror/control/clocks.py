@@ -44,7 +44,7 @@ class Clocks:
         if differ and not self._differ:
             log.warning(
                 "the clock of %s is %s %s this host's: set both by the same time service",
-                self._volume.identity.peer_name,
+                self._volume.identity.only_peer.name,
                 in_words(abs(ahead_s)),
                 "ahead of" if ahead_s > 0 else "behind",
             )

@@ -103,7 +103,7 @@ class Decisions:
         repairs: bool,
     ) -> Decision:
         catalog = self._volume.catalog
-        host = self._host.identity if holder is None else self._host.peer.identity
+        host = self._host.identity if holder is None else holder.known.identity
         if catalog.reservations:
             check_reserved(catalog, operation, host)
         if not all(replica.knows(operation) for replica in self._mirror.replicas):

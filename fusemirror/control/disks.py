@@ -94,7 +94,7 @@ class Disks:
         own_full, peer_full = self._volume.space.short, theirs is not None and theirs.full
         for name, is_full, told in (
             (identity.host_name, own_full, self._told_full),
-            (identity.peer_name, peer_full, self._told_peer_full),
+            (identity.only_peer.name, peer_full, self._told_peer_full),
         ):
             if is_full and not told:
                 log.warning(

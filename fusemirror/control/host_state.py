@@ -23,7 +23,7 @@ from fusemirror.control.peer_news import PeerNews
 from fusemirror.control.request_ids import RequestIds
 from fusemirror.divergence.exchange import DivergenceExchange
 from fusemirror.errors import DiskStopped, HostReplaced
-from fusemirror.identifiers import NO_CHANGE, ChangeNumber
+from fusemirror.identifiers import NO_CHANGE
 from fusemirror.mirror.access import PairAccess
 from fusemirror.settings import Access
 from fusemirror.volume.volume import Volume
@@ -37,15 +37,6 @@ class ReadCounts:
 
     local: int = 0
     routed: int = 0
-
-
-@dataclass
-class KnownPeer:
-    """The other host of the pair: what outlasts a role of this host."""
-
-    identity: bytes
-    durable: ChangeNumber = NO_CHANGE
-    """What it had durably, as roles that this host had before heard of it."""
 
 
 class HostState:
@@ -64,7 +55,8 @@ class HostState:
         """
         self.volume = volume
         self.identity = bytes.fromhex(volume.identity.host)
-        self.peer = KnownPeer(bytes.fromhex(volume.identity.peer))
+        self.peer_durable = NO_CHANGE
+        """What the peer had durably, as roles that this host had before heard of it."""
         self.links = Links()
         self.open_inodes = OpenInodes(volume)
         self.failed_writes = FailedWrites()
@@ -97,9 +89,9 @@ class HostState:
         self.failed_writes.note(inode, error)
         self.volume.invalidator.data_changed(inode, own=True)
 
-    def take_peer(self, identity: str) -> None:
-        """Another host (its identity, in hexadecimal) is the peer from now on."""
-        self.peer, self.links.met = KnownPeer(bytes.fromhex(identity)), None
+    def forget_peer(self) -> None:
+        """Another host is the peer from now on."""
+        self.peer_durable, self.links.met = NO_CHANGE, None
 
     def check_disk(self) -> None:
         """Raises DiskStopped once the disk of this host has failed, HostReplaced once another host is in its
@@ -107,7 +99,7 @@ class HostState:
         health = self.volume.health
         if health.failure is not None:
             raise (
-                HostReplaced(self.volume.identity.peer_name)
+                HostReplaced(self.volume.identity.only_peer.name)
                 if health.replaced
                 else DiskStopped(health.failure)
             )

@@ -88,4 +88,4 @@ def reservations(host: HostState) -> list[dict[str, Any]]:
 def host_name(host: HostState, identity: bytes) -> str:
     """What people call the host with this identity."""
     names = host.volume.identity
-    return names.host_name if identity == host.identity else names.peer_name
+    return names.host_name if identity == host.identity else names.only_peer.name

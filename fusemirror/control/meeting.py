@@ -77,9 +77,9 @@ class PeerMeeting:
         """
         volume = self._host.volume
         if 0 <= peer.file_bytes_max <= FILE_BYTES_MAX:
-            volume.update_identity(peer_file_bytes_max=peer.file_bytes_max)
+            volume.update_peer(volume.identity.only_peer, file_bytes_max=peer.file_bytes_max)
         if is_host_name(peer.host_name):
-            volume.update_identity(peer_name=peer.host_name)
+            volume.update_peer(volume.identity.only_peer, name=peer.host_name)
         elif peer.host_name:
             log.warning("the name that the other host gives itself is not taken: %s", peer.host_name[:100])
 

@@ -123,7 +123,7 @@ class PeerRequests:
 
     async def end_reservations_of_nobody(self) -> None:
         """End what a host holds in whose place there is another now: that one could not release it."""
-        hosts = (self._host.identity, self._host.peer.identity)
+        hosts = {self._host.identity, *(peer.identity for peer in self._volume.identity.peers)}
         reservations = self._volume.catalog.reservations
         left = [inode for inode, held in reservations.items() if held.holder not in hosts]
         if not left:
@@ -184,9 +184,9 @@ class PeerRequests:
         Those of the process that speaks come last. Of other processes the order is not known: theirs
         are forgotten once none of them is left.
         """
-        if self._volume.identity.forgot_requests:
+        if self._replica.known.forgot_requests:
             # The backup heard of it in our Hello, and has failed what was in doubt before it said this.
-            self._volume.update_identity(forgot_requests=False)
+            self._volume.update_peer(self._replica.known, forgot_requests=False)
         theirs = oldest_live[: len(instance)]
 
         def has_ended(request: RequestId) -> bool:
@@ -235,7 +235,7 @@ class PeerRequests:
                 # It was acknowledged without a status, and what its host asks after it must not pass it.
                 carry_out(None)
             return
-        write = self._admission.begin_exclusive(operation, len(data), self._host.peer.identity)
+        write = self._admission.begin_exclusive(operation, len(data), self._replica.known.identity)
         if write is not None and write.stands_by:
             # The task has the write before the link can be lost, so that it ends with it.
             nursery.start_soon(self._serve_in_turn, session, identity, operation, bytes(data), write)
@@ -251,7 +251,7 @@ class PeerRequests:
         if not (self._granting.grants and self._admission.may_make_changes):
             return
         operation = Write(message.inode, message.offset)
-        write = self._admission.begin_exclusive(operation, message.length, self._host.peer.identity)
+        write = self._admission.begin_exclusive(operation, message.length, self._replica.known.identity)
         if write is not None:
             self._granting.ask(session, message, write, nursery)
 

@@ -98,7 +98,8 @@ class PrimaryUnit(Role):
         self.meeting = PeerMeeting(host, self.life, lambda reason: self.mirror.differ(self.replica, reason))
         self.exclusive = ExclusiveAccess(volume, of_main=True)
         # The one peer of this host. An earlier process may have granted it a lease just before it ended.
-        self.replica = Replica(volume, hold_until=trio.current_time() + peer_timeout_s)
+        hold_until = trio.current_time() + peer_timeout_s
+        self.replica = Replica(volume, volume.identity.only_peer, hold_until)
         self.mirror = Mirror(
             volume,
             (self.replica,),
@@ -328,11 +329,11 @@ class PrimaryUnit(Role):
 
     @property
     def _peer_change(self) -> ChangeNumber:
-        return max(self.host.peer.durable, self.mirror.durability.peer_durable)
+        return max(self.host.peer_durable, self.mirror.durability.peer_durable)
 
     def retire(self, change: RoleChange) -> None:
         self.life.meet(RoleEvent.RETIRE)
-        self.host.peer.durable = self._peer_change
+        self.host.peer_durable = self._peer_change
         self.exclusive.ranges.end(RoleChanged())
         self.admission.granting.free(self.admission.granting.granted)
         self.host.retire_link()

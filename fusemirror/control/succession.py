@@ -153,7 +153,7 @@ class Succession:
                 consistent=True,
                 # What was said and known when this host last was the primary:
                 resync_paused=False,
-                held_below=None,
+                peers=identity.peers_with(*identity.peers, held_below=None),
             )
         elif not change.hand_over:  # else it was durable before the other host heard of it
             # `handed_over` lets a peer that never heard of it take the role when the hosts meet (`MEETINGS`).
@@ -311,8 +311,8 @@ class Succession:
             )
         if role.link is not None or self._host.exchange.connected:
             raise RefusedForSafety(
-                f"{self._volume.identity.peer_name} is connected; unmount it there first, if another host is "
-                "to replace it"
+                f"{self._volume.identity.only_peer.name} is connected; unmount it there first, if another "
+                "host is to replace it"
             )
         if not role.degraded.acknowledges_alone:
             why = role.status()["reason"] or "the other host may still read under its lease"
@@ -320,11 +320,10 @@ class Succession:
 
     def take_peer(self, peer: str, peer_name: str, pairing: int) -> None:
         """From now on `peer` (its identity, in hexadecimal) is the other host. Durable on return. OSError."""
-        term = self._volume.identity.term + 1
-        self._volume.update_identity(
-            peer=peer, peer_name=peer_name, pairing=pairing, term=term, peer_file_bytes_max=0
-        )
-        self._host.take_peer(peer)
+        identity = self._volume.identity
+        peers = identity.peers_with(identity.only_peer, host=peer, name=peer_name, file_bytes_max=0)
+        self._volume.update_identity(peers=peers, pairing=pairing, term=identity.term + 1)
+        self._host.forget_peer()
 
     # --- split brain --------------------------------------------------------------------------------------
 
@@ -342,7 +341,7 @@ class Succession:
         UsageError unless `keep` names one of the hosts. What was done, for people.
         """
         identity, links = self._volume.identity, self._host.links
-        hosts = {identity.peer_name: identity.peer, identity.host_name: identity.host}
+        hosts = {peer.name: peer.host for peer in identity.peers} | {identity.host_name: identity.host}
         if keep not in hosts:
             raise UsageError(f"`{keep}` is neither host; it is {' or '.join(sorted(hosts))}")
         if self.role.word is not MirrorWord.DIVERGED and links.link is not None:

@@ -16,7 +16,7 @@ async def report(volume: Volume, exchange: DivergenceExchange | None, timeout_s:
     hosts: dict[str, Listed | None] = {}
     if exchange is not None:
         hosts[identity.host_name] = await exchange.list_here()
-        hosts[identity.peer_name] = await exchange.list_there(timeout_s)
+        hosts[identity.only_peer.name] = await exchange.list_there(timeout_s)
     files, count = await published_files(volume)
     return {
         "diverged": exchange is not None,

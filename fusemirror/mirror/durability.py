@@ -131,9 +131,11 @@ class Durability:
         One at a time. Two at once could end in the other order, and the numbers of checkpoints would go back
         on one host alone: for `histories.py` that is a copy that was put back from an older one.
         """
-        streams = [replica.stream for replica in self._replicas if replica.stream and replica.streams]
-        if len(streams) < len(self._replicas):
-            raise ConnectionLost(self._volume.identity.peer_name, "it takes part in no checkpoint now")
+        streams: list[Stream] = []
+        for replica in self._replicas:
+            if replica.stream is None or not replica.streams:
+                raise ConnectionLost(replica.known.name, "it takes part in no checkpoint now")
+            streams.append(replica.stream)
         # Of links that may be lost by then: asking over one of those fails, and all marks stay.
         async with self._turn:
             await self._checkpoint(streams)

@@ -30,10 +30,13 @@ The backup is gone for good As alone. What stays is no more than what there was 
 ==========================  ============================================================================
 """
 
+from collections.abc import Callable
+
 from fusemirror.errors import ChannelError
 from fusemirror.identifiers import InodeNumber
 from fusemirror.mirror.stream import Stream
 from fusemirror.protocol.messages import PurgeOffer
+from fusemirror.volume.identity import KnownPeer
 from fusemirror.volume.volume import Volume
 
 _NONE = InodeNumber(0)
@@ -42,9 +45,11 @@ _NONE = InodeNumber(0)
 class Holdings:
     """What the primary knows of that; see the module."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, known: Callable[[], KnownPeer]) -> None:
+        """`known` is what the volume says of the backup."""
         self._volume = volume
-        self.below: InodeNumber | None = volume.identity.held_below
+        self._known = known
+        self.below: InodeNumber | None = known().held_below
         """Only inodes with smaller numbers can be open at the backup; None: any can."""
 
     def part(self) -> None:
@@ -59,7 +64,7 @@ class Holdings:
     def share(self) -> None:
         """The backup is about to hear of all inodes. Durable on return. OSError."""
         self.below = None
-        self._volume.update_identity(held_below=None)
+        self._volume.update_peer(self._known(), held_below=None)
 
     async def not_held(
         self, inodes: list[InodeNumber], stream: Stream | None, *, alone: bool
@@ -78,5 +83,5 @@ class Holdings:
             return [inode for inode in inodes if inode not in held]
         if not alone or self.below is None:
             return []
-        self._volume.update_identity(held_below=self.below)  # for the next process of this host
+        self._volume.update_peer(self._known(), held_below=self.below)  # for the next process of this host
         return [inode for inode in inodes if inode >= self.below]

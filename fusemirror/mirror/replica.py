@@ -40,6 +40,7 @@ from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.connection import shown
 from fusemirror.protocol.framing import Buffer
 from fusemirror.protocol.messages import AnyMessage, Applied, Declined, Room, TakeStatus, WantApplied
+from fusemirror.volume.identity import KnownPeer
 from fusemirror.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,11 @@ log = logging.getLogger(__name__)
 class Replica:
     """See the module. It is there as long as this host is the primary; links come and go."""
 
-    def __init__(self, volume: Volume, hold_until: float) -> None:
-        """`hold_until`: when (trio time) it reads nothing any more that an earlier process let it."""
+    def __init__(self, volume: Volume, known: KnownPeer, hold_until: float) -> None:
+        """Of that peer, and of one that is invited into its place later. `hold_until`: when (trio time) it
+        reads nothing any more that an earlier process let it."""
+        self._volume = volume
+        self._place = volume.identity.peers.index(known)
         self.state = PrimaryState.HOLDING
         self.reason: str | None = "the backup has not been met since the mount"
         """Why the state is not normal."""
@@ -64,12 +68,17 @@ class Replica:
         """Images that its disk does not take, and why."""
         self.room = PeerSpace()
         self.out_of_sync = OutOfSyncMap()
-        self.holdings = Holdings(volume)
+        self.holdings = Holdings(volume, lambda: self.known)
         self.commands = StatusCommands()
         self.hold_until = hold_until
         """Until when (trio time) it may read under a lease that it has, once it is lost."""
         # What was marked before this process began is suspect until a checkpoint with the backup.
         self.out_of_sync.add_marks(volume.regions.marks())
+
+    @property
+    def known(self) -> KnownPeer:
+        """Which peer it is of, and what the volume keeps of that."""
+        return self._volume.identity.peers[self._place]
 
     # --- its state ----------------------------------------------------------------------------------------
 

@@ -178,8 +178,8 @@ class Resyncer:
         window, progress = self._window, self._replica.progress.number
         for entry in list(window.in_flight):
             if entry.number <= progress and (reason := self._replica.declined.get(entry.inode)) is not None:
-                peer = self._volume.identity.peer_name
-                window.doubt(entry.number, partial(CopyDeclined, peer, entry.inode, reason))
+                name = self._replica.known.name
+                window.doubt(entry.number, partial(CopyDeclined, name, entry.inode, reason))
         self._applied(progress)
 
     @property

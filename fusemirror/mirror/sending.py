@@ -267,7 +267,7 @@ class Mirror:
         """Why the state is not normal, and what that means for changes, for people."""
         if any(resync.is_paused for resync in self.resync.values()):
             return PAUSED
-        declined = (shown_reason(self.volume.identity.peer_name, each.declined) for each in self.replicas)
+        declined = (shown_reason(each.known.name, each.declined) for each in self.replicas)
         return self.authority.shown_reason or next(filter(None, declined), None)
 
     def differ(self, replica: Replica, reason: str) -> None:
@@ -286,7 +286,7 @@ class Mirror:
         be to do it twice, or behind what came after it. So whoever waits for it hears that it is in doubt.
         """
         self.authority.retire()
-        error = ChangeUntold(self.volume.identity.peer_name)
+        error = ChangeUntold(replica.known.name)
         perhaps = replica.progress.held_unknown_to(peer) if peer else known
         self.window.close(known, perhaps, lambda: self.authority.reported(error))
         for each in self.replicas:
@@ -448,7 +448,7 @@ class Mirror:
         if self.volume.catalog.inode(message.inode) is not None:  # else nobody reads it
             replica.take_declined(message)
         if number and replica.progress.held_back is None:
-            name = self.volume.identity.peer_name
+            name = replica.known.name
             self.window.doubt(number, lambda: CopyDeclined(name, message.inode, shown(message.reason)))
             replica.progress.applied = max(replica.progress.applied, number)  # as far as it can
             self._acknowledge(replica, number)

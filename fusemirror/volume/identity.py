@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,7 +14,8 @@ from fusemirror.limits import KIB
 from fusemirror.volume.beneath import open_plain, read_plain
 from fusemirror.volume.durable import replace_file, sync_directory
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""That of more peers than one. With one it is 1: what is of the peer stands among what is of the volume."""
 
 _IDENTITY = "identity.json"
 REMOVED_IDENTITY = "identity.removed"
@@ -22,18 +23,38 @@ _STATE = "state.json"
 _LOCK = "lock"
 _IDENTITY_BYTES_MAX = 64 * KIB  # some hundred are used
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NAMES_AMONG_THE_VOLUMES = {
+    "host": "peer",
+    "name": "peer_name",
+    "file_bytes_max": "peer_file_bytes_max",
+    "has_replaced_us": "replaced",
+}
+
+
+class KnownPeer(msgspec.Struct, frozen=True, rename=_NAMES_AMONG_THE_VOLUMES):
+    """What a volume says of one peer: another host that has a copy."""
+
+    host: str  # its identity in hexadecimal
+    name: str
+    held_below: InodeNumber | None = None  # see `mirror/holdings.py`
+    lock_epoch: str = ""  # in hexadecimal; another before its locks are dropped (`coherence/locks.py`)
+    file_bytes_max: int = 0  # the longest file that its disk takes; 0: it did not say
+    forgot_requests: bool = False  # a repair could not read which of its requests took effect
+    has_replaced_us: bool = False  # it has said that it has another one in this host's place
+
+    @property
+    def identity(self) -> bytes:
+        return bytes.fromhex(self.host)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a volume says of itself; `filesystem`, `host` and `peer` are identities in hexadecimal."""
+    """What a volume says of itself; `filesystem` and `host` are identities in hexadecimal."""
 
-    format: int
     filesystem: str
     name: str
     host: str
     host_name: str
-    peer: str
-    peer_name: str
+    peers: Annotated[tuple[KnownPeer, ...], msgspec.Meta(min_length=1)]
     role: Literal["primary", "backup"]
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # every image and row is suspect: after a power cut or a repair
@@ -43,14 +64,31 @@ class Identity(msgspec.Struct, frozen=True):
     handed_over: bool = False  # a backup that gave the role of primary to its peer, at `term`
     keep: str = ""  # the host whose copy a person chose in a split brain, in hexadecimal
     keep_at: str = ""  # this volume's newest generation when that was said: it is about no later one
-    held_below: InodeNumber | None = None  # see `mirror/holdings.py`
-    lock_epoch: str = ""  # in hexadecimal; another before the peer's locks are dropped (`coherence/locks.py`)
-    peer_file_bytes_max: int = 0  # the longest file that the peer's disk takes; 0: it did not say
     pairing: int = 0  # how many invitations were made up to the one that made the two hosts a pair
     witness: str = ""  # which one both hosts went by when they met last: see `witness/quorum.py`
-    forgot_requests: bool = False  # a repair could not read which of the peer's requests took effect
     communication_directory: str = ""  # where requests of this host may be staged, on another disk
-    replaced: bool = False  # the peer has said that it has another one in this host's place
+
+    def __post_init__(self) -> None:
+        if len({peer.host for peer in self.peers}) < len(self.peers):
+            raise ValueError("two of the peers are one host")
+
+    @property
+    def only_peer(self) -> KnownPeer:
+        """The other host of a pair, for what is made for two hosts; else there are `peers`."""
+        assert len(self.peers) == 1, "no mount serves more than two hosts"
+        return self.peers[0]
+
+    def peers_with(self, *changed: KnownPeer, **changes: Any) -> tuple[KnownPeer, ...]:
+        """All peers, with these changes of some of them."""
+        assert set(changed) <= set(self.peers), "what is changed is what the volume says now"
+        return tuple(
+            msgspec.structs.replace(peer, **changes) if peer in changed else peer for peer in self.peers
+        )
+
+    @property
+    def peers_in_doubt(self) -> tuple[KnownPeer, ...]:
+        """The peers, where it is not known any more which of their requests took effect here."""
+        return self.peers_with(*self.peers, forgot_requests=True)
 
     @property
     def whole(self) -> bool:
@@ -76,16 +114,21 @@ class Identity(msgspec.Struct, frozen=True):
             raise VolumeMissing(directory, f"{_IDENTITY}: {error.strerror}") from error
         try:
             # The format first: a later one may have other fields.
-            found = msgspec.json.decode(content, type=_Format).format
-            if found != FORMAT_VERSION:
-                raise VolumeFormat(directory, found, FORMAT_VERSION)
-            return msgspec.json.decode(content, type=Identity)
+            version = msgspec.json.decode(content, type=_Format).format
+            if not 1 <= version <= FORMAT_VERSION:
+                raise VolumeFormat(directory, version, FORMAT_VERSION)
+            found = msgspec.json.decode(content)
+            return msgspec.convert(found | {"peers": [found]} if version == 1 else found, Identity)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise VolumeDamaged(directory, f"{_IDENTITY}: {error}") from error
 
     def store(self, directory: Path) -> None:
         """On return the identity is durable; a crash before leaves the old one. OSError."""
-        replace_file(directory / _IDENTITY, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+        fields = {"format": FORMAT_VERSION, **msgspec.to_builtins(self)}
+        if len(self.peers) == 1:
+            fields |= fields.pop("peers")[0] | {"format": 1}
+            fields = {name: fields[name] for name in _ORDER_OF_FORMAT_1} | fields
+        replace_file(directory / _IDENTITY, msgspec.json.format(msgspec.json.encode(fields)) + b"\n")
 
     @staticmethod
     def is_removed(directory: Path) -> bool:
@@ -101,6 +144,15 @@ class Identity(msgspec.Struct, frozen=True):
 
 class _Format(msgspec.Struct):
     format: int
+
+
+# As every version has written them: whichever was there last, the file is the same to the byte.
+_ORDER_OF_FORMAT_1 = (
+    *("format", "filesystem", "name", "host", "host_name", "peer", "peer_name", "role", "complete"),
+    *("compare_all", "consistent", "resync_paused", "term", "handed_over", "keep", "keep_at", "held_below"),
+    *("lock_epoch", "peer_file_bytes_max", "pairing", "witness", "forgot_requests"),
+    *("communication_directory", "replaced"),
+)
 
 
 class Shutdown(msgspec.Struct, frozen=True):

@@ -227,7 +227,7 @@ def recover(parts: Parts, state: Shutdown) -> Recovered:
         # the lost records said is in the catalog, but for what the images were to be judged by.
         _log.warning("volume %s: the journal lost records; everything is compared", home.directory)
         journal.restart(catalog.journal_number)
-        home.update_identity({"compare_all": True, "forgot_requests": True})
+        home.update_identity({"compare_all": True, "peers": home.identity.peers_in_doubt})
     assert journal.last_number >= catalog.journal_number, "the journal reaches as far as the catalog"
     # A data change without a record may have had a higher number and died with it: the peer may hold that,
     # and says so when the hosts meet (`Volume.advance`).
@@ -280,7 +280,7 @@ def _replay(parts: Parts) -> _Replay:
     """Put records that the catalog lacks, but for the last where it is of data."""
     kept = load_requests(parts.home.directory)
     if kept is None:
-        parts.home.update_identity({"forgot_requests": True})
+        parts.home.update_identity({"peers": parts.home.identity.peers_in_doubt})
     replay = _Replay(requests_done=kept or RequestsDone())
     # From the first record and not from the catalog's on: requests that took effect stand in no row, and an
     # image may have outlived the row that a record removed.

@@ -107,8 +107,8 @@ def _lost(gap: Gap, held: int) -> range:
 
 def _mark(directory: Path, *, names_lost: bool, requests_lost: bool) -> None:
     identity = Identity.load(directory)
-    forgot = identity.forgot_requests or requests_lost
-    marked = msgspec.structs.replace(identity, compare_all=True, forgot_requests=forgot)
+    peers = identity.peers_in_doubt if requests_lost else identity.peers
+    marked = msgspec.structs.replace(identity, compare_all=True, peers=peers)
     if names_lost and identity.role == "primary":
         marked = msgspec.structs.replace(marked, complete=False)
     elif names_lost:
@@ -201,7 +201,7 @@ def _tell(
             report(f"{where}; the catalog holds all that stood there")
     if found.gaps:
         report(
-            f"which requests of {identity.peer_name} took effect there is not known: when the hosts meet, it "
+            f"which requests of {_peers(identity)} took effect there is not known: when the hosts meet, it "
             "fails those that it waits for and cannot ask for twice"
         )
     if kept_as is not None:
@@ -216,11 +216,15 @@ def _tell_what_comes(identity: Identity, report: Report) -> None:
         return
     if identity.role == "primary":
         report(
-            f"when the hosts meet, {identity.peer_name} becomes the primary and has what is lost here; "
+            f"when the hosts meet, {_peers(identity)} becomes the primary and has what is lost here; "
             "a change made here before that is a split brain, and you choose (fusemirror resolve)"
         )
     else:
-        report(f"{identity.peer_name} has what is lost here: its names are taken when the hosts meet")
+        report(f"{_peers(identity)} has what is lost here: its names are taken when the hosts meet")
+
+
+def _peers(identity: Identity) -> str:
+    return " or ".join(peer.name for peer in identity.peers)
 
 
 def _numbers(gap: Gap) -> str:

@@ -45,7 +45,7 @@ from fusemirror.volume.effects import Effects
 from fusemirror.volume.entries import key_inode
 from fusemirror.volume.files import Files
 from fusemirror.volume.health import Health, noting, noting_async
-from fusemirror.volume.identity import Identity, Shutdown, boot_id
+from fusemirror.volume.identity import Identity, KnownPeer, Shutdown, boot_id
 from fusemirror.volume.images import Images
 from fusemirror.volume.invalidation import CacheInvalidator, Nobody
 from fusemirror.volume.journal import Journal, check_is_there
@@ -198,11 +198,17 @@ class Volume:
         """On return the identity is durably changed. OSError."""
         self._parts.home.update_identity(changes)
 
+    def update_peer(self, known: KnownPeer, **changes: Any) -> None:
+        """The same of what it says of one peer. OSError."""
+        self.update_identity(peers=self.identity.peers_with(known, **changes))
+
     @property
     def file_bytes_max(self) -> int:
-        """How long a file may be: what both hosts' disks take, as far as this host knows."""
-        peer_max = self._parts.home.identity.peer_file_bytes_max
-        return min(self.images.disk.file_bytes_max, peer_max or FILE_BYTES_MAX)
+        """How long a file may be: what all hosts' disks take, as far as this host knows."""
+        size_bytes = self.images.disk.file_bytes_max
+        for peer in self._parts.home.identity.peers:
+            size_bytes = min(size_bytes, peer.file_bytes_max or FILE_BYTES_MAX)
+        return size_bytes
 
     def advance(self, number: ChangeNumber) -> None:
         """Leave out numbers: the next change is above `number`. For a primary whose last numbers died

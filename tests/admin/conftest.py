@@ -19,7 +19,7 @@ from fusemirror.daemon import Host
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import unit
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
+from tests.volume.conftest import ALPHA, IDENTITY, counting_seams, directory, volume
 
 __all__ = ["Pair", "Serving", "directory", "network", "pair", "serving", "unit", "volume"]
 
@@ -83,9 +83,9 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path, network: MemoryNe
                 communication=getattr(request, "param", "lmdb"),
                 **more,
             )
-            identity = msgspec.structs.replace(IDENTITY, role=role, host_name=name, peer_name=peer)
+            identity = msgspec.structs.replace(IDENTITY, role=role, host_name=name)
             if role == "backup":
-                identity = msgspec.structs.replace(identity, host="02", peer="01", complete=False)
+                identity = msgspec.structs.replace(identity, host="02", peers=(ALPHA,), complete=False)
             Volume.create(tmp_path / name, identity)
             host = Host(made, network.host(name), counting_seams(), keep=kept[role].append)
             await host.open(stack)

@@ -20,7 +20,7 @@ from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Write
 from fusemirror.volume.volume import Volume
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, counting_seams
+from tests.volume.conftest import ALPHA, IDENTITY, counting_seams
 
 BLOCK = 4096
 PROGRAMS = 4  # on each host
@@ -65,9 +65,9 @@ async def measure(directory: Path, latency_s: float) -> None:
     async with AsyncExitStack() as stack:
         hosts = []
         for role, name, peer in (("primary", "alpha", "beta"), ("backup", "beta", "alpha")):
-            identity = msgspec.structs.replace(IDENTITY, role=role, host_name=name, peer_name=peer)
+            identity = msgspec.structs.replace(IDENTITY, role=role, host_name=name)
             if role == "backup":
-                identity = msgspec.structs.replace(identity, host="02", peer="01", complete=False)
+                identity = msgspec.structs.replace(identity, host="02", peers=(ALPHA,), complete=False)
             Volume.create(directory / name, identity)
             addresses = {"listen": f"{name}:7000", "peer": f"{peer}:7000"}
             made = settings.make(name="data", volume=str(directory / name), **addresses)

@@ -86,5 +86,5 @@ def test_the_version_comes_with_those_of_the_protocol_and_the_formats(run: Run) 
     assert done.exit_code == 0
     assert done.stdout == (
         f"fusemirror {fusemirror.__version__} "
-        "(protocol 1, volume format 1, journal format 1 to 2, join file format 2 to 3)\n"
+        "(protocol 1, volume format 1 to 2, journal format 1 to 2, join file format 2 to 3)\n"
     )

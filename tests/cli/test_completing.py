@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.shell_completion import ShellComplete
 
 from fusemirror.cli import completing
 from fusemirror.cli.main import program
 from fusemirror.cli.mounts import FSTYPE, Mount
+from fusemirror.volume.identity import Identity
 from tests.cli.conftest import Run
 from tests.cli.test_create import ADDRESSES
+from tests.volume.conftest import GAMMA
 
 
 @pytest.fixture
@@ -49,6 +52,13 @@ def completed(*words: str) -> list[str]:
 )
 def test_a_word_is_completed(words: tuple[str, ...], expected: list[str]) -> None:
     assert completed(*words) == expected
+
+
+@pytest.mark.usefixtures("_defined")
+def test_each_host_of_more_than_two_is_completed(tmp_path: Path) -> None:
+    identity = Identity.load(tmp_path / "main")
+    msgspec.structs.replace(identity, peers=(*identity.peers, GAMMA)).store(tmp_path / "main")
+    assert completed("resolve", "data", "--keep", "") == ["alpha", "beta", "gamma"]
 
 
 def test_what_is_mounted_is_completed_by_name_and_directory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def test_create_and_join_make_two_sides_that_match(run: Run, tmp_path: Path) -> 
     assert (main.role, main.complete) == ("primary", True)
     assert (sub.role, sub.complete) == ("backup", False)
     assert main.filesystem == sub.filesystem
-    assert (main.host, main.peer) == (sub.peer, sub.host)
-    assert (main.host_name, main.peer_name) == (sub.peer_name, sub.host_name) == ("alpha", "beta")
+    assert (main.host, main.only_peer.host) == (sub.only_peer.host, sub.host)
+    assert (main.host_name, main.only_peer.name) == (sub.only_peer.name, sub.host_name) == ("alpha", "beta")
 
 
 def test_both_sides_have_all_addresses_of_both(run: Run, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_both_sides_have_all_addresses_of_both(run: Run, tmp_path: Path) -> None
     theirs = settings.load(tmp_path / "etc" / "data.toml")
     assert ours.listen == theirs.peer == ("alpha:7000", "10.1.0.1:7000")
     assert ours.peer == theirs.listen == ("beta:7000", "10.1.0.2:7000")
-    assert Identity.load(tmp_path / "main").peer_name == "beta"
+    assert Identity.load(tmp_path / "main").only_peer.name == "beta"
 
 
 def test_keys_and_join_file_are_for_their_owner_only(run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusemirror.volume import check as volume_check
-from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.identity import Identity, KnownPeer
 from fusemirror.volume.volume import Volume
 from tests.cli.conftest import Run
 from tests.volume.test_salvage import LOST, NAMES, flip, killed_volume, names_in
@@ -16,13 +16,11 @@ from tests.volume.test_salvage import LOST, NAMES, flip, killed_volume, names_in
 def volume(tmp_path: Path) -> Path:
     directory = tmp_path / "volume"
     identity = Identity(
-        format=FORMAT_VERSION,
         filesystem="01" * 16,
         name="data",
         host="02" * 16,
         host_name="alpha",
-        peer="03" * 16,
-        peer_name="beta",
+        peers=(KnownPeer("03" * 16, "beta"),),
         role="primary",
         complete=True,
         compare_all=False,

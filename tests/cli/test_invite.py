@@ -49,7 +49,7 @@ def test_the_mount_and_the_join_file_are_told_the_same_host(run: Run, tmp_path: 
         "address": "gamma:7001",
         "pairing": 1,
     }
-    assert join.backup.host != identity.peer
+    assert join.backup.host != identity.only_peer.host
     assert (join.pairing, join.witness, join.acknowledge) == (1, "http://etcd:2379", "async")
     chosen = settings.load(tmp_path / "etc" / "data.toml")
     assert (chosen.peer, chosen.listen) == ("gamma:7001", "alpha2:7000")

@@ -4,9 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
+
+from fusemirror.volume.identity import Identity
 from tests.admin.answering import answering, result
 from tests.cli.conftest import Run
 from tests.cli.test_create import ADDRESSES
+from tests.volume.conftest import GAMMA
 
 
 def define(run: Run, tmp_path: Path, name: str) -> None:
@@ -41,6 +45,13 @@ def test_what_cannot_be_used_is_listed_with_the_reason(run: Run, tmp_path: Path)
     first, second = done.stdout.splitlines()
     assert first.startswith(f"data: {tmp_path}/etc/data.toml, line 1: colour: unknown key")
     assert "is not a fusemirror volume" in second
+
+
+def test_all_peers_of_a_volume_are_named(run: Run, tmp_path: Path) -> None:
+    define(run, tmp_path, "data")
+    identity = Identity.load(tmp_path / "volume-data")
+    msgspec.structs.replace(identity, peers=(*identity.peers, GAMMA)).store(tmp_path / "volume-data")
+    assert "with beta and gamma, volume" in run("list").stdout
 
 
 def test_where_there_is_nothing_it_says_so(run: Run) -> None:

@@ -49,7 +49,7 @@ def test_no_two_filesystems_share_it(place: Path) -> None:
 def test_nor_do_both_hosts_of_one(place: Path) -> None:
     take_place(place, IDENTITY, was_in_use=False)
     with pytest.raises(RefusedForSafety, match="another filesystem or host"):
-        take_place(place, msgspec.structs.replace(IDENTITY, host=IDENTITY.peer), was_in_use=False)
+        take_place(place, msgspec.structs.replace(IDENTITY, host=IDENTITY.only_peer.host), was_in_use=False)
 
 
 @pytest.mark.parametrize("was_in_use", [False, True])

@@ -23,7 +23,8 @@ async def lose_the_link(pair: Pair, unit: BackupUnit, network: MemoryNetwork) ->
     network.cut("alpha", "beta")
     await unit.host.links.ended.wait()
     network.heal("alpha", "beta")
-    pair.primary.roles.volume.update_identity(forgot_requests=True)
+    volume = pair.primary.roles.volume
+    volume.update_identity(peers=volume.identity.peers_in_doubt)
 
 
 async def test_a_write_that_says_where_is_done_again(
@@ -35,7 +36,7 @@ async def test_a_write_that_says_where_is_done_again(
     assert [staged.in_doubt for staged in unit.communication.pending()] == [True, False]
     await pair.backup.roles.wait_drained()
     assert content(pair.primary, file) == b"ab"
-    await until(lambda: not pair.primary.roles.volume.identity.forgot_requests)
+    await until(lambda: not pair.primary.roles.volume.identity.only_peer.forgot_requests)
 
 
 @pytest.mark.expects_warnings
@@ -58,4 +59,4 @@ async def test_an_append_fails_rather_than_being_done_twice(
     assert content(pair.primary, file) == b""
     await pair.backup.roles.perform(Write(file, 0, append=True), b"b")
     assert content(pair.primary, file) == b"b"
-    await until(lambda: not pair.primary.roles.volume.identity.forgot_requests)
+    await until(lambda: not pair.primary.roles.volume.identity.only_peer.forgot_requests)

@@ -5,7 +5,7 @@ from trio.testing import MockClock
 
 from fusemirror.control.host_state import HostState
 from fusemirror.errors import DiskStopped, HostReplaced
-from fusemirror.identifiers import InodeNumber
+from fusemirror.identifiers import NO_CHANGE, ChangeNumber, InodeNumber
 from fusemirror.settings import Access
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
@@ -45,9 +45,9 @@ async def test_another_peer_is_another_host_that_was_never_met(
     volume: Volume, autojump_clock: MockClock
 ) -> None:
     host, (link, _) = HostState(volume, b"instance"), await make_links()
-    host.links.met = link.peer
-    host.take_peer("abcd")
-    assert host.peer.identity == b"\xab\xcd"
+    host.links.met, host.peer_durable = link.peer, ChangeNumber(3)
+    host.forget_peer()
+    assert host.peer_durable == NO_CHANGE
     assert host.links.met is None
 
 

@@ -15,13 +15,14 @@ from fusemirror.admin.snapshot import Mounted, snapshot
 from fusemirror.channel.tls import Credentials, TlsNetwork
 from fusemirror.channel.transport import Network
 from fusemirror.control.management import reservations
+from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import HostReplaced, RefusedForSafety
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.identifiers import NO_CHANGE, ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.keys import make_key_pair
 from fusemirror.operations import Create, Write
 from fusemirror.settings import Acknowledge, Address
-from fusemirror.volume.identity import Identity
+from fusemirror.volume.identity import Identity, KnownPeer
 from fusemirror.volume.volume import Volume
 from fusemirror.witness.interface import Witness
 from tests.admin.conftest import network
@@ -45,12 +46,13 @@ class Site:
         self.tls = tls
         self.keys = {name: make_key_pair(name) for name in ("alpha", "beta", "gamma", "delta")}
         for name, peer, role in (("alpha", "beta", "primary"), ("beta", "alpha", "backup")):
-            self.make(name, peer, role=role, host=_identity(name), peer=_identity(peer))
+            self.make(name, peer, role=role)
 
     def make(self, name: str, peer_name: str, *, role: str, **other: Any) -> None:
         """As `create` and `join` do."""
+        hosts = {"host": _identity(name), "peers": (KnownPeer(_identity(peer_name), peer_name),)}
         identity = msgspec.structs.replace(
-            IDENTITY, role=role, host_name=name, peer_name=peer_name, complete=role == "primary", **other
+            IDENTITY, role=role, host_name=name, complete=role == "primary", **hosts, **other
         )
         Volume.create(self.directory / name, identity)
         (self.directory / f"keys-{name}").mkdir()
@@ -81,14 +83,7 @@ class Site:
         """At `host`, for a new one, which joins."""
         before = Identity.load(Path(host.settings.volume))
         await self.invite_only(host, name)
-        self.make(
-            name,
-            before.host_name,
-            role="backup",
-            host=_identity(name),
-            peer=before.host,
-            pairing=before.pairing + 1,
-        )
+        self.make(name, before.host_name, role="backup", pairing=before.pairing + 1)
 
     async def invite_only(self, host: Host, name: str) -> None:
         pairing = Identity.load(Path(host.settings.volume)).pairing + 1
@@ -143,7 +138,7 @@ def status(host: Host) -> dict[str, Any]:
 
 async def assert_replaced(host: Host, by: str) -> None:
     """It says so, in its status and to its programs, and changes nothing."""
-    await until(lambda: host.roles.volume.identity.replaced)
+    await until(lambda: host.roles.volume.identity.only_peer.has_replaced_us)
     told = status(host)
     assert (told["mirror_state"], told["replaced"]) == ("degraded", True)
     assert told["reason"].startswith(f"replaced: {by} has invited another host in this one's place")
@@ -171,7 +166,12 @@ async def test_a_lost_backup_is_replaced_and_told_so_when_it_comes_back(site: Si
             await put(alpha, b"both")
         await alone(alpha)
         await put(alpha, b"alone")
+        alpha.roles.host.peer_durable = ChangeNumber(1)  # as a role before this one heard of beta
         await site.invite(alpha, "gamma")
+        assert alpha.roles.host.peer_durable == NO_CHANGE
+        assert isinstance(alpha.unit, PrimaryUnit)
+        known = alpha.unit.replica.known
+        assert (known.host, known.name) == (_identity("gamma"), "gamma"), "in the place of beta"
         async with site.mounted("beta", "alpha") as beta:
             await assert_replaced(beta, "alpha")
         async with site.mounted("gamma", "alpha") as gamma:
@@ -238,7 +238,7 @@ async def test_a_newer_invitation_voids_the_last(site: Site) -> None:
         await site.invite(alpha, "delta")
         async with site.mounted("gamma", "alpha") as gamma, site.mounted("delta", "alpha") as delta:
             await normal(alpha, delta)
-            await until(lambda: gamma.roles.volume.identity.replaced)
+            await until(lambda: gamma.roles.volume.identity.only_peer.has_replaced_us)
             assert not gamma.roles.volume.identity.complete
             await put(delta, b"new")
             await assert_has(alpha, b"new")
@@ -262,7 +262,7 @@ async def test_two_that_invited_others_do_not_believe_each_other(site: Site) -> 
         site.memory.heal("alpha", "beta")
         for host in (alpha, beta):
             await until(lambda host=host: "refused" in str(host.linker.last_error))  # type: ignore[misc]
-            assert not host.roles.volume.identity.replaced
+            assert not host.roles.volume.identity.only_peer.has_replaced_us
             await put(host, b"goes on")
 
 

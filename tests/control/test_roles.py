@@ -26,7 +26,7 @@ from fusemirror.volume.entries import inode_key
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, counting_seams, directory, volume
+from tests.volume.conftest import BETA, GAMMA, IDENTITY, counting_seams, directory, volume
 
 __all__ = ["directory", "network", "pair", "volume"]
 
@@ -437,6 +437,17 @@ async def test_a_volume_that_cannot_be_served_is_refused_before_it_is(
             await Host(made, network.host("alpha"), counting_seams()).open(stack)
     assert check(tmp_path / "volume", True, lambda _: None).left == 0
     Volume.open(tmp_path / "volume").close()
+
+
+async def test_a_volume_with_more_peers_than_a_mount_serves_is_refused(
+    tmp_path: Path, network: MemoryNetwork
+) -> None:
+    Volume.create(tmp_path / "volume", msgspec.structs.replace(IDENTITY, peers=(BETA, GAMMA)))
+    made = settings.make(name="data", volume=str(tmp_path / "volume"), listen="alpha:7000", peer="beta:7000")
+    with pytest.raises(RefusedForSafety, match="beta and gamma; a mount mirrors to one"):
+        async with AsyncExitStack() as stack:
+            await Host(made, network.host("alpha"), counting_seams()).open(stack)
+    assert check(tmp_path / "volume", False, lambda _: None).left == 0
 
 
 async def test_a_backup_whose_primary_is_gone_may_stop_with_what_it_keeps(

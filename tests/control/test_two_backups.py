@@ -14,7 +14,7 @@ from fusemirror.volume.volume import Volume
 from tests.admin.conftest import NAME, network
 from tests.control.test_roles import until
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, counting_seams
+from tests.volume.conftest import ALPHA, IDENTITY, counting_seams
 
 __all__ = ["network"]
 
@@ -37,9 +37,9 @@ async def mounted(stack: AsyncExitStack, directory: Path, network: MemoryNetwork
 async def test_one_of_them_becomes_the_primary(
     tmp_path: Path, network: MemoryNetwork, autojump_clock: trio.testing.MockClock
 ) -> None:
-    alpha = msgspec.structs.replace(IDENTITY, role="primary", host_name="alpha", peer_name="beta")
+    alpha = msgspec.structs.replace(IDENTITY, role="primary", host_name="alpha")
     beta = msgspec.structs.replace(
-        alpha, role="backup", host="02", peer="01", host_name="beta", peer_name="alpha", complete=False
+        alpha, role="backup", host="02", peers=(ALPHA,), host_name="beta", complete=False
     )
     for identity in (alpha, beta):
         Volume.create(tmp_path / identity.host_name, identity)

@@ -60,7 +60,7 @@ class FakeLink:
 
 def replica_in(volume: Volume, state: PrimaryState) -> tuple[Replica, FakeSession]:
     """A replica in that state, linked where it is one of a link."""
-    replica, session = Replica(volume, hold_until=0.0), FakeSession()
+    replica, session = Replica(volume, volume.identity.only_peer, hold_until=0.0), FakeSession()
     for event in WAY[state]:
         if event is E.LINKED:
             replica.linked(cast(Link, FakeLink(session)))

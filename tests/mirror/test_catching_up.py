@@ -21,7 +21,7 @@ from fusemirror.protocol.messages import AnyMessage, CatalogRows, Normal
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
 from tests.channel.conftest import SessionPair
-from tests.volume.conftest import Writer, counting_seams, rows_of
+from tests.volume.conftest import ALPHA, Writer, counting_seams, rows_of
 
 BEGINNING = ChangeNumber(0)
 END = Normal(ChangeNumber(0))
@@ -29,7 +29,7 @@ END = Normal(ChangeNumber(0))
 
 @pytest.fixture
 def backup(volume: Volume, tmp_path: Path) -> Iterator[Volume]:
-    identity = msgspec.structs.replace(volume.identity, host="02", peer="01", role="backup")
+    identity = msgspec.structs.replace(volume.identity, host="02", peers=(ALPHA,), role="backup")
     Volume.create(tmp_path / "backup", identity)
     opened = Volume.open(tmp_path / "backup", counting_seams())
     yield opened

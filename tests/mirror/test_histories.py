@@ -31,7 +31,7 @@ from fusemirror.mirror.histories import (
 )
 from fusemirror.protocol.messages import Claim, Generation, History
 from fusemirror.volume.volume import Volume
-from tests.volume.conftest import Writer, counting_seams
+from tests.volume.conftest import ALPHA, Writer, counting_seams
 
 
 def line(name: str, first_change: int) -> Generation:
@@ -526,7 +526,7 @@ def test_the_history_tells_where_the_volume_stands(volume: Volume, writer: Write
 def test_a_copy_of_the_records_makes_histories_the_same(
     volume: Volume, writer: Writer, tmp_path: Path
 ) -> None:
-    backup_identity = msgspec.structs.replace(volume.identity, role="backup", host="02", peer="01")
+    backup_identity = msgspec.structs.replace(volume.identity, role="backup", host="02", peers=(ALPHA,))
     Volume.create(tmp_path / "backup", backup_identity)
     backup = Volume.open(tmp_path / "backup", counting_seams())
     begin(writer, b"first")

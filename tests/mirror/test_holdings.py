@@ -144,7 +144,7 @@ async def test_all_goes_once_the_backup_was_unmounted_in_good_order(
 
 async def test_nothing_is_known_of_a_backup_that_says_nothing(writer: Writer) -> None:
     volume = writer.volume
-    holdings = Holdings(volume)
+    holdings = Holdings(volume, lambda: volume.identity.only_peer)
     before = writer.create(b"before")
     assert await holdings.not_held([before], None, alone=False) == []
     assert await holdings.not_held([before], None, alone=True) == [], "no line of its own has begun"
@@ -152,9 +152,9 @@ async def test_nothing_is_known_of_a_backup_that_says_nothing(writer: Writer) ->
     apart = writer.create(b"apart")
     assert await holdings.not_held([before, apart], None, alone=False) == [], "it is catching up"
     assert await holdings.not_held([before, apart], None, alone=True) == [apart]
-    after_restart = Holdings(volume)
+    after_restart = Holdings(volume, lambda: volume.identity.only_peer)
     after_restart.part()
     assert await after_restart.not_held([before, apart], None, alone=True) == [apart]
     after_restart.share()
-    assert volume.identity.held_below is None
-    assert Holdings(volume).below is None
+    assert volume.identity.only_peer.held_below is None
+    assert Holdings(volume, lambda: volume.identity.only_peer).below is None

@@ -12,6 +12,7 @@ import trio.testing
 
 from fusemirror.change import NamespaceChange, TruncateChange
 from fusemirror.channel.link import Link
+from fusemirror.errors import CopyDeclined
 from fusemirror.identifiers import NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.mirror.histories import history_of
 from fusemirror.mirror.pace import Pace
@@ -23,7 +24,7 @@ from fusemirror.mirror.window import Window
 from fusemirror.protocol.messages import CatalogRows, CaughtUp, Normal, OutOfSync, PurgeOffer, Reply, Suspects
 from fusemirror.volume.volume import Volume
 from tests.mirror.replicas import FakeSession
-from tests.volume.conftest import Writer
+from tests.volume.conftest import BETA, GAMMA, Writer
 
 FILE = InodeNumber(7)
 PATIENCE_S = 30
@@ -45,11 +46,11 @@ class Wire(FakeSession):
 
 
 class Brought:
-    """A replica that is being brought up to date."""
+    """The last replica of a volume, which is being brought up to date."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
-        self.replica = Replica(volume, hold_until=0.0)
+        self.replica = Replica(volume, volume.identity.peers[-1], hold_until=0.0)
         self.window = Window(volume.number)
         self.reached: list[PrimaryEvent] = []
         self.pace = Pace(0, paused=volume.identity.resync_paused)
@@ -145,6 +146,7 @@ async def test_it_is_paused_only_where_something_is_to_be_copied(volume: Volume)
 async def test_who_waited_for_an_image_that_is_copied_hears_of_no_other(
     volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    volume.update_identity(peers=(BETA, GAMMA))
     brought, wire = Brought(volume), Wire()
     good, bad = writer.create(b"good"), writer.create(b"bad")
     brought.window.acknowledge(volume.number)
@@ -160,11 +162,14 @@ async def test_who_waited_for_an_image_that_is_copied_hears_of_no_other(
     heard: dict[ChangeNumber, bool] = {}
     for change in changes:
         brought.window.when_settled(change.number, partial(heard.__setitem__, change.number))
+    told = brought.window.acknowledgement(changes[1].number)
     async with brought.over(wire) as stream:
         brought.replica.declined[bad] = "no"
         brought.resync.try_again(bad)
         await confirm(stream, 1)
     assert list(heard.values()) == [True, False, True]
+    with pytest.raises(CopyDeclined, match="gamma"):
+        await told.wait()
 
 
 async def test_what_was_declined_and_is_copied_for_who_waits_for_it_is_in_order(

@@ -28,7 +28,7 @@ KEY = "what the change is about"
 
 def with_a_change_under_way(volume: Volume) -> Mirror:
     """A mirror that lost its backup before that acknowledged a change, and need not wait any longer."""
-    replica = Replica(volume, hold_until=0.0)
+    replica = Replica(volume, volume.identity.only_peer, hold_until=0.0)
     mirror = Mirror(volume, (replica,), Random(1).randbytes, io_timeout_s=PATIENCE_S)
     change = NamespaceChange(
         ChangeNumber(volume.number + 1), NO_REQUEST, volume.clock.next_ns(), InodeNumber(0), ()

@@ -19,7 +19,7 @@ from fusemirror.channel.session import Session, open_session
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control.decisions import Decisions
 from fusemirror.control.host_state import HostState
-from fusemirror.errors import CopyDeclined
+from fusemirror.errors import ConnectionLost, CopyDeclined
 from fusemirror.identifiers import NO_CHANGE, NO_REQUEST, ROOT_INODE, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import CHECKPOINT_INTERVAL_S, REGION_BYTES
 from fusemirror.mirror.applying import Applier, Handler
@@ -29,10 +29,20 @@ from fusemirror.mirror.sending import Mirror
 from fusemirror.mirror.states import BackupState, PrimaryState
 from fusemirror.operations import Create, Write
 from fusemirror.protocol.messages import AccessInEffect, Hello
+from fusemirror.volume.identity import KnownPeer
 from fusemirror.volume.volume import Volume
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, contents_of, counting_seams, problems_of, rows_of
+from tests.volume.conftest import (
+    ALPHA,
+    BETA,
+    GAMMA,
+    IDENTITY,
+    contents_of,
+    counting_seams,
+    problems_of,
+    rows_of,
+)
 
 PEER_TIMEOUT_S = 5.0
 PATIENCE_S = 120.0
@@ -42,17 +52,13 @@ OLD, NEW = b"old" * 100, b"new" * 100
 class Backup:
     """A host with a volume of its own, and what the primary knows of it."""
 
-    def __init__(self, name: str, number: int, directory: Path, main: Volume) -> None:
-        self.name = name
-        self.identity = number.to_bytes(1, "big")
-        Volume.create(
-            directory,
-            msgspec.structs.replace(
-                IDENTITY, role="backup", host=self.identity.hex(), peer="01", host_name=name, complete=False
-            ),
-        )
+    def __init__(self, known: KnownPeer, directory: Path, main: Volume) -> None:
+        self.name, self.identity = known.name, known.identity
+        peers = (ALPHA, *(each for each in main.identity.peers if each != known))
+        identity = {"host": known.host, "host_name": known.name, "peers": peers}
+        Volume.create(directory, msgspec.structs.replace(IDENTITY, role="backup", complete=False, **identity))
         self.volume = Volume.open(directory, counting_seams())
-        self.replica = Replica(main, hold_until=trio.current_time())
+        self.replica = Replica(main, known, hold_until=trio.current_time())
         communication = cast(CommunicationVolume, SimpleNamespace(find=lambda _: None))
         others: dict[type, Handler] = {AccessInEffect: lambda *_: None}
         self.applier = Applier(self.volume, communication, lambda _: (), lambda _: None, others)
@@ -65,11 +71,11 @@ class Three:
 
     def __init__(self, directory: Path) -> None:
         self.directories = [directory / name for name in ("alpha", "beta", "gamma")]
-        Volume.create(self.directories[0], IDENTITY)
+        Volume.create(self.directories[0], msgspec.structs.replace(IDENTITY, peers=(BETA, GAMMA)))
         self.volume = Volume.open(self.directories[0], counting_seams())
         self.network = MemoryNetwork(Random(1))
-        self.beta = Backup("beta", 2, self.directories[1], self.volume)
-        self.gamma = Backup("gamma", 3, self.directories[2], self.volume)
+        self.beta = Backup(BETA, self.directories[1], self.volume)
+        self.gamma = Backup(GAMMA, self.directories[2], self.volume)
         self.backups = (self.beta, self.gamma)
         replicas = [backup.replica for backup in self.backups]
         self.mirror = Mirror(self.volume, replicas, Random(1).randbytes, io_timeout_s=PATIENCE_S)
@@ -331,7 +337,7 @@ async def test_what_one_declines_is_in_doubt_once_the_other_has_it(
         await three.until(lambda: gamma.replica.progress.number >= declined)
         assert not three.is_acknowledged(before), "one of the two does not have it yet"
         beta.held.set()
-        with pytest.raises(CopyDeclined):
+        with pytest.raises(CopyDeclined, match="gamma"):
             await three.mirror.window.acknowledged(declined)
         assert beta.volume.number >= declined
 
@@ -366,6 +372,54 @@ async def test_what_both_have_durably_is_what_the_slower_one_has(
     assert three.mirror.durability.peer_durable == NO_CHANGE
     assert three.volume.regions.is_empty
     await three.until(lambda: all(backup.volume.regions.is_empty for backup in three.backups))
+
+
+@pytest.mark.expects_warnings
+async def test_what_is_said_of_one_names_that_one(
+    three: Three, autojump_clock: trio.testing.MockClock
+) -> None:
+    gamma = three.gamma
+    gamma.replica.declined[ROOT_INODE] = "immutable"
+    assert "gamma" in (three.mirror.shown_reason or "")
+    gamma.replica.declined.clear()
+    await three.lose(gamma)
+    with pytest.raises(ConnectionLost, match="gamma"):
+        await three.mirror.durability.checkpoint()
+    three.volume.update_peer(gamma.replica.known, name="renamed")  # as it says when the hosts meet
+    assert [backup.replica.known.name for backup in three.backups] == ["beta", "renamed"]
+    with pytest.raises(ConnectionLost, match="renamed"):
+        await three.mirror.durability.checkpoint()
+    await three.meet(gamma)
+
+
+@pytest.mark.expects_warnings
+async def test_what_one_may_have_open_is_kept_of_that_one_and_outlives_the_process(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    three = Three(tmp_path)
+    beta, gamma = three.backups
+    async with running(three, *three.backups):
+        await three.until_normal()
+        before = three.create(b"before")
+        await three.lose(gamma)
+        await three.until(lambda: gamma.replica.is_left)
+        apart = three.create(b"apart")
+        await three.mirror.window.acknowledged(three.volume.number)
+        assert await three.mirror.not_held([before, apart]) == [apart]
+        number = three.write(before, 0, NEW)
+        three.mirror.retire(beta.replica, ChangeNumber(number - 1), b"another process")
+        assert "beta" in str(three.mirror.window.end_of(number)), "it may hold this, and no record tells"
+    for volume in (three.volume, beta.volume, gamma.volume):
+        volume.close()
+    volume = Volume.open(three.directories[0], counting_seams())
+    replicas = [Replica(volume, known, hold_until=0.0) for known in volume.identity.peers]
+    assert [replica.known.name for replica in replicas] == ["beta", "gamma"]
+    assert [replica.holdings.below for replica in replicas] == [None, apart]
+    replicas[0].holdings.share()
+    assert [known.held_below for known in volume.identity.peers] == [None, apart], "gamma has not met it"
+    replicas[1].holdings.share()
+    assert [known.held_below for known in volume.identity.peers] == [None, None]
+    volume.close()
 
 
 async def test_a_request_of_one_reaches_the_other_with_its_data(

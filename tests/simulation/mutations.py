@@ -447,7 +447,7 @@ def _drop_without_record() -> AbstractContextManager[object]:
 
 
 def _take_whatever_is_reclaimed(message: ReclaimLocks, arbiter: Deciding) -> ReclaimLocks:
-    return msgspec.structs.replace(message, epoch=bytes.fromhex(arbiter.locks.volume.identity.lock_epoch))
+    return msgspec.structs.replace(message, epoch=arbiter.locks.epoch)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from fusemirror.limits import FILE_BYTES_MAX
 from fusemirror.seams import Seams
 from fusemirror.settings import Access, Acknowledge, Communication, OnDegraded, Settings, changed
 from fusemirror.volume.extents import extents_of
-from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.identity import Identity, KnownPeer
 from fusemirror.volume.volume import Volume
 from tests.memory_network import MemoryNetwork, MemoryTransport
 from tests.simulation import disk
@@ -225,13 +225,11 @@ class SimulatedHost:
     def make_volume(self, role: Literal["primary", "backup"]) -> None:
         identities = {name: name.encode().hex() * 16 for name in (PRIMARY, BACKUP)}
         identity = Identity(
-            format=FORMAT_VERSION,
             filesystem="ab" * 16,
             name="simulated",
             host=identities[self.name],
             host_name=self.name,
-            peer=identities[self.peer],
-            peer_name=self.peer,
+            peers=(KnownPeer(identities[self.peer], self.peer),),
             role=role,
             complete=role == "primary",
             compare_all=False,

@@ -26,7 +26,7 @@ from fusemirror.volume import check as check_module
 from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.check import check
 from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, xattr_key
-from fusemirror.volume.identity import FORMAT_VERSION, Identity
+from fusemirror.volume.identity import Identity, KnownPeer
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.probe import walk
 from fusemirror.volume.volume import Volume
@@ -34,14 +34,13 @@ from fusemirror.xattrs import CAPABILITY
 
 T = TypeVar("T")
 
+ALPHA, BETA, GAMMA = KnownPeer("01", "alpha"), KnownPeer("02", "beta"), KnownPeer("03", "gamma")
 IDENTITY = Identity(
-    format=FORMAT_VERSION,
     filesystem="aa" * 16,
     name="shared",
     host="01",
     host_name="alpha",
-    peer="02",
-    peer_name="beta",
+    peers=(BETA,),
     role="primary",
     complete=True,
     compare_all=False,

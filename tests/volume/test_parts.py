@@ -7,6 +7,8 @@ import pytest
 from fusemirror.errors import VolumeInUse
 from fusemirror.volume.identity import Identity
 from fusemirror.volume.parts import Home
+from fusemirror.volume.volume import Volume
+from tests.volume.conftest import BETA, GAMMA
 
 
 def test_one_process_at_a_time_is_at_home(directory: Path) -> None:
@@ -26,3 +28,13 @@ def test_what_a_volume_says_of_itself_is_durable_when_it_is_said(directory: Path
     home.update_identity({"term": 3})
     home.identity.store(directory)
     home.release()
+
+
+def test_what_is_said_of_one_peer_is_said_of_that_one(volume: Volume) -> None:
+    volume.update_identity(peers=(BETA, GAMMA))
+    volume.update_peer(BETA, file_bytes_max=2**40)
+    volume.update_peer(GAMMA, name="delta", file_bytes_max=2**30)
+    beta, delta = Identity.load(volume.directory).peers
+    assert (beta.name, beta.file_bytes_max) == ("beta", 2**40)
+    assert (delta.host, delta.name, delta.file_bytes_max) == (GAMMA.host, "delta", 2**30)
+    assert volume.file_bytes_max == 2**30, "what all disks take"

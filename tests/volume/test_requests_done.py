@@ -39,7 +39,7 @@ def test_of_a_file_that_cannot_be_read_nobody_knows(directory: Path, content: by
     (directory / "requests-done").write_bytes(content)
     assert load_requests(directory) is None
     volume = Volume.open(directory, counting_seams())
-    assert volume.identity.forgot_requests
+    assert volume.identity.only_peer.forgot_requests
     volume.close()
 
 

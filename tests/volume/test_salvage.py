@@ -31,7 +31,7 @@ from fusemirror.volume.salvage import repair_journal
 from fusemirror.volume.volume import Volume
 from fusemirror.xattrs import CAPABILITY
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import IDENTITY, Writer, counting_seams
+from tests.volume.conftest import ALPHA, BETA, GAMMA, IDENTITY, Writer, counting_seams
 
 NAMES = [b"name%d" % number for number in range(9)]
 LOST = 4  # the index of the name whose record is damaged
@@ -307,9 +307,9 @@ def test_a_repaired_primary_that_goes_on_alone_has_nothing_in_common_with_its_pe
 async def test_a_repaired_primary_gives_way_to_the_other_host_which_has_what_is_lost(tmp_path: Path) -> None:
     network = MemoryNetwork(Random(1))
     identities = {
-        "alpha": msgspec.structs.replace(IDENTITY, host_name="alpha", peer_name="beta"),
+        "alpha": msgspec.structs.replace(IDENTITY, host_name="alpha"),
         "beta": msgspec.structs.replace(
-            IDENTITY, role="backup", host="02", peer="01", host_name="beta", peer_name="alpha", complete=False
+            IDENTITY, role="backup", host="02", peers=(ALPHA,), host_name="beta", complete=False
         ),
     }
     for host_name, identity in identities.items():
@@ -400,11 +400,20 @@ def test_a_repair_forgets_no_request_that_can_be_read(tmp_path: Path, committed:
     )
     volume = Volume.open(tmp_path / "volume", counting_seams())
     assert set(volume.requests_done) == {b"request%d" % number for number in range(6) if number != LOST}
-    assert volume.identity.forgot_requests, "the backup is to hear of it"
+    assert volume.identity.only_peer.forgot_requests, "the backup is to hear of it"
     volume.abandon()
     volume = Volume.open(tmp_path / "volume", counting_seams())
     assert len(volume.requests_done) == 5, "a crash forgets none either"
     volume.close()
+
+
+def test_a_repair_that_lost_requests_says_so_of_each_peer(tmp_path: Path) -> None:
+    place = requests_volume(tmp_path / "volume", committed=True)[LOST]
+    identity = Identity.load(tmp_path / "volume")
+    msgspec.structs.replace(identity, peers=(BETA, GAMMA)).store(tmp_path / "volume")
+    flip(tmp_path / "volume", place + 40)
+    assert "which requests of beta or gamma took" in checked(tmp_path / "volume", repair=True)[2]
+    assert [peer.forgot_requests for peer in Identity.load(tmp_path / "volume").peers] == [True, True]
 
 
 def test_two_repairs_keep_what_the_first_one_kept(tmp_path: Path) -> None:
