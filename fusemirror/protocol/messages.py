@@ -95,7 +95,7 @@ class History(msgspec.Struct, frozen=True, array_like=True):
     complete: bool  # False while a first copy, or a catalog copy, has not ended
     compare_all: bool  # after a power cut or a repair every image and row is suspect
     number: ClaimedChangeNumber = ChangeNumber(0)  # last change of any kind that it holds
-    checkpoint_begun: Counter = 0  # the last checkpoint of the pair that it heard of
+    checkpoint_begun: Counter = 0  # the last checkpoint of all volumes that it heard of
     checkpoint: Counter = 0  # the last one up to which it is durable
 
 
@@ -346,11 +346,11 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False)
 
     token: Counter
     durable: AnyChangeNumber
-    checkpoint: Counter = 0  # counts those of the pair, over all processes
+    checkpoint: Counter = 0  # counts those of all volumes, over all processes
 
 
 class ForgetMarks(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
-    """Both volumes hold durably what stood before the checkpoint `token`: its marks may go."""
+    """All volumes hold durably what stood before the checkpoint `token`: its marks may go."""
 
     token: Counter
 

@@ -282,7 +282,7 @@ class Catalog:
             self.touch(inode)
 
     def note_checkpoints(self, begun: int, ended: int) -> None:
-        """These are the last checkpoints with the peer, as the next commit says."""
+        """These are the last checkpoints, as the next commit says."""
         self.checkpoints = Checkpoints(begun, ended)
         self.changes_since_commit += 1
 

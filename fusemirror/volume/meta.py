@@ -39,8 +39,8 @@ def set_back_row(set_back: SetBack) -> Row:
 
 
 class Checkpoints(NamedTuple):
-    """Of the pair: the last that was begun, and the last up to which this volume is known to be durable. So a
-    volume that was put back from an older copy can be told from one that is as its peer left it.
+    """Of all volumes together: the last that was begun, and the last up to which this one is known to be
+    durable. So one that was put back from an older copy can be told from one that is as its peers left it.
     """
 
     begun: int

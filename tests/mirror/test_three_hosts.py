@@ -422,6 +422,30 @@ async def test_what_one_may_have_open_is_kept_of_that_one_and_outlives_the_proce
     volume.close()
 
 
+@pytest.mark.expects_warnings
+async def test_a_checkpoint_that_failed_at_one_makes_two_compare_more_and_never_less(
+    three: Three, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beta, gamma = three.backups
+    three.write(three.create(b"file"), 0, NEW)
+    await three.until_normal()
+    ended = three.volume.catalog.checkpoints.ended
+
+    async def fail() -> ChangeNumber:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(gamma.volume, "make_durable", fail)
+    with pytest.raises(ConnectionLost, match="gamma"):
+        await three.mirror.durability.checkpoint()
+    monkeypatch.undo()
+    assert beta.volume.catalog.checkpoints.ended == ended + 1
+    assert three.volume.catalog.checkpoints.ended == gamma.volume.catalog.checkpoints.begun == ended
+    main, at_beta, at_gamma = (history_of(each) for each in (three.volume, beta.volume, gamma.volume))
+    assert missed(main, at_beta) is missed(main, at_gamma) is Missed.RECORDS
+    assert missed(at_gamma, at_beta) is Missed.RECORDS
+    assert missed(at_beta, at_gamma) is Missed.CATALOG, "to beta it looks like a copy that was put back"
+
+
 async def test_a_request_of_one_reaches_the_other_with_its_data(
     three: Three, autojump_clock: trio.testing.MockClock
 ) -> None:
