@@ -7,6 +7,7 @@ by what all replicas say.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -52,8 +53,8 @@ class Replica:
     def __init__(self, volume: Volume, known: KnownPeer, hold_until: float) -> None:
         """Of that peer, and of one that is invited into its place later. `hold_until`: when (trio time) it
         reads nothing any more that an earlier process let it."""
-        self._volume = volume
-        self._place = volume.identity.peers.index(known)
+        place = volume.identity.peers.index(known)
+        self._known: Callable[[], KnownPeer] = lambda: volume.identity.peers[place]
         self.state = PrimaryState.HOLDING
         self.reason: str | None = "the backup has not been met since the mount"
         """Why the state is not normal."""
@@ -68,7 +69,7 @@ class Replica:
         """Images that its disk does not take, and why."""
         self.room = PeerSpace()
         self.out_of_sync = OutOfSyncMap()
-        self.holdings = Holdings(volume, lambda: self.known)
+        self.holdings = Holdings(volume, self._known)
         self.commands = StatusCommands()
         self.hold_until = hold_until
         """Until when (trio time) it may read under a lease that it has, once it is lost."""
@@ -78,7 +79,7 @@ class Replica:
     @property
     def known(self) -> KnownPeer:
         """Which peer it is of, and what the volume keeps of that."""
-        return self._volume.identity.peers[self._place]
+        return self._known()
 
     # --- its state ----------------------------------------------------------------------------------------
 
