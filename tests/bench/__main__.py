@@ -32,6 +32,7 @@ OWN_SYSTEMS = (
     "passthrough-own",
     "bare-mirror",
     "bare-mirror-tls",
+    "bare-mirror-tls-here-first",
     "limit",
 )
 OTHER_SESSION = ("primary-pyfuse3", "backup-pyfuse3")
@@ -190,9 +191,10 @@ def mounted(stack: ExitStack, base: Path, names: set[str]) -> Iterable[System]:
         yield stack.enter_context(systems.passthrough(base, own_session=False))
     if "passthrough-own" in names:
         yield stack.enter_context(systems.passthrough(base, own_session=True))
-    for name in ("bare-mirror", "bare-mirror-tls"):
+    for name in ("bare-mirror", "bare-mirror-tls", "bare-mirror-tls-here-first"):
         if name in names:
-            yield stack.enter_context(systems.bare_mirror(base, tls=name.endswith("-tls")))
+            here_first = name.endswith("-here-first")
+            yield stack.enter_context(systems.bare_mirror(base, tls="-tls" in name, here_first=here_first))
     if "limit" in names:
         yield stack.enter_context(systems.limit(base))
     for name in filter(names.__contains__, PEERS):

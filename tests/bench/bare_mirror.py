@@ -1,12 +1,13 @@
 """A passthrough whose writes another host has too before they return: the least that any mirror costs.
 
-    python -m tests.bench.bare_mirror SOURCE MOUNTPOINT ADDRESS:PORT [KEYS]
+    python -m tests.bench.bare_mirror SOURCE MOUNTPOINT ADDRESS:PORT [KEYS [here-first]]
     python -m tests.bench.bare_mirror --serve COPIES ADDRESS:PORT [KEYS]
 
 Each write goes over TCP to the second process, which writes it to a copy and says so. Nothing else: no
 order between hosts, no names or times on the other one, no checksum, nothing to recover by. What this
 does not reach, no filesystem on pyfuse3 reaches that answers when both hosts have the data. With KEYS, a
-directory with a certificate and its key for both ends, all of it goes over TLS 1.3.
+directory with a certificate and its key for both ends, all of it goes over TLS 1.3. Here first, it writes its
+own file before it sends: fusemirror must, so that no copy has what main never had.
 """
 
 import os
@@ -35,9 +36,10 @@ _JOINED_BYTES_MAX = 16 << 10  # one record
 class BareMirror(Passthrough):
     """`Passthrough`, and `run` takes the answers of the other process for ever."""
 
-    def __init__(self, source: Path, peer: socket.socket) -> None:
+    def __init__(self, source: Path, peer: socket.socket, *, here_first: bool) -> None:
         super().__init__(source)
         self._peer = peer
+        self._here_first = here_first
         self._under_way: deque[Promise[None]] = deque()
         self._files: dict[int, int] = {}
 
@@ -47,10 +49,13 @@ class BareMirror(Passthrough):
             file = self._files[fh] = os.fstat(fh).st_ino
         answered: Promise[None] = Promise()
         self._under_way.append(answered)
+        if self._here_first:
+            os.pwrite(fh, buf, off)
         send_whole(self._peer, [_HEADER.pack(file, off, len(buf)), buf])
-        written = os.pwrite(fh, buf, off)  # while the other host is at work
+        if not self._here_first:
+            os.pwrite(fh, buf, off)  # while the other host is at work
         await answered.wait()
-        return written
+        return len(buf)
 
     async def release(self, fh: FileHandleT) -> None:
         self._files.pop(fh, None)
@@ -114,14 +119,14 @@ def serve(copies: Path, address: str, keys: Path | None) -> None:
             peer.send(_ANSWER)
 
 
-def main(source: Path, mountpoint: Path, address: str, keys: Path | None) -> None:
+def main(source: Path, mountpoint: Path, address: str, keys: Path | None, *, here_first: bool) -> None:
     """Serve until the mountpoint is unmounted."""
     peer = socket.create_connection(parse_address(address))
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if keys is not None:
         peer = encrypted(peer, keys, server=False)
     peer.setblocking(False)
-    operations = BareMirror(source, peer)
+    operations = BareMirror(source, peer, here_first=here_first)
     mount(operations, mountpoint, operations.run)
 
 
@@ -132,4 +137,4 @@ if __name__ == "__main__":
     if first == "--serve":
         serve(Path(second), where, at)
     else:
-        main(Path(first), Path(second), where, at)
+        main(Path(first), Path(second), where, at, here_first="here-first" in more)

@@ -18,6 +18,7 @@ REFERENCES = (
     "passthrough-own",
     "bare-mirror",
     "bare-mirror-tls",
+    "bare-mirror-tls-here-first",
     "limit",
     JUDGE,
     "glusterfs-sync",

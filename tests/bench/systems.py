@@ -101,15 +101,15 @@ def passthrough(directory: Path, *, own_session: bool) -> Iterator[System]:
 
 
 @contextmanager
-def bare_mirror(directory: Path, *, tls: bool) -> Iterator[System]:
-    """`bare_mirror.py`, over TLS or not."""
+def bare_mirror(directory: Path, *, tls: bool, here_first: bool = False) -> Iterator[System]:
+    """`bare_mirror.py`, over TLS or not; over TLS it may write here before it sends."""
     program, keys = (sys.executable, "-m", "tests.bench.bare_mirror"), []
     if tls:
         pair = make_key_pair("bare-mirror")
         (directory / CERTIFICATE).write_text(pair.certificate)
         (directory / KEY).write_text(pair.key)
-        keys = [str(directory)]
-    name = "bare-mirror-tls" if tls else "bare-mirror"
+        keys = [str(directory), *(["here-first"] if here_first else [])]
+    name = "bare-mirror" + ("-tls" if tls else "") + ("-here-first" if here_first else "")
     with _mirror(name, directory, program, lambda address: [f"{address}:{PORT}", *keys]) as system:
         yield system
 
