@@ -240,9 +240,14 @@ COPY_STEP_BYTES = 8 * MIB  # by one change: some ms of each host's loop, if the 
 FAILED_WRITES_MAX = 1_024  # inodes whose lost writes are remembered until somebody asks
 
 # --- locks ----------------------------------------------------------------------------------------
-# Whoever takes one looks at all that are held of the file: 4,096 of them in a millisecond.
+# Whoever takes one finds what is in its way, and what it joins, by bisection.
 LOCKS_PER_USER_MAX = 4_096  # at each host
-LOCKS_PER_HOST_MAX = 65_536  # each takes some 300 bytes; ENOLCK beyond, as for a user
+LOCKS_PER_HOST_MAX = 65_536  # each takes 500 to 800 bytes; ENOLCK beyond, as for a user
+# Each request under way may be granted and cut a range in three, and the next unlock cut what it took.
+LOCKS_UNDER_WAY_EACH = 3
+# A backup of an earlier version does not count these when one of its programs cuts a range by an unlock.
+# Beyond this it breaks the protocol.
+LOCKS_PER_PEER_MAX = LOCKS_PER_HOST_MAX + LOCKS_UNDER_WAY_EACH * REQUESTS_WAITING_MAX
 LOCKS_WAITING_PER_USER_MAX = 128  # each is a request of the kernel that waits, and a task
 LOCKS_WAITING_PER_HOST_MAX = 512  # half of REQUESTS_WAITING_MAX: the others can still be served
 LOCKS_LISTED_MAX = 2_048  # by `fusemirror locks`: some 500 KiB

@@ -180,7 +180,7 @@ class Asking:
     def _give_up_first(self, wanted: Wanted) -> None:
         """As the primary does with a conversion of flock(2): nobody reclaims the old lock."""
         table = self.locks.table
-        own = [lock for lock in table.held(wanted.key) if lock.owner == wanted.owner]
+        own = table.held_by(wanted.key, wanted.owner)
         # The primary may grant it to another before the new one. Reclaimed after that, it would conflict, and
         # this host would lose all its locks and not the one.
         if own and own[0].exclusive != wanted.lock.exclusive:

@@ -16,6 +16,7 @@ from fusemirror.protocol.codec import refusal
 from fusemirror.protocol.messages import (
     AskLock,
     CancelLock,
+    HeldLock,
     ListLocks,
     LockAnswer,
     LocksListed,
@@ -201,8 +202,9 @@ class Deciding:
                 stream.send(answer)
 
     def reclaimed(self, session: Session, message: ReclaimLocks) -> None:
-        """RemoteProtocolError for more than a host can hold, or a second time."""
+        """RemoteProtocolError for more than a host can hold, or a second time, and for what is no range."""
         locks = self.locks
+        _check_ranges(session, message, message.locks)
         self._reclaiming += [lock_of(each, locks.peer) for each in message.locks]
         # With each piece and not at the end, so that a peer fills no memory with pieces of which none is the
         # last (G7).
@@ -230,8 +232,9 @@ class Deciding:
         self.go_on()
 
     def asked(self, session: Session, message: AskLock) -> None:
-        """RemoteProtocolError before it has reclaimed."""
+        """RemoteProtocolError before it has reclaimed, and for what is no range."""
         self._check_reclaimed(session, message)
+        _check_ranges(session, message, (message.lock,))
         key, lock = lock_of(message.lock, self.locks.peer)
         wanted = Wanted(message.token, key, lock, message.waits, message.may_deadlock)
         # A waiting request keeps no task here: the answer is a message whenever it comes.
@@ -251,8 +254,10 @@ class Deciding:
             self._answer(LockAnswer(message.token, errno.EINTR, self.locks.volume.number))
 
     def released(self, session: Session, message: ReleaseLock) -> None:
-        """RemoteProtocolError before it has reclaimed, and for more ranges than a host can hold."""
+        """RemoteProtocolError before it has reclaimed, for what is no range, and for more of them than
+        programs can make."""
         self._check_reclaimed(session, message)
+        _check_ranges(session, message, (message,))
         key, owner = LockKey(message.inode, LockKind(message.space)), Owner(self.locks.peer, message.owner)
         if self.locks.table.is_too_many(key, owner, message.start, message.end, None):
             raise refusal(session.peer_name, message, "it leaves too many ranges")
@@ -274,6 +279,15 @@ class Deciding:
     def _check_reclaimed(self, session: Session, message: LocksMessage) -> None:
         if not self._reclaimed:
             raise refusal(session.peer_name, message, "it has not reclaimed yet")
+
+
+def _check_ranges(
+    session: Session, message: AskLock | ReclaimLocks | ReleaseLock, ranges: Iterable[HeldLock | ReleaseLock]
+) -> None:
+    # The table counts how many begin before a place and how many end before another: one that ended before it
+    # began would hide another lock, of whatever host.
+    if any(each.end < each.start for each in ranges):
+        raise refusal(session.peer_name, message, "a range that ends before it begins")
 
 
 def seen_from(lock: Lock, host: bytes) -> Lock:

@@ -160,6 +160,7 @@ class Locks:
         self._tokens = itertools.count(1)
         # By open file: the last close of one is told by its handle alone, and OFD locks send no unlock.
         self._through: dict[int, set[tuple[InodeNumber, Owner]]] = {}  # who locked through an open file
+        self._locked_through: dict[tuple[InodeNumber, Owner], set[int]] = {}  # the same from the other side
         self._arbiter: Arbiter | None = None
 
     @cached_property
@@ -234,6 +235,7 @@ class Locks:
         # Before the answer: a file that is closed meanwhile must end what is granted then.
         if not asks_only:
             self._through.setdefault(handle, set()).add((key.inode, lock.owner))
+            self._locked_through.setdefault((key.inode, lock.owner), set()).add(handle)
         token = next(self._tokens)
         ask = Ask(Wanted(token, key, lock, waits, may_deadlock), asks_only=asks_only)
         # Known before it is asked: the primary's half answers within the call, and gives back at once what it
@@ -294,7 +296,7 @@ class Locks:
     def _give_up(self, key: LockKey, owner: Owner, what: Range, *, waiting: bool) -> None:
         # Looked up before anything ends: until the primary has heard of it the backup goes on reclaiming it,
         # or another program would be granted the range ahead of the writes that were made under it (G2).
-        before = [lock for lock in self.table.held(key) if lock.owner == owner]
+        before = self.table.held_by(key, owner, *what)
         under_way = self.asked_by(key, owner)
         # Nobody is there to take the answer: the process has closed the file, or has gone.
         if waiting:
@@ -320,14 +322,18 @@ class Locks:
         self._give_up(LockKey(inode, LockKind.FCNTL), owner, (0, END_OF_FILE), waiting=True)
         # The file that was closed is let go of later (RELEASE), and the process may have locked the same
         # inode through another one by then: that must not end with it.
-        for owners in self._through.values():
-            owners.discard((inode, owner))
+        for handle in self._locked_through.pop((inode, owner), ()):
+            self._through[handle].remove((inode, owner))
 
     def closed(self, handle: int) -> None:
         """The last descriptor of an open file is closed: whatever was locked through it ends."""
         # Sorted, as a set of bytes has another order in each process, and a simulation must send the same
         # each time.
         for inode, owner in sorted(self._through.pop(handle, ())):
+            handles = self._locked_through[inode, owner]
+            handles.remove(handle)
+            if not handles:
+                del self._locked_through[inode, owner]
             # Of both kinds, as nobody keeps which it was: to give up what is not held sends nothing.
             for space in LockKind:
                 self._give_up(LockKey(inode, space), owner, (0, END_OF_FILE), waiting=True)

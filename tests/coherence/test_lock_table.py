@@ -1,8 +1,10 @@
 """The table of locks against a model that keeps every byte by itself, and the rules that fcntl(2) names."""
 
 import errno
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import combinations, pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -337,3 +339,179 @@ def test_what_a_host_waits_for_ends_with_it() -> None:
     assert table.count() == (1, 0)
     assert table.holds(A, FILE.inode)
     assert not table.holds(B, OTHER.inode)
+
+
+CLAIMS = st.lists(
+    st.tuples(st.sampled_from([1, 2, 3]), st.integers(0, 7), st.integers(0, 3), st.booleans()), max_size=6
+)
+
+
+@given(CLAIMS, CLAIMS)
+@settings(max_examples=300, deadline=None)
+def test_a_claim_is_checked_and_taken_as_if_it_were_asked_for_one_by_one(
+    held: list[tuple[int, int, int, bool]], claimed: list[tuple[int, int, int, bool]]
+) -> None:
+    table, model = LockTable(), LockTable()
+    for number, start, length, shared in held:
+        for each in (table, model):
+            each.ask(wanted(Owner(HERE, number), start, start + length, shared=shared))
+    table.ask(wanted(B, 0, 0))
+    locks = [
+        wanted(Owner(THERE, number), start, start + length, shared=shared).lock
+        for number, start, length, shared in claimed
+    ]
+    conflict = any(
+        one.conflicts_with(two.owner, two.start, two.end, exclusive=two.exclusive)
+        for one, two in combinations([*model.held(FILE), *locks], 2)
+    )
+    before = table.held(FILE)
+    try:
+        table.replace_host(THERE, [(FILE, lock) for lock in locks])
+    except ValueError:
+        assert conflict
+        assert table.held(FILE) == before
+    else:
+        assert not conflict
+        for lock in locks:
+            model.put(FILE, lock)
+        assert set(table.held(FILE)) == set(model.held(FILE))
+        assert table.count() == model.count()
+
+
+# --- what is under way ----------------------------------------------------------------------------------
+
+
+@given(CLAIMS, CLAIMS, st.integers(0, 7), st.integers(0, 3), st.integers(1, 12))
+@settings(max_examples=500, deadline=None)
+def test_what_a_host_may_give_up_its_arbiter_takes_whatever_it_has_granted_by_then(
+    held: list[tuple[int, int, int, bool]],
+    under_way: list[tuple[int, int, int, bool]],
+    start: int,
+    length: int,
+    limit: int,
+) -> None:
+    def made(number: int, first: int, more: int, shared: bool) -> Wanted:
+        return wanted(Owner(THERE, number), first, first + more, shared=shared)
+
+    asker, arbiter = LockTable(), LockTable()
+    with mock.patch.object(lock_table, "LOCKS_PER_USER_MAX", limit):
+        for each in held:
+            if arbiter.ask(made(*each))[0].errno == 0:
+                asker.put(FILE, made(*each).lock)
+        asked = [made(*each) for each in under_way]
+        for request in asked:
+            arbiter.ask(request)
+        if not asker.is_too_many(FILE, B, start, start + length, None, asked):
+            assert not arbiter.is_too_many(FILE, B, start, start + length, None)
+
+
+def test_locks_of_one_owner_count_for_the_user_who_took_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_table, "LOCKS_PER_USER_MAX", 1)
+    table = LockTable()
+    table.ask(wanted(A, 0, 9, uid=5))
+    table.ask(wanted(A, 20, 29, uid=6))
+    assert table.is_too_many(FILE, A, 24, 25, None)  # of 6, whatever 5 has
+    assert not table.is_too_many(FILE, A, 25, 29, None)
+    assert errnos(table.ask(wanted(A, 4, 5, uid=7, shared=True))) == [(A, errno.ENOLCK)]  # cuts what 5 has
+
+
+# --- work -----------------------------------------------------------------------------------------------
+
+
+class Counted(int):
+    """A number that counts how often any of them is compared."""
+
+    comparisons = 0
+
+    def _counting(name: str) -> Any:  # type: ignore[misc]
+        compare = getattr(int, name)
+
+        def counted(self: int, other: int) -> bool:
+            Counted.comparisons += 1
+            result: bool = compare(self, other)
+            return result
+
+        return counted
+
+    __lt__, __le__, __gt__, __ge__ = map(_counting, ("__lt__", "__le__", "__gt__", "__ge__"))
+    __eq__ = _counting("__eq__")
+    __hash__ = int.__hash__
+
+
+def _many(count: int, owners: int) -> list[tuple[LockKey, Lock]]:
+    """Every second byte of a file."""
+    return [
+        (FILE, Lock(Owner(THERE, Counted(at % owners)), Counted(2 * at), Counted(2 * at), True, 1, 0))
+        for at in range(count)
+    ]
+
+
+def _taken(locks: list[tuple[LockKey, Lock]]) -> LockTable:
+    table = LockTable()
+    table.replace_host(THERE, locks)
+    return table
+
+
+def _reclaim(locks: list[tuple[LockKey, Lock]], _: LockTable) -> None:
+    _taken(locks)
+
+
+def _set(locks: list[tuple[LockKey, Lock]], _: LockTable) -> None:
+    table = LockTable()
+    for key, lock in locks:
+        assert [each.errno for each in table.ask(Wanted(1, key, lock))] == [0]
+
+
+def _refuse(locks: list[tuple[LockKey, Lock]], table: LockTable) -> None:
+    for key, lock in locks:
+        other = Lock(A, lock.start, lock.end, exclusive=False, pid=1, uid=0)
+        assert [each.errno for each in table.ask(Wanted(1, key, other))] == [errno.EAGAIN]
+
+
+def _release(locks: list[tuple[LockKey, Lock]], table: LockTable) -> None:
+    for key, lock in locks:
+        table.release(key, lock.owner, lock.start, lock.end)
+
+
+def _release_while_others_wait(locks: list[tuple[LockKey, Lock]], table: LockTable) -> None:
+    for number in range(4):
+        table.ask(wanted(Owner(HERE, number), waits=True, may_deadlock=True))
+    _release(locks[1:], table)
+
+
+def _close(locks: list[tuple[LockKey, Lock]], table: LockTable) -> None:
+    for key, owner in dict.fromkeys((key, lock.owner) for key, lock in locks):
+        table.drop_owner(key.inode, owner)
+
+
+def _drop(_: list[tuple[LockKey, Lock]], table: LockTable) -> None:
+    table.drop_host(THERE)
+
+
+@pytest.mark.parametrize("owners", [1, 1 << 30], ids=["of one owner", "of one owner each"])
+@pytest.mark.parametrize(
+    "work",
+    [_reclaim, _set, _refuse, _release, _release_while_others_wait, _close, _drop],
+    ids=lambda work: work.__name__.strip("_"),
+)
+def test_many_locks_of_one_file_are_no_more_work_each_than_a_few(
+    work: Callable[[list[tuple[LockKey, Lock]], LockTable], None], owners: int
+) -> None:
+    per_lock = []
+    for count in (64, 512):
+        locks = _many(count, owners)
+        table = _taken(locks)
+        Counted.comparisons = 0
+        work(locks, table)
+        per_lock.append(Counted.comparisons / count)
+    # The logarithm has grown from 6 to 9, and a walk over all would be eight times as long.
+    assert per_lock[1] <= 2 * max(per_lock[0], 1)
+
+
+def test_many_ranges_that_go_at_once_are_in_nobodys_way_any_more() -> None:
+    table = _taken([*_many(200, 2), (FILE, wanted(Owner(THERE, 7), 900, 909).lock)])
+    table.release(FILE, Owner(THERE, 1), 100, 300)
+    for at in range(200):
+        request = Wanted(1, FILE, Lock(A, 2 * at, 2 * at, exclusive=True, pid=1, uid=0))
+        assert (table.hindrance(request) is None) == (at % 2 == 1 and 100 <= 2 * at <= 300)
+    assert table.hindrance(wanted(A, 905, 905)) is not None

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,14 +10,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from fusemirror.coherence.lock_asking import Asking
+from fusemirror.coherence.lock_deciding import Deciding
 from fusemirror.coherence.lock_listing import listed
 from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, Owner
 from fusemirror.coherence.locks import Ask
 from fusemirror.daemon import Host
-from fusemirror.errors import CheckReport, OperationFailed
+from fusemirror.errors import CheckReport, OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Write
-from fusemirror.protocol.messages import Hello
+from fusemirror.protocol.messages import AskLock, HeldLock, Hello, ReclaimLocks, ReleaseLock
 from tests.admin.conftest import Pair, network
 from tests.admin.conftest import pair as normal_pair
 from tests.memory_network import MemoryNetwork
@@ -444,3 +447,50 @@ async def test_a_disk_that_takes_no_record_gives_no_locks_alone(
     monkeypatch.setattr(pair.primary.unit.volume, "update_identity", refuses)
     assert await take(pair.primary) == errno.EIO
     assert held(pair.primary) == [("backup", 1, 0)]
+
+
+# --- limits -------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_no_range_is_refused(pair: Pair) -> None:
+    arbiter, link = pair.primary.roles.locks.arbiter, pair.primary.roles.host.links.link
+    assert isinstance(arbiter, Deciding)
+    assert link is not None
+    lock = HeldLock(FILE, 0, 1, 5, 4, exclusive=True)
+    with pytest.raises(RemoteProtocolError, match="ends before it begins"):
+        arbiter.asked(link.forward, AskLock(1, lock, waits=False))
+    with pytest.raises(RemoteProtocolError, match="ends before it begins"):
+        arbiter.released(link.forward, ReleaseLock(FILE, 0, 1, 5, 4))
+    arbiter.begin_link()
+    with pytest.raises(RemoteProtocolError, match="ends before it begins"):
+        arbiter.reclaimed(link.forward, ReclaimLocks(bytes(8), (lock,), last=True))
+
+
+# --- requests that are not answered -------------------------------------------------------------------------
+
+
+class _SlowWrites:
+    """Those that this host keeps: one has not ended."""
+
+    newest_of_all = 1
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+
+    async def wait_all_ended(self, last: int) -> None:
+        if last:
+            await self.ended.wait()
+
+
+async def test_what_is_kept_of_a_release_is_what_it_gave_up(
+    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in range(0, 40, 2):
+        assert await take(pair.backup, 1, (start, start)) == 0
+    arbiter = pair.backup.roles.locks.arbiter
+    assert isinstance(arbiter, Asking)
+    monkeypatch.setattr(arbiter, "_communication", SimpleNamespace(kept=_SlowWrites()))
+    for start in range(40):  # every second one holds nothing
+        give_up(pair.backup, 1, (start, start))
+    assert [len(before) for _, _, before in arbiter._unsent] == [1] * 20
+    assert len(arbiter._still_held()) == 20

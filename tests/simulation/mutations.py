@@ -418,7 +418,7 @@ _LOCKS_LATE = {**_LOCKS, "acknowledge": ("async", "async"), "latency": 0.02}
 def _nobody_waits_remembered() -> Iterator[None]:
     """A lock that becomes free is given to whoever asks next; the others wait for ever."""
 
-    def settle_nobody(_table: LockTable, _: LockKey) -> list[Settled]:
+    def settle_nobody(_table: LockTable, _: LockKey, *, closes: bool) -> list[Settled]:
         return []
 
     with (
