@@ -95,11 +95,16 @@ class Deciding:
     def go_on(self) -> None:
         """Decide what can be decided now."""
         if self.is_open:
-            # Only where somebody waits: a host that was alone for a moment, with nobody wanting a lock,
-            # drops nothing.
-            if self._decides_alone and not self._dropped and self.locks.table.count()[1]:
+            # Only where a program here waits for what the backup holds: a host that was alone for a moment,
+            # with nobody wanting that, drops nothing. A program of the backup that waits gets nothing here.
+            # One of this host that waits for others of it is let in when they go (`release`): it conflicts
+            # with nothing that the backup may reclaim, as all of that is in the table, and grows no more.
+            if self._decides_alone and not self._dropped and self._is_wanted_here():
                 self._begin_epoch()
             self.locks.ask_again()
+
+    def _is_wanted_here(self) -> bool:
+        return self.locks.table.waits_for(self.locks.host, self.locks.peer)
 
     def begin_link(self) -> None:
         """A link begins: nothing is decided from the time when the backup has caught up until it has
@@ -108,9 +113,15 @@ class Deciding:
         # A link that ended between two pieces has left half of a list, which must not be taken for a part of
         # the next one.
         self._reclaiming.clear()
-        # It asks anew over each link. What it holds stays in the table until it has reclaimed, so that
-        # nobody else gets it.
+
+    def link_lost(self) -> None:
+        """No request comes over the last link any more."""
+        # It asks anew over the next. Until then nobody could tell it of a grant, and what it was granted
+        # would be in the way of programs here. What it holds stays in the table until it has reclaimed, so
+        # that nobody else gets it.
         self.locks.table.drop_waiting(self.locks.peer)
+        # Alone already, this host may have granted it something since it looked.
+        self.go_on()
 
     def _begin_epoch(self) -> bool:
         """Drop what the backup held; False, and nothing changed, where the disk does not take the record."""

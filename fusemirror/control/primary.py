@@ -257,6 +257,7 @@ class PrimaryUnit(Role):
             nursery.start_soon(self.host.news.run, link)
             await self.mirror.serve(link, self.replica)
             nursery.cancel_scope.cancel()
+        self.requests.arbiter.link_lost()
         self.host.end_link(link)
 
     # --- roles --------------------------------------------------------------------------------------------

@@ -449,6 +449,52 @@ async def test_a_disk_that_takes_no_record_gives_no_locks_alone(
     assert held(pair.primary) == [("backup", 1, 0)]
 
 
+@pytest.mark.expects_warnings
+async def test_who_waits_at_the_backup_costs_it_no_locks(
+    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    assert await take(pair.backup, 1) == 0
+    waits = begin(pair.backup, 2, waits=True)
+    await until(lambda: pair.primary.roles.locks.table.count() == (1, 1))
+    await part(pair, network)
+    await meet(pair, network)
+    assert pair.backup.roles.locks.lost == set()
+    give_up(pair.backup, 1)
+    assert await errno_of(pair.backup, waits) == 0
+
+
+@pytest.mark.expects_warnings
+async def test_who_waits_for_programs_of_the_primary_costs_the_backup_no_locks(
+    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    assert await take(pair.backup, 1, (50, 59)) == 0
+    assert await take(pair.primary, 1, (0, 9)) == 0
+    waits = begin(pair.primary, 2, (0, 49), waits=True)
+    await part(pair, network)
+    give_up(pair.primary, 1)
+    assert await errno_of(pair.primary, waits) == 0
+    await meet(pair, network)
+    assert pair.backup.roles.locks.lost == set()
+    assert held(pair.primary) == [("backup", 1, 50), ("primary", 2, 0)]
+
+
+async def test_nobody_is_granted_anything_who_could_not_be_told(
+    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    assert await take(pair.primary) == 0
+    waits = begin(pair.backup, waits=True)
+    behind = begin(pair.primary, 2, waits=True)
+    await until(lambda: pair.primary.roles.locks.table.count() == (1, 2))
+    network.cut("alpha", "beta")
+    await until(lambda: not pair.primary.roles.is_linked)
+    give_up(pair.primary)
+    assert await errno_of(pair.primary, behind) == 0
+    await meet(pair, network)
+    give_up(pair.primary, 2)
+    assert await errno_of(pair.backup, waits) == 0
+    assert held(pair.primary) == held(pair.backup) == [("backup", 1, 0)]
+
+
 # --- limits -------------------------------------------------------------------------------------------------
 
 
