@@ -137,6 +137,9 @@ class Asking:
                 last, message, _ = self._unsent[0]
                 # A release stands behind the writes that were made under the lock (G2).
                 await self._communication.kept.wait_all_ended(last)
+                # From now on the primary can answer it, and only from now on the link is at fault.
+                if isinstance(message, AskLock) and (ask := self.locks.find(message.token)) is not None:
+                    ask.since = trio.current_time()
                 link.forward.send(message)
                 # Only once it is sent: a release that the link takes with it must still be in here when the
                 # next one begins (`_still_held`).
@@ -252,7 +255,19 @@ class Asking:
     def report(self) -> CheckReport:
         return self._report()
 
-    def give_up_waiting(self, io_timeout_s: float) -> None:
+    def under_way(self) -> list[Wanted]:
+        return self.locks.asked()
+
+    def give_up_waiting(self, ask: Ask, io_timeout_s: float) -> None:
+        # It still stands behind a release, and that behind writes of this host. A program can write more than
+        # goes over the link in `io_timeout`, and must not be able to end it by that.
+        for each in self._unsent:
+            if isinstance(each[1], AskLock) and each[1].token == ask.wanted.token:
+                # Nobody would take the answer, and the primary has not heard of it.
+                self._unsent.remove(each)
+                return
+        # An answer that needs no wait and does not come is the fault of the link, which ends for that: a peer
+        # that answers heartbeats alone would hold up programs for ever (G8).
         if self._link is not None:
             self._link.close(str(TimedOut(io_timeout_s, "a request for a lock was not answered")))
 

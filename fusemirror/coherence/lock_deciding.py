@@ -9,7 +9,7 @@ from fusemirror.channel.session import Session
 from fusemirror.coherence.lock_table import Lock, LockKey, LockKind, Owner, Settled, Wanted
 from fusemirror.coherence.locks import Ask, Binding, LockListing, Locks, Range, lock_of, message_of
 from fusemirror.errors import CheckReport, ConnectionLost, DiskFailed
-from fusemirror.limits import LOCKS_PER_HOST_MAX, LOCKS_PER_MESSAGE
+from fusemirror.limits import LOCKS_PER_MESSAGE, LOCKS_PER_PEER_MAX
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
 from fusemirror.protocol.codec import refusal
@@ -185,7 +185,10 @@ class Deciding:
     def report(self) -> CheckReport:
         return self._mirror.authority.not_permitted()
 
-    def give_up_waiting(self, io_timeout_s: float) -> None:
+    def under_way(self) -> list[Wanted]:
+        return []  # what is granted is in the table
+
+    def give_up_waiting(self, ask: Ask, io_timeout_s: float) -> None:
         """Nothing is before this arbiter without an answer but what waits for others."""
 
     def _deliver(self, settled: Iterable[Settled]) -> None:
@@ -219,7 +222,7 @@ class Deciding:
         self._reclaiming += [lock_of(each, locks.peer) for each in message.locks]
         # With each piece and not at the end, so that a peer fills no memory with pieces of which none is the
         # last (G7).
-        if self._reclaimed or len(self._reclaiming) > LOCKS_PER_HOST_MAX:
+        if self._reclaimed or len(self._reclaiming) > LOCKS_PER_PEER_MAX:
             raise refusal(session.peer_name, message, "it has reclaimed already, or too much")
         if not message.last:
             return
@@ -270,7 +273,10 @@ class Deciding:
         self._check_reclaimed(session, message)
         _check_ranges(session, message, (message,))
         key, owner = LockKey(message.inode, LockKind(message.space)), Owner(self.locks.peer, message.owner)
-        if self.locks.table.is_too_many(key, owner, message.start, message.end, None):
+        # Not by the limit of a user, nor by that of a host: who gave this up did not know of the grants that
+        # were on their way, and a program must not be able to end the link by that.
+        more = self.locks.table.more(key, owner, message.start, message.end, None).total()
+        if more > 0 and self.locks.table.count_of(self.locks.peer) + more > LOCKS_PER_PEER_MAX:
             raise refusal(session.peer_name, message, "it leaves too many ranges")
         self.release(key, owner, (message.start, message.end), [], waiting=message.waiting)
         if message.token:

@@ -121,8 +121,11 @@ class Arbiter(Protocol):
         """Settle a request that was asked, with EINTR unless it is granted at the same moment."""
 
     def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
-        """The owner has given up a range; `before` is what it had of the file. `waiting`: it waits for
-        nothing, either."""
+        """The owner has given up a range; `before` is what it had of that. `waiting`: it waits for nothing,
+        either."""
+
+    def under_way(self) -> list[Wanted]:
+        """What may be granted to this host's programs by now, and its table has not."""
 
     async def others(self) -> "LockListing | None":
         """What the other host's programs hold and wait for, and the table here has not. None where nobody
@@ -135,8 +138,8 @@ class Arbiter(Protocol):
     def report(self) -> CheckReport:
         """What a request gets that waited too long, or in vain."""
 
-    def give_up_waiting(self, io_timeout_s: float) -> None:
-        """A request that should be answered at once was not, for `io_timeout`."""
+    def give_up_waiting(self, ask: Ask, io_timeout_s: float) -> None:
+        """A request that should be answered at once was not, for `io_timeout`. Nobody takes the answer."""
 
 
 class Locks:
@@ -286,8 +289,9 @@ class Locks:
 
     def release(self, key: LockKey, owner: Owner, start: int = 0, end: int = END_OF_FILE) -> None:
         """The owner gives up a range. OperationFailed (ENOLCK) where that leaves too many ranges."""
-        # Before anything is given up, so that the program may try otherwise, as on Linux.
-        if self.table.is_too_many(key, owner, start, end, None):
+        # Before anything is given up, so that the program may try otherwise, as on Linux. With what may be
+        # granted by now: the arbiter counts that already, and it is told of the release, and not asked.
+        if self.table.is_too_many(key, owner, start, end, None, self.arbiter.under_way()):
             raise OperationFailed(errno.ENOLCK)
         # It goes on waiting: another thread of the same process may wait for the range that this one gives
         # up.
@@ -308,12 +312,13 @@ class Locks:
         if before or under_way:
             self.arbiter.release(key, owner, what, before, waiting=waiting)
 
+    def asked(self) -> list[Wanted]:
+        """The requests for locks that are before the arbiter."""
+        return [ask.wanted for ask in self._asks.values() if ask.asked and not ask.asks_only]
+
     def asked_by(self, key: LockKey, owner: Owner) -> bool:
         """Whether a request of the owner is before the arbiter."""
-        return any(
-            ask.asked and ask.wanted.key == key and ask.wanted.owner == owner and not ask.asks_only
-            for ask in self._asks.values()
-        )
+        return any(each.key == key and each.owner == owner for each in self.asked())
 
     def closed_by(self, inode: InodeNumber, owner: Owner) -> None:
         """A process closed a descriptor of the file: its locks of fcntl(2) end, whichever it was."""
@@ -347,10 +352,14 @@ class Locks:
             # To wait for another program is no fault of anybody, and has no limit (F_SETLKW).
             if (ask.since > late and not in_vain) or (ask.asked and ask.wanted.waits):
                 continue
-            # An answer that needs no wait and does not come is the fault of the link, which ends for that: a
-            # peer that answers heartbeats alone would hold up programs for ever (G8).
+            # It was answered in time, and its task has yet to run.
+            if ask.answer.settled:
+                continue
+            # At once, and not when its task runs (`end`): a grant that came in between would put a lock into
+            # the table that its program was told it did not get.
+            del self._asks[ask.wanted.token]
             if ask.asked:
-                self.arbiter.give_up_waiting(self.io_timeout_s)
+                self.arbiter.give_up_waiting(ask, self.io_timeout_s)
             ask.answer.reject(self.arbiter.report())
 
     # --- for the arbiters -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from fusemirror.coherence import lock_deciding, lock_table
 from fusemirror.coherence.lock_asking import Asking
 from fusemirror.coherence.lock_deciding import Deciding
 from fusemirror.coherence.lock_listing import listed
@@ -19,7 +20,7 @@ from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.operations import Create, Write
-from fusemirror.protocol.messages import AskLock, HeldLock, Hello, ReclaimLocks, ReleaseLock
+from fusemirror.protocol.messages import AskLock, HeldLock, Hello, LockAnswer, ReclaimLocks, ReleaseLock
 from tests.admin.conftest import Pair, network
 from tests.admin.conftest import pair as normal_pair
 from tests.memory_network import MemoryNetwork
@@ -498,6 +499,56 @@ async def test_nobody_is_granted_anything_who_could_not_be_told(
 # --- limits -------------------------------------------------------------------------------------------------
 
 
+async def _at_the_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """A user may have one lock more, and has just been granted it."""
+    monkeypatch.setattr(lock_table, "LOCKS_PER_USER_MAX", 3)
+    assert await take(pair.backup, 1, (0, 9)) == 0
+    assert await take(pair.backup, 2, (20, 29)) == 0
+    return begin(pair.backup, 3, (40, 49))
+
+
+async def test_what_is_granted_meanwhile_counts_before_a_range_is_cut(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = await _at_the_limit(pair, monkeypatch)
+    link = pair.backup.roles.host.links.link
+    with pytest.raises(OperationFailed, match="No locks available"):
+        give_up(pair.backup, 1, (4, 5))
+    give_up(pair.backup, 1, (5, 9))  # it needs no more of them
+    assert await errno_of(pair.backup, third) == 0
+    assert await take(pair.backup, 4, (60, 69)) == errno.ENOLCK  # and the primary has heard of all that
+    assert held(pair.primary) == held(pair.backup) == [("backup", 1, 0), ("backup", 2, 20), ("backup", 3, 40)]
+    assert link is not None
+    assert not link.closed
+
+
+async def test_a_backup_that_does_not_count_it_is_not_cut_off(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asking, "under_way", lambda _: [])  # as in earlier versions
+    third = await _at_the_limit(pair, monkeypatch)
+    link = pair.backup.roles.host.links.link
+    give_up(pair.backup, 1, (4, 5))
+    assert await errno_of(pair.backup, third) == 0
+    assert await take(pair.backup, 4, (60, 69)) == errno.ENOLCK
+    assert len(held(pair.primary)) == len(held(pair.backup)) == 4
+    assert link is not None
+    assert not link.closed
+
+
+async def test_more_than_programs_can_make_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_deciding, "LOCKS_PER_PEER_MAX", 2)
+    assert await take(pair.backup, 1, (0, 9)) == 0
+    assert await take(pair.backup, 2, (20, 29)) == 0
+    arbiter, stream = pair.primary.roles.locks.arbiter, pair.primary.roles.host.links.link
+    assert isinstance(arbiter, Deciding)
+    assert stream is not None
+    with pytest.raises(RemoteProtocolError, match="too many ranges"):
+        arbiter.released(stream.forward, ReleaseLock(FILE, 0, 1, 4, 5, waiting=False))
+    arbiter.released(stream.forward, ReleaseLock(FILE, 0, 1, 5, 9, waiting=False))
+    assert held(pair.primary) == [("backup", 1, 0), ("backup", 2, 20)]
+
+
 async def test_what_is_no_range_is_refused(pair: Pair) -> None:
     arbiter, link = pair.primary.roles.locks.arbiter, pair.primary.roles.host.links.link
     assert isinstance(arbiter, Deciding)
@@ -515,6 +566,21 @@ async def test_what_is_no_range_is_refused(pair: Pair) -> None:
 # --- requests that are not answered -------------------------------------------------------------------------
 
 
+@pytest.mark.expects_warnings
+async def test_a_grant_that_comes_too_late_leaves_no_lock(pair: Pair, autojump_clock: MockClock) -> None:
+    locks, link = pair.backup.roles.locks, pair.backup.roles.host.links.link
+    asked = begin(pair.backup)
+    assert asked.asked
+    assert link is not None
+    asked.since -= 2 * locks.io_timeout_s  # as if it had taken so long
+    locks.expire()
+    assert isinstance(locks.arbiter, Asking)
+    locks.arbiter.answered(LockAnswer(asked.wanted.token), b"", link.mirror)  # before its task runs
+    with pytest.raises(CheckReport):
+        await locks.end(asked)
+    assert held(pair.backup) == []
+
+
 class _SlowWrites:
     """Those that this host keeps: one has not ended."""
 
@@ -526,6 +592,25 @@ class _SlowWrites:
     async def wait_all_ended(self, last: int) -> None:
         if last:
             await self.ended.wait()
+
+
+@pytest.mark.expects_warnings
+async def test_a_request_behind_slow_writes_ends_and_not_the_link(
+    pair: Pair, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks, link, kept = pair.backup.roles.locks, pair.backup.roles.host.links.link, _SlowWrites()
+    assert await take(pair.backup, 1) == 0
+    monkeypatch.setattr(locks.arbiter, "_communication", SimpleNamespace(kept=kept))
+    give_up(pair.backup, 1)
+    behind = begin(pair.backup, 2)
+    waits = begin(pair.backup, 3, waits=True)
+    with pytest.raises(CheckReport), trio.fail_after(2 * locks.io_timeout_s):
+        await locks.end(behind)
+    assert link is not None
+    assert not link.closed
+    kept.ended.set()
+    assert await errno_of(pair.backup, waits) == 0
+    assert held(pair.primary) == held(pair.backup) == [("backup", 3, 0)]
 
 
 async def test_what_is_kept_of_a_release_is_what_it_gave_up(
