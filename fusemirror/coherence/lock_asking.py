@@ -80,17 +80,19 @@ class Asking:
     # --- links ------------------------------------------------------------------------------------------
 
     async def reclaim(self, link: Link) -> set[InodeNumber]:
-        """Say what this host's programs hold; the inodes whose locks they lost. ChannelError."""
+        """Say what this host's programs hold; the inodes whose locks they lost, or had given up behind writes
+        that are not there yet. ChannelError."""
         locks = self.locks
+        # With what was given up behind such writes: a lock that ends before its holder's writes have come
+        # would show another program the file without them.
+        held = self._still_held()
+        inodes = {key.inode for key, _ in held}
         if not link.peer.takes_locks:
-            lost = locks.lose_all("the primary is of an earlier version, which knows no locks")
+            locks.lose_all("the primary is of an earlier version, which knows no locks")
             self._link, self._refuses = link, True
             # They would give up what is lost already, by messages that this primary does not know.
             self._unsent.clear()
-            return lost
-        # With what was given up behind writes that are not there yet: a lock that ends before its holder's
-        # writes have come would show another program the file without them.
-        held = self._still_held()
+            return inodes
         self._reclaim_answer = Promise()
         # One message also where nothing is held: until it has come the primary decides for nobody, as this
         # host might hold anything.
@@ -101,7 +103,10 @@ class Asking:
         # After all of it is sent, so that no request of a program goes between two pieces.
         self._link = link
         answer = await self._reclaim_answer.wait()
-        return set() if answer.kept else locks.lose_all("the other host went on without this one")
+        if answer.kept:
+            return set()
+        locks.lose_all("the other host went on without this one")
+        return inodes
 
     def _still_held(self) -> list[tuple[LockKey, Lock]]:
         """What the primary is to know: also what was given up, and is told of behind changes."""
@@ -136,7 +141,7 @@ class Asking:
             while self._unsent and self.is_open:
                 last, message, _ = self._unsent[0]
                 # A release stands behind the writes that were made under the lock (G2).
-                await self._communication.kept.wait_all_ended(last)
+                await self._communication.ended.wait_up_to(last)
                 # From now on the primary can answer it, and only from now on the link is at fault.
                 if isinstance(message, AskLock) and (ask := self.locks.find(message.token)) is not None:
                     ask.since = trio.current_time()
@@ -204,7 +209,9 @@ class Asking:
             token = next(self._tokens)
             self._giving_up[token] = key, owner, held
         message = ReleaseLock(key.inode, int(key.space), owner.number, *held, waiting, token)
-        last = self._communication.kept.newest_of_all
+        # Not only what was acknowledged early: a program that was told EIO after `io_timeout`, or that was
+        # killed, gives its lock up while what it wrote may still take effect.
+        last = self._communication.ended.newest_pending
         if self._link is None and not last:
             return  # it is not reclaimed
         if last:
@@ -215,8 +222,7 @@ class Asking:
             self._unsent.append((last, message, [(key, lock) for lock in before]))
             self._wanted.set()
         else:
-            # Nothing is to be waited for: a write that was answered has its number, so the release comes
-            # behind it.
+            # Nothing is to be waited for: what has ended has its number, so the release comes behind it.
             self._send(message)
 
     async def others(self) -> LockListing | None:

@@ -370,11 +370,11 @@ class Locks:
     def own(self) -> list[tuple[LockKey, Lock]]:
         return [(key, lock) for key, lock in self.table.all_held() if lock.owner.host == self.host]
 
-    def lose_all(self, why: str) -> set[InodeNumber]:
-        """Nothing that this host's programs held is theirs any more. The inodes that they had locked."""
+    def lose_all(self, why: str) -> None:
+        """Nothing that this host's programs held is theirs any more."""
         owners = {(key.inode, lock.owner) for key, lock in self.own()}
         if not owners:
-            return set()
+            return
         # All files through which one of them locked: which of its locks counted is not known to whoever
         # reads.
         handles = {handle for handle, users in self._through.items() if users & owners}
@@ -394,7 +394,6 @@ class Locks:
         # The other host may have written under a lock of its own since.
         for inode in sorted(inodes):
             self.volume.invalidator.image_suspect(inode)
-        return inodes
 
     def status(self) -> dict[str, int | str]:
         held, waiting = self.table.count()

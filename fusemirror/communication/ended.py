@@ -4,13 +4,28 @@ import math
 
 import trio
 
+from fusemirror.communication.staged import Staged
+from fusemirror.identifiers import RequestId
+
 
 class Ended:
     """Of one communication volume."""
 
-    def __init__(self) -> None:
+    def __init__(self, pending: dict[RequestId, Staged]) -> None:
+        """`pending`: those that have not ended, the oldest first."""
+        self._pending = pending
         self.total = 0
         self.last_at = -math.inf
         """When one ended last, in trio's time."""
         self.waiting = trio.lowlevel.ParkingLot()
         """Everyone who waits for requests to end, or for more room."""
+
+    @property
+    def newest_pending(self) -> int:
+        """The serial of the newest request that has not ended, or 0."""
+        return next((staged.serial for staged in reversed(self._pending.values())), 0)
+
+    async def wait_up_to(self, serial: int) -> None:
+        """Return when every request up to this one has ended."""
+        while next((staged.serial for staged in self._pending.values()), serial + 1) <= serial:
+            await self.waiting.park()

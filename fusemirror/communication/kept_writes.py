@@ -44,16 +44,6 @@ class KeptWrites:
         while next(iter(self._writes.get(inode, {})), last + 1) <= last:
             await self._ended.park()
 
-    @property
-    def newest_of_all(self) -> int:
-        """The serial of the newest kept write that has not ended, or 0."""
-        return max((next(reversed(writes)) for writes in self._writes.values()), default=0)
-
-    async def wait_all_ended(self, last: int) -> None:
-        """Return when every kept write up to serial `last` has ended."""
-        while any(next(iter(writes)) <= last for writes in self._writes.values()):
-            await self._ended.park()
-
     def newest_in_doubt(self, inode: InodeNumber) -> int:
         """The serial of the inode's newest kept write that may have taken effect already, or 0."""
         if inode not in self._writes:

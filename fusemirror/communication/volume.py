@@ -56,7 +56,7 @@ class CommunicationVolume(ABC):
         self.last_serial = 0
         """Of the request that was staged last."""
         self._staged: dict[RequestId, Staged] = {}
-        self.ended = Ended()
+        self.ended = Ended(self._staged)
         self.kept = KeptWrites(self.ended.waiting)
         self.destaging = Destaging(self._store, self.held, self.ended.waiting, self.reserve_disk)
 

@@ -18,9 +18,17 @@ from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind
 from fusemirror.coherence.locks import Ask
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed, RemoteProtocolError
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
+from fusemirror.identifiers import ROOT_INODE, InodeNumber, RequestId
 from fusemirror.operations import Create, Write
-from fusemirror.protocol.messages import AskLock, HeldLock, Hello, LockAnswer, ReclaimLocks, ReleaseLock
+from fusemirror.protocol.messages import (
+    AskLock,
+    HeldLock,
+    Hello,
+    LockAnswer,
+    ReclaimLocks,
+    ReleaseLock,
+    Request,
+)
 from tests.admin.conftest import Pair, network
 from tests.admin.conftest import pair as normal_pair
 from tests.memory_network import MemoryNetwork
@@ -173,6 +181,24 @@ async def test_asynchronous_writes_come_before_the_release_of_what_guarded_them(
         assert await take(pair.primary, key=key, waits=True) == 0
         assert pair.primary.roles.volume.read(made.number, 0, 10) == b"%d" % number
         give_up(pair.primary, key=key)
+
+
+async def test_a_release_stands_behind_what_its_program_does_not_wait_for_any_more(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """A program that was told EIO after `io_timeout`, or that was killed."""
+    arbiter = pair.backup.roles.locks.arbiter
+    assert isinstance(arbiter, Asking)
+    communication = arbiter._communication
+    assert await take(pair.backup) == 0
+    written = Request(RequestId(b"%016d" % 1), Write(FILE, 0))
+    communication.stage(written, b"late")
+    give_up(pair.backup)
+    waits = begin(pair.primary, waits=True)
+    await trio.sleep(pair.primary.roles.locks.io_timeout_s / 2)
+    assert held(pair.primary) == [("backup", 1, 0)]
+    communication.retire(written.identity)
+    assert await errno_of(pair.primary, waits) == 0
 
 
 async def test_a_circle_over_both_hosts_is_a_deadlock(pair: Pair) -> None:
@@ -353,8 +379,9 @@ async def test_what_nobody_could_get_alone_is_reclaimed(
 
 
 @pytest.mark.expects_warnings
+@pytest.mark.parametrize("gives_up", [False, True], ids=["held", "given up"])
 async def test_what_was_written_under_a_lost_lock_is_not_carried_out(
-    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork
+    pair: Pair, autojump_clock: MockClock, network: MemoryNetwork, gives_up: bool
 ) -> None:
     made = await pair.primary.roles.perform(Create(ROOT_INODE, b"file", 0o100644, 0, 0))
     assert made is not None
@@ -372,6 +399,9 @@ async def test_what_was_written_under_a_lost_lock_is_not_carried_out(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        if gives_up:  # as that of a program that was killed
+            give_up(pair.backup, key=key)
         await part(pair, network)
         assert await take(pair.primary, key=key) == 0
         await meet(pair, network)
@@ -582,25 +612,25 @@ async def test_a_grant_that_comes_too_late_leaves_no_lock(pair: Pair, autojump_c
 
 
 class _SlowWrites:
-    """Those that this host keeps: one has not ended."""
+    """Those that this host has staged: one has not ended."""
 
-    newest_of_all = 1
+    newest_pending = 1
 
     def __init__(self) -> None:
-        self.ended = trio.Event()
+        self.one = trio.Event()
 
-    async def wait_all_ended(self, last: int) -> None:
-        if last:
-            await self.ended.wait()
+    async def wait_up_to(self, serial: int) -> None:
+        if serial:
+            await self.one.wait()
 
 
 @pytest.mark.expects_warnings
 async def test_a_request_behind_slow_writes_ends_and_not_the_link(
     pair: Pair, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locks, link, kept = pair.backup.roles.locks, pair.backup.roles.host.links.link, _SlowWrites()
+    locks, link, slow = pair.backup.roles.locks, pair.backup.roles.host.links.link, _SlowWrites()
     assert await take(pair.backup, 1) == 0
-    monkeypatch.setattr(locks.arbiter, "_communication", SimpleNamespace(kept=kept))
+    monkeypatch.setattr(locks.arbiter, "_communication", SimpleNamespace(ended=slow))
     give_up(pair.backup, 1)
     behind = begin(pair.backup, 2)
     waits = begin(pair.backup, 3, waits=True)
@@ -608,7 +638,7 @@ async def test_a_request_behind_slow_writes_ends_and_not_the_link(
         await locks.end(behind)
     assert link is not None
     assert not link.closed
-    kept.ended.set()
+    slow.one.set()
     assert await errno_of(pair.backup, waits) == 0
     assert held(pair.primary) == held(pair.backup) == [("backup", 3, 0)]
 
@@ -620,7 +650,7 @@ async def test_what_is_kept_of_a_release_is_what_it_gave_up(
         assert await take(pair.backup, 1, (start, start)) == 0
     arbiter = pair.backup.roles.locks.arbiter
     assert isinstance(arbiter, Asking)
-    monkeypatch.setattr(arbiter, "_communication", SimpleNamespace(kept=_SlowWrites()))
+    monkeypatch.setattr(arbiter, "_communication", SimpleNamespace(ended=_SlowWrites()))
     for start in range(40):  # every second one holds nothing
         give_up(pair.backup, 1, (start, start))
     assert [len(before) for _, _, before in arbiter._unsent] == [1] * 20

@@ -22,28 +22,22 @@ async def test_writes_are_known_until_they_end(autojump_clock: MockClock, nurser
     writes = [staged(1, ONE), staged(2, TWO), staged(3, ONE)]
     for write in writes:
         kept.add(write)
-    assert (kept.newest(ONE), kept.newest(TWO), kept.newest(InodeNumber(9)), kept.newest_of_all) == (
-        3,
-        2,
-        0,
-        3,
-    )
+    assert (kept.newest(ONE), kept.newest(TWO), kept.newest(InodeNumber(9))) == (3, 2, 0)
     assert list(kept.of(ONE)) == [writes[0], writes[2]]
     seen: list[str] = []
 
-    async def wait(name: str, inode: InodeNumber | None) -> None:
-        await (kept.wait_all_ended(2) if inode is None else kept.wait_ended(inode, 3))
-        seen.append(name)
+    async def wait() -> None:
+        await kept.wait_ended(ONE, 3)
+        seen.append("of one")
 
-    nursery.start_soon(wait, "all up to 2", None)
-    nursery.start_soon(wait, "of one", ONE)
-    for write, expected in ((writes[2], []), (writes[1], []), (writes[0], ["all up to 2", "of one"])):
+    nursery.start_soon(wait)
+    for write, expected in ((writes[2], []), (writes[1], []), (writes[0], ["of one"])):
         await trio.testing.wait_all_tasks_blocked()
         kept.remove(write)
         ended.unpark_all()
         await trio.testing.wait_all_tasks_blocked()
-        assert sorted(seen) == expected
-    assert kept.newest_of_all == 0
+        assert seen == expected
+    assert (kept.newest(ONE), kept.newest(TWO)) == (0, 0)
 
 
 def test_what_ends_casts_doubt_on_those_before_it() -> None:
