@@ -11,11 +11,13 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import FusemirrorError
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import SPACE_RESERVE_BYTES_MAX
+from fusemirror.settings import Fence
 from tests.simulation.disk import Killed
 from tests.simulation.world import SimulatedHost, Spawn, World
 
 _STEPS_MAX = 40
 _CHECKPOINTS_MAX = 30
+_TRIPS_TO_MEET = 16  # over both paths, with handshakes and a dial that came too early
 _LINE_FAULTS = frozenset({"break", "cut", "late", "refuse", "reset", "slow", "stall", "stall-from"})
 
 
@@ -253,7 +255,7 @@ class Trouble:
             return
         if host.volume is None or other.volume is None:
             return
-        if not _is_redundant(host):
+        if not _is_redundant(host) or not self._meets_in_time():
             return
         self._calm = True
         self._busy.update((host.name, other.name))
@@ -266,6 +268,14 @@ class Trouble:
         finally:
             self._busy.clear()
             self._calm = False
+
+    def _meets_in_time(self) -> bool:
+        """Whether a primary meets its backup before it could go on alone: with an older copy it would show
+        and change what is gone (fusemirror(7), "Convergent")."""
+        options = self._world.options
+        trip_s = options.latency + options.jitter + options.coalescing
+        goes_alone = options.witness or options.fence is not Fence.NEVER
+        return not goes_alone or options.peer_timeout > _TRIPS_TO_MEET * trip_s
 
     async def _bring_back(self, primary: SimulatedHost) -> None:
         """Start it, and wait until the hosts have met: a line that fails just now would part them."""
