@@ -205,9 +205,8 @@ class Catalog:
     # --- changing ------------------------------------------------------------------------------------
 
     def touch(self, inode: Inode) -> None:
-        """The attributes of a cached inode differ from its row now; the row follows by the next commit."""
-        if inode.number not in self.cache.touched:
-            self.cache.touched[inode.number] = inode
+        """The attributes of an inode differ from its row now; the row follows by the next commit."""
+        if self.cache.touch(inode):
             self.changes_since_commit += 1
 
     def apply_rows(self, rows: Iterable[Row], number: ChangeNumber = _BEFORE_FIRST) -> list[InodeNumber]:
@@ -278,7 +277,6 @@ class Catalog:
     def adopt(self, inode: Inode) -> None:
         """Take an inode back into the cache, with its attributes, unless it has gone."""
         if self.inode(inode.number) is not None:
-            self.cache.cached[inode.number] = inode
             self.touch(inode)
 
     def note_checkpoints(self, begun: int, ended: int) -> None:

@@ -88,8 +88,10 @@ class Effects:
             raise BadChange(f"it came with {len(data)} of {change.length} bytes")
         if change.rows:
             check_rows(change.rows)
-        inode = self._catalog.inode(number)
-        if inode is None or not stat.S_ISREG(inode.mode) or type(change) is CopyChange:
+        if type(change) is CopyChange:
+            check_images(self._catalog, change)
+        inode = self._catalog.inode(number)  # last: a look at others may take its place in the cache
+        if inode is None or not stat.S_ISREG(inode.mode):
             check_images(self._catalog, change)
         old_size = 0 if inode is None else inode.size
         if record is not None:

@@ -1,7 +1,8 @@
 """Inode cache: the inodes of a catalog as objects, and those that are newer than their rows.
 
 Attributes that change with every write change in the cached inode, and reach their row at the next commit. So
-an inode stays in the cache until its row is committed: only others make place.
+an inode stays in the cache from when it is touched until its row is committed: only others make place. One
+that is touched is what the cache gives from then on, whatever became of its place since it was taken.
 """
 
 import struct
@@ -36,6 +37,17 @@ class InodeCache:
                 del self.cached[number]
         self.cached[inode.number] = inode
         return inode
+
+    def touch(self, inode: Inode) -> bool:
+        """The inode is newer than its row from now on, and in the cache; whether it was not newer before."""
+        number = inode.number
+        if (newer := self.touched.get(number)) is not None:
+            assert newer is inode, "what is newer than its row stays in the cache, and nobody loads another"
+            return False
+        # Others that were looked at since it was taken may have been given its place: who looks at it next
+        # must not load the old row.
+        self.touched[number] = self.cached[number] = inode
+        return True
 
     def forget(self, number: InodeNumber) -> None:
         """The inode's row is gone."""

@@ -46,7 +46,7 @@ def test_what_no_inode_can_be_is_exported_as_far_as_it_is_known(source: Writer, 
     file = source.create(b"file")
     source.write(file, 0, b"content")
     for number, attributes in ((ROOT_INODE, {"parent": 4711}), (file, {"parent": 1, "ctime_ns": -1})):
-        inode = source.inode(number)
+        inode = source.catalog.inode(number)
         for name, value in attributes.items():
             setattr(inode, name, value)
         source.catalog.touch(inode)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from fusemirror.change import Table
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import INODES_CACHED_MAX
@@ -33,6 +35,25 @@ def test_the_cache_is_bounded_and_keeps_what_is_not_committed(tmp_path: Path) ->
     assert [catalog.inode(inode.number) for inode in touched] == touched
     assert len(catalog._cached) <= INODES_CACHED_MAX
     catalog.close()
+
+
+def test_an_inode_that_made_place_before_it_was_touched_is_what_the_cache_gives(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemirror.volume.inode_cache.INODES_CACHED_MAX", 8)
+    numbers = [InodeNumber(number) for number in range(2, 20)]
+    catalog.apply_rows([inode_row(file_inode(number)) for number in numbers])
+    commit(catalog, 1)
+    first = catalog.inode(numbers[0])
+    assert first is not None
+    for number in numbers[1:]:
+        catalog.inode(number)
+    assert numbers[0] not in catalog.cache.cached
+    first.size = 123
+    catalog.touch(first)
+    assert catalog.inode(numbers[0]) is first
+    with pytest.raises(AssertionError):
+        catalog.touch(first.copy())  # its row could hold the attributes of one of the two only
 
 
 def test_touched_attributes_reach_rows_digests_and_commits(tmp_path: Path) -> None:

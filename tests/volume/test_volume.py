@@ -1171,6 +1171,28 @@ def test_a_copy_has_the_holes_of_its_source_and_its_bytes(
     writer.volume.close()
 
 
+def test_a_copy_whose_source_takes_the_place_of_its_target_in_the_cache_leaves_its_size(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at the source may let go of the target, which was taken before: its row would stay old."""
+    source, target = writer.create(b"source"), writer.create(b"target")
+    writer.write(source, 0, b"x" * 5000)
+    writer.write(target, 0, b"old")
+    others = [writer.create(b"other %d" % count) for count in range(7)]
+    writer.volume.commit()
+    catalog = writer.volume.catalog
+    catalog.cache.cached.clear()
+    monkeypatch.setattr("fusemirror.volume.inode_cache.INODES_CACHED_MAX", 1 + len(others))
+    for number in (target, *others):
+        catalog.inode(number)
+    assert source not in catalog.cache.cached
+    writer.copy(target, 0, 5000, source, 0)
+    writer.write(target, 5000, b"tail")
+    writer.volume.commit()
+    catalog.cache.cached.clear()
+    assert writer.content(target) == b"x" * 5000 + b"tail"
+
+
 @pytest.mark.parametrize("took_effect", [True, False])
 def test_privileges_that_end_with_a_write_are_there_until_it_took_effect(
     directory: Path, *, took_effect: bool
