@@ -126,6 +126,8 @@ class TruncateChange(_OfImage, tag=3, frozen=True, array_like=True, gc=False):
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 ALLOCATION_MODES = frozenset({0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE})
+RESERVING_MODES = frozenset({KEEP_SIZE, ZERO_RANGE | KEEP_SIZE})
+"""Those that reserve room beyond the end of a file, which stays as long as it is."""
 
 
 class _OfRange(_OfImage, frozen=True, array_like=True, gc=False):

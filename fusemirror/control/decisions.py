@@ -120,6 +120,8 @@ class Decisions:
             and all(replica.room.has(needed, inodes) for replica in self._mirror.replicas)
         ):
             self._check_in_place(operation, data_bytes)
+        if operation.reserves_beyond_end(catalog):
+            self._check_reserved(operation)
         decision = self._decide(operation, data_bytes, request, host, repairs)
         change = decision.change
         if change is None:
@@ -170,6 +172,12 @@ class Decisions:
         covered = operation.touched_range(self._volume.catalog, data_bytes)
         if covered is None or not self._volume.images.content.is_allocated(*covered):
             raise OperationFailed(errno.ENOSPC)
+
+    def _check_reserved(self, operation: Operation) -> None:
+        """EOPNOTSUPP where so many places are reserved beyond the end of the file that a truncation, which
+        frees them all at once, would take long."""
+        if self._volume.images.content.is_scattered_beyond_end(operation.image):
+            raise OperationFailed(errno.EOPNOTSUPP)
 
     def _decide(
         self, operation: Operation, data_bytes: int, request: RequestId, host: bytes, repairs: bool = False

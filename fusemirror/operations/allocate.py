@@ -7,7 +7,14 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from fusemirror.change import ALLOCATION_MODES, KEEP_SIZE, PUNCH_HOLE, AllocateChange, Row
+from fusemirror.change import (
+    ALLOCATION_MODES,
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    RESERVING_MODES,
+    AllocateChange,
+    Row,
+)
 from fusemirror.errors import OperationFailed
 from fusemirror.flags import Act
 from fusemirror.identifiers import InodeNumber
@@ -57,6 +64,10 @@ class Allocate(OfInode, tag=41, frozen=True, array_like=True, gc=False):
     def space_needed(self, data_bytes: int) -> int:
         """A hole is made on a full disk too."""
         return 0 if self.mode & PUNCH_HOLE else SPACE_PER_CHANGE_BYTES + self.end - self.offset
+
+    def reserves_beyond_end(self, catalog: Catalog) -> bool:
+        inode = catalog.inode(self.inode) if self.mode in RESERVING_MODES else None
+        return inode is not None and inode.is_regular and self.end > inode.size
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:
         inode = draft.file(self.inode)

@@ -154,6 +154,10 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
         """Inodes that it may take of the disk: each image has one."""
         return 0
 
+    def reserves_beyond_end(self, catalog: Catalog) -> bool:
+        """Whether it asks for room beyond the end of its image, which stays as long as it is."""
+        return False
+
     # --- what it decides, and answers -------------------------------------------------------------------
 
     def decide(self, draft: Draft, data_bytes: int = 0) -> Decision:

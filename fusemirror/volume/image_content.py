@@ -11,7 +11,14 @@ import xxhash
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import DIGESTS_PER_MESSAGE, FILE_BYTES_MAX, HOLE_PIECE_BYTES, MIB, REGION_BYTES
 from fusemirror.volume.durable import punch_hole
-from fusemirror.volume.extents import allocated, boundaries, extents_of, next_data_at, next_hole_at
+from fusemirror.volume.extents import (
+    allocated,
+    boundaries,
+    extents_of,
+    is_scattered_beyond_end,
+    next_data_at,
+    next_hole_at,
+)
 from fusemirror.volume.image_files import ImageFiles
 from fusemirror.volume.open_images import OpenImages
 from fusemirror.volume.unsynced import Unsynced
@@ -58,6 +65,11 @@ class ImageContent:
             if offset >= end:
                 return True
         return offset >= end
+
+    def is_scattered_beyond_end(self, inode: InodeNumber) -> bool:
+        """Whether no more room is to be reserved beyond the end of an image. OSError."""
+        descriptor = self._open.descriptor(inode, create=False)
+        return descriptor is not None and is_scattered_beyond_end(descriptor)
 
     def step_points(self, inode: InodeNumber, start: int, end: int) -> Sequence[int]:
         """Where, between two places of an image, work on its disk space stops to do a little at a time, the

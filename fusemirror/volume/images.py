@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from fusemirror.change import ZERO_RANGE
+from fusemirror.change import RESERVING_MODES, ZERO_RANGE
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import FILE_BYTES_MAX, MIB
 from fusemirror.promise import Promise
@@ -23,7 +23,7 @@ from fusemirror.volume.beneath import check_plain
 from fusemirror.volume.discarded import Discarded
 from fusemirror.volume.disk_limits import DiskLimits
 from fusemirror.volume.durable import allocate, punch_hole
-from fusemirror.volume.extents import next_data_at, next_hole_at, takes_long
+from fusemirror.volume.extents import is_scattered_beyond_end, next_data_at, next_hole_at, takes_long
 from fusemirror.volume.image_content import ImageContent
 from fusemirror.volume.image_files import ImageFiles
 from fusemirror.volume.open_images import OpenImages
@@ -108,7 +108,8 @@ class Images:
                 _set_times(descriptor, time_ns)
 
     def allocate(self, inode: InodeNumber, offset: int, end: int, mode: int, time_ns: int) -> None:
-        """On return the image has room there, or a hole, by `mode`, and both its times are `time_ns`.
+        """On return the image has room there, or a hole, by `mode`, and both its times are `time_ns`. Beyond
+        its end no room is reserved where that lies in many places already.
 
         OSError: a part may have been done, and the times are the old ones.
         """
@@ -116,7 +117,11 @@ class Images:
         assert descriptor is not None
         assert 0 <= offset < end <= FILE_BYTES_MAX, "no file is so long"
         self.unsynced.dirty[inode] = next(self.unsynced.serials)
-        _change_space(descriptor, mode, offset, end - offset)
+        if mode in RESERVING_MODES and is_scattered_beyond_end(descriptor):
+            # A primary refuses this by its own image; here extents may lie otherwise. No byte depends on it.
+            end = min(end, os.fstat(descriptor).st_size)
+        if offset < end:
+            _change_space(descriptor, mode, offset, end - offset)
         _set_times(descriptor, time_ns)
 
     def copy(

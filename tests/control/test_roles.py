@@ -1,5 +1,7 @@
 """Roles that change while programs work: two hosts in one process, real disks, a network in memory."""
 
+import errno
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +17,7 @@ from fusemirror.change import KEEP_SIZE, PUNCH_HOLE, Table
 from fusemirror.control.backup import BackupUnit
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import ChangeUntold, RefusedForSafety, TimedOut, VolumeDamaged
+from fusemirror.errors import ChangeUntold, OperationFailed, RefusedForSafety, TimedOut, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import CUT_EXTENTS_MAX, CUT_SHORT_BYTES
 from fusemirror.mirror.histories import generations_of, history_of
@@ -23,6 +25,7 @@ from fusemirror.mirror.states import MIRROR_LOST
 from fusemirror.operations import Allocate, Create, SetAttributes, Unlink, Write
 from fusemirror.volume.check import check
 from fusemirror.volume.entries import inode_key
+from fusemirror.volume.extents import allocated
 from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.memory_network import MemoryNetwork
@@ -222,6 +225,40 @@ async def test_what_lies_in_many_places_is_punched_in_steps_on_both_hosts(pair: 
     assert (
         here.roles.volume.images.content.data_bytes(file) < 20 * BLOCK
     )  # a disk takes some for where they lie
+
+
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_beyond_the_end_room_is_refused_that_a_truncation_would_free_long(pair: Pair, at: str) -> None:
+    here: Host = getattr(pair, at)
+    file = await create(here, b"file")
+    await here.roles.perform(Write(file, 0), b"x")
+    if not tells_of_reserved_room(pair.primary.roles.volume.images.path(file)):
+        pytest.skip("this disk tells of no extents")
+    *reserved, more = [
+        Allocate(file, place * 2 * BLOCK, (place * 2 + 1) * BLOCK, KEEP_SIZE)
+        for place in range(1, CUT_EXTENTS_MAX + 1)  # one more is the block of the file's byte
+    ]
+    for operation in reserved:
+        await here.roles.perform(operation)
+    with pytest.raises(OperationFailed) as refused:
+        await here.roles.perform(more)
+    assert refused.value.errno == errno.EOPNOTSUPP
+    for host in (pair.primary, pair.backup):
+        assert host.roles.volume.images.content.data_bytes(file) < 2 * CUT_SHORT_BYTES
+    await here.roles.perform(Allocate(file, 0, BLOCK, KEEP_SIZE | PUNCH_HOLE))
+    await here.roles.perform(SetAttributes(file, size=1))  # and frees what was reserved
+    await here.roles.perform(Allocate(file, 0, 2 * CUT_SHORT_BYTES, KEEP_SIZE))
+    assert content(pair.primary, file) == content(pair.backup, file) == b"\0"
+
+
+def tells_of_reserved_room(path: Path) -> bool:
+    """Whether the disk says where a file has room beyond its end."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, 1)
+        return any(True for _ in allocated(descriptor, 1))
+    finally:
+        os.close(descriptor)
 
 
 async def test_what_is_cut_by_little_is_cut_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

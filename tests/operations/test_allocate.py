@@ -45,6 +45,25 @@ def test_it_is_a_change_of_data_that_says_how_long_the_file_becomes(
     assert Allocate(tree.file, 50, 150, mode).space_needed(0) == (taken and SPACE_PER_CHANGE_BYTES + taken)
 
 
+@pytest.mark.parametrize(
+    ("mode", "end", "expected"),
+    [
+        (KEEP_SIZE, 101, True),
+        (KEEP_SIZE, 100, False),
+        (ZERO_RANGE | KEEP_SIZE, 101, True),
+        (HOLE, 101, False),
+        (0, 101, False),
+        (ZERO_RANGE, 101, False),
+    ],
+)
+def test_what_keeps_the_size_reserves_beyond_the_end(
+    decider: Decider, tree: Tree, mode: int, end: int, expected: bool
+) -> None:
+    decider.grow(tree.file, 100)
+    assert Allocate(tree.file, 50, end, mode).reserves_beyond_end(decider.catalog) is expected
+    assert not Allocate(NOWHERE, 50, end, mode).reserves_beyond_end(decider.catalog)
+
+
 def test_it_ends_privileges_as_a_write_does(decider: Decider) -> None:
     file = decider.create(b"file", PROGRAM)
     assert decider.do(Allocate(file, 0, 7, 0)).change is not None

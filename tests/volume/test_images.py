@@ -10,8 +10,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusemirror.change import KEEP_SIZE, ZERO_RANGE
 from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import (
+    CUT_EXTENTS_MAX,
     DIGESTS_PER_MESSAGE,
     FILE_BYTES_MAX,
     IMAGES_PER_DIRECTORY,
@@ -20,11 +22,13 @@ from fusemirror.limits import (
     REGION_BYTES,
 )
 from fusemirror.seams import Seams
-from fusemirror.volume.extents import extents_of
+from fusemirror.volume.durable import allocate
+from fusemirror.volume.extents import allocated, extents_of
 from fusemirror.volume.image_content import Piece
 from fusemirror.volume.images import ImageFacts, Images
 from fusemirror.volume.region_set import REGIONS_END
 
+BLOCK = 4096
 ONE, TWO, THREE, FOUR = map(InodeNumber, (1, 2, 3, 4))
 
 
@@ -597,6 +601,74 @@ def test_a_scattered_image_is_recycled_without_a_long_step(scattered: Images) ->
     assert scattered.spares.recycle([ONE]) == []
     assert not scattered.exists(ONE)
     assert free(scattered) > 3
+
+
+def pieces_of(path: str | Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return sum(1 for _ in allocated(descriptor, 0))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def reserved(images: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
+    """Images of which ONE has a byte, and 100 blocks in as many places beyond its end, as an earlier version
+    let it have; a disk that frees more than 40 places at once would take too long."""
+    images.write(ONE, 0, b"x", 5)
+    descriptor = os.open(images.path(ONE), os.O_RDWR)
+    for place in range(1, 101):
+        allocate(descriptor, KEEP_SIZE, place * 2 * BLOCK, BLOCK)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    if pieces_of(images.path(ONE)) < 100:
+        pytest.skip("this disk tells of no extents")
+
+    def ftruncate(descriptor: int, size: int, cut: Callable[[int, int], None] = os.ftruncate) -> None:
+        before = sum(1 for _ in allocated(descriptor, 0))
+        cut(descriptor, size)
+        assert before - sum(1 for _ in allocated(descriptor, 0)) <= 40
+
+    def unlink(path: str, remove: Callable[[str], None] = os.unlink) -> None:
+        assert os.stat(path).st_nlink > 1 or pieces_of(path) <= 40
+        remove(path)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    monkeypatch.setattr(os, "unlink", unlink)
+    return images
+
+
+def test_what_is_reserved_beyond_the_end_is_freed_a_little_at_a_time(reserved: Images) -> None:
+    reserved.truncate(ONE, 0, 9)
+    assert reserved.facts(ONE) == ImageFacts(size=0, mtime_ns=9, ctime_ns=9)
+    reserved.write(ONE, 3, b"new", 10)
+    assert free(reserved) > 3
+    assert reserved.read(ONE, 0, 100) == bytes(3) + b"new"
+    assert reserved.discarded.is_empty
+
+
+def test_an_image_with_much_reserved_beyond_its_end_is_recycled_without_a_long_step(reserved: Images) -> None:
+    reserved.leave(ONE)
+    assert reserved.spares.recycle([ONE]) == []
+    assert not reserved.exists(ONE)
+    assert free(reserved) > 3
+
+
+@pytest.mark.parametrize("mode", [KEEP_SIZE, ZERO_RANGE | KEEP_SIZE])
+def test_no_more_is_reserved_beyond_the_end_than_is_freed_at_once(images: Images, mode: int) -> None:
+    images.write(ONE, 0, b"x" * 3 * BLOCK, 5)
+    for place in range(2, 100):
+        images.allocate(ONE, place * 2 * BLOCK, (place * 2 + 1) * BLOCK, mode, 6 + place)
+    assert images.facts(ONE) == ImageFacts(size=3 * BLOCK, mtime_ns=105, ctime_ns=105)
+    assert pieces_of(images.path(ONE)) <= CUT_EXTENTS_MAX + 1
+    images.allocate(ONE, BLOCK, 900 * BLOCK, mode, 200)  # what lies within it does all the same
+    data = b"x" * BLOCK if mode & ZERO_RANGE else b"x" * 3 * BLOCK
+    assert images.read(ONE, 0, MIB) == data.ljust(3 * BLOCK, b"\0")
+    if images.content.is_scattered_beyond_end(ONE):
+        assert images.content.data_bytes(ONE) < 900 * BLOCK
+    images.truncate(ONE, 3 * BLOCK, 300)
+    assert not images.content.is_scattered_beyond_end(ONE)
+    assert not images.content.is_scattered_beyond_end(TWO)
 
 
 def test_a_scattered_image_is_cut_at_its_points_and_a_whole_one_at_once(scattered: Images) -> None:
