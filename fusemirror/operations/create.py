@@ -70,7 +70,7 @@ class Create(OfName, tag=3, frozen=True, array_like=True):
         inode.nlink = 1
         if inode.is_directory:
             inode.nlink = 2
-            parent.nlink += 1
+            draft.change_links(parent, 1)
         draft.put_name(self.parent, self.name, inode)
         return draft.decision(inode.number, new_file=inode.is_regular)
 

@@ -19,6 +19,9 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, xattr_key
 from fusemirror.volume.inode import Inode
 
+_DIRECTORY_LINKS_MIN = 2  # its own name, and `.`
+_LINKS_OF_ROW_MAX = (1 << 32) - 1
+
 Key = InodeNumber | NameKey
 """What a change touches, for those who must wait for it: an inode, or a name in a directory."""
 
@@ -161,6 +164,14 @@ class Draft:
         self._rows.append((Table.ENTRIES, entry_key(parent, name), None))
         self._names.append((parent, name))
 
+    def change_links(self, inode: Inode, by: int) -> None:
+        """So many names stand for the inode more than before. VolumeDamaged where its count cannot be right,
+        as no row can have what would become of it, or says that a directory with names in it is removed."""
+        inode.nlink += by
+        least = _DIRECTORY_LINKS_MIN if inode.is_directory else 0
+        if not least <= inode.nlink <= _LINKS_OF_ROW_MAX:
+            raise self.catalog.miscounts(inode.number, inode.nlink - by)
+
     def drop_directory(self, parent: Inode, inode: Inode) -> None:
         """The directory loses its only name; it stays as an inode while someone stands in it. ENOTDIR,
         ENOTEMPTY."""
@@ -170,7 +181,7 @@ class Draft:
             raise OperationFailed(errno.ENOTEMPTY)
         inode.nlink = 0
         inode.ctime_ns = self.time_ns
-        parent.nlink -= 1
+        self.change_links(parent, -1)
 
     def put_xattr(self, inode: InodeNumber, name: bytes, value: bytes | None) -> None:
         self._rows.append((Table.XATTRS, xattr_key(inode, name), value))

@@ -40,7 +40,7 @@ class HardLink(OfInode, tag=4, frozen=True, array_like=True):
             raise OperationFailed(errno.EEXIST)
         draft.check_flags(parent, Act.ADD_ENTRY)
         draft.check_flags(inode, Act.GET_NAME)
-        inode.nlink += 1
+        draft.change_links(inode, 1)
         inode.ctime_ns = draft.time_ns
         draft.put_name(self.parent, self.name, inode)
         return draft.decision(inode.number)

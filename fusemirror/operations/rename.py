@@ -104,13 +104,13 @@ def _replace(draft: Draft, moved: Inode, new_parent: Inode, replaced: Inode) -> 
     else:
         if moved.is_directory:
             raise OperationFailed(errno.ENOTDIR)
-        replaced.nlink -= 1
+        draft.change_links(replaced, -1)
         replaced.ctime_ns = draft.time_ns
 
 
 def _move(draft: Draft, moved: Inode, old_parent: Inode, new_parent: Inode) -> None:
     moved.ctime_ns = draft.time_ns
     if moved.is_directory and old_parent is not new_parent:
-        old_parent.nlink -= 1
-        new_parent.nlink += 1
+        draft.change_links(old_parent, -1)
+        draft.change_links(new_parent, 1)
         moved.parent = new_parent.number

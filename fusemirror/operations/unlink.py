@@ -18,7 +18,7 @@ class Unlink(OfName, tag=5, frozen=True, array_like=True):
         draft.check_flags(inode, Act.LOSE_NAME)
         if inode.is_directory:
             raise OperationFailed(errno.EISDIR)
-        inode.nlink -= 1
+        draft.change_links(inode, -1)
         inode.ctime_ns = draft.time_ns
         draft.remove_name(self.parent, self.name)
         return draft.decision(inode.number)

@@ -202,6 +202,10 @@ class Catalog:
         """The error for `what`, which names an inode that is not there."""
         return self._store.contradicts(f"catalog: {what} names inode {inode}, which is missing")
 
+    def miscounts(self, inode: InodeNumber, links: int) -> VolumeDamaged:
+        """The error for a count of links that cannot be right."""
+        return self._store.contradicts(f"catalog: inode {inode} cannot have {links} links")
+
     # --- changing ------------------------------------------------------------------------------------
 
     def touch(self, inode: Inode) -> None:

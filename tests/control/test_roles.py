@@ -261,6 +261,29 @@ def tells_of_reserved_room(path: Path) -> bool:
         os.close(descriptor)
 
 
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("at", ["primary", "backup"])
+async def test_a_damaged_count_of_links_is_an_error_of_that_name_and_nothing_ends(
+    pair: Pair, at: str
+) -> None:
+    here: Host = getattr(pair, at)
+    file = await create(here, b"file")
+    rows = [host.roles.volume.catalog.inode(file) for host in (pair.primary, pair.backup)]
+    for row in rows:
+        assert row is not None
+        row.nlink = 0  # as a damaged row has it that can be read
+    link = here.unit.host.links.link
+    with pytest.raises(OperationFailed) as failed:
+        await here.roles.perform(Unlink(ROOT_INODE, b"file"))
+    assert failed.value.errno == errno.EIO
+    await create(here, b"other")
+    assert here.unit.host.links.link is link
+    for row in rows:
+        assert row is not None
+        row.nlink = 1
+    await here.roles.perform(Unlink(ROOT_INODE, b"file"))
+
+
 async def test_what_is_cut_by_little_is_cut_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     file = await create(pair.primary, b"file")
     await pair.primary.roles.perform(Write(file, 0), b"x" * CUT_SHORT_BYTES)

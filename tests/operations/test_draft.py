@@ -5,6 +5,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fusemirror.change import COOKIES_PER_CHANGE, first_cookie
 from fusemirror.control.purging import purge_rows
-from fusemirror.errors import OperationFailed
+from fusemirror.errors import OperationFailed, VolumeDamaged
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
 from fusemirror.operations import (
@@ -72,6 +73,40 @@ def test_a_decision_names_every_inode_and_name_that_it_touches(decider: Decider,
     assert set(over.keys) == {root, directory, file, tree.inner, (root, b"file"), (directory, b"inner")}
     assert set(decider.do(SetAttributes(file, mode=0)).keys) == {file}
     assert set(decider.do(SetXattr(file, b"user.a", b"")).keys) == {file}
+
+
+HIGHEST = (1 << 32) - 1
+
+
+@pytest.mark.parametrize(
+    ("damaged", "links", "operation"),
+    [
+        ("file", 0, Unlink(ROOT, b"file")),
+        ("file", 0, Rename(ROOT, b"link", ROOT, b"file")),
+        ("directory", 1, Rename(ROOT, b"empty", ROOT, b"other")),
+        ("directory", 2, RemoveDirectory(ROOT, b"empty")),
+        ("directory", HIGHEST, Create(ROOT, b"new", DIRECTORY, 0, 0)),
+    ],
+)
+def test_a_count_of_links_that_cannot_be_right_is_damage(
+    decider: Decider, damaged: str, links: int, operation: Operation
+) -> None:
+    """No row can have what would become of it; or a directory that has names would be taken for removed."""
+    parent = decider.create(b"parent", DIRECTORY)
+    file = decider.create(b"file", FILE, parent)
+    decider.create(b"link", SYMLINK, parent)
+    decider.create(b"empty", DIRECTORY, parent)
+    inode = decider.inode(file if damaged == "file" else parent).copy()
+    inode.nlink = links
+    decider.put(inode)
+    replaced = {"parent": parent}
+    if isinstance(operation, Rename):
+        replaced["new_parent"] = parent if damaged == "file" else ROOT
+    operation = msgspec.structs.replace(operation, **replaced)
+    before = decider.rows()
+    with pytest.raises(VolumeDamaged, match=f"inode {inode.number} cannot have {links} links"):
+        decider.do(operation)
+    assert decider.rows() == before
 
 
 # --- a filesystem of plain dicts --------------------------------------------------------------------------
