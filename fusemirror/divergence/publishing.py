@@ -3,7 +3,8 @@
 Before it gives way, the host copies what it changed since the fork point to quarantine (`quarantine.py`).
 Once it is the backup and the mirror is normal, it publishes those that really differ from the other host's
 below `/.fusemirror-conflicts/HOST/`, by ordinary requests: so both hosts have them, and a person reads or
-deletes them as any file. Each step can be done again after a crash.
+deletes them as any file. What was published leaves quarantine once it is durable in both volumes: until then
+its last copy that a power cut leaves is there. Each step can be done again after a crash.
 """
 
 import errno
@@ -69,6 +70,7 @@ class Requests(Protocol):
     async def xattr(self, inode: InodeNumber, name: bytes) -> bytes: ...
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes: ...
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None: ...
+    async def flush(self, inode: InodeNumber) -> None: ...
     async def wait_normal(self) -> None: ...
 
 
@@ -104,10 +106,12 @@ class Publishing:
         self._name = quarantine.name_in(directory) or await self._choose_name(directory)
         for description in quarantine.descriptions(directory):
             kept, data = quarantine.load(description), quarantine.data_of(description)
-            if not await self._is_there(kept, data):
-                await self._put(kept, data)
-            description.unlink()
-            await self._unit.volume.run_blocking(data.unlink, True)  # long, where it lies in many places
+            inode = await self._same(kept, data) or await self._put(kept, data)
+            # Also of what was there already: a program may have written it a moment ago. Where the other host
+            # is away and this one goes on alone, its own disk is enough, as for every fsync.
+            await self._unit.flush(inode)
+            # Long, where it lies in many places.
+            await self._unit.volume.run_blocking(quarantine.forget, description)
         shutil.rmtree(directory)
         log.info("what this host had changed since the fork point is in /%s", os.fsdecode(CONFLICTS_NAME))
 
@@ -159,18 +163,17 @@ class Publishing:
 
     # --- whether there is a conflict ----------------------------------------------------------------------
 
-    async def _is_there(self, kept: Quarantined, data: Path) -> bool:
-        """Whether the filesystem has the same under its own names: then nothing is in conflict."""
+    async def _same(self, kept: Quarantined, data: Path) -> InodeNumber | None:
+        """The inode where the filesystem has the same under its own names: then nothing is in conflict."""
         try:
             found = [await self._find(path) for path in kept.paths]
         except OperationFailed:
-            return False
+            return None
         inode = found[0]
         if {each.number for each in found} != {inode.number} or not await self._is_alike(kept, inode):
-            return False
-        if inode.is_symlink:
-            return inode.target == kept.target
-        return not inode.is_regular or await self._has_content(inode.number, kept, data)
+            return None
+        same = not inode.is_regular or await self._has_content(inode.number, kept, data)
+        return inode.number if same else None
 
     async def _is_alike(self, kept: Quarantined, inode: Inode) -> bool:
         """Whether all is the same but the content and the times, which say nothing of a difference."""
@@ -178,6 +181,8 @@ class Publishing:
         if ours != (inode.mode, inode.uid, inode.gid, inode.rdev):
             return False
         if not inode.is_directory and kept.size != inode.size:
+            return False
+        if inode.is_symlink and kept.target != inode.target:
             return False
         number = inode.number
         names = await self._unit.xattrs(number)
@@ -203,18 +208,21 @@ class Publishing:
 
     # --- putting it there ---------------------------------------------------------------------------------
 
-    async def _put(self, kept: Quarantined, data: Path) -> None:
+    async def _put(self, kept: Quarantined, data: Path) -> InodeNumber:
+        """The inode below `/.fusemirror-conflicts`."""
         number = await self._made(await self._create(kept))
         for path in kept.links:
             await self._link(number, await self._directory(path), path[-1])
         if stat.S_ISREG(kept.mode):
-            await self._unit.perform(SetAttributes(number, size=0))
             with quarantine.open_data(data) as content:
+                # Once it is known to be there: what an earlier attempt put here may be all that is left.
+                await self._unit.perform(SetAttributes(number, size=0))
                 for offset, length in _pieces(extents_of(content.fileno(), kept.size)):
                     piece = os.pread(content.fileno(), length, offset)
                     await self._unit.perform(Write(number, offset), piece)
             await self._unit.perform(SetAttributes(number, size=kept.size))
         await self._set_attributes(number, kept)
+        return number
 
     async def _create(self, kept: Quarantined) -> Create:
         parent = await self._directory(kept.path)

@@ -104,6 +104,15 @@ def open_data(data: Path) -> BinaryIO:
     return open(open_plain(data, os.O_RDONLY), "rb")
 
 
+def forget(description: Path) -> None:
+    """Remove a description, durably, and its content. Thread-safe. OSError."""
+    # In this order whatever the disk is: content without a description is never looked at, and goes with the
+    # directory. A description without its content would be published for ever, and in vain.
+    description.unlink()
+    sync_directory(description.parent)
+    data_of(description).unlink(missing_ok=True)
+
+
 async def quarantine_files(volume: Volume, files: dict[InodeNumber, list[list[bytes]]]) -> int:
     """Copy inodes, given with their paths, to plain files beside the volume; how many. Durable on return.
 

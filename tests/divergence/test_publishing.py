@@ -5,9 +5,11 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -15,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fusemirror.control.role import Role
 from fusemirror.control.unit import ControlUnit
 from fusemirror.daemon import Host
-from fusemirror.divergence import conflicts, exchange, listing
+from fusemirror.divergence import conflicts, exchange, listing, quarantine
 from fusemirror.divergence.conflicts import CONFLICTS_NAME, check_reserved
 from fusemirror.divergence.exchange import DivergenceExchange
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
@@ -264,6 +266,77 @@ async def test_a_deletion_that_loses_comes_back_and_a_file_that_the_winner_delet
     winner, _ = await resolved(pair, "alpha")
     assert await content(winner, b"gone at beta") == b"common"
     assert await content(winner, CONFLICTS_NAME, b"beta", b"gone at alpha") == b"changed"
+
+
+async def test_what_was_published_is_durable_in_both_volumes_before_it_leaves_quarantine(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what need not be published, as the filesystem has the same: until then it is the last copy."""
+    file = await split(pair, network)
+    await write(pair.backup, file, b"of alpha")
+    await write(pair.primary, await create(pair.primary, b"alike"), b"alike")
+    await write(pair.backup, await create(pair.backup, b"alike"), b"alike")
+    removed: list[bytes] = []
+    unlink = Path.unlink
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".file":
+            kept = quarantine.load(path)
+            for host in (pair.primary, pair.backup):
+                assert is_durable(host, kept.path) or is_durable(host, [CONFLICTS_NAME, b"beta", *kept.path])
+            removed.append(kept.path[-1])
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    await resolved(pair, "alpha")
+    assert set(removed) == {b"both", b"alike", b"untouched", b"in beta", b"dir"}
+
+
+def is_durable(host: Host, path: list[bytes]) -> bool:
+    """Whether a power cut at this host would leave what has this path, and the path."""
+    volume, number = host.roles.volume, ROOT_INODE
+    for name in path:
+        entry = volume.catalog.entry(number, name)
+        if entry is None:
+            return False
+        number = entry.inode
+    return number not in volume.images.unsynced.dirty and volume.journal.is_durable
+
+
+async def test_what_cannot_be_made_durable_stays_in_quarantine(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await split(pair, network)
+    asked: list[InodeNumber] = []
+
+    async def broken(inode: InodeNumber) -> None:
+        asked.append(inode)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.primary.roles.volume.syncing, "flush", broken)
+        pair.primary.succession.resolve("alpha")
+        await until(lambda: len(asked) == 3)  # it is tried again and again
+        [place] = quarantine.pending(pair.backup.roles.volume)
+        assert [path.stem for path in quarantine.descriptions(place)] == ["0", "1", "2", "3"]
+    winner, _ = await resolved(pair, "alpha")
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
+
+
+async def test_content_that_is_missing_in_quarantine_does_not_cut_what_was_published_of_it(
+    pair: Pair, network: MemoryNetwork, autojump_clock: MockClock
+) -> None:
+    """A power cut could leave the removal of the content, without that of the description before it."""
+    await split(pair, network)
+    winner, loser = await resolved(pair, "alpha")
+    place = quarantine.place_of(loser.roles.volume) / "1000"
+    place.mkdir()
+    quarantine.choose_name(place, b"beta")
+    kept = quarantine.Quarantined([b"both"], 0o100644, 0, 0, 7, 1_000, b"")
+    (place / "0.file").write_bytes(msgspec.msgpack.encode(kept))
+    loser.succession._publishing.wanted.set()
+    await until(lambda: bool(loser.roles.host.background.status(0)))
+    assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
 
 
 async def test_a_second_split_brain_leaves_what_the_first_had_set_aside(

@@ -108,3 +108,22 @@ def test_a_damaged_description_is_said_to_be_one(tmp_path: Path) -> None:
     description.write_bytes(b"\xc1")
     with pytest.raises(VolumeDamaged, match=r"aside/1/0\.file"):
         quarantine.load(description)
+
+
+async def test_a_description_is_durably_gone_before_its_content_goes(
+    volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves no description without its content, whatever the disk writes first."""
+    writer.write(file := writer.create(b"file"), 0, b"content")
+    await quarantine.quarantine_files(volume, {file: [[b"file"]]})
+    [place] = quarantine.pending(volume)
+    synced: list[list[str]] = []
+
+    def sync_directory(directory: Path) -> None:
+        assert directory == place
+        synced.append(sorted(path.name for path in place.iterdir()))
+
+    monkeypatch.setattr(quarantine, "sync_directory", sync_directory)
+    quarantine.forget(place / "0.file")
+    assert synced == [["0.data"]]
+    assert not list(place.iterdir())
