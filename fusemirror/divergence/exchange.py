@@ -20,6 +20,7 @@ from fusemirror.limits import (
     DIFFERENCES_TOLD_BYTES_MAX,
     DIFFERENCES_TOLD_MAX,
     DIVERGENT_LOOK_INTERVAL_S,
+    DIVERGENT_LOOKS_PER_S,
 )
 from fusemirror.protocol.messages import (
     Apart,
@@ -91,20 +92,23 @@ class DivergenceExchange:
         if self.here is None or self.here.first != first:
             self.here = DivergentChanges(self._volume, first)
             self._here_count = None
-        self._begun.set()
+            self._begun.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Count what is changed here while the histories differ, for ever."""
         task_status.started()
         while True:
-            while self.here is None:
+            while (here := self.here) is None:
                 await self._begun.wait()
-                self._begun = trio.Event()
+            self._begun = trio.Event()
             if not self._is_diverged():
                 self.here = None
                 continue
-            await self._count(self.here)
-            await trio.sleep(DIVERGENT_LOOK_INTERVAL_S)
+            await self._count(here)
+            # A host on which programs write would do little else where there is very much to be looked up.
+            pause_s = max(DIVERGENT_LOOK_INTERVAL_S, here.looked_up / DIVERGENT_LOOKS_PER_S)
+            with trio.move_on_after(pause_s):
+                await self._begun.wait()  # another fork point: what was counted is of no use
 
     async def _count(self, here: DivergentChanges) -> None:
         count = await here.count()

@@ -45,6 +45,15 @@ class Kind(StrEnum):
     DELETED = "deleted"
 
 
+# By whether content changed, and attributes. Shared by all files, of which there may be very many.
+_ALTERED: dict[tuple[bool, bool], frozenset[Kind]] = {
+    (False, False): frozenset(),
+    (False, True): frozenset({Kind.ATTRIBUTES}),
+    (True, False): frozenset({Kind.CONTENT}),
+    (True, True): frozenset({Kind.CONTENT, Kind.ATTRIBUTES}),
+}
+
+
 def fork_point(volume: Volume, theirs: History | None) -> ChangeNumber:
     """The first change of this volume that the other does not have, as far as the two histories tell.
 
@@ -83,6 +92,9 @@ class DivergentChanges:
         self._created: set[InodeNumber] = set()
         self._names: dict[NameKey, InodeNumber | None] = {}
         """What each name that was touched stood for at the fork point."""
+        self._counted: tuple[tuple[int, ...], int] | None = None
+        self.looked_up = 0
+        """How much the last `count` asked the catalog for, to pace the next one by."""
 
     # --- what the journal tells ---------------------------------------------------------------------------
 
@@ -156,21 +168,11 @@ class DivergentChanges:
         entry = self._volume.catalog.entry(*name)
         return None if entry is None else entry.inode
 
-    def _written(self) -> set[InodeNumber]:
-        """Files that existed before and were written to since, but for what the other is known to have."""
-        found = set(self._content)
-        for number in self._volume.regions.inodes():
-            inode = self._volume.catalog.inode(number)
-            if inode is None:
-                continue
-            # A write sets both times; a program may set the first back, which is a change of attributes.
-            changed_ns = inode.ctime_ns if number in self._attributes else inode.mtime_ns
-            if changed_ns > self._known_ns:
-                found.add(number)
-        return found - self._created
-
-    async def _by_name(self) -> tuple[dict[NameKey, set[Kind]], dict[NameKey, NameKey]]:
-        """Names that stand for something else now, with what happened; and the old name of each new one."""
+    async def _by_name(
+        self,
+    ) -> tuple[dict[NameKey, set[Kind]], dict[NameKey, NameKey], dict[NameKey, InodeNumber | None]]:
+        """Names that stand for something else now, with what happened; the old name of each new one; and what
+        each name that was touched stands for now."""
         kinds: dict[NameKey, set[Kind]] = {}
         lost: dict[InodeNumber, list[NameKey]] = {}
         was: dict[NameKey, NameKey] = {}
@@ -181,7 +183,9 @@ class DivergentChanges:
             now[name] = self._now(name)
             if before is not None and now[name] != before:
                 lost.setdefault(before, []).append(name)
-        for name, inode in now.items():
+        for index, (name, inode) in enumerate(now.items()):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
             before = self._names[name]
             if inode is None or inode == before:
                 continue
@@ -193,27 +197,45 @@ class DivergentChanges:
                 kinds[name].add(Kind.CREATED)
         for names in lost.values():
             kinds.update({name: {Kind.DELETED} for name in names if now[name] is None})
-        return kinds, was
+        return kinds, was, now
 
-    def _altered(self) -> dict[InodeNumber, set[Kind]]:
+    async def _altered(self) -> dict[InodeNumber, frozenset[Kind]]:
         """Inodes that existed before and have a name now, with what happened to them."""
-        found: dict[InodeNumber, set[Kind]] = {}
-        for kind, inodes in (
-            (Kind.CONTENT, self._written()),
-            (Kind.ATTRIBUTES, self._attributes - self._created),
-        ):
-            for number in inodes:
-                inode = self._volume.catalog.inode(number)
-                if inode is not None and inode.nlink:
-                    found.setdefault(number, set()).add(kind)
+        marked = self._volume.regions.inodes()
+        found: dict[InodeNumber, frozenset[Kind]] = {}
+        for index, number in enumerate((self._content | self._attributes | marked) - self._created):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            inode = self._volume.catalog.inode(number)
+            if inode is None or not inode.nlink:
+                continue
+            written = number in self._content or (number in marked and self._is_written(inode))
+            if kinds := _ALTERED[written, number in self._attributes]:
+                found[number] = kinds
         return found
+
+    def _is_written(self, inode: Inode) -> bool:
+        """Whether a file that is marked was written to since, but for what the other is known to have."""
+        # A write sets both times; a program may set the first back, which is a change of attributes.
+        changed_ns = inode.ctime_ns if inode.number in self._attributes else inode.mtime_ns
+        return changed_ns > self._known_ns
 
     async def count(self) -> int:
         """How many files and names there are to list; one with several names may be listed more often."""
         await self.scan()
-        kinds, _ = await self._by_name()
-        named = {self._now(name) for name in kinds}
-        return len(kinds) + sum(number not in named for number in self._altered())
+        self.looked_up = 0
+        # A file that was marked before the fork point is written to without a record, and without a mark that
+        # is new. But nothing changes here without a number.
+        known = self._volume.number, self._scanned, self._known_ns
+        if self._counted is None or self._counted[0] != known:
+            self.looked_up = len(self._names) + len(self._volume.regions.inodes())
+            self._counted = known, await self._count()
+        return self._counted[1]
+
+    async def _count(self) -> int:
+        kinds, _, now = await self._by_name()
+        named = {now[name] for name in kinds}
+        return len(kinds) + sum(number not in named for number in await self._altered())
 
     async def differences(self) -> list[Difference]:
         """What was changed, by path, as far as it is told."""
@@ -222,8 +244,8 @@ class DivergentChanges:
     async def told(self) -> tuple[list[Difference], int]:
         """The first of what was changed, by path, as much as an answer holds; and how much that is in all."""
         await self.scan()
-        kinds, was = await self._by_name()
-        altered = self._altered()
+        kinds, was, _ = await self._by_name()
+        altered = await self._altered()
         tree = Tree(self._volume)
         await tree.walk(set(altered))
         for number, more in altered.items():
@@ -259,8 +281,14 @@ class DivergentChanges:
         await self.scan()
         if not self.whole:
             return None
-        kinds, _ = await self._by_name()
-        named = {inode for name in kinds if (inode := self._now(name)) is not None and self._is_file(inode)}
+        kinds, _, now = await self._by_name()
+        named: set[InodeNumber] = set()
+        for index, name in enumerate(kinds):
+            if index % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            inode = now[name]
+            if inode is not None and self._is_file(inode):
+                named.add(inode)
         return named | self._content | self._attributes | self._created | self._volume.regions.inodes()
 
     async def files(self) -> dict[InodeNumber, list[list[bytes]]]:

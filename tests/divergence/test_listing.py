@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from fusemirror.change import Table
 from fusemirror.daemon import Host
 from fusemirror.divergence import listing
 from fusemirror.divergence.listing import DivergentChanges, fork_point
@@ -24,13 +25,16 @@ from fusemirror.operations import (
     Write,
 )
 from fusemirror.protocol.messages import Generation, History
+from fusemirror.volume.entries import inode_key
+from fusemirror.volume.inode import Inode
 from fusemirror.volume.paths import Tree
+from fusemirror.volume.volume import Volume
 from tests.admin.conftest import Pair, network, pair
 from tests.control.test_roles import until
 from tests.memory_network import MemoryNetwork
-from tests.volume.conftest import directory, volume
+from tests.volume.conftest import Writer, directory, volume, writer
 
-__all__ = ["directory", "network", "pair", "volume"]
+__all__ = ["directory", "network", "pair", "volume", "writer"]
 
 pytestmark = pytest.mark.expects_warnings
 
@@ -274,6 +278,65 @@ async def test_more_changes_than_are_remembered_are_not_called_all(
         await At(pair.primary).create(f"/{name}")
     assert 3 <= len(await changes.differences()) < 6
     assert not changes.whole
+
+
+class Looks:
+    """How often the catalog is asked for an inode, and most often between two turns of the loop."""
+
+    def __init__(self, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = self.most = 0
+        inode = volume.catalog.inode
+
+        def looked_up(number: InodeNumber) -> Inode | None:
+            self.count += 1
+            return inode(number)
+
+        monkeypatch.setattr(volume.catalog, "inode", looked_up)
+
+    async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            before = self.count
+            await trio.lowlevel.checkpoint()
+            self.most = max(self.most, self.count - before)
+
+
+async def test_a_count_of_very_many_files_lets_others_go_on(
+    volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [writer.create(b"%d" % index) for index in range(10 * listing._PER_TURN)]
+    changes = DivergentChanges(volume, ChangeNumber(volume.number + 1))
+    for index, file in enumerate(files):
+        if index % 2:
+            writer.write(file, 0, b"content")
+        writer.namespace((Table.INODES, inode_key(file), writer.inode(file).pack()))
+    looks = Looks(volume, monkeypatch)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(looks.watch)
+        assert await changes.count() == len(files)
+        assert len(await changes.files()) == len(files)
+        nursery.cancel_scope.cancel()
+    assert looks.count >= len(files)
+    assert looks.most <= 2 * listing._PER_TURN
+
+
+async def test_what_did_not_change_is_not_counted_again(
+    volume: Volume, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [writer.create(b"%d" % index) for index in range(3)]
+    for file in files:
+        writer.write(file, 0, b"content")
+    writer.create(b"later")  # its record tells until when the other host has everything
+    changes = DivergentChanges(volume, ChangeNumber(volume.number + 1))
+    looks = Looks(volume, monkeypatch)
+    assert await changes.count() == 0
+    assert (looks.count, changes.looked_up) == (3, 3)
+    assert await changes.count() == 0
+    assert (looks.count, changes.looked_up) == (3, 0)
+    marks, last = volume.regions.marks(), volume.journal.last_number
+    writer.write(files[0], 0, b"changed")
+    assert (volume.regions.marks(), volume.journal.last_number) == (marks, last), "neither tells of the write"
+    assert await changes.count() == 1
 
 
 async def test_a_path_that_is_too_long_is_shown_by_its_end(pair: Pair) -> None:

@@ -21,8 +21,8 @@ from fusemirror.divergence import conflicts, exchange, listing, quarantine
 from fusemirror.divergence.conflicts import CONFLICTS_NAME, check_reserved
 from fusemirror.divergence.exchange import DivergenceExchange
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
-from fusemirror.identifiers import ROOT_INODE, InodeNumber
-from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX
+from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
+from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX, DIVERGENT_LOOK_INTERVAL_S, DIVERGENT_LOOKS_PER_S
 from fusemirror.operations import (
     Create,
     HardLink,
@@ -522,6 +522,34 @@ async def test_hosts_that_talk_over_two_sessions_hear_each_other_over_whichever_
         first[0].close("it ends")
     assert not here.connected
     assert here._there_count is None
+
+
+async def test_where_there_is_much_to_look_up_it_is_counted_less_often(
+    volume: Volume, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a host that goes on writing does little else; but another fork point is looked at soon."""
+    first, counted = ChangeNumber(1), []
+
+    async def count(changes: listing.DivergentChanges) -> int:
+        counted.append((changes.first, trio.current_time()))
+        changes.looked_up = [0, 5 * DIVERGENT_LOOKS_PER_S, 5 * DIVERGENT_LOOKS_PER_S][len(counted) - 1]
+        return 1
+
+    monkeypatch.setattr(exchange, "fork_point", lambda *_: first)
+    monkeypatch.setattr(listing.DivergentChanges, "count", count)
+    here, start = DivergenceExchange(volume), trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.run)
+        here.begin(None)
+        await trio.sleep(3)
+        here.begin(None)  # as each handshake does
+        await trio.sleep(1)
+        assert counted == [(1, start), (1, start + DIVERGENT_LOOK_INTERVAL_S)]
+        first = ChangeNumber(2)
+        here.begin(None)
+        await trio.sleep(4.5)
+        assert counted[2:] == [(2, start + 4)]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_disk_that_cannot_be_read_ends_neither_the_mount_nor_the_conversation(
