@@ -250,6 +250,7 @@ class _Check:
         self._nameless: set[InodeNumber] = set()  # reported as such, and not of other counts as well
         self._cookies: set[int] = set()
         self._cookies_of = InodeNumber(0)
+        self._highest: dict[InodeNumber, int] = {}  # cookie of each directory that was given one here
 
     def run(self) -> None:
         if self._rebuilt:
@@ -394,14 +395,22 @@ class _Check:
 
     def _new_cookie(self, parent: InodeNumber) -> int:
         """Above all of the directory, and below what the changes to come give."""
-        prefix, highest = inode_key(parent), 0
+        if parent not in self._highest:
+            # Looked for once: a directory that gets a name for each of very many files has as many itself.
+            self._highest[parent] = max(map(_cookie, self._names_in(parent)), default=0)
+        self._highest[parent] = highest = self._highest[parent] + 1
+        if self._volume.identity.role == "primary":  # a backup's numbers are its primary's
+            self._volume.advance(ChangeNumber(highest // COOKIES_PER_CHANGE))
+        return highest
+
+    def _names_in(self, directory: InodeNumber) -> Iterator[tuple[bytes, Entry]]:
+        """The keys and entries of a directory that can be read. Nothing may be put while they are walked."""
+        prefix = inode_key(directory)
         for key, row in self._catalog.tables.rows_from(Table.ENTRIES, prefix):
             if not key.startswith(prefix):
-                break
-            highest = max(highest, unpack_entry(row).cookie)
-        if self._volume.identity.role == "primary":  # a backup's numbers are its primary's
-            self._volume.advance(ChangeNumber((highest + 1) // COOKIES_PER_CHANGE))
-        return highest + 1
+                return
+            with suppress(ValueError):  # of one that is still to be checked
+                yield key, unpack_entry(row)
 
     def _check_xattr(self, key: bytes) -> None:
         if len(key) <= 8 or self._inode(key_inode(key)) is None:
@@ -453,12 +462,8 @@ class _Check:
 
     def _take_name_of_directory(self, number: InodeNumber) -> None:
         parent = self._home.pop(number)
-        prefix = inode_key(parent)
-        for key, row in list(self._catalog.tables.rows_from(Table.ENTRIES, prefix)):
-            if not key.startswith(prefix):
-                break
-            if unpack_entry(row).inode == number:
-                self._catalog.discard(Table.ENTRIES, key)
+        for key in [key for key, entry in self._names_in(parent) if entry.inode == number]:
+            self._catalog.discard(Table.ENTRIES, key)
         self._names[number] -= 1
         self._subdirectories[parent] -= 1
 
@@ -558,3 +563,7 @@ class _Check:
                         self._volume.directory, self._volume.images, number
                     ),  # type: ignore[misc]
                 )
+
+
+def _cookie(name: tuple[bytes, Entry]) -> int:
+    return name[1].cookie

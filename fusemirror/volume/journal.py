@@ -521,7 +521,7 @@ def salvage(directory: Path) -> Salvage:
     for path in paths:
         first = _first_number(path)
         # A gap that is still open covers what is missing here, too.
-        if first > last + 1 and all(gap.before is not None for gap in found.gaps):  # a file is missing
+        if first > last + 1 and not _has_open_gap(found):  # a file is missing
             found.gaps.append(Gap(path.name, 0, 0, last, None))
         last = _salvage_segment(found, path, max(last, first - 1))
     return found
@@ -591,9 +591,16 @@ def _salvage_segment(found: Salvage, path: Path, last: int) -> int:
 
 def _end_gap(found: Salvage, number: int) -> None:
     """A record with this number ends the gaps before it."""
-    for index, gap in enumerate(found.gaps):
-        if gap.before is None:
-            found.gaps[index] = gap._replace(before=number)
+    # From the end: this is asked for each record, and a bad disk may leave very many gaps.
+    index = len(found.gaps)
+    while index and found.gaps[index - 1].before is None:
+        index -= 1
+        found.gaps[index] = found.gaps[index]._replace(before=number)
+
+
+def _has_open_gap(found: Salvage) -> bool:
+    """Those that no record has ended yet are the last ones."""
+    return bool(found.gaps) and found.gaps[-1].before is None
 
 
 def _first_number(path: Path) -> int:

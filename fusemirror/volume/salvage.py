@@ -64,10 +64,10 @@ def repair_journal(directory: Path, report: Report) -> None:
         if kept_as is None:
             found.gaps.append(Gap(place.name, 0, 0, held, None))
         behind = _end_of_gaps(found, held)
-        lost = [gap for gap in found.gaps if _lost(gap, held)]
-        in_doubt: list[Gap] = []
+        lost = {gap for gap in found.gaps if _lost(gap, held)}
+        in_doubt: set[Gap] = set()
         if held >= behind and not Identity.load(directory).whole:  # as a repair that was cut short leaves it
-            in_doubt = [gap for gap in found.gaps if gap not in lost and _lost(gap, 0)]
+            in_doubt = {gap for gap in found.gaps if gap not in lost and _lost(gap, 0)}
         # Before the catalog hides that anything is lost: a repair that is killed here leaves a volume that
         # says of itself that it is not whole.
         _mark(directory, names_lost=bool(lost), requests_lost=bool(found.gaps))
@@ -184,8 +184,8 @@ def _is_copy(directory: Path, place: Path) -> bool:
 
 def _tell(
     found: Salvage,
-    lost: list[Gap],
-    in_doubt: list[Gap],
+    lost: set[Gap],
+    in_doubt: set[Gap],
     identity: Identity,
     kept_as: str | None,
     report: Report,

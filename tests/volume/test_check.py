@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from fusemirror.limits import REGION_BYTES
 from fusemirror.volume.check import CheckResult, check
 from fusemirror.volume.entries import Entry, entry_key, inode_key, pack_entry, unpack_entry, xattr_key
 from fusemirror.volume.identity import Identity
+from fusemirror.volume.inode import Inode
 from fusemirror.volume.reservations import KEY_PREFIX, Reservation, reservation_row
+from fusemirror.volume.tables import Tables
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams, put_inode, rows_of
 
@@ -237,6 +239,67 @@ def test_a_file_without_a_name_gets_one_in_lost_and_found(damaged: Writer) -> No
     repaired.volume.close()
 
 
+def rows_walked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys of the rows that are walked from now on, but for those of the passes over whole tables."""
+    walked: list[bytes] = []
+    rows_from = Tables.rows_from
+
+    def watched(tables: Tables, table: int, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, row in rows_from(tables, table, first):
+            walked.append(key)
+            yield key, row
+
+    monkeypatch.setattr(Tables, "rows_from", watched)
+    return walked
+
+
+def test_very_many_files_without_a_name_cost_one_walk_of_the_directory_that_gets_them(
+    damaged: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = damaged.mkdir(b"lost+found")
+    for number in range(50):
+        damaged.create(b"%d" % number, lost)
+    for number in range(1000, 1050):
+        put(damaged, put_inode(alike(damaged.inode(FILE), InodeNumber(number), size=0)))
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    walked = rows_walked(monkeypatch)
+    _, lines = checked(directory, repair=True)
+    assert sum("has no name: repaired" in line for line in lines) == 50
+    assert len(walked) <= 50 + 1, "one more tells where the directory ends"
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
+
+
+def alike(inode: Inode, number: InodeNumber, **attributes: int) -> Inode:
+    other = inode.copy()
+    other.number = number
+    for name, value in attributes.items():
+        setattr(other, name, value)
+    return other
+
+
+def test_very_many_names_with_the_cookie_of_another_cost_one_walk_of_their_directory(
+    damaged: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(50):
+        name = b"%d" % index
+        entry = Entry(damaged.create(name, DEEP), stat.S_IFREG >> 12, 10_000)
+        raw(damaged, "entries", entry_key(DEEP, name), pack_entry(entry))
+    raw(damaged, "entries", entry_key(DEEP, b"z"), b"cannot be read, and is looked at later")
+    directory = damaged.volume.directory
+    damaged.volume.close()
+    walked = rows_walked(monkeypatch)
+    result, lines = checked(directory, repair=True)
+    assert sum("the cookie of another name: repaired" in line for line in lines) == 49
+    assert result.left == 0
+    assert len(walked) <= 50 + 3
+    assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
+    volume = Volume.open(directory)
+    cookies = [cookie for cookie, _, _ in volume.catalog.listing(DEEP, 0, 100)]
+    assert len(set(cookies)) == len(cookies) == 51
+    volume.close()
+
+
 def test_a_directory_without_a_name_keeps_what_is_in_it(damaged: Writer) -> None:
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"directory"), None))
     alter(damaged, ROOT_INODE, nlink=damaged.inode(ROOT_INODE).nlink - 1)
@@ -269,19 +332,26 @@ def test_a_second_name_of_a_directory_is_removed(damaged: Writer) -> None:
     found_and_repaired(damaged, "b'second': a second name of directory 5").volume.close()
 
 
-def test_directories_inside_each_other_are_brought_back(damaged: Writer) -> None:
+def test_directories_inside_each_other_are_brought_back(
+    damaged: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(damaged, (Table.ENTRIES, entry_key(ROOT_INODE, b"directory"), None))
     put(damaged, (Table.ENTRIES, entry_key(DEEP, b"loop"), pack_entry(Entry(DIRECTORY, 4, 10_000))))
     alter(damaged, ROOT_INODE, nlink=damaged.inode(ROOT_INODE).nlink - 1)
     alter(damaged, DEEP, nlink=3)
     alter(damaged, DIRECTORY, parent=DEEP)
+    large = damaged.mkdir(b"large")
+    for index in range(50):
+        damaged.create(b"%d" % index, large)
     directory = damaged.volume.directory
     damaged.volume.close()
     result, lines = checked(directory, repair=False)
     assert (result.problems, result.repaired) == (1, 0), lines
     assert "is inside itself" in lines[0]
+    walked = rows_walked(monkeypatch)
     result, lines = checked(directory, repair=True)
     assert result.left == 0, lines
+    assert entry_key(large, b"1") not in walked, "no other directory is looked through"
     assert checked(directory, repair=False) == (CheckResult(problems=0, repaired=0), [])
     volume = Volume.open(directory)
     reachable = [inode.number for inode in volume.catalog.tables.inodes() if inode.nlink]

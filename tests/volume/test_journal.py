@@ -2,7 +2,9 @@ import errno
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -13,7 +15,8 @@ from fusemirror.errors import DiskFailed, FusemirrorError, VolumeDamaged, Volume
 from fusemirror.identifiers import ChangeNumber
 from fusemirror.limits import JOURNAL_RECORD_BYTES_MAX, JOURNAL_SEGMENT_BYTES
 from fusemirror.seams import Seams
-from fusemirror.volume.journal import Gap, Journal, salvage
+from fusemirror.volume.journal import Gap, Journal, Salvage, salvage
+from fusemirror.volume.journal import _end_gap as end_gap
 
 HEADER_BYTES = 48
 QUARTER = bytes(JOURNAL_RECORD_BYTES_MAX)  # eight of them begin a new segment
@@ -540,6 +543,27 @@ def test_what_is_whole_can_be_salvaged_and_what_is_not_is_named(tmp_path: Path) 
     assert [(record.number, record.payload) for record in found.records] == [records[0], *records[2:]]
     assert [record.note for record in found.records] == [1, 4, 9, 10]
     assert found.gaps == [Gap(path.name, ends[0], ends[1] - ends[0], after=1, before=4)]
+
+
+def test_a_record_looks_at_no_gap_that_has_ended() -> None:
+    """Else very many gaps cost as much again for each record behind them."""
+    ended = [Gap("1.log", place, 1, after=place, before=place + 1) for place in range(100)]
+    looked_at: list[int] = []
+
+    class Gaps(list[Gap]):
+        def __getitem__(self, index: Any) -> Any:
+            looked_at.append(index)
+            return super().__getitem__(index)
+
+        def __iter__(self) -> Iterator[Gap]:
+            looked_at.extend(range(len(self)))
+            return super().__iter__()
+
+    still_open = [Gap(name, 0, 0, after=100, before=None) for name in ("1.log", "2.log")]
+    found = Salvage([], Gaps([*ended, *still_open]))
+    end_gap(found, 103)
+    assert set(looked_at) <= {99, 100, 101}
+    assert list(found.gaps) == [*ended, *(gap._replace(before=103) for gap in still_open)]
 
 
 def test_a_missing_segment_is_a_gap(tmp_path: Path) -> None:
