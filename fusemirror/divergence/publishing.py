@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import trio
 
@@ -69,6 +69,7 @@ class Requests(Protocol):
     async def xattrs(self, inode: InodeNumber) -> Sequence[bytes]: ...
     async def xattr(self, inode: InodeNumber, name: bytes) -> bytes: ...
     async def read(self, inode: InodeNumber, offset: int, length: int) -> bytes: ...
+    async def seek(self, inode: InodeNumber, offset: int, *, data: bool) -> int: ...
     async def perform(self, operation: AnyOperation, data: bytes = b"") -> Inode | None: ...
     async def flush(self, inode: InodeNumber) -> None: ...
     async def wait_normal(self) -> None: ...
@@ -191,14 +192,35 @@ class Publishing:
     async def _has_content(self, inode: InodeNumber, kept: Quarantined, data: Path) -> bool:
         """Whether both read alike: looked at is what either has as data, not how long they are."""
         with quarantine.open_data(data) as ours:
-            extents = (
-                *extents_of(ours.fileno(), kept.size),
-                *self._unit.volume.images.content.extents(inode, kept.size),
-            )
-            for offset, length in _pieces(extents):
-                if await self._unit.read(inode, offset, length) != os.pread(ours.fileno(), length, offset):
+            for extent in extents_of(ours.fileno(), kept.size):
+                if not await self._reads_alike(inode, ours, extent):
                     return False
+            # One after the other, as a file may lie in very many places; and by requests as well, as an image
+            # here need not be all that is read: it may be out of sync, or have writes under way on top.
+            start = await self._next_data(inode, 0, kept.size)
+            while start < kept.size:
+                hole = await self._unit.seek(inode, start, data=False)
+                end = min(max(hole, start + 1), kept.size)  # further, also where one was made there meanwhile
+                if not await self._reads_alike(inode, ours, (start, end - start)):
+                    return False
+                start = await self._next_data(inode, end, kept.size)
         return True
+
+    async def _reads_alike(self, inode: InodeNumber, ours: BinaryIO, extent: tuple[int, int]) -> bool:
+        for offset, length in _pieces([extent]):
+            await trio.lowlevel.checkpoint()  # neither a read nor a seek that this host answers has one
+            if await self._unit.read(inode, offset, length) != os.pread(ours.fileno(), length, offset):
+                return False
+        return True
+
+    async def _next_data(self, inode: InodeNumber, offset: int, stop: int) -> int:
+        """Where, from `offset` on, the file has data; `stop` where it has none, or has been cut."""
+        try:
+            return await self._unit.seek(inode, offset, data=True)
+        except OperationFailed as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return stop
 
     async def _find(self, path: list[bytes]) -> Inode:
         inode = await self._unit.attributes(ROOT_INODE)
@@ -218,6 +240,7 @@ class Publishing:
                 # Once it is known to be there: what an earlier attempt put here may be all that is left.
                 await self._unit.perform(SetAttributes(number, size=0))
                 for offset, length in _pieces(extents_of(content.fileno(), kept.size)):
+                    await trio.lowlevel.checkpoint()  # alone, this host carries a write out at once
                     piece = os.pread(content.fileno(), length, offset)
                     await self._unit.perform(Write(number, offset), piece)
             await self._unit.perform(SetAttributes(number, size=kept.size))

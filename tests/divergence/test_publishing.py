@@ -4,10 +4,11 @@ import errno
 import os
 import stat
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from fusemirror.daemon import Host
 from fusemirror.divergence import conflicts, exchange, listing, quarantine
 from fusemirror.divergence.conflicts import CONFLICTS_NAME, check_reserved
 from fusemirror.divergence.exchange import DivergenceExchange
+from fusemirror.divergence.publishing import Publishing, Requests
 from fusemirror.errors import DiskFailed, HistoriesDiverged, OperationFailed, RoleChanged, UsageError
 from fusemirror.identifiers import ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.limits import DIFFERENCE_PATH_BYTES_MAX, DIVERGENT_LOOK_INTERVAL_S, DIVERGENT_LOOKS_PER_S
@@ -321,6 +323,67 @@ async def test_what_cannot_be_made_durable_stays_in_quarantine(
         assert [path.stem for path in quarantine.descriptions(place)] == ["0", "1", "2", "3"]
     winner, _ = await resolved(pair, "alpha")
     assert await content(winner, CONFLICTS_NAME, b"beta", b"both") == b"of beta"
+
+
+async def test_a_file_in_very_many_places_is_compared_a_little_at_a_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unit, data, step = pair.primary.roles, tmp_path / "0.data", 64 * 1024
+    file, count = await create(pair.primary, b"file"), 50
+    with data.open("wb") as ours:
+        for index in range(count):
+            await unit.perform(Write(file, index * step), b"x" * 4096)
+            os.pwrite(ours.fileno(), b"x" * 4096, index * step)
+    size = (await unit.attributes(file)).size
+    kept = quarantine.Quarantined([b"file"], 0o100644, 0, 0, size, 0, b"")
+    turns: list[int] = []
+    turn, read = 0, unit.read
+
+    async def watched(inode: InodeNumber, offset: int, length: int) -> bytes:
+        turns.append(turn)
+        unit.volume.images.release(inode)  # as where many other images are opened
+        return await read(inode, offset, length)
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(unit, "read", watched)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert await Publishing(unit)._has_content(file, kept, data)
+        nursery.cancel_scope.cancel()
+    assert len(turns) == 2 * count, "what each of them has as data"
+    assert max(Counter(turns).values()) <= 2, "trio takes those that are ready in any order"
+
+
+class Routed:
+    """A unit whose image lacks what its programs read: it is out of sync, or writes are under way on top."""
+
+    def __init__(self, volume: Volume, content: bytes) -> None:
+        self.volume = volume
+        self.content = content
+
+    async def read(self, _: InodeNumber, offset: int, length: int) -> bytes:
+        return self.content[offset : offset + length]
+
+    async def seek(self, _: InodeNumber, offset: int, *, data: bool) -> int:
+        if offset >= len(self.content):
+            raise OperationFailed(errno.ENXIO)
+        return offset if data else len(self.content)
+
+
+@pytest.mark.parametrize(("content", "same"), [(bytes(10), True), (b"0123456789", False)])
+async def test_what_is_read_decides_whether_there_is_a_conflict_and_no_image(
+    volume: Volume, tmp_path: Path, content: bytes, same: bool
+) -> None:
+    (tmp_path / "0.data").touch()
+    os.truncate(tmp_path / "0.data", 10)
+    kept = quarantine.Quarantined([b"file"], 0o100644, 0, 0, 10, 0, b"")
+    publishing = Publishing(cast(Requests, Routed(volume, content)))
+    assert await publishing._has_content(InodeNumber(99), kept, tmp_path / "0.data") == same
 
 
 async def test_content_that_is_missing_in_quarantine_does_not_cut_what_was_published_of_it(
