@@ -317,6 +317,10 @@ class DiskFailed(VolumeError):
     """volume {0}: the disk failed: {1}; this host stops serving. Check the disk, then mount again"""
 
 
+class StoreInDoubt(DiskFailed):
+    """volume {0}: the disk failed: {1}; what was being staged there may be found again, or not"""
+
+
 class DiskFull(DiskFailed):
     """volume {0}: the disk is full: {1}; delete something, or make it larger"""
 

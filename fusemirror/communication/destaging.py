@@ -14,7 +14,7 @@ import trio
 
 from fusemirror.communication.held_data import HeldData
 from fusemirror.communication.staged import Staged, StoredEntry
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFailed, StoreInDoubt
 from fusemirror.limits import COMMIT_DELAY_S, DESTAGE_AFTER_S, DESTAGE_BATCH_BYTES_MAX, KIB, STORE_RETRY_S
 from fusemirror.promise import Promise
 
@@ -27,7 +27,8 @@ SMALL_BYTES_MAX = 64 * KIB
 """What more takes, to be written or to be sent, says nothing of small requests."""
 
 Store = Callable[[list[StoredEntry], list[int]], Awaitable[None]]
-"""Keeps the entries and forgets the serials that have ended, durably and in one step. DiskFailed."""
+"""Keeps the entries and forgets the serials that have ended, durably and in one step. DiskFailed: none of the
+entries is found again, whatever comes. StoreInDoubt: they may be, until a later call has forgotten them."""
 
 
 class Destaging:
@@ -130,7 +131,8 @@ class Destaging:
         """Write what is kept or has waited long enough, and remove what has ended, in one transaction."""
         batch = self._next_batch()
         self._removing, self._leaving = self._leaving, []
-        for staged in batch:
+        fresh = [staged for staged in batch if not staged.destaged]  # the others may be there since a failure
+        for staged in fresh:
             staged.destaged = True
         if batch or self._removing:
             entries: list[StoredEntry] = []
@@ -140,7 +142,12 @@ class Destaging:
             began = trio.current_time()
             try:
                 await self._store(entries, [staged.serial for staged in self._removing])
+            except StoreInDoubt:
+                self._take_back(batch)
+                raise
             except DiskFailed:
+                for staged in fresh:
+                    staged.destaged = False
                 self._take_back(batch)
                 raise
             self._removing = []
@@ -158,11 +165,15 @@ class Destaging:
             staged.acknowledge()
 
     def _take_back(self, batch: list[Staged]) -> None:
-        """The store has not got the batch, and still holds what it should have let go of."""
-        self._leaving, self._removing = self._removing + self._leaving, []
-        self._leaving = [staged for staged in self._leaving if staged not in batch]
+        """The store is to get the batch again, and still holds what it should have let go of.
+
+        What may be in it is removed from it, too, once it has ended: until then the primary must not forget
+        it (`oldest_live`), or one that the next mount finds would be carried out twice (G4). What is not
+        there for certain ends with its answer, or a disk that stays full would have the primary remember all.
+        """
+        self._leaving = [staged for staged in self._removing + self._leaving if staged.destaged]
+        self._removing = []
         for staged in reversed(batch):
-            staged.destaged = False
             self._unstored.appendleft(staged)
             self._kept_unstored += staged.request.kept
 

@@ -19,7 +19,7 @@ import lmdb
 from fusemirror.communication.staged import StoredEntry, StoredRequest
 from fusemirror.communication.staging_space import StagingSpace
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFailed, StoreInDoubt
 from fusemirror.limits import DESTAGE_BATCH_BYTES_MAX, KIB, MIB, PAGES_LOOKED_AT_BYTES
 from fusemirror.seams import Seams
 from fusemirror.volume.durable import sync_directory
@@ -122,9 +122,21 @@ class LmdbCommunicationVolume(CommunicationVolume):
                     )
                 for serial in ended:
                     transaction.delete(_KEY.pack(serial))
-        except lmdb.Error as error:
+        except lmdb.PanicError as error:  # it begins no transaction any more
             raise DiskFailed(self._directory, error) from error
+        except lmdb.Error as error:
+            raise (StoreInDoubt if self._is_in_doubt() else DiskFailed)(self._directory, error) from error
         self._looked_at(sum(len(data) for _, _, data in entries))  # its pages, as they are freed one day
+
+    def _is_in_doubt(self) -> bool:
+        """Whether the disk may have the transaction that failed last."""
+        # It has none of it before its meta page is written. Where that fails the disk has the page or not,
+        # and LMDB begins no other transaction until it is opened again.
+        try:
+            self._environment.begin(write=True).abort()
+        except lmdb.Error:
+            return True
+        return False
 
     def _make_room(self) -> None:
         """The capacity may have been raised since the last transaction; a lower one needs nothing."""

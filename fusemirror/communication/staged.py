@@ -44,7 +44,7 @@ class Staged(Outstanding[InodeNumber]):
         self.time_ns = time_ns
         """When it was asked, as the time stamps of files have it."""
         self.destaged = False
-        """The store has it, or is about to."""
+        """The store has it, or is about to, or may have it since it failed."""
         self.stored = data is None
         """The store has it: the data can be read back."""
         self.acknowledged = False

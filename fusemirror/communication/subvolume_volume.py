@@ -35,7 +35,7 @@ from typing import NamedTuple
 from fusemirror.communication.staged import StoredEntry, StoredRequest
 from fusemirror.communication.staging_space import StagingSpace
 from fusemirror.communication.volume import CommunicationVolume
-from fusemirror.errors import DiskFailed, VolumeDamaged
+from fusemirror.errors import DiskFailed, StoreInDoubt, VolumeDamaged
 from fusemirror.limits import DATA_BYTES_MAX, MESSAGE_BYTES_MAX, STAGING_SEGMENT_BYTES
 from fusemirror.printable import counted
 from fusemirror.seams import Seams
@@ -83,7 +83,7 @@ class _Segment:
     def add(self, serial: int, data_offset: int) -> None:
         """A request stands in it, behind the others."""
         self.last = max(self.last, serial)
-        # A batch that was written and could not be synced is stored again, and only the last copy counts.
+        # Versions before stored a batch again that could not be synced, and only the last copy counts.
         while self._serials and self._serials[-1] >= serial:
             del self._serials[-1], self._offsets[-1]
         self._offsets.append(data_offset)
@@ -127,6 +127,8 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         self._floor = 0
         self._index = 0  # of the last record
         self._durable = 0  # what a killed process left may not be durable
+        self._has_surplus = False  # the last file may hold more than counts
+        self._removed_any = False  # of the files, and the directory may not durably say so
         self._segments: list[_Segment] = []
         state = Shutdown.load(directory)
         found = [entry for path in sorted(directory.glob("*.staged")) for entry in self._load_before(path)]
@@ -224,16 +226,15 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             raise DiskFailed(self._directory, error) from error
 
     def _write(self, entries: list[StoredEntry], floor: int) -> None:
+        """Durably on return. OSError: nothing of the entries is there; StoreInDoubt: it may be."""
+        self._cut_surplus()
         if not entries and all(segment.last < floor for segment in self._segments):
-            self._clear()
+            self._clear(floor)
         elif entries or floor > self._floor:
             self._append(entries or [(0, b"", b"")], floor)
-        self._seams.fdatasync(self._descriptor)
-        self._durable = self._index
         self._floor = floor
-        while len(self._segments) > 1 and self._segments[0].last < floor:
-            # The oldest goes first, so that what is left is always the end.
-            os.unlink(self._segments.pop(0).path)
+        with suppress(OSError):  # the entries are there all the same; it is tried again at the next write
+            self._remove_ended(floor)
 
     def _append(self, entries: list[StoredEntry], floor: int) -> None:
         if self._segments[-1].size_bytes >= STAGING_SEGMENT_BYTES:
@@ -243,12 +244,33 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
             _pack(_Staged(self._index + count, self._durable, floor, *entry), segment.seed)
             for count, entry in enumerate(entries, 1)
         ]
-        append_behind(self._descriptor, b"".join(records), segment.size_bytes)
+        try:
+            append_behind(self._descriptor, b"".join(records), segment.size_bytes)
+            self._seams.fdatasync(self._descriptor)
+        except OSError as error:
+            # Some of it may stand there whole, for the next mount to take up, and the primary's answers come
+            # first now. So it is cut off, and durably: a sync that fails says nothing of what the disk has.
+            self._has_surplus = True
+            try:
+                self._cut_surplus()
+            except OSError:
+                raise StoreInDoubt(self._directory, error) from error
+            raise
+        # Counted now and not before, so that all that counts is durable: the kernel may have dropped what a
+        # failed sync was for, and then the next one that succeeds says nothing of it.
         self._index += len(entries)
+        self._durable = self._index
         for (serial, request, data), record in zip(entries, records, strict=True):
             segment.size_bytes += len(record)
             if request:
                 segment.add(serial, segment.size_bytes - len(data))
+
+    def _cut_surplus(self) -> None:
+        """On return the last file durably ends where what counts does. OSError."""
+        if self._has_surplus:
+            os.ftruncate(self._descriptor, self._segments[-1].size_bytes)
+            self._seams.fdatasync(self._descriptor)
+            self._has_surplus = False
 
     def _begin_segment(self) -> None:
         # The next file may only count once this one is whole: a floor in it stands on these records.
@@ -259,12 +281,24 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         self._descriptor = descriptor
         self._segments.append(segment)
 
-    def _clear(self) -> None:
-        for segment in self._segments[:-1]:
-            os.unlink(segment.path)
-        del self._segments[:-1]
-        os.ftruncate(self._descriptor, _HEADER_BYTES)
-        self._segments[0].clear()
+    def _clear(self, floor: int) -> None:
+        """All has ended: one empty file is left. OSError: all that was there may be, or a part."""
+        self._remove_ended(floor)
+        if self._removed_any:
+            # Only the floor in the last file says that those had ended, should a power cut bring them back.
+            sync_directory(self._directory)
+            self._removed_any = False
+        self._segments[-1].clear()
+        self._has_surplus = True
+        self._cut_surplus()
+
+    def _remove_ended(self, floor: int) -> None:
+        """Remove the files below the floor, which is durable or is not needed, but for the last. OSError."""
+        while len(self._segments) > 1 and self._segments[0].last < floor:
+            # The oldest goes first, so that what is left is always the end.
+            self._segments[0].path.unlink(missing_ok=True)
+            del self._segments[0]
+            self._removed_any = True
 
     def _read(self, serial: int, start: int, end: int) -> bytes:
         for segment in reversed(self._segments):
@@ -281,9 +315,10 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         return sum(staged.destaged for staged in self._staged.values()) + len(self.destaging.in_store)
 
     def close(self) -> None:
-        os.close(self._descriptor)
         with suppress(OSError):  # on a full disk; it then counts as that of a killed process
+            self._cut_surplus()
             Shutdown(clean=True, boot_id=boot_id()).store(self._directory)
+        os.close(self._descriptor)
 
 
 def _pack(staged: _Staged, seed: int) -> bytes:

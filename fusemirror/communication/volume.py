@@ -171,7 +171,9 @@ class CommunicationVolume(ABC):
         Returns the serials of what was not: nobody was told that it was done.
         """
         discarded = []
-        for serial, encoded, data_bytes in sorted(entries, key=lambda entry: entry[0]):
+        # One that a version before stored again after a failure stands in it twice, and the later one counts.
+        once = {entry[0]: entry for entry in entries}
+        for serial, (_, encoded, data_bytes) in sorted(once.items()):
             self.last_serial = max(self.last_serial, serial)
             request = decode(encoded, "the communication volume", data_bytes)
             if isinstance(request, Request) and request.kept:
@@ -281,7 +283,7 @@ class CommunicationVolume(ABC):
 
     @abstractmethod
     async def _store(self, entries: Iterable[StoredEntry], ended: Iterable[int]) -> None:
-        """Keep the entries and forget the ended serials, durably and in one step."""
+        """Keep the entries and forget the ended serials, durably and in one step. See `destaging.Store`."""
 
     @abstractmethod
     def _read(self, serial: int, start: int, end: int) -> bytes:

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from fusemirror.communication.destaging import Destaging
 from fusemirror.communication.held_data import HeldData
 from fusemirror.communication.staged import Staged, StoredEntry
-from fusemirror.errors import DiskFailed
+from fusemirror.errors import DiskFailed, StoreInDoubt
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import DESTAGE_AFTER_S
 from fusemirror.operations import Write
@@ -23,11 +23,14 @@ class FakeStore:
         self.held: list[int] = []
         self.commits = 0
         self.fails = False
+        self.fails_with = DiskFailed
+        self.forgotten: list[int] = []
 
     async def store(self, entries: list[StoredEntry], ended: list[int]) -> None:
         await trio.lowlevel.checkpoint()
         if self.fails:
-            raise DiskFailed("store", "full")
+            raise self.fails_with("store", "full")
+        self.forgotten += ended
         self.commits += 1
         self.held = [serial for serial in self.held if serial not in ended] + [entry[0] for entry in entries]
 
@@ -86,6 +89,33 @@ async def test_a_store_that_failed_gets_everything_again(autojump_clock: MockClo
     await destaging._destage()
     assert [*states, first.destaged, first.acknowledged] == [False, True, True]
     assert store.held == [1]
+
+
+@pytest.mark.parametrize("in_doubt", [True, False])
+async def test_what_may_be_in_a_store_that_failed_is_removed_from_it_and_counts_as_stored_until_then(
+    in_doubt: bool, autojump_clock: MockClock
+) -> None:
+    store = FakeStore()
+    destaging = Destaging(store.store, HeldData(1 << 20), trio.lowlevel.ParkingLot())
+    first, second = staged(1), staged(2)
+    destaging.add(first)
+    store.fails, store.fails_with = True, StoreInDoubt if in_doubt else DiskFailed
+    with pytest.raises(DiskFailed):
+        await destaging._destage()
+    store.fails_with = DiskFailed  # that it got nothing the second time says nothing of the first
+    destaging.add(second)
+    with pytest.raises(DiskFailed):
+        await destaging._destage()
+    assert [first.destaged, second.destaged] == [in_doubt, False]
+    for request in (first, second):
+        request.retired = True
+        if request.destaged:
+            destaging.leave(request)
+    assert destaging.in_store == ([first] if in_doubt else [])
+    store.fails = False
+    await destaging._destage()
+    assert (store.held, store.forgotten) == ([], [1] if in_doubt else [])
+    assert destaging.in_store == []
 
 
 def test_the_faster_of_store_and_primary_answers(autojump_clock: MockClock) -> None:

@@ -1,6 +1,9 @@
 """The communication volume in LMDB: what stands on the disk, and what becomes of it."""
 
+import contextlib
 import errno
+import fcntl
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from trio.testing import MockClock
 
 from fusemirror.communication import lmdb_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
+from fusemirror.errors import DiskFailed, StoreInDoubt
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import DESTAGE_AFTER_S, MIB
 from fusemirror.operations import Write
@@ -199,6 +203,33 @@ async def test_what_is_read_back_does_not_stay_memory_of_this_process(
     assert resident_bytes(tmp_path / "communication" / "data.mdb") <= 10 * MIB
     nursery.cancel_scope.cancel()
     volume.close()
+
+
+@pytest.mark.parametrize("meta_page", [True, False], ids=["meta page", "map full"])
+def test_a_commit_that_failed_at_its_last_page_is_in_doubt_and_no_other(
+    tmp_path: Path, meta_page: bool
+) -> None:
+    volume = opened(tmp_path, capacity_bytes=0)
+    if meta_page:
+        _fail_to_write_meta_pages(tmp_path / "communication" / "data.mdb")
+    entry = (1, encode(request(1)), bytes(10 if meta_page else 80 * MIB))
+    expected = [StoreInDoubt, DiskFailed] if meta_page else [DiskFailed, DiskFailed]
+    for error in expected:
+        with pytest.raises(DiskFailed) as caught:
+            volume._store_blocking([entry], [])
+        assert caught.type is error
+    volume.close()
+
+
+def _fail_to_write_meta_pages(path: Path) -> None:
+    """LMDB has a descriptor of its own for them, by which each write is synced."""
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            descriptor = int(each.name)
+            if each.readlink() == path and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC:
+                only_read = os.open(path, os.O_RDONLY)
+                os.dup2(only_read, descriptor)
+                os.close(only_read)
 
 
 def test_it_is_found_by_its_name_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 """What stands in files of the subvolume's own store, and what damage of them does."""
 
+import dataclasses
+import errno
+import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +16,8 @@ from trio.testing import MockClock
 
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume, check_staged
-from fusemirror.errors import VolumeDamaged
-from fusemirror.limits import DESTAGE_AFTER_S
+from fusemirror.errors import DiskFailed, StoreInDoubt, VolumeDamaged
+from fusemirror.limits import DESTAGE_AFTER_S, STORE_RETRY_S
 from fusemirror.protocol.codec import encode
 from fusemirror.volume.identity import Shutdown
 from tests.communication.test_volume import request, retire, running
@@ -37,6 +41,29 @@ async def staged_one_by_one(directory: Path, *data: bytes) -> tuple[Path, list[i
     volume.close()
     Shutdown(clean=False, boot_id=Shutdown.load(directory).boot_id).store(directory)
     return volume._segments[-1].path, ends
+
+
+def opened_to_fail(directory: Path, syncs: int) -> SubvolumeCommunicationVolume:
+    """One that cannot sync so many times."""
+    left = [syncs]
+
+    def fdatasync(descriptor: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "not synced")
+        os.fdatasync(descriptor)
+
+    return SubvolumeCommunicationVolume(
+        directory, 1 << 24, dataclasses.replace(counting_seams(), fdatasync=fdatasync)
+    )
+
+
+def fail_to_unlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlink(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(errno.EIO, "not removed")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(os, "unlink", unlink)
 
 
 def flip(path: Path, place: int) -> None:
@@ -102,14 +129,105 @@ async def test_no_request_stands_behind_half_of_one_that_could_not_be_cut(
     volume = opened(tmp_path)
     second, third = ((number, encode(request(number, kept=True)), b"%d" % number) for number in (2, 3))
     broken_file(monkeypatch)
-    with pytest.raises(OSError, match="space"):
-        volume._append([second], 0)
-    with pytest.raises(OSError, match="broken"):
-        volume._append([second], 0)
+    with pytest.raises(StoreInDoubt, match="space"):
+        volume._store_blocking([second], 0)
+    with pytest.raises(DiskFailed, match="broken") as caught:
+        volume._store_blocking([second], 0)
+    assert caught.type is DiskFailed, "nothing was written"
     monkeypatch.undo()
-    volume._append([third], 0)
+    volume._store_blocking([third], 0)
     volume.close()
     assert data_in(tmp_path) == [b"first", b"3"]
+
+
+@pytest.mark.expects_warnings
+async def test_what_could_not_be_synced_is_not_there_and_stands_there_once_when_it_is_stored_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    directory = tmp_path / "staged"
+    volume = opened_to_fail(directory, 1)
+    async with running(volume):
+        staged = volume.stage(request(1, kept=True), bytes(1000))
+        await trio.sleep(STORE_RETRY_S / 2)
+        assert not staged.acknowledged
+        assert data_in_copy(directory) == []
+        await staged.answer.wait()
+        assert data_in_copy(directory) == [bytes(1000)]
+    (segment,) = volume._segments
+    assert segment.path.stat().st_size == segment.size_bytes < 1500, "it stands there once"
+    volume.close()
+
+
+@pytest.mark.expects_warnings
+async def test_what_could_not_be_cut_off_again_counts_as_stored_until_it_is(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    directory = tmp_path / "staged"
+    volume = opened_to_fail(directory, 3)
+    async with running(volume):
+        staged = volume.stage(request(1, kept=True), b"in doubt")
+        await trio.sleep(STORE_RETRY_S / 2)
+        assert not staged.acknowledged
+        retire(volume, 1)
+        await trio.sleep(STORE_RETRY_S)  # cutting it fails again
+        live = [volume.oldest_live]
+        await trio.sleep(STORE_RETRY_S)
+        assert [*live, volume.oldest_live] == [staged.request.identity, None], "not forgotten before"
+        assert data_in_copy(directory) == []
+    volume.close()
+    assert Shutdown.load(directory).clean
+
+
+async def test_what_is_in_doubt_at_the_end_of_a_mount_is_cut_off_or_it_does_not_end_cleanly(
+    tmp_path: Path,
+) -> None:
+    entry = (1, encode(request(1, kept=True)), b"data")
+    for syncs, is_cut in ((2, True), (3, False)):
+        directory = tmp_path / str(syncs)
+        volume = opened_to_fail(directory, syncs)
+        with pytest.raises(StoreInDoubt):
+            volume._store_blocking([entry], 1)
+        volume.close()
+        assert Shutdown.load(directory).clean is is_cut
+
+
+async def test_a_request_that_a_version_before_stored_twice_is_taken_up_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    volume = opened(tmp_path)
+    for data in (b"not synced", b"stored again"):
+        volume._append([(1, encode(request(1, kept=True)), data)], 1)
+    volume.close()
+    volume = opened(tmp_path)
+    assert [volume.data_of(staged) for staged in volume.pending()] == [b"stored again"]
+    retire(volume, 1)
+    assert (volume.pending_bytes, volume.held.bytes) == (0, 0)
+    volume.close()
+
+
+async def test_a_file_that_cannot_be_removed_fails_no_store_and_is_removed_later(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subvolume_volume, "STAGING_SEGMENT_BYTES", 50)
+    volume = opened(tmp_path / "staged")
+    first, second, third = (
+        [(number, encode(request(number, kept=True)), b"%d" % number)] for number in (1, 2, 3)
+    )
+    volume._store_blocking(first, 1)
+    with monkeypatch.context() as patched:
+        fail_to_unlink(patched)
+        volume._store_blocking(second, 2)
+    assert data_in_copy(tmp_path / "staged") == [b"2"]
+    # Now the floor would go with the last file, and what stands in the first would be pending again.
+    with monkeypatch.context() as patched:
+        fail_to_unlink(patched)
+        with pytest.raises(DiskFailed, match="not removed"):
+            volume._store_blocking([], 3)
+    assert data_in_copy(tmp_path / "staged") == [b"2"]
+    volume._store_blocking(third, 3)
+    assert len(list((tmp_path / "staged").glob("*.requests"))) == 1
+    assert data_in_copy(tmp_path / "staged") == [b"3"]
+    volume.close()
 
 
 async def test_what_programs_write_passes_for_no_record(tmp_path: Path, autojump_clock: MockClock) -> None:
