@@ -60,6 +60,8 @@ class Stores:
     ) -> tuple[Communication, CommunicationVolume]:
         """That of the wanted kind, in a place of its own if it has one; but another one in the volume where
         an earlier mount left kept requests in it."""
+        # Before anything is looked for there, or made: else what the repair kept would be passed over.
+        subvolume_volume.finish_repair(self.place_of(Communication.SUBVOLUME, None))
         for kind, name in _DIRECTORIES.items():
             is_wanted = kind is wanted and own_place is None
             if not is_wanted and (self.directory / name).is_dir():

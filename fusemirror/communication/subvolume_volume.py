@@ -380,6 +380,13 @@ def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]
     `report` gets a line for what is wrong, and one for what a repair kept. VolumeError, OSError;
     RefusedForSafety, with nothing changed, where something is mounted there that would have to be moved.
     """
+    if was_cut_short(directory):
+        what = "staged requests: a repair was cut short before what it kept had taken their place"
+        report(f"{what}: finished" if repair else what)
+        if repair:
+            finish_repair(directory)
+            check_staged(directory, repair=True, report=report)
+        return False
     if not any(directory.glob("*.requests")):
         return True
     try:
@@ -394,6 +401,24 @@ def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]
     return True
 
 
+def was_cut_short(directory: Path) -> bool:
+    """Whether a repair of the staged requests in `directory` moved them away, and what it kept is not there
+    yet."""
+    return not directory.is_dir() and _fresh(directory).is_dir()
+
+
+def finish_repair(directory: Path) -> None:
+    """On return what a repair kept that was cut short is durably there. OSError: it can be done again."""
+    if was_cut_short(directory):
+        _fresh(directory).rename(directory)
+        sync_directory(directory.parent)
+
+
+def _fresh(directory: Path) -> Path:
+    """Where a repair puts what it keeps. While the old store is there, too, it may be half made."""
+    return directory.with_name("staged.new")
+
+
 def _opened_to_repair(directory: Path) -> SubvolumeCommunicationVolume:
     """One that stages nothing."""
     return SubvolumeCommunicationVolume(directory, 0, Seams())
@@ -401,7 +426,7 @@ def _opened_to_repair(directory: Path) -> SubvolumeCommunicationVolume:
 
 def _salvage(directory: Path, report: Callable[[str], None]) -> None:
     """Put a fresh store with the whole records in the place of the old one, which is kept as lost-staged."""
-    fresh = directory.with_name("staged.new")
+    fresh = _fresh(directory)
     if fresh.is_dir():
         shutil.rmtree(fresh)
     floor, index, lost_bytes = 0, 0, 0
@@ -427,11 +452,14 @@ def _salvage(directory: Path, report: Callable[[str], None]) -> None:
     store = _opened_to_repair(fresh)
     store._write(entries, floor)
     store.close()
-    directory.rename(unused(directory.with_name("lost-staged")))
-    fresh.rename(directory)
+    # Whole and durable, with its name, before the old one goes: from then on `finish_repair` takes it.
     sync_directory(directory.parent)
+    old = unused(directory.with_name("lost-staged"))
     staged, lost = counted(len(entries), "staged request"), counted(lost_bytes, "byte")
     report(
         f"kept: {staged}; lost: {lost} of others, writes of this host that were acknowledged early, which the"
-        " other host may not have; the old files are in lost-staged"
-    )
+        f" other host may not have; the old files are in {old.name}"
+    )  # before it can be cut short: who finishes it does not know
+    directory.rename(old)
+    sync_directory(directory.parent)
+    finish_repair(directory)

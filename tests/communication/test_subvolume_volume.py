@@ -2,9 +2,12 @@
 
 import dataclasses
 import errno
+import itertools
 import os
 import shutil
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ import xxhash
 from trio.testing import MockClock
 
 from fusemirror.communication import subvolume_volume
+from fusemirror.communication.opening import Stores
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume, check_staged
 from fusemirror.errors import DiskFailed, StoreInDoubt, VolumeDamaged
 from fusemirror.limits import DESTAGE_AFTER_S, STORE_RETRY_S
 from fusemirror.protocol.codec import encode
+from fusemirror.settings import Communication
+from fusemirror.volume.durable import sync_directory
 from fusemirror.volume.identity import Shutdown
 from tests.communication.test_volume import request, retire, running
 from tests.volume.conftest import broken_file, counting_seams
@@ -106,6 +112,69 @@ async def test_one_flipped_bit_stops_the_opening_and_a_repair_keeps_all_other_re
     assert check_staged(directory, repair=False, report=lines.append)
     assert data_in(directory) == [b"first", b"third", b"fourth"]
     assert (tmp_path / "lost-staged" / path.name).exists()
+
+
+@pytest.mark.parametrize("finished_by", ["a repair", "a mount", "a mount of another kind"])
+async def test_a_repair_that_is_killed_at_any_step_loses_nothing_that_it_kept(
+    tmp_path: Path, finished_by: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole" / "staged"
+    whole.parent.mkdir()
+    path, ends = await staged_one_by_one(whole, b"first", b"second", b"third")
+    flip(path, ends[0] + 50)
+    kind = Communication.LMDB if finished_by == "a mount of another kind" else Communication.SUBVOLUME
+    for steps in itertools.count():
+        place = tmp_path / str(steps)
+        shutil.copytree(whole.parent, place)
+        directory = place / "staged"
+        lines: list[str] = []
+        repair = partial(check_staged, directory, repair=True, report=lines.append)
+        if not killed_after(steps, monkeypatch, repair):
+            break
+        if finished_by == "a repair" or (directory.is_dir() and is_damaged(directory)):
+            was_clean = check_staged(directory, repair=False, report=lines.append)
+            assert check_staged(directory, repair=True, report=lines.append) is was_clean
+            assert check_staged(directory, repair=False, report=lines.append), lines
+        _, volume = Stores(place, 1 << 20, 1 << 24, counting_seams()).open_wanted(kind)
+        assert [volume.data_of(staged) for staged in volume.pending()] == [b"first", b"third"]
+        volume.close()
+        assert len(list(place.glob("lost-staged*"))) == 1
+    assert steps > 4
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> bool:
+    """Whether it did not live to the end of it: so many names were changed or directories synced."""
+    left = itertools.count(steps, -1)
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            if next(left) == 0:
+                raise Killed
+            return real(*args, **named)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in ("mkdir", "rename", "replace"):
+            patched.setattr(Path, name, counted(getattr(Path, name)))
+        patched.setattr(subvolume_volume, "sync_directory", counted(sync_directory))
+        try:
+            run()
+        except Killed:
+            return True
+    return False
+
+
+def is_damaged(directory: Path) -> bool:
+    try:
+        opened(directory).close()
+    except VolumeDamaged:
+        return True
+    return False
 
 
 async def test_what_was_not_durable_when_the_power_went_is_a_torn_tail(
