@@ -1,7 +1,6 @@
 """Which communication volume a host uses: that of its settings, once no other holds requests."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import msgspec
 from fusemirror.communication import subvolume_volume
 from fusemirror.communication.lmdb_volume import LmdbCommunicationVolume
 from fusemirror.communication.memory_volume import MemoryCommunicationVolume
-from fusemirror.communication.place import leave_place, take_place
+from fusemirror.communication.place import is_place_of, leave_place, take_place
 from fusemirror.communication.subvolume_volume import SubvolumeCommunicationVolume
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.printable import counted
@@ -93,8 +92,10 @@ def open_communication(chosen: Settings, volume: Volume, seams: Seams) -> Commun
             log.info("communication_directory = %s after the end of %s in %s", wanted or "", count, used)
             return left
         left.close()
-        leave_place(used)
+        # Before the place is left: one that has this host's mark and is not spoken of is taken again one day.
+        # Spoken of without a mark, it would be a disk that is not there, and no mount would go on.
         volume.update_identity(communication_directory="")
+        leave_place(used)
     if wanted is not None:
         _take(wanted, volume.identity, was_in_use=wanted == used)
         if wanted != used:
@@ -115,9 +116,9 @@ def check_staged(directory: Path, *, repair: bool, report: Callable[[str], None]
     """
     identity = Identity.load(directory)
     place = identity.communication_directory
-    is_there = not place or os.path.isdir(place)
+    is_there = not place or is_place_of(Path(place), identity)
     if not is_there:
-        what = f"requests may be staged in {place}, which is not there"
+        what = f"requests may be staged in {place}, and its disk, with this host's mark, is not there"
         report(f"{what}: given up, with what was acknowledged early and staged there" if repair else what)
         if repair:
             msgspec.structs.replace(identity, communication_directory="").store(directory)

@@ -52,7 +52,7 @@ def take_place(directory: Path, identity: Identity, *, was_in_use: bool) -> bool
                 " another"
             )
         replace_file(directory / MARK, msgspec.json.encode(wanted))
-    elif (found.filesystem, found.host) != (wanted.filesystem, wanted.host):
+    elif not _is_of(found, identity):
         raise RefusedForSafety(
             f"communication_directory: {directory} holds the requests of another filesystem or host"
             f" ({found.name or 'its name is unknown'}); choose another"
@@ -63,11 +63,21 @@ def take_place(directory: Path, identity: Identity, *, was_in_use: bool) -> bool
     return was_open
 
 
+def is_place_of(directory: Path, identity: Identity) -> bool:
+    """Whether the directory is there, with this host's mark. RefusedForSafety: that cannot be read; OSError."""
+    found = _read_mark(directory) if directory.is_dir() else None
+    return found is not None and _is_of(found, identity)
+
+
 def leave_place(directory: Path) -> None:
     """Nothing is staged there, and it is for anybody again. OSError."""
     for name in (*_OF_LMDB, MARK):  # the mark last: what is left of it still says whose it is
         with contextlib.suppress(FileNotFoundError):
             (directory / name).unlink()
+
+
+def _is_of(mark: _Mark, identity: Identity) -> bool:
+    return (mark.filesystem, mark.host) == (identity.filesystem, identity.host)
 
 
 def _read_mark(directory: Path) -> _Mark | None:

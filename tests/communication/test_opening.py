@@ -8,10 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from fusemirror.communication import opening
 from fusemirror.communication.opening import check_staged, open_communication
+from fusemirror.communication.place import leave_place
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import RefusedForSafety
 from fusemirror.settings import make
+from fusemirror.volume.identity import Identity
 from fusemirror.volume.volume import Volume
 from tests.communication.test_volume import all_ended, request, running
 from tests.volume.conftest import IDENTITY, counting_seams
@@ -104,9 +107,14 @@ async def test_another_kind_has_no_place_of_its_own_and_waits_for_what_is_there(
     communication.close()
 
 
+@pytest.mark.parametrize("is_there_at_last", [True, False], ids=["mount point", "nothing"])
 @pytest.mark.parametrize("now", ["the same", "another", "none"])
 async def test_a_disk_that_is_not_mounted_is_not_forgotten_until_a_person_gives_it_up(
-    volume: Volume, places: tuple[Path, Path], now: str, autojump_clock: MockClock
+    volume: Volume,
+    places: tuple[Path, Path],
+    now: str,
+    is_there_at_last: bool,
+    autojump_clock: MockClock,
 ) -> None:
     one, two = places
     await stage_and_close(opened(volume, one))
@@ -117,9 +125,52 @@ async def test_a_disk_that_is_not_mounted_is_not_forgotten_until_a_person_gives_
             one.mkdir(mode=0o700)  # its mount point
         with pytest.raises(RefusedForSafety, match=f"staged in {one}, and its disk is not there"):
             opened(volume, wanted)
-    one.rmdir()
     lines: list[str] = []
     assert not check_staged(volume.directory, repair=False, report=lines.append)
+    one.rmdir()
+    assert not check_staged(volume.directory, repair=False, report=lines.append)
+    if is_there_at_last:
+        one.mkdir(mode=0o700)
     assert not check_staged(volume.directory, repair=True, report=lines.append)
-    assert [f"staged in {one}, which is not there" in line for line in lines] == [True, True]
+    assert [f"staged in {one}, and its disk, with" in line for line in lines] == [True] * 3
     assert check_staged(volume.directory, repair=False, report=lines.append)
+
+
+@pytest.mark.parametrize("after", ["the same", "another", "none"])
+@pytest.mark.parametrize("step", ["update_identity", "leave_place"])
+async def test_a_mount_that_is_killed_as_it_leaves_a_place_is_followed_by_another(
+    volume: Volume,
+    places: tuple[Path, Path],
+    step: str,
+    after: str,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    one, two = places
+    opened(volume, one).close()
+
+    def killed(*_arguments: object, **_named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        owner: object = Volume if step == "update_identity" else opening
+        patched.setattr(owner, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(volume, None)
+    assert check_staged(volume.directory, repair=False, report=print)
+    wanted = {"the same": one, "another": two, "none": None}[after]
+    communication = opened(volume, wanted)
+    assert communication.directory == str(wanted or volume.directory / "communication")
+    communication.close()
+
+
+async def test_a_place_that_a_version_before_left_without_a_word_is_given_up_by_a_repair(
+    volume: Volume, places: tuple[Path, Path], autojump_clock: MockClock
+) -> None:
+    opened(volume, places[0]).close()
+    leave_place(places[0])
+    with pytest.raises(RefusedForSafety, match="fsck --repair"):
+        opened(volume, None)
+    assert not check_staged(volume.directory, repair=True, report=print)
+    identity = Identity.load(volume.directory)
+    assert identity.communication_directory == ""
