@@ -188,12 +188,20 @@ class Destaging:
             staged = self._unstored.popleft()
             self._kept_unstored -= staged.request.kept
             # What nobody was told of needs no store. Room for the rest was taken when it was staged.
-            if not staged.retired and (staged.request.kept or self._take_room(staged.data_bytes)):
+            if not staged.retired and (staged.request.kept or self._has_room(staged)):
                 batch.append(staged)
                 size += staged.data_bytes
                 if staged.since <= before:
                     self._answer_s = max(self._answer_s, DESTAGE_AFTER_S)  # at least so long
         return batch
+
+    def _has_room(self, staged: Staged) -> bool:
+        try:
+            return self._take_room(staged.data_bytes)
+        except OSError:
+            # A disk that cannot be asked has no room, and that is all: nobody waits for this one to be
+            # stored, and programs wait for what is in the batch already. The status tells of the disk.
+            return False
 
 
 def _smoothed(before: float, measured: float) -> float:

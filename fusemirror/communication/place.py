@@ -64,7 +64,7 @@ def take_place(directory: Path, identity: Identity, *, was_in_use: bool) -> bool
 
 
 def is_place_of(directory: Path, identity: Identity) -> bool:
-    """Whether the directory is there, with this host's mark. RefusedForSafety: that cannot be read; OSError."""
+    """Whether the directory is there, with this host's mark. RefusedForSafety, OSError: it cannot be read."""
     found = _read_mark(directory) if directory.is_dir() else None
     return found is not None and _is_of(found, identity)
 

@@ -1,5 +1,7 @@
 """Destaging: what waits for the store goes together, and a store that fails gets it again."""
 
+import errno
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -89,6 +91,24 @@ async def test_a_store_that_failed_gets_everything_again(autojump_clock: MockClo
     await destaging._destage()
     assert [*states, first.destaged, first.acknowledged] == [False, True, True]
     assert store.held == [1]
+
+
+async def test_a_disk_that_cannot_be_asked_for_room_costs_no_other_request_its_place(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    def broken(_data_bytes: int) -> bool:
+        raise OSError(errno.ESTALE, "stale")
+
+    store = FakeStore()
+    destaging = Destaging(store.store, HeldData(1 << 20), trio.lowlevel.ParkingLot(), broken)
+    await nursery.start(destaging.run)
+    requests = [staged(1), staged(2, kept=False), staged(3)]
+    for request in requests:
+        destaging.add(request)
+    with trio.fail_after(1):
+        assert [await requests[index].answer.wait() for index in (0, 2)] == [INODE, INODE]
+    assert store.held == [1, 3]
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("in_doubt", [True, False])
