@@ -71,6 +71,9 @@ class LmdbCommunicationVolume(CommunicationVolume):
             # What it acknowledges must be found after a power cut, and so by its name.
             sync_directory(directory)
             sync_directory(directory.parent)
+            # And nothing else may be: where the last page of a commit failed LMDB wrote back what stood
+            # there, and did not sync it.
+            self._environment.sync(True)
             self._discard(self._take_up(self._entries()))
         except BaseException:
             self._environment.close()

@@ -141,6 +141,10 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         if not paths:
             self._segments.append(self._make_segment())
         self._descriptor = os.open(self._segments[-1].path, _APPEND, 0o600)
+        if paths and not state.clean:
+            # A killed process may have left unsynced what it wrote or cut off. The primary goes by what
+            # stands here now: it forgets what is not taken up, and no power cut may bring that back (G4).
+            seams.fdatasync(self._descriptor)
         Shutdown(clean=False, boot_id=boot_id()).store(directory)  # when what there is has been judged
 
     def _load_before(self, path: Path) -> list[StoredRequest]:

@@ -245,6 +245,26 @@ def test_it_is_found_by_its_name_after_a_power_cut(tmp_path: Path, monkeypatch: 
     assert synced == [(tmp_path / "communication", True), (tmp_path, True)]
 
 
+def test_what_it_shows_as_it_is_opened_is_what_a_power_cut_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the meta page of a commit could not be synced the disk may have another than the page cache."""
+    called: list[str] = []
+
+    class Noted:
+        def __init__(self, *args: Any, **named: Any) -> None:
+            self._environment = real_open(*args, **named)
+
+        def __getattr__(self, name: str) -> Any:
+            called.append(name)
+            return getattr(self._environment, name)
+
+    real_open = lmdb.open
+    monkeypatch.setattr(lmdb, "open", Noted)
+    opened(tmp_path).close()
+    assert called[:2] == ["sync", "begin"]
+
+
 def test_what_fails_while_it_is_opened_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,6 +260,21 @@ async def test_what_is_in_doubt_at_the_end_of_a_mount_is_cut_off_or_it_does_not_
         assert Shutdown.load(directory).clean is is_cut
 
 
+@pytest.mark.parametrize("ended", ["killed", "cleanly"])
+async def test_what_a_killed_process_left_is_made_durable_before_the_primary_goes_by_it(
+    tmp_path: Path, ended: str, autojump_clock: MockClock
+) -> None:
+    path, ends = await staged_one_by_one(tmp_path, b"first", b"cut off and not synced")
+    os.truncate(path, ends[0])
+    Shutdown(clean=ended == "cleanly", boot_id=Shutdown.load(tmp_path).boot_id).store(tmp_path)
+    synced: list[int] = []
+    seams = dataclasses.replace(
+        counting_seams(), fdatasync=lambda file: synced.append(os.fstat(file).st_size)
+    )
+    SubvolumeCommunicationVolume(tmp_path, 1 << 24, seams).close()
+    assert synced == ([ends[0]] if ended == "killed" else [])
+
+
 async def test_a_request_that_a_version_before_stored_twice_is_taken_up_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
