@@ -185,6 +185,8 @@ DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks 
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_BESIDE_MAX = 4_096  # of a peer's, under way at once beside the stream: 64 programs ask, some gave up
+REQUESTS_DONE_MAX = 1_048_576  # of a peer's, remembered while it may ask again: more than an honest one's
+REQUESTS_DONE_BYTES_MAX = 128 * MIB  # of their file, with what a repair finds in the journal
 REFUSALS_UNRECORDED_MAX = 65_536  # of a backup's writes, while the disk takes no record: some MiB
 CALLS_MAX = 1_024  # of a backup, without an answer: as many as its kernel session lets wait (below)
 CHECKPOINTS_OPEN_MAX = 64  # whose marks wait to be forgotten: the primary begins one after the other
@@ -214,6 +216,8 @@ COMMUNICATION_BYTES_DEFAULT = 1 * GIB
 COMMUNICATION_MEMORY_DEFAULT = 128 * MIB
 COMMUNICATION_MEMORY_MIN = 16 * MIB  # two batches of the store: one is written while the next gathers
 STAGED_REQUESTS_MAX = 262_144  # reads of a file look at all that are pending of it: some 20 ms
+# Of a backup behind one that it may ask again: the primary remembers each, in 0.2 KiB and 30 bytes of a file.
+STAGED_SINCE_OLDEST_MAX = 2 * STAGED_REQUESTS_MAX
 STAGED_REQUEST_BYTES = KIB  # of memory, beside its data: 0.7 KiB were counted
 STAGED_DATA_PART = 0.5  # of that memory; beyond it what the store has is let go of, to have room for more
 STAGING_SEGMENT_BYTES = 16 * MIB  # a file of the subvolume's own staging; removed whole
@@ -280,6 +284,8 @@ assert CHANGE_TIME_NS_RECEIVED_MAX < CHANGE_TIME_NS_MAX
 assert INODE_NUMBER_RECEIVED_MAX < INODE_NUMBER_MAX
 assert REGION_BYTES * DIGESTS_PER_MESSAGE <= DATA_BYTES_MAX
 assert WRITE_BYTES_MAX <= DATA_BYTES_MAX
+assert STAGED_REQUESTS_MAX < STAGED_SINCE_OLDEST_MAX < REQUESTS_DONE_MAX, "no honest backup comes to the last"
+assert (REQUESTS_DONE_MAX + JOURNAL_BYTES_MAX // 64) * 50 <= REQUESTS_DONE_BYTES_MAX, "a row has 42 bytes"
 assert WRITE_BYTES_MAX <= UNSENT_BYTES <= RESYNC_BACKLOG_BYTES_MAX
 assert XATTR_VALUE_BYTES_MAX + SYMLINK_BYTES_MAX + 4 * KIB <= JOURNAL_RECORD_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX <= MESSAGE_BYTES_MAX, "a record travels as one message"

@@ -26,7 +26,7 @@ from fusemirror.communication.outstanding import Outstanding
 from fusemirror.communication.staged import Staged, StoredEntry, StoredRequest
 from fusemirror.communication.staging_space import LARGE_BYTES, StagingSpace
 from fusemirror.identifiers import RequestId
-from fusemirror.limits import STAGED_REQUESTS_MAX
+from fusemirror.limits import STAGED_REQUESTS_MAX, STAGED_SINCE_OLDEST_MAX
 from fusemirror.printable import counted
 from fusemirror.protocol.codec import decode
 from fusemirror.protocol.messages import Request
@@ -55,6 +55,7 @@ class CommunicationVolume(ABC):
         self.staged_total = 0
         self.last_serial = 0
         """Of the request that was staged last."""
+        self._last_allowed = 0  # the serial of the last request that has its place behind the oldest live one
         self._staged: dict[RequestId, Staged] = {}
         self.ended = Ended(self._staged)
         self.kept = KeptWrites(self.ended.waiting)
@@ -71,9 +72,37 @@ class CommunicationVolume(ABC):
     @property
     def oldest_live(self) -> RequestId | None:
         """Every request staged before this one has ended, and is never taken up again; None: all have."""
+        oldest = self._oldest_live()
+        return None if oldest is None else oldest.request.identity
+
+    def _oldest_live(self) -> Staged | None:
+        # What the store has of others is discarded at the next mount. While it fails, it lets go of nothing.
+        live = [staged for staged in self.destaging.in_store if staged.request.kept]
         first = next(iter(self._staged.values()), None)
-        live = [*self.destaging.in_store, *([] if first is None else [first])]
-        return min(live, key=lambda staged: staged.serial).request.identity if live else None
+        return min(live if first is None else [*live, first], key=lambda staged: staged.serial, default=None)
+
+    @property
+    def too_far_ahead(self) -> bool:
+        """Whether so many were staged behind the oldest live one that the next waits for its end: the primary
+        remembers what became of each."""
+        if self.last_serial < self._last_allowed:
+            return False
+        oldest = self._oldest_live()  # it never goes back, so nobody looks again before that many have come
+        before = self.last_serial if oldest is None else oldest.serial - 1
+        self._last_allowed = before + STAGED_SINCE_OLDEST_MAX
+        return self.last_serial >= self._last_allowed
+
+    @property
+    def reason(self) -> str | None:
+        """Why programs wait for the communication volume, for people."""
+        if not self.too_far_ahead:
+            return None
+        oldest = self._oldest_live()
+        if oldest is not None and oldest.retired:
+            why = "the disk of the communication volume lets go of no request that has ended"
+        else:
+            why = "a request is not answered"
+        return f"{why}, and {STAGED_SINCE_OLDEST_MAX} came after it: the next ones wait"
 
     def acknowledged_before(self, serial: int) -> bool:
         """Whether there is a request that stands before this place and that nobody waits for."""
@@ -88,7 +117,10 @@ class CommunicationVolume(ABC):
     # --- room -------------------------------------------------------------------------------------------
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether a request with so much data fits into capacity and memory; an empty volume takes any."""
+        """Whether a request with so much data fits into capacity and memory; an empty volume takes any
+        that is not `too_far_ahead`."""
+        if self.too_far_ahead:
+            return False
         if not self._staged:
             return True
         fits = self.pending_bytes + size_bytes <= self.capacity_bytes and self.held.has_room(size_bytes)

@@ -40,6 +40,7 @@ from fusemirror.limits import (
     FILE_BYTES_MAX,
     REFUSALS_UNRECORDED_MAX,
     REQUESTS_BESIDE_MAX,
+    REQUESTS_DONE_MAX,
 )
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
@@ -105,10 +106,11 @@ class PeerRequests:
         self._reads = reads
         self.grants = grants
         self.arbiter = arbiter
+        self._holds_back = False  # of this link no request is served any more
 
     async def run(self, link: Link) -> None:
         """Read the forward path; what needs waiting is done beside it."""
-        session = link.forward
+        session, self._holds_back = link.forward, False
         async with trio.open_nursery() as nursery:
             serve = partial(self._serve_messages, link, nursery)
             try:
@@ -155,7 +157,7 @@ class PeerRequests:
         if len(nursery.child_tasks) >= REQUESTS_BESIDE_MAX:
             raise refusal(session.peer_name, message, "too many of its kind at once")
         if type(message) is Ended:
-            self._forget_ended(message.oldest_live, session.peer.instance)
+            self._forget_ended(message.oldest_live, session)
         elif type(message) is AskStatus:
             if not self._granting.takes(message.identity):
                 raise refusal(session.peer_name, message, "too many of its kind at once, or this one before")
@@ -178,12 +180,13 @@ class PeerRequests:
         else:
             raise refusal(session.peer_name, message, "it came on the wrong path")
 
-    def _forget_ended(self, oldest_live: RequestId, instance: bytes) -> None:
+    def _forget_ended(self, oldest_live: RequestId, session: Session) -> None:
         """Forget what was done of requests that stand before one in the backup's order.
 
         Those of the process that speaks come last. Of other processes the order is not known: theirs
-        are forgotten once none of them is left.
+        are forgotten once none of them is left. ConnectionLost, where that ends a wait of others.
         """
+        instance = session.peer.instance
         if self._replica.known.forgot_requests:
             # The backup heard of it in our Hello, and has failed what was in doubt before it said this.
             self._volume.update_peer(self._replica.known, forgot_requests=False)
@@ -197,6 +200,21 @@ class PeerRequests:
                 self._volume.requests_done.forget(request)
         self._granting.free(filter(has_ended, self._granting.granted))
         self._granting.paid()
+        if self._holds_back and len(self._volume.requests_done) < REQUESTS_DONE_MAX:
+            raise ConnectionLost(session.peer_name, "what was held back is asked for again")
+
+    def _hold_back(self, session: Session) -> None:
+        """Serve no request of this link, as there is no room to remember it. The link stays: over it comes
+        the word that makes room. What was not served is asked for again over the next, in its order.
+        """
+        if not self._holds_back:
+            self._holds_back = True
+            log.warning(
+                "no request of %s is served, as it may ask again for %d before: the disk of its "
+                "communication volume may have failed",
+                session.peer_name,
+                len(self._volume.requests_done),
+            )
 
     def _serve_request(self, session: Session, request: Request, data: Buffer, nursery: trio.Nursery) -> None:
         operation, identity = request.operation, request.identity
@@ -218,6 +236,9 @@ class PeerRequests:
         if done is not None:
             self._granting.free((identity,))
             nursery.start_soon(self._answer_again, session, identity, done)
+            return
+        if self._holds_back or len(self._volume.requests_done) >= REQUESTS_DONE_MAX:
+            self._hold_back(session)
             return
         if request.kept:
             if identity in self._admission.decisions.unrecorded:

@@ -6,6 +6,7 @@ of the journal leaves records out; what they said of requests stands in this fil
 of them nobody knows: the identity says so (`forgot_requests`), and the peer hears of it when the hosts meet.
 """
 
+import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from fusemirror.change import AnyChange, NamespaceChange
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
-from fusemirror.limits import MIB
+from fusemirror.limits import REQUESTS_DONE_BYTES_MAX
 from fusemirror.volume.beneath import read_plain
 from fusemirror.volume.durable import replace_file
 
@@ -64,16 +65,21 @@ def done_by(change: AnyChange) -> Done:
 
 
 _FILE = "requests-done"
-_BYTES_MAX = 64 * MIB  # some million; a journal holds fewer records
 _decoder = msgspec.msgpack.Decoder(list[_Row])
 
 
 def load_requests(directory: Path) -> RequestsDone | None:
     """Those that a repair kept; None where the file cannot be read: nobody knows which they were. OSError."""
     try:
-        content = read_plain(directory / _FILE, _BYTES_MAX)
+        content = read_plain(directory / _FILE, REQUESTS_DONE_BYTES_MAX)
     except FileNotFoundError:
         return RequestsDone()
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        # Earlier versions wrote more than anybody reads. To open no volume would lose more than what it says.
+        log.warning("volume %s: %s", directory, error)
+        return None
     try:
         rows = _decoder.decode(content)
     except msgspec.DecodeError as error:
@@ -86,12 +92,17 @@ def load_requests(directory: Path) -> RequestsDone | None:
 
 
 def store_requests(directory: Path, requests: Mapping[RequestId, Done]) -> None:
-    """On return the file durably has these, and is not there where there are none. OSError."""
+    """On return the file durably has these, and is not there where there are none. OSError; EFBIG for more
+    than `load_requests` reads.
+    """
     if requests:
         rows = [
             (request, *done) if done.errno else (request, done.number, done.inode)
             for request, done in requests.items()
         ]
-        replace_file(directory / _FILE, msgspec.msgpack.encode(rows))
+        content = msgspec.msgpack.encode(rows)
+        if len(content) > REQUESTS_DONE_BYTES_MAX:
+            raise OSError(errno.EFBIG, f"longer than {REQUESTS_DONE_BYTES_MAX} bytes", str(directory / _FILE))
+        replace_file(directory / _FILE, content)
     else:
         (directory / _FILE).unlink(missing_ok=True)

@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import INODE_NUMBER_MAX, REQUESTS_DONE_BYTES_MAX, REQUESTS_DONE_MAX
+from fusemirror.volume import requests_done
 from fusemirror.volume.requests_done import Done, RequestsDone, load_requests, store_requests
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import counting_seams
@@ -41,6 +43,27 @@ def test_of_a_file_that_cannot_be_read_nobody_knows(directory: Path, content: by
     volume = Volume.open(directory, counting_seams())
     assert volume.identity.only_peer.forgot_requests
     volume.close()
+
+
+@pytest.mark.expects_warnings
+def test_a_file_that_is_too_long_to_be_read_keeps_no_volume_closed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an earlier version wrote them."""
+    store_requests(directory, DONE)
+    monkeypatch.setattr(requests_done, "REQUESTS_DONE_BYTES_MAX", 9)
+    assert load_requests(directory) is None
+    volume = Volume.open(directory, counting_seams())
+    assert volume.identity.only_peer.forgot_requests
+    volume.close()
+    with pytest.raises(OSError, match="longer"):
+        store_requests(directory, DONE)
+
+
+def test_as_many_as_are_remembered_are_read_again() -> None:
+    longest = Done(ChangeNumber(2**63), InodeNumber(INODE_NUMBER_MAX), 2**16)
+    row = msgspec.msgpack.encode((bytes(16), *longest))
+    assert len(row) * REQUESTS_DONE_MAX < REQUESTS_DONE_BYTES_MAX
 
 
 def test_what_is_forgotten_is_kept_no_longer_than_the_mount(directory: Path) -> None:
