@@ -34,6 +34,7 @@ from fusemirror.errors import (
     FusemirrorError,
     OperationFailed,
     RefusedForSafety,
+    RoleChanged,
 )
 from fusemirror.identifiers import InodeNumber, RequestId
 from fusemirror.limits import (
@@ -41,6 +42,7 @@ from fusemirror.limits import (
     REFUSALS_UNRECORDED_MAX,
     REQUESTS_BESIDE_MAX,
     REQUESTS_DONE_MAX,
+    STAGED_REQUESTS_MAX,
 )
 from fusemirror.mirror.replica import Replica
 from fusemirror.mirror.sending import Mirror
@@ -80,6 +82,9 @@ from fusemirror.volume.requests_done import Done
 
 log = logging.getLogger(__name__)
 
+_Asked = tuple[RequestId, Done]
+_Again = tuple[trio.MemorySendChannel[_Asked], trio.MemoryReceiveChannel[_Asked]]
+
 
 class PeerRequests:
     """Of the links of one primary."""
@@ -106,12 +111,14 @@ class PeerRequests:
         self._reads = reads
         self.grants = grants
         self.arbiter = arbiter
+        self._again = _again()
         self._holds_back = False  # of this link no request is served any more
 
     async def run(self, link: Link) -> None:
         """Read the forward path; what needs waiting is done beside it."""
-        session, self._holds_back = link.forward, False
+        session, self._holds_back, self._again = link.forward, False, _again()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer_again, session)
             serve = partial(self._serve_messages, link, nursery)
             try:
                 while True:
@@ -235,7 +242,10 @@ class PeerRequests:
         done = self._volume.requests_done.get(identity)
         if done is not None:
             self._granting.free((identity,))
-            nursery.start_soon(self._answer_again, session, identity, done)
+            try:
+                self._again[0].send_nowait((identity, done))
+            except trio.WouldBlock:
+                raise refusal(session.peer_name, request, "too many of its kind at once") from None
             return
         if self._holds_back or len(self._volume.requests_done) >= REQUESTS_DONE_MAX:
             self._hold_back(session)
@@ -324,12 +334,16 @@ class PeerRequests:
         else:
             self._carry_out(session, identity, operation, data, write)
 
-    async def _answer_again(self, session: Session, identity: RequestId, done: Done) -> None:
+    async def _answer_again(self, session: Session) -> None:
         """A request sent again after a broken path took effect once already (G4), or was refused; that is
-        told once both volumes have it.
+        told once both volumes have it. All of a link by one task: a backup may ask for everything that it has
+        staged.
         """
-        await self._mirror.window.settled(done.number)
-        _answer(session, Answer(identity, done.errno, after=done.number, inode=done.inode))
+        with suppress(ConnectionLost, RoleChanged):  # it asks again, whoever is the primary then
+            async for identity, done in self._again[1]:
+                await self._mirror.window.settled(done.number)
+                await session.wait_room()
+                _answer(session, Answer(identity, done.errno, after=done.number, inode=done.inode))
 
     async def _answer(self, session: Session, identity: RequestId, call: Call) -> None:
         """Answer a call of the backup; a hand-over that succeeds ends the link instead."""
@@ -372,6 +386,11 @@ class PeerRequests:
             await change.until_done()
         except (FusemirrorError, OSError):
             raise OperationFailed(errno.EAGAIN) from None
+
+
+def _again() -> _Again:
+    """What is done already, and is asked for again over one link."""
+    return trio.open_memory_channel(STAGED_REQUESTS_MAX)
 
 
 def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:
