@@ -185,6 +185,7 @@ DIRECTORIES_TOLD_MAX = 65_536  # the kernel looks a name up just before it asks 
 DIRECTORIES_USED_MAX = 65_536  # beyond, all count as used
 REQUESTS_SEARCHED_MAX = 1_024  # with more pending, a directory may be in any of them
 REQUESTS_BESIDE_MAX = 4_096  # of a peer's, under way at once beside the stream: 64 programs ask, some gave up
+ANSWERS_PER_TURN = 256  # of a host that took over, to its own programs: less than a ms
 REQUESTS_DONE_MAX = 1_048_576  # of a peer's, remembered while it may ask again: more than an honest one's
 REQUESTS_DONE_BYTES_MAX = 128 * MIB  # of their file, with what a repair finds in the journal
 REFUSALS_UNRECORDED_MAX = 65_536  # of a backup's writes, while the disk takes no record: some MiB

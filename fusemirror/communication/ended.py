@@ -27,5 +27,7 @@ class Ended:
 
     async def wait_up_to(self, serial: int) -> None:
         """Return when every request up to this one has ended."""
-        while next((staged.serial for staged in self._pending.values()), serial + 1) <= serial:
-            await self.waiting.park()
+        # Once each, and no look for the first after each end: that goes over the places of all that ended.
+        for identity in [each for each, staged in self._pending.items() if staged.serial <= serial]:
+            while identity in self._pending:
+                await self.waiting.park()

@@ -6,6 +6,7 @@ then, so each takes effect once (G4). Source: seed [0082].
 
 import errno
 import logging
+from collections import deque
 from functools import partial
 
 import trio
@@ -24,6 +25,7 @@ from fusemirror.errors import (
     OperationFailed,
 )
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber
+from fusemirror.limits import ANSWERS_PER_TURN
 from fusemirror.mirror.sending import Mirror
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class TakingUp:
         self._inherited: list[Staged] = [] if staged is None else staged.pending()
         self._staged = staged
         self._end_request = host.volume.requests_done.forget if staged is None else staged.retire
-        self._unanswered: list[tuple[Staged, ChangeNumber, InodeNumber]] = []
+        self._unanswered: deque[tuple[Staged, ChangeNumber, InodeNumber]] = deque()
 
     async def run(self) -> None:
         """The role serves from now on; what this host had asked for as the backup goes first, in order, and
@@ -126,11 +128,13 @@ class TakingUp:
                 await self._mirror.window.acknowledged(self._unanswered[0][1])
             except CheckReport as error:  # the backup was lost, and this host may not go on alone
                 doubt = error
-            staged, _, inode = self._unanswered.pop(0)
+            staged, _, inode = self._unanswered.popleft()
             if doubt is None:
                 staged.answer.resolve(inode)
             else:
                 staged.answer.reject(doubt)
+            if len(self._unanswered) % ANSWERS_PER_TURN == 0:  # what is acknowledged is not waited for
+                await trio.lowlevel.checkpoint()
 
     def retire(self) -> None:
         """What was not made yet is still staged, and the backup of now forwards it."""

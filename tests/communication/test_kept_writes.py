@@ -1,5 +1,7 @@
 """Kept writes: by inode, in their order, and who waits for one is woken when it has ended."""
 
+from typing import ClassVar
+
 import trio
 from trio.testing import MockClock
 
@@ -38,6 +40,28 @@ async def test_writes_are_known_until_they_end(autojump_clock: MockClock, nurser
         await trio.testing.wait_all_tasks_blocked()
         assert seen == expected
     assert (kept.newest(ONE), kept.newest(TWO)) == (0, 0)
+
+
+class Counted(Staged):
+    """Notes whenever it comes into doubt."""
+
+    doubts: ClassVar[list[int]] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "in_doubt" and value:
+            self.doubts.append(self.serial)
+
+
+def test_one_that_does_not_end_is_not_looked_at_by_each_end_behind_it() -> None:
+    kept = KeptWrites(trio.lowlevel.ParkingLot())
+    for serial in range(1, 100):
+        request = Request(RequestId(b"%016d" % serial), Write(ONE, 0), True)
+        kept.add(Counted(serial, request, b"x", 0.0, 0))
+    _, *others = list(kept.of(ONE))
+    for write in others:
+        kept.remove(write)
+    assert Counted.doubts == [1]
 
 
 def test_what_ends_casts_doubt_on_those_before_it() -> None:
