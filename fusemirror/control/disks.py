@@ -4,6 +4,7 @@ A change is made on both, so there is as much room as the disk has that has less
 while the other is away, what it said last counts.
 """
 
+import errno
 import logging
 import os
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import trio
 
 from fusemirror.channel.link import Link
-from fusemirror.errors import ConnectionLost
+from fusemirror.errors import ConnectionLost, OperationFailed
 from fusemirror.limits import SPACE_LOOK_INTERVAL_S
 from fusemirror.protocol.messages import DiskSpace
 from fusemirror.volume.volume import Volume
@@ -57,8 +58,12 @@ class Disks:
 
     def statvfs(self) -> os.statvfs_result:
         """What there is room for on both hosts: bytes by the disk that has fewer available, inodes likewise.
-        While the peer is away, by what it said last. OSError."""
-        own, theirs = self._volume.space.statvfs(), self.peer
+        While the peer is away, by what it said last. OperationFailed: this host's disk does not say."""
+        try:
+            own, theirs = self._volume.space.statvfs(), self.peer
+        except OSError as error:
+            self._volume.health.note(error)
+            raise OperationFailed(error.errno or errno.EIO) from error
         if theirs is None:
             return own
         unit = own.f_frsize

@@ -26,8 +26,30 @@ def is_administrator(uid: int, pid: int) -> bool:
     try:
         if os.readlink(process / "ns/user") != os.readlink("/proc/self/ns/user"):
             return False
-        status = (process / "status").read_text(errors="replace")
+        effective = _line(process, b"CapEff:")
     except OSError:
         return uid == 0
-    effective = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
-    return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return bool(int(effective or b"0", 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def supplementary_groups(pid: int) -> frozenset[int]:
+    """The groups that the caller has beside its own.
+
+    Empty where /proc has nothing of the caller: it was killed, or lives in another PID namespace, which is
+    told as process 0.
+    """
+    try:
+        groups = _line(Path(f"/proc/{pid}"), b"Groups:")
+    except OSError:
+        return frozenset()
+    return frozenset(int(group) for group in groups.split())
+
+
+def _line(process: Path, field: bytes) -> bytes:
+    """What the status of a process says in this line; nothing where it has none. OSError.
+
+    The program's name stands there as well, and may hold any bytes but a newline: whatever else a text has
+    between lines would let a program write lines of its own.
+    """
+    lines = (process / "status").read_bytes().split(b"\n")
+    return next((line.removeprefix(field) for line in lines if line.startswith(field)), b"")

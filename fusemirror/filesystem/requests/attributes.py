@@ -11,7 +11,7 @@ from fusemirror.control.local_reads import found
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import OperationFailed
 from fusemirror.filesystem.attributes import BLOCK_BYTES, AttributeReplies
-from fusemirror.filesystem.callers import is_administrator
+from fusemirror.filesystem.callers import is_administrator, supplementary_groups
 from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.kernel_cache import KernelCache
 from fusemirror.flags import KNOWN, Act, check_act, flags_of_extended
@@ -116,8 +116,13 @@ class AttributeRequests:
 
     async def _end_set_group_id(self, number: InodeNumber, ctx: RequestContext) -> None:
         """An access list sets the mode, as chmod(2) does: by one outside its group set-group-id goes."""
+        if ctx.uid == 0:
+            return
+        # Before the first wait. A program that is killed while it waits is gone from /proc, and its request
+        # goes on.
+        groups = {ctx.gid} | supplementary_groups(ctx.pid)
         inode = await self._unit.attributes(number)
-        if inode.mode & stat.S_ISGID and ctx.uid != 0 and not _in_group(ctx, inode.gid):
+        if inode.mode & stat.S_ISGID and inode.gid not in groups:
             mode = stat.S_IMODE(inode.mode) & ~stat.S_ISGID
             await self._unit.perform(SetAttributes(number, mode=mode))
 
@@ -161,7 +166,3 @@ class AttributeRequests:
         answer.f_bsize = BLOCK_BYTES
         answer.f_namemax = NAME_BYTES_MAX
         return answer
-
-
-def _in_group(ctx: RequestContext, gid: int) -> bool:
-    return gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)

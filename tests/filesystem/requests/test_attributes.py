@@ -1,7 +1,10 @@
 """Attributes of inodes, and those of the filesystem."""
 
+import errno
 import os
 import stat
+import subprocess
+from pathlib import Path
 
 import pytest
 import trio
@@ -9,9 +12,11 @@ import trio
 from fusemirror.change import Table
 from fusemirror.control.unit import ControlUnit
 from fusemirror.filesystem.operations import Operations
+from fusemirror.identifiers import InodeNumber
 from fusemirror.limits import NAME_BYTES_MAX
-from fusemirror.operations.acl import ACCESS
+from fusemirror.operations.acl import ACCESS, GROUP, GROUP_OBJ, MASK, OTHER, USER_OBJ, AclEntry, encode
 from fusemirror.volume.entries import xattr_key
+from fusemirror.volume.inode import Inode
 from fusemirror.volume.volume import Volume
 from tests.filesystem.conftest import ROOT_USER, USER, Caller, refused
 from tests.filesystem.requests.conftest import ROOT, Kernel, change
@@ -95,6 +100,54 @@ async def test_trusted_attributes_are_listed_to_administrators_only(kernel: Kern
 async def test_an_access_list_that_is_not_there_is_removed_as_well(kernel: Kernel) -> None:
     inode = await kernel.make(b"file")
     await kernel.operations.removexattr(inode, ACCESS, ROOT_USER)
+
+
+def access_list(*, group: int) -> bytes:
+    """u::rwx g::rwx g:1234:rwx m::rwx o::r-x, of which the kernel makes no plain mode."""
+    nobody = 0xFFFFFFFF
+    entries = [(USER_OBJ, 7, nobody), (GROUP_OBJ, 7, nobody), (GROUP, 7, group), (MASK, 7, nobody)]
+    return encode([AclEntry(*entry) for entry in (*entries, (OTHER, 5, nobody))])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a process groups")
+async def test_who_sets_an_access_list_and_is_killed_while_it_waits_has_the_groups_that_it_had(
+    kernel: Kernel, unit: ControlUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has gone from /proc by then, which was taken for a bug, and ended the mount."""
+    directory = await kernel.mkdir(b"shared")
+    await change(kernel, directory, mode=stat.S_IFDIR | stat.S_ISGID | 0o775, gid=2000)
+    program = subprocess.Popen(["sleep", "60"], extra_groups=[2000], cwd="/")  # noqa: ASYNC220 - at once
+    attributes = unit.attributes
+
+    async def long_wait(inode: InodeNumber) -> Inode:
+        program.kill()
+        program.wait()
+        return await attributes(inode)
+
+    monkeypatch.setattr(unit, "attributes", long_wait)
+    caller = Caller(1000, 1000, pid=program.pid)
+    await kernel.operations.setxattr(directory, ACCESS, access_list(group=1234), caller)
+    assert await kernel.operations.getxattr(directory, ACCESS, caller) == access_list(group=1234)
+    assert (await kernel.attributes(directory)).st_mode & stat.S_ISGID
+
+
+async def test_a_caller_of_whom_nothing_is_known_is_outside_the_group(kernel: Kernel) -> None:
+    """As one that is in another PID namespace than the mount: the kernel tells it as process 0."""
+    directory = await kernel.mkdir(b"shared")
+    await change(kernel, directory, mode=stat.S_IFDIR | stat.S_ISGID | 0o775, gid=2000)
+    await kernel.operations.setxattr(directory, ACCESS, access_list(group=1234), Caller(1000, 1000, pid=0))
+    assert (await kernel.attributes(directory)).st_mode == stat.S_IFDIR | 0o775
+
+
+async def test_a_disk_that_does_not_say_how_much_room_it_has_is_no_bug(
+    kernel: Kernel, volume: Volume
+) -> None:
+    def fails(_: Path) -> os.statvfs_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    volume.space._statvfs = fails
+    assert await refused(kernel.operations.statfs(USER)) == "EIO"
+    assert volume.health.failure is not None, "only a broken disk says so"
 
 
 async def test_the_space_is_that_of_the_disk_under_the_volume(kernel: Kernel, volume: Volume) -> None:
