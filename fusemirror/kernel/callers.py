@@ -4,6 +4,8 @@ whether one of ours waits.
 The kernel tells of the first signal only, be it SIGCHLD, and of none to a program that closes its files
 because it dies. So `proc(5)` is asked: SIGKILL is pending for every thread of a program that a signal ends,
 whichever signal that was; once a thread has begun to exit it is not, but its exit status says so.
+
+A program gives itself a name, of any bytes but a newline, and the pages show it.
 """
 
 import signal
@@ -30,7 +32,7 @@ def is_dying(thread: int, proc: Path = _PROC) -> bool:
         stat = (proc / str(thread) / "stat").read_bytes()
     except OSError:
         return False
-    for line in status.splitlines():
+    for line in status.split(b"\n"):  # and not where the program's name has a carriage return
         if line.startswith(_PENDING) and int(line.split()[1], 16) & _KILL:
             return True
     fields = _fields(stat)

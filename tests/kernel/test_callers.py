@@ -61,6 +61,14 @@ def test_real_programs() -> None:
     stopped.wait()
 
 
+def test_a_program_names_itself_and_writes_no_line_of_its_status(tmp_path: Path) -> None:
+    """That was an error of the session, which ended, and the mount with it."""
+    write(tmp_path)
+    status = tmp_path / "7" / "status"
+    status.write_bytes(b"Name:\t\rSigPnd:\tzz\xff\n" + status.read_bytes())
+    assert not is_dying(7, tmp_path)
+
+
 @pytest.mark.parametrize(("state", "held_up"), [("D", True), ("R", False), ("S", False)])
 def test_a_thread_that_waits_in_the_kernel(state: str, held_up: bool, tmp_path: Path) -> None:
     write(tmp_path, state=state)
