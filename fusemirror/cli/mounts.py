@@ -17,6 +17,7 @@ from typing import NamedTuple
 from fusemirror.errors import MountBusy, TimedOut, UnmountFailed
 
 FSTYPE = "fuse.fusemirror"
+_MOUNTINFO = Path("/proc/self/mountinfo")
 UTAB = Path("/run/mount/utab")
 DEAD = "dead:"
 """Begins the source of what stands in for the mount of a killed process, see `dead_mounts.py`."""
@@ -47,7 +48,8 @@ def _unescaped(field: str) -> str:
 
 def _mounts_with_roots() -> Iterator[tuple[str, Mount]]:
     """Every mount of this namespace, oldest first, and which directory or file of its filesystem it shows."""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    # Spaces, tabs and newlines are escaped there; a name may hold all else that ends a line of a text.
+    for line in os.fsdecode(_MOUNTINFO.read_bytes()).removesuffix("\n").split("\n"):
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
         root, directory = before.split(" ")[3:5]

@@ -25,6 +25,18 @@ def test_the_root_is_a_mount() -> None:
     assert mount_at("/") in all_mounts()
 
 
+def test_a_directory_of_any_name_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user mounts something there, and no command of another could read the table any more."""
+    lines = (
+        b"25 1 0:23 / /a\r\x0b\x1c\xc2\x85\\012b rw - tmpfs other rw\n",
+        b"26 1 0:24 / /mnt rw - ext4 disk rw\n",
+    )
+    table = tmp_path / "mountinfo"
+    table.write_bytes(b"".join(lines))
+    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    assert all_mounts() == [Mount("/a\r\x0b\x1c\x85\nb", "tmpfs", "other"), Mount("/mnt", "ext4", "disk")]
+
+
 def test_a_path_is_followed_to_where_something_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "real/mnt").mkdir(parents=True)
     (tmp_path / "parent").symlink_to("real")
