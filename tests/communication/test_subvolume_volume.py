@@ -142,6 +142,61 @@ async def test_a_repair_that_is_killed_at_any_step_loses_nothing_that_it_kept(
     assert steps > 4
 
 
+async def test_each_step_of_a_repair_is_durable_before_the_next(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "staged"
+    path, ends = await staged_one_by_one(directory, b"first", b"second", b"third")
+    flip(path, ends[0] + 50)
+    done = steps_noted(monkeypatch)
+    check_staged(directory, repair=True, report=lambda _: None)
+    renames = [("rename", directory), ("rename", tmp_path / "staged.new")]
+    synced = ("sync", tmp_path)
+    assert done[done.index(renames[0]) - 1 :] == [synced, renames[0], synced, renames[1], synced]
+
+
+async def test_the_floor_is_given_up_once_the_files_below_it_are_durably_gone(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subvolume_volume, "STAGING_SEGMENT_BYTES", 50)
+    volume = opened(tmp_path)
+    for number in (1, 2):
+        volume._store_blocking([(number, encode(request(number, kept=True)), b"data")], 1)
+    first, last = (segment.path for segment in volume._segments)
+    done = steps_noted(monkeypatch)
+    volume._store_blocking([], 3)
+    assert done == [("unlink", first), ("sync", tmp_path), ("cut", last)]
+    volume.close()
+
+
+def steps_noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """What is done from now on to names, and to the length of files, with what it is done to."""
+    done: list[tuple[str, Path]] = []
+    cut, rename, unlink = os.ftruncate, Path.rename, Path.unlink
+
+    def note_cut(descriptor: int, length: int) -> None:
+        done.append(("cut", Path(f"/proc/self/fd/{descriptor}").readlink()))
+        cut(descriptor, length)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        done.append(("rename", path))
+        return rename(path, target)
+
+    def note_unlink(path: Path, missing_ok: bool = False) -> None:
+        done.append(("unlink", path))
+        unlink(path, missing_ok)
+
+    def note_sync(directory: Path) -> None:
+        done.append(("sync", directory))
+        sync_directory(directory)
+
+    monkeypatch.setattr(os, "ftruncate", note_cut)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "unlink", note_unlink)
+    monkeypatch.setattr(subvolume_volume, "sync_directory", note_sync)
+    return done
+
+
 class Killed(BaseException):
     """The process ended here."""
 
