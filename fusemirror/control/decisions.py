@@ -8,6 +8,7 @@ import errno
 import logging
 import stat
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple, cast
 
 from fusemirror.change import AnyChange, NamespaceChange, Row, Table, WriteChange, encode_change
@@ -284,14 +285,22 @@ class Decisions:
     def record_refusals(self) -> None:
         """On return every refusal is recorded, in its place. OSError, FusemirrorError: there is no room."""
         while self.unrecorded:
-            request, refusal = next(iter(self.unrecorded.items()))
-            if self._mirror.must_begin_generation:
-                self._mirror.begin_generation()
-            number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
-            change = NamespaceChange(number, request, time_ns, InodeNumber(0), (), refusal.errno)
-            self._publish(change)
-            del self.unrecorded[request]
-            refusal.told()
+            self.record_some(len(self.unrecorded))
+
+    def record_some(self, count: int) -> None:
+        """Record so many of them, the oldest first. OSError, FusemirrorError: there is no room."""
+        # From a list: the first of a dict is behind the places of all that were recorded.
+        for request, refusal in list(islice(self.unrecorded.items(), count)):
+            if request in self.unrecorded:  # whoever was told goes on at once, and may have come here
+                self._record_refusal(request, refusal)
+
+    def _record_refusal(self, request: RequestId, refusal: _Refusal) -> None:
+        if self._mirror.must_begin_generation:
+            self._mirror.begin_generation()
+        number, time_ns = ChangeNumber(self._volume.number + 1), self._volume.clock.next_ns()
+        self._publish(NamespaceChange(number, request, time_ns, InodeNumber(0), (), refusal.errno))
+        del self.unrecorded[request]
+        refusal.told()
 
     def restore_rows(self, rows: tuple[Row, ...]) -> None:
         """Make rows of the backup, found by a repair, a change of both volumes. FusemirrorError, OSError."""

@@ -19,6 +19,7 @@ from fusemirror.limits import (
     PURGE_BATCH_MAX,
     PURGE_LOOKS_PER_S,
     PURGE_RECORDS_MAX,
+    REFUSALS_PER_TURN,
 )
 from fusemirror.mirror.sending import Mirror
 
@@ -40,9 +41,10 @@ class Upkeep:
         await committing.wait_commit_due(self._host)
         self.follow_clock()
         await committing.commit_names(self._host, self._mirror.durability.peer_durable)
-        if self._admission.may_make_changes:
-            with suppress(OSError, DiskFailed):  # no room yet, or the disk has failed, which is known
-                self._decisions.record_refusals()
+        with suppress(OSError, DiskFailed):  # no room yet, or the disk has failed, which is known
+            while self._decisions.unrecorded and self._admission.may_make_changes:
+                self._decisions.record_some(REFUSALS_PER_TURN)
+                await trio.lowlevel.checkpoint()  # a change of another task records the rest first
 
     def follow_clock(self) -> None:
         """Where the newest change is too far ahead of this host's clock, set it back.

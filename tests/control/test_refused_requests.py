@@ -1,11 +1,13 @@
 """A write that is refused after it was acknowledged: its program hears so, and it is never carried out."""
 
 import errno
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+from trio.abc import Instrument
 from trio.testing import MockClock
 
 from fusemirror.change import decode_change
@@ -16,6 +18,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
 from fusemirror.errors import OperationFailed
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
+from fusemirror.limits import REFUSALS_PER_TURN
 from fusemirror.operations import Release, Reserve, SetAttributes, Write
 from fusemirror.protocol.framing import Buffer
 from fusemirror.volume.requests_done import done_by
@@ -287,3 +290,35 @@ async def test_more_than_so_many_are_not_remembered(
     fill(pair.primary, False)
     await pair.backup.roles.wait_drained()
     assert content(pair.primary, file) == content(pair.backup, file) == b""
+
+
+class Steps(Instrument):
+    """How often any task went on."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@pytest.mark.expects_warnings
+async def test_many_are_recorded_with_turns_of_others_between(
+    pair: Pair, autojump_clock: MockClock, file: InodeNumber, fill: Callable[[Host, bool], None]
+) -> None:
+    """As of a host that took over, and had asked for them."""
+    assert isinstance(pair.primary.unit, PrimaryUnit)
+    decisions, numbers, steps = pair.primary.unit.admission.decisions, range(4 * REFUSALS_PER_TURN), Steps()
+    trio.lowlevel.add_instrument(steps)
+    told: list[tuple[int, int]] = []
+    fill(pair.primary, True)
+    for number in numbers:
+
+        def tell(number: int = number) -> None:
+            told.append((number, steps.count))
+
+        decisions.refuse(RequestId(b"%016d" % number), file, errno.EBUSY, tell)
+    fill(pair.primary, False)
+    await until(lambda: not decisions.unrecorded)
+    assert [number for number, _ in told] == list(numbers)
+    assert max(Counter(step for _, step in told).values()) <= REFUSALS_PER_TURN
+    trio.lowlevel.remove_instrument(steps)
