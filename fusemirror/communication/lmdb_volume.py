@@ -48,7 +48,7 @@ class LmdbCommunicationVolume(CommunicationVolume):
         *,
         applies_here: bool = True,
     ) -> None:
-        """`space` of its disk; `applies_here`: that is the subvolume's."""
+        """`space` of its disk; `applies_here`: that is the subvolume's. DiskFailed, OSError."""
         room = None
         if space is not None:
             room = StagingSpace(space, applies_here=applies_here, spare_bytes=self._spare_bytes)
@@ -60,13 +60,16 @@ class LmdbCommunicationVolume(CommunicationVolume):
         # The map is made larger only while nobody reads in it.
         self._reading = threading.Lock()
         self._looked_at_bytes = 0  # in the map, since it was let go of
-        self._environment = lmdb.open(
-            str(directory),
-            map_size=self._map_bytes,
-            max_spare_txns=1,
-            readahead=False,
-            mode=0o600,
-        )
+        try:
+            self._environment = lmdb.open(
+                str(directory),
+                map_size=self._map_bytes,
+                max_spare_txns=1,
+                readahead=False,
+                mode=0o600,
+            )
+        except lmdb.Error as error:
+            raise DiskFailed(directory, error) from error
         try:
             # What it acknowledges must be found after a power cut, and so by its name.
             sync_directory(directory)
@@ -75,6 +78,9 @@ class LmdbCommunicationVolume(CommunicationVolume):
             # there, and did not sync it.
             self._environment.sync(True)
             self._discard(self._take_up(self._entries()))
+        except lmdb.Error as error:
+            self._environment.close()
+            raise DiskFailed(directory, error) from error
         except BaseException:
             self._environment.close()
             raise

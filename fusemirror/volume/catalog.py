@@ -271,12 +271,20 @@ class Catalog:
     def rollback(self) -> list[Inode]:
         """Go back to the last commit; the inodes whose newest attributes were in memory only.
 
-        The caller applies the journal again, and then `adopt`s those inodes.
+        The caller applies the journal again, and then `adopt`s those inodes. DiskFailed: there is nothing to
+        go back to, and memory has all that it had, for another try.
         """
         self._store.rollback()
         unsaved = self.cache.rollback()
-        self._load()
+        try:
+            self._load()
+        except lmdb.Error as error:
+            raise self._store.failure(error) from error
         return unsaved
+
+    def check_usable(self) -> None:
+        """DiskFailed where LMDB takes no change and shows none."""
+        self._store.check_usable()
 
     def adopt(self, inode: Inode) -> None:
         """Take an inode back into the cache, with its attributes, unless it has gone."""

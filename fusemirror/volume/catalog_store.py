@@ -33,6 +33,7 @@ class CatalogStore:
         VolumeDamaged, OSError.
         """
         self._directory = directory
+        self._lacks: lmdb.Error | None = None  # why no transaction is open, where none could be begun
         self._environment = _open_environment(directory, create=create)
         try:
             self.txn: Any = self._environment.begin(write=True)
@@ -47,12 +48,26 @@ class CatalogStore:
             raise self.unreadable(error) from error
 
     def begin(self) -> None:
-        """A transaction, after the one before was committed or aborted."""
-        self.txn = self._environment.begin(write=True)
+        """A transaction, after the one before was committed or aborted.
+
+        DiskFailed: there is none, and what reads or puts fails as this did. Where the disk failed in the last
+        step of a commit, LMDB begins none any more; else `rollback` may.
+        """
+        try:
+            self.txn = self._environment.begin(write=True)
+        except lmdb.Error as error:
+            self._lacks = error
+            raise self.failure(error) from error
+        self._lacks = None
+
+    def check_usable(self) -> None:
+        """DiskFailed where no transaction is open."""
+        if self._lacks is not None:
+            raise self.failure(self._lacks)
 
     def commit(self) -> None:
-        """On return what was put is durable, and another transaction is open. DiskFailed: it is not, and
-        none is; see `rollback`.
+        """On return what was put is durable, and another transaction is open. DiskFailed: none is, and it
+        may be durable or not; see `rollback`.
         """
         try:
             self.txn.commit()
@@ -61,8 +76,8 @@ class CatalogStore:
         self.begin()
 
     def rollback(self) -> None:
-        """Go back to the last commit."""
-        self.txn.abort()
+        """Go back to the last commit. DiskFailed."""
+        self.txn.abort()  # it raises nothing, also of one that is over
         self.begin()
 
     def close(self) -> None:
@@ -120,7 +135,8 @@ class CatalogStore:
         return VolumeDamaged(self._directory.parent, f"{self._directory.name}: {error}")
 
     def failure(self, error: lmdb.Error) -> DiskFailed:
-        """The error for one of LMDB."""
+        """The error for one of LMDB; without a transaction, for what left it without."""
+        error = self._lacks or error
         if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
             return DiskFailed(
                 self._directory.parent, f"catalog: {error}; it is damaged, run `fusemirror fsck`"

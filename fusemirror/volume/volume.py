@@ -259,6 +259,7 @@ class Volume:
             raise SequenceGap(self.number, change.number)
         journals = journal_request or bool(change.rows)
         try:
+            self.catalog.check_usable()  # or its record would be in the journal, and its rows nowhere
             if isinstance(change, NamespaceChange):
                 if not are_checked:
                     check_rows(change.rows)

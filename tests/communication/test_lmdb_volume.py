@@ -276,3 +276,28 @@ def test_what_fails_while_it_is_opened_leaves_nothing_open(
         with pytest.raises(OSError, match="Input/output"):
             opened(tmp_path)
     opened(tmp_path).close()
+
+
+def test_what_cannot_be_opened_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "communication" / "data.mdb").write_bytes(b"not LMDB at all" * 1000)
+    with pytest.raises(DiskFailed, match="communication"):
+        opened(tmp_path)
+
+
+def test_a_disk_that_failed_in_the_last_step_of_a_transaction_is_one_that_failed(
+    volume: LmdbCommunicationVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB begins no transaction any more."""
+
+    class Panicked:
+        def begin(self, **_: bool) -> None:
+            raise lmdb.PanicError("mdb_txn_begin: MDB_PANIC")
+
+    monkeypatch.setattr(volume, "_environment", Panicked())
+    with pytest.raises(DiskFailed, match="MDB_PANIC"):
+        volume._store_blocking([], [])
+    with pytest.raises(OSError, match="MDB_PANIC") as caught:
+        volume._read(1, 0, 1)
+    assert caught.value.errno == errno.EIO
+    monkeypatch.undo()

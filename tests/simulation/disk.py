@@ -258,6 +258,19 @@ _PATH_OPEN = Path.open
 _RMTREE = shutil.rmtree
 
 
+class _Panicked:
+    """LMDB after an error of the disk where it wrote its meta page, and not a page of rows."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def begin(self, **_: Any) -> Any:
+        raise lmdb.PanicError("mdb_txn_begin")
+
+
 def _commit(method: Callable[..., None]) -> Callable[..., None]:
     """A commit of LMDB meets a full or broken disk as LMDB does: its transaction is gone."""
 
@@ -267,6 +280,9 @@ def _commit(method: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             catalog.cache.flush()
             catalog._store.txn.abort()
+            disk = _disk()
+            if error.errno == errno.EIO and disk is not None and disk.steps % 2:
+                catalog._store._environment = _Panicked(catalog._store._environment)
             raise disk_error(catalog._store._directory, error) from error
         method(catalog, *args)
 
