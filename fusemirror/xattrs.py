@@ -33,6 +33,10 @@ CAPABILITY = b"security.capability"
 FLAGS = b"fusemirror.flags"
 """The flags of chattr(1), of no namespace (`flags.py`)."""
 
+XATTR_CREATE, XATTR_REPLACE = 1, 2  # linux/xattr.h; `os` is not for what decides
+SETTING_FLAGS = XATTR_CREATE | XATTR_REPLACE
+"""Those of setxattr(2)."""
+
 _EVERY_TYPE = frozenset(
     (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 )

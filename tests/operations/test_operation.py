@@ -121,6 +121,7 @@ WRONG: list[AnyOperation] = [
     Create(ROOT_INODE, b"name", 0o120777, 0, 0, target=b"\0"),
     Create(ROOT_INODE, b"name", stat.S_IFBLK, 0, 0, rdev=-1),
     SetXattr(ROOT_INODE, b"", b"value"),
+    SetXattr(ROOT_INODE, b"user.a", b"value", 4),
     Write(ROOT_INODE, -1),
 ]
 

@@ -1,8 +1,10 @@
 """SetXattr: names and values that fit, and access control lists that show in the mode."""
 
 import errno
+import os
 import stat
 
+import msgspec
 import pytest
 
 from fusemirror.identifiers import InodeNumber
@@ -11,8 +13,9 @@ from fusemirror.operations import Operation, SetXattr, acl
 from tests.operations.conftest import NOWHERE, ROOT, TOO_LONG, Decider, Examples, Tree, access_list, refused
 
 EXAMPLES: Examples = [
-    (SetXattr(InodeNumber(2), b"user.a", b"v"), "940802c406757365722e61c40176"),
-    (SetXattr(InodeNumber(2), b"user.name", b"value"), "940802c409757365722e6e616d65c40576616c7565"),
+    (SetXattr(InodeNumber(2), b"user.a", b"v"), "950802c406757365722e61c4017600"),
+    (SetXattr(InodeNumber(2), b"user.name", b"value"), "950802c409757365722e6e616d65c40576616c756500"),
+    (SetXattr(InodeNumber(2), b"user.a", b"v", os.XATTR_CREATE), "950802c406757365722e61c4017601"),
 ]
 
 ERRORS = {
@@ -25,6 +28,7 @@ ERRORS = {
     "no access list": (SetXattr(ROOT, acl.ACCESS, b"nonsense"), errno.EINVAL),
     "no default list": (SetXattr(ROOT, acl.DEFAULT, b"nonsense"), errno.EINVAL),
     "a default list of a file": (SetXattr(InodeNumber(4), acl.DEFAULT, b""), errno.EACCES),
+    "to be replaced, and not there": (SetXattr(ROOT, b"user.a", b"", os.XATTR_REPLACE), errno.ENODATA),
     "of no namespace": (SetXattr(ROOT, b"system.a", b""), errno.EOPNOTSUPP),
     "a bare prefix": (SetXattr(ROOT, b"user.", b""), errno.EINVAL),
 }
@@ -35,6 +39,20 @@ def test_what_cannot_be_has_its_errno_and_changes_nothing(
     decider: Decider, tree: Tree, operation: Operation, expected: int
 ) -> None:
     refused(decider, operation, expected)
+
+
+def test_one_that_is_there_is_replaced_and_not_made(decider: Decider) -> None:
+    file = decider.create(b"file")
+    for flags, value in ((os.XATTR_CREATE, b"one"), (os.XATTR_REPLACE, b"two"), (0, b"three")):
+        decider.do(SetXattr(file, b"user.a", value, flags))
+        assert decider.catalog.xattrs.value(file, b"user.a") == value
+    for flags in (os.XATTR_CREATE, os.XATTR_CREATE | os.XATTR_REPLACE):
+        refused(decider, SetXattr(file, b"user.a", b"four", flags), errno.EEXIST)
+
+
+def test_as_versions_before_send_and_stage_it_it_has_no_flags() -> None:
+    sent = bytes.fromhex("940802c406757365722e61c40176")
+    assert msgspec.msgpack.decode(sent, type=SetXattr) == SetXattr(InodeNumber(2), b"user.a", b"v")
 
 
 def test_an_access_list_shows_in_the_mode(decider: Decider) -> None:

@@ -20,7 +20,7 @@ from fusemirror.limits import NAME_BYTES_MAX, ROOT_LOOKS, ROOT_PATIENCE_S
 from fusemirror.operations import RemoveXattr, SetAttributes, SetFlags, SetXattr, acl
 from fusemirror.operations.set_attributes import nearest_time
 from fusemirror.volume.inode import Inode
-from fusemirror.xattrs import listed, namespace_of
+from fusemirror.xattrs import XATTR_CREATE, XATTR_REPLACE, listed, namespace_of
 
 
 class AttributeRequests:
@@ -108,11 +108,27 @@ class AttributeRequests:
         return listed(names, to_administrator=is_administrator(ctx.uid, ctx.pid))
 
     @answers_errno
-    async def setxattr(self, inode: InodeNumber, name: bytes, value: bytes, ctx: RequestContext) -> None:
+    async def setxattr(
+        self, inode: InodeNumber, name: bytes, value: bytes, ctx: RequestContext, *, flags: int = 0
+    ) -> None:
+        """`flags` as for setxattr(2); pyfuse3 looks by itself, and tells of none."""
         namespace_of(name)  # a primary of an earlier version does not ask
+        if flags:
+            await self._check_there(inode, name, flags)  # nor does it know the flags
         if name == acl.ACCESS:
             await self._end_set_group_id(inode, ctx)
-        await self._unit.perform(SetXattr(inode, name, value))
+        await self._unit.perform(SetXattr(inode, name, value, flags))
+
+    async def _check_there(self, inode: InodeNumber, name: bytes, flags: int) -> None:
+        """EEXIST, ENODATA. The primary asks once more, when no other host can come between."""
+        try:
+            await self._unit.xattr(inode, name)
+        except OperationFailed as error:
+            if error.errno != errno.ENODATA or flags & XATTR_REPLACE:
+                raise
+        else:
+            if flags & XATTR_CREATE:
+                raise FUSEError(errno.EEXIST)
 
     async def _end_set_group_id(self, number: InodeNumber, ctx: RequestContext) -> None:
         """An access list sets the mode, as chmod(2) does: by one outside its group set-group-id goes."""

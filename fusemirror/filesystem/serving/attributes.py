@@ -1,7 +1,6 @@
 """Requests on attributes, from the kernel's bytes to the reply's."""
 
 import errno
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +10,9 @@ from fusemirror.filesystem.answers import Handler, attr_of, statfs_of
 from fusemirror.filesystem.requests.attributes import AttributeRequests
 from fusemirror.kernel import codec
 from fusemirror.kernel.codec import NS_PER_S, Attr, FuseReply, InHeader, Opcode
+from fusemirror.xattrs import SETTING_FLAGS
 
 _NOW = codec.FATTR_ATIME_NOW | codec.FATTR_MTIME_NOW
-_XATTR_FLAGS = os.XATTR_CREATE | os.XATTR_REPLACE
 
 
 class SetattrFields(NamedTuple):
@@ -122,25 +121,10 @@ class AttributeServer:
         asked = codec.SETXATTR_IN.read(body)
         (name,) = codec.names_in(body, codec.SETXATTR_IN.size, 1)
         value = codec.data_in(body, codec.SETXATTR_IN.size + len(name) + 1, asked.size)
-        if asked.flags & ~_XATTR_FLAGS:
+        if asked.flags & ~SETTING_FLAGS:
             return codec.error_reply(header.unique, errno.EINVAL)
-        if asked.flags:
-            there = await self._has_xattr(header, name)
-            if there and asked.flags & os.XATTR_CREATE:
-                return codec.error_reply(header.unique, errno.EEXIST)
-            if not there and asked.flags & os.XATTR_REPLACE:
-                return codec.error_reply(header.unique, errno.ENODATA)
-        await self._attributes.setxattr(header.nodeid, name, value, header)
+        await self._attributes.setxattr(header.nodeid, name, value, header, flags=asked.flags)
         return codec.empty_reply(header.unique)
-
-    async def _has_xattr(self, header: InHeader, name: bytes) -> bool:
-        try:
-            await self._attributes.getxattr(header.nodeid, name, header)
-        except pyfuse3.FUSEError as error:
-            if error.errno != errno.ENODATA:
-                raise
-            return False
-        return True
 
     async def _removexattr(self, header: InHeader, body: memoryview) -> FuseReply:
         (name,) = codec.names_in(body, 0, 1)

@@ -1,10 +1,18 @@
 """Requests on attributes, as bytes."""
 
+import errno
 import os
 import stat
 
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from fusemirror.control.unit import ControlUnit
 from fusemirror.kernel import codec
 from fusemirror.kernel.codec import NS_PER_S, Opcode
+from fusemirror.operations import AnyOperation
+from fusemirror.volume.inode import Inode
 from tests.filesystem.serving.conftest import NOW_NS, ROOT, Kernel, setattr_of
 
 
@@ -49,6 +57,46 @@ async def test_times_are_set_to_what_is_told_or_to_now(kernel: Kernel) -> None:
 
 def xattr_of(name: bytes, value: bytes, flags: int = 0) -> bytes:
     return codec.SETXATTR_IN.pack(len(value), flags) + name + b"\0" + value
+
+
+@pytest.mark.parametrize("flags", [os.XATTR_CREATE, os.XATTR_REPLACE], ids=["create", "replace"])
+async def test_of_two_hosts_that_ask_for_one_thing_at_once_one_gets_it(
+    kernel: Kernel, unit: ControlUnit, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    """Each kernel locks for itself. Both had looked before either was decided, and both were told that they
+    made it; or one that replaced what the other had removed by then made it anew."""
+    inode, _ = await kernel.create(b"file")
+    others = Kernel(kernel.server)
+    if flags == os.XATTR_REPLACE:
+        await kernel.ask(Opcode.SETXATTR, inode, xattr_of(b"user.lock", b"nobody"))
+    under_way, perform, ended = list[trio.Event](), unit.perform, list[str]()
+
+    async def on_its_way(operation: AnyOperation) -> Inode | None:
+        under_way.append(trio.Event())
+        await under_way[-1].wait()
+        return await perform(operation)
+
+    monkeypatch.setattr(unit, "perform", on_its_way)
+
+    async def ask(asking: Kernel, opcode: Opcode, body: bytes) -> None:
+        try:
+            await asking.ask(opcode, inode, body)
+            ended.append("done")
+        except OSError as error:
+            ended.append(errno.errorcode[error.errno or 0])
+
+    wanted = xattr_of(b"user.lock", b"mine", flags)
+    async with trio.open_nursery() as nursery:
+        if flags == os.XATTR_CREATE:
+            nursery.start_soon(ask, others, Opcode.SETXATTR, wanted)
+        else:
+            nursery.start_soon(ask, others, Opcode.REMOVEXATTR, b"user.lock\0")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(ask, kernel, Opcode.SETXATTR, wanted)
+        for arrived in (0, 1):
+            await wait_all_tasks_blocked()
+            under_way[arrived].set()
+    assert ended == ["done", "EEXIST" if flags == os.XATTR_CREATE else "ENODATA"]
 
 
 async def test_extended_attributes(kernel: Kernel) -> None:
