@@ -7,6 +7,7 @@ backup asks again over the next. Source: seed [0053]-[0055] (JOB4).
 
 import errno
 import logging
+from collections import deque
 from contextlib import suppress
 from functools import partial
 
@@ -82,9 +83,6 @@ from fusemirror.volume.requests_done import Done
 
 log = logging.getLogger(__name__)
 
-_Asked = tuple[RequestId, Done]
-_Again = tuple[trio.MemorySendChannel[_Asked], trio.MemoryReceiveChannel[_Asked]]
-
 
 class PeerRequests:
     """Of the links of one primary."""
@@ -111,14 +109,13 @@ class PeerRequests:
         self._reads = reads
         self.grants = grants
         self.arbiter = arbiter
-        self._again = _again()
+        self._again: deque[tuple[RequestId, Done]] = deque()  # is done already, and is to be answered
         self._holds_back = False  # of this link no request is served any more
 
     async def run(self, link: Link) -> None:
         """Read the forward path; what needs waiting is done beside it."""
-        session, self._holds_back, self._again = link.forward, False, _again()
+        session, self._holds_back, self._again = link.forward, False, deque()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._answer_again, session)
             serve = partial(self._serve_messages, link, nursery)
             try:
                 while True:
@@ -242,10 +239,11 @@ class PeerRequests:
         done = self._volume.requests_done.get(identity)
         if done is not None:
             self._granting.free((identity,))
-            try:
-                self._again[0].send_nowait((identity, done))
-            except trio.WouldBlock:
-                raise refusal(session.peer_name, request, "too many of its kind at once") from None
+            if len(self._again) >= STAGED_REQUESTS_MAX:
+                raise refusal(session.peer_name, request, "too many of its kind at once")
+            self._again.append((identity, done))
+            if len(self._again) == 1:
+                nursery.start_soon(self._answer_again, session, self._again)
             return
         if self._holds_back or len(self._volume.requests_done) >= REQUESTS_DONE_MAX:
             self._hold_back(session)
@@ -334,16 +332,20 @@ class PeerRequests:
         else:
             self._carry_out(session, identity, operation, data, write)
 
-    async def _answer_again(self, session: Session) -> None:
+    async def _answer_again(self, session: Session, again: deque[tuple[RequestId, Done]]) -> None:
         """A request sent again after a broken path took effect once already (G4), or was refused; that is
         told once both volumes have it. All of a link by one task: a backup may ask for everything that it has
-        staged.
+        staged. It ends when there is none left.
         """
         with suppress(ConnectionLost, RoleChanged):  # it asks again, whoever is the primary then
-            async for identity, done in self._again[1]:
+            while again:
+                identity, done = again[0]
                 await self._mirror.window.settled(done.number)
                 await session.wait_room()
                 _answer(session, Answer(identity, done.errno, after=done.number, inode=done.inode))
+                again.popleft()  # not before: another task would begin beside this one
+                if again:
+                    await trio.lowlevel.checkpoint()
 
     async def _answer(self, session: Session, identity: RequestId, call: Call) -> None:
         """Answer a call of the backup; a hand-over that succeeds ends the link instead."""
@@ -386,11 +388,6 @@ class PeerRequests:
             await change.until_done()
         except (FusemirrorError, OSError):
             raise OperationFailed(errno.EAGAIN) from None
-
-
-def _again() -> _Again:
-    """What is done already, and is asked for again over one link."""
-    return trio.open_memory_channel(STAGED_REQUESTS_MAX)
 
 
 def _answer(session: Session, answer: Answer, data: Buffer = b"") -> None:
