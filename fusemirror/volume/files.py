@@ -42,12 +42,16 @@ class Files:
     # --- what they hold ------------------------------------------------------------------------------
 
     def ending(self, number: InodeNumber) -> tuple[int, bytes] | None:
-        """Where the last byte of a file is, and that byte; None for an empty file, or where there is none.
+        """Where the last byte of a file is, and that byte; None for an empty file, or where there is none, or
+        the catalog does not tell.
 
         Of an image that is out of sync the place is right, and the byte may not be. Where the disk does not
         give it, it is zero: the kernel is told how long the file is, and whoever reads there meets the error.
         """
-        inode = self._catalog.inode(number)
+        try:
+            inode = self._catalog.inode(number)
+        except (DiskFailed, VolumeDamaged):  # whoever looks there meets it
+            return None
         if inode is None or not inode.is_regular or inode.size == 0:
             return None
         last = inode.size - 1

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fusemirror.errors import DiskFailed, VolumeDamaged, VolumeError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber
 from fusemirror.limits import MIB, REGION_BYTES
 from fusemirror.volume.volume import Volume
@@ -13,6 +14,23 @@ NOBODY = InodeNumber(99)
 @pytest.fixture
 def file(writer: Writer) -> InodeNumber:
     return writer.create(b"file")
+
+
+@pytest.mark.parametrize("error", [DiskFailed, VolumeDamaged])
+def test_of_what_the_catalog_does_not_tell_no_end_is_known(
+    writer: Writer, volume: Volume, monkeypatch: pytest.MonkeyPatch, error: type[VolumeError]
+) -> None:
+    """It is asked when a change has been made, which was told to nobody where this failed."""
+    file = writer.create(b"file")
+    writer.write(file, 0, b"abc")
+    assert volume.files.ending(file) == (2, b"c")
+
+    def fails(_: object) -> None:
+        raise error("volume", "gone")
+
+    monkeypatch.setattr(volume.catalog, "inode", fails)
+    assert volume.files.ending(file) is None
+    monkeypatch.undo()
 
 
 def test_the_last_byte_of_a_file(volume: Volume, writer: Writer, file: InodeNumber) -> None:

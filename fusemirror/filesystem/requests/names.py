@@ -2,6 +2,7 @@
 
 import errno
 import stat
+from contextlib import suppress
 
 import pyfuse3
 from pyfuse3 import FUSEError, RequestContext
@@ -9,7 +10,7 @@ from pyfuse3 import FUSEError, RequestContext
 from fusemirror.control.local_reads import found
 from fusemirror.control.unit import ControlUnit
 from fusemirror.divergence.conflicts import check_reserved
-from fusemirror.errors import OperationFailed
+from fusemirror.errors import DiskFailed, OperationFailed, VolumeDamaged
 from fusemirror.filesystem.attributes import AttributeReplies, no_entry
 from fusemirror.filesystem.errnos import ErrorLog, answers_errno
 from fusemirror.filesystem.kernel_cache import KernelCache
@@ -151,7 +152,10 @@ class NameRequests:
         `names` are those that it changed, of a rename the old one and the new one.
         """
         for name, other in zip(names, reversed(names), strict=True):
-            entry = self._unit.volume.catalog.entry(*name)
+            entry = None
+            # Whoever looks there meets it. Here nobody asks any more: it would be an error of the session.
+            with suppress(DiskFailed, VolumeDamaged):
+                entry = self._unit.volume.catalog.entry(*name)
             self._cache.directories.changed_untold(name, other, None if entry is None else entry.inode)
         if content_of is not None:
             self._cache.image_suspect(content_of)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fusemirror.errors import ChangeInDoubt
+from fusemirror.errors import ChangeInDoubt, DiskFailed, VolumeDamaged, VolumeError
 from fusemirror.filesystem.operations import Operations
 from fusemirror.identifiers import InodeNumber, NameKey
 from fusemirror.kernel import codec
@@ -60,6 +60,30 @@ async def test_a_kernel_drops_the_names_that_a_killed_program_changed(
     assert sorted(dropped) == sorted(
         [(ROOT, b"moved"), (ROOT, b"moved"), (target, b"new"), (ROOT, b"removed")]
     )
+
+
+@pytest.mark.parametrize("error", [DiskFailed, VolumeDamaged])
+async def test_a_kernel_drops_a_name_that_the_catalog_does_not_tell(
+    kernel: Kernel,
+    operations: Operations,
+    dropped: list[NameKey],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[VolumeError],
+) -> None:
+    """No request is answered with that error any more: it left the session, and the mount ended."""
+
+    def fails(*_: object) -> None:
+        raise error("volume", "gone")
+
+    removed = b"removed\0"
+    await kernel.make_directory(removed[:-1])
+    await kernel.ask(Opcode.RMDIR, ROOT, removed)
+    monkeypatch.setattr(operations.names._unit.volume.catalog, "entry", fails)
+    await kernel.lose_reply()
+    kernel.server.in_doubt(kernel.header, removed)
+    operations.names._cache.directories._droppers.shutdown()
+    assert dropped == [(ROOT, b"removed")] * 2
+    monkeypatch.undo()
 
 
 async def test_a_kernel_drops_the_names_whose_change_is_in_doubt(
