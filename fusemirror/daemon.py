@@ -343,6 +343,7 @@ class Host:
     def make_hello(self, path: str) -> Hello:
         volume = self.roles.volume
         identity = volume.identity
+        exclusive = self.roles.host.access.in_effect is Access.EXCLUSIVE
         taken = TAKEN | {
             "takes_locks": self.takes_locks,
             "takes_keys": self._keys is not None,
@@ -373,7 +374,7 @@ class Host:
             name=self.settings.name,
             witness=",".join(sorted(self.settings.witness_endpoints)),
             forgot_requests=identity.only_peer.forgot_requests,
-            owes_writes=self.roles.host.access.in_effect is Access.EXCLUSIVE and self._communication.has_told,
+            owes_writes=exclusive and self._communication.order.has_told,
             **taken,
         )
 

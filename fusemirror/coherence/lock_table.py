@@ -213,6 +213,26 @@ class _FileLocks:
 _NOTHING_HELD = _FileLocks()
 
 
+class _Counts:
+    """How many locks there are of each user at a host, and of each host."""
+
+    __slots__ = ("by_host", "by_user")
+
+    def __init__(self) -> None:
+        self.by_user: Counter[tuple[bytes, int]] = Counter()
+        self.by_host: Counter[bytes] = Counter()
+
+    def add(self, locks: Iterable[Lock]) -> None:
+        for each in locks:
+            self.by_user[each.owner.host, each.uid] += 1
+            self.by_host[each.owner.host] += 1
+
+    def remove(self, locks: Iterable[Lock]) -> None:
+        for each in locks:
+            _count_down(self.by_user, (each.owner.host, each.uid))
+            _count_down(self.by_host, each.owner.host)
+
+
 class LockTable:
     """See the module."""
 
@@ -222,10 +242,7 @@ class LockTable:
         self._waiting: dict[LockKey, list[Wanted]] = {}  # in the order in which they came
         # Counted as they come and go: to count a host's locks for each request would cost what an attacker
         # likes.
-        self._by_user: Counter[tuple[bytes, int]] = Counter()  # locks of a user at a host
-        self._by_host: Counter[bytes] = Counter()
-        self._waiting_by_user: Counter[tuple[bytes, int]] = Counter()
-        self._waiting_by_host: Counter[bytes] = Counter()
+        self._held_counts, self._waiting_counts = _Counts(), _Counts()
         # Who waits for whom is followed from owner to owner, over all files.
         self._waiting_by_owner: dict[Owner, list[Wanted]] = {}
 
@@ -250,11 +267,11 @@ class LockTable:
 
     def count(self) -> tuple[int, int]:
         """How many locks are held, and how many requests wait."""
-        return self._by_host.total(), self._waiting_by_host.total()
+        return self._held_counts.by_host.total(), self._waiting_counts.by_host.total()
 
     def count_of(self, host: bytes) -> int:
         """How many locks a host holds."""
-        return self._by_host[host]
+        return self._held_counts.by_host[host]
 
     def holds(self, owner: Owner, inode: InodeNumber) -> bool:
         return any(self._of(LockKey(inode, space)).of(owner) for space in LockKind)
@@ -274,9 +291,6 @@ class LockTable:
 
     def _of(self, key: LockKey) -> _FileLocks:
         return self._held.get(key, _NOTHING_HELD)
-
-    def _is_hindered(self, wanted: Wanted) -> bool:
-        return self._of(wanted.key).hindrance_count(wanted.lock) > 0
 
     def _owners_behind(self, wanted: Wanted) -> set[Owner]:
         """Who the request would have to wait for; as many as are looked at."""
@@ -309,7 +323,7 @@ class LockTable:
         """The errno that settles a request that does not wait yet; None where it has to."""
         # By what is held alone, and not by who waits: that a request came first gives it no right to the
         # range.
-        if self._is_hindered(wanted):
+        if self._of(wanted.key).hindrance_count(wanted.lock):
             # Who does not wait is in no circle and takes no place among those who do, so nothing else is
             # asked.
             if not wanted.waits:
@@ -319,8 +333,8 @@ class LockTable:
                 return errno.EDEADLK
             # Two limits: that of a host bounds the table, that of a user leaves places to the others there.
             user = (wanted.owner.host, wanted.lock.uid)
-            many = self._waiting_by_user[user] >= LOCKS_WAITING_PER_USER_MAX
-            if many or self._waiting_by_host[wanted.owner.host] >= LOCKS_WAITING_PER_HOST_MAX:
+            many = self._waiting_counts.by_user[user] >= LOCKS_WAITING_PER_USER_MAX
+            if many or self._waiting_counts.by_host[wanted.owner.host] >= LOCKS_WAITING_PER_HOST_MAX:
                 return errno.ENOLCK
             return None
         return self._grant(wanted)
@@ -337,14 +351,12 @@ class LockTable:
     def _wait(self, wanted: Wanted) -> None:
         self._waiting.setdefault(wanted.key, []).append(wanted)
         self._waiting_by_owner.setdefault(wanted.owner, []).append(wanted)
-        self._waiting_by_user[wanted.owner.host, wanted.lock.uid] += 1
-        self._waiting_by_host[wanted.owner.host] += 1
+        self._waiting_counts.add((wanted.lock,))
 
     def _wait_no_more(self, wanted: Wanted) -> None:
         _remove(self._waiting, wanted.key, wanted)
         _remove(self._waiting_by_owner, wanted.owner, wanted)
-        _count_down(self._waiting_by_user, (wanted.owner.host, wanted.lock.uid))
-        _count_down(self._waiting_by_host, wanted.owner.host)
+        self._waiting_counts.remove((wanted.lock,))
 
     def _sweep(self, key: LockKey, *, closes: bool) -> list[Settled]:
         """Settle those of who waits that can be settled now, the first first. `closes`: who was granted
@@ -360,20 +372,20 @@ class LockTable:
             count = len(settled)
             # `_wait_no_more` makes a new list, so that this one may be walked on.
             for wanted in self._waiting.get(key, ()):
-                result = self._try_again(wanted, closes=closes)
+                result: int | None = None
+                if not self._of(key).hindrance_count(wanted.lock):
+                    result = self._grant(wanted)
+                # Again, as a lock that was granted since may close the circle: its own program asks nothing
+                # more. Only a grant to who waits himself: that another has gone closes none, and to look for
+                # circles from each who waits, at each lock that a program gives up, takes a while where there
+                # are many of both.
+                elif closes and self._closes_circle(wanted):
+                    result = errno.EDEADLK
                 if result is not None:
                     self._wait_no_more(wanted)
                     settled.append(Settled(wanted, result))
                     closes = closes or (result == 0 and wanted.owner in self._waiting_by_owner)
         return settled
-
-    def _try_again(self, wanted: Wanted, *, closes: bool) -> int | None:
-        if not self._is_hindered(wanted):
-            return self._grant(wanted)
-        # Again, as a lock that was granted since may close the circle: its own program asks nothing more.
-        # Only a grant to who waits himself: that another has gone closes none, and to look for circles from
-        # each who waits, at each lock that a program gives up, takes a while where there are many of both.
-        return errno.EDEADLK if closes and self._closes_circle(wanted) else None
 
     def _closes_circle(self, wanted: Wanted) -> bool:
         """Whether its owner would wait for itself: over who waits for whom, at both hosts.
@@ -456,31 +468,26 @@ class LockTable:
             _check_together(others[key] + new)
         before = [key for key, held in self._held.items() if any(each.host == host for each in held.by_owner)]
         # Nobody is let in between giving up and taking again: waiters are looked at once, at the end.
+        # A file is counted anew once and not for each lock: there may be thousands of one file.
         for key in before:
-            self._give_up_all(key, host)
+            held = self._held[key]
+            for owner in [each for each in held.by_owner if each.host == host]:
+                self._held_counts.remove(held.by_owner.pop(owner))
+            held.count_anew()
+            if not held.by_owner:
+                del self._held[key]
         for key, new in claimed.items():
-            self._take_all(key, new)
+            held = self._held.setdefault(key, _FileLocks())
+            for lock in new:
+                own = held.by_owner.setdefault(lock.owner, [])
+                where, those = _cut(own, lock.start, lock.end, lock)
+                self._held_counts.remove(own[where])
+                self._held_counts.add(those)
+                own[where] = those
+            held.count_anew()
         closes = any(lock.owner in self._waiting_by_owner for new in claimed.values() for lock in new)
         # Of the files where it had held something: in no other has anything been given up.
         return [each for key in before for each in self._sweep(key, closes=closes)]
-
-    def _give_up_all(self, key: LockKey, host: bytes) -> None:
-        # The file is counted anew once and not for each lock: there may be thousands of one file.
-        held = self._held[key]
-        for owner in [each for each in held.by_owner if each.host == host]:
-            self._recount(owner, held.by_owner.pop(owner), ())
-        held.count_anew()
-        if not held.by_owner:
-            del self._held[key]
-
-    def _take_all(self, key: LockKey, locks: list[Lock]) -> None:
-        held = self._held.setdefault(key, _FileLocks())
-        for lock in locks:
-            own = held.by_owner.setdefault(lock.owner, [])
-            where, new = _cut(own, lock.start, lock.end, lock)
-            self._recount(lock.owner, own[where], new)
-            own[where] = new
-        held.count_anew()
 
     # --- ranges ---------------------------------------------------------------------------------------
 
@@ -504,12 +511,11 @@ class LockTable:
         # What needs no more locks than there are is refused at no limit.
         if not more:
             return False
-        users = Counter(each.lock.uid for each in under_way)
-        return (
-            self._by_host[owner.host] + more.total() + LOCKS_UNDER_WAY_EACH * len(under_way)
-            > LOCKS_PER_HOST_MAX
-        ) or any(
-            self._by_user[owner.host, uid] + count + LOCKS_UNDER_WAY_EACH * users[uid] > LOCKS_PER_USER_MAX
+        users, held, host = Counter(each.lock.uid for each in under_way), self._held_counts, owner.host
+        if held.by_host[host] + more.total() + LOCKS_UNDER_WAY_EACH * len(under_way) > LOCKS_PER_HOST_MAX:
+            return True
+        return any(
+            held.by_user[host, uid] + count + LOCKS_UNDER_WAY_EACH * users[uid] > LOCKS_PER_USER_MAX
             for uid, count in more.items()
         )
 
@@ -530,20 +536,13 @@ class LockTable:
     def _put(self, key: LockKey, owner: Owner, start: int, end: int, lock: Lock | None) -> None:
         """Replace what the owner has in the range; without a lock nothing stays there."""
         held = self._held.setdefault(key, _FileLocks())
-        self._recount(owner, *held.put(owner, start, end, lock))
+        old, new = held.put(owner, start, end, lock)
+        # Of what was replaced: ranges are cut and joined, and the difference would be easy to get wrong.
+        self._held_counts.remove(old)
+        self._held_counts.add(new)
         # Nothing empty stays: any program may lock any number of files once.
         if not held.by_owner:
             del self._held[key]
-
-    def _recount(self, owner: Owner, old: Iterable[Lock], new: Iterable[Lock]) -> None:
-        # One by one, of what was replaced: ranges are cut and joined, and the difference would be easy to get
-        # wrong.
-        for each in old:
-            _count_down(self._by_user, (owner.host, each.uid))
-            _count_down(self._by_host, owner.host)
-        for each in new:
-            self._by_user[owner.host, each.uid] += 1
-            self._by_host[owner.host] += 1
 
 
 def _meeting(own: list[Lock], start: int, end: int) -> slice:

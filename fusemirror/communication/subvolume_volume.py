@@ -136,7 +136,7 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         for path in paths:
             may_be_torn = path == paths[-1]
             found.extend(self._load(path, may_be_torn=may_be_torn, lost_power=state.lost_power))
-        self.last_serial = max(0, self._floor - 1)
+        self.order.last_serial = max(0, self._floor - 1)
         self._take_up(entry for entry in found if entry[0] >= self._floor)
         if not paths:
             self._segments.append(self._make_segment())
@@ -219,8 +219,8 @@ class SubvolumeCommunicationVolume(CommunicationVolume):
         super().configure(math.inf, memory_bytes)
 
     async def _store(self, entries: Iterable[StoredEntry], ended: Iterable[int]) -> None:
-        first = next(iter(self._staged.values()), None)
-        floor = self.last_serial + 1 if first is None else first.serial
+        first = self.order.oldest
+        floor = self.order.last_serial + 1 if first is None else first.serial
         await self._seams.run_blocking(self._store_blocking, list(entries), floor)
 
     def _store_blocking(self, entries: list[StoredEntry], floor: int) -> None:

@@ -13,7 +13,6 @@ import errno
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,11 +22,12 @@ from fusemirror.communication.destaging import SMALL_BYTES_MAX, Destaging
 from fusemirror.communication.ended import Ended
 from fusemirror.communication.held_data import HeldData
 from fusemirror.communication.kept_writes import KeptWrites
+from fusemirror.communication.order import Order
 from fusemirror.communication.outstanding import Outstanding
 from fusemirror.communication.staged import Staged, StoredEntry, StoredRequest
 from fusemirror.communication.staging_space import LARGE_BYTES, StagingSpace
 from fusemirror.identifiers import RequestId
-from fusemirror.limits import STAGED_REQUESTS_MAX, STAGED_SINCE_OLDEST_MAX
+from fusemirror.limits import STAGED_REQUESTS_MAX
 from fusemirror.printable import counted
 from fusemirror.protocol.codec import decode
 from fusemirror.protocol.messages import Request
@@ -54,11 +54,8 @@ class CommunicationVolume(ABC):
         self.held = HeldData(memory_bytes)
         self.pending_bytes = 0
         self.staged_total = 0
-        self.last_serial = 0
-        """Of the request that was staged last."""
-        self._last_allowed = 0  # the serial of the last request that has its place behind the oldest live one
-        self._staged: dict[RequestId, Staged] = {}
-        self._order: deque[RequestId] = deque()  # of these, from the oldest on, and what has ended since
+        self.order = Order(lambda: self.destaging.in_store)
+        self._staged = self.order.staged
         self.ended = Ended(self._staged)
         self.kept = KeptWrites(self.ended.waiting)
         self.destaging = Destaging(self._store, self.held, self.ended.waiting, self.reserve_disk)
@@ -66,70 +63,13 @@ class CommunicationVolume(ABC):
     def __len__(self) -> int:
         return len(self._staged)
 
-    def _oldest(self) -> Staged | None:
-        # The first item of the dict is not looked for: that goes over the places of all that have ended. An
-        # OrderedDict has it at once, and takes a hundred times as long to look at many.
-        while self._order and self._order[0] not in self._staged:
-            self._order.popleft()
-        return self._staged[self._order[0]] if self._order else None
-
-    @property
-    def oldest_since(self) -> float | None:
-        """When the request that waits longest was staged, in trio's time."""
-        oldest = self._oldest()
-        return None if oldest is None else oldest.since
-
-    @property
-    def oldest_live(self) -> RequestId | None:
-        """Every request staged before this one has ended, and is never taken up again; None: all have."""
-        oldest = self._oldest_live()
-        return None if oldest is None else oldest.request.identity
-
-    def _oldest_live(self) -> Staged | None:
-        # What the store has of others is discarded at the next mount. While it fails, it lets go of nothing.
-        live = [staged for staged in self.destaging.in_store if staged.request.kept]
-        first = self._oldest()
-        return min(live if first is None else [*live, first], key=lambda staged: staged.serial, default=None)
-
-    @property
-    def too_far_ahead(self) -> bool:
-        """Whether so many were staged behind the oldest live one that the next waits for its end: the primary
-        remembers what became of each."""
-        if self.last_serial < self._last_allowed:
-            return False
-        oldest = self._oldest_live()  # it never goes back, so nobody looks again before that many have come
-        before = self.last_serial if oldest is None else oldest.serial - 1
-        self._last_allowed = before + STAGED_SINCE_OLDEST_MAX
-        return self.last_serial >= self._last_allowed
-
-    @property
-    def reason(self) -> str | None:
-        """Why programs wait for the communication volume, for people."""
-        if not self.too_far_ahead:
-            return None
-        oldest = self._oldest_live()
-        if oldest is not None and oldest.retired:
-            why = "the disk of the communication volume lets go of no request that has ended"
-        else:
-            why = "a request is not answered"
-        return f"{why}, and {STAGED_SINCE_OLDEST_MAX} came after it: the next ones wait"
-
-    def acknowledged_before(self, serial: int) -> bool:
-        """Whether there is a request that stands before this place and that nobody waits for."""
-        first = self._oldest()
-        return first is not None and first.acknowledged and first.serial < serial
-
-    @property
-    def has_told(self) -> bool:
-        """Whether there is a request that nobody waits for: its program was told of success."""
-        return any(staged.acknowledged for staged in self._staged.values())
-
     # --- room -------------------------------------------------------------------------------------------
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether a request with so much data fits into capacity and memory; an empty volume takes any
         that is not `too_far_ahead`."""
-        if self.last_serial >= self._last_allowed and self.too_far_ahead:
+        order = self.order
+        if order.last_serial >= order.last_allowed and order.too_far_ahead:
             return False
         if not self._staged:
             return True
@@ -191,18 +131,16 @@ class CommunicationVolume(ABC):
 
         The answer of a kept one is resolved as soon as the store has it, and main the status that it awaits.
         """
-        self.last_serial += 1
+        self.order.last_serial += 1
         self.staged_total += 1
         now = trio.current_time()
-        staged = Staged(self.last_serial, request, data, now, time_ns, awaits_status=awaits_status)
+        staged = Staged(self.order.last_serial, request, data, now, time_ns, awaits_status=awaits_status)
         self._hold(staged)
         self._destage(staged)
         return staged
 
     def _hold(self, staged: Staged) -> None:
-        identity = staged.request.identity
-        self._staged[identity] = staged
-        self._order.append(identity)
+        self.order.add(staged)
         self.pending_bytes += staged.data_bytes
         self.held.add(staged)
         if staged.request.kept:
@@ -218,7 +156,7 @@ class CommunicationVolume(ABC):
         # One that a version before stored again after a failure stands in it twice, and the later one counts.
         once = {entry[0]: entry for entry in entries}
         for serial, (_, encoded, data_bytes) in sorted(once.items()):
-            self.last_serial = max(self.last_serial, serial)
+            self.order.last_serial = max(self.order.last_serial, serial)
             request = decode(encoded, "the communication volume", data_bytes)
             if isinstance(request, Request) and request.kept:
                 staged = Staged(serial, request, None, trio.current_time(), 0, data_bytes)

@@ -328,7 +328,7 @@ class BackupUnit(Role):
 
     def status(self) -> dict[str, Any]:
         communication, applier = self.communication, self.applier
-        oldest, store = communication.oldest_since, communication.status()
+        oldest, store = communication.order.oldest_since, communication.status()
         reason_of_disk = "the disk of the communication volume is full" if store["full"] else None
         if store["failure"] is not None:
             reason_of_disk = f"the disk of the communication volume failed: {store['failure']}"

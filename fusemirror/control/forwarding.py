@@ -231,7 +231,7 @@ class Forwarding:
             await self._patience.in_time(self.calls.wait_room)
         self._life.check()
         request = Request(self._host.request_ids.take(), call)
-        outstanding = self.calls.begin(request, self._communication.last_serial + 1)
+        outstanding = self.calls.begin(request, self._communication.order.last_serial + 1)
         if self._host.links.link is not None and self._applier.serves:
             self._applier.acknowledging.say_delayed(
                 self._host.links.link.mirror
@@ -374,7 +374,7 @@ class Forwarding:
         told = None
         with suppress(ConnectionLost):
             while True:
-                live = self._communication.oldest_live or self._host.request_ids.upcoming()
+                live = self._communication.order.oldest_live or self._host.request_ids.upcoming()
                 # Not before what the primary forgot has failed: it takes this for the end of that.
                 if live != told and self._queue is not None:
                     link.forward.send(Ended(live))
@@ -399,7 +399,7 @@ class Forwarding:
 
     def _is_late(self, outstanding: Outstanding[Any]) -> bool:
         since = outstanding.since
-        if self._communication.acknowledged_before(outstanding.serial):
+        if self._communication.order.acknowledged_before(outstanding.serial):
             since = max(since, self._communication.ended.last_at)
         return since <= trio.current_time() - self._patience.io_timeout_s
 

@@ -123,7 +123,7 @@ class Patience:
 
     def _error(self) -> tuple[CheckReport, str]:
         """The error, and the reason that its text does not say."""
-        reason = self._applier.reason or self._communication.reason or _UNKNOWN
+        reason = self._applier.reason or self._communication.order.reason or _UNKNOWN
         if self.waits.in_vain:
             return PrimaryAway(reason), ""
         catches_up = self._applier.state is BackupState.CATCHING_UP
@@ -137,12 +137,12 @@ class Patience:
         resync = self._applier.out_of_sync.resync
         if resync is not None and resync.paused:
             return PAUSED
-        waits_here = self._communication.reason
+        waits_here = self._communication.order.reason
         return self._applier.reason or self._applier.declined.reason or waits_here or self._reason_of_age()
 
     def _reason_of_age(self) -> str | None:
         """A backup that is normal is not well where a request waits for longer than it should."""
-        oldest = self._communication.oldest_since
+        oldest = self._communication.order.oldest_since
         age_s = 0.0 if oldest is None else trio.current_time() - oldest
         if age_s <= self.io_timeout_s:
             return None

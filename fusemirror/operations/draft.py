@@ -170,7 +170,7 @@ class Draft:
         inode.nlink += by
         least = _DIRECTORY_LINKS_MIN if inode.is_directory else 0
         if not least <= inode.nlink <= _LINKS_OF_ROW_MAX:
-            raise self.catalog.miscounts(inode.number, inode.nlink - by)
+            raise self.catalog.contradicts(f"inode {inode.number} cannot have {inode.nlink - by} links")
 
     def drop_directory(self, parent: Inode, inode: Inode) -> None:
         """The directory loses its only name; it stays as an inode while someone stands in it. ENOTDIR,

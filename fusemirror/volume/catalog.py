@@ -198,13 +198,9 @@ class Catalog:
         """The inodes that have no name any more and wait to be purged, in order."""
         return sorted(self.derived.orphans)
 
-    def lacks(self, inode: InodeNumber, what: str) -> VolumeDamaged:
-        """The error for `what`, which names an inode that is not there."""
-        return self._store.contradicts(f"catalog: {what} names inode {inode}, which is missing")
-
-    def miscounts(self, inode: InodeNumber, links: int) -> VolumeDamaged:
-        """The error for a count of links that cannot be right."""
-        return self._store.contradicts(f"catalog: inode {inode} cannot have {links} links")
+    def contradicts(self, what: str) -> VolumeDamaged:
+        """The error for what its rows say, and cannot be."""
+        return self._store.contradicts(f"catalog: {what}")
 
     # --- changing ------------------------------------------------------------------------------------
 
@@ -271,8 +267,8 @@ class Catalog:
     def rollback(self) -> list[Inode]:
         """Go back to the last commit; the inodes whose newest attributes were in memory only.
 
-        The caller applies the journal again, and then `adopt`s those inodes. DiskFailed: there is nothing to
-        go back to, and memory has all that it had, for another try.
+        The caller applies the journal again, and then touches those that are there. DiskFailed: there is
+        nothing to go back to, and memory has all that it had, for another try.
         """
         self._store.rollback()
         unsaved = self.cache.rollback()
@@ -285,11 +281,6 @@ class Catalog:
     def check_usable(self) -> None:
         """DiskFailed where LMDB takes no change and shows none."""
         self._store.check_usable()
-
-    def adopt(self, inode: Inode) -> None:
-        """Take an inode back into the cache, with its attributes, unless it has gone."""
-        if self.inode(inode.number) is not None:
-            self.touch(inode)
 
     def note_checkpoints(self, begun: int, ended: int) -> None:
         """These are the last checkpoints, as the next commit says."""

@@ -77,7 +77,9 @@ class Commits:
             if change.rows:
                 self._catalog.apply_rows(change.rows, number)
         for inode in unsaved:
-            self._catalog.adopt(inode)
+            # Back into the cache, with its attributes, unless it has gone.
+            if self._catalog.inode(inode.number) is not None:
+                self._catalog.touch(inode)
 
     def _changes_per_commit(self) -> int:
         """A commit needs room for every page that it changes."""

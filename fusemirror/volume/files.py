@@ -114,7 +114,8 @@ class Files:
         """The inode of an entry; None where a copy under way has yet to bring it. VolumeDamaged."""
         inode = self._catalog.inode(entry.inode)
         if inode is None and not self._catalog.copying:
-            raise self._catalog.lacks(entry.inode, f"name {name!r} of directory {directory}")
+            what = f"name {name!r} of directory {directory} names inode {entry.inode}, which is missing"
+            raise self._catalog.contradicts(what)
         return inode
 
     # --- content of the peer's copy ------------------------------------------------------------------

@@ -294,9 +294,9 @@ async def test_what_could_not_be_cut_off_again_counts_as_stored_until_it_is(
         assert not staged.acknowledged
         retire(volume, 1)
         await trio.sleep(STORE_RETRY_S)  # cutting it fails again
-        live = [volume.oldest_live]
+        live = [volume.order.oldest_live]
         await trio.sleep(STORE_RETRY_S)
-        assert [*live, volume.oldest_live] == [staged.request.identity, None], "not forgotten before"
+        assert [*live, volume.order.oldest_live] == [staged.request.identity, None], "not forgotten before"
         assert data_in_copy(directory) == []
     volume.close()
     assert Shutdown.load(directory).clean

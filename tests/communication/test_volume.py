@@ -139,10 +139,10 @@ async def test_requests_are_pending_in_the_order_in_which_they_were_staged(
         mock_clock.jump(1)
     assert volume.pending() == staged
     assert [each.serial for each in staged] == sorted(each.serial for each in staged)
-    assert volume.oldest_since == staged[0].since
+    assert volume.order.oldest_since == staged[0].since
     retire(volume, 3)
     assert volume.pending() == staged[1:]
-    assert volume.oldest_since == staged[1].since == staged[0].since + 1
+    assert volume.order.oldest_since == staged[1].since == staged[0].since + 1
 
 
 async def test_a_request_is_found_by_its_name_until_it_is_retired(opened: Open) -> None:
@@ -155,7 +155,7 @@ async def test_a_request_is_found_by_its_name_until_it_is_retired(opened: Open) 
     assert staged.retired
     assert volume.find(request(1).identity) is None
     assert len(volume) == 0
-    assert volume.oldest_since is None
+    assert volume.order.oldest_since is None
 
 
 async def test_retiring_twice_or_what_was_never_staged_counts_nothing(opened: Open) -> None:
@@ -715,18 +715,18 @@ async def test_what_ended_does_not_come_back_once_it_is_no_longer_live(
             await volume.stage(request(number, kept=True), bytes(9)).answer.wait()
         for number in (4, 1, 0, 2):
             retire(volume, number)
-            live = volume.oldest_live
+            live = volume.order.oldest_live
             assert live is not None
             assert live <= request(number).identity
         await trio.sleep(5 * DESTAGE_AFTER_S)
-        assert volume.oldest_live == request(3).identity
+        assert volume.order.oldest_live == request(3).identity
     again = opened()
     assert again.pending()[0].request.identity == request(3).identity
     async with running(again):
         for staged in again.pending():
             again.retire(staged.request.identity)
         await all_ended(again)
-        assert again.oldest_live is None
+        assert again.order.oldest_live is None
         assert again.stored_count() == 0
     assert not opened().pending()
 

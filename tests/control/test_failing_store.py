@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fusemirror.communication import volume as communication_volume
+from fusemirror.communication import order
 from fusemirror.control import peer_requests
 from fusemirror.control.backup import BackupUnit
 from fusemirror.errors import CheckReport, DiskFailed
@@ -104,8 +104,8 @@ async def test_so_many_may_come_behind_a_kept_one_and_then_programs_wait(
     stuck: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(communication_volume, "STAGED_SINCE_OLDEST_MAX", ALLOWED)
-    unit.communication._last_allowed = 0
+    monkeypatch.setattr(order, "STAGED_SINCE_OLDEST_MAX", ALLOWED)
+    unit.communication.order.last_allowed = 0
     done = pair.primary.roles.volume.requests_done
     with trio.move_on_after(60) as limit, suppress(CheckReport):
         await write(pair, file, range(1, 3 * ALLOWED))
@@ -113,7 +113,7 @@ async def test_so_many_may_come_behind_a_kept_one_and_then_programs_wait(
     assert len(done) == ALLOWED
     assert "lets go of no request that has ended" in unit.status()["reason"]
     store(False)
-    await until(lambda: not unit.communication.too_far_ahead)
+    await until(lambda: not unit.communication.order.too_far_ahead)
     assert unit.status()["reason"] is None
     await write(pair, file, range(1, 3 * ALLOWED))
     assert not done

@@ -146,7 +146,7 @@ def test_a_failed_commit_loses_nothing_that_can_be_put_again(
     assert catalog.inode(InodeNumber(4)) is None
     assert catalog.orphans() == []
     for lost in unsaved:
-        catalog.adopt(lost)
+        catalog.touch(lost)
     assert catalog.inode(InodeNumber(2)) is inode
     commit(catalog, 2)
     catalog.close()

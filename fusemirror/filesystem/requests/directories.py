@@ -109,6 +109,7 @@ class DirectoryRequests:
             parent = await self._unit.attributes(above)
         except OperationFailed:
             if self._unit.volume.catalog.inode(number) is own and own.nlink and own.parent == above:
-                raise self._unit.volume.catalog.lacks(above, f"directory {number}") from None
+                what = f"directory {number} names inode {above}, which is missing"
+                raise self._unit.volume.catalog.contradicts(what) from None
             raise
         return list_entry(token, b"..", self._replies.of(parent), _DOT_DOT)
