@@ -10,7 +10,7 @@ import trio
 
 from fusemirror.channel.link import Link
 from fusemirror.channel.session import Session
-from fusemirror.coherence.lock_table import Lock, LockKey, LockKind, LockTable, Owner, Wanted
+from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, LockTable, Owner, Wanted
 from fusemirror.coherence.locks import Ask, Binding, LockListing, Locks, Range, lock_of, message_of
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.errors import CheckReport, ConnectionLost, TimedOut
@@ -32,6 +32,7 @@ from fusemirror.protocol.messages import (
 )
 
 _RELEASES_FROM = 1 << 61  # their tokens are none of a request for a lock
+_SENT_PER_TURN = 64
 
 
 class Asking:
@@ -138,6 +139,7 @@ class Asking:
     async def run_sending(self, link: Link) -> None:
         """Send what stands behind changes, in its order, as long as the link lives. ChannelError."""
         while True:
+            sent = 0
             while self._unsent and self.is_open:
                 last, message, _ = self._unsent[0]
                 # A release stands behind the writes that were made under the lock (G2).
@@ -149,6 +151,9 @@ class Asking:
                 # Only once it is sent: a release that the link takes with it must still be in here when the
                 # next one begins (`_still_held`).
                 self._unsent.popleft()
+                sent += 1
+                if sent % _SENT_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()  # a program may give up thousands of ranges
             self._wanted = trio.Event()
             await self._wanted.wait()
 
@@ -195,7 +200,32 @@ class Asking:
             table.release(wanted.key, wanted.owner)
 
     def cancel(self, ask: Ask) -> None:
-        self._send(CancelLock(ask.wanted.token))
+        if self._withdraw(ask):
+            ask.settle(errno.EINTR)  # at once: what it stands behind may take as long as it likes
+        else:
+            self._send(CancelLock(ask.wanted.token))
+
+    def _withdraw(self, ask: Ask) -> bool:
+        """Take back a request that stands behind something, and of which the primary has not heard; whether
+        it was one."""
+        wanted = ask.wanted
+        for index, (last, message, _) in enumerate(self._unsent):
+            if not isinstance(message, AskLock) or message.token != wanted.token:
+                continue
+            del self._unsent[index]
+            # A conversion of flock(2) has given the old lock up here (`_give_up_first`), and the primary was
+            # to hear so by the request: what nobody holds any more would stay there.
+            if (
+                wanted.key.space is LockKind.FLOCK
+                and not ask.asks_only
+                and not self.locks.table.held_by(wanted.key, wanted.owner)
+            ):
+                release = ReleaseLock(
+                    wanted.key.inode, int(wanted.key.space), wanted.owner.number, 0, END_OF_FILE, False, 0
+                )
+                self._unsent.insert(index, (max(last, self._communication.order.newest), release, []))
+            return True
+        return False
 
     def release(self, key: LockKey, owner: Owner, held: Range, before: list[Lock], *, waiting: bool) -> None:
         # Here at once, with a link or without: what the table still had, the next reclaim would bring back.
@@ -211,7 +241,7 @@ class Asking:
         message = ReleaseLock(key.inode, int(key.space), owner.number, *held, waiting, token)
         # Not only what was acknowledged early: a program that was told EIO after `io_timeout`, or that was
         # killed, gives its lock up while what it wrote may still take effect.
-        last = self._communication.ended.newest_pending
+        last = self._communication.order.newest
         if self._link is None and not last:
             return  # it is not reclaimed
         if last:
@@ -267,11 +297,8 @@ class Asking:
     def give_up_waiting(self, ask: Ask, io_timeout_s: float) -> None:
         # It still stands behind a release, and that behind writes of this host. A program can write more than
         # goes over the link in `io_timeout`, and must not be able to end it by that.
-        for each in self._unsent:
-            if isinstance(each[1], AskLock) and each[1].token == ask.wanted.token:
-                # Nobody would take the answer, and the primary has not heard of it.
-                self._unsent.remove(each)
-                return
+        if self._withdraw(ask):
+            return
         # An answer that needs no wait and does not come is the fault of the link, which ends for that: a peer
         # that answers heartbeats alone would hold up programs for ever (G8).
         if self._link is not None:

@@ -150,6 +150,8 @@ class Destaging:
                     staged.destaged = False
                 self._take_back(batch)
                 raise
+            for staged in self._removing:
+                staged.destaged = False
             self._removing = []
             for staged in batch:
                 staged.stored = True

@@ -25,6 +25,7 @@ class Order:
         self.last_allowed = 0
         """Nobody need look before that one whether the next has its place behind the oldest live one."""
         self._identities: deque[RequestId] = deque()  # from the oldest on, and of what has ended since
+        self._live: Staged | None = None  # the oldest live one, when it was looked last
 
     def add(self, staged: Staged) -> None:
         """One that was staged last."""
@@ -52,11 +53,26 @@ class Order:
         oldest = self._oldest_live()
         return None if oldest is None else oldest.request.identity
 
+    @property
+    def newest(self) -> int:
+        """All have ended that were staged by now once those up to this serial have; 0: all have."""
+        return self.last_serial if self.staged else 0
+
     def _oldest_live(self) -> Staged | None:
+        # It never goes back, so the one of the last look is asked first: each program that waits asks again
+        # at each end, and a store that fails may have very many that have ended.
+        if self._live is None or not self._is_live(self._live):
+            in_store = [staged for staged in self._in_store() if self._is_live(staged)]
+            first = self.oldest
+            live = in_store if first is None else [*in_store, first]
+            self._live = min(live, key=lambda staged: staged.serial, default=None)
+        return self._live
+
+    def _is_live(self, staged: Staged) -> bool:
         # What the store has of others is discarded at the next mount. While it fails, it lets go of nothing.
-        live = [staged for staged in self._in_store() if staged.request.kept]
-        first = self.oldest
-        return min(live if first is None else [*live, first], key=lambda staged: staged.serial, default=None)
+        if staged.retired:
+            return staged.request.kept and staged.destaged
+        return True
 
     @property
     def too_far_ahead(self) -> bool:

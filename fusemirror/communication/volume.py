@@ -13,7 +13,7 @@ import errno
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -56,7 +56,7 @@ class CommunicationVolume(ABC):
         self.staged_total = 0
         self.order = Order(lambda: self.destaging.in_store)
         self._staged = self.order.staged
-        self.ended = Ended(self._staged)
+        self.ended = Ended(self.order)
         self.kept = KeptWrites(self.ended.waiting)
         self.destaging = Destaging(self._store, self.held, self.ended.waiting, self.reserve_disk)
 
@@ -107,10 +107,11 @@ class CommunicationVolume(ABC):
             "stored_requests": self.stored_count(),
         }
 
-    async def wait_room(self, size_bytes: int) -> None:
-        """Return when there is room for `size_bytes` more."""
+    async def wait_room(self, size_bytes: int, check: Callable[[], None] = lambda: None) -> None:
+        """Return when there is room for `size_bytes` more, or raise as `check` does, after each end."""
         while not self.has_room(size_bytes):
             await self.ended.waiting.park()
+            check()
 
     async def wait_empty(self) -> None:
         """Return when every request staged so far, and since, has ended."""

@@ -147,7 +147,8 @@ class Forwarding:
         if not kept:
             self._patience.check()
         if not self._communication.has_room(len(data)):
-            await self._patience.while_progressing(self._communication.wait_room, len(data))
+            room = self._communication.wait_room, len(data), self._life.check
+            await self._patience.while_progressing(*room)
         if operation.touched_names():
             await make_way(self._host, operation, self._reads().free_directory)
         self._life.check()
@@ -415,6 +416,8 @@ class Forwarding:
         """What is left in the communication volume the unit of the other role carries out."""
         self.calls.retire()
         self._end_abandoned()
+        # What waits for room here has another way now, and here there may never be any.
+        self._communication.ended.waiting.unpark_all()
 
     def _end_abandoned(self) -> None:
         for staged in self._communication.pending():

@@ -213,6 +213,8 @@ class PeerRequests:
         """
         if not self._holds_back:
             self._holds_back = True
+            # Their data would be held back, too, and programs here wait for what they were granted.
+            self._granting.free(self._granting.granted)
             log.warning(
                 "no request of %s is served, as it may ask again for %d before: the disk of its "
                 "communication volume may have failed",
@@ -277,7 +279,7 @@ class PeerRequests:
 
     def _ask_status(self, session: Session, message: AskStatus, nursery: trio.Nursery) -> None:
         """Nothing where the request is to do without: it is acknowledged once it has landed."""
-        if not (self._granting.grants and self._admission.may_make_changes):
+        if not (self._granting.grants and self._admission.may_make_changes) or self._holds_back:
             return
         operation = Write(message.inode, message.offset)
         write = self._admission.begin_exclusive(operation, message.length, self._replica.known.identity)

@@ -16,6 +16,7 @@ from fusemirror.coherence.lock_deciding import Deciding
 from fusemirror.coherence.lock_listing import listed
 from fusemirror.coherence.lock_table import END_OF_FILE, Lock, LockKey, LockKind, Owner
 from fusemirror.coherence.locks import Ask
+from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.daemon import Host
 from fusemirror.errors import CheckReport, OperationFailed, RemoteProtocolError
 from fusemirror.identifiers import ROOT_INODE, InodeNumber, RequestId
@@ -85,6 +86,23 @@ def give_up(
     host: Host, number: int = 1, what: tuple[int, int] = (0, END_OF_FILE), key: LockKey = FCNTL
 ) -> None:
     host.roles.locks.release(key, Owner(host.roles.locks.host, number), *what)
+
+
+def staged_at(host: Host) -> CommunicationVolume:
+    arbiter = host.roles.locks.arbiter
+    assert isinstance(arbiter, Asking)
+    return arbiter._communication
+
+
+def stage_one(host: Host) -> RequestId:
+    """A change of the host that does not end."""
+    identity = RequestId(b"%016d" % 1)
+    staged_at(host).stage(Request(identity, Write(FILE, 0)), b"late")
+    return identity
+
+
+def retire(host: Host, identity: RequestId) -> None:
+    staged_at(host).retire(identity)
 
 
 def held(host: Host) -> list[tuple[str, int, int]]:
@@ -187,18 +205,46 @@ async def test_a_release_stands_behind_what_its_program_does_not_wait_for_any_mo
     pair: Pair, autojump_clock: MockClock
 ) -> None:
     """A program that was told EIO after `io_timeout`, or that was killed."""
-    arbiter = pair.backup.roles.locks.arbiter
-    assert isinstance(arbiter, Asking)
-    communication = arbiter._communication
     assert await take(pair.backup) == 0
-    written = Request(RequestId(b"%016d" % 1), Write(FILE, 0))
-    communication.stage(written, b"late")
+    written = stage_one(pair.backup)
     give_up(pair.backup)
     waits = begin(pair.primary, waits=True)
     await trio.sleep(pair.primary.roles.locks.io_timeout_s / 2)
     assert held(pair.primary) == [("backup", 1, 0)]
-    communication.retire(written.identity)
+    retire(pair.backup, written)
     assert await errno_of(pair.primary, waits) == 0
+
+
+@pytest.mark.expects_warnings
+async def test_a_conversion_that_the_primary_did_not_hear_of_leaves_it_no_lock_of_nobody(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    locks = pair.backup.roles.locks
+    assert await take(pair.backup, 1) == 0
+    assert await take(pair.backup, 5, key=FLOCK) == 0
+    written = stage_one(pair.backup)
+    give_up(pair.backup, 1)
+    with pytest.raises(CheckReport):
+        await locks.end(begin(pair.backup, 5, key=FLOCK, shared=True))  # behind that for `io_timeout`
+    locks.closed(5)
+    waits = begin(pair.primary, key=FLOCK, waits=True)
+    retire(pair.backup, written)
+    assert await errno_of(pair.primary, waits) == 0
+    assert held(pair.primary) == [("primary", 1, 0)]
+
+
+async def test_who_is_killed_while_a_request_stands_behind_a_change_goes_at_once(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    locks = pair.backup.roles.locks
+    assert await take(pair.backup, 1) == 0
+    written = stage_one(pair.backup)
+    give_up(pair.backup, 1)
+    waits = begin(pair.backup, 5, key=FLOCK, waits=True)
+    locks.interrupt(waits)
+    assert await errno_of(pair.backup, waits) == errno.EINTR
+    retire(pair.backup, written)
+    assert await take(pair.primary, key=FLOCK) == 0
 
 
 async def test_a_circle_over_both_hosts_is_a_deadlock(pair: Pair) -> None:
@@ -614,7 +660,7 @@ async def test_a_grant_that_comes_too_late_leaves_no_lock(pair: Pair, autojump_c
 class _SlowWrites:
     """Those that this host has staged: one has not ended."""
 
-    newest_pending = 1
+    newest = 1
 
     def __init__(self) -> None:
         self.one = trio.Event()
@@ -630,7 +676,7 @@ async def test_a_request_behind_slow_writes_ends_and_not_the_link(
 ) -> None:
     locks, link, slow = pair.backup.roles.locks, pair.backup.roles.host.links.link, _SlowWrites()
     assert await take(pair.backup, 1) == 0
-    monkeypatch.setattr(locks.arbiter, "_communication", SimpleNamespace(ended=slow))
+    monkeypatch.setattr(locks.arbiter, "_communication", SimpleNamespace(ended=slow, order=slow))
     give_up(pair.backup, 1)
     behind = begin(pair.backup, 2)
     waits = begin(pair.backup, 3, waits=True)
@@ -650,7 +696,7 @@ async def test_what_is_kept_of_a_release_is_what_it_gave_up(
         assert await take(pair.backup, 1, (start, start)) == 0
     arbiter = pair.backup.roles.locks.arbiter
     assert isinstance(arbiter, Asking)
-    monkeypatch.setattr(arbiter, "_communication", SimpleNamespace(ended=_SlowWrites()))
+    monkeypatch.setattr(arbiter, "_communication", SimpleNamespace(ended=_SlowWrites(), order=_SlowWrites()))
     for start in range(40):  # every second one holds nothing
         give_up(pair.backup, 1, (start, start))
     assert [len(before) for _, _, before in arbiter._unsent] == [1] * 20

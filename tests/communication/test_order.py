@@ -21,6 +21,20 @@ def stage(order: Order, *, kept: bool = True) -> Staged:
     return one
 
 
+def end(order: Order, one: Staged, in_store: list[Staged] | None = None) -> None:
+    """The request has ended; the store lets go of it, or not yet."""
+    del order.staged[one.request.identity]
+    one.retired = True
+    if in_store is not None:
+        one.destaged = True
+        in_store.append(one)
+
+
+def let_go(in_store: list[Staged]) -> None:
+    while in_store:
+        in_store.pop().destaged = False
+
+
 def seen(order: Order) -> tuple[Staged | None, float | None, RequestId | None]:
     return order.oldest, order.oldest_since, order.oldest_live
 
@@ -29,9 +43,9 @@ def test_the_oldest_is_the_first_that_has_not_ended() -> None:
     order = Order(lambda: ())
     assert seen(order) == (None, None, None)
     first, second, third = (stage(order) for _ in range(3))
-    del order.staged[second.request.identity]
+    end(order, second)
     assert seen(order) == (first, 1, first.request.identity)
-    del order.staged[first.request.identity]
+    end(order, first)
     assert seen(order) == (third, 3, third.request.identity)
     assert not order.acknowledged_before(4)
     third.acknowledged = True
@@ -41,12 +55,13 @@ def test_the_oldest_is_the_first_that_has_not_ended() -> None:
 
 
 def test_what_the_store_keeps_of_those_that_ended_is_live_if_it_was_kept() -> None:
-    in_store = [staged(1, kept=False), staged(3)]
+    in_store: list[Staged] = []
     order = Order(lambda: in_store)
-    order.last_serial = 4
-    last = stage(order)
-    assert order.oldest_live == in_store[1].request.identity
-    in_store.clear()
+    forgotten, kept, last = stage(order, kept=False), stage(order), stage(order)
+    end(order, forgotten, in_store)
+    end(order, kept, in_store)
+    assert order.oldest_live == kept.request.identity
+    let_go(in_store)
     assert order.oldest_live == last.request.identity
 
 
@@ -59,9 +74,7 @@ def test_so_many_may_stand_behind_the_oldest_live_one(monkeypatch: pytest.Monkey
     stage(order)
     stage(order)
     assert order.reason == "a request is not answered, and 3 came after it: the next ones wait"
-    del order.staged[first.request.identity]
-    first.retired = True
-    in_store.append(first)
+    end(order, first, in_store)
     assert "lets go of no request that has ended" in str(order.reason)
-    in_store.clear()
+    let_go(in_store)
     assert order.reason is None

@@ -690,7 +690,7 @@ async def test_what_a_store_lists_in_any_order_is_taken_up_in_the_order_in_which
     entries = [(number, encode(request(number, kept=True)), 4) for number in (9, 7, 8)]
     assert volume._take_up(entries) == []
     assert [staged.serial for staged in volume.pending()] == [7, 8, 9]
-    assert volume.ended.newest_pending == 9
+    assert volume.order.newest == 9
 
 
 @pytest.mark.parametrize("kind", DURABLE, ids=str, indirect=True)
