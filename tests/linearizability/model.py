@@ -23,7 +23,8 @@ READ_BLOCKS = 16
 """How much a `read` asks for."""
 
 READS = frozenset({"read", "read_block", "page_block"})
-OBSERVERS = READS | {"lookup", "size"}
+LOOKS_AT_CONTENT = READS | {"size"}
+OBSERVERS = LOOKS_AT_CONTENT | {"lookup"}
 
 LATE_NS = 1_000_000_000
 """For so long after a change of the other host a kernel may still hear of it: half a second (fusemirror(7)),

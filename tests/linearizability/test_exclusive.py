@@ -21,7 +21,7 @@ FAULTS: tuple[Fault, ...] = test_mounts.FAULTS if LONG else FEW
 # Check reports leave so many names in doubt that no search ends: an fsync waits for each of them first.
 FAULTS_EARLY = tuple(
     fault
-    for fault in (FAULTS if LONG else (test_mounts.cut, test_mounts.kill_both))
+    for fault in (FAULTS if LONG else (test_mounts.flap, test_mounts.kill_both))
     if fault is not test_mounts.cut_until_check_reports
 )
 CALLS_SLOWLY = 30

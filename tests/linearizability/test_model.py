@@ -17,7 +17,7 @@ from tests.hosts import CHECKOUT, wait_until
 from tests.linearizability.checker import check
 from tests.linearizability.history import Operation
 from tests.linearizability.model import LATE_NS, Names, parts, violations
-from tests.linearizability.worker import HELD_S, make_places, read_record
+from tests.linearizability.worker import HELD_S, Overtaken, make_places, read_record
 
 TMPFS = Path("/dev/shm")  # gives no inode number twice
 LINES = 4_000
@@ -249,14 +249,16 @@ def test_a_write_that_was_acknowledged_early_is_in_doubt_until_it_is_synced(tmp_
     late_ns = int(2 * HELD_S * 1e9)
     record: list[tuple[Any, ...]] = []
     for tag, after in enumerate(
-        [("synced", HELD_S * 1e9), ("synced", late_ns), ("unsynced",), ("synced", 5), (), ()], start=1
+        [("synced", HELD_S * 1e9), ("synced", late_ns), ("unsynced", 9), ("synced", 5), (), ()], start=1
     ):
         record += [("begins", "write", (7, 0, tag), 1), ("told", [("write", (7, 0, tag), None, 0)], 2)]
         record += [("early",), *([after] if after else [])]
     path = tmp_path / "record"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in record))
-    found = {each.arguments[2]: each.returned for each in read_record("p", path)}
+    overtaken: list[Overtaken] = []
+    found = {each.arguments[2]: each.returned for each in read_record("p", path, overtaken)}
     assert found == {1: 2, 2: late_ns, 3: None, 4: 2, 5: None, 6: None}
+    assert overtaken == [(7, 1, late_ns), (7, 1, 9), (7, 1, sys.maxsize), (7, 1, sys.maxsize)]
 
 
 @pytest.mark.skipif(not TMPFS.is_dir(), reason="no tmpfs at /dev/shm")

@@ -332,7 +332,7 @@ class Worker:
         except OSError as error:
             if error.errno not in DOUBT | {errno.ESTALE}:
                 raise
-            self._write("unsynced")
+            self._write("unsynced", time.monotonic_ns())
         else:
             self._write("synced", time.monotonic_ns())
 
@@ -510,16 +510,29 @@ def _tag(block: bytes) -> int:
     return int.from_bytes(tag)
 
 
-def read_record(process: str, path: Path) -> list[Operation]:
+Overtaken = tuple[int, int, int]
+"""Of a write that was acknowledged early and overtaken by a fault: the inode, when it began, and when
+an fsync told what became of it."""
+
+
+def read_record(process: str, path: Path, overtaken: list[Overtaken] | None = None) -> list[Operation]:
     """The operations of one process. What began and was told nothing is in doubt, and so is what was
-    acknowledged early and not synced."""
+    acknowledged early and not synced. `overtaken` is extended by the writes that were."""
     operations: list[Operation] = []
     under_way: list[Operation] = []  # one at most
     early: list[int] = []  # where they stand among these
 
-    def doubt() -> None:
+    def end_early(at_ns: int, synced: bool) -> None:
         for number in early:
-            operations[number] = operations[number].in_doubt()
+            write = operations[number]
+            if not synced:
+                operations[number] = write.in_doubt()
+            elif at_ns - (write.returned or 0) > HELD_S * 1e9:
+                operations[number] = replace(write, returned=at_ns)
+            else:
+                continue
+            if overtaken is not None:
+                overtaken.append((write.arguments[0], write.invoked, at_ns))
         early.clear()
 
     for kind, *words in map(json.loads, path.read_text().splitlines()):
@@ -533,15 +546,9 @@ def read_record(process: str, path: Path) -> list[Operation]:
             under_way = [parse(dict(zip(OUTCOME, words, strict=False)) | times)]
         elif kind == "early":
             early.append(len(operations) - 1)
-        elif kind == "synced":
-            for number in early:
-                write = operations[number]
-                if words[0] - (write.returned or 0) > HELD_S * 1e9:
-                    operations[number] = replace(write, returned=words[0])
-            early.clear()
-        elif kind == "unsynced":
-            doubt()
-    doubt()
+        elif kind in ("synced", "unsynced"):
+            end_early(words[0], kind == "synced")
+    end_early(sys.maxsize, synced=False)
     # What only looked, and was told nothing, says nothing.
     return [each for each in operations + under_way if each.returned or each.call not in LOOKS]
 

@@ -14,12 +14,12 @@ import trio
 
 from fusemirror.change import AllocateChange, AnyChange, CopyChange, NamespaceChange, Row, WriteChange
 from fusemirror.channel.link import Link
-from fusemirror.coherence import directory_leases
+from fusemirror.coherence import directory_leases, lock_table
 from fusemirror.coherence.directory_leases import DirectoryLeases, LeaseRequests
 from fusemirror.coherence.lock_asking import Asking
 from fusemirror.coherence.lock_deciding import Deciding
 from fusemirror.coherence.lock_table import LockKey, LockTable, Settled
-from fusemirror.communication.kept_writes import KeptWrites
+from fusemirror.communication.order import Order
 from fusemirror.communication.staged import StoredEntry
 from fusemirror.communication.volume import CommunicationVolume
 from fusemirror.control import backup_reads, purging, upkeep
@@ -431,7 +431,7 @@ def _nobody_waits_remembered() -> Iterator[None]:
 @contextmanager
 def _released_before_the_data() -> Iterator[None]:
     """What was acknowledged early is on its way still."""
-    with mock.patch.object(KeptWrites, "newest_of_all", property(lambda _: 0)):
+    with mock.patch.object(Order, "newest", property(lambda _: 0)):
         yield
 
 
@@ -531,7 +531,7 @@ MUTATIONS = (
     Mutation("copy what differs", _copied_from_what_differs, _COPIES_APART),
     Mutation("keep old bytes in a hole", _replaced(images, "_change_space", _nothing), _SPACE),
     Mutation("release early", _released_before_the_data, _LOCKS_LATE),
-    Mutation("grant to all", _replaced(LockTable, "hindrance", _nothing), _LOCKS),
+    Mutation("grant to all", _replaced(lock_table._FileLocks, "hindrance_count", _never), _LOCKS),
     Mutation("forget who waits", _nobody_waits_remembered, _LOCKS),
     Mutation("grant in grace", _granted_in_grace, {**_LOCKS_APART, "faults": ("break",)}),
     Mutation("grant during the lease", _grant_during_the_lease, _LOCKS_UNNOTICED),
