@@ -403,7 +403,7 @@ async def test_a_write_that_waits_for_room_while_access_changes_gives_its_status
     backup = cast(BackupUnit, backup_writes.writer.unit)
     has_room = iter([False])
 
-    async def change_meanwhile(_: int) -> None:
+    async def change_meanwhile(*_: object) -> None:
         await backup_writes.other.set({"access": "routed"})
         await until(lambda: backup.access is Access.ROUTED)
 
