@@ -31,7 +31,7 @@ def applier() -> SimpleNamespace:
 
 @pytest.fixture
 def staged() -> SimpleNamespace:
-    return SimpleNamespace(ended=SimpleNamespace(total=0), reason=None)
+    return SimpleNamespace(ended=SimpleNamespace(total=0), order=SimpleNamespace(reason=None))
 
 
 @pytest.fixture
