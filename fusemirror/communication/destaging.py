@@ -142,12 +142,9 @@ class Destaging:
             began = trio.current_time()
             try:
                 await self._store(entries, [staged.serial for staged in self._removing])
-            except StoreInDoubt:
-                self._take_back(batch)
-                raise
-            except DiskFailed:
+            except DiskFailed as error:
                 for staged in fresh:
-                    staged.destaged = False
+                    staged.destaged = isinstance(error, StoreInDoubt)
                 self._take_back(batch)
                 raise
             for staged in self._removing:

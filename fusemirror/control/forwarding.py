@@ -147,8 +147,7 @@ class Forwarding:
         if not kept:
             self._patience.check()
         if not self._communication.has_room(len(data)):
-            room = self._communication.wait_room, len(data), self._life.check
-            await self._patience.while_progressing(*room)
+            await self._patience.while_progressing(self._communication.wait_room, len(data), self._life.check)
         if operation.touched_names():
             await make_way(self._host, operation, self._reads().free_directory)
         self._life.check()
