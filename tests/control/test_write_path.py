@@ -1,4 +1,4 @@
-"""The way of a small write: how many functions of the product it enters, which no load of a machine changes.
+"""The way of a small write: how many functions of the product it enters, which no load of a machine makes more.
 
 It stands for what a write costs: Python takes about as long for each. Who makes the way longer raises a bound
 here, and says why.
@@ -20,7 +20,9 @@ __all__ = ["network", "pair"]
 
 PACKAGE = str(Path(fusemirror.__file__).parent)
 BLOCK = bytes(4096)
-ROUNDS = 40  # of which the shortest counts: in another a heartbeat may have come between
+# The shortest of these counts: in another something of the writes before it comes between, as a heartbeat or the
+# delayed word of them. At the backup that is so in nine of ten.
+ROUNDS = 400
 
 
 async def entries(host: Host, operation: Write) -> int:
