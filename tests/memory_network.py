@@ -359,6 +359,15 @@ class Pipe:
         return max(0.0, self._under_way[0][0] - trio.current_time())
 
 
+async def _park(lot: trio.lowlevel.ParkingLot, seconds: float) -> None:
+    """For so long, which may be without end, or until it is woken."""
+    if math.isinf(seconds):
+        await lot.park()
+        return
+    with trio.move_on_after(seconds):
+        await lot.park()
+
+
 class MemoryTransport(Transport):
     def __init__(self, incoming: Pipe, outgoing: Pipe, *, peer_name: str) -> None:
         self.peer_name = peer_name
@@ -380,8 +389,7 @@ class MemoryTransport(Transport):
             reset_s = self._reset_seconds()
             if self._outgoing.room_bytes or not reset_s:
                 return
-            with trio.move_on_after(reset_s):
-                await self._outgoing.changed.park()
+            await _park(self._outgoing.changed, reset_s)
 
     async def receive(self, bytes_max: int) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -390,8 +398,7 @@ class MemoryTransport(Transport):
             wait_s = self._incoming.wait_seconds()
             if not wait_s:
                 return self._incoming.take(bytes_max)
-            with trio.move_on_after(wait_s):
-                await self._incoming.changed.park()
+            await _park(self._incoming.changed, wait_s)
 
     def close(self) -> None:
         if not self._closed:

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import msgspec
 import trio
-import trio.testing
 
 from fusemirror.control.unit import ControlUnit
 from fusemirror.errors import CheckReport, FusemirrorError, OperationFailed
@@ -43,7 +42,7 @@ from fusemirror.volume.check import check as check_volume
 from tests.simulation import disk, simulate
 from tests.simulation.calls import FAULTS, FailingCalls, Fault, counted_calls
 from tests.simulation.options import Options, draw_options, limits_in_effect
-from tests.simulation.process import clocks_of_hosts
+from tests.simulation.process import SimulatedTime, clocks_of_hosts
 from tests.simulation.world import SimulatedHost, World
 
 PATIENCE_S = 300.0
@@ -265,7 +264,7 @@ def try_case(case: Case, calls: Iterable[int]) -> Trial:
     ):
         world = World(Random(str(case)).getrandbits(32), options, Path(directory))
         trial = Trial(case, world)
-        trio.run(trial.run, calls, clock=trio.testing.MockClock(autojump_threshold=0))
+        trio.run(trial.run, calls, clock=SimulatedTime())
         for each in world.hosts:
             problems: list[str] = []
             check_volume(each.directory, False, problems.append)

@@ -5,12 +5,15 @@ from a beginning of their own, so the product's modules see trio's clock through
 process (SIGSTOP, a frozen virtual machine) keeps its sockets and its deadlines, and none of its tasks runs.
 """
 
+import itertools
 import math
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -106,6 +109,65 @@ def allow_pauses() -> None:
 
 # --- clocks -----------------------------------------------------------------------------------------------
 
+
+@dataclass(order=True, slots=True)
+class _Sleeper:
+    until: float
+    serial: int
+    task: Task | None = field(compare=False)
+    """None once it was cancelled."""
+
+
+class SimulatedTime(trio.abc.Clock):
+    """The world's clock: it stands while a task can run, and then is at once at what somebody waits for.
+
+    So does a MockClock that jumps by itself, with the same result and in twice the turns of trio's loop. Most
+    of what a simulated host does is to sleep until the next round of something, for which a cancel scope of
+    its own each time is half of the work: `sleep_until` does without.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._sleepers: list[_Sleeper] = []
+        self._serials = itertools.count()
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Trio asks when no task can run, and only then."""
+        sleepers = self._sleepers
+        while sleepers and sleepers[0].task is None:
+            heappop(sleepers)
+        until = min(deadline, sleepers[0].until) if sleepers else deadline
+        if self._now < until < math.inf:
+            self._now += until - self._now
+        while sleepers and sleepers[0].until <= self._now:
+            if (task := heappop(sleepers).task) is not None:
+                trio.lowlevel.reschedule(task)
+        return 0.0
+
+    async def sleep_until(self, time: float) -> None:
+        """As `trio.sleep_until`, in as many steps of the task, whatever is cancelled meanwhile."""
+        if not self._now < time < math.inf:
+            await trio.sleep_until(time)
+            return
+        task: Any = trio.lowlevel.current_task()
+        sleeper = _Sleeper(time, next(self._serials), task)
+        heappush(self._sleepers, sleeper)
+
+        def abort(_raise: object) -> trio.lowlevel.Abort:
+            sleeper.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if task._cancel_status.effectively_cancelled:  # since it was woken
+            raise trio.Cancelled._create(source="unknown")
+
+
 _WORLD = Clock()
 
 
@@ -131,7 +193,7 @@ class _HostTrio:
         return _clock().now()
 
     async def sleep_until(self, deadline: float) -> None:
-        await trio.sleep_until(_clock().when(deadline))
+        await _sleep_until(_clock().when(deadline))
 
     def move_on_at(self, deadline: float) -> trio.CancelScope:
         return trio.move_on_at(_clock().when(deadline))
@@ -146,7 +208,12 @@ class _HostTrio:
 
     async def sleep(self, seconds: float) -> None:
         clock = _clock()
-        await trio.sleep_until(clock.when(clock.now() + seconds))
+        await _sleep_until(clock.when(clock.now() + seconds))
+
+
+async def _sleep_until(time: float) -> None:
+    world = _runner().clock
+    await (world if isinstance(world, SimulatedTime) else trio).sleep_until(time)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from fusemirror.control.primary import PrimaryUnit
 from fusemirror.errors import (
     ChangesRefused,
     CheckReport,
+    DiskFailed,
     OperationFailed,
     PeerUnreachable,
     ReservationConflict,
@@ -116,7 +117,10 @@ def _locked(
     def emptied() -> InodeNumber | None:
         if operation is None:
             return None
-        return operation.must_be_empty(host.unit.volume.catalog)
+        try:
+            return operation.must_be_empty(host.unit.volume.catalog)
+        except DiskFailed:  # the call is refused, whatever is locked for it
+            return None
 
     return host.kernel.locked(*directories, emptied=emptied)
 

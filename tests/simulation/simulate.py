@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import trio
-import trio.testing
 
 from fusemirror.change import Table
 from fusemirror.communication.staged import Staged
@@ -43,7 +42,7 @@ from tests.simulation.guarding import Guarded
 from tests.simulation.history import DOUBT, History, Operation, Target
 from tests.simulation.lying import lies_noticed
 from tests.simulation.options import Options, draw_options, limits_in_effect
-from tests.simulation.process import allow_pauses, clocks_of_hosts, current
+from tests.simulation.process import SimulatedTime, allow_pauses, clocks_of_hosts, current
 from tests.simulation.programs import BURIED, FILE_MODE, GIANTS, Atlas, Program
 from tests.simulation.trouble import Trouble
 from tests.simulation.world import SimulatedHost, World
@@ -142,8 +141,7 @@ def simulate(seed: int, options: Options | None = None) -> Run:
         run.lied_in = simulation.lied_in
         run.write_failed = simulation.write_failed
         try:
-            clock = trio.testing.MockClock(autojump_threshold=0)
-            trio.run(simulation.run, clock=clock)
+            trio.run(simulation.run, clock=SimulatedTime())
             simulation.judge_volumes()
             assert not complaints, f"the product logged {complaints}"
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001
