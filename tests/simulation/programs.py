@@ -117,10 +117,7 @@ def _locked(
     def emptied() -> InodeNumber | None:
         if operation is None:
             return None
-        try:
-            return operation.must_be_empty(host.unit.volume.catalog)
-        except DiskFailed:  # the call is refused, whatever is locked for it
-            return None
+        return operation.must_be_empty(host.unit.volume.catalog)
 
     return host.kernel.locked(*directories, emptied=emptied)
 
@@ -196,7 +193,11 @@ class Program:
 
     async def _anything(self, host: SimulatedHost) -> None:
         kind = self._random.choices(self._kinds, [WEIGHTS[kind] for kind in self._kinds])[0]
-        await getattr(self, f"_{kind}")(host)
+        try:
+            await getattr(self, f"_{kind}")(host)
+        except DiskFailed as error:  # before it asked: it looks at what the kernel knows from before
+            assert host.unit.volume.health.failure is not None, "the disk had not failed"
+            self._world.trace(f"{self._name} stops before {kind}: {error}")
 
     async def _ask(
         self,
@@ -229,7 +230,7 @@ class Program:
     ) -> Any:
         try:
             result = await call(operation)
-        except OperationFailed as error:
+        except (OperationFailed, DiskFailed) as error:
             result = DOUBT if error.errno == errno.EIO else -error.errno  # a disk that failed
         except ChangesRefused:
             result = DOUBT
