@@ -1,4 +1,4 @@
-"""The way of a small write: how many functions of the product it enters, which no load of a machine makes more.
+"""The way of a small write: how many functions of the product it enters, whatever else the machine does.
 
 It stands for what a write costs: Python takes about as long for each. Who makes the way longer raises a bound
 here, and says why.
@@ -20,8 +20,8 @@ __all__ = ["network", "pair"]
 
 PACKAGE = str(Path(fusemirror.__file__).parent)
 BLOCK = bytes(4096)
-# The shortest of these counts: in another something of the writes before it comes between, as a heartbeat or the
-# delayed word of them. At the backup that is so in nine of ten.
+# The shortest of these counts: in another comes something between of the writes before it, as a heartbeat or
+# their delayed word. At the backup that is so in nine of ten.
 ROUNDS = 400
 
 
