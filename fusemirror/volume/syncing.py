@@ -74,9 +74,12 @@ class Syncing:
             if begun is None:
                 await self._flush({inode: serial})
             else:
-                if not journal.is_durable:
-                    await journal.sync_beside()
-                await begun.wait_through()
+                try:
+                    if not journal.is_durable:
+                        await journal.sync_beside()
+                finally:
+                    # Whatever is cancelled, or fails beside: the kernel tells an error of the image once.
+                    await begun.wait_through()
                 images.unsynced.synced({inode: serial})
             flush.has_ended = True
         except (OSError, DiskFailed) as error:

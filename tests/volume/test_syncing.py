@@ -15,6 +15,7 @@ from fusemirror.errors import DiskFailed
 from fusemirror.identifiers import ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import JOURNAL_SEGMENT_BYTES
 from fusemirror.promise import Promise
+from fusemirror.threads import run_in_thread
 from fusemirror.volume.volume import Volume
 from tests.volume.conftest import IDENTITY, Writer, counting_seams
 
@@ -257,3 +258,27 @@ async def test_a_journal_that_could_not_be_synced_never_is(synced: Synced, kerne
         kernel.asked[-1][1].reject(OSError(errno.EIO, os.strerror(errno.EIO)))
     await sync()
     assert len(kernel.asked) == 1
+
+
+async def test_an_error_of_a_flush_that_was_given_up_is_heard(
+    synced: Synced, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, writer, inode = synced
+    writer.write(inode, 0, b"b", REQUEST)
+    # The journal needs a thread, and before that begins it can be cancelled.
+    seams = replace(volume.journal._seams, run_blocking=run_in_thread)
+    monkeypatch.setattr(volume.journal, "_seams", seams)
+    monkeypatch.setattr(volume.journal, "_names_unsynced", True)
+    async with trio.open_nursery() as nursery:
+
+        async def flush() -> None:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                with pytest.raises(OSError, match="Input/output"):
+                    await volume.syncing.flush(inode)
+
+        nursery.start_soon(flush)
+        await trio.testing.wait_all_tasks_blocked()
+        ((_, promise),) = kernel.asked
+        promise.reject(OSError(errno.EIO, os.strerror(errno.EIO)))
+    assert volume.health.failure is not None, "the next flush would find nothing wrong"
