@@ -36,6 +36,7 @@ class InFlight(msgspec.Struct, gc=False):
     end: int
     since: float
     length: int  # bytes of data that came with it
+    before: "InFlight | None" = None  # the change of the same image's data before it
 
 
 class Window:
@@ -50,6 +51,9 @@ class Window:
         self._ask = ask
         self._prompt_number = number  # up to here the word comes by itself, or has been asked for
         self.in_flight: deque[InFlight] = deque()
+        # Of changes under way: who looks must not go through all of them, which may be very many.
+        self._newest: dict[Any, ChangeNumber] = {}  # by key
+        self._newest_of_data: dict[InodeNumber, InFlight] = {}
         # A list, and no dict by number: acknowledgements are cumulative, so whoever waits for less is ready
         # too.
         # The last says whether the change is the waiting program's own.
@@ -62,14 +66,20 @@ class Window:
 
     def add(self, change: AnyChange, keys: tuple[Any, ...], old_size_bytes: int, now: float) -> None:
         """A change was made. One of data beyond the end of its file shows zeros from `old_size_bytes` on."""
+        number, length = change.number, change.length
         inode, start, end = change.data_range()
-        entry = InFlight(change.number, keys, inode, min(start, old_size_bytes), end, now, change.length)
+        entry = InFlight(number, keys, inode, min(start, old_size_bytes), end, now, length)
         # A gap or a repetition here would settle a program's change by the acknowledgement of another.
-        assert entry.number > (self.in_flight[-1].number if self.in_flight else self.acknowledged_number)
+        assert number > (self.in_flight[-1].number if self.in_flight else self.acknowledged_number)
         self.in_flight.append(entry)
+        for key in keys:
+            self._newest[key] = number
+        if inode:
+            entry.before = self._newest_of_data.get(inode)
+            self._newest_of_data[inode] = entry
         # A change of this host's own programs is acknowledged at once, and with it all before it.
         if change.request == NO_REQUEST:
-            self._prompt_number = entry.number
+            self._prompt_number = number
 
     async def acknowledged(self, number: ChangeNumber) -> None:
         """Return when the backup holds change `number`, or the primary goes on without it. A write waits for
@@ -123,17 +133,16 @@ class Window:
     def unsettled(self, key: object) -> ChangeNumber:
         """The newest change under way that touches `key`, or 0."""
         # The newest: who has seen that has seen all before it.
-        for entry in reversed(self.in_flight):
-            if key in entry.keys:
-                return entry.number
-        return ChangeNumber(0)
+        return self._newest.get(key, NO_CHANGE)
 
     def unsettled_range(self, inode: InodeNumber, start: int, end: int) -> ChangeNumber:
         """The newest change under way of these bytes of an image, or 0."""
-        for entry in reversed(self.in_flight):
-            if entry.inode == inode and entry.start < end and start < entry.end:
+        entry = self._newest_of_data.get(inode)
+        while entry is not None and entry.number > self.acknowledged_number:
+            if entry.start < end and start < entry.end:
                 return entry.number
-        return ChangeNumber(0)
+            entry = entry.before
+        return NO_CHANGE
 
     def acknowledge(self, number: ChangeNumber, doubt: Doubt | None = None) -> None:
         """Every change up to `number` is held by the other host, or in doubt; who waits for one hears of it.
@@ -151,7 +160,7 @@ class Window:
         # Before anybody wakes: whoever does may ask at once what is acknowledged.
         self.acknowledged_number = number
         while self.in_flight and self.in_flight[0].number <= number:
-            self.in_flight.popleft()
+            self._forget(self.in_flight.popleft())
         if self._waiting:
             waiting = self._waiting
             # Before anybody is woken, here and below: who goes on at once may come to wait for the next
@@ -169,6 +178,15 @@ class Window:
             self._actions = [action for action in self._actions if action[0] > number]
             for _, action in ready:
                 action(doubt is None)
+
+    def _forget(self, entry: InFlight) -> None:
+        """A change is not under way any more; it was the oldest."""
+        for key in entry.keys:
+            if self._newest.get(key) == entry.number:
+                del self._newest[key]
+        if self._newest_of_data.get(entry.inode) is entry:
+            del self._newest_of_data[entry.inode]
+        entry.before = None  # the next one may keep this one, and so no more than that
 
     def doubt(self, number: ChangeNumber, doubt: Doubt) -> None:
         """This change alone is in doubt, as soon as it would be acknowledged."""

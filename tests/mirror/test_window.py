@@ -1,6 +1,7 @@
 """The window: who waits for a change hears once it is acknowledged, in doubt, or of another host."""
 
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from fusemirror.change import AnyChange, NamespaceChange, TruncateChange, WriteC
 from fusemirror.errors import ChangeInDoubt, ChangeUntold, CheckReport, RoleChanged
 from fusemirror.identifiers import NO_REQUEST, ChangeNumber, InodeNumber, RequestId
 from fusemirror.limits import FILE_BYTES_MAX
-from fusemirror.mirror.window import Window
+from fusemirror.mirror.window import InFlight, Window
 
 BEFORE = ChangeNumber(10)
 FILE = InodeNumber(7)
@@ -78,6 +79,32 @@ async def test_an_acknowledgement_is_cumulative_and_settles_nothing_after_it() -
     assert window.unsettled("a") == 13
     waits_on = await outcome_of(lambda: window.settled(ChangeNumber(13)), lambda: None)
     assert waits_on is None
+
+
+def test_who_looks_goes_through_what_it_looks_for_and_not_through_all_that_is_under_way() -> None:
+    window = window_with(*((written(number, number * 10, 10), (FILE, "both")) for number in range(11, 14)))
+    window.add(named(14), ("a", "a", "both"), 0, 0.0)
+    under_way = window.in_flight
+
+    class Long(deque[InFlight]):
+        def __iter__(self) -> Iterator[InFlight]:
+            pytest.fail("it goes through all")
+
+        __reversed__ = __iter__
+
+    window.in_flight = Long(each for each in under_way)
+    other = InodeNumber(FILE + 1)
+    for done, newest in (11, {FILE: 13, "both": 14, "a": 14, "b": 0}), (13, {FILE: 0, "both": 14, "a": 14}):
+        window.acknowledge(ChangeNumber(done))
+        assert {key: window.unsettled(key) for key in newest} == newest
+        assert window.unsettled_range(FILE, 110, 120) == 0
+        assert window.unsettled_range(FILE, 120, 130) == (12 if done < 12 else 0)
+        assert window.unsettled_range(FILE, 129, 140) == (13 if done < 13 else 0)
+        assert window.unsettled_range(other, 0, FILE_BYTES_MAX) == 0
+    window.acknowledge(ChangeNumber(14))
+    assert not window.unsettled("both")
+    assert not window._newest
+    assert not window._newest_of_data
 
 
 def test_an_old_acknowledgement_takes_nothing_back() -> None:
