@@ -24,6 +24,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.commits import Commits
 from fusemirror.volume.contradictions import check_images
 from fusemirror.volume.entries import key_inode
+from fusemirror.volume.health import Health
 from fusemirror.volume.images import Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
@@ -57,6 +58,7 @@ class Effects:
         regions: Regions,
         removal: Removal,
         commits: Commits,
+        health: Health,
     ) -> None:
         self._catalog = catalog
         self._images = images
@@ -64,6 +66,7 @@ class Effects:
         self._regions = regions
         self._removal = removal
         self._commits = commits
+        self._health = health
 
     def make_names(self, change: NamespaceChange, encoded: bytes | memoryview) -> None:
         """Put the record of a change of the namespace into the journal, and its rows into the catalog."""
@@ -145,10 +148,16 @@ class Effects:
             self._catalog.apply_rows(change.rows, change.number)  # over what only memory held
 
     def _take_back(self, change: DataChange, inode: Inode | None, *, journalled: bool) -> None:
-        """A data change met an error of the disk: leave its image as long as it was, and no record."""
+        """A data change met an error of the disk: leave its image as long as it was, and no record. Where the
+        disk does not even take that, this host serves nothing any more.
+        """
         if inode is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._images.cut(change.inode, inode.size)
+            except OSError as error:
+                # What lies behind the end would show here, and not at the peer, once the file grows over it.
+                self._health.fail(f"what a failed write left cannot be cut off: {error}")
+            with contextlib.suppress(OSError):
                 self._images.set_times(change.inode, inode.mtime_ns, inode.ctime_ns)
         if journalled:
             self._journal.retract(change.number)

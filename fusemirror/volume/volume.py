@@ -127,7 +127,7 @@ class Volume:
                 clock,
                 commits,
                 removal,
-                Effects(catalog, images, journal, regions, removal, commits),
+                Effects(catalog, images, journal, regions, removal, commits, health),
                 contextlib.ExitStack(),
             )
             volume = Volume(parts, recover(parts, state))
@@ -159,7 +159,8 @@ class Volume:
         """Make everything durable and record that the volume was closed in good order.
 
         On return, and after an error too, nothing stays open. DiskFailed, OSError: then the next
-        opening recovers.
+        opening recovers. So it does where the disk has failed before: a change that met that may be half
+        done, and a sync may be told of success although what it was for is lost.
         """
         try:
             self.syncing.sync(dict(self.images.unsynced.dirty))
@@ -171,7 +172,8 @@ class Volume:
             self.requests_done.store_untold(self.directory, self.journal.first_number)
             # The next opening looks at nothing where this says clean.
             assert self.catalog.copying or self.journal.is_durable, "what was written is durable"
-            Shutdown(clean=not self.catalog.copying, boot_id=boot_id()).store(self.directory)
+            clean = not self.catalog.copying and self.health.failure is None
+            Shutdown(clean=clean, boot_id=boot_id()).store(self.directory)
         finally:
             self.abandon()
 

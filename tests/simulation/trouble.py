@@ -274,7 +274,7 @@ class Trouble:
         and change what is gone (fusemirror(7), "Convergent")."""
         options = self._world.options
         trip_s = options.latency + options.jitter + options.coalescing
-        goes_alone = options.witness or options.fence is not Fence.NEVER
+        goes_alone = options.witness or options.fence is Fence.NEVER
         return not goes_alone or options.peer_timeout > _TRIPS_TO_MEET * trip_s
 
     async def _bring_back(self, primary: SimulatedHost) -> None:

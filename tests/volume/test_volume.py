@@ -438,6 +438,44 @@ def test_a_write_whose_times_a_full_disk_refuses_is_done(
     again.volume.close()
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_what_a_failed_write_left_behind_the_end_does_not_outlive_a_close_in_good_order(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """It would show here, and not at the peer, once the file grows over it."""
+    writer = Writer(Volume.open(directory, counting_seams()))
+    volume, inode = writer.volume, writer.create(b"a")
+    volume.commit()
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    pwrite = os.pwrite
+
+    def begins(descriptor: int, data: bytes, offset: int) -> int:
+        if offset:
+            failing()
+        return pwrite(descriptor, data, offset) - 1
+
+    with monkeypatch.context() as patching:
+        patching.setattr(os, "ftruncate", failing)
+        patching.setattr(os, "pwrite", begins)
+        with pytest.raises(OSError, match=os.strerror(error)):
+            writer.write(inode, 0, b"abc")
+    assert volume.health.failure is not None
+    assert volume.images.size(inode) == 3
+    volume.close()
+    again = Volume.open(directory, counting_seams())
+    found = again.catalog.inode(inode)
+    assert found is not None
+    assert found.size == again.images.size(inode)
+    assert again.regions.has(inode), "the peer's copy is compared with it"
+    again.close()
+    clean = Volume.open(directory, counting_seams())
+    assert clean.recovery.clean
+    clean.close()
+
+
 def test_an_error_of_the_disk_in_trimming_the_journal_is_heard_of(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
