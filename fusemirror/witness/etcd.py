@@ -42,7 +42,7 @@ class Etcd(Witness):
         answer = await self._ask("txn", {"success": reads})
         try:
             record, mark = (_record(each["response_range"].get("kvs")) for each in answer["responses"])
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WitnessUnreachable(f"{self._endpoints[0]}: it is no etcd: {error!r}") from None
         return record, mark
 
@@ -68,7 +68,8 @@ class Etcd(Witness):
                     answer = await client.post(f"{endpoint}/v3/kv/{what}", json=question)
                     answer.raise_for_status()
                     found = answer.json()
-                except (httpx.HTTPError, ValueError) as error:
+                # Of another server's redirection, and of JSON that is nested too deeply, the last two.
+                except (httpx.HTTPError, ValueError, httpx.InvalidURL, RecursionError) as error:
                     why = f"{endpoint}: {error or type(error).__name__}"
                     continue
                 if isinstance(found, dict) and "header" in found:

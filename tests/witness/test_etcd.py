@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -109,27 +110,55 @@ async def test_that_nobody_answers_is_said_with_the_endpoint(closed_port: str) -
         await Etcd((closed_port,), "none", TIMEOUT_S).look()
 
 
-class _Other(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"greeting": "hello"}')
+@contextmanager
+def other(body: bytes, status: int = 200, **headers: str) -> Iterator[str]:
+    """The endpoint of a server that answers so, whatever it is asked."""
 
-    def log_message(self, *_: object) -> None:
-        pass
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 async def test_a_server_that_is_no_etcd_is_not_believed() -> None:
-    with HTTPServer(("127.0.0.1", 0), _Other) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with pytest.raises(WitnessUnreachable, match="no etcd"):
-                await Etcd((f"http://127.0.0.1:{server.server_port}",), "none", TIMEOUT_S).look()
-        finally:
-            await trio.to_thread.run_sync(server.shutdown)
-            thread.join()
+    with other(b'{"greeting": "hello"}') as endpoint, pytest.raises(WitnessUnreachable, match="no etcd"):
+        await Etcd((endpoint,), "none", TIMEOUT_S).look()
+
+
+_ROWS = b'{"response_range": {"kvs": [{"mod_revision": %s}]}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (200, b"[" * 50_000, {}),
+        (200, b'{"header": {}, "responses": [%s, %s]}' % (_ROWS % b"1e999", _ROWS % b"1"), {}),
+        (303, b"", {"Location": "javascript:1"}),
+    ],
+    ids=["nested too deeply", "a number beyond all", "sent on to nowhere"],
+)
+async def test_no_answer_of_another_server_is_an_error_of_ours(
+    status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    """It would end the mount: nothing but `WitnessUnreachable` is expected of a witness."""
+    with other(body, status, **headers) as endpoint, pytest.raises(WitnessUnreachable, match=endpoint):
+        await Etcd((endpoint,), "none", TIMEOUT_S).look()
 
 
 @pytest.mark.expects_warnings
