@@ -229,6 +229,7 @@ STORE_RETRY_S = 1.0  # between two attempts of a communication volume whose disk
 PRIMARY_AWAY_PATIENCE_S = 1.0  # of an unmount, while the primary is away: two dials of it
 ENDED_INTERVAL_S = 0.5  # how long the primary remembers a request that has ended
 WITNESS_LOOK_S = 10.0  # how late `status` may know that the witness has gone
+WITNESS_ANSWER_BYTES_MAX = 64 * KIB  # two records of some 200 bytes each are asked for
 DIVERGENT_KNOWN_MAX = 262_144  # divergent names and inodes that are remembered; some 200 bytes each
 DIVERGENT_LOOK_INTERVAL_S = 1.0  # how late `status` may count a divergent change, where they are few
 DIVERGENT_LOOKS_PER_S = 10_000  # where they are many: each costs some 10 us, a tenth of the time then

@@ -8,14 +8,17 @@ members, whichever endpoint is asked. An endpoint that does not answer is passed
 Source: etcd.io, "gRPC gateway" and "etcd API Reference"; the revision is the key's `mod_revision`.
 """
 
+import json
 import os
 import ssl
 from base64 import b64decode, b64encode
 from typing import Any
 
 import httpx
+import trio
 
 from fusemirror.errors import WitnessUnreachable
+from fusemirror.limits import WITNESS_ANSWER_BYTES_MAX
 from fusemirror.witness.interface import Witness, WitnessRecord
 
 
@@ -65,9 +68,12 @@ class Etcd(Witness):
         async with httpx.AsyncClient(timeout=self._timeout_s, verify=self._tls, trust_env=False) as client:
             for endpoint in list(self._endpoints):
                 try:
-                    answer = await client.post(f"{endpoint}/v3/kv/{what}", json=question)
-                    answer.raise_for_status()
-                    found = answer.json()
+                    # httpx's own limit is of each piece: what comes in drops would keep the others unasked.
+                    with trio.fail_after(self._timeout_s):
+                        found = await _answer(client, f"{endpoint}/v3/kv/{what}", question)
+                except trio.TooSlowError:
+                    why = f"{endpoint}: no answer within {self._timeout_s:g} s"
+                    continue
                 # Of another server's redirection, and of JSON that is nested too deeply, the last two.
                 except (httpx.HTTPError, ValueError, httpx.InvalidURL, RecursionError) as error:
                     why = f"{endpoint}: {error or type(error).__name__}"
@@ -78,6 +84,23 @@ class Etcd(Witness):
                     return found
                 why = f"{endpoint}: it is no etcd"
         raise WitnessUnreachable(why)
+
+
+async def _answer(client: httpx.AsyncClient, url: str, question: dict[str, Any]) -> Any:
+    """Whatever is answered, as JSON has it. httpx's errors; ValueError, RecursionError where it is none."""
+    # Not compressed: no more is held than has come.
+    headers = {"Accept-Encoding": "identity"}
+    async with client.stream("POST", url, json=question, headers=headers) as answer:
+        answer.raise_for_status()
+        received = b""
+        with trio.CancelScope() as enough:  # httpx's generators end in order only by what they wait for
+            async for piece in answer.aiter_raw():
+                received += piece
+                if len(received) > WITNESS_ANSWER_BYTES_MAX:
+                    enough.cancel()
+    if enough.cancelled_caught:
+        raise ValueError(f"it is no etcd: it answers more than {WITNESS_ANSWER_BYTES_MAX} bytes")
+    return json.loads(received)
 
 
 def _record(found: list[dict[str, Any]] | None) -> WitnessRecord:

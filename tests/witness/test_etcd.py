@@ -1,9 +1,10 @@
 """etcd as the witness, against a real one; and what is said of one that is not there, or is none."""
 
+import gzip
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from fusemirror.errors import WitnessUnreachable
+from fusemirror.limits import MIB
 from fusemirror.witness.etcd import Etcd
 from fusemirror.witness.interface import WitnessRecord
 from fusemirror.witness.quorum import QuorumGrant
@@ -110,9 +112,15 @@ async def test_that_nobody_answers_is_said_with_the_endpoint(closed_port: str) -
         await Etcd((closed_port,), "none", TIMEOUT_S).look()
 
 
+Write = Callable[[bytes], object]
+_NONE: Mapping[str, str] = {}
+
+
 @contextmanager
-def other(body: bytes, status: int = 200, **headers: str) -> Iterator[str]:
-    """The endpoint of a server that answers so, whatever it is asked."""
+def other(
+    body: bytes | Callable[[Write], None], status: int = 200, headers: Mapping[str, str] = _NONE
+) -> Iterator[str]:
+    """The endpoint of a server that answers so, whatever it is asked; `body` may write what it wants to."""
 
     class Answering(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -121,7 +129,8 @@ def other(body: bytes, status: int = 200, **headers: str) -> Iterator[str]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # who asked has enough
+                body(self.wfile.write) if callable(body) else self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -157,8 +166,47 @@ async def test_no_answer_of_another_server_is_an_error_of_ours(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     """It would end the mount: nothing but `WitnessUnreachable` is expected of a witness."""
-    with other(body, status, **headers) as endpoint, pytest.raises(WitnessUnreachable, match=endpoint):
+    with other(body, status, headers) as endpoint, pytest.raises(WitnessUnreachable, match=endpoint):
         await Etcd((endpoint,), "none", TIMEOUT_S).look()
+
+
+async def test_an_answer_without_an_end_is_not_held() -> None:
+    written = 0
+
+    def write_for_ever(write: Write) -> None:
+        nonlocal written
+        while written < 256 * MIB:
+            written += MIB
+            write(bytes(MIB))
+
+    with other(write_for_ever) as endpoint, pytest.raises(WitnessUnreachable, match="more than 65536 bytes"):
+        await Etcd((endpoint,), "none", TIMEOUT_S).look()
+    assert written < 64 * MIB  # what the sockets hold
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked() -> None:
+    """A thousandth of it comes, and all of it would be held."""
+    rows = _ROWS % b"1"
+    bomb = gzip.compress(b'{"header": {}, "responses": [%s, %s]}' % (rows, rows) + b" " * 16 * MIB)
+    headers = {"Content-Encoding": "gzip"}
+    with other(bomb, headers=headers) as endpoint, pytest.raises(WitnessUnreachable, match=endpoint):
+        await Etcd((endpoint,), "none", TIMEOUT_S).look()
+
+
+async def test_an_endpoint_that_answers_in_drops_keeps_no_other_from_being_asked(endpoint: str) -> None:
+    stopped = threading.Event()
+
+    def drip(write: Write) -> None:
+        while not stopped.wait(0.05):
+            write(b" ")
+
+    with other(drip) as slow:
+        witness = Etcd((slow, endpoint), "in drops", 0.5)
+        try:
+            with trio.fail_after(5):
+                assert await witness.look() == WitnessRecord("", 0)
+        finally:
+            stopped.set()
 
 
 @pytest.mark.expects_warnings
