@@ -36,6 +36,8 @@ class Etcd(Witness):
         if not mark.revision:
             await self._write(_MARK, os.urandom(_MARK_BYTES).hex(), 0)  # or somebody else just has
             record, mark = await self._look()
+            if not mark.revision:
+                raise WitnessUnreachable("its addresses lead to more than one etcd")
         self.identity = mark.holder
         return record
 
@@ -50,13 +52,16 @@ class Etcd(Witness):
         return record, mark
 
     async def swap(self, holder: str, revision: int) -> bool:
-        return await self._write(self._key, holder, revision)
+        # Another endpoint may answer than the one that was looked at, and be of another etcd: a record that
+        # neither has yet has the same revision in both.
+        same = {"key": _MARK, "target": "VALUE", "result": "EQUAL", "value": _packed(self.identity)}
+        return await self._write(self._key, holder, revision, *[same] * bool(self.identity))
 
-    async def _write(self, key: str, value: str, revision: int) -> bool:
+    async def _write(self, key: str, value: str, revision: int, *where: dict[str, Any]) -> bool:
         # A key that is not there has mod_revision 0.
         compare = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
         put = {"requestPut": {"key": key, "value": _packed(value)}}
-        answer = await self._ask("txn", {"compare": [compare], "success": [put]})
+        answer = await self._ask("txn", {"compare": [compare, *where], "success": [put]})
         return bool(answer.get("succeeded"))
 
     async def _ask(self, what: str, question: dict[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,16 @@ async def test_an_endpoint_that_is_not_there_is_passed_over(endpoint: str, close
     assert (await witness.look()).holder == ALPHA
 
 
+async def test_a_swap_is_made_only_in_the_etcd_that_was_looked_at(endpoint: str, tmp_path: Path) -> None:
+    """One of two by mistake: each would let a host go on alone, and neither has a record yet."""
+    with etcd(tmp_path, port=CLIENT_PORT + 10) as beside:
+        witness = Etcd((beside, endpoint), "looked at", TIMEOUT_S)
+        assert await witness.look() == WitnessRecord("", 0)
+    assert not await witness.swap(ALPHA, 0)
+    assert await witness.look() == WitnessRecord("", 0)
+    assert await witness.swap(ALPHA, 0)
+
+
 async def test_that_nobody_answers_is_said_with_the_endpoint(closed_port: str) -> None:
     with pytest.raises(WitnessUnreachable, match=closed_port):
         await Etcd((closed_port,), "none", TIMEOUT_S).look()
@@ -167,6 +177,12 @@ async def test_no_answer_of_another_server_is_an_error_of_ours(
 ) -> None:
     """It would end the mount: nothing but `WitnessUnreachable` is expected of a witness."""
     with other(body, status, headers) as endpoint, pytest.raises(WitnessUnreachable, match=endpoint):
+        await Etcd((endpoint,), "none", TIMEOUT_S).look()
+
+
+async def test_an_etcd_that_does_not_have_what_was_just_written_is_not_one() -> None:
+    nothing = b'{"header": {}, "responses": [{"response_range": {}}, {"response_range": {}}]}'
+    with other(nothing) as endpoint, pytest.raises(WitnessUnreachable, match="more than one etcd"):
         await Etcd((endpoint,), "none", TIMEOUT_S).look()
 
 
