@@ -150,6 +150,10 @@ def parse(received: bytes) -> Request:
                 f"the mount process knows no command {command!r}; is it of another version?"
             ) from None
         raise UsageError(f"the request {command!r} has a wrong argument: {error}") from None
+    except UnicodeEncodeError:  # a lone surrogate where only certain words can stand
+        raise UsageError(
+            "the mount process was asked something with characters that stand for no bytes"
+        ) from None
 
 
 def _refuse_constant(name: str) -> Never:
