@@ -8,6 +8,7 @@
 import json
 import logging
 import os
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from fusemirror.volume.health import disk_error
 log = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL_S = 0.25
+_LEFT_LOOK_S = 1.0
 
 Answer = dict[str, Any]
 Send = Callable[[Answer], Awaitable[None]]
@@ -55,10 +57,12 @@ class AdminServer:
         self._renew_keys = renew_keys
         self._take_snapshot = take_snapshot
         self._stop = stop
+        self._waits: dict[int, trio.CancelScope] = {}  # by the descriptor of who asked
 
     async def run(self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen on the Unix socket `path`, for root alone; it is gone when this returns."""
-        async with _listening(path) as listener:
+        async with _listening(path) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_waits)
             await trio.serve_listeners(self._serve, [listener], task_status=_Ready(task_status))
 
     async def _serve(self, stream: trio.SocketStream) -> None:
@@ -72,7 +76,7 @@ class AdminServer:
             await stream.send_all(json.dumps(answer).encode() + b"\n")
 
         try:
-            result = await self._carry_out(requests.parse(line), send)
+            result = await self._carry_out(requests.parse(line), stream, send)
         except FusemirrorError as error:
             await send(_refusal(error))
         except OSError as error:
@@ -82,14 +86,14 @@ class AdminServer:
         else:
             await send({"ok": True, "result": result})
 
-    async def _carry_out(self, request: requests.Request, send: Send) -> Any:
+    async def _carry_out(self, request: requests.Request, stream: trio.SocketStream, send: Send) -> Any:
         match request:
             case requests.Status():
                 return self._take_snapshot()
             case requests.Locks():
                 return await listed(self._management.host.locks)
             case requests.Wait():
-                return await self._wait(request.condition, request.timeout)
+                return await self._wait(stream.socket.fileno(), request.condition, request.timeout)
             case requests.Verify():
                 return await self._verify(send, request.keep)
             case requests.Reserve():
@@ -147,16 +151,30 @@ class AdminServer:
         await self._change_settings(values)
         return self._take_snapshot()
 
-    async def _wait(self, condition: str, timeout_s: float) -> None:
+    async def _wait(self, asker: int, condition: str, timeout_s: float) -> None:
         conditions = {
             "connected": self._management.unit.wait_connected,
             "normal": self._management.unit.wait_normal,
             "drained": self._management.unit.wait_drained,
         }
-        with trio.move_on_after(timeout_s):
-            await conditions[condition]()
+        with trio.move_on_after(timeout_s) as patience:
+            self._waits[asker] = patience
+            try:
+                await conditions[condition]()
+            finally:
+                del self._waits[asker]
             return
         raise TimedOut(timeout_s, f"not {condition} yet; see `fusemirror status`")
+
+    async def _leave_waits(self) -> None:
+        """End the waits of those who have left, for ever: each has a descriptor, and may last for years."""
+        while True:
+            await trio.sleep(_LEFT_LOOK_S)
+            poll = select.poll()
+            for asker in self._waits:
+                poll.register(asker, 0)  # only that it hung up: who has no more to say may still listen
+            for asker, _ in poll.poll(0):
+                self._waits[asker].cancel()
 
     async def _verify(self, send: Send, keep: str) -> Any:
         """`keep` names the host whose version replaces what differs, by its name or its role."""

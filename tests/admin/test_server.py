@@ -200,6 +200,31 @@ async def test_who_leaves_before_the_answer_disturbs_nobody(serving: Serving) ->
     assert await command(serving, "status") == {"role": "primary"}
 
 
+async def test_who_leaves_is_waited_for_no_more(serving: Serving) -> None:
+    """A script with a limit of its own asks again and again, and each wait keeps a descriptor."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(serving.path))
+            connection.sendall(b'{"command": "wait", "for": "normal", "timeout": 1000}\n')
+            await trio.sleep(0.01)
+    for _ in range(100):
+        if (after := len(os.listdir("/proc/self/fd"))) <= before:
+            break
+        await trio.sleep(0.1)
+    assert after <= before
+
+
+async def test_who_has_no_more_to_say_may_wait(serving: Serving) -> None:
+    stream = await trio.open_unix_socket(str(serving.path))
+    async with stream:
+        await stream.send_all(b'{"command": "wait", "for": "normal", "timeout": 1.5}\n')
+        await stream.send_eof()
+        with trio.fail_after(10):
+            answered = json.loads(await stream.receive_some())
+    assert answered["exit_code"] == 8
+
+
 # --- the socket itself ------------------------------------------------------------------------------------
 
 
