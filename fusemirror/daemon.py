@@ -24,7 +24,7 @@ from fusemirror.admin.client import socket_path
 from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
-from fusemirror.channel.keyring import finish, replace_peer
+from fusemirror.channel.keyring import finish, normal, replace_peer
 from fusemirror.channel.link import Encounters, Link, Linker
 from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.session import Session as PeerSession
@@ -222,7 +222,7 @@ class Host:
         """Let another host, which is yet to join, take the place of the peer, which is refused from now on.
 
         Durable on return; a crash meanwhile leaves the peer refused, or everything as it was.
-        `RefusedForSafety` where the peer may still be at work.
+        `RefusedForSafety` where the peer may still be at work, `BadKeys` where the keys cannot be so.
         """
         succession, volume = self.succession, self.roles.volume
         await succession.wait_alone()  # for a moment after a takeover, or after the peer was lost
@@ -240,8 +240,7 @@ class Host:
                         "`fusemirror takeover NAME --force` goes on all the same"
                     )
             if self._keys is not None:
-                await self.seams.run_blocking(replace_peer, self._keys, invitation.certificate)
-                self.renewal.forget()
+                await self._replace_peer(self._keys, invitation.certificate)
             succession.check_may_invite()
             succession.take_peer(invitation.peer, invitation.peer_name, invitation.pairing)
         except BaseException:
@@ -251,6 +250,15 @@ class Host:
         self.linker.dialing.meet_at(self.settings.peer_addresses)
         self.linker.meet_anew("another host was invited in the place of the peer")
         log.info("%s is refused from now on: %s is invited", identity.only_peer.name, invitation.peer_name)
+
+    async def _replace_peer(self, keys: Path, certificate: str) -> None:
+        """In the keyring. BadKeys: and nothing was changed, where it is no certificate."""
+        try:
+            normal(certificate)  # first: with one that is none this host could not be mounted again
+            await self.seams.run_blocking(replace_peer, keys, certificate)
+        except (OSError, ValueError) as error:
+            raise BadKeys(keys, str(error)) from error
+        self.renewal.forget()
 
     def _use_keys(self) -> None:
         """What the keyring holds now is for the connections from now on. BadKeys."""
@@ -280,7 +288,10 @@ class Host:
                 "first, or see KEYS BY HAND in fusemirror-tasks(7)"
             )
         with trio.move_on_after(self.settings.io_timeout):
-            await self.renewal.renew()
+            try:
+                await self.renewal.renew()
+            except OSError as error:
+                raise BadKeys(self._keys, str(error)) from error
             return
         raise TimedOut(
             self.settings.io_timeout,

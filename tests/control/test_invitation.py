@@ -1,5 +1,6 @@
 """A host is lost for good, and another one takes its place: three hosts, real disks, a network in memory."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from fusemirror.channel.transport import Network
 from fusemirror.control.management import reservations
 from fusemirror.control.primary import PrimaryUnit
 from fusemirror.daemon import Host
-from fusemirror.errors import HostReplaced, RefusedForSafety
+from fusemirror.errors import BadKeys, HostReplaced, RefusedForSafety
 from fusemirror.identifiers import NO_CHANGE, ROOT_INODE, ChangeNumber, InodeNumber
 from fusemirror.keys import make_key_pair
 from fusemirror.operations import Create, Write
@@ -185,6 +186,48 @@ async def test_a_lost_backup_is_replaced_and_told_so_when_it_comes_back(site: Si
             await normal(alpha, gamma)
             for host in (alpha, gamma):
                 await assert_has(host, b"both", b"alone", b"new")
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("site", [True], indirect=True)
+@pytest.mark.parametrize("certificate", ["nonsense", "\ud800", ""])
+async def test_who_has_no_certificate_is_not_invited_and_the_peer_stays(site: Site, certificate: str) -> None:
+    keyring = site.directory / "keys-alpha" / "peer.pem"
+    before = keyring.read_bytes()
+    async with site.mounted("alpha", "beta") as alpha:
+        await alone(alpha)
+        with pytest.raises(BadKeys):
+            await alpha.invite(Invite(_identity("gamma"), "gamma", certificate, "gamma:7000", 1))
+        async with site.mounted("beta", "alpha") as beta:
+            await normal(alpha, beta)
+    assert keyring.read_bytes() == before, "or the next mount would be refused"
+
+
+@pytest.mark.expects_warnings
+@pytest.mark.parametrize("site", [True], indirect=True)
+async def test_a_keyring_that_cannot_be_changed_is_no_failure_of_the_volume(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a disk of its own; and what is no text in it is no bug."""
+    replaced = site.directory / "keys-alpha" / "replaced.pem"
+    async with site.mounted("alpha", "beta") as alpha:
+        await alone(alpha)
+        replaced.write_bytes(b"\xff")
+        with pytest.raises(BadKeys, match="keys-alpha"):
+            await site.invite_only(alpha, "gamma")
+        replaced.unlink()
+        replaced.mkdir()
+        with pytest.raises(BadKeys, match="keys-alpha"):
+            await site.invite_only(alpha, "gamma")
+        monkeypatch.setattr("fusemirror.channel.renewal.prepare_next", _fail)
+        async with site.mounted("beta", "alpha") as beta:
+            await normal(alpha, beta)
+            with pytest.raises(BadKeys, match="keys-alpha"):
+                await alpha.renew_keys()
+
+
+def _fail(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 @pytest.mark.expects_warnings
