@@ -54,8 +54,9 @@ def readable(descriptor: int, ready: Ready) -> Awaitable[Trapped | None]:
     """Return when `ready`, called whenever the descriptor is readable, has returned True; or with the
     `Trapped` that it has returned, once that has been given what it waits for, be it a cancellation.
 
-    It raises what `ready` raises, and `trio.ClosedResourceError` after `notify_closing`. One task may wait so
-    for a descriptor, and none does after a `Trapped`. Cancellation: atomic.
+    It raises what `ready` raises, and `trio.ClosedResourceError` after `notify_closing`, unless `ready` has
+    called that and returned True: the task is to know of what it took. One task may wait so for a descriptor,
+    and none does after a `Trapped`. Cancellation: atomic.
     """
     loop = _loop.get()
     return _readable_in_task(descriptor, ready) if loop is None else loop.readable(descriptor, ready)
@@ -212,7 +213,7 @@ class HotLoop:
             self._trap(descriptor, waiter, result)
             return True
         else:
-            self._wake(descriptor, waiter, outcome.Error(_closed()) if waiter.closed else outcome.Value(None))
+            self._wake(descriptor, waiter, outcome.Value(None) if result else outcome.Error(_closed()))
         return False
 
     def _trap(self, descriptor: int, waiter: _Waiter, trapped: Trapped) -> None:

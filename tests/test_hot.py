@@ -101,6 +101,17 @@ async def test_the_error_counts_of_one_who_closes_it_first(ends: Ends) -> None:
         await hot.readable(ours.fileno(), lambda: close(None))
 
 
+async def test_what_it_took_counts_of_one_who_closes_it_then(loop: str, ends: Ends) -> None:
+    ours, theirs = ends
+    theirs.send(b"one")
+
+    def take_and_close() -> bool:
+        hot.notify_closing(ours.fileno())
+        return bool(ours.recv(10))
+
+    assert await hot.readable(ours.fileno(), take_and_close) is None
+
+
 async def test_a_cancelled_task_waits_no_more(loop: str, ends: Ends) -> None:
     ours, theirs = ends
     with trio.move_on_after(0.001):

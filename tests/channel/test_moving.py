@@ -1,19 +1,24 @@
 """The stream that outlives its connections: what was sent arrives, once and in its order."""
 
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from fusemirror import limits
+from fusemirror import hot, limits
 from fusemirror.channel.moving import MovingTransport
 from fusemirror.channel.tls import TlsNetwork
-from fusemirror.channel.transport import Network, Transport
+from fusemirror.channel.transport import Network, SocketTransport, TcpNetwork, Transport
 from fusemirror.errors import ConnectionLost, RemoteProtocolError
-from tests.channel.conftest import Both, TransportPair, connect_pair, open_pair
+from fusemirror.identifiers import ChangeNumber
+from fusemirror.protocol.messages import Applied, Ping
+from tests.channel.conftest import Both, TransportPair, connect_pair, open_pair, shake_hands
 from tests.memory_network import MemoryNetwork
 
 
@@ -201,3 +206,37 @@ async def test_who_waits_is_told_when_it_is_closed(
         nursery.start_soon(lost, lambda: one.receive(1))
         await trio.testing.wait_all_tasks_blocked()
         one.close()
+
+
+async def test_a_message_is_received_though_the_answer_to_the_one_before_it_found_its_connection_broken(
+    primary_hello: Any, backup_hello: Any
+) -> None:
+    """Both came by one call of the hot loop; the stream goes on over another connection, behind them."""
+    assert hot.install()
+    network = TcpNetwork(unacknowledged_s=5)
+    pair = await connect_pair(network, network, "127.0.0.1")
+    sender, receiver = await shake_hands(
+        pair, primary_hello(takes_moves=True), backup_hello(takes_moves=True)
+    )
+    assert sender.moving is not None
+    assert isinstance(pair[0], SocketTransport)
+    sender.moving.begin()
+    left: list[object] = []
+
+    async def receive() -> None:
+        left.extend(await receiver.receive(lambda received: received))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            with sender.corked():
+                sender.send(Ping(1))
+                sender.send(Applied(ChangeNumber(1)))
+            reset = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+            pair[0]._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            sender.moving.drop("a test")
+    assert left == [(Applied(ChangeNumber(1)), b"")]
+    assert not receiver.closed
+    for session in (sender, receiver):
+        session.close("a test")
