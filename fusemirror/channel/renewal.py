@@ -61,6 +61,9 @@ class Renewal:
         self._heard: KeyNews | None = None  # and not acted on yet
         self._hearing = trio.Event()
         self._changed = trio.Event()
+        # Who changes the keyring has it, until what it holds is read anew: where two prepared a key at once,
+        # this host would show one of which the other host has never heard.
+        self._changing = trio.Lock()
 
     @property
     def is_possible(self) -> bool:
@@ -77,10 +80,11 @@ class Renewal:
 
         Cancelled, it goes on by itself, and ends while the hosts are linked. OSError: nothing was begun.
         """
-        if not self.is_under_way:
-            assert self._directory is not None, "there are keys"
-            await self._run_blocking(prepare_next, self._directory, self._host_name)
-            self._reread()
+        async with self._changing:
+            if not self.is_under_way:
+                assert self._directory is not None, "there are keys"
+                await self._run_blocking(prepare_next, self._directory, self._host_name)
+                self._reread()
         while self.is_under_way:
             await self._changed.wait()
 
@@ -117,8 +121,10 @@ class Renewal:
         task_status.started()
         while True:
             while self._heard is not None:
-                news = self._heard
-                await self._act(news)
+                async with self._changing:
+                    news = self._heard
+                    if news is not None:  # it may have been forgotten while another changed the keyring
+                        await self._act(news)
                 if self._heard is news:
                     self._heard = None
             self._hearing = trio.Event()

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from fusemirror.channel import keyring
 from fusemirror.channel.keyring import finish, let_in, prepare_next, read_ring, replace_peer
@@ -26,6 +27,7 @@ from fusemirror.errors import (
 from fusemirror.keys import KEY, NEXT, PEER_NEXT, make_key_pair
 from fusemirror.limits import KEYS_COMING_MAX
 from fusemirror.protocol.messages import KeyNews
+from fusemirror.volume.durable import replace_file
 from tests.admin.conftest import network
 from tests.channel.conftest import BACKUP, PRIMARY, connect_pair, shake_hands, write_keys
 from tests.channel.test_tls import Pair, outcomes, tls_over
@@ -109,6 +111,52 @@ async def test_both_have_new_keys_in_the_end_and_the_old_ones_count_until_then(
             assert_let_in(directories)
     assert_renewed(directories, before)
     assert not any(end.is_under_way for end in ends)
+
+
+async def test_both_may_be_asked_at_once_and_the_disk_of_one_be_slow(directories: Directories) -> None:
+    """What a person began at alpha finds no next key, and writes one when alpha has told beta of another."""
+    before = shown(directories)
+    alpha, beta = ends = started(directories)
+    writes, ends_at_last = trio.Event(), trio.Event()  # the first that alpha does on its disk
+
+    async def slow(work: Callable[..., Any], *arguments: Any) -> None:
+        alpha._run_blocking = inline
+        written: list[tuple[Path, bytes]] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keyring, "replace_file", lambda *each: written.append(each))
+            work(*arguments)
+        await writes.wait()
+        for each in written:
+            replace_file(*each)
+        await ends_at_last.wait()
+
+    async def tell(speaker: Renewal, listener: Renewal) -> None:
+        """As over a link."""
+        assert speaker._ring is not None
+        listener.take(_news(speaker._ring), None)  # type: ignore[arg-type]
+        await trio.testing.wait_all_tasks_blocked()
+
+    alpha._run_blocking = slow
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for end in ends:
+                await nursery.start(end.run)
+            async with trio.open_nursery() as renewing:
+                for end in ends:
+                    renewing.start_soon(end.renew)
+                await trio.testing.wait_all_tasks_blocked()
+                await tell(beta, alpha)
+                await tell(alpha, beta)
+                writes.set()
+                await trio.testing.wait_all_tasks_blocked()
+                await tell(beta, alpha)
+                ends_at_last.set()
+                for _ in range(6):
+                    await tell(alpha, beta)
+                    await tell(beta, alpha)
+                assert_let_in(directories)
+            nursery.cancel_scope.cancel()
+    assert_renewed(directories, before)
 
 
 class Crash(BaseException):
