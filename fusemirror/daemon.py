@@ -24,7 +24,7 @@ from fusemirror.admin.client import socket_path
 from fusemirror.admin.requests import Invite
 from fusemirror.admin.server import AdminServer
 from fusemirror.admin.snapshot import Mounted, snapshot
-from fusemirror.channel.keyring import finish, normal, replace_peer
+from fusemirror.channel.keyring import finish, normal
 from fusemirror.channel.link import Encounters, Link, Linker
 from fusemirror.channel.renewal import Renewal
 from fusemirror.channel.session import Session as PeerSession
@@ -255,10 +255,9 @@ class Host:
         """In the keyring. BadKeys: and nothing was changed, where it is no certificate."""
         try:
             normal(certificate)  # first: with one that is none this host could not be mounted again
-            await self.seams.run_blocking(replace_peer, keys, certificate)
+            await self.renewal.replace_peer(certificate)
         except (OSError, ValueError) as error:
             raise BadKeys(keys, str(error)) from error
-        self.renewal.forget()
 
     def _use_keys(self) -> None:
         """What the keyring holds now is for the connections from now on. BadKeys."""

@@ -29,6 +29,7 @@ from fusemirror.channel.keyring import (
     normal,
     prepare_next,
     read_ring,
+    replace_peer,
     show_next,
 )
 from fusemirror.channel.link import Link
@@ -88,11 +89,14 @@ class Renewal:
         while self.is_under_way:
             await self._changed.wait()
 
-    def forget(self) -> None:
-        """The keyring was changed by something else: there is another peer."""
+    async def replace_peer(self, certificate: str) -> None:
+        """Durable on return: the other host is the one with this certificate (`keyring.replace_peer`), and
+        what the one before it told counts no more. Nothing without keys. OSError, ValueError, BadKeys."""
         if self._directory is not None:
-            self._heard = None
-            self._reread()
+            async with self._changing:  # else what that one was to show might be let in behind this
+                self._heard = None
+                await self._run_blocking(replace_peer, self._directory, certificate)
+                self._reread()
 
     async def tell(self, link: Link) -> None:
         """Tell the peer of the keys of this host, whenever they have changed, until the link is lost."""

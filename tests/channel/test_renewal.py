@@ -247,6 +247,34 @@ async def test_who_is_invited_ends_what_the_other_was_to_show(
     assert accepted.replaced
 
 
+async def test_what_is_acted_on_when_another_is_invited_lets_nobody_else_in(directories: Directories) -> None:
+    """The disk was slow, and the host that told it was lost meanwhile."""
+    alpha, _ = started(directories)
+    other = make_key_pair("gamma")
+    goes_on = trio.Event()
+
+    async def slow(work: Callable[..., Any], *arguments: Any) -> None:
+        alpha._run_blocking = inline
+        await goes_on.wait()
+        work(*arguments)
+
+    alpha._run_blocking = slow
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(alpha.run)
+            news = KeyNews(b"s" * 32, b"k" * 32, make_key_pair("beta").certificate)
+            alpha.take(news, None)  # type: ignore[arg-type]
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio.open_nursery() as inviting:
+                inviting.start_soon(alpha.replace_peer, other.certificate)
+                await trio.testing.wait_all_tasks_blocked()
+                goes_on.set()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert read_ring(directories[0]).peers == (other.certificate,)
+    assert not alpha.is_under_way
+
+
 @pytest.mark.parametrize(
     "certificate", ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
