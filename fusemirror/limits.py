@@ -134,6 +134,7 @@ assert TURNED_AWAY_MIN * SHEDDING_STEP < TURNED_AWAY_MAX, "or it would go to and
 LISTEN_BACKLOG = 1_024  # what waits meanwhile, so that the peer is not the one whose packets are dropped
 REFUSED_REST_MAX_S = 30.0  # after links that ended by a bad message: one that lies is not met at once
 ACCEPT_RETRY_S = 0.1  # when descriptors or memory ran out; trio's listeners wait as long
+LOOKS_PER_PATIENCE = 8  # at what a peer takes of what the system has taken: silence is seen an eighth late
 UNSENT_BYTES = 1 * MIB  # what the system takes of one path before it has sent it: a whole large write
 PROBE_BYTES = 16 * KIB  # more than the largest packets of a network (jumbo frames: 9,000)
 BEFORE_PROBE_BYTES_MAX = READ_AHEAD_BYTES_MAX + PROBE_BYTES  # a peer sends its Probe before anything else

@@ -67,18 +67,29 @@ class Sending:
 
     async def run(self, patience_s: float) -> None:
         """Write what the stream does not take at once, for ever. `ConnectionLost` also where it takes nothing
-        for `patience_s`. The only place that writes, besides the tries in `send` and `uncork`, which yield
-        to it.
+        for `patience_s`, nor the peer of what it took before. The only place that writes, besides the tries
+        in `send` and `uncork`, which yield to it.
         """
         while True:
             while not self._unsent:
                 await self._writer.park()
-            with trio.move_on_after(patience_s) as patience:
-                await self._transport.wait_writable()
-            if patience.cancelled_caught:
-                why = f"the peer took nothing for {patience_s:g} s"
-                raise ConnectionLost(self._transport.peer_name, why)
+            await self._wait_writable(patience_s)
             self._send_backlog()
+
+    async def _wait_writable(self, patience_s: float) -> None:
+        """The system takes more when half of what it took has gone (UNSENT_BYTES), and a stream that has
+        moved when all is sent again. A slow network needs longer for that, and its peer is there meanwhile.
+        """
+        transport = self._transport
+        looks, confirmed = 0, transport.acknowledged_bytes()
+        while looks < limits.LOOKS_PER_PATIENCE:
+            with trio.move_on_after(patience_s / limits.LOOKS_PER_PATIENCE) as look:
+                await transport.wait_writable()
+            if not look.cancelled_caught:
+                return
+            before, confirmed = confirmed, transport.acknowledged_bytes()
+            looks = looks + 1 if confirmed in (0, before) else 0
+        raise ConnectionLost(transport.peer_name, f"the peer took nothing for {patience_s:g} s")
 
     def _send_backlog(self) -> None:
         batch = list(islice(self._unsent, limits.SEND_BUFFERS_MAX))

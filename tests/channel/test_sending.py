@@ -21,6 +21,7 @@ class Taking(Transport):
     def __init__(self) -> None:
         self.taken = b""
         self.calls = 0
+        self.confirmed = 0
         self._allowed = 0
         self._more = trio.lowlevel.ParkingLot()
 
@@ -39,6 +40,9 @@ class Taking(Transport):
         await trio.lowlevel.checkpoint()
         while not self._allowed:
             await self._more.park()
+
+    def acknowledged_bytes(self) -> int:
+        return self.confirmed
 
     async def receive(self, bytes_max: int) -> bytes:
         raise NotImplementedError
@@ -96,6 +100,24 @@ async def test_a_stream_that_takes_nothing_is_lost(
     sending.send([b"a"], 1)
     with pytest.raises(ConnectionLost, match="the peer took nothing for 5 s"):
         await sending.run(5.0)
+
+
+async def test_a_stream_is_not_lost_while_what_it_took_before_arrives(
+    sending: Sending, transport: Taking, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """On a slow network the system takes nothing more for as long as it takes to send what it has taken."""
+    sending.send([b"a"], 1)
+
+    @nursery.start_soon
+    async def arrive() -> None:
+        for _ in range(5):
+            await trio.sleep(4.0)
+            transport.confirmed += 100
+
+    began = trio.current_time()
+    with pytest.raises(ConnectionLost, match="the peer took nothing for 5 s"):
+        await sending.run(5.0)
+    assert trio.current_time() - began == pytest.approx(25, abs=5 / limits.LOOKS_PER_PATIENCE)
 
 
 async def test_who_waits_for_room_goes_on_when_there_is_some_and_at_the_end(
