@@ -69,6 +69,7 @@ class Shedding:
         self.one_in = 1  # so many of strangers get through
         self._socket = listening
         self._known = known
+        self._spared: list[str] = []  # by the filter that there is
         self._since = 0.0
         self._turned_away = 0
 
@@ -95,7 +96,7 @@ class Shedding:
         else:
             wanted = self.one_in
         self._since, self._turned_away = now, 0
-        if wanted != self.one_in:
+        if wanted != self.one_in or (wanted > 1 and self._spared != list(self._known())):
             self._let_through(wanted)
 
     def _let_through(self, one_in: int) -> None:
@@ -103,7 +104,8 @@ class Shedding:
             if one_in == 1:
                 detach(self._socket)
             else:
-                attach(self._socket, program(self._known(), one_in))
+                self._spared = list(self._known())
+                attach(self._socket, program(self._spared, one_in))
             self.one_in = one_in
 
 

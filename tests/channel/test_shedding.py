@@ -113,3 +113,19 @@ def test_it_follows_the_flood_and_ends_with_it() -> None:
             shedding.note(0, now)
             assert shedding.one_in < before
         call(server, "127.0.0.7").close()
+
+
+def test_an_address_that_the_peer_is_met_at_meanwhile_is_let_through() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        known = ["127.0.0.3"]
+        shedding = Shedding(server, lambda: known)
+        now = 1000.0
+        for _ in range(10):
+            shedding.note(TURNED_AWAY_MAX + 1, now)
+        known.append("127.0.0.4")
+        now += SHEDDING_INTERVAL_S
+        shedding.note(TURNED_AWAY_MIN, now)
+        assert shedding.one_in == SHEDDING_MAX, "the flood goes on"
+        attempts = [call(server, "127.0.0.4") for _ in range(3)]
+        for each in attempts:
+            each.close()
