@@ -41,7 +41,8 @@ class Kept:
             self._drop(self.end - limits.RESENT_BYTES_MAX)
 
     def rest(self) -> list[Buffer]:
-        """The bytes from `start` to `end`."""
+        """The bytes from `start` to `end`. Many small sends make few pieces: what is left of these is listed
+        anew after each call that sends some."""
         rest: list[Buffer] = []
         for end, size, buffers in self._sends:
             missing = end - max(self.start, end - size)
@@ -50,7 +51,8 @@ class Kept:
                     rest.append(buffer if len(buffer) <= missing else memoryview(buffer)[:missing])
                     missing -= len(rest[-1])
         assert sum(map(len, rest)) == self.end - self.start, "what is sent again follows what has arrived"
-        return rest
+        pieces = range(0, len(rest), limits.SEND_BUFFERS_MAX)
+        return rest if len(pieces) <= 1 else [b"".join(rest[at : at + pieces.step]) for at in pieces]
 
     def clear(self) -> None:
         self._sends.clear()

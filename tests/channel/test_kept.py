@@ -96,6 +96,15 @@ def test_no_more_is_kept_than_the_limit_says(monkeypatch: pytest.MonkeyPatch) ->
     assert rest(kept) == b"345"
 
 
+def test_many_small_sends_are_sent_again_in_few_pieces() -> None:
+    """Each call that sends some of them lists the rest anew: that would take the square of their number."""
+    sends: list[list[Buffer]] = [[b"%05d" % number, b"-"] for number in range(10_000)]
+    kept = kept_of(*sends)
+    kept.confirmed(8)
+    assert rest(kept) == b"".join(b"".join(each) for each in sends)[8:]
+    assert len(kept.rest()) <= 2 * len(sends) / limits.SEND_BUFFERS_MAX + 1
+
+
 def test_nothing_is_kept_of_a_stream_that_is_over() -> None:
     kept = kept_of([b"0123"])
     kept.clear()
