@@ -142,6 +142,7 @@ PONGS_UNSENT_MAX = 1_000  # those of minutes: every lease is over by then
 PROBE_TIMEOUT_S = 2.0  # so much takes a second of 128 kbit/s
 RECEIVED_TOLD_BYTES = 1 * MIB  # after so many the other end hears that it need not keep them any more
 RESENT_BYTES_MAX = 64 * MIB  # kept of a session: sockets hold some 10 MiB (tcp(7)), long lines more
+RESENT_SENDS_MAX = 262_144  # of some 300 bytes beside what is sent; sockets hold fewer of small messages
 TALKS_MAX = 8  # with a peer of the same role: one that each host dialed, and some that it gave up since
 LINES_MAX = 16  # spare connections of one session: one for each of PEER_ADDRESSES_MAX / 2
 DIALS_PER_PATH_TIMEOUT = 2  # a spare that does not answer is dialed so often: one that is back is found soon

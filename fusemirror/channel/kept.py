@@ -39,6 +39,8 @@ class Kept:
         self._sends.append((self.end, size, buffers))
         if self.end - self.start > limits.RESENT_BYTES_MAX:
             self._drop(self.end - limits.RESENT_BYTES_MAX)
+        if len(self._sends) > limits.RESENT_SENDS_MAX:
+            self._drop(self._sends[0][0])
 
     def rest(self) -> list[Buffer]:
         """The bytes from `start` to `end`. Many small sends make few pieces: what is left of these is listed

@@ -96,6 +96,16 @@ def test_no_more_is_kept_than_the_limit_says(monkeypatch: pytest.MonkeyPatch) ->
     assert rest(kept) == b"345"
 
 
+def test_no_more_sends_are_kept_than_the_limit_says_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes some 300 bytes of memory, and a peer may make this host send very many, and confirm none."""
+    monkeypatch.setattr(limits, "RESENT_SENDS_MAX", 2)
+    kept = kept_of([b"01"], [b"23"], [b"45"])
+    assert rest(kept) == b"2345"
+    kept.confirmed(3)
+    kept.add([b"67"], 2)
+    assert rest(kept) == b"4567"
+
+
 def test_many_small_sends_are_sent_again_in_few_pieces() -> None:
     """Each call that sends some of them lists the rest anew: that would take the square of their number."""
     sends: list[list[Buffer]] = [[b"%05d" % number, b"-"] for number in range(10_000)]
