@@ -227,7 +227,9 @@ class MovingTransport(Transport):
                 if self._rest:
                     await trio.lowlevel.checkpoint()
                     rest, self._rest = self._rest, b""
-                    if rest and take_counted(rest):
+                    if rest:
+                        take_counted(rest)
+                    if taken:
                         return
                     continue
                 try:

@@ -190,6 +190,32 @@ async def test_more_than_is_kept_ends_the_stream(
         await one.receive(1)
 
 
+@pytest.mark.parametrize("_", range(6))  # trio shuffles whose turn is first
+async def test_what_came_with_the_word_to_go_on_is_no_end_where_that_connection_is_lost_at_once(
+    ends: Ends, networks: list[Network], autojump_clock: trio.testing.MockClock, _: int
+) -> None:
+    one, other = ends.ends
+    pair = await open_pair(await connect_pair(networks[0], networks[1], "beta"))
+    counts = one.drop("a test"), other.drop("a test")
+    one.go_on(pair[0], counts[1], turn=one.turn, rest=b"sent again")
+    other.go_on(pair[1], counts[0], turn=other.turn)
+    received: list[bytes] = []
+
+    async def receive() -> None:
+        received.append(await one.receive(100))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.lowlevel.checkpoint()  # it looks at what came, and others have their turn
+        one.drop("a test")
+        other.drop("a test")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not received
+        await ends.move()
+        await ends.send(1, b"sent again")
+    assert received == [b"sent again"]
+
+
 async def test_who_waits_is_told_when_it_is_closed(
     ends: Ends, autojump_clock: trio.testing.MockClock
 ) -> None:
