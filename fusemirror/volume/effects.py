@@ -24,7 +24,7 @@ from fusemirror.volume.catalog import Catalog
 from fusemirror.volume.commits import Commits
 from fusemirror.volume.contradictions import check_images
 from fusemirror.volume.entries import key_inode
-from fusemirror.volume.health import Health
+from fusemirror.volume.health import Health, is_of_one_file
 from fusemirror.volume.images import Images
 from fusemirror.volume.inode import Inode
 from fusemirror.volume.journal import Journal
@@ -156,7 +156,9 @@ class Effects:
                 self._images.cut(change.inode, inode.size)
             except OSError as error:
                 # What lies behind the end would show here, and not at the peer, once the file grows over it.
-                self._health.fail(f"what a failed write left cannot be cut off: {error}")
+                # Of an image that cannot be opened nothing was written.
+                if not is_of_one_file(error):
+                    self._health.fail(f"what a failed write left cannot be cut off: {error}")
             with contextlib.suppress(OSError):
                 self._images.set_times(change.inode, inode.mtime_ns, inode.ctime_ns)
         if journalled:
