@@ -1,5 +1,6 @@
 """What the commands share: places, names, and the one point where an error becomes a line and a code."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -82,6 +83,20 @@ class Program(click.Group):
             say("interrupted")
             code = 130
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def prepare_process() -> None:
+    """Begin a command: nothing that it makes is for others, and its standard streams are there.
+
+    Else the next file that is opened gets the number of one that its caller closed, such as the lock of a
+    volume, and whatever is written to that stream, or put in its place, hits the file.
+    """
+    os.umask(0o077)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free: this one
+            os.set_inheritable(null, True)
+            setattr(sys, name, open(null, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def say(message: str, subject: str | None = None) -> None:

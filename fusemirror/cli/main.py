@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import fusemirror
-from fusemirror.cli.arguments import Places, Program
+from fusemirror.cli.arguments import Places, Program, prepare_process
 from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR
 
 COMMANDS = (
@@ -113,6 +113,6 @@ def program(context: click.Context, config_dir: Path, runtime_dir: Path, debug: 
 
 
 def main() -> None:
-    """Runs the command line of this process, and exits. Nothing that it makes is for others."""
-    os.umask(0o077)
+    """Runs the command line of this process, and exits."""
+    prepare_process()
     program.main(prog_name="fusemirror")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fusemirror.cli.arguments import Places, attempt, say
+from fusemirror.cli.arguments import Places, attempt, prepare_process, say
 from fusemirror.cli.mount import mount
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import PUBLIC_UMASK, real_path, registered_runtime_dir, table_options
@@ -43,7 +43,7 @@ def parse_helper(
 
 def run_helper(action: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a helper on this process's arguments, and exit with a code of mount(8)."""
-    os.umask(0o077)
+    prepare_process()
     try:
         code = attempt(lambda: action(sys.argv[1:]), exit_code)
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """Errors become one line and an exit code; a traceback is for bugs, or on request."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,9 @@ def test_the_version_comes_with_those_of_the_protocol_and_the_formats(run: Run) 
         f"fusemirror {fusemirror.__version__} "
         "(protocol 1, volume format 1 to 2, journal format 1 to 2, join file format 2 to 3)\n"
     )
+
+
+def test_a_message_for_a_closed_stderr_is_not_on_stdout() -> None:
+    command = [sys.executable, "-P", "-m", "fusemirror", "status", "nothing-of-this-name"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, timeout=30)
+    assert (done.returncode, done.stdout) == (3, b"")

@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from fusemirror.cli.arguments import Places
 from fusemirror.cli.mount import JournalFormatter, PrintableFormatter, close_to_others, make_runtime_dir
 from fusemirror.cli.mounts import FSTYPE, Mount, is_stale
 from fusemirror.errors import RefusedForSafety
-from tests.cli.conftest import Host
+from tests.cli.conftest import STUB, Host
 
 
 def test_the_command_returns_when_the_mount_answers(host: Host) -> None:
@@ -114,6 +116,15 @@ def test_the_service_manager_is_told_once_the_mount_serves(
             assert os.stat(host.mountpoint).st_ino == 1
             assert host.run("fusemirror", "umount", "mnt") == (0, "")
             assert process.wait(10) == 0
+
+
+def test_a_caller_that_has_closed_its_standard_streams_gets_its_mount(host: Host) -> None:
+    """The pipe to the parent, and files of the volume, would get their numbers."""
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", str(STUB)]
+    arguments = ["fusemirror", "mount", "data", str(host.mountpoint)]
+    assert subprocess.run([*command, *arguments], env=host.environment, timeout=30).returncode == 0
+    assert os.stat(host.mountpoint).st_ino == 1
+    assert host.run("fusemirror", "umount", "data") == (0, "")
 
 
 def test_a_line_for_the_journal_begins_with_its_priority() -> None:
