@@ -143,7 +143,7 @@ def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
     if child != 0:
         os.close(writing)
         sys.exit(_outcome(child, reading, target, runtime_dir))
-    os.close(reading)
+    _close_all_but(writing)
     os.setsid()
     os.chdir("/")
     log(_background_handler(target.source, runtime_dir))
@@ -157,6 +157,15 @@ def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
     except BaseException:
         logger.exception("the mount ended")
         raise
+
+
+def _close_all_but(kept: int) -> None:
+    """Let go of what the caller had open, as daemon(7) has it: it may wait for the end of a pipe, or lock by a
+    file, which would be open for as long as the mount is there."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor != kept:
+            with suppress(OSError):  # that of the list itself
+                os.close(descriptor)
 
 
 def _outcome(child: int, reading: int, target: Mount, runtime_dir: Path) -> int:

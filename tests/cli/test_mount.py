@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def test_a_caller_that_has_closed_its_standard_streams_gets_its_mount(host: Host
     arguments = ["fusemirror", "mount", "data", str(host.mountpoint)]
     assert subprocess.run([*command, *arguments], env=host.environment, timeout=30).returncode == 0
     assert os.stat(host.mountpoint).st_ino == 1
+    assert host.run("fusemirror", "umount", "data") == (0, "")
+
+
+def test_a_mount_keeps_nothing_open_that_its_caller_had(host: Host) -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-P", str(STUB), "fusemirror", "mount", "data", str(host.mountpoint)]
+    try:
+        subprocess.run(command, env=host.environment, pass_fds=[writing], check=True)
+    finally:
+        os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert select.select([pipe], [], [], 10)[0], "its end has come, while the mount is there"
+    assert host.is_mounted
     assert host.run("fusemirror", "umount", "data") == (0, "")
 
 
