@@ -169,7 +169,10 @@ def _close_all_but(kept: int) -> None:
 
 
 def _outcome(child: int, reading: int, target: Mount, runtime_dir: Path) -> int:
-    """Wait until the child serves or has failed; it has then said why itself. The exit status."""
+    """Wait until the child serves or has failed; it has then said why itself. The exit status.
+
+    MountFailed where it could say nothing.
+    """
     try:
         with open(reading, "rb") as pipe:
             serves = pipe.read() == READY
@@ -180,9 +183,10 @@ def _outcome(child: int, reading: int, target: Mount, runtime_dir: Path) -> int:
         register(target, runtime_dir).wait()
         return 0
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
-        say(f"the mount process was ended by {signal.Signals(-code).name} before it served", target.source)
-    return code if code > 0 else 1
+    if code > 0:
+        return code
+    how = f"was ended by {signal.Signals(-code).name}" if code else "ended"
+    raise MountFailed(f"the mount process {how} before it served")
 
 
 def _let_go(writing: int) -> None:

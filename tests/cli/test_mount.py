@@ -36,7 +36,8 @@ def test_a_mount_that_is_refused_says_so_once(host: Host) -> None:
 def test_a_mount_process_that_is_killed_is_reported(host: Host) -> None:
     code, errors = host.run("fusemirror", "mount", "data", "mnt", stub="killed")
     assert code == 1
-    assert errors == "fusemirror: data: the mount process was ended by SIGKILL before it served\n"
+    why = "the mount process was ended by SIGKILL before it served"
+    assert errors == f"fusemirror: data: cannot mount: {why}\n"
 
 
 def test_a_bug_shows_a_traceback_and_is_logged(host: Host) -> None:

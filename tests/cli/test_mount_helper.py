@@ -58,6 +58,7 @@ def test_a_sloppy_mount_passes_over_unknown_options(host: Host) -> None:
 
 def test_a_failing_daemon_is_a_failed_mount(host: Host) -> None:
     assert host.run("mount.fusemirror", "data", "mnt", stub="refuse")[0] == 32
+    assert host.run("mount.fusemirror", "data", "mnt", stub="killed")[0] == 32
     assert host.run("mount.fusemirror", "data", "mnt", stub="bug")[0] == 4
 
 
