@@ -160,8 +160,8 @@ def _in_background(serve: Callable[[Ready], int], target: Mount, runtime_dir: Pa
 
 
 def _close_all_but(kept: int) -> None:
-    """Let go of what the caller had open, as daemon(7) has it: it may wait for the end of a pipe, or lock by a
-    file, which would be open for as long as the mount is there."""
+    """Let go of what the caller had open, as daemon(7) has it: it may wait for the end of a pipe, or lock by
+    a file, which would be open for as long as the mount is there."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         if descriptor > 2 and descriptor != kept:
             with suppress(OSError):  # that of the list itself
