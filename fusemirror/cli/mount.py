@@ -202,13 +202,25 @@ def _let_go(writing: int) -> None:
 def _background_handler(name: str, runtime_dir: Path) -> logging.Handler:
     """The system's log, or a file where there is none."""
     if SYSLOG.exists():
-        handler = SysLogHandler(str(SYSLOG), facility=SysLogHandler.LOG_DAEMON)
+        handler = _NeverWaiting(str(SYSLOG), facility=SysLogHandler.LOG_DAEMON)
         handler.ident = f"fusemirror[{os.getpid()}]: "
         return handler
     path = runtime_dir / f"{name}.log"
     os.close(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))  # and so it is for its owner alone
     make_private(path)
     return WatchedFileHandler(path)  # a file that was moved away by log rotation is made anew
+
+
+class _NeverWaiting(SysLogHandler):
+    """A message that the system's log does not take at once is lost.
+
+    The system holds ten or so for a process that is stuck or stopped. Who waited for it then would keep
+    every program on the mount waiting, and for ever where the log is written to that mount.
+    """
+
+    def _connect_unixsocket(self, address: str) -> None:
+        super()._connect_unixsocket(address)  # type: ignore[misc]
+        self.socket.setblocking(False)  # type: ignore[attr-defined]
 
 
 class PrintableFormatter(logging.Formatter):

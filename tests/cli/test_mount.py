@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,33 @@ def test_a_log_that_was_moved_away_is_made_anew(tmp_path: Path, monkeypatch: pyt
     handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "after", (), None))
     handler.close()
     assert (moved.read_text(), file.read_text()) == ("before\n", "after\n")
+
+
+def test_a_system_log_that_is_stuck_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mount, "SYSLOG", tmp_path / "log")
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    record = logging.LogRecord("x", logging.INFO, "", 0, "message %s", ("1",), None)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        handler = mount._background_handler("data", tmp_path)
+        held = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
+
+        def write() -> None:
+            for _ in range(held + 1):
+                handler.emit(record)
+
+        writing = threading.Thread(target=write, daemon=True)
+        writing.start()
+        writing.join(10)
+        assert not writing.is_alive()
+        assert log.recv(1000).endswith(b"message 1\0")
+        for _ in range(held - 1):
+            log.recv(1000)
+        handler.emit(record)
+        assert log.recv(1000).endswith(b"message 1\0"), "it is written to again as soon as it takes any"
+        handler.close()
 
 
 def test_what_was_open_to_others_is_closed_by_a_mount_and_told(tmp_path: Path) -> None:
