@@ -1,9 +1,10 @@
 """Defining a mirrored filesystem on this host, wholly or not at all: what `create` and `join` share."""
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +96,8 @@ def define(
     and for places that cannot be; UsageError for addresses that cannot; BadKeys, OSError.
     """
     config = settings.config_path(places.config_dir, chosen.name)
-    keys_dir = places.keys_dir(chosen.name)
-    volume = Path(chosen.volume)
     check_addresses(chosen)
-    check_place(volume, chosen.mountpoint)
-    for path in (config, keys_dir):
-        if os.path.lexists(path):
-            raise RefusedForSafety(
-                f"{path} exists; choose another name, or forget it with `fusemirror delete {chosen.name}`"
-            )
-    if volume.is_symlink():
-        raise RefusedForSafety(f"{volume} is a symbolic link; name the directory itself")
-    if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
-        raise RefusedForSafety(f"{volume} is not an empty directory; choose another")
+    check_place(Path(chosen.volume), chosen.mountpoint)
 
     from fusemirror.channel.tls import Credentials
     from fusemirror.volume.durable import replace_file
@@ -115,6 +105,7 @@ def define(
     from fusemirror.volume.private import keep_from_writers
     from fusemirror.volume.volume import Volume
 
+    volume, keys_dir = Path(chosen.volume), places.keys_dir(chosen.name)
     identity = Identity(
         filesystem=join.filesystem,
         name=join.name,
@@ -130,10 +121,12 @@ def define(
     if keep_from_writers(places.config_dir):
         say(f"others could write to {places.config_dir}, and cannot now: see what they did there")
     with ExitStack() as undoing:
-        undoing.callback(_empty if volume.exists() else _remove, volume)
-        Volume.create(volume, identity)
-        undoing.callback(_remove, keys_dir)
-        keys_dir.mkdir(mode=0o700)
+        with _nobody_else(places.config_dir):
+            _check_free(places, chosen)
+            undoing.callback(_empty if volume.exists() else _remove, volume)
+            undoing.callback(_remove, keys_dir)
+            keys_dir.mkdir(mode=0o700)
+            Volume.create(volume, identity)
         files = {CERTIFICATE: keys.certificate, KEY: keys.key, PEER_CERTIFICATE: peer_certificate}
         for name, content in files.items():
             replace_file(keys_dir / name, content.encode())
@@ -145,6 +138,32 @@ def define(
         replace_file(config, settings.render(chosen).encode())
         also()
         undoing.pop_all()
+
+
+def _check_free(places: Places, chosen: Settings) -> None:
+    """RefusedForSafety where the name is taken, or something is in the volume's directory."""
+    volume = Path(chosen.volume)
+    for path in (settings.config_path(places.config_dir, chosen.name), places.keys_dir(chosen.name)):
+        if os.path.lexists(path):
+            raise RefusedForSafety(
+                f"{path} exists; choose another name, or forget it with `fusemirror delete {chosen.name}`"
+            )
+    if volume.is_symlink():
+        raise RefusedForSafety(f"{volume} is a symbolic link; name the directory itself")
+    if volume.exists() and (not volume.is_dir() or any(volume.iterdir())):
+        raise RefusedForSafety(f"{volume} is not an empty directory; choose another")
+
+
+@contextmanager
+def _nobody_else(config_dir: Path) -> Iterator[None]:
+    """While this lasts no other `create` or `join` takes a name or a directory that was found free: it would
+    undo what is not its own. OSError."""
+    descriptor = os.open(config_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove(directory: Path) -> None:

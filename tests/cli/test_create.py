@@ -12,7 +12,9 @@ import pytest
 from fusemirror import settings
 from fusemirror.channel.tls import Credentials
 from fusemirror.cli import create
+from fusemirror.volume import private
 from fusemirror.volume.identity import Identity
+from fusemirror.volume.volume import Volume
 from tests.cli.conftest import Run
 
 
@@ -118,6 +120,26 @@ def test_after_a_failure_nothing_stays(
     assert (done.exit_code, done.stderr) == (1, "fusemirror: data: data.join: No space left on device\n")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"etc", *(["main"] if directory_is_there else [])}
+
+
+@pytest.mark.parametrize(("name", "volume"), [("data", "other"), ("other", "main")])
+def test_what_another_command_made_meanwhile_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, volume: str
+) -> None:
+    """Another took the name, or the directory, when this one had begun."""
+    (tmp_path / "main").mkdir()
+    keep_from_writers = private.keep_from_writers
+
+    def be_overtaken(directory: Path) -> bool:
+        monkeypatch.setattr(private, "keep_from_writers", keep_from_writers)
+        assert run("create", "data", "main", *ADDRESSES, "--join-file", "first").exit_code == 0
+        return keep_from_writers(directory)
+
+    monkeypatch.setattr(private, "keep_from_writers", be_overtaken)
+    assert run("create", name, volume, *ADDRESSES).exit_code == 6
+    assert settings.load(tmp_path / "etc" / "data.toml").name == "data"
+    Credentials(tmp_path / "etc" / "data")
+    Volume.open(tmp_path / "main").close()
 
 
 @pytest.mark.parametrize(
