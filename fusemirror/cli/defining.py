@@ -120,12 +120,13 @@ def define(
     places.config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if keep_from_writers(places.config_dir):
         say(f"others could write to {places.config_dir}, and cannot now: see what they did there")
-    with ExitStack() as undoing:
-        with _nobody_else(places.config_dir):
+    with ExitStack() as undoing, ExitStack() as holding:
+        with alone_in(places.config_dir):
             _check_free(places, chosen)
             undoing.callback(_empty if volume.exists() else _remove, volume)
             undoing.callback(_remove, keys_dir)
             keys_dir.mkdir(mode=0o700)
+            holding.enter_context(alone_in(keys_dir))
             Volume.create(volume, identity)
         files = {CERTIFICATE: keys.certificate, KEY: keys.key, PEER_CERTIFICATE: peer_certificate}
         for name, content in files.items():
@@ -155,12 +156,12 @@ def _check_free(places: Places, chosen: Settings) -> None:
 
 
 @contextmanager
-def _nobody_else(config_dir: Path) -> Iterator[None]:
-    """While this lasts no other `create` or `join` takes a name or a directory that was found free: it would
-    undo what is not its own. OSError."""
-    descriptor = os.open(config_dir, os.O_RDONLY | os.O_DIRECTORY)
+def alone_in(directory: Path, *, waits: bool = True) -> Iterator[None]:
+    """While this lasts no other command makes or undoes a filesystem in a directory of settings, or in one of
+    keys. OSError, BlockingIOError where one does and this one does not wait."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

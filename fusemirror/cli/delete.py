@@ -3,14 +3,17 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from fusemirror import settings
+from fusemirror.admin.client import process_id
 from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.defining import alone_in
 from fusemirror.cli.mounts import all_mounts, mount_at
-from fusemirror.errors import BadConfig, RefusedForSafety, VolumeInUse, VolumeMissing
+from fusemirror.errors import BadConfig, NotMounted, RefusedForSafety, VolumeInUse, VolumeMissing
 
 _ON_DISKS_OF_THEIR_OWN = ("journal", "communication")
 """The parts of a volume for which fusemirror-tasks(7) says how to mount a disk there."""
@@ -21,15 +24,18 @@ _ON_DISKS_OF_THEIR_OWN = ("journal", "communication")
 @click.option("--volume", "with_volume", is_flag=True, help="Remove this host's copy of the files, too.")
 @pass_places
 def command(places: Places, name: str, with_volume: bool) -> None:
-    """Forget NAME on this host: its settings and its keys.
+    """Forget NAME on this host: its settings and its keys, also what a killed `create` or `join` has left.
 
     Its copy of the files stays, for `fusemirror export`, unless --volume says otherwise. Nothing is changed
     at the other host. Exit status 6 while it is mounted.
     """
     from fusemirror.volume.durable import sync_directory
 
+    config, keys = settings.config_path(places.config_dir, name), places.keys_dir(name)
+    if not os.path.lexists(config) and keys.is_dir() and not keys.is_symlink():
+        _remove_begun(places, name, keys)
+        return
     volume = Path(places.load(name).volume)
-    config = settings.config_path(places.config_dir, name)
     left = _remove(places, name, volume, with_volume=with_volume)
     config.unlink()  # last: until then the command can be given again
     sync_directory(places.config_dir)
@@ -38,6 +44,22 @@ def command(places: Places, name: str, with_volume: bool) -> None:
         directories = ", ".join(map(str, left))
         kept = f"; empty, and left for you to unmount and remove: {directories}"
     tell(f"Forgot {name}{kept}", err=True)
+
+
+def _remove_begun(places: Places, name: str, keys: Path) -> None:
+    """Remove the keys that a killed `create` or `join` has left; no settings say where its volume is.
+
+    RefusedForSafety while it is at work, or mounted.
+    """
+    with suppress(NotMounted):
+        number = process_id(places.runtime_dir, name)
+        raise RefusedForSafety(f"process {number} has it mounted; unmount it first")
+    try:
+        with alone_in(keys, waits=False):
+            shutil.rmtree(keys)
+    except BlockingIOError:
+        raise RefusedForSafety("it is being made by another command; wait for the end of that") from None
+    tell(f"Forgot {name}, of which there were only keys; a volume that was begun may be left, too", err=True)
 
 
 def _remove(places: Places, name: str, volume: Path, *, with_volume: bool) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemirror.cli.defining import alone_in
 from fusemirror.communication.place import take_place
 from fusemirror.errors import VolumeMissing
 from fusemirror.volume.volume import Volume
@@ -29,6 +30,19 @@ def test_settings_and_keys_go_and_the_copy_stays(run: Run, tmp_path: Path) -> No
     assert list((tmp_path / "etc").iterdir()) == []
     Volume.open(tmp_path / "main").close()
     assert run("delete", "data").exit_code == 10
+
+
+def test_what_a_killed_command_has_left_is_forgotten_and_the_name_can_be_had_again(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "etc" / "data.toml").unlink()  # it is written last
+    refused = run("create", "data", "again", *ADDRESSES, "--join-file", "again.join")
+    assert (refused.exit_code, "`fusemirror delete data`" in refused.stderr) == (6, True)
+    with alone_in(tmp_path / "etc" / "data"):  # as long as the command lives
+        assert run("delete", "data").exit_code == 6
+    assert run("delete", "data").exit_code == 0
+    assert list((tmp_path / "etc").iterdir()) == []
+    assert run("create", "data", "again", *ADDRESSES, "--join-file", "again.join").exit_code == 0
 
 
 def test_with_its_volume_nothing_is_left_and_it_can_be_made_anew(run: Run, tmp_path: Path) -> None:
