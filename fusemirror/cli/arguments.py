@@ -1,10 +1,12 @@
 """What the commands share: places, names, and the one point where an error becomes a line and a code."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -86,17 +88,27 @@ class Program(click.Group):
 
 
 def prepare_process() -> None:
-    """Begin a command: nothing that it makes is for others, and its standard streams are there.
+    """Begin a command: nothing that it makes is for others, its standard streams are there, and whoever ends
+    it by a signal gets what Ctrl-C does: what it began is undone, and a mount process that it started ends.
 
-    Else the next file that is opened gets the number of one that its caller closed, such as the lock of a
+    A stream that its caller closed is opened: else the next file gets its number, such as the lock of a
     volume, and whatever is written to that stream, or put in its place, hits the file.
     """
     os.umask(0o077)
+    for ends in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ends) == signal.SIG_DFL:  # nohup(1) has SIGHUP ignored
+            signal.signal(ends, _interrupt)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free: this one
             os.set_inheritable(null, True)
             setattr(sys, name, open(null, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """As SIGINT would: trio has a handler of its own for that, which spares its inner workings."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def say(message: str, subject: str | None = None) -> None:

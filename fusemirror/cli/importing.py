@@ -57,6 +57,8 @@ async def _import(chosen: Settings, source: Path, advance: Advance, report: Repo
             await importing.run()
             return importing.count
     except BaseExceptionGroup as group:  # a nursery of the host packs into groups what ends it
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
         failed = group.subgroup(ImportFailed)
         if failed is None:
             raise

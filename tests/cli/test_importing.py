@@ -1,9 +1,11 @@
 """`fusemirror create --import`: what was in the tree is in the volume, and the tree is as it was."""
 
 import os
+import signal
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,25 @@ def test_a_tree_that_holds_the_volume_is_refused(run: Run, tree: Path, tmp_path:
     for volume, source in (("tree/main", "tree"), ("main", "nowhere"), ("main", "tree/file")):
         assert run("create", "data", volume, *ADDRESSES, "--import", source).exit_code == 6
     assert not (tmp_path / "data.join").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_it_finds_nothing_made(tmp_path: Path, number: int) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in range(10_000):
+        (source / str(file)).touch()
+    places = ["--config-dir", str(tmp_path / "etc"), "--runtime-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-P", "-m", "fusemirror", *places, "create", "data", "main", *ADDRESSES]
+    with subprocess.Popen(
+        [*command, "--import", "source"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (tmp_path / "main" / "lock").exists():
+            assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):  # it is open, and being filled
+            process.wait(0.3)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, "fusemirror: interrupted")
+    assert [path.name for path in tmp_path.iterdir() if path != source] == ["etc"]
+    assert not list((tmp_path / "etc").iterdir())
