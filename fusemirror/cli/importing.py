@@ -213,11 +213,24 @@ def _is_link(found: os.stat_result) -> bool:
 def _size_of(source: Path) -> int:
     """Bytes of data below a directory, for the progress. OSError."""
     total, seen = 0, set[tuple[int, int]]()
-    for _, _, files, descriptor in os.fwalk(source):
-        for name in files:
-            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
+    walk = Walk(source)
+    levels = [iter(os.listdir(walk.descriptor))]  # of any depth: os.fwalk would call itself for each
+    try:
+        while levels:
+            name = next(levels[-1], None)
+            if name is None:
+                levels.pop()
+                if levels:
+                    walk.up()
+                continue
+            found = os.stat(name, dir_fd=walk.descriptor, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                walk.down(os.fsencode(name))
+                levels.append(iter(os.listdir(walk.descriptor)))
+            elif stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
                 total += min(found.st_size, found.st_blocks * 512)
                 if found.st_nlink > 1:
                     seen.add((found.st_dev, found.st_ino))
+    finally:
+        walk.close()
     return total

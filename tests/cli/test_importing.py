@@ -91,6 +91,28 @@ def test_a_tree_that_holds_the_volume_is_refused(run: Run, tree: Path, tmp_path:
     assert not (tmp_path / "data.join").exists()
 
 
+def test_a_tree_may_be_deeper_than_python_calls_itself(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    depth = sys.getrecursionlimit() + 100
+    (tmp_path / "deep").mkdir()
+    here = os.open("deep", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        done = run("create", "data", "main", *ADDRESSES, "--import", "deep")
+        assert (done.exit_code, f"Took in {depth} names" in done.stderr) == (0, True), done.stderr
+    finally:
+        subprocess.run(
+            ["rm", "-rf", "deep"], check=True
+        )  # what pytest removes its directories by calls itself
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_who_ends_it_finds_nothing_made(tmp_path: Path, number: int) -> None:
     source = tmp_path / "source"
