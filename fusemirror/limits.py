@@ -207,6 +207,7 @@ HOT_EVENTS = 16  # taken by one poll: the kernel, two paths and trio are four
 REQUESTS_WAITING_MAX = 1_024  # of the kernel session, each about 10 KiB; the kernel holds the others
 REQUESTS_WAITING_BYTES_MAX = 64 * MIB  # that those hold: as much as with REQUESTS_MAX large writes
 CALLER_LOOK_S = 0.5  # how late a program that waits hears that it was killed, if the kernel does not tell
+CONFIG_BYTES_MAX = 64 * KIB  # every key with its comment: some three are used
 JOIN_FILE_BYTES_MAX = 64 * KIB  # a key and two certificates: some three are used
 BACKGROUND_PAUSE_FIRST_S = 1.0  # before a background task that failed is tried again
 BACKGROUND_PAUSE_MAX_S = 30.0  # and at last: what came right by itself, or by a person, is noticed soon

@@ -4,7 +4,9 @@
 stand here once, and the file written by `create`, the errors and fusemirror.toml(5) follow them.
 """
 
+import os
 import re
+import stat
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +21,7 @@ from fusemirror.limits import (
     COMMUNICATION_BYTES_DEFAULT,
     COMMUNICATION_MEMORY_DEFAULT,
     COMMUNICATION_MEMORY_MIN,
+    CONFIG_BYTES_MAX,
     FILE_BYTES_MAX,
     GIB,
     HOST_NAME_BYTES_MAX,
@@ -423,7 +426,7 @@ def config_path(config_dir: Path, name: str) -> Path:
 def load(path: Path) -> Settings:
     """The settings in a file; ConfigMissing, or BadConfig with the line at fault."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path).decode()
     except FileNotFoundError:
         raise ConfigMissing(path.stem, path) from None
     except UnicodeDecodeError as error:
@@ -438,7 +441,26 @@ def load(path: Path) -> Settings:
         raise BadConfig(path, number, re.sub(r" \(at .*\)", "", str(error))) from None
     except _Refused as error:
         raise BadConfig(path, _line_of(error.key, text), f"{error.key}: {error}") from None
+    except RecursionError:
+        raise BadConfig(path, 1, "it is nested too deeply") from None
+    except ValueError as error:  # a number of more digits than Python takes
+        raise BadConfig(path, 1, str(error)) from None
     return settings
+
+
+def _read(path: Path) -> bytes:
+    """The content of a config file, which may be a link to one. BadConfig for anything else; OSError."""
+    # Who opens a pipe waits for its other end; to a regular file O_NONBLOCK is nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadConfig(path, 1, "a directory, a device or a pipe, and no file")
+        content = os.read(descriptor, CONFIG_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > CONFIG_BYTES_MAX:
+        raise BadConfig(path, 1, f"longer than {format_bytes(CONFIG_BYTES_MAX)}")
+    return content
 
 
 def _line_of(key: str, text: str) -> int:

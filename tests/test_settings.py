@@ -1,5 +1,7 @@
 """The config file: what is taken, and that every way to be wrong is refused with its line."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,33 @@ def test_a_file_that_is_not_text_is_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(BadConfig, match="not UTF-8"):
         settings.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("[" * 2000, "nested too deeply"),
+        ("1" * 5000, "limit"),
+        ('"' + "x" * 70_000 + '"', "longer than 64 KiB"),
+    ],
+)
+def test_what_would_take_too_much_is_refused(path: Path, value: str, what: str) -> None:
+    path.write_text(text_of(stale_reads=value))
+    with pytest.raises(BadConfig, match=what):
+        settings.load(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_and_not_waited_for(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    with pytest.raises(BadConfig, match="and no file"):
+        settings.load(path)
+
+
+def test_a_link_to_a_file_is_followed(path: Path) -> None:
+    path.with_name("elsewhere").write_text(text_of())
+    path.symlink_to("elsewhere")
+    assert settings.load(path).name == "data"
 
 
 def test_a_missing_file_says_how_to_make_one(path: Path) -> None:
