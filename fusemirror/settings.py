@@ -423,6 +423,15 @@ def config_path(config_dir: Path, name: str) -> Path:
     return config_dir / f"{name}.toml"
 
 
+def names_in(config_dir: Path) -> list[str]:
+    """What has a config file there; nothing where there is no such directory. OSError."""
+    try:
+        entries = os.listdir(config_dir)
+    except FileNotFoundError:
+        return []
+    return sorted(entry.removesuffix(".toml") for entry in entries if entry.endswith(".toml"))
+
+
 def load(path: Path) -> Settings:
     """The settings in a file; ConfigMissing, or BadConfig with the line at fault."""
     try:

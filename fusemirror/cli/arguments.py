@@ -35,6 +35,10 @@ class Places:
         return self.config_dir / name
 
 
+path_type = click.Path(readable=False, path_type=Path)
+"""What may not be read is told by the command that reads it, with its own exit code. click would call it bad
+usage, also where the command needs nothing of it."""
+
 pass_places = click.make_pass_decorator(Places)
 
 

@@ -4,7 +4,6 @@ Each function is a `shell_complete` of click. Nothing here asks a mount process,
 completes nothing: a person presses the tab key to be helped, not to be told of errors.
 """
 
-import os
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -29,10 +28,9 @@ def _config_dir(context: click.Context) -> Path:
 
 def _names(context: click.Context) -> list[str]:
     try:
-        entries = os.listdir(_config_dir(context))
+        return settings.names_in(_config_dir(context))
     except OSError:
         return []
-    return sorted(entry.removesuffix(".toml") for entry in entries if entry.endswith(".toml"))
 
 
 def complete_name(

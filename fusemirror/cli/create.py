@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.arguments import Places, name_argument, pass_places, path_type, tell
 from fusemirror.cli.defining import (
     Decorator,
     address_option,
@@ -44,15 +44,13 @@ def mode_option(flag: str, default: StrEnum) -> Decorator:
 @mode_option("--communication", Communication.LMDB)
 @click.option("--host-name", default=socket.gethostname, help="Name of this host.  [default: its own]")
 @click.option("--peer-name", help="Name of the other host.  [default: the host of --peer]")
-@click.option(
-    "--join-file", type=click.Path(path_type=Path), help="Join file to write.  [default: ./NAME.join]"
-)
+@click.option("--join-file", type=path_type, help="Join file to write.  [default: ./NAME.join]")
 @guard_option
 @click.option(
     "--import",
     "source",
     metavar="DIRECTORY",
-    type=click.Path(path_type=Path),
+    type=path_type,
     help="Take in the files of this directory, which stays as it is.",
 )
 @pass_places

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places, say
+from fusemirror.cli.arguments import Places, path_type, say
 from fusemirror.cli.guarding import guard
 from fusemirror.cli.join_file import JoinFile, Side
 from fusemirror.cli.mistakes import check_addresses, check_place
@@ -23,7 +23,7 @@ ID_BYTES = 16
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-volume_argument = click.argument("volume_dir", type=click.Path(path_type=Path))
+volume_argument = click.argument("volume_dir", type=path_type)
 
 
 def guard_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +31,7 @@ def guard_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--guard",
         metavar="MOUNTPOINT",
-        type=click.Path(path_type=Path),
+        type=path_type,
         help="Mount on this directory, and let nobody, not even root, write into it while it is not mounted.",
     )(function)
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from fusemirror.cli.arguments import tell
+from fusemirror.cli.arguments import path_type, tell
 from fusemirror.cli.progress import shown
 from fusemirror.errors import ExportIncomplete
 from fusemirror.printable import counted
 
 
 @click.command("export")
-@click.argument("volume_dir", type=click.Path(path_type=Path))
-@click.argument("target_dir", type=click.Path(path_type=Path))
+@click.argument("volume_dir", type=path_type)
+@click.argument("target_dir", type=path_type)
 def command(volume_dir: Path, target_dir: Path) -> None:
     """Copy everything in the unmounted volume VOLUME_DIR to plain files in TARGET_DIR, empty or new.
 

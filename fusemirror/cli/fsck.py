@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from fusemirror.cli.arguments import Places, attempt, pass_places, tell
+from fusemirror.cli.arguments import Places, attempt, pass_places, path_type, tell
 
 CLEAN, REPAIRED, LEFT, OPERATIONAL_ERROR = 0, 1, 4, 8
 
 
 @click.command("fsck")
-@click.argument("volume_dir", type=click.Path(path_type=Path))
+@click.argument("volume_dir", type=path_type)
 @click.option("--repair", is_flag=True, help="Repair what is found.")
 @pass_places
 def command(places: Places, volume_dir: Path, repair: bool) -> int:

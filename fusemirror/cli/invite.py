@@ -9,7 +9,7 @@ import click
 from fusemirror import settings
 from fusemirror.admin.changing import write_settings
 from fusemirror.admin.client import ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.arguments import Places, name_argument, pass_places, path_type, tell
 from fusemirror.cli.defining import address_option, as_set, check_join_path, new_identity, other_name
 from fusemirror.cli.join_file import JoinFile, Side, split, write_join_file
 from fusemirror.cli.mistakes import check_addresses
@@ -24,9 +24,7 @@ SILENCE_TIMEOUT_S = 120.0
 @address_option("--listen", "Where this host waits for the new one.  [default: as it is set]")
 @address_option("--peer", "Where the new host waits for this one.  [default: as the lost one did]")
 @click.option("--host-name", help="Name of the new host.  [default: the host of its address]")
-@click.option(
-    "--join-file", type=click.Path(path_type=Path), help="Join file to write.  [default: ./NAME.join]"
-)
+@click.option("--join-file", type=path_type, help="Join file to write.  [default: ./NAME.join]")
 @pass_places
 def command(
     places: Places,

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from fusemirror import settings
-from fusemirror.cli.arguments import Places, pass_places, set_subject, tell
+from fusemirror.cli.arguments import Places, pass_places, path_type, set_subject, tell
 from fusemirror.cli.defining import (
     address_option,
     as_set,
@@ -19,7 +19,7 @@ from fusemirror.cli.join_file import read_join_file
 
 
 @click.command("join")
-@click.argument("join_file", type=click.Path(path_type=Path))
+@click.argument("join_file", type=path_type)
 @volume_argument
 @address_option("--listen", "Where this host waits for the other.  [default: as `create` was told]")
 @address_option("--peer", "Where the other host waits for this one.  [default: as `create` was told]")

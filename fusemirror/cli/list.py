@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fusemirror import settings
 from fusemirror.admin.client import ask
 from fusemirror.cli.arguments import Places, pass_places, tell
 from fusemirror.cli.mounts import our_mounts
@@ -20,7 +21,7 @@ def command(places: Places, as_json: bool) -> None:
 
     A settings file that cannot be used is listed with the reason.
     """
-    found = [_describe(places, path.stem) for path in sorted(places.config_dir.glob("*.toml"))]
+    found = [_describe(places, name) for name in settings.names_in(places.config_dir)]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import fusemirror
-from fusemirror.cli.arguments import Places, Program, prepare_process
+from fusemirror.cli.arguments import Places, Program, path_type, prepare_process
 from fusemirror.settings import CONFIG_DIR, RUNTIME_DIR
 
 COMMANDS = (
@@ -80,7 +80,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     "--config-dir",
     envvar="FUSEMIRROR_CONFIG_DIR",
     default=CONFIG_DIR,
-    type=click.Path(path_type=Path),
+    type=path_type,
     show_default=True,
     help="Where NAME.toml is.",
 )
@@ -88,7 +88,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
     "--runtime-dir",
     envvar="FUSEMIRROR_RUNTIME_DIR",
     default=RUNTIME_DIR,
-    type=click.Path(path_type=Path),
+    type=path_type,
     show_default=True,
     help="Where the sockets of mount processes are.",
 )

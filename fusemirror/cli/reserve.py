@@ -7,10 +7,10 @@ from typing import NamedTuple
 import click
 
 from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places, tell
+from fusemirror.cli.arguments import Places, name_argument, pass_places, path_type, tell
 from fusemirror.errors import UsageError
 
-path_argument = click.argument("path", required=False, type=click.Path(path_type=Path))
+path_argument = click.argument("path", required=False, type=path_type)
 
 
 @click.command("reserve")

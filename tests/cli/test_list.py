@@ -1,10 +1,13 @@
 """`fusemirror list`: what is defined on this host, mounted or not, whole or not."""
 
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from fusemirror.volume.identity import Identity
 from tests.admin.answering import answering, result
@@ -59,3 +62,28 @@ def test_where_there_is_nothing_it_says_so(run: Run) -> None:
     assert (done.exit_code, done.stdout) == (0, "")
     assert "nothing is defined" in done.stderr
     assert json.loads(run("list", "--json").stdout) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: it takes root to be somebody else")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_who_may_not_look_is_told_so(run: Run, tmp_path: Path, mode: int) -> None:
+    """Whether the directory itself is closed, or one above it."""
+    (tmp_path / "etc").mkdir()
+    for command in (["list"], ["fsck", "/"]):  # what they import may be root's alone
+        run(*command)
+    above = [path for path in tmp_path.parents if len(path.parts) > 2]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (*above, tmp_path)}
+    for path in modes:
+        path.chmod(0o755)
+    (tmp_path / "etc").chmod(0o700)
+    tmp_path.chmod(mode)
+    os.setresuid(65534, 65534, 0)
+    try:
+        done = run("list")
+        elsewhere = run("fsck", "/")  # it needs no settings
+    finally:
+        os.setresuid(0, 0, 0)
+        for path, before in modes.items():
+            path.chmod(before)
+    assert (done.exit_code, "Permission denied; run it as root" in done.stderr) == (4, True)
+    assert "not a fusemirror volume" in elsewhere.stderr
