@@ -183,6 +183,7 @@ def _mount_unserved(target: Mount, descriptor: int, runtime_dir: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         umask=PUBLIC_UMASK,
         pass_fds=[descriptor],
         check=False,

@@ -160,12 +160,13 @@ def detach(directory: str, *, force: bool = False, lazy: bool = False) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="surrogateescape",  # it names the directory
         umask=PUBLIC_UMASK,
         env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode == 0:
         return
-    if "busy" in done.stderr:
+    if done.stderr.rstrip().rstrip(".").endswith("busy"):
         raise MountBusy(directory, ", ".join(holders(directory)) or "a process that cannot be seen from here")
     raise UnmountFailed(done.stderr.strip() or f"{command[0]} failed with {done.returncode}")
 

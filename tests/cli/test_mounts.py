@@ -18,7 +18,7 @@ from fusemirror.cli.mounts import (
     real_path,
     registered_runtime_dir,
 )
-from fusemirror.errors import TimedOut, UnmountFailed
+from fusemirror.errors import MountBusy, TimedOut, UnmountFailed
 
 
 def test_the_root_is_a_mount() -> None:
@@ -70,6 +70,29 @@ def test_a_name_that_only_begins_the_same_holds_nothing(tmp_path: Path) -> None:
 def test_what_is_no_mount_cannot_be_detached(tmp_path: Path) -> None:
     with pytest.raises(UnmountFailed, match="cannot unmount: "):
         detach(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["busybox", os.fsdecode(b"bytes \xff")])
+def test_what_is_told_of_a_directory_is_not_taken_for_its_name(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    with pytest.raises(UnmountFailed, match=r"not mounted|not found"):
+        detach(str(directory))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: it takes root to mount")
+@pytest.mark.parametrize("name", ["plain", os.fsdecode(b"bytes \xff")])
+def test_who_holds_a_mount_is_named(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        with pytest.raises(MountBusy, match=f"process {os.getpid()}"):
+            detach(str(directory))
+    finally:
+        os.close(held)
+        subprocess.run(["umount", directory], check=True)
 
 
 def test_the_table_of_libmount_tells_the_runtime_directory(
