@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -38,6 +39,19 @@ class Places:
 path_type = click.Path(readable=False, path_type=Path)
 """What may not be read is told by the command that reads it, with its own exit code. click would call it bad
 usage, also where the command needs nothing of it."""
+
+TIMEOUT_S_MAX = 1_000_000.0  # eleven days; poll(2) takes twenty-four
+
+
+class _Seconds(click.FloatRange):
+    """A time to wait that the system can be told; `nan` is in no range and out of none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        return self.fail(f"{value} is no number of seconds.", param, ctx) if isnan(seconds) else seconds
+
+
+seconds_type = _Seconds(min=0, max=TIMEOUT_S_MAX)
 
 pass_places = click.make_pass_decorator(Places)
 

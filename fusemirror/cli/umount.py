@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask, process_id
-from fusemirror.cli.arguments import Places, pass_places, say, set_subject
+from fusemirror.cli.arguments import Places, pass_places, say, seconds_type, set_subject
 from fusemirror.cli.completing import complete_target
 from fusemirror.cli.mounts import (
     FSTYPE,
@@ -33,9 +33,7 @@ SILENCE_S = 1.0
 @click.argument("target", metavar="NAME|MOUNTPOINT", shell_complete=complete_target)
 @click.option("--force", is_flag=True, help="Detach although in use; requests that wait for an answer fail.")
 @click.option("--lazy", is_flag=True, help="Detach now, end when the last user has gone; do not wait.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait."
-)
+@click.option("--timeout", type=seconds_type, default=TIMEOUT_S, show_default=True, help="Seconds to wait.")
 @click.pass_context
 @pass_places
 def command(

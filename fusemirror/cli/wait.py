@@ -3,7 +3,7 @@
 import click
 
 from fusemirror.admin.client import ANSWER_TIMEOUT_S, ask
-from fusemirror.cli.arguments import Places, name_argument, pass_places
+from fusemirror.cli.arguments import Places, name_argument, pass_places, seconds_type
 
 
 @click.command("wait")
@@ -15,9 +15,7 @@ from fusemirror.cli.arguments import Places, name_argument, pass_places
     type=click.Choice(["connected", "normal", "drained"]),
     help="connected: the peer is there. normal: both volumes hold the same. drained: no request is pending.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait."
-)
+@click.option("--timeout", type=seconds_type, default=60.0, show_default=True, help="Seconds to wait.")
 @pass_places
 def command(places: Places, name: str, state: str, timeout: float) -> None:
     """Wait until the mount NAME is connected, normal or drained; exit status 8 if it takes too long."""

@@ -96,3 +96,12 @@ def test_a_message_for_a_closed_stderr_is_not_on_stdout() -> None:
     command = [sys.executable, "-P", "-m", "fusemirror", "status", "nothing-of-this-name"]
     done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, timeout=30)
     assert (done.returncode, done.stdout) == (3, b"")
+
+
+@pytest.mark.parametrize("command", [("umount", "data"), ("wait", "data", "--for", "normal")])
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e300", "9999999", "-1"])
+def test_a_time_that_the_system_cannot_wait_is_wrong_usage(
+    run: Run, command: tuple[str, ...], timeout: str
+) -> None:
+    done = run(*command, "--timeout", timeout)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
