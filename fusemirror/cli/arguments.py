@@ -5,6 +5,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from math import isnan
 from pathlib import Path
 from types import FrameType
@@ -102,6 +104,9 @@ class Program(click.Group):
         except click.Abort:
             say("interrupted")
             code = 130
+        except OSError as error:  # of --help and --version, which are no commands
+            code = report(error, None, debug=False)
+        drop_unwritten()
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -121,6 +126,9 @@ def prepare_process() -> None:
             null = os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free: this one
             os.set_inheritable(null, True)
             setattr(sys, name, open(null, "w" if number else "r", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.encoding != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # a name of characters that a locale has not
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:
@@ -129,10 +137,28 @@ def _interrupt(_number: int, frame: FrameType | None) -> None:
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
+def drop_unwritten() -> None:
+    """Drop what a full disk, or a closed pipe, did not take: Python would try once more, complain, and exit
+    with 120, which is no exit code of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 def say(message: str, subject: str | None = None) -> None:
     """One line on stderr, whatever the message holds of what users chose."""
     line = printable(" ".join(message.split()))
-    print(f"fusemirror: {subject}: {line}" if subject else f"fusemirror: {line}", file=sys.stderr)
+    _complain(f"fusemirror: {subject}: {line}" if subject else f"fusemirror: {line}")
+
+
+def _complain(*lines: str) -> None:
+    """Lines on stderr; where it takes none, the exit code is left to tell."""
+    with suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def tell(line: str, *, err: bool = False) -> None:
@@ -171,7 +197,7 @@ def report(error: Exception, subject: str | None, *, debug: bool) -> int:
     """Say what went wrong, with a traceback for bugs or on `debug`; the exit code."""
     if debug or not isinstance(error, FusemirrorError | OSError):
         lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
-        print(*map(printable, lines), sep="\n", file=sys.stderr)
+        _complain(*map(printable, lines))
     message, code = explain(error)
     say(message, subject)
     return code

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fusemirror.cli.arguments import Places, attempt, prepare_process, say
+from fusemirror.cli.arguments import Places, attempt, drop_unwritten, prepare_process, say
 from fusemirror.cli.mount import mount
 from fusemirror.cli.mount_options import parse_mount_options
 from fusemirror.cli.mounts import PUBLIC_UMASK, real_path, registered_runtime_dir, table_options
@@ -49,6 +49,7 @@ def run_helper(action: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         say("interrupted")
         code = INTERRUPTED
+    drop_unwritten()
     sys.exit(code)
 
 

@@ -1,6 +1,7 @@
 """Errors become one line and an exit code; a traceback is for bugs, or on request."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,32 @@ def test_a_time_that_the_system_cannot_wait_is_wrong_usage(
 ) -> None:
     done = run(*command, "--timeout", timeout)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "redirected", "code"),
+    [
+        ("fusemirror status nothing-of-this-name", "2>/dev/full", 3),
+        ("fusemirror.cli.mount_helper", "2>/dev/full", 1),
+        ("fusemirror completion bash", ">/dev/full", 1),
+        ("fusemirror --version", ">/dev/full", 1),
+        ("fusemirror --help", ">/dev/full", 1),
+    ],
+)
+def test_output_that_is_not_taken_leaves_the_exit_code(command: str, redirected: str, code: int) -> None:
+    line = f"{sys.executable} -P -m {command} {redirected}"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30, env=environment)
+    said = "" if redirected.startswith("2") else "fusemirror: No space left on device\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+def test_a_locale_that_lacks_a_character_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('"\u65e5" = 1')
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "fusemirror", "--config-dir", tmp_path, "list"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=30,
+    )
+    assert (done.returncode, rb"\u65e5: unknown key" in done.stdout) == (0, True)
