@@ -171,6 +171,44 @@ def test_uninstalling_leaves_nothing(built: Built) -> None:
     assert run(install, "--prefix", "/usr", "--uninstall", env=places, expect=3).stderr.count("\n") == 1
 
 
+def test_a_removal_that_was_killed_anywhere_can_be_done_again(tmp_path: Path) -> None:
+    root, tools, files = (
+        tmp_path / "root",
+        tmp_path / "tools",
+        ("sbin/mount.fusemirror", "usr/bin/fusemirror"),
+    )
+    listed = ["/usr/", "/usr/lib/", "/sbin/", "/sbin/mount.fusemirror", "/usr/bin/", "/usr/bin/fusemirror"]
+    tools.mkdir()
+    for tool in ("rm", "rmdir"):  # the one whose turn it is kills who called it
+        (tools / tool).write_text(
+            f"#!/bin/sh\necho >> {tmp_path}/calls\n"
+            f'[ "$(wc -l < {tmp_path}/calls)" -ne "$TURN" ] || kill -9 "$PPID"\n'
+            f'exec {shutil.which(tool)} "$@"\n'
+        )
+        (tools / tool).chmod(0o755)
+    command = [str(CHECKOUT / "bin" / "install"), "--prefix", "/usr", "--uninstall"]
+    environment = os.environ | {"DESTDIR": str(root), "PATH": f"{tools}:{os.environ['PATH']}"}
+    for turn in range(1, 100):
+        home = root / "usr" / "lib" / "fusemirror"
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "python").touch()
+        (home / "installed").write_text("\n".join(listed) + "\n")
+        for file in files:
+            (root / file).parent.mkdir()
+            (root / file).touch()
+        (tmp_path / "calls").write_text("")
+        done = subprocess.run(
+            command, env=environment | {"TURN": str(turn)}, capture_output=True, check=False
+        )
+        if done.returncode != 0 and (home / "installed").exists():
+            run(*command, env=environment | {"TURN": "0"})
+        assert not [path for path in root.rglob("*") if not path.is_dir()], f"killed at turn {turn}"
+        if done.returncode == 0:
+            break
+        shutil.rmtree(root)
+    assert turn > 4
+
+
 @pytest.mark.parametrize("arguments", [("--colour",), ("--prefix",), ("--prefix", "here")])
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...]) -> None:
     done = run(CHECKOUT / "bin" / "install", *arguments, expect=2)
