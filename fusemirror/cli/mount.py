@@ -39,10 +39,10 @@ logger = logging.getLogger(__name__)
 @click.argument("mountpoint", required=False)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
 @click.option("-d", "--debug", is_flag=True, help="Debug messages, and tracebacks of errors.")
-@click.option("-o", "--options", default="", metavar="OPTIONS", help="Mount options, comma-separated.")
+@click.option("-o", "--options", multiple=True, metavar="OPTIONS", help="Mount options, comma-separated.")
 @pass_places
 def command(
-    places: Places, name: str, mountpoint: str | None, foreground: bool, debug: bool, options: str
+    places: Places, name: str, mountpoint: str | None, foreground: bool, debug: bool, options: tuple[str, ...]
 ) -> int:
     """Mount NAME on the directory MOUNTPOINT, or without it on that of its settings."""
     chosen = places.load(name)
@@ -50,7 +50,7 @@ def command(
     if not mountpoint:
         raise UsageError(f"no mountpoint: name one, or keep it with `fusemirror set {name} mountpoint=DIR`")
     places.debug = places.debug or debug
-    parsed = parse_mount_options(options, as_root=os.geteuid() == 0)
+    parsed = parse_mount_options(",".join(options), as_root=os.geteuid() == 0)
     for line in parsed.ignored:
         say(line)
     return mount(places, chosen, mountpoint, parsed, foreground=foreground)

@@ -31,14 +31,15 @@ def places_of_environment(*, debug: bool = False) -> Places:
 def parse_helper(
     arguments: Sequence[str], flags: str, operands: int, usage: str
 ) -> tuple[dict[str, str], list[str]]:
-    """Flags with their values, and operands, of a helper; UsageError."""
+    """Flags with their values, and operands, of a helper; of `-o` all values, with commas. UsageError."""
     try:
         found, words = getopt.gnu_getopt(list(arguments), flags)
     except getopt.GetoptError as error:
         raise UsageError(f"{error}; usage: {usage}") from None
     if len(words) != operands:
         raise UsageError(f"usage: {usage}")
-    return dict(found), words
+    options = ",".join(value for flag, value in found if flag == "-o")
+    return {**dict(found), "-o": options}, words
 
 
 def run_helper(action: Callable[[Sequence[str]], int]) -> NoReturn:

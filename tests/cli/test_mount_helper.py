@@ -17,6 +17,16 @@ def test_it_mounts_as_mount_calls_it(host: Host) -> None:
     assert host.run("fusemirror", "umount", "data") == (0, "")
 
 
+@pytest.mark.parametrize("command", [("mount.fusemirror",), ("fusemirror", "mount")])
+def test_options_add_up_as_those_of_mount_do(host: Host, command: tuple[str, ...]) -> None:
+    assert host.run(*command, "data", "mnt", "-o", "ro", "-o", "noexec") == (0, "")
+    lines = [
+        line for line in Path("/proc/self/mounts").read_text().splitlines() if str(host.mountpoint) in line
+    ]
+    assert [("ro," in line, ",noexec," in line) for line in lines] == [(True, True)]
+    assert host.run("fusemirror", "umount", "data") == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
