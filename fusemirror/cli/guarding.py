@@ -25,10 +25,11 @@ def guard(mountpoint: Path, undoing: ExitStack) -> None:
     directory = Path(real_path(str(mountpoint)))
     if mount_at(str(directory)) is not None:
         raise RefusedForSafety(f"something is mounted on {mountpoint}; unmount it, then guard the directory")
-    if not directory.exists():
-        directory.mkdir(parents=True)
-        undoing.callback(directory.rmdir)
-        directory.chmod(0o755)  # whatever the umask says: others are to meet an empty directory
+    for path in (*reversed(directory.parents), directory):
+        if not path.exists():
+            path.mkdir()
+            undoing.callback(path.rmdir)
+            path.chmod(0o755)  # whatever the umask says: others are to get there, and meet an empty directory
     if not directory.is_dir() or any(directory.iterdir()):
         raise RefusedForSafety(f"{mountpoint} is not an empty directory; choose another mountpoint")
     if not _set_immutable(directory, True):

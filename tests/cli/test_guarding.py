@@ -79,3 +79,16 @@ def test_a_filesystem_without_the_attribute_is_said_so(
     monkeypatch.setattr(fcntl, "ioctl", refuse)
     with pytest.raises(RefusedForSafety, match="has no attribute against changes; leave --guard out"):
         guard(mountpoint, undoing)
+
+
+@pytest.mark.usefixtures("mountpoint")  # it says whether the disk has guards
+def test_everybody_gets_to_what_is_made_and_a_failure_takes_all_of_it_away(tmp_path: Path) -> None:
+    before = os.umask(0o077)  # as the commands have it
+    try:
+        with ExitStack() as undoing:
+            guard(tmp_path / "a" / "b" / "c", undoing)
+            made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
+            assert [path.stat().st_mode & 0o777 for path in made] == [0o755] * 3
+    finally:
+        os.umask(before)
+    assert not (tmp_path / "a").exists()
