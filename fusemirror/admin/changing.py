@@ -4,8 +4,10 @@ The file is written first, so that one that cannot be written changes nothing; w
 values, the file is put back as it was.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,11 +65,23 @@ def write_settings(config: Path, values: dict[str, Any]) -> Callable[[], None]:
 
     What undoes that. OSError: nothing was changed.
     """
-    before, owner = config.read_bytes(), config.stat()
-    document = tomlkit.parse(before.decode())
-    document.update(values)
-    replace_file(config, tomlkit.dumps(document).encode(), like=owner)
+    with _alone(config):
+        before, owner = config.read_bytes(), config.stat()
+        document = tomlkit.parse(before.decode())
+        document.update(values)
+        replace_file(config, tomlkit.dumps(document).encode(), like=owner)
     return partial(replace_file, config, before, like=owner)
+
+
+@contextmanager
+def _alone(config: Path) -> Iterator[None]:
+    """While this lasts nobody else changes the file, whose changes would be lost. OSError."""
+    while True:
+        with config.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), config.stat()):  # else another has replaced it
+                yield
+                return
 
 
 def _tell_mount(runtime_dir: Path, name: str, values: dict[str, Any]) -> dict[str, Any] | None:

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from fusemirror import settings
 from fusemirror.admin import changing
@@ -149,3 +151,20 @@ def test_the_file_keeps_its_owner_and_mode(config: Path, monkeypatch: pytest.Mon
     after = config.stat()
     assert after.st_ino != before.st_ino
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_of_two_changes_at_once_none_is_lost(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = tomlkit.parse
+    other = threading.Thread(target=lambda: changing.write_settings(config, {"io_timeout": 7.0}))
+
+    def parse_while_another_writes(text: str) -> tomlkit.TOMLDocument:
+        monkeypatch.setattr(tomlkit, "parse", parse)
+        other.start()
+        other.join(0.3)  # it waits for us
+        return parse(text)
+
+    monkeypatch.setattr(tomlkit, "parse", parse_while_another_writes)
+    changing.write_settings(config, {"stale_reads": True})
+    other.join()
+    after = settings.load(config)
+    assert (after.stale_reads, after.io_timeout) == (True, 7.0)
