@@ -14,7 +14,7 @@ from fusemirror.cli import importing
 from fusemirror.volume.check import check
 from tests.cli.conftest import Run
 from tests.cli.test_create import ADDRESSES
-from tests.hosts import assert_same, snapshot
+from tests.hosts import assert_same, snapshot, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="not root: owners and devices are for root")
 
@@ -120,14 +120,13 @@ def test_who_ends_it_finds_nothing_made(tmp_path: Path, number: int) -> None:
     for file in range(10_000):
         (source / str(file)).touch()
     places = ["--config-dir", str(tmp_path / "etc"), "--runtime-dir", str(tmp_path / "run")]
-    command = [sys.executable, "-P", "-m", "fusemirror", *places, "create", "data", "main", *ADDRESSES]
+    # Both are ignored where the tests have no terminal.
+    python = ["env", "--default-signal=INT,HUP", sys.executable]
+    command = [*python, "-P", "-m", "fusemirror", *places, "create", "data", "main", *ADDRESSES]
     with subprocess.Popen(
         [*command, "--import", "source"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not (tmp_path / "main" / "lock").exists():
-            assert process.poll() is None
-        with pytest.raises(subprocess.TimeoutExpired):  # it is open, and being filled
-            process.wait(0.3)
+        wait_until((tmp_path / "main" / "lock").exists, 60, "the volume is being made")
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.strip()) == (130, "fusemirror: interrupted")
