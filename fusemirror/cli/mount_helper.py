@@ -20,10 +20,11 @@ USAGE = "mount.fusemirror NAME DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 
 
 def places_of_environment(*, debug: bool = False) -> Places:
-    """mount(8) has no options for our directories; the environment has."""
+    """mount(8) has no options for our directories; the environment has, with what is empty as if it was not
+    there, and what is relative from where we are now, as `fusemirror` takes them."""
     return Places(
-        Path(os.environ.get("FUSEMIRROR_CONFIG_DIR", CONFIG_DIR)),
-        Path(os.environ.get("FUSEMIRROR_RUNTIME_DIR", RUNTIME_DIR)),
+        Path(os.environ.get("FUSEMIRROR_CONFIG_DIR") or CONFIG_DIR).absolute(),
+        Path(os.environ.get("FUSEMIRROR_RUNTIME_DIR") or RUNTIME_DIR).absolute(),
         debug=debug,
     )
 

@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from fusemirror.cli.mount_helper import BUG, FAILED, SYSTEM_ERROR, USAGE_ERROR, exit_code
+from fusemirror.cli.mount_helper import (
+    BUG,
+    FAILED,
+    SYSTEM_ERROR,
+    USAGE_ERROR,
+    exit_code,
+    places_of_environment,
+)
 from fusemirror.errors import MountFailed, PermissionRefused, UsageError
+from fusemirror.settings import RUNTIME_DIR
 from tests.cli.conftest import Host
 
 
@@ -85,3 +93,13 @@ def test_a_failing_daemon_is_a_failed_mount(host: Host) -> None:
 )
 def test_each_error_has_its_code(error: Exception, code: int) -> None:
     assert exit_code(error) == code
+
+
+def test_places_of_the_environment_are_as_the_command_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSEMIRROR_CONFIG_DIR", "etc")  # the mount process leaves this directory
+    monkeypatch.setenv("FUSEMIRROR_RUNTIME_DIR", "")
+    places = places_of_environment()
+    assert (places.config_dir, places.runtime_dir) == (tmp_path / "etc", RUNTIME_DIR)
