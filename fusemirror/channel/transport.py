@@ -340,7 +340,7 @@ class TcpNetwork(Network):
     async def look_up(self, host: str, port: int) -> list[Address]:
         try:
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise PeerUnreachable(str(Address(host, port)), _reason(error)) from error
         return list(dict.fromkeys(_address_of(each[4]) for each in found))
 
@@ -348,7 +348,7 @@ class TcpNetwork(Network):
         address = str(Address(host, port))
         try:
             stream = await trio.open_tcp_stream(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             reason = _reason(error)
             gone = reason == os.strerror(errno.ECONNREFUSED)
             raise (NobodyListens if gone else PeerUnreachable)(address, reason) from error
@@ -361,8 +361,10 @@ class TcpNetwork(Network):
         """Listen on the first address that the name has; an empty host means all, IPv4 and IPv6."""
         try:
             listening = _listen_anywhere(port) if host in ("", "*") else await _listen_on(host, port)
-        except OSError as error:
-            missing = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        except (OSError, UnicodeError) as error:
+            missing = isinstance(error, socket.gaierror) or (
+                isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL
+            )
             failed = AddressMissing if missing else ListenFailed
             raise failed(str(Address(host, port)), _reason(error)) from error
         return SocketListener(listening, self._unacknowledged_s)
@@ -417,8 +419,10 @@ def _tune(connected: socket.socket, unacknowledged_s: float) -> None:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged_s * 1000))
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     """What to tell a person; trio wraps the errors of the single addresses in a group."""
+    if isinstance(error, UnicodeError):  # a part of a name is empty, or longer than any may be
+        return f"it is no name of a host: {error}"
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

@@ -201,6 +201,16 @@ async def test_an_address_that_is_not_ours_is_said_in_one_line() -> None:
         await TcpNetwork(unacknowledged_s=1).listen("no.such.name.invalid", 0)
 
 
+@pytest.mark.parametrize("name", ["a..b", "a" * 64 + ".example"])
+async def test_what_is_no_name_of_a_host_is_said_in_one_line(name: str) -> None:
+    network = TcpNetwork(unacknowledged_s=1)
+    for kind, ask in (PeerUnreachable, network.look_up), (PeerUnreachable, network.connect):
+        with pytest.raises(kind, match="it is no name of a host"):
+            await ask(name, 1)
+    with pytest.raises(ListenFailed, match="it is no name of a host"):
+        await network.listen(name, 0)
+
+
 async def test_a_peer_that_does_not_listen_is_said_in_one_line() -> None:
     with pytest.raises(PeerUnreachable, match=r"127\.0\.0\.1:1 cannot be reached: Connection refused; check"):
         await TcpNetwork(unacknowledged_s=1).connect("127.0.0.1", 1)
